@@ -1,0 +1,70 @@
+# `make run` and `make test` set themselves up in .venv; nothing but make and Python 3.11 or newer is needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+# Passed on to the command: `make run ARGS="--params seed=1"`, `make test ARGS="-k budget"`.
+ARGS ?=
+
+export KEDRO_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run clean-run viz test test-slow lint types benchmark lock
+
+help:  ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(SETUP)  ## Install the locked versions into .venv; the others do so when they need it
+
+# An environment that is there is used, and made anew only if it is broken or of an older Python.
+NEW_ENOUGH := -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))'
+$(SETUP): requirements.lock pyproject.toml
+	@$(BIN)/python $(NEW_ENOUGH) 2> /dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python $(NEW_ENOUGH) || \
+		{ echo "kedro-aat needs Python 3.11 or newer; name one with make PYTHON=/path/to/python"; exit 1; }
+	@echo "Installing the locked versions into $(VENV); the first time this takes minutes."
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	@# Both options keep to the lock: setuptools is in it, and so is every dependency.
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(SETUP)  ## Compress the digits model; a finished or interrupted run goes on where it stood
+	$(BIN)/kedro run --pipelines aat $(ARGS)
+
+clean-run:  ## Remove what runs have made, to start over; the raw data stay
+	find data/05_model_input data/06_models data/07_model_output data/08_reporting \
+		-mindepth 1 ! -name .gitkeep -delete
+
+viz: $(SETUP)  ## Show the pipeline and its results in the browser
+	$(BIN)/kedro viz run $(ARGS)
+
+test: lint types  ## Check everything but the slow tests
+	$(BIN)/pytest $(ARGS)
+
+test-slow: $(SETUP)  ## Run the slow tests
+	$(BIN)/pytest -m slow $(ARGS)
+
+lint: $(SETUP)  ## Check style, format and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: $(SETUP)  ## Check types
+	$(BIN)/mypy
+
+benchmark: $(SETUP)  ## Measure what masks add to a training step
+	$(BIN)/python benchmarks/step_overhead.py $(ARGS)
+
+# A fresh environment, so that nothing that happens to be installed gets into the lock. torch is taken as it
+# was locked: an open range can pull several GB of CUDA wheels of another version.
+TORCH = $(shell sed -n 's/^torch==//p' requirements.lock)
+lock:  ## Refresh requirements.lock; `make lock TORCH=2.14.0` for another torch
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet setuptools "torch==$(TORCH)" -e '.[project,dev]'
+	build/lock/bin/python -m pip check
+	sed '/^#/!d' requirements.lock > build/requirements.lock
+	build/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable \
+		| sed 's/^\(torch==[^+]*\)+.*/\1/' >> build/requirements.lock
+	mv build/requirements.lock requirements.lock

@@ -1,0 +1,40 @@
+"""Accuracy-aware training for PyTorch: as small and fast as a stated accuracy budget allows.
+
+The public names are loaded when they are first used, so that importing the package imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_PUBLIC = {
+    "AdaptiveCompressionTrainingLoop": "kedro_aat.training.loop",
+    "BaseEarlyExitCompressionTrainingLoop": "kedro_aat.training.loop",
+    "CompressionStage": "kedro_aat.compression.controller",
+    "EarlyExitCompressionTrainingLoop": "kedro_aat.training.loop",
+    "Evaluation": "kedro_aat.training.runner",
+    "NNCFConfig": "kedro_aat.training.nncf_config",
+    "Outcome": "kedro_aat.budget",
+    "TrainingLoopStatistics": "kedro_aat.training.statistics",
+    "TrainingRunner": "kedro_aat.training.runner",
+    "create_accuracy_aware_training_loop": "kedro_aat.training.loop",
+    "create_compressed_model": "kedro_aat.training.nncf_model",
+    "register_default_init_args": "kedro_aat.training.nncf_model",
+}
+
+__all__ = [*sorted(_PUBLIC), "__version__"]
+
+if TYPE_CHECKING:
+    pass
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,135 @@
+"""The accuracy budget: how far the metric may fall, and whether a measurement keeps to that."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from kedro_aat.errors import ConfigurationError, MetricError
+from kedro_aat.validated import Settings
+
+
+class Outcome(StrEnum):
+    """How a run ended. Every ending is a value; none is a model that silently breaks its budget."""
+
+    CERTIFIED = "certified"
+    WITHIN_BUDGET = "within_budget"
+    INFEASIBLE = "infeasible"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def advice(self) -> str:
+        """What to do next, in one sentence."""
+        return {
+            Outcome.CERTIFIED: "The model keeps its budget on data that the search never saw.",
+            Outcome.WITHIN_BUDGET: "The model keeps its budget on the validation data that also chose it.",
+            Outcome.INFEASIBLE: "No compressed model kept the budget: allow a larger drop, more epochs, "
+            "or a lower minimal rate.",
+            Outcome.INTERRUPTED: "Give the same command again to go on where the run stood.",
+        }[self]
+
+
+class BudgetSettings(Settings):
+    """The tolerated drop: `max_drop` in metric units or `max_relative_drop` as a fraction of the baseline.
+
+    Attributes:
+        max_drop: Largest tolerated drop, in units of the metric; at least 0.
+        max_relative_drop: Largest tolerated drop as a fraction of the baseline's magnitude, in [0, 1].
+    """
+
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    max_relative_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> BudgetSettings:
+        given = (self.max_drop is not None) + (self.max_relative_drop is not None)
+        if given != 1:
+            raise ValueError(
+                f"exactly one of max_drop and max_relative_drop is required, but got {'both' if given else 'neither'}"
+            )
+        return self
+
+    def budget(self, baseline: float, *, higher_is_better: bool) -> Budget:
+        """The budget for a measured baseline.
+
+        Raises:
+            ConfigurationError: For a relative drop from a baseline of 0, or an absolute drop as large as
+                a baseline that is a fraction (it was likely meant as a percentage).
+        """
+        require_finite(baseline, "the baseline")
+        if self.max_relative_drop is not None:
+            if baseline == 0:
+                raise ConfigurationError(
+                    "budget",
+                    ["max_relative_drop: a fraction of a baseline of 0 is no budget; give max_drop in metric units"],
+                )
+            drop, kind = abs(baseline) * self.max_relative_drop, "relative"
+        else:
+            assert self.max_drop is not None
+            drop, kind = self.max_drop, "absolute"
+            if higher_is_better and 0 < baseline <= 1 <= drop:
+                raise ConfigurationError(
+                    "budget",
+                    [
+                        f"max_drop: must be between 0 and the baseline ({baseline:.4g}), but got {drop:.4g}. "
+                        f"Is it a percentage? Write {drop / 100:.4g}"
+                    ],
+                )
+        return Budget(kind=kind, baseline=baseline, drop=drop, higher_is_better=higher_is_better)
+
+
+class Budget(Settings):
+    """A baseline and the drop from it that is tolerated.
+
+    Attributes:
+        kind: Whether the drop was stated in metric units or relative to the baseline.
+        baseline: Metric of the uncompressed model; any sign.
+        drop: Tolerated drop in metric units, at least 0, whichever direction is better.
+        higher_is_better: Direction of the metric.
+    """
+
+    kind: Literal["absolute", "relative"] = "absolute"
+    baseline: float
+    drop: Annotated[float, Field(ge=0)]
+    higher_is_better: bool = True
+
+    @property
+    def lowest_tolerated(self) -> float:
+        """The worst metric that is still within budget (the highest one where lower is better)."""
+        return self.baseline - self.drop if self.higher_is_better else self.baseline + self.drop
+
+    def margin(self, metric: float) -> float:
+        """Distance to the lowest tolerated metric, in metric units; at least 0 is within budget."""
+        return (metric - self.lowest_tolerated) * (1 if self.higher_is_better else -1)
+
+    def degradation(self, metric: float) -> float:
+        """How much worse than the baseline, in metric units; negative where it is better."""
+        return (self.baseline - metric) * (1 if self.higher_is_better else -1)
+
+
+def require_finite(value: object, what: str) -> float:
+    """`value` as a float.
+
+    Args:
+        value: What a user's function returned: a number, or anything that `float()` takes.
+        what: Names the measurement, e.g. "the metric of epoch 7".
+
+    Raises:
+        MetricError: If it is not a number, or is NaN or infinite.
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise MetricError(
+            f"{what} must be a number, but is {value!r} of type {type(value).__name__}. "
+            "Let the validation function return a float."
+        ) from None
+    if isinstance(value, str | bytes) or not math.isfinite(number):
+        raise MetricError(
+            f"{what} must be a finite number, but is {value!r}. The state of the epoch before is kept; "
+            "a lower learning rate, gradient clipping or fp32 precision usually mends this."
+        )
+    return number

@@ -1,0 +1,1 @@
+"""Compression controllers: what is taken from a model at a given rate."""

@@ -1,0 +1,34 @@
+"""From settings to a controller."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kedro_aat.compression.magnitude import MagnitudeSparsity, MagnitudeSparsityController
+
+# Grows into a union told apart by `algorithm` as algorithms are added.
+CompressionSettings = MagnitudeSparsity
+
+
+def build_controller(
+    model: nn.Module,
+    settings: CompressionSettings,
+    *,
+    steps_per_epoch: int | None = None,
+    example_input: Tensor | None = None,
+) -> MagnitudeSparsityController:
+    """Puts a model under compression, in place.
+
+    Args:
+        model: The trained model.
+        settings: Which algorithm, and how.
+        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
+        example_input: A batch for the export, (N, ...).
+
+    Raises:
+        ConfigurationError: For scopes that match no layer.
+        ModelError: For a model without prunable layers.
+    """
+    return MagnitudeSparsityController(
+        model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input
+    )

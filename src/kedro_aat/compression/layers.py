@@ -1,0 +1,152 @@
+"""Which weights of a model can be compressed, and which of them a user's scopes name."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from kedro_aat.errors import ConfigurationError, ModelError
+from kedro_aat.validated import closest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PrunableWeight:
+    """One weight tensor of one layer.
+
+    Attributes:
+        layer: The layer's name in the model, e.g. `blocks.0.conv1`.
+        scope: The same in NNCF's spelling, e.g. `Net/Sequential[blocks]/Block[0]/Conv2d[conv1]`.
+        module: The layer.
+        parameter_name: The weight's name in the layer.
+    """
+
+    layer: str
+    scope: str
+    module: nn.Module
+    parameter_name: str
+
+    @property
+    def name(self) -> str:
+        """The parameter's name in the model, as in `named_parameters()`."""
+        return f"{self.layer}.{self.parameter_name}" if self.layer else self.parameter_name
+
+    @property
+    def parameter(self) -> Tensor:
+        """The weight itself; read anew each time, since `model.to()` may replace it."""
+        parameter = self.module._parameters[self.parameter_name]
+        assert parameter is not None
+        return parameter
+
+
+def prunable_weights(
+    model: nn.Module, *, ignored_scopes: Sequence[str] = (), target_scopes: Sequence[str] | None = None
+) -> list[PrunableWeight]:
+    """Weights of convolutions, linear, recurrent and attention layers that the scopes leave.
+
+    A scope is a layer's name (with all that is below it), a pattern with `*`, a name in NNCF's spelling
+    (`Net/NNCFConv2d[conv1]/conv2d_0`), or, after `{re}`, a regular expression for either.
+
+    Args:
+        model: Any model; a tensor shared by two layers is taken once.
+        ignored_scopes: Layers to leave alone.
+        target_scopes: The only layers to take; None for all.
+
+    Raises:
+        ConfigurationError: Names every scope that matches no layer.
+        ModelError: If no weight is left.
+    """
+    found = list(_all_prunable(model))
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has no layer that can be pruned: none of its modules is a convolution, "
+            "a linear, a recurrent or an attention layer with a weight of its own."
+        )
+    mistakes = [
+        f"{key}: '{scope}' matches no layer.{closest(scope, [weight.layer for weight in found])}"
+        for key, scopes in (("ignored_scopes", ignored_scopes), ("target_scopes", target_scopes or ()))
+        for scope in scopes
+        if not any(_matches(weight, scope) for weight in found)
+    ]
+    if mistakes:
+        layers = ", ".join(weight.layer for weight in found[:20])
+        raise ConfigurationError(f"compression (the layers are {layers})", mistakes)
+    kept = [weight for weight in found if not _matches_any(weight, ignored_scopes)]
+    if target_scopes is not None:
+        kept = [weight for weight in kept if _matches_any(weight, target_scopes)]
+    if not kept:
+        raise ModelError(f"The scopes leave none of the {len(found)} prunable weights; name fewer of them.")
+    return kept
+
+
+def _all_prunable(model: nn.Module) -> Iterator[PrunableWeight]:
+    seen: set[int] = set()
+    for layer, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            logger.warning(
+                "%s is parametrized (weight norm, spectral norm ...) and is left uncompressed.", layer
+            )
+            continue
+        for parameter_name in _weight_names(module):
+            parameter = module._parameters.get(parameter_name)
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield PrunableWeight(layer, _nncf_scope(model, layer), module, parameter_name)
+
+
+def _weight_names(module: nn.Module) -> Iterable[str]:
+    if isinstance(module, _ConvNd | nn.Linear | nn.Bilinear):
+        return ("weight",)
+    if isinstance(module, nn.RNNBase):
+        return (name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_"))
+    if isinstance(module, nn.MultiheadAttention):
+        return ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return ()
+
+
+def _nncf_scope(model: nn.Module, layer: str) -> str:
+    scope, module = type(model).__name__, model
+    for part in layer.split(".") if layer else ():
+        module = module.get_submodule(part)
+        scope += f"/{type(module).__name__}[{part}]"
+    return scope
+
+
+def _matches_any(weight: PrunableWeight, scopes: Iterable[str]) -> bool:
+    return any(_matches(weight, scope) for scope in scopes)
+
+
+def _matches(weight: PrunableWeight, scope: str) -> bool:
+    if scope.startswith("{re}"):
+        pattern = re.compile(scope.removeprefix("{re}"))
+        return any(pattern.search(text) for text in (weight.layer, weight.scope, _with_nncf(weight.scope)))
+    if "/" in scope:
+        # NNCF names the wrapped layer (NNCFConv2d) and, behind the last slash, the operation in it.
+        named = re.sub(r"\bNNCF(?=[A-Z])", "", scope)
+        named = re.sub(r"/[a-z_0-9]+_\d+$", "", named)
+        return weight.scope == named or weight.scope.startswith(named + "/")
+    return weight.layer == scope or weight.layer.startswith(scope + ".") or fnmatch.fnmatch(weight.layer, scope)
+
+
+def _with_nncf(scope: str) -> str:
+    head, _, last = scope.rpartition("/")
+    return f"{head}/NNCF{last}"
+
+
+@torch.no_grad()
+def count_zeros(weights: Iterable[PrunableWeight]) -> tuple[int, int]:
+    """Zeros and weights in all."""
+    zeros = total = 0
+    for weight in weights:
+        total += weight.parameter.numel()
+        zeros += weight.parameter.numel() - int(weight.parameter.count_nonzero())
+    return zeros, total

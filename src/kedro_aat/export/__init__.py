@@ -1,0 +1,1 @@
+"""What leaves the house: ONNX and `torch.export` files, read back, compared with the model, and measured."""

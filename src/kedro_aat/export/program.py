@@ -1,0 +1,100 @@
+"""From an `nn.Module` to a `torch.export` program: one graph for any batch size."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from kedro_aat.errors import ExportError
+
+# torch.export takes a dimension of size 0 or 1 for a constant; from 2 on it can be a symbol.
+_TRACED_BATCH = 2
+_CHATTY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
+
+
+def to_program(model: nn.Module, example_input: Tensor) -> ExportedProgram:
+    """Trace a model in evaluation mode into a program that takes any batch size.
+
+    The program shares the model's parameters: save it before the model is trained on. `torch.export.save`
+    writes it to a `.pt2` file, `torch.export.load` reads that back.
+
+    Args:
+        model: Takes one tensor. It must be on the CPU, so that the file runs anywhere. Afterwards each of its
+            modules is again in the mode (training or evaluation) that it was in.
+        example_input: (B, ...) with B at least 1; its shape and type matter, its values do not.
+
+    Returns:
+        The program; only the first dimension of its input is symbolic.
+
+    Raises:
+        ExportError: The model is not on the CPU, cannot be traced, or works for one batch size only.
+    """
+    _require_cpu(model)
+    try:
+        with evaluating(model), torch.no_grad(), quiet():
+            return torch.export.export(
+                model, (_traced_batch(example_input),), dynamic_shapes=({0: Dim("batch")},)
+            )
+    except Exception as error:  # torch.export raises a dozen kinds of error, most of them private
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported for any batch size. Its forward must take one tensor "
+            "whose first dimension is the batch; it must neither turn the batch size into a Python number nor "
+            f"branch on the values of tensors. torch.export says: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold a model in evaluation mode; then every module has its own former mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what PyTorch and the ONNX libraries say to their own developers during an export.
+
+    Their warnings (deprecated internals, operators of packages that are not installed) leave a user nothing to
+    do. Errors are raised and logged as ever.
+    """
+    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _require_cpu(model: nn.Module) -> None:
+    tensors = (*model.parameters(), *model.buffers())
+    if elsewhere := sorted({str(tensor.device) for tensor in tensors if tensor.device.type != "cpu"}):
+        raise ExportError(
+            f"a model is exported from the CPU, but got one on {', '.join(elsewhere)}: pass `model.cpu()`."
+        )
+
+
+def _traced_batch(example_input: Tensor) -> Tensor:
+    """Exactly two examples, the one there is repeated if need be."""
+    if example_input.ndim == 0 or len(example_input) == 0:
+        raise ExportError(
+            "`example_input` must hold at least one example along its first dimension, "
+            f"but got shape {tuple(example_input.shape)}."
+        )
+    first = example_input[:_TRACED_BATCH].detach().cpu()
+    return first if len(first) == _TRACED_BATCH else torch.cat([first, first])

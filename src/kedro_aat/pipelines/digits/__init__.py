@@ -1,0 +1,1 @@
+"""Handwritten digits: the data and the baseline model that this repository compresses."""

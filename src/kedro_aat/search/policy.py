@@ -1,0 +1,173 @@
+"""What a search policy is: explicit state, and one question an epoch (`ask`, then `tell`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Protocol, TypeVar
+
+from pydantic import Field, model_validator
+
+from kedro_aat.budget import Outcome
+from kedro_aat.validated import Settings
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Problem(Settings):
+    """What a search is given.
+
+    Attributes:
+        minimal_rate: Lowest rate worth returning, in [0, 1).
+        maximal_rate: Highest rate that may be tried, in [0, 1); at least `minimal_rate`.
+        initial_rate: Rate of the model as it was given, in [0, 1).
+        tolerated_drop: The accuracy budget's drop, in metric units.
+    """
+
+    minimal_rate: Rate = 0.0
+    maximal_rate: Rate = 0.95
+    initial_rate: Rate = 0.0
+    tolerated_drop: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Problem:
+        if self.minimal_rate > self.maximal_rate:
+            raise ValueError(
+                f"the minimal rate must be at most the maximal rate ({self.maximal_rate}), "
+                f"but got {self.minimal_rate}"
+            )
+        return self
+
+
+class Epoch(Settings):
+    """The next epoch that a policy asks for.
+
+    Attributes:
+        train: Whether to train at all; a policy may ask for a validation alone.
+        rate_path: Rates to follow within the epoch, the last of them being the one that is judged; None
+            leaves the rate to the controller (its own schedule, or what was set before).
+        lr_scale: Factor on the learning rates that the optimizer was configured with.
+        start_from: Checkpoint to restore first; None goes on from the present weights.
+        new_optimizer: Whether optimizer and learning-rate scheduler start anew.
+    """
+
+    train: bool = True
+    rate_path: tuple[float, ...] | None = None
+    lr_scale: float = 1.0
+    start_from: int | None = None
+    new_optimizer: bool = False
+
+
+class Stop(Settings):
+    """The end of a search.
+
+    Attributes:
+        outcome: `within_budget` where there is a model to return, else `infeasible`.
+        best: Checkpoint to return, None if there is none.
+        reason: Why the search ended, in words for the user.
+    """
+
+    outcome: Outcome
+    best: int | None
+    reason: str
+
+
+class EpochResult(Settings):
+    """What came of an epoch.
+
+    Attributes:
+        checkpoint: Number of the checkpoint with this state.
+        trained: Whether the epoch trained, or only validated.
+        requested_rate: The rate asked for, in [0, 1).
+        achieved_rate: The rate that the model has, in [0, 1].
+        metric: The validation metric, finite.
+        margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget.
+        standard_error: Of the metric's difference to the baseline, None if unknown.
+        fully_compressed: Whether the controller has reached the end of its own schedule.
+        early_stop: Whether the user's function asked to end this phase of training.
+    """
+
+    checkpoint: int
+    trained: bool
+    requested_rate: float
+    achieved_rate: float
+    metric: float
+    margin: float
+    standard_error: float | None = None
+    fully_compressed: bool = True
+    early_stop: bool = False
+
+
+class Candidate(Settings):
+    """The best epoch of one requested rate."""
+
+    checkpoint: int
+    requested_rate: float
+    achieved_rate: float
+    margin: float
+
+
+class SearchState(Settings):
+    """What every policy's state has: what to return now, and what it may come back to."""
+
+    candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def best(self) -> Candidate | None:
+        """Of the candidates within budget the one of highest achieved rate, then of largest margin."""
+        feasible = [candidate for candidate in self.candidates if candidate.margin >= 0]
+        return max(feasible, key=lambda candidate: (candidate.achieved_rate, candidate.margin), default=None)
+
+    @property
+    def needed(self) -> frozenset[int]:
+        """Checkpoints that the policy may ask to start from, or return."""
+        return frozenset({self.best.checkpoint} if self.best else ())
+
+    def stop(self, reason: str) -> Stop:
+        """Ends the search with the best candidate there is."""
+        if self.best is None:
+            return Stop(outcome=Outcome.INFEASIBLE, best=None, reason=reason)
+        return Stop(outcome=Outcome.WITHIN_BUDGET, best=self.best.checkpoint, reason=reason)
+
+
+def with_candidate(candidates: tuple[Candidate, ...], seen: EpochResult) -> tuple[Candidate, ...]:
+    """`candidates` with `seen`, if it has a larger margin than its requested rate had before."""
+    if not seen.fully_compressed:
+        return candidates
+    before = next((known for known in candidates if known.requested_rate == seen.requested_rate), None)
+    if before is not None and seen.margin <= before.margin:
+        return candidates
+    candidate = Candidate(
+        checkpoint=seen.checkpoint,
+        requested_rate=seen.requested_rate,
+        achieved_rate=seen.achieved_rate,
+        margin=seen.margin,
+    )
+    return (*(known for known in candidates if known is not before), candidate)
+
+
+S = TypeVar("S", bound=SearchState)
+
+
+class SearchPolicy(Protocol[S]):
+    """A strategy of search. Its settings are its fields; its state is a value that survives JSON.
+
+    No torch, no clock, and no random numbers without a seed in the state, so that a search resumed from
+    its state goes on exactly as it would have.
+    """
+
+    kind: Literal["early_exit", "uniform_decrease", "interpolate"]
+
+    def initial(self, problem: Problem) -> S:
+        """The state before the first question."""
+        ...
+
+    def ask(self, state: S) -> Epoch | Stop:
+        """The next epoch, or the end."""
+        ...
+
+    def tell(self, state: S, seen: EpochResult) -> S:
+        """The state after the epoch that `ask` named came out as `seen`."""
+        ...
+
+    def load(self, state: str) -> S:
+        """The state from its JSON."""
+        ...

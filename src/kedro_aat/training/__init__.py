@@ -1,0 +1,1 @@
+"""Fine-tuning under an accuracy budget. Begin with `loop.py`."""

@@ -1,0 +1,276 @@
+"""A store of checkpoints that a crash at any moment leaves usable.
+
+    root/<run>/run.json                    what the run is: its configuration, for people to read
+    root/<run>/checkpoint-000012/          one folder a checkpoint
+        model.safetensors                  tensors of the model's state_dict
+        training.pt                        optimizer, scheduler, controller and RNG state (weights_only)
+        state.json                         search state, counters, history
+        manifest.json                      checksums of the files above, written last
+
+A checkpoint is written under a temporary name, flushed to disk and renamed. One that is torn or damaged fails
+its checksums and is passed over with a warning. Nothing here is ever unpickled into arbitrary objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kedro_aat.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"checkpoint-(\d{6,})")
+
+
+@dataclass
+class Checkpoint:
+    """All that a run needs to go on from an epoch boundary.
+
+    Attributes:
+        number: Counts the validations of the run, from 0.
+        model: The model's `state_dict`.
+        training: Whatever else holds tensors; plain containers, numbers, strings and tensors only.
+        state: Plain JSON data.
+        folder: Where it lies; set when it is read.
+    """
+
+    number: int
+    model: dict[str, Any]
+    training: dict[str, Any]
+    state: dict[str, Any]
+    folder: Path | None = None
+
+
+class CheckpointStore:
+    """A folder of runs. A handle: it holds no open file and is cheap to copy."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def open(self, identity: Mapping[str, Any], *, reuse_finished: bool = True) -> RunCheckpoints:
+        """The checkpoints of the run with this identity, locked for this process.
+
+        The same identity finds the same run again, so that it goes on where it stood.
+
+        Args:
+            identity: JSON data that tells this run from others: configuration, seed, hashes of the inputs.
+            reuse_finished: Whether a run that ended is returned too; otherwise a new one is begun beside it.
+
+        Raises:
+            CheckpointError: If another process is at work on this run and `reuse_finished` is set.
+        """
+        text = json.dumps(identity, sort_keys=True, indent=2, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        attempt = 1
+        while True:
+            folder = self.root / (digest if attempt == 1 else f"{digest}-{attempt}")
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                if reuse_finished:
+                    raise CheckpointError(
+                        f"Another process is at work on the run in {folder}. Wait for it or stop it."
+                    ) from None
+            else:
+                run = RunCheckpoints(folder, lock)
+                if reuse_finished or not run.is_finished:
+                    if not (folder / "run.json").exists():
+                        (folder / "run.json").write_text(text)
+                    return run
+                run.close()
+            attempt += 1
+
+
+class RunCheckpoints:
+    """The checkpoints of one run. A context manager that holds the run's lock."""
+
+    def __init__(self, folder: Path, lock: FileLock) -> None:
+        self.folder = folder
+        self._lock = lock
+        self._saved_before = False
+        for torn in folder.glob(".writing-*"):
+            shutil.rmtree(torn)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets other processes have the run."""
+        self._lock.release()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the search of this run came to its end."""
+        return (self.folder / "finished").exists()
+
+    def finish(self) -> None:
+        """Notes that the search came to its end."""
+        (self.folder / "finished").touch()
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the checkpoints on disk, rising; a damaged one is among them until it is read."""
+        found = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def save(self, checkpoint: Checkpoint, dump: Callable[[Path], object] | None = None) -> None:
+        """Writes a checkpoint, all of it or nothing.
+
+        Args:
+            checkpoint: What to write.
+            dump: Writes files of the user's own into the folder it is given, and returns the path of the
+                one to load them from.
+
+        Raises:
+            CheckpointError: If `training` holds objects that could not be read back safely.
+        """
+        target = self._path(checkpoint.number)
+        writing = self.folder / f".writing-{checkpoint.number:06d}"
+        writing.mkdir()
+        state = dict(checkpoint.state)
+        if dump is not None:
+            state["dumped"] = _relative_to(dump(writing), writing)
+        save_tensors(checkpoint.model, writing / "model.safetensors")
+        torch.save(checkpoint.training, writing / "training.pt")
+        if not self._saved_before:
+            _require_safe(writing / "training.pt")
+            self._saved_before = True
+        (writing / "state.json").write_text(json.dumps(state, allow_nan=False))
+        files = sorted(path for path in writing.rglob("*") if path.is_file())
+        manifest = {str(path.relative_to(writing)): _checksum_and_sync(path) for path in files}
+        (writing / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        _sync(writing / "manifest.json")
+        _sync(writing)
+        if target.exists():  # a damaged checkpoint that the run went back behind
+            shutil.rmtree(target)
+        writing.rename(target)
+        _sync(self.folder)
+
+    def load(self, number: int) -> Checkpoint:
+        """Reads a checkpoint.
+
+        Raises:
+            CheckpointError: If it is missing, torn or damaged.
+        """
+        folder = self._path(number)
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            damaged = [name for name, checksum in manifest.items() if _checksum(folder / name) != checksum]
+            if damaged:
+                raise CheckpointError(f"{folder} is damaged: the checksum of {', '.join(damaged)} is wrong")
+            return Checkpoint(
+                number=number,
+                model=load_tensors(folder / "model.safetensors"),
+                training=torch.load(folder / "training.pt", map_location="cpu", weights_only=True),
+                state=json.loads((folder / "state.json").read_text()),
+                folder=folder,
+            )
+        except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{folder} cannot be read: {error}") from error
+
+    def latest(self) -> Checkpoint | None:
+        """The last checkpoint that can be read, None if there is none."""
+        for number in reversed(self.numbers):
+            try:
+                return self.load(number)
+            except CheckpointError as error:
+                logger.warning("%s. The checkpoint before it is used.", error)
+        return None
+
+    def keep_only(self, numbers: Collection[int]) -> None:
+        """Removes all checkpoints but these."""
+        for number in set(self.numbers) - set(numbers):
+            shutil.rmtree(self._path(number))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"checkpoint-{number:06d}"
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    """Writes a `state_dict` as safetensors; names that share a tensor are noted in the file's metadata."""
+    owners: dict[tuple[Any, ...], str] = {}
+    unique: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{name} of the state_dict is no tensor but {type(tensor).__name__}")
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in owners:
+            aliases[name] = owners[key]
+        else:
+            owners[key] = name
+            unique[name] = tensor.detach().cpu().contiguous()
+    # Views of one storage that are not the same tensor are written apart, which safetensors asks for.
+    storages = [tensor.untyped_storage().data_ptr() for tensor in unique.values()]
+    if len(set(storages)) < len(storages):
+        unique = {name: tensor.clone() for name, tensor in unique.items()}
+    save_file(unique, path, metadata=aliases or None)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads what `save_tensors` wrote."""
+    from safetensors import safe_open
+
+    tensors: dict[str, Tensor] = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        aliases: dict[str, str] = file.metadata() or {}
+    return tensors | {alias: tensors[name] for alias, name in aliases.items()}
+
+
+def _require_safe(path: Path) -> None:
+    try:
+        torch.load(path, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            "The state of the optimizer, the learning-rate scheduler or the compression controller holds objects "
+            "that could not be read back without running code. Let get_state() and state_dict() return tensors, "
+            f"numbers, strings and plain containers. ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def _relative_to(written: object, folder: Path) -> str:
+    """The path that a user's function returned, relative where it lies inside `folder`."""
+    path = Path(str(written))
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path.absolute())
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _checksum_and_sync(path: Path) -> str:
+    _sync(path)
+    return _checksum(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,349 @@
+"""Calls the user's functions, one epoch at a time, and knows all the state that training has."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from kedro_aat.budget import require_finite
+from kedro_aat.compression.controller import CompressionController, report
+from kedro_aat.compression.schedule import PathScheduler
+from kedro_aat.errors import ConfigurationError
+from kedro_aat.training.checkpoints import Checkpoint
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a validation function may return in place of a number.
+
+    Attributes:
+        metric: The metric over the whole split.
+        scores: One score a validation example, in a fixed order, (N,); None if there are none.
+    """
+
+    metric: float
+    scores: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Callables:
+    """The functions that a user gives to `run`; only the first two are needed."""
+
+    train_epoch: Callable[..., Any]
+    validate: Callable[..., Any]
+    configure_optimizers: Callable[[], tuple[Any, Any]] | None = None
+    dump_checkpoint: Callable[..., Any] | None = None
+    load_checkpoint: Callable[..., Any] | None = None
+    early_stopping: Callable[[float], bool] | None = None
+    update_learning_rate: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"{name}_fn: must be callable, but got {function!r}"
+            for name, function in vars(self).items()
+            if not (callable(function) or (function is None and name not in ("train_epoch", "validate")))
+        ]
+        if mistakes:
+            raise ConfigurationError("run", mistakes)
+
+
+class TrainingRunner:
+    """Drives training only through the functions it was given.
+
+    Attributes:
+        model: The model under compression.
+        compression_controller: Its controller.
+        optimizer: What `configure_optimizers_fn` last gave: an optimizer, a list of them, or None.
+        lr_scheduler: Likewise.
+        cumulative_epoch_count: Epochs trained in all.
+        training_epoch_count: Epochs trained since the optimizer was last configured.
+        current_val_metric_value: The last metric; None before the first validation.
+        best_val_metric_value: The best since the optimizer was last configured; likewise.
+        current_loss: The last epoch's mean loss; None if unknown.
+        uncompressed_model_accuracy: Metric of the uncompressed model.
+        minimal_tolerable_accuracy: The worst metric within budget.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        compression_controller: CompressionController,
+        callables: Callables,
+        *,
+        uncompressed_model_accuracy: float,
+        minimal_tolerable_accuracy: float,
+        higher_is_better: bool = True,
+        lr_updates_needed: bool = True,
+    ) -> None:
+        self.model = model
+        self.compression_controller = compression_controller
+        self.callables = callables
+        self.uncompressed_model_accuracy = uncompressed_model_accuracy
+        self.minimal_tolerable_accuracy = minimal_tolerable_accuracy
+        self.higher_is_better = higher_is_better
+        self.lr_updates_needed = lr_updates_needed
+        self.optimizer: Any = None
+        self.lr_scheduler: Any = None
+        self.lr_scale = 1.0
+        self.cumulative_epoch_count = 0
+        self.training_epoch_count = 0
+        self.current_val_metric_value: float | None = None
+        self.best_val_metric_value: float | None = None
+        self.current_loss: float | None = None
+        self.is_searching = False
+
+    # --- one epoch -------------------------------------------------------------------------------------------
+
+    def reset_training(self) -> None:
+        """Begins a phase of training: new optimizers and schedulers, no best metric yet."""
+        self.training_epoch_count = 0
+        self.best_val_metric_value = None
+        self.lr_scale = 1.0
+        if self.callables.configure_optimizers is not None:
+            self.optimizer, self.lr_scheduler = self.callables.configure_optimizers()
+
+    def scale_learning_rate(self, scale: float) -> None:
+        """Sets the factor on the learning rates that the optimizers were configured with."""
+        ratio = scale / self.lr_scale
+        self.lr_scale = scale
+        if ratio == 1.0:
+            return
+        for optimizer in _listed(self.optimizer):
+            for group in optimizer.param_groups:
+                # The one-cycle and cyclic schedulers keep their limits in the groups.
+                for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+                    if key in group:
+                        group[key] = group[key] * ratio
+        for scheduler in _all_schedulers(self.lr_scheduler):
+            for key in ("base_lrs", "max_lrs", "_last_lr"):
+                if isinstance(getattr(scheduler, key, None), list):
+                    setattr(scheduler, key, [rate * ratio for rate in getattr(scheduler, key)])
+
+    def set_rate(self, path: tuple[float, ...]) -> None:
+        """Takes the rate over from the controller's own schedule."""
+        controller = self.compression_controller
+        if not self.is_searching:
+            controller.disable_scheduler()
+            self.is_searching = True
+        if len(path) > 1 and isinstance(controller.scheduler, PathScheduler):
+            controller.scheduler.follow(path)
+        else:
+            controller.compression_rate = path[-1]
+
+    def finish_rate_path(self, rate: float) -> None:
+        """Sets the path's last rate if a training function stepped too seldom to reach it."""
+        if report(self.compression_controller).requested_rate != rate:
+            self.compression_controller.compression_rate = rate
+
+    def uncompress(self) -> None:
+        """Sets rate 0, where the controller has a rate that can be set."""
+        with contextlib.suppress(AttributeError, NotImplementedError):
+            self.compression_controller.compression_rate = 0.0
+
+    def train_epoch(self) -> float | None:
+        """One epoch of the user's training function.
+
+        Returns:
+            Its mean loss, None if it returned nothing.
+
+        Raises:
+            MetricError: If the loss is not a finite number.
+        """
+        self.compression_controller.scheduler.epoch_step()
+        loss = self.callables.train_epoch(
+            self.compression_controller,
+            self.model,
+            epoch=self.cumulative_epoch_count,
+            optimizer=self.optimizer,
+            lr_scheduler=self.lr_scheduler,
+        )
+        self.cumulative_epoch_count += 1
+        self.training_epoch_count += 1
+        self.current_loss = (
+            None if loss is None else require_finite(loss, f"the loss of epoch {self.cumulative_epoch_count}")
+        )
+        return self.current_loss
+
+    def validate(self) -> Evaluation:
+        """The user's validation function, without gradients.
+
+        Raises:
+            MetricError: If the metric is not a finite number.
+        """
+        function = self.callables.validate
+        arguments = {"epoch": self.cumulative_epoch_count} if _accepts_epoch(function) else {}
+        with torch.no_grad():
+            result = function(self.model, **arguments)
+        scores = result.scores if isinstance(result, Evaluation) else None
+        metric = require_finite(
+            result.metric if isinstance(result, Evaluation) else result,
+            f"the metric of epoch {self.cumulative_epoch_count}",
+        )
+        self.current_val_metric_value = metric
+        if self.best_val_metric_value is None or self._is_better(metric, self.best_val_metric_value):
+            self.best_val_metric_value = metric
+        return Evaluation(metric, scores)
+
+    def stops_early(self, metric: float) -> bool:
+        """Whether the user's early-stopping function ends this phase of training."""
+        function = self.callables.early_stopping
+        return function is not None and bool(function(metric))
+
+    def update_learning_rate(self, metric: float, loss: float | None) -> None:
+        """Steps the learning-rate schedulers after an epoch, in the user's way or PyTorch's."""
+        if not self.lr_updates_needed:
+            return
+        if self.callables.update_learning_rate is not None:
+            self.callables.update_learning_rate(self.lr_scheduler, self.training_epoch_count, metric, loss)
+            return
+        for scheduler in _listed(self.lr_scheduler):
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(metric)
+            else:
+                scheduler.step()
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Of the first parameter group, None without an optimizer."""
+        optimizers = _listed(self.optimizer)
+        return float(optimizers[0].param_groups[0]["lr"]) if optimizers else None
+
+    # --- state -----------------------------------------------------------------------------------------------
+
+    def checkpoint(self, number: int, state: dict[str, Any]) -> Checkpoint:
+        """All state at an epoch boundary, with `state` from the search beside it."""
+        controller = self.compression_controller
+        get_state = getattr(controller, "get_state", None)
+        return Checkpoint(
+            number=number,
+            model=self.model.state_dict(),
+            training={
+                "optimizers": [optimizer.state_dict() for optimizer in _listed(self.optimizer)],
+                "lr_schedulers": [scheduler.state_dict() for scheduler in _listed(self.lr_scheduler)],
+                "controller": get_state() if get_state is not None else {},
+                "rng": _rng_state(),
+            },
+            state=state
+            | {
+                "lr_scale": self.lr_scale,
+                "cumulative_epoch_count": self.cumulative_epoch_count,
+                "training_epoch_count": self.training_epoch_count,
+                "best_val_metric_value": self.best_val_metric_value,
+                "is_searching": self.is_searching,
+            },
+        )
+
+    @property
+    def dump(self) -> Callable[[Path], object] | None:
+        """The user's own writer of checkpoints, for `RunCheckpoints.save`.
+
+        A loader without a writer gets what NNCF's default wrote: a dict with `state_dict` and `epoch`.
+        """
+        dump, load = self.callables.dump_checkpoint, self.callables.load_checkpoint
+        if dump is not None:
+            return lambda folder: dump(self.model, self.compression_controller, self, str(folder))
+        return self._dump_as_nncf if load is not None else None
+
+    def _dump_as_nncf(self, folder: Path) -> Path:
+        path = folder / "checkpoint.pth"
+        contents = {
+            "epoch": self.cumulative_epoch_count,
+            "state_dict": self.model.state_dict(),
+            "compression_state": self.compression_controller.get_compression_state(),
+        }
+        torch.save(contents, path)
+        return path
+
+    def restore_model(self, checkpoint: Checkpoint) -> None:
+        """Puts model and controller back into the state of `checkpoint`."""
+        if self.callables.load_checkpoint is not None:
+            assert checkpoint.folder is not None
+            self.callables.load_checkpoint(self.model, str(checkpoint.folder / checkpoint.state["dumped"]))
+        else:
+            self.model.load_state_dict(checkpoint.model)
+        load_state = getattr(self.compression_controller, "load_state", None)
+        if load_state is not None:
+            load_state(checkpoint.training["controller"])
+
+    def restore_optimizers(self, checkpoint: Checkpoint) -> None:
+        """Puts optimizers and learning-rate schedulers, newly configured, into the state of `checkpoint`."""
+        self.reset_training()
+        for optimizer, saved in zip(
+            _listed(self.optimizer), checkpoint.training["optimizers"], strict=True
+        ):
+            optimizer.load_state_dict(saved)
+        for scheduler, saved in zip(
+            _listed(self.lr_scheduler), checkpoint.training["lr_schedulers"], strict=True
+        ):
+            scheduler.load_state_dict(saved)
+        self.lr_scale = checkpoint.state["lr_scale"]
+        self.training_epoch_count = checkpoint.state["training_epoch_count"]
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes on exactly where `checkpoint` was written, random numbers included."""
+        if checkpoint.state["is_searching"] and not self.is_searching:
+            self.compression_controller.disable_scheduler()
+            self.is_searching = True
+        self.restore_optimizers(checkpoint)
+        self.restore_model(checkpoint)
+        self.cumulative_epoch_count = checkpoint.state["cumulative_epoch_count"]
+        self.best_val_metric_value = checkpoint.state["best_val_metric_value"]
+        _set_rng_state(checkpoint.training["rng"])
+
+    def _is_better(self, metric: float, than: float) -> bool:
+        return metric > than if self.higher_is_better else metric < than
+
+    @property
+    def achieved_rate(self) -> float:
+        """The rate that the model has."""
+        return report(self.compression_controller).achieved_rate
+
+
+def _listed(one_or_many: Any) -> list[Any]:
+    if one_or_many is None:
+        return []
+    return list(one_or_many) if isinstance(one_or_many, list | tuple) else [one_or_many]
+
+
+def _all_schedulers(scheduler: Any) -> Iterator[Any]:
+    """The schedulers, with those inside SequentialLR and ChainedScheduler."""
+    for one in _listed(scheduler):
+        yield one
+        yield from _all_schedulers(getattr(one, "_schedulers", None))
+
+
+def _accepts_epoch(function: Callable[..., Any]) -> bool:
+    parameters: Iterable[inspect.Parameter] = inspect.signature(function).parameters.values()
+    return any(
+        parameter.name == "epoch" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters
+    )
+
+
+def _rng_state() -> dict[str, Any]:
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        # weights_only loading knows tensors, but no arrays.
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).copy()), int(position), int(has_gauss), float(cached)),
+    }
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    random.setstate(state["python"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy(), position, has_gauss, cached))
