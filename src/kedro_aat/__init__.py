@@ -24,10 +24,27 @@ _PUBLIC = {
     "register_default_init_args": "kedro_aat.training.nncf_model",
 }
 
-__all__ = [*sorted(_PUBLIC), "__version__"]
-
 if TYPE_CHECKING:
-    pass
+    from kedro_aat.budget import Outcome as Outcome
+    from kedro_aat.compression.controller import CompressionStage as CompressionStage
+    from kedro_aat.training.loop import (
+        AdaptiveCompressionTrainingLoop as AdaptiveCompressionTrainingLoop,
+    )
+    from kedro_aat.training.loop import (
+        BaseEarlyExitCompressionTrainingLoop as BaseEarlyExitCompressionTrainingLoop,
+    )
+    from kedro_aat.training.loop import (
+        EarlyExitCompressionTrainingLoop as EarlyExitCompressionTrainingLoop,
+    )
+    from kedro_aat.training.loop import (
+        create_accuracy_aware_training_loop as create_accuracy_aware_training_loop,
+    )
+    from kedro_aat.training.nncf_config import NNCFConfig as NNCFConfig
+    from kedro_aat.training.nncf_model import create_compressed_model as create_compressed_model
+    from kedro_aat.training.nncf_model import register_default_init_args as register_default_init_args
+    from kedro_aat.training.runner import Evaluation as Evaluation
+    from kedro_aat.training.runner import TrainingRunner as TrainingRunner
+    from kedro_aat.training.statistics import TrainingLoopStatistics as TrainingLoopStatistics
 
 
 def __getattr__(name: str) -> Any:
@@ -37,4 +54,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return [*_PUBLIC, "__version__"]

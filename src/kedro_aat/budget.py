@@ -66,10 +66,10 @@ class BudgetSettings(Settings):
                     "budget",
                     ["max_relative_drop: a fraction of a baseline of 0 is no budget; give max_drop in metric units"],
                 )
-            drop, kind = abs(baseline) * self.max_relative_drop, "relative"
+            drop = abs(baseline) * self.max_relative_drop
         else:
             assert self.max_drop is not None
-            drop, kind = self.max_drop, "absolute"
+            drop = self.max_drop
             if higher_is_better and 0 < baseline <= 1 <= drop:
                 raise ConfigurationError(
                     "budget",
@@ -78,6 +78,7 @@ class BudgetSettings(Settings):
                         f"Is it a percentage? Write {drop / 100:.4g}"
                     ],
                 )
+        kind: Literal["absolute", "relative"] = "absolute" if self.max_relative_drop is None else "relative"
         return Budget(kind=kind, baseline=baseline, drop=drop, higher_is_better=higher_is_better)
 
 

@@ -12,7 +12,6 @@ from pydantic_core import ErrorDetails
 
 from kedro_aat.errors import ConfigurationError
 
-
 T = TypeVar("T", bound=BaseModel)
 
 

@@ -32,7 +32,15 @@ TRACES: dict[str, Any] = {
 
 # Defect 4: the original gave its last rate one epoch; ours gives it its patience, so epochs follow.
 LAST_RATE_GETS_ITS_PATIENCE = {
-    *("defaults", "defaults_no_total", "relative_1pct", "patience_10", "init_0", "full_scheduled", "step_0.4"),
+    *(
+        "defaults",
+        "defaults_no_total",
+        "relative_1pct",
+        "patience_10",
+        "init_0",
+        "full_scheduled",
+        "step_0.4",
+    ),
     *("lr_factor_0.1", "lr_factor_1", "earlystop_noimprove", "noisy_1", "noisy_no_dump", "drift_down"),
     *("metric_percent", "random_0"),
 }
@@ -71,7 +79,10 @@ class Replay:
         self._formula = scenario["acc"]
         self._learning_rate = lambda: float("nan")
         config = {"accuracy_aware_training": {"mode": scenario["mode"], "params": scenario["params"]}}
-        common: dict[str, Any] = {"verbose": False, "dump_checkpoints": scenario.get("dump_checkpoints", True)}
+        common: dict[str, Any] = {
+            "verbose": False,
+            "dump_checkpoints": scenario.get("dump_checkpoints", True),
+        }
         self.loop: BaseEarlyExitCompressionTrainingLoop
         if scenario["mode"] == "early_exit":
             self.loop = EarlyExitCompressionTrainingLoop(
@@ -162,7 +173,9 @@ def test_targets_and_steps_follow_the_trace(name: str, tmp_path: Path) -> None:
     replay = Replay(scenario, tmp_path)
     keys = set(UniformDecrease.model_fields) & set(scenario["params"])
     policy = UniformDecrease(**{key: scenario["params"][key] for key in keys})
-    maximal = min(scenario.get("maximal_compression_rate", 0.95), scenario.get("controller_maximal_rate", 1.0))
+    maximal = min(
+        scenario.get("maximal_compression_rate", 0.95), scenario.get("controller_maximal_rate", 1.0)
+    )
     state = policy.initial(
         Problem(
             minimal_rate=scenario.get("minimal_compression_rate", 0.0),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kedro_aat.compression.magnitude import MagnitudeSparsity, MagnitudeSparsityController
-
-# Grows into a union told apart by `algorithm` as algorithms are added.
-CompressionSettings = MagnitudeSparsity
+from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.settings import CompressionSettings
 
 
 def build_controller(
@@ -29,6 +27,4 @@ def build_controller(
         ConfigurationError: For scopes that match no layer.
         ModelError: For a model without prunable layers.
     """
-    return MagnitudeSparsityController(
-        model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input
-    )
+    return MagnitudeSparsityController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)

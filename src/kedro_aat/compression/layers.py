@@ -92,9 +92,7 @@ def _all_prunable(model: nn.Module) -> Iterator[PrunableWeight]:
     seen: set[int] = set()
     for layer, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            logger.warning(
-                "%s is parametrized (weight norm, spectral norm ...) and is left uncompressed.", layer
-            )
+            logger.warning("%s is parametrized (weight norm, spectral norm ...) and is left uncompressed.", layer)
             continue
         for parameter_name in _weight_names(module):
             parameter = module._parameters.get(parameter_name)

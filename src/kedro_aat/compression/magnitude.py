@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,39 +19,21 @@ from torch import Tensor, nn
 from kedro_aat.compression.controller import (
     CompressionLoss,
     CompressionReport,
+    CompressionScheduler,
     CompressionStage,
     CompressionStatistics,
     LayerStatistics,
 )
 from kedro_aat.compression.layers import PrunableWeight, count_zeros, prunable_weights
-from kedro_aat.compression.ranking import Importance, importance, keep_most_important
-from kedro_aat.compression.schedule import EpochScheduler, PathScheduler, ScheduleSettings
+from kedro_aat.compression.ranking import importance, keep_most_important
+from kedro_aat.compression.schedule import EpochScheduler, PathScheduler
+from kedro_aat.compression.settings import Importance, MagnitudeSparsity
 from kedro_aat.errors import ModelError
 from kedro_aat.export.onnx_file import to_onnx
-from kedro_aat.validated import Settings
 
 logger = logging.getLogger(__name__)
 
 MASK, SHADOW = "_mask", "_shadow"
-
-
-class MagnitudeSparsity(Settings):
-    """Settings of magnitude sparsity.
-
-    Attributes:
-        importance: How weights are ranked; see `ranking.importance`.
-        ranking: One threshold for the whole model, or the same rate in every layer.
-        ignored_scopes: Layers to leave dense; see `layers.prunable_weights`.
-        target_scopes: The only layers to compress; None for all.
-        schedule: The rate before a search takes over.
-    """
-
-    algorithm: Literal["magnitude_sparsity"] = "magnitude_sparsity"
-    importance: Importance = "lamp"
-    ranking: Literal["global", "local"] = "global"
-    ignored_scopes: tuple[str, ...] = ()
-    target_scopes: tuple[str, ...] | None = None
-    schedule: ScheduleSettings = ScheduleSettings()
 
 
 class WeightMasks:
@@ -127,6 +109,7 @@ class MagnitudeSparsityController:
         model: The model, changed in place: its prunable layers carry masks from now on.
         loss: Adds nothing; there for training functions that add a compression loss.
         scheduler: Steps the schedule until `disable_scheduler`, then follows the search.
+        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; None if unknown.
         example_input: A batch for `export_model`, (N, ...), None if unknown.
     """
 
@@ -155,8 +138,8 @@ class MagnitudeSparsityController:
         self._masks = WeightMasks(weights)
         self._masks.attach(model)
         self._requested_rate = 0.0
-        self._steps_per_epoch = steps_per_epoch
-        self.scheduler: EpochScheduler | PathScheduler = EpochScheduler(
+        self.steps_per_epoch = steps_per_epoch
+        self.scheduler: CompressionScheduler = EpochScheduler(
             self.settings.schedule.model_copy(
                 update={"steps_per_epoch": self.settings.schedule.steps_per_epoch or steps_per_epoch}
             ),
@@ -200,7 +183,8 @@ class MagnitudeSparsityController:
 
     def disable_scheduler(self) -> None:
         """Ends the schedule; the rate stays what it is until it is set."""
-        self.scheduler = PathScheduler(self._set_rate, self._steps_per_epoch)
+        if not isinstance(self.scheduler, PathScheduler):
+            self.scheduler = PathScheduler(self._set_rate, self.steps_per_epoch)
 
     def statistics(self) -> CompressionStatistics:
         """Zeros of every layer."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Importance = Literal["lamp", "abs", "squared_abs", "normed_abs"]
+from kedro_aat.compression.settings import Importance
 
 # Size of the sample that brackets a threshold, and the bracket's half width in standard deviations.
 SAMPLE_SIZE = 1 << 15
@@ -31,15 +30,18 @@ def importance(weight: Tensor, kind: Importance) -> Tensor:
         float32, (weight.numel(),), at least 0.
     """
     magnitude = weight.detach().flatten().float().abs()
+    tiny = torch.finfo(torch.float32).tiny
+    scores: Tensor
     match kind:
         case "abs":
-            return magnitude
+            scores = magnitude
         case "squared_abs":
-            return magnitude.square()
+            scores = magnitude.square()
         case "normed_abs":
-            return magnitude / magnitude.norm().clamp_min(torch.finfo(torch.float32).tiny)
+            scores = magnitude / magnitude.norm().clamp_min(tiny)
         case "lamp":
-            return _lamp(magnitude)
+            scores = _lamp(magnitude)
+    return scores
 
 
 def _lamp(magnitude: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ and sets the rate. Once a search has taken over, `PathScheduler` follows the pat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -65,11 +66,11 @@ class ScheduleSettings(Settings):
             case "constant":
                 return first
             case "polynomial" if self.concave:
-                return first + (last - first) * (1 - (1 - progress) ** self.power)
+                return first + (last - first) * (1 - math.pow(1 - progress, self.power))
             case "polynomial":
-                return first + (last - first) * progress**self.power
+                return first + (last - first) * math.pow(progress, self.power)
             case "exponential":
-                return 1 - (1 - first) * ((1 - last) / (1 - first)) ** progress
+                return 1 - (1 - first) * math.pow((1 - last) / (1 - first), progress)
             case "multistep":
                 return self.multistep_rates[sum(epoch >= start for start in self.multistep_epochs)]
             case "adaptive":
@@ -78,9 +79,7 @@ class ScheduleSettings(Settings):
     @property
     def final_rate(self) -> float:
         """The rate at which the schedule ends."""
-        return {"constant": self.initial_rate, "multistep": self.multistep_rates[-1]}.get(
-            self.kind, self.target_rate
-        )
+        return {"constant": self.initial_rate, "multistep": self.multistep_rates[-1]}.get(self.kind, self.target_rate)
 
 
 class EpochScheduler:

@@ -38,14 +38,12 @@ def to_program(model: nn.Module, example_input: Tensor) -> ExportedProgram:
     _require_cpu(model)
     try:
         with evaluating(model), torch.no_grad(), quiet():
-            return torch.export.export(
-                model, (_traced_batch(example_input),), dynamic_shapes=({0: Dim("batch")},)
-            )
+            return torch.export.export(model, (_traced_batch(example_input),), dynamic_shapes=({0: Dim("batch")},))
     except Exception as error:  # torch.export raises a dozen kinds of error, most of them private
         raise ExportError(
             f"{type(model).__name__} cannot be exported for any batch size. Its forward must take one tensor "
-            "whose first dimension is the batch; it must neither turn the batch size into a Python number nor "
-            f"branch on the values of tensors. torch.export says: {error}"
+            "whose first dimension is the batch; it must neither turn the batch size into a Python number "
+            f"nor branch on the values of tensors. torch.export says: {first_cause(error)}"
         ) from error
 
 
@@ -65,8 +63,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Keep back what PyTorch and the ONNX libraries say to their own developers during an export.
 
-    Their warnings (deprecated internals, operators of packages that are not installed) leave a user nothing to
-    do. Errors are raised and logged as ever.
+    Their warnings (deprecated internals, operators of packages that are not installed) leave a user nothing
+    to do. Errors are raised and logged as ever.
     """
     loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -79,6 +77,13 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def first_cause(error: BaseException) -> str:
+    """What began a chain of errors, without the pages of advice to exporter developers below it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().split("\n\n")[0]
 
 
 def _require_cpu(model: nn.Module) -> None:

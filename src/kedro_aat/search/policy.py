@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -31,8 +31,7 @@ class Problem(Settings):
     def _ordered(self) -> Problem:
         if self.minimal_rate > self.maximal_rate:
             raise ValueError(
-                f"the minimal rate must be at most the maximal rate ({self.maximal_rate}), "
-                f"but got {self.minimal_rate}"
+                f"the minimal rate must be at most the maximal rate ({self.maximal_rate}), but got {self.minimal_rate}"
             )
         return self
 
@@ -154,7 +153,10 @@ class SearchPolicy(Protocol[S]):
     its state goes on exactly as it would have.
     """
 
-    kind: Literal["early_exit", "uniform_decrease", "interpolate"]
+    @property
+    def maximal_total_epochs(self) -> int:
+        """Limit on the epochs trained."""
+        ...
 
     def initial(self, problem: Problem) -> S:
         """The state before the first question."""

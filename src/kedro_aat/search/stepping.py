@@ -164,9 +164,7 @@ class _Stepping(SteppingSettings):
         changes: dict[str, Any] = {
             "num_epochs": decided.num_epochs + seen.trained,
             "current_rate": seen.requested_rate,
-            "best_margin": seen.margin
-            if decided.best_margin is None
-            else max(decided.best_margin, seen.margin),
+            "best_margin": seen.margin if decided.best_margin is None else max(decided.best_margin, seen.margin),
         }
         if decided.phase == "initial":
             changes["early_exit"] = EarlyExit().tell(decided.early_exit, seen)
@@ -200,9 +198,7 @@ class _Stepping(SteppingSettings):
         # The step is tested here, when a change is due, and not before every epoch: the original gave
         # its last rate a single epoch in place of its patience.
         if state.step < self.minimal_compression_rate_step:
-            return state, state.stop(
-                f"The change of rate fell below {self.minimal_compression_rate_step:g}."
-            )
+            return state, state.stop(f"The change of rate fell below {self.minimal_compression_rate_step:g}.")
         return self._change_rate(state)
 
     def _is_change_due(self, state: SteppingState) -> bool:

@@ -20,7 +20,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -239,6 +239,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         aliases: dict[str, str] = file.metadata() or {}
     return tensors | {alias: tensors[name] for alias, name in aliases.items()}
+
+
+def hash_tensors(named: Iterable[tuple[object, Tensor]]) -> str:
+    """A hash of the tensors' names, types, shapes and values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in named:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _require_safe(path: Path) -> None:

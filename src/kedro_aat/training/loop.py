@@ -6,7 +6,6 @@ below it give it the interface of NNCF 2.x.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import signal
 import tempfile
@@ -25,10 +24,9 @@ from torch import nn
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.compression.controller import CompressionController, CompressionStage, report
 from kedro_aat.errors import MetricError
-from kedro_aat.search.choice import Policy
-from kedro_aat.search.policy import Epoch, EpochResult, Problem, Stop
+from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
 from kedro_aat.search.stepping import UNLIMITED_EPOCHS
-from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore, RunCheckpoints
+from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore, RunCheckpoints, hash_tensors
 from kedro_aat.training.nncf_config import AccuracyAwareSettings, NNCFConfig
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.runner import Callables, TrainingRunner
@@ -103,7 +101,7 @@ class FineTuned:
 
 def fine_tune(
     runner: TrainingRunner,
-    policy: Policy,
+    policy: SearchPolicy[Any],
     problem: Problem,
     budget: Budget,
     checkpoints: RunCheckpoints,
@@ -231,17 +229,13 @@ def _frontier(history: list[EpochRecord]) -> set[int]:
     return frontier
 
 
-def _resume(
-    runner: TrainingRunner, policy: Policy, checkpoint: Checkpoint
-) -> tuple[list[EpochRecord], Any]:
+def _resume(runner: TrainingRunner, policy: SearchPolicy[Any], checkpoint: Checkpoint) -> tuple[list[EpochRecord], Any]:
     runner.resume(checkpoint)
     history = [EpochRecord(**row) for row in checkpoint.state["history"]]
     return history, policy.load(checkpoint.state["search"])
 
 
-def _finish(
-    runner: TrainingRunner, stop: Stop, history: list[EpochRecord], checkpoints: RunCheckpoints
-) -> FineTuned:
+def _finish(runner: TrainingRunner, stop: Stop, history: list[EpochRecord], checkpoints: RunCheckpoints) -> FineTuned:
     """Loads what is returned, and validates it once more."""
     if stop.best is not None:
         runner.restore_model(checkpoints.load(stop.best))
@@ -316,7 +310,7 @@ class BaseEarlyExitCompressionTrainingLoop:
         )
         self._result: FineTuned | None = None
         self._problem = Problem()
-        self._policy: Policy = self._settings.early_exit
+        self._policy: SearchPolicy[Any] = self._settings.early_exit
 
     def run(
         self,
@@ -491,10 +485,5 @@ def statistics_of(result: FineTuned, budget: Budget) -> TrainingLoopStatistics:
 
 def fingerprint(model: nn.Module) -> str:
     """A hash of all parameters and buffers."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        if isinstance(tensor, torch.Tensor):
-            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(memoryview(flat.numpy()))
-    return digest.hexdigest()
+    state = model.state_dict().items()
+    return hash_tensors((name, tensor) for name, tensor in state if isinstance(tensor, torch.Tensor))

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from kedro_aat.budget import BudgetSettings
-from kedro_aat.compression.magnitude import MagnitudeSparsity
 from kedro_aat.compression.schedule import ScheduleSettings
+from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.search.choice import AdaptivePolicy
 from kedro_aat.search.policy import Rate
@@ -188,10 +188,7 @@ class KnowledgeDistillationAlgorithm(_Algorithm):
 
 
 Algorithm = Annotated[
-    MagnitudeSparsityAlgorithm
-    | FilterPruningAlgorithm
-    | QuantizationAlgorithm
-    | KnowledgeDistillationAlgorithm,
+    MagnitudeSparsityAlgorithm | FilterPruningAlgorithm | QuantizationAlgorithm | KnowledgeDistillationAlgorithm,
     Field(discriminator="algorithm"),
 ]
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.magnitude import MagnitudeSparsity, MagnitudeSparsityController
+from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.nncf_config import MagnitudeSparsityAlgorithm, NNCFConfig
 
@@ -64,9 +65,7 @@ def create_compressed_model(
     config = NNCFConfig.from_dict(config)
     file = config.parsed
     if len(file.compression) != 1:
-        raise ConfigurationError(
-            "compression", [f"must name exactly one algorithm, but names {len(file.compression)}"]
-        )
+        raise ConfigurationError("compression", [f"must name exactly one algorithm, but names {len(file.compression)}"])
     algorithm = file.compression[0]
     if not isinstance(algorithm, MagnitudeSparsityAlgorithm):
         raise ConfigurationError(

@@ -31,7 +31,9 @@ class LoopProgress:
         self._bar: Progress | None = None
         if verbose and get_console().is_terminal and sys.stdout.isatty():
             self._bar = Progress(
-                TextColumn("[bold]epoch {task.completed}[/]/{task.total}" if total else "[bold]epoch {task.completed}[/]"),
+                TextColumn(
+                    "[bold]epoch {task.completed}[/]/{task.total}" if total else "[bold]epoch {task.completed}[/]"
+                ),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[line]}"),
                 TimeElapsedColumn(),
@@ -56,10 +58,7 @@ class LoopProgress:
     def show(self, record: EpochRecord) -> None:
         """Shows one epoch, and writes its scalars."""
         best = "none" if record.best_rate is None else f"{record.best_rate:.4f}"
-        line = (
-            f"rate {record.achieved_rate:.4f}  metric {record.metric:.4f}  "
-            f"margin {record.margin:+.4f}  best {best}"
-        )
+        line = f"rate {record.achieved_rate:.4f}  metric {record.metric:.4f}  margin {record.margin:+.4f}  best {best}"
         if self._bar is not None:
             self._bar.update(self._task, completed=record.epoch, line=line)
         elif self._verbose:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,18 @@ class Evaluation:
     scores: Tensor | None = None
 
 
+class Stateful(Protocol):
+    """Something that a checkpoint has to hold, such as a loss scaler."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, strings and plain containers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Callables:
     """The functions that a user gives to `run`; only the first two are needed."""
@@ -46,12 +58,14 @@ class Callables:
     load_checkpoint: Callable[..., Any] | None = None
     early_stopping: Callable[[float], bool] | None = None
     update_learning_rate: Callable[..., Any] | None = None
+    state: Stateful | None = None
 
     def __post_init__(self) -> None:
         mistakes = [
             f"{name}_fn: must be callable, but got {function!r}"
             for name, function in vars(self).items()
-            if not (callable(function) or (function is None and name not in ("train_epoch", "validate")))
+            if name != "state"
+            and not (callable(function) or (function is None and name not in ("train_epoch", "validate")))
         ]
         if mistakes:
             raise ConfigurationError("run", mistakes)
@@ -70,8 +84,8 @@ class TrainingRunner:
         current_val_metric_value: The last metric; None before the first validation.
         best_val_metric_value: The best since the optimizer was last configured; likewise.
         current_loss: The last epoch's mean loss; None if unknown.
-        uncompressed_model_accuracy: Metric of the uncompressed model.
-        minimal_tolerable_accuracy: The worst metric within budget.
+        uncompressed_model_accuracy: Metric of the uncompressed model; None while a baseline is trained.
+        minimal_tolerable_accuracy: The worst metric within budget; likewise.
     """
 
     def __init__(
@@ -80,8 +94,8 @@ class TrainingRunner:
         compression_controller: CompressionController,
         callables: Callables,
         *,
-        uncompressed_model_accuracy: float,
-        minimal_tolerable_accuracy: float,
+        uncompressed_model_accuracy: float | None = None,
+        minimal_tolerable_accuracy: float | None = None,
         higher_is_better: bool = True,
         lr_updates_needed: bool = True,
     ) -> None:
@@ -118,7 +132,7 @@ class TrainingRunner:
         self.lr_scale = scale
         if ratio == 1.0:
             return
-        for optimizer in _listed(self.optimizer):
+        for optimizer in listed(self.optimizer):
             for group in optimizer.param_groups:
                 # The one-cycle and cyclic schedulers keep their limits in the groups.
                 for key in ("lr", "initial_lr", "max_lr", "min_lr"):
@@ -206,7 +220,7 @@ class TrainingRunner:
         if self.callables.update_learning_rate is not None:
             self.callables.update_learning_rate(self.lr_scheduler, self.training_epoch_count, metric, loss)
             return
-        for scheduler in _listed(self.lr_scheduler):
+        for scheduler in listed(self.lr_scheduler):
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(metric)
             else:
@@ -215,7 +229,7 @@ class TrainingRunner:
     @property
     def learning_rate(self) -> float | None:
         """Of the first parameter group, None without an optimizer."""
-        optimizers = _listed(self.optimizer)
+        optimizers = listed(self.optimizer)
         return float(optimizers[0].param_groups[0]["lr"]) if optimizers else None
 
     # --- state -----------------------------------------------------------------------------------------------
@@ -228,9 +242,10 @@ class TrainingRunner:
             number=number,
             model=self.model.state_dict(),
             training={
-                "optimizers": [optimizer.state_dict() for optimizer in _listed(self.optimizer)],
-                "lr_schedulers": [scheduler.state_dict() for scheduler in _listed(self.lr_scheduler)],
+                "optimizers": [optimizer.state_dict() for optimizer in listed(self.optimizer)],
+                "lr_schedulers": [scheduler.state_dict() for scheduler in listed(self.lr_scheduler)],
                 "controller": get_state() if get_state is not None else {},
+                "callables": self.callables.state.state_dict() if self.callables.state else {},
                 "rng": _rng_state(),
             },
             state=state
@@ -278,14 +293,12 @@ class TrainingRunner:
     def restore_optimizers(self, checkpoint: Checkpoint) -> None:
         """Puts optimizers and learning-rate schedulers, newly configured, into the state of `checkpoint`."""
         self.reset_training()
-        for optimizer, saved in zip(
-            _listed(self.optimizer), checkpoint.training["optimizers"], strict=True
-        ):
+        for optimizer, saved in zip(listed(self.optimizer), checkpoint.training["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        for scheduler, saved in zip(
-            _listed(self.lr_scheduler), checkpoint.training["lr_schedulers"], strict=True
-        ):
+        for scheduler, saved in zip(listed(self.lr_scheduler), checkpoint.training["lr_schedulers"], strict=True):
             scheduler.load_state_dict(saved)
+        if self.callables.state is not None:
+            self.callables.state.load_state_dict(checkpoint.training["callables"])
         self.lr_scale = checkpoint.state["lr_scale"]
         self.training_epoch_count = checkpoint.state["training_epoch_count"]
 
@@ -309,7 +322,8 @@ class TrainingRunner:
         return report(self.compression_controller).achieved_rate
 
 
-def _listed(one_or_many: Any) -> list[Any]:
+def listed(one_or_many: Any) -> list[Any]:
+    """One, several or None, as a list."""
     if one_or_many is None:
         return []
     return list(one_or_many) if isinstance(one_or_many, list | tuple) else [one_or_many]
@@ -317,16 +331,14 @@ def _listed(one_or_many: Any) -> list[Any]:
 
 def _all_schedulers(scheduler: Any) -> Iterator[Any]:
     """The schedulers, with those inside SequentialLR and ChainedScheduler."""
-    for one in _listed(scheduler):
+    for one in listed(scheduler):
         yield one
         yield from _all_schedulers(getattr(one, "_schedulers", None))
 
 
 def _accepts_epoch(function: Callable[..., Any]) -> bool:
     parameters: Iterable[inspect.Parameter] = inspect.signature(function).parameters.values()
-    return any(
-        parameter.name == "epoch" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters
-    )
+    return any(parameter.name == "epoch" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _rng_state() -> dict[str, Any]:
@@ -336,7 +348,13 @@ def _rng_state() -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": random.getstate(),
         # weights_only loading knows tensors, but no arrays.
-        "numpy": (kind, torch.from_numpy(np.asarray(keys).copy()), int(position), int(has_gauss), float(cached)),
+        "numpy": (
+            kind,
+            torch.from_numpy(np.asarray(keys).copy()),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
     }
 
 

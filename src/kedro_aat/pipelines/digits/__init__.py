@@ -1,1 +1,5 @@
-"""Handwritten digits: the data and the baseline model that this repository compresses."""
+"""The real data and the baseline that this repository runs on."""
+
+from kedro_aat.pipelines.digits.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

@@ -47,9 +47,7 @@ class ResidualCNN(nn.Module):
         in_channels: Channels of the images.
     """
 
-    def __init__(
-        self, widths: Sequence[int] = (24, 48, 96), num_classes: int = 10, in_channels: int = 1
-    ) -> None:
+    def __init__(self, widths: Sequence[int] = (24, 48, 96), num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False),

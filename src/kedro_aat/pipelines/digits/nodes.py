@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from kedro_aat.errors import DataError
+from kedro_aat.training.settings import Imported, TrainingSettings
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
     from torch import Tensor
+    from torch.nn import Module
+
+    from kedro_aat.training.checkpoints import CheckpointStore
 else:
     # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
-    # hint that it cannot resolve switches that check off, and importing these two takes seconds.
-    DataFrame = Series = Tensor = Any
+    # hint that it cannot resolve switches that check off, and importing these takes seconds.
+    DataFrame = Series = Tensor = Module = CheckpointStore = Any
+
+logger = logging.getLogger(__name__)
 
 SIDE = 8  # pixels
 MAX_PIXEL = 16
@@ -145,8 +153,7 @@ def _wrong_in_column(column: Series[Any], highest: int) -> list[str]:
     if impossible.any():
         first = column[impossible].iloc[0]
         mistakes.append(
-            f"`{column.name}` must be a whole number from 0 to {highest}, but got {first} in "
-            f"{_lines(impossible)}"
+            f"`{column.name}` must be a whole number from 0 to {highest}, but got {first} in {_lines(impossible)}"
         )
     return mistakes
 
@@ -167,8 +174,7 @@ def _too_small_splits(digits: DataFrame, settings: SplitSettings) -> list[str]:
     if not scarce:
         return []
     return [
-        f"every label must have at least {needed} examples to be in all splits, but fewer show "
-        f"the digit {_few(scarce)}"
+        f"every label must have at least {needed} examples to be in all splits, but fewer show the digit {_few(scarce)}"
     ]
 
 
@@ -181,3 +187,63 @@ def _few(names: list[str], limit: int = 3) -> str:
     """The first names of a list that may be long."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+class BaselineSettings(Settings):
+    """The network and its training.
+
+    Attributes:
+        seed: Of the initial weights and the shuffling.
+        num_epochs: Epochs of training.
+        model: `class_path` and `init_args` of the network.
+        training: How it is trained and judged.
+    """
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    num_epochs: PositiveInt = 30
+    model: Imported
+    training: TrainingSettings
+
+
+def train_baseline(
+    train_data: Mapping[str, Tensor],
+    validation_data: Mapping[str, Tensor],
+    checkpoint_store: CheckpointStore,
+    settings: BaselineSettings,
+) -> Module:
+    """Trains the network; one that is trained already is taken from the store.
+
+    Args:
+        train_data: `inputs` and `targets`.
+        validation_data: Likewise.
+        checkpoint_store: Keeps the epochs, so that a killed training goes on.
+        settings: The network and its training.
+
+    Returns:
+        The trained network, on the CPU.
+    """
+    from kedro_aat.compression.controller import Uncompressed
+    from kedro_aat.datasets.recipe import build_module
+    from kedro_aat.training.epoch import DefaultTraining, data_fingerprint, seed_everything
+    from kedro_aat.training.fit import fit
+    from kedro_aat.training.runner import TrainingRunner
+
+    settings.training.check()
+    seed_everything(settings.seed)
+    model = build_module(settings.model)
+    training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
+    runner = TrainingRunner(
+        model,
+        Uncompressed(model),
+        training.callables(),
+        higher_is_better=settings.training.direction() is not False,
+    )
+    identity = {
+        "settings": settings.model_dump(mode="json"),
+        "train_data": data_fingerprint(train_data),
+        "validation_data": data_fingerprint(validation_data),
+    }
+    with checkpoint_store.open(identity) as checkpoints:
+        metric = fit(runner, settings.num_epochs, checkpoints)
+    logger.info("The baseline's metric after %d epochs is %.4f", settings.num_epochs, metric)
+    return model.cpu()

@@ -1,0 +1,1 @@
+"""What the catalog persists: models, controllers, checkpoint stores and exported files."""

@@ -1,0 +1,35 @@
+"""Writing a folder all at once: a reader sees the old one or the new one, never a part."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new folder that takes `target`'s place when the block ends without an error."""
+    writing = target.with_name(target.name + ".writing")
+    remove(writing)
+    writing.mkdir(parents=True)
+    try:
+        yield writing
+    except BaseException:
+        remove(writing)
+        raise
+    old = target.with_name(target.name + ".old")
+    remove(old)
+    if target.exists():
+        target.rename(old)
+    writing.rename(target)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""Handles: what a long node writes to while it runs, and so can be neither its input nor its output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Never
+
+from kedro.io import AbstractDataset, DatasetError
+
+from kedro_aat.training.checkpoints import CheckpointStore
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class CheckpointStoreDataset(AbstractDataset[Never, CheckpointStore]):
+    """A folder of checkpoints; `load` gives the store, which writes by itself.
+
+    Args:
+        filepath: The folder.
+        metadata: For Kedro-Viz.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._folder = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> CheckpointStore:
+        """The store; its folder is made when the first run is opened."""
+        return CheckpointStore(self._folder)
+
+    def save(self, data: Never) -> None:
+        """Refuses: a checkpoint is written by `CheckpointStore.open(...).save(...)`."""
+        raise DatasetError(
+            "A checkpoint store is not saved as a whole: take it as a node's input, and write with "
+            "store.open(identity).save(checkpoint)."
+        )
+
+    def _exists(self) -> bool:
+        return True  # an empty store is a store
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._folder)}
+
+
+class TensorBoardLog:
+    """A folder of TensorBoard event files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def writer(self, run: str, *, next_epoch: int = 0) -> SummaryWriter:
+        """A writer for one run.
+
+        Args:
+            run: The run's name, a folder below this one.
+            next_epoch: First epoch to come: what a killed run had written from there on is hidden.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / run), purge_step=next_epoch)
+
+
+class TensorBoardDataset(AbstractDataset[Never, TensorBoardLog]):
+    """A TensorBoard log; `load` gives the log, which is written while a node runs.
+
+    Args:
+        filepath: The folder to give to `tensorboard --logdir`.
+        metadata: For Kedro-Viz.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._folder = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> TensorBoardLog:
+        """The log."""
+        return TensorBoardLog(self._folder)
+
+    def save(self, data: Never) -> None:
+        """Refuses: scalars are written with `TensorBoardLog.writer(...)`."""
+        raise DatasetError(
+            "A TensorBoard log is not saved as a whole: take it as a node's input, and write with log.writer(run)."
+        )
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._folder)}

@@ -1,0 +1,69 @@
+"""How a module is built again without pickle: the import path of its class, and its arguments."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import Any
+
+from torch import nn
+
+from kedro_aat.errors import ConfigurationError, ModelError
+from kedro_aat.training.settings import Imported
+
+_RECIPE = "_aat_recipe"
+
+
+def build_module(recipe: Imported) -> nn.Module:
+    """Builds a module, and notes in it how that was done, so that it can be saved.
+
+    Args:
+        recipe: Names a class of modules, or a function that is annotated to return a module. Anything else
+            is refused, since a recipe may come from a file.
+
+    Raises:
+        ConfigurationError: For a path or arguments that do not fit.
+        ModelError: If the path names no class of modules.
+    """
+    if mistakes := recipe.mistakes("model"):
+        raise ConfigurationError("model", mistakes)
+    target = recipe.load()
+    if not _makes_modules(target):
+        raise ModelError(
+            f"{recipe.class_path} makes no torch.nn.Module: name a class of modules, or annotate the function "
+            "with the class that it returns."
+        )
+    module: nn.Module = recipe.build()
+    object.__setattr__(module, _RECIPE, recipe)
+    return module
+
+
+def recipe_of(module: nn.Module) -> Imported:
+    """How the module was built.
+
+    Raises:
+        ModelError: If it was not built by `build_module` and needs arguments.
+    """
+    recipe = getattr(module, _RECIPE, None)
+    if isinstance(recipe, Imported):
+        return recipe
+    kind = type(module)
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    required = [
+        parameter.name
+        for parameter in inspect.signature(kind).parameters.values()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    ]
+    raise ModelError(
+        f"It is not known with which arguments this {kind.__name__} was made, so it cannot be saved without "
+        f"pickle. Build it with kedro_aat.datasets.recipe.build_module(Imported(class_path='{path}', "
+        f"init_args={{{', '.join(f'{name!r}: ...' for name in required)}}})), or name class_path and init_args "
+        "under `recipe` in its catalog entry."
+    )
+
+
+def _makes_modules(target: Any) -> bool:
+    if not inspect.isclass(target):
+        target = typing.get_type_hints(target).get("return")
+    return inspect.isclass(target) and issubclass(target, nn.Module)

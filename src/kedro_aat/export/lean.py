@@ -1,0 +1,98 @@
+"""Remove from an ONNX graph all that does not change what it computes, and give the rest short names."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+
+def make_lean(model: ir.Model, first_names: Mapping[str, str]) -> None:
+    """Clear notes, inner shapes, default attributes, negative zeros and long names, in place.
+
+    Args:
+        model: Its first input's first dimension is the batch, and is named so.
+        first_names: Every name of a tensor of the PyTorch model -> the name under which it is kept.
+    """
+    graph = model.graph
+    _name_batch(graph)
+    _name_initializers(graph, first_names)
+    _name_values(graph, taken={*first_names, *graph.initializers})
+    _clear_negative_zeros(graph)
+    _clear_default_attributes(graph)
+    _clear_notes(model)
+
+
+def _name_batch(graph: ir.Graph) -> None:
+    """Call the batch dimension "batch" in inputs and outputs; torch.export calls it s31 or the like."""
+    batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
+    for value in (*graph.inputs, *graph.outputs):
+        if value.shape:
+            value.shape = ir.Shape(["batch" if size == batch else size for size in value.shape])
+
+
+def _name_initializers(graph: ir.Graph, first_names: Mapping[str, str]) -> None:
+    """Keep the names of the model's tensors and number the constants: c0, c1, ..."""
+    numbered = (name for i in itertools.count() if (name := f"c{i}") not in first_names)
+    for value in tuple(graph.initializers.values()):
+        assert value.name is not None  # initializers are kept by name
+        # Fused batch normalisation gives "conv.weight" without bias a "conv.weight_bias".
+        weight = value.name.removesuffix("_bias")
+        bias = weight.removesuffix("weight") + "bias"
+        if value.name in first_names:
+            value.name = first_names[value.name]
+        elif weight in first_names and bias not in graph.initializers:
+            value.name = bias
+        else:
+            value.name = next(numbered)
+
+
+def _name_values(graph: ir.Graph, taken: set[str]) -> None:
+    """Number the values between nodes, v0, v1, ..., and leave the nodes nameless, as ONNX allows."""
+    numbered = (name for i in itertools.count() if (name := f"v{i}") not in taken)
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        node.name = None
+        for value in node.outputs:
+            if value.name and not value.is_graph_output():  # an optional output that is not used has no name
+                value.name = next(numbered)
+
+
+def _clear_negative_zeros(graph: ir.Graph) -> None:
+    """Masks leave -0.0 behind, whose sign bits triple the size of the compressed file."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype.is_floating_point():
+            numbers = tensor.numpy()
+            if (np.signbit(numbers) & (numbers == 0)).any():
+                value.const_value = ir.tensor(numbers + numbers.dtype.type(0), name=value.name)
+
+
+def _clear_default_attributes(graph: ir.Graph) -> None:
+    """Remove attributes that repeat what ONNX takes for granted: 0.4 of the 2.8 KB around ten layers."""
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        if not onnx.defs.has(node.op_type, node.domain):
+            continue
+        schema = onnx.defs.get_schema(node.op_type, graph.opset_imports[node.domain], node.domain)
+        for name, attribute in tuple(node.attributes.items()):
+            declared = schema.attributes.get(name)
+            if declared is not None and ir.to_proto(attribute) == declared.default_value:
+                del node.attributes[name]
+
+
+def _clear_notes(model: ir.Model) -> None:
+    """Remove metadata, doc strings, the producer and the shapes of all but inputs and outputs."""
+    common.ClearMetadataAndDocStringPass()(model)  # of nodes, and of graphs with nodes
+    model.producer_name = model.producer_version = model.doc_string = None
+    model.metadata_props.clear()
+    graph = model.graph
+    graph.metadata_props.clear()
+    inner = (value for node in ir.traversal.RecursiveGraphIterator(graph) for value in node.outputs)
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values(), *inner):
+        value.metadata_props.clear()
+        value.doc_string = None
+        if not (value.is_graph_input() or value.is_graph_output()):
+            value.shape = value.type = None

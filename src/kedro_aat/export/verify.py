@@ -1,0 +1,157 @@
+"""Whether an exported file does what its model does: read back, run, and compared number by number."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from kedro_aat.errors import ExportError
+from kedro_aat.export.program import evaluating, quiet
+from kedro_aat.export.session import open_session, run_session
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far an exported file agrees with its model.
+
+    Attributes:
+        difference: Largest absolute difference between two outputs, as a fraction of the largest absolute
+            output of the model; 0 is perfect.
+        same_labels: Fraction in [0, 1] of labels (the largest output along dimension 1, the classes) that are
+            equal; None where the outputs have fewer than two classes.
+        batch_sizes: The batch sizes that were compared.
+    """
+
+    difference: float
+    same_labels: float | None
+    batch_sizes: tuple[int, ...]
+
+
+def verify_onnx(onnx_model: onnx.ModelProto, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
+    """Run an ONNX model in onnxruntime, on the CPU, and compare it with its model in evaluation mode.
+
+    It is serialised and read back first. Both run all the inputs in one batch, and the first input alone.
+
+    Args:
+        onnx_model: What `to_onnx` made of the model.
+        model: On the CPU.
+        inputs: (B, ...), B at least 1; real examples tell more than random numbers.
+        tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; allow int8 more.
+
+    Returns:
+        The agreement, within the tolerance.
+
+    Raises:
+        ExportError: They differ by more than the tolerance, or in the shape of their output; or the file does
+            not run.
+    """
+    session = open_session(onnx_model.SerializeToString())
+    return _compare("ONNX file", lambda batch: run_session(session, batch), model, inputs, tolerance)
+
+
+def verify_program(program: ExportedProgram, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
+    """Save a program to a temporary `.pt2` file, load it and compare it with its model in evaluation mode.
+
+    Args:
+        program: What `to_program` made of the model.
+        model: On the CPU.
+        inputs: (B, ...), B at least 1.
+        tolerance: Largest `Agreement.difference` that passes; a program usually agrees exactly.
+
+    Returns:
+        The agreement, within the tolerance.
+
+    Raises:
+        ExportError: They differ by more than the tolerance, or in the shape of their output; or the file does
+            not run.
+    """
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "program.pt2"
+        torch.export.save(program, path)
+        loaded = torch.export.load(path).module()
+    return _compare("exported program", loaded, model, inputs, tolerance)
+
+
+def count_zeros(onnx_model: onnx.ModelProto, names: Iterable[str]) -> tuple[int, int]:
+    """Count zeros and numbers in weights of an ONNX model, so that a rate is measured on the file itself.
+
+    Args:
+        onnx_model: What `to_onnx` made of a model; not a quantised one, whose weights have other names.
+        names: Of the weights, as in `model.named_parameters()`.
+
+    Returns:
+        How many of these weights' numbers are zero, and how many there are.
+
+    Raises:
+        ExportError: A weight is not in the file under its name; all such are listed.
+    """
+    tensors = {tensor.name: tensor for tensor in onnx_model.graph.initializer}
+    wanted = list(names)
+    if missing := [name for name in wanted if name not in tensors]:
+        raise ExportError(
+            f"no weight named {', '.join(missing)} is in the ONNX model, so its zeros cannot be counted. The "
+            "exporter renames weights that it computes (those of parametrised or quantised layers) and drops "
+            "those that the forward pass does not use: leave them out of `names`."
+        )
+    arrays = [numpy_helper.to_array(tensors[name]) for name in wanted]
+    return sum(int(np.sum(array == 0)) for array in arrays), sum(array.size for array in arrays)
+
+
+def _compare(kind: str, exported: Run, model: nn.Module, inputs: Tensor, tolerance: float) -> Agreement:
+    batches = [inputs if len(inputs) > 1 else torch.cat([inputs, inputs]), inputs[:1]]
+    differences, labels = [], []
+    for batch in batches:
+        with evaluating(model), torch.no_grad():
+            expected = model(batch)
+        try:
+            with torch.no_grad():
+                got = exported(batch)
+        except Exception as error:  # each runtime has its own kinds
+            raise ExportError(f"the {kind} does not run with a batch of {len(batch)}: {error}") from error
+        if got.shape != expected.shape:
+            raise ExportError(
+                f"the {kind} gives an output of shape {tuple(got.shape)} for a batch of {len(batch)}, "
+                f"but the model gives {tuple(expected.shape)}."
+            )
+        differences.append(_difference(got, expected))
+        if expected.ndim >= 2 and expected.shape[1] >= 2:
+            labels.append(float((got.argmax(1) == expected.argmax(1)).double().mean()))
+
+    # The worst of the two batches. max() would pass over a NaN.
+    agreement = Agreement(
+        difference=float(np.max(differences)),
+        same_labels=min(labels) if labels else None,
+        batch_sizes=tuple(len(batch) for batch in batches),
+    )
+    if not agreement.difference <= tolerance:
+        raise ExportError(_disagreement(kind, agreement, tolerance))
+    return agreement
+
+
+def _difference(got: Tensor, expected: Tensor) -> float:
+    largest = float(expected.abs().max())
+    difference = float((got - expected).abs().max())
+    return difference / largest if largest > 0 else difference
+
+
+def _disagreement(kind: str, agreement: Agreement, tolerance: float) -> str:
+    if not math.isfinite(agreement.difference):
+        return f"the {kind} or its model gives outputs that are not finite: check the model on these inputs."
+    labels = "" if agreement.same_labels is None else f"; {agreement.same_labels:.1%} of the labels are equal"
+    return (
+        f"the {kind} differs from its model by {agreement.difference:.2g} of the largest output, more than "
+        f"the tolerance of {tolerance:.2g}{labels}. Was the model changed after it was exported? Does its "
+        "forward draw random numbers? If the file is quantised, raise `tolerance`."
+    )

@@ -1,0 +1,62 @@
+"""How the data go through the nodes. All that passes between two of them is in the catalog."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from kedro_aat.pipelines.aat.nodes import (
+    build_controller,
+    evaluate_baseline,
+    export_model,
+    finetune_adaptively,
+    summarize_run,
+)
+
+
+def create_pipeline(**_: Any) -> Pipeline:
+    """The accuracy-aware training of `baseline_model` on `train_data` and `validation_data`."""
+    return Pipeline(
+        [
+            Node(
+                evaluate_baseline,
+                ["baseline_model", "train_data", "validation_data", "params:aat"],
+                "baseline_evaluation",
+                name="evaluate_baseline",
+            ),
+            Node(
+                build_controller,
+                # The evaluation is asked for so that a bad baseline or budget is found first.
+                ["baseline_model", "baseline_evaluation", "params:aat"],
+                "compression_controller",
+                name="build_controller",
+            ),
+            Node(
+                finetune_adaptively,
+                [
+                    "compression_controller",
+                    "train_data",
+                    "validation_data",
+                    "baseline_evaluation",
+                    "checkpoint_store",
+                    "tensorboard_log",
+                    "params:aat",
+                ],
+                ["fine_tuned_controller", "search_result", "trajectory"],
+                name="finetune_adaptively",
+            ),
+            Node(
+                export_model,
+                ["fine_tuned_controller", "baseline_model", "validation_data", "search_result", "params:aat"],
+                ["compressed_model", "compressed_onnx", "compressed_program", "export_report"],
+                name="export_model",
+            ),
+            Node(
+                summarize_run,
+                ["baseline_evaluation", "search_result", "export_report", "params:aat"],
+                "aat_summary",
+                name="summarize_run",
+            ),
+        ]
+    )

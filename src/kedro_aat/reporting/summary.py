@@ -1,0 +1,121 @@
+"""The summary of a run: as JSON for machines, as a table for the terminal."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kedro_aat.budget import Outcome
+from kedro_aat.training.loop import EpochRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
+    """One row an epoch, with the fields of `EpochRecord` as columns."""
+    import pandas as pd
+
+    whole_numbers = {"started_from": "Int64"}
+    fractions = dict.fromkeys(("standard_error", "loss", "learning_rate", "best_rate"), "float64")
+    return pd.DataFrame([asdict(record) for record in history]).astype({**whole_numbers, **fractions})
+
+
+def summarize(evaluation: dict[str, Any], search: dict[str, Any], export: dict[str, Any], seed: int) -> dict[str, Any]:
+    """`aat_summary.json`.
+
+    Args:
+        evaluation: Of the baseline, from `evaluate_baseline`.
+        search: How the search ended, from `finetune_adaptively`.
+        export: Sizes, costs and agreement, from `export_model`.
+        seed: Of the run.
+    """
+    import torch
+
+    compressed = {
+        "validation": search["validation"],
+        "test": None,
+        "rate": search["rate"],
+        **export["compressed"],
+    }
+    return {
+        "outcome": search["outcome"],
+        "reason": search["reason"],
+        "advice": Outcome(search["outcome"]).advice,
+        "metric": evaluation["metric"],
+        "budget": evaluation["budget"],
+        "baseline": {"validation": evaluation["validation"], "test": None, **export["baseline"]},
+        "compressed": compressed,
+        # Test metrics and certificate come from one reading of the test split, which is still unread.
+        "certificate": {"statistic": None, "p_value": None, "alpha": None, "examples": None},
+        "report": None,
+        "agreement": export["agreement"],
+        "epochs": search["epochs"],
+        "run": search["run"],
+        "seed": seed,
+        "environment": {
+            "python": platform.python_version(),
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "device": search["device"],
+        },
+        "versions": {library: version(library) for library in _LIBRARIES},
+    }
+
+
+def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+    """The closing table: outcome, and baseline beside compressed model."""
+    console = console or Console()
+    outcome = Outcome(summary["outcome"])
+    style = "bold green" if outcome in (Outcome.CERTIFIED, Outcome.WITHIN_BUDGET) else "bold red"
+    console.print()
+    console.print(Text(f"Outcome: {outcome}", style=style))
+    console.print(f"{summary['reason']} {summary['advice']}", highlight=False)
+    console.print(_table(summary))
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    baseline, compressed = summary["baseline"], summary["compressed"]
+    budget, metric = summary["budget"], summary["metric"]
+    better = "at least" if metric["higher_is_better"] else "at most"
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for column in ("baseline", "compressed", "change"):
+        table.add_column(column, justify="right")
+    table.add_row(
+        f"{metric['name']}, validation",
+        f"{baseline['validation']:.4f}",
+        f"{compressed['validation']:.4f}",
+        f"{compressed['validation'] - baseline['validation']:+.4f}",
+    )
+    table.add_row("  tolerated", "", f"{better} {budget['lowest_tolerated']:.4f}", f"{budget['drop']:.4g} worse")
+    table.add_row("compression rate", "", f"{compressed['rate']['achieved']:.4f}", "")
+    for label, key in (
+        ("parameters", "parameters"),
+        ("  of them not zero", "nonzero_parameters"),
+        ("MACs", "macs"),
+    ):
+        _add_ratio(table, label, baseline[key], compressed[key], "{:,.0f}")
+    _add_ratio(table, "ONNX file, bytes", baseline["onnx_bytes"], compressed["onnx_bytes"], "{:,.0f}")
+    _add_ratio(table, "  gzipped", baseline["onnx_gzip_bytes"], compressed["onnx_gzip_bytes"], "{:,.0f}")
+    for batch_size, latency in (baseline["latency_ms"] or {}).items():
+        measured = (compressed["latency_ms"] or {}).get(batch_size)
+        _add_ratio(table, f"latency, batch {batch_size}, ms", latency, measured, "{:.3f}")
+    epochs = summary["epochs"]
+    table.add_row("epochs", "", f"{epochs['used']} of {epochs['allowed']}", "")
+    return table
+
+
+def _add_ratio(table: Table, label: str, before: float | None, after: float | None, form: str) -> None:
+    if before is None:
+        return
+    shown = "-" if after is None else form.format(after)
+    table.add_row(label, form.format(before), shown, f"{after / before:.2f}x" if after is not None and before else "")

@@ -1,0 +1,259 @@
+"""The default training and validation functions, for people who write no training code."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
+
+from kedro_aat.errors import DataError
+from kedro_aat.training.checkpoints import hash_tensors
+from kedro_aat.training.runner import Callables, Evaluation, listed
+from kedro_aat.training.settings import TrainingSettings
+
+Data = Mapping[str, Tensor] | Dataset[Any]
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class DefaultTraining:
+    """Trains and judges one model as `TrainingSettings` say.
+
+    The order of the examples is a function of seed and epoch alone, so that a resumed run sees them as an
+    uninterrupted one does. Loss and metric are summed on the device and read once an epoch.
+
+    Args:
+        model: Moved to the device, and to channels-last if asked for.
+        settings: How to train.
+        train_data: `{"inputs": (N, ...), "targets": (N, ...)}` or a dataset of (input, target) pairs.
+        validation_data: Likewise.
+        seed: Of shuffling, and of torch, numpy and python.
+
+    Raises:
+        DataError: For an empty split, or tensors that do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainingSettings,
+        train_data: Data | None,
+        validation_data: Data,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.settings = settings
+        self.device = pick_device(settings.device)
+        self._memory_format = torch.channels_last if settings.channels_last else torch.preserve_format
+        self.model = model.to(self.device)
+        if settings.channels_last:
+            self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._forward = torch.compile(model) if settings.compile else model
+        self._seed = seed
+        self._loss = settings.loss.build()
+        if isinstance(self._loss, nn.Module):
+            self._loss.to(self.device)
+        self._metric = settings.metric.build().to(self.device)
+        self._scaler = self._new_scaler()
+        self._train_data = None if train_data is None else as_dataset(train_data, "training")
+        self._validation_data = as_dataset(validation_data, "validation")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return len(self.train_batches(0))
+
+    def train_batches(self, epoch: int) -> DataLoader[Any]:
+        """The shuffled batches of one epoch; a last, smaller one is left out, for BatchNorm's sake."""
+        assert self._train_data is not None
+        generator = torch.Generator().manual_seed(self._seed + epoch)
+        return self._batches(self._train_data, RandomSampler(self._train_data, generator=generator), drop_last=True)  # type: ignore[arg-type]
+
+    def validation_batches(self) -> DataLoader[Any]:
+        """The validation split in its own order."""
+        return self._batches(
+            self._validation_data,
+            SequentialSampler(self._validation_data),  # type: ignore[arg-type]
+            drop_last=False,
+        )
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """A new optimizer, scheduler and loss scaler."""
+        self._scaler = self._new_scaler()
+        optimizer = self.settings.optimizer.build(self.model.parameters())
+        scheduler = self.settings.scheduler.build(optimizer) if self.settings.scheduler else None
+        return optimizer, scheduler
+
+    def train_epoch(
+        self, compression_controller: Any, model: nn.Module, *, epoch: int, optimizer: Any, lr_scheduler: Any
+    ) -> float:
+        """One pass over the training data.
+
+        Returns:
+            The mean loss.
+        """
+        model.train()
+        total = torch.zeros((), device=self.device)
+        batches = self.train_batches(epoch)
+        for inputs, targets in batches:
+            compression_controller.scheduler.step()
+            with self._autocast():
+                outputs = self._forward(self._to_device(inputs))
+                loss = self._loss(outputs, targets.to(self.device, non_blocking=True))
+            loss = loss + compression_controller.loss()
+            self._optimizer_step(loss, listed(optimizer))
+            if self.settings.scheduler_interval == "step":
+                for scheduler in listed(lr_scheduler):
+                    scheduler.step()
+            total += loss.detach()
+        return float(total) / len(batches)
+
+    def validate(self, model: nn.Module, epoch: int | None = None) -> Evaluation:
+        """The metric over the validation split."""
+        model.eval()
+        self._metric.reset()
+        with torch.no_grad():
+            for inputs, targets in self.validation_batches():
+                with self._autocast():
+                    outputs = self._forward(self._to_device(inputs))
+                self._metric.update(outputs.float(), targets.to(self.device, non_blocking=True))
+        return Evaluation(self._metric.compute())
+
+    def callables(self) -> Callables:
+        """What a training loop is to call: these functions, or the user's own in their place."""
+        own = self.settings.function
+        train, validate, configure = own("train_epoch"), own("validate_"), own("configure_optimizers")
+        return Callables(
+            train_epoch=self._with_train_data(train) if train else self.train_epoch,
+            validate=_with(validate, data=self.validation_batches()) if validate else self.validate,
+            configure_optimizers=_with(configure, model=self.model) if configure else self.configure_optimizers,
+            early_stopping=own("early_stopping"),
+            # Schedulers that step with the optimizer are through with an epoch when it ends.
+            update_learning_rate=own("update_learning_rate")
+            or (_leave_alone if self.settings.scheduler_interval == "step" else None),
+            state=self,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loss scaler's state."""
+        return {"scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        self._scaler.load_state_dict(state["scaler"])
+
+    def _optimizer_step(self, loss: Tensor, optimizers: list[torch.optim.Optimizer]) -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        for optimizer in optimizers:
+            if self.settings.gradient_clip_norm is not None:
+                self._scaler.unscale_(optimizer)
+                parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+                nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip_norm)
+            self._scaler.step(optimizer)
+        self._scaler.update()
+
+    def _with_train_data(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Hands the epoch's batches to a user's training function that takes `data`."""
+
+        def train_epoch(controller: Any, model: nn.Module, *, epoch: int, **more: Any) -> Any:
+            return _with(function, data=self.train_batches(epoch))(controller, model, epoch=epoch, **more)
+
+        return train_epoch
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.settings.precision == "fp16")
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.settings.precision
+        return torch.autocast(self.device.type, _AUTOCAST.get(precision), enabled=precision != "fp32")
+
+    def _to_device(self, inputs: Tensor) -> Tensor:
+        memory_format = self._memory_format if inputs.dim() == 4 else torch.preserve_format
+        return inputs.to(self.device, non_blocking=True, memory_format=memory_format)
+
+    def _batches(self, dataset: Dataset[Any], sampler: Any, *, drop_last: bool) -> DataLoader[Any]:
+        size = self.settings.batch_size
+        drop_last = drop_last and len(dataset) > size  # type: ignore[arg-type]
+        options: dict[str, Any] = {
+            "num_workers": self.settings.num_workers,
+            "pin_memory": self.device.type == "cuda",
+        }
+        if isinstance(dataset, TensorDataset):  # a batch is one indexing of the tensors, with nothing to collate
+            sampler = BatchSampler(sampler, size, drop_last)
+            return DataLoader(dataset, sampler=sampler, batch_size=None, **options)
+        return DataLoader(dataset, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
+
+
+def as_dataset(data: Data, split: str) -> Dataset[Any]:
+    """A torch dataset of the given data.
+
+    Raises:
+        DataError: Names the split if it is empty or its parts do not fit together.
+    """
+    if isinstance(data, Mapping):
+        missing = [key for key in ("inputs", "targets") if key not in data]
+        if missing:
+            raise DataError(f"The {split} split needs {' and '.join(missing)}; it has {', '.join(data) or 'nothing'}.")
+        sizes = {key: len(data[key]) for key in ("inputs", "targets")}
+        if len(set(sizes.values())) > 1:
+            raise DataError(f"The {split} split has {sizes['inputs']} inputs, but {sizes['targets']} targets.")
+        data = TensorDataset(data["inputs"], data["targets"])
+    if len(data) == 0:  # type: ignore[arg-type]
+        raise DataError(f"The {split} split is empty: give it examples, or a larger share of the data.")
+    return data
+
+
+def example_input(data: Data, num_examples: int = 2) -> Tensor:
+    """The first inputs of a split, (num_examples, ...)."""
+    dataset = as_dataset(data, "validation")
+    count = min(num_examples, len(dataset))  # type: ignore[arg-type]
+    return torch.stack([dataset[index][0] for index in range(count)])
+
+
+def data_fingerprint(data: Data) -> str:
+    """A hash that tells one split from another: of all tensors, or of a dataset's size and first example."""
+    dataset = as_dataset(data, "given")
+    if isinstance(dataset, TensorDataset):
+        return hash_tensors(enumerate(dataset.tensors))
+    first = dataset[0]
+    return f"{len(dataset)}-{hash_tensors((i, part) for i, part in enumerate(first) if isinstance(part, Tensor))}"  # type: ignore[arg-type]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is a GPU if there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds torch, numpy and python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def _with(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
+    """`function` with those of the extra arguments that it takes."""
+    parameters: Iterable[str] = inspect.signature(function).parameters
+    return partial(function, **{key: value for key, value in extra.items() if key in parameters})
+
+
+def _leave_alone(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:
+    pass

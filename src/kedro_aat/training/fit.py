@@ -1,0 +1,39 @@
+"""Plain training for a fixed number of epochs, for baselines; a run that was killed goes on."""
+
+from __future__ import annotations
+
+import logging
+
+from kedro_aat.training.checkpoints import RunCheckpoints
+from kedro_aat.training.runner import TrainingRunner
+
+logger = logging.getLogger(__name__)
+
+
+def fit(runner: TrainingRunner, num_epochs: int, checkpoints: RunCheckpoints) -> float:
+    """Trains the runner's model, and leaves it as it is after the last epoch.
+
+    Args:
+        runner: With a controller that does nothing.
+        num_epochs: At least 1.
+        checkpoints: Where the epochs are kept; they say where to go on.
+
+    Returns:
+        The validation metric after the last epoch.
+    """
+    checkpoint = checkpoints.latest()
+    if checkpoint is None:
+        runner.reset_training()
+    else:
+        runner.resume(checkpoint)
+        logger.info("Going on after epoch %d of the run in %s", checkpoint.number, checkpoints.folder)
+    while runner.cumulative_epoch_count < num_epochs:
+        loss = runner.train_epoch()
+        metric = runner.validate().metric
+        runner.update_learning_rate(metric, loss)
+        number = runner.cumulative_epoch_count
+        checkpoints.save(runner.checkpoint(number, {"metric": metric}), runner.dump)
+        checkpoints.keep_only({number - 1, number})
+        logger.info("epoch %d/%d  loss %.4f  metric %.4f", number, num_epochs, loss or 0.0, metric)
+    checkpoints.finish()
+    return runner.validate().metric

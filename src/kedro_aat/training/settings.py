@@ -1,0 +1,174 @@
+"""Settings of the default training; what they name is imported only when it is needed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from kedro_aat.errors import ConfigurationError
+from kedro_aat.validated import Settings, closest
+
+
+class Imported(Settings):
+    """Something by its import path, with the arguments to call it with.
+
+    Attributes:
+        class_path: For example `torch.optim.SGD`.
+        init_args: Keyword arguments.
+    """
+
+    class_path: str
+    init_args: dict[str, Any] = Field(default_factory=dict)
+
+    def load(self) -> Any:
+        """What `class_path` names."""
+        return import_path(self.class_path)
+
+    def build(self, *args: Any, **more: Any) -> Any:
+        """Calls it with `args`, `init_args` and `more`."""
+        return self.load()(*args, **self.init_args, **more)
+
+    def mistakes(self, key: str) -> list[str]:
+        """What is wrong with the path or the names of the arguments; empty if nothing is."""
+        try:
+            signature = inspect.signature(self.load())
+        except ConfigurationError as error:
+            return [f"{key}.class_path: {mistake}" for mistake in error.mistakes]
+        except (TypeError, ValueError):  # no signature to be had (a builtin): nothing to check against
+            return []
+        parameters = signature.parameters
+        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return []
+        return [
+            f"{key}.init_args.{name}: {self.class_path} takes no such argument.{closest(name, list(parameters))}"
+            for name in self.init_args
+            if name not in parameters
+        ]
+
+
+def import_path(path: str) -> Any:
+    """The object that a dotted path names.
+
+    Raises:
+        ConfigurationError: If there is no such module or name, with the likely intended one.
+    """
+    module_path, _, name = path.rpartition(".")
+    if not module_path:
+        rule = "must be a dotted import path such as torch.optim.SGD"
+        raise ConfigurationError(path, [f"{rule}, but got '{path}'"])
+    try:
+        module = import_module(module_path)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(path, [f"'{path}' cannot be imported: {error}"]) from None
+    if not hasattr(module, name):
+        known = [known for known in dir(module) if not known.startswith("_")]
+        raise ConfigurationError(path, [f"'{module_path}' has no '{name}'.{closest(name, known)}"])
+    return getattr(module, name)
+
+
+def _from_path(value: Any) -> Any:
+    return {"class_path": value} if isinstance(value, str) else value
+
+
+# A bare import path stands for one without arguments.
+ImportedOrPath = Annotated[Imported, BeforeValidator(_from_path)]
+
+
+# Settings that are import paths of functions of the user's own.
+_CALLABLES = ("train_epoch", "validate_", "configure_optimizers", "early_stopping", "update_learning_rate")
+
+
+class TrainingSettings(Settings):
+    """How a model is trained and judged by those who write no training code.
+
+    Attributes:
+        batch_size: Examples in a training step and in a validation batch.
+        optimizer: Called with the model's parameters.
+        scheduler: Learning-rate scheduler, called with the optimizer; None keeps the rate.
+        scheduler_interval: Whether it is stepped after each epoch or each optimizer step.
+        loss: Called as `loss(outputs, targets)`.
+        metric: A torchmetrics metric.
+        higher_is_better: Direction of the metric; None takes the metric's own.
+        device: `auto` takes a GPU if there is one; or any name that torch knows.
+        precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
+        channels_last: Whether images lie in memory channel by channel last.
+        compile: Whether the model is compiled for training.
+        gradient_clip_norm: Largest norm of all gradients together; None does not clip.
+        num_workers: Processes that load data.
+        train_epoch: Import path of a function used instead of ours; it is called as the loops' callable is,
+            and with `data=` (the training batches) if it takes that.
+        validate_: Likewise, with the validation batches; spelt `validate` in YAML.
+        configure_optimizers: Likewise, with `model=` if it takes that.
+        early_stopping: Import path; see the loops' `run`.
+        update_learning_rate: Likewise.
+    """
+
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    optimizer: ImportedOrPath = Imported(
+        class_path="torch.optim.SGD", init_args={"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+    )
+    scheduler: ImportedOrPath | None = None
+    scheduler_interval: Literal["epoch", "step"] = "epoch"
+    loss: ImportedOrPath = Imported(class_path="torch.nn.CrossEntropyLoss")
+    metric: ImportedOrPath
+    higher_is_better: bool | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    train_epoch: str | None = None
+    validate_: Annotated[str | None, Field(alias="validate")] = None
+    configure_optimizers: str | None = None
+    early_stopping: str | None = None
+    update_learning_rate: str | None = None
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        import torch
+
+        if device != "auto":
+            try:
+                torch.device(device)
+            except RuntimeError:
+                raise ValueError(f"must be auto, cpu, cuda, cuda:1 ..., but got '{device}'") from None
+        return device
+
+    def check(self) -> None:
+        """Imports all that is named, before anything is trained.
+
+        Raises:
+            ConfigurationError: Lists every path that cannot be imported and every argument that is not taken.
+        """
+        mistakes: list[str] = []
+        for key in ("optimizer", "scheduler", "loss", "metric"):
+            imported: Imported | None = getattr(self, key)
+            mistakes += imported.mistakes(key) if imported else []
+        for key in _CALLABLES:
+            path = getattr(self, key)
+            mistakes += Imported(class_path=path).mistakes(key.rstrip("_")) if path else []
+        if not mistakes and self.validate_ is None and self.direction() is None:
+            mistakes.append(
+                f"higher_is_better: {self.metric.class_path} does not say which direction is better; say it here"
+            )
+        if mistakes:
+            raise ConfigurationError("training", mistakes)
+
+    def direction(self) -> bool | None:
+        """Whether a higher metric is better; None if neither the settings nor the metric say."""
+        if self.higher_is_better is not None:
+            return self.higher_is_better
+        if self.validate_ is not None:
+            return True
+        return getattr(self.metric.build(), "higher_is_better", None)
+
+    def function(self, key: str) -> Callable[..., Any] | None:
+        """The user's own function for `key`, None if there is none."""
+        path = getattr(self, key)
+        return import_path(path) if path else None

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from kedro_aat.errors import ExportError
+from kedro_aat.export.measure import latency_ms, num_macs, num_parameters
+from kedro_aat.export.onnx_file import to_onnx
+from tests.export.nets import Recurrent, residual_net
+
+
+def test_parameters_are_counted_without_buffers() -> None:
+    assert num_parameters(residual_net()) == 173_842
+    assert num_parameters(nn.BatchNorm2d(5)) == 10
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_macs_of_a_convolution_are_those_of_the_formula(batch_size: int) -> None:
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
+    by_hand = (8 // 2) * (8 // 2) * 6 * (4 // 2) * 3 * 3
+    assert num_macs(conv, torch.randn(batch_size, 4, 8, 8)) == by_hand
+
+
+def test_macs_of_layers_that_pytorch_fuses() -> None:
+    length, width, inner = 5, 8, 12
+    projections, attention = 4 * length * width * width, 2 * length * length * width
+    layer = nn.TransformerEncoderLayer(width, 2, inner, batch_first=True)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    assert num_macs(layer, torch.randn(2, length, width)) == (projections + attention + 2 * length * width * inner)
+    assert torch.backends.mha.get_fastpath_enabled() == fast_path
+
+    recurrent = Recurrent(nn.LSTM(8, 6, batch_first=True))
+    assert num_macs(recurrent, torch.randn(2, 5, 8)) == 5 * 4 * 6 * (8 + 6) + 6 * 3
+
+
+def test_counting_leaves_the_model_as_it_was() -> None:
+    model = residual_net()
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    num_macs(model, torch.randn(2, 1, 8, 8))
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_latency_gives_a_median_for_each_model_and_batch_size_in_time() -> None:
+    small = nn.Linear(64, 64)
+    large = nn.Sequential(nn.Linear(64, 4096), nn.Linear(4096, 64))
+    example = torch.randn(3, 64)
+    files = [to_onnx(model, example) for model in (small, large)]
+    start = time.perf_counter()
+    few, many = latency_ms([files[0], files[1].SerializeToString()], example, batch_sizes=(1, 16), seconds=0.4)
+    assert time.perf_counter() - start < 5  # 0.4 s and opening the sessions, on a busy machine
+    assert list(few) == list(many) == [1, 16]
+    assert 0 < few[1] < many[1]
+    assert 0 < few[16] < many[16]
+
+
+def test_latency_refuses_what_is_no_model() -> None:
+    with pytest.raises(ExportError, match="onnxruntime cannot load"):
+        latency_ms([b"not a model"], torch.randn(1, 4))
