@@ -40,10 +40,12 @@ def summarize(evaluation: dict[str, Any], search: dict[str, Any], export: dict[s
     """
     import torch
 
+    agreement = export["agreement"] or {}
+    rate = search["rate"] | {"exported": agreement.get("exported_rate")}
     compressed = {
         "validation": search["validation"],
         "test": None,
-        "rate": search["rate"],
+        "rate": rate,
         **export["compressed"],
     }
     return {

@@ -63,7 +63,8 @@ class LoopProgress:
             self._bar.update(self._task, completed=record.epoch, line=line)
         elif self._verbose:
             loss = "" if record.loss is None else f"  loss {record.loss:.4f}"
-            logger.info("epoch %d  %s%s", record.epoch, line, loss)
+            what = f"epoch {record.epoch}" if record.trained else "validated"
+            logger.info("%s  %s%s", what, line, loss)
         if self._writer is not None and record.trained:
             self._write_scalars(record)
 
