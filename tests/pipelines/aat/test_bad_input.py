@@ -1,0 +1,55 @@
+"""Bad input ends in one clear error before any training."""
+
+from __future__ import annotations
+
+from tests.projects import Project
+
+
+def test_all_mistakes_in_the_parameters_are_named_at_once(project: Project) -> None:
+    output = project.fail(
+        **{
+            "aat.search.patience_epoch": 3,
+            "aat.budget.max_relative_drop": 0.1,
+            "aat.maximal_rate": 1.5,
+            "aat.compression.algorithm": "magnitude_sparcity",
+            "digits.split.sed": 1,
+        }
+    )
+    text = " ".join(output.split())
+    assert "search.patience_epoch: unknown key. Did you mean 'patience_epochs'?" in text
+    assert "exactly one of max_drop and max_relative_drop is required, but got both" in text
+    assert "maximal_rate: should be less than 1, but got 1.5" in text
+    assert "must be one of magnitude_sparsity, but got 'magnitude_sparcity'" in text
+    assert "sed: unknown key. Did you mean 'seed'?" in text
+    assert "epoch 1/" not in output
+    assert not (project.models / "baseline_model").exists()
+
+
+def test_missing_data_file(project: Project) -> None:
+    (project.folder / "data/01_raw/digits.csv").unlink()
+    output = project.fail()
+    assert "Missing before the run can begin: digits" in output
+    assert "data/01_raw/digits.csv" in output
+
+
+def test_data_file_cut_short(project: Project) -> None:
+    path = project.folder / "data/01_raw/digits.csv"
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2])
+    output = project.fail()
+    assert "cut short" in output
+    assert "epoch 1/" not in output
+
+
+def test_scope_that_matches_nothing(project: Project) -> None:
+    output = project.fail(**{"aat.compression.ignored_scopes": "[blocks.0.conv7]"})
+    text = " ".join(output.split())
+    assert "ignored_scopes: 'blocks.0.conv7' matches no layer" in text
+    assert "rate 0.5" not in output  # no epoch of the loop was run
+
+
+def test_import_path_with_a_typo(project: Project) -> None:
+    output = project.fail(**{"digits.baseline.training.optimizer.class_path": "torch.optim.SDG"})
+    text = " ".join(output.split())
+    assert "'torch.optim' has no 'SDG'. Did you mean 'SGD'?" in text
+    assert "epoch 1/" not in output

@@ -1,0 +1,153 @@
+"""The whole pipeline through real `kedro` commands on the real data."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file
+
+from kedro_aat.datasets.model import ControllerDataset, ModelDataset
+from tests.projects import Project
+
+CONTRACT = {
+    "outcome": str,
+    "metric": {"name", "higher_is_better"},
+    "budget": {"kind", "drop", "lowest_tolerated"},
+    "baseline": {"validation", "test", "parameters", "macs", "onnx_bytes", "latency_ms"},
+    "compressed": {"validation", "test", "parameters", "macs", "onnx_bytes", "latency_ms", "rate"},
+    "certificate": {"statistic", "p_value", "alpha", "examples"},
+    "epochs": {"used", "allowed"},
+    "seed": int,
+    "versions": set(),
+}
+
+
+def test_summary_has_the_keys_of_the_contract(finished: Project) -> None:
+    summary = finished.summary
+    for key, expected in CONTRACT.items():
+        if isinstance(expected, set):
+            assert expected <= set(summary[key]), key
+        else:
+            assert isinstance(summary[key], expected), key
+    assert {"requested", "achieved"} <= set(summary["compressed"]["rate"])
+    assert set(summary["compressed"]["latency_ms"]) == {"1", "64"}
+    assert summary["compressed"]["test"] is None  # the test split is not read by these nodes
+    assert summary["epochs"] == {"used": 5, "allowed": 5}
+
+
+def test_model_keeps_its_budget(finished: Project) -> None:
+    summary = finished.summary
+    assert summary["outcome"] == "within_budget"
+    assert summary["compressed"]["validation"] >= summary["budget"]["lowest_tolerated"]
+    assert summary["compressed"]["rate"]["achieved"] >= 0.5
+
+
+def test_returned_reported_and_exported_rate_are_the_same(finished: Project) -> None:
+    rate = finished.summary["compressed"]["rate"]["achieved"]
+    controller = ControllerDataset(filepath=str(finished.models / "fine_tuned_controller")).load()
+    assert controller.compression_rate == rate
+    model = ModelDataset(filepath=str(finished.models / "compressed_model")).load()
+    weights = [parameter for name, parameter in model.named_parameters() if name in controller.weight_names]
+    zeros, total = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
+    assert zeros / total == rate
+    exported = onnx.load(str(finished.models / "compressed_model.onnx"))
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in exported.graph.initializer}
+    assert sum(np.sum(tensors[name] == 0) for name in controller.weight_names) / total == rate
+    assert finished.summary["compressed"]["rate"]["exported"] == rate
+    row = finished.trajectory.set_index("checkpoint").loc[finished.trajectory["best_rate"].last_valid_index()]
+    assert row["best_rate"] == rate
+
+
+def test_exported_files_do_what_the_model_does(finished: Project) -> None:
+    model = ModelDataset(filepath=str(finished.models / "compressed_model")).load()
+    inputs = load_file(finished.folder / "data/05_model_input/validation.safetensors")["inputs"]
+    with torch.no_grad():
+        expected = model(inputs)
+    session = onnxruntime.InferenceSession(str(finished.models / "compressed_model.onnx"))
+    (got,) = session.run(None, {"input": inputs.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-4, atol=1e-4)
+    program = torch.export.load(finished.models / "compressed_model.pt2").module()
+    torch.testing.assert_close(program(inputs[:7]), expected[:7], rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_file_is_lean(finished: Project) -> None:
+    path = finished.models / "compressed_model.onnx"
+    exported = onnx.load(str(path))
+    numbers = sum(numpy_helper.to_array(tensor).nbytes for tensor in exported.graph.initializer)
+    assert path.stat().st_size - numbers < 5_000
+    tensors = [numpy_helper.to_array(tensor) for tensor in exported.graph.initializer]
+    assert not any(np.signbit(array[array == 0]).any() for array in tensors if array.dtype == np.float32)
+    baseline = finished.summary["baseline"]["onnx_gzip_bytes"]
+    assert len(gzip.compress(path.read_bytes())) < 0.6 * baseline
+
+
+def test_all_files_of_a_run_are_there(finished: Project) -> None:
+    for path in (
+        "06_models/compressed_model/model.safetensors",
+        "06_models/compressed_model/recipe.json",
+        "06_models/compressed_model.onnx",
+        "06_models/compressed_model.pt2",
+        "08_reporting/aat_summary.json",
+        "08_reporting/trajectory.parquet",
+    ):
+        assert (finished.folder / "data" / path).exists(), path
+    events = list((finished.folder / "data/08_reporting/tensorboard").rglob("events*"))
+    assert len(events) == 1
+
+
+def test_tensorboard_has_the_trajectory(finished: Project) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (finished.folder / "data/08_reporting/tensorboard").rglob("events*")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    logged = {event.step: event.value for event in accumulator.Scalars("metric/validation")}
+    trained = finished.trajectory.query("trained").set_index("epoch")["metric"]
+    assert logged == pytest.approx(trained.to_dict())
+
+
+def test_second_run_takes_the_finished_state(finished: Project, tmp_path: Path) -> None:
+    again = Project(tmp_path, like=finished)
+    before = again.summary
+    output = again.run()  # the third spelling: `kedro run` alone
+    assert "epoch 1 " not in output
+    assert again.summary["compressed"]["rate"] == before["compressed"]["rate"]
+    assert again.summary["run"] == before["run"]
+    pd.testing.assert_frame_equal(again.trajectory, finished.trajectory)
+
+
+def test_old_spelling_and_a_start_in_the_middle(finished: Project, tmp_path: Path) -> None:
+    again = Project(tmp_path, like=finished)
+    # The test split is nobody's business before the certificate; nothing between nodes lives in memory only.
+    (again.folder / "data/05_model_input/test.safetensors").unlink()
+    (again.folder / "data/08_reporting/aat_summary.json").unlink()
+    again.run("--pipeline", "aat", "--from-nodes", "evaluate_baseline")
+    assert again.summary["outcome"] == "within_budget"
+
+
+def test_infeasible_exports_nothing(finished: Project, tmp_path: Path) -> None:
+    again = Project(tmp_path, like=finished)
+    output = again.run(
+        "--from-nodes",
+        "evaluate_baseline",
+        **{"aat.budget.max_drop": 0, "aat.compression.schedule.initial_rate": 0.995, "aat.minimal_rate": 0.99},
+    )
+    assert again.summary["outcome"] == "infeasible"
+    assert "Outcome: infeasible" in output
+    assert not (again.models / "compressed_model.onnx").exists()
+    assert not (again.models / "compressed_model.pt2").exists()
+    assert not (again.models / "compressed_model").exists()
+    assert again.summary["compressed"]["rate"] == {"requested": 0.0, "achieved": 0.0, "exported": None}
+    assert again.summary["compressed"]["validation"] == again.summary["baseline"]["validation"]
+    assert len(again.trajectory) > 1  # what was tried
+    baseline = load_file(again.models / "baseline_model/model.safetensors")
+    given_back = load_file(again.models / "fine_tuned_controller/model.safetensors")
+    assert all(torch.equal(tensor, given_back[name]) for name, tensor in baseline.items())

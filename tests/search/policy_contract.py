@@ -1,0 +1,136 @@
+"""The laws of every search policy, whatever it is told.
+
+A test module inherits `PolicyContract` and parametrises it with `policy`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kedro_aat.budget import Outcome
+from kedro_aat.search.choice import Policy
+from kedro_aat.search.policy import Problem, SearchState
+from tests.search.world import Course, World, search
+from tests.strategies import worlds
+
+# Validations without training: the first, and one at each change of phase.
+NUM_VALIDATIONS_ALONE = 3
+
+laws = settings(max_examples=60, deadline=None)
+
+
+def anew(policy: Policy) -> Policy:
+    """The same policy as another process would read it."""
+    return type(policy).model_validate_json(policy.model_dump_json())
+
+
+class PolicyContract:
+    @laws
+    @given(world=worlds)
+    def test_state_survives_json(self, policy: Policy, world: World) -> None:
+        for state in search(policy, world).states:
+            assert policy.load(state.model_dump_json()) == state
+
+    @laws
+    @given(world=worlds)
+    def test_state_is_the_fold_of_tell_over_the_history(self, policy: Policy, world: World) -> None:
+        whole = search(policy, world)
+        other: Any = anew(policy)
+        state = other.initial(world.problem)
+        for seen, expected in zip(whole.course.results, whole.states[1:], strict=True):
+            state = other.tell(state, seen)
+            assert state == expected
+
+    @laws
+    @given(world=worlds)
+    def test_asking_changes_nothing(self, policy: Policy, world: World) -> None:
+        asking: Any = policy
+
+        def look(state: SearchState, course: Course) -> None:
+            before = state.model_dump_json()
+            assert asking.ask(state) == asking.ask(state)
+            assert state.model_dump_json() == before
+
+        search(policy, world, look=look)
+
+    @laws
+    @given(world=worlds, data=st.data())
+    def test_resumed_search_equals_one_never_interrupted(
+        self, policy: Policy, world: World, data: st.DataObject
+    ) -> None:
+        whole = search(policy, world)
+        number = data.draw(st.integers(0, len(whole.states) - 1), label="moves before the interruption")
+        other = anew(policy)
+        state = other.load(whole.states[number].model_dump_json())
+        rest = search(other, world, resumed=(state, whole.course.first(number)))
+        assert rest.course == whole.course
+        assert rest.states == whole.states[number:]
+        assert rest.stop == whole.stop
+
+    @laws
+    @given(world=worlds)
+    def test_ends_within_its_epochs(self, policy: Policy, world: World) -> None:
+        allowed = policy.maximal_total_epochs
+        moves = search(policy, world, limit=allowed + NUM_VALIDATIONS_ALONE + 1).course.moves
+        assert sum(move.train for move in moves) <= allowed
+        assert sum(not move.train for move in moves) <= NUM_VALIDATIONS_ALONE
+
+    @laws
+    @given(world=worlds)
+    def test_best_is_the_highest_rate_within_budget(self, policy: Policy, world: World) -> None:
+        def look(state: SearchState, course: Course) -> None:
+            within = [seen for seen in course.results if seen.fully_compressed and seen.margin >= 0]
+            if not within:
+                assert state.best is None
+                return
+            assert state.best is not None
+            assert state.best.margin >= 0
+            assert state.best.achieved_rate == max(seen.achieved_rate for seen in within)
+            named = course.results[state.best.checkpoint]
+            assert (named.achieved_rate, named.margin) == (state.best.achieved_rate, state.best.margin)
+
+        search(policy, world, look=look)
+
+    @laws
+    @given(world=worlds)
+    def test_stop_names_the_best_there_is(self, policy: Policy, world: World) -> None:
+        whole = search(policy, world)
+        best = whole.states[-1].best
+        assert whole.stop.best == (None if best is None else best.checkpoint)
+        assert whole.stop.outcome == (Outcome.INFEASIBLE if best is None else Outcome.WITHIN_BUDGET)
+        assert whole.stop.reason
+
+    @laws
+    @given(world=worlds)
+    def test_rates_keep_to_the_limits(self, policy: Policy, world: World) -> None:
+        lowest, highest = world.problem.minimal_rate, world.problem.maximal_rate
+        for move in search(policy, world).course.moves:
+            assert all(lowest <= rate <= highest for rate in move.rate_path or ())
+
+    @laws
+    @given(world=worlds)
+    def test_checkpoints_to_start_from_are_among_those_needed(self, policy: Policy, world: World) -> None:
+        asking: Any = policy
+        needed_before = frozenset[int]()
+
+        def look(state: SearchState, course: Course) -> None:
+            nonlocal needed_before
+            latest = {seen.checkpoint for seen in course.results[-1:]}
+            # What was not needed may have been removed, and cannot be needed again.
+            assert state.needed <= needed_before | latest
+            named = getattr(asking.ask(state), "start_from", None)
+            assert named is None or named in state.needed
+            needed_before = state.needed
+
+        whole = search(policy, world, look=look)
+        assert whole.stop.best is None or whole.stop.best in whole.states[-1].needed
+
+    def test_model_as_given_is_validated_before_anything_is_trained(self, policy: Policy) -> None:
+        first: Any = policy.ask(policy.initial(Problem()))  # type: ignore[arg-type]
+        assert not first.train
+        assert first.rate_path is None
+        assert first.start_from is None
+        assert first.new_optimizer

@@ -1,0 +1,147 @@
+"""Stands in for model, training and validation, so that a whole search is over in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kedro_aat.search.choice import Policy
+from kedro_aat.search.policy import Epoch, EpochResult, Problem, Stop
+
+# A controller's own schedule ends below 1, as all rates do.
+HIGHEST_SCHEDULED_RATE = 0.99
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one epoch brings.
+
+    Attributes:
+        margin: Distance to the lowest tolerated metric, whatever the rate.
+        achieved_offset: Difference of the achieved to the requested rate.
+        scheduled_increment: What the controller's own schedule adds to the rate until the search takes over.
+    """
+
+    margin: float
+    achieved_offset: float = 0.0
+    scheduled_increment: float = 0.0
+    fully_compressed: bool = True
+    early_stop: bool = False
+
+
+@dataclass
+class Course:
+    """A search so far.
+
+    Attributes:
+        moves: What the policy asked.
+        results: What it was told, one result a move.
+    """
+
+    moves: list[Epoch] = field(default_factory=list)
+    results: list[EpochResult] = field(default_factory=list)
+
+    def first(self, number: int) -> Course:
+        """The search as it stood after its first `number` moves."""
+        return Course(self.moves[:number], self.results[:number])
+
+
+@dataclass(frozen=True)
+class World:
+    """Answers one epoch after another; a pure function of the epochs before.
+
+    Attributes:
+        problem: What the search is given.
+        answers: Of the epochs in turn, and from the beginning again.
+        granularity: Achieved rates come in multiples of its inverse, as those of few filters do.
+        feasible_up_to: Margins are the distance to this achieved rate, in place of those of the answers.
+    """
+
+    problem: Problem
+    answers: tuple[Answer, ...]
+    granularity: int | None = None
+    feasible_up_to: float | None = None
+
+    def result(self, move: Epoch, past: Course) -> EpochResult:
+        """What comes of `move` after all that is past; its checkpoint is the number of moves before it."""
+        number = len(past.results)
+        source = past.results[-1] if past.results else None
+        if move.start_from is not None:
+            source = past.results[move.start_from]
+        if source is not None and not move.train and move.rate_path is None:
+            # The same model on the same data has the same metric.
+            return changed(source, checkpoint=number, trained=False, early_stop=False)
+        answer = self.answers[number % len(self.answers)]
+        requested = self.problem.initial_rate if source is None else source.requested_rate
+        if move.rate_path is not None:
+            requested = move.rate_path[-1]
+        elif move.train and all(earlier.rate_path is None for earlier in past.moves):
+            requested = min(requested + answer.scheduled_increment, HIGHEST_SCHEDULED_RATE)
+        achieved = min(max(requested + answer.achieved_offset, 0.0), 1.0)
+        if self.granularity is not None:
+            achieved = round(achieved * self.granularity) / self.granularity
+        margin = answer.margin if self.feasible_up_to is None else self.feasible_up_to - achieved
+        return EpochResult(
+            checkpoint=number,
+            trained=move.train,
+            requested_rate=requested,
+            achieved_rate=achieved,
+            metric=margin,
+            margin=margin,
+            fully_compressed=answer.fully_compressed,
+            early_stop=answer.early_stop and move.train,
+        )
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search from its beginning, or the point where it was resumed, to its end.
+
+    Attributes:
+        course: All that was asked and told.
+        states: Before the first of its moves, and after each.
+        stop: The policy's last word.
+    """
+
+    course: Course
+    states: list[Any]
+    stop: Stop
+
+
+def search(
+    policy: Policy,
+    world: World,
+    *,
+    resumed: tuple[Any, Course] | None = None,
+    look: Callable[[Any, Course], None] | None = None,
+    limit: int = 1000,
+) -> Search:
+    """Asks and tells until the policy stops.
+
+    Args:
+        policy: The policy.
+        world: What answers it.
+        resumed: State and course to go on from; by default the search begins.
+        look: Called with state and course before each move.
+        limit: Moves after which a search that does not end is an error.
+    """
+    asked: Any = policy  # each policy knows its own kind of state alone
+    state, past = resumed or (asked.initial(world.problem), Course())
+    course, states = Course([*past.moves], [*past.results]), [state]
+    for _ in range(limit):
+        if look is not None:
+            look(states[-1], course)
+        move = asked.ask(states[-1])
+        if isinstance(move, Stop):
+            return Search(course, states, move)
+        seen = world.result(move, course)
+        course.moves.append(move)
+        course.results.append(seen)
+        states.append(asked.tell(states[-1], seen))
+    raise AssertionError(f"the search did not end within {limit} moves")
+
+
+def changed(seen: EpochResult, **changes: Any) -> EpochResult:
+    """A result with some of its fields changed."""
+    return EpochResult(**{**dict(seen), **changes})

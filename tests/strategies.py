@@ -1,0 +1,49 @@
+"""Hypothesis strategies that several tests share."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from kedro_aat.budget import Budget
+from kedro_aat.search.policy import Problem
+from tests.search.world import Answer, World
+
+# Rates in [0, 1) as people write them, with some that a controller measured between.
+rates = st.integers(0, 99).map(lambda percent: percent / 100) | st.floats(1e-6, 0.999)
+# Metrics, baselines and margins: of any sign, fractions and percentages alike, but finite.
+metrics = st.floats(-200, 200) | st.floats(-1, 1)
+drops = st.floats(0, 100) | st.floats(0, 1)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    lowest, highest = sorted((draw(rates), draw(rates)))
+    return Problem(
+        minimal_rate=draw(st.just(0.0) | st.just(lowest)),
+        maximal_rate=highest,
+        initial_rate=draw(st.floats(lowest, highest) | rates),
+        tolerated_drop=draw(drops),
+    )
+
+
+answers = st.builds(
+    Answer,
+    margin=st.just(0.0) | metrics,
+    achieved_offset=st.sampled_from([0.0, 0.0, 0.0, -0.02, 0.001]),
+    scheduled_increment=st.sampled_from([0.0, 0.0, 0.05]),
+    fully_compressed=st.sampled_from([True, True, True, False]),
+    early_stop=st.sampled_from([False, False, False, True]),
+)
+
+worlds = st.builds(
+    World,
+    problem=problems(),
+    answers=st.lists(answers, min_size=1, max_size=12).map(tuple),
+    granularity=st.none() | st.just(8),
+    feasible_up_to=st.none() | st.floats(0, 1),
+)
+
+
+@st.composite
+def budgets(draw: st.DrawFn) -> Budget:
+    return Budget(baseline=draw(metrics), drop=draw(drops), higher_is_better=draw(st.booleans()))
