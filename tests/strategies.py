@@ -21,14 +21,14 @@ def problems(draw: st.DrawFn) -> Problem:
     return Problem(
         minimal_rate=draw(st.just(0.0) | st.just(lowest)),
         maximal_rate=highest,
-        initial_rate=draw(st.floats(lowest, highest) | rates),
+        initial_rate=draw(rates),
         tolerated_drop=draw(drops),
     )
 
 
 answers = st.builds(
     Answer,
-    margin=st.just(0.0) | metrics,
+    margin=st.sampled_from([0.01, -0.01, 0.0]) | metrics,
     achieved_offset=st.sampled_from([0.0, 0.0, 0.0, -0.02, 0.001]),
     scheduled_increment=st.sampled_from([0.0, 0.0, 0.05]),
     fully_compressed=st.sampled_from([True, True, True, False]),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
-from kedro.pipeline import Pipeline
+from kedro.pipeline import Node, Pipeline
 
-from kedro_aat.errors import AatError, DataError
+from kedro_aat.errors import AatError, ConfigurationError
+from kedro_aat.validated import Settings
 
 logger = logging.getLogger(__name__)
-
-LOOP_NODE = "finetune_adaptively"
 
 
 class AatHooks:
@@ -22,29 +23,36 @@ class AatHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Names every data set that a run with our loop reads from outside and that is not there.
+        """Looks up all that our nodes are told to read or import.
 
         Raises:
-            DataError: If any is missing.
+            ConfigurationError: Names every data set that is not there, and every import path or argument in our
+                settings that leads nowhere.
         """
-        if not any(node.name.rpartition(".")[2] == LOOP_NODE for node in pipeline.nodes):
-            return
-        missing = [
-            f"{name} ({_where(catalog, name)})"
-            for name in sorted(pipeline.inputs())
-            if name != "parameters" and not name.startswith("params:") and not catalog.exists(name)
-        ]
-        if missing:
-            raise DataError(
-                f"Missing before the run can begin: {'; '.join(missing)}. Put the file there, mend its catalog "
-                "entry, or run the pipeline that makes it."
-            )
+        names = set[str]().union(*(node.inputs for node in pipeline.nodes if _is_ours(node)))
+        mistakes: list[str] = []
+        for name in sorted(names & pipeline.inputs()):
+            if name.startswith("params:"):
+                settings = catalog[name].load()
+                if isinstance(settings, Settings):
+                    mistakes += settings.lookup_mistakes(name.removeprefix("params:"))
+            elif not catalog.exists(name):
+                mistakes.append(
+                    f"{name}: {_where(catalog, name)} is missing; put the file there, mend its catalog entry, or "
+                    "run the nodes that make it"
+                )
+        if mistakes:
+            raise ConfigurationError("Before the run", mistakes)
 
     @hook_impl
-    def on_node_error(self, error: Exception, node: Any) -> None:
+    def on_node_error(self, error: Exception, node: Node) -> None:
         """Says the one sentence that matters before Kedro's traceback."""
         if isinstance(error, AatError):
             logger.error("%s: %s", node.name, error)
+
+
+def _is_ours(node: Node) -> bool:
+    return node.func.__module__.startswith("kedro_aat.")
 
 
 def _where(catalog: DataCatalog, name: str) -> str:
@@ -66,10 +74,10 @@ def aat() -> None:
 
 
 @aat.command()
-def schema() -> None:
-    """Print the JSON Schema of the `aat` parameters, for editors."""
-    import json
-
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def schema(file: Path) -> None:
+    """Write the JSON Schema of the `aat` parameters to FILE, for editors and for reading."""
     from kedro_aat.config import AatSettings
 
-    click.echo(json.dumps(AatSettings.model_json_schema(), indent=2))
+    # To a file, since Kedro's own log lines would stand between on the standard output.
+    file.write_text(json.dumps(AatSettings.model_json_schema(), indent=2) + "\n")

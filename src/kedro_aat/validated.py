@@ -26,6 +26,20 @@ class Settings(BaseModel):
         """Reads settings from plain data; see `parse`."""
         return parse(cls, obj, **options)
 
+    def lookup_mistakes(self, key: str) -> list[str]:
+        """Mistakes that show only when what the settings name is looked up, such as a wrong import path.
+
+        Args:
+            key: Where these settings stand, for example `aat.training`.
+        """
+        nested = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return [
+            mistake
+            for name, value in nested
+            if isinstance(value, Settings)
+            for mistake in value.lookup_mistakes(f"{key}.{name}")
+        ]
+
 
 def parse(model: type[T], data: Any, *, where: str | None = None, **options: Any) -> T:
     """Builds `model` from `data`, or lists every mistake in one error.

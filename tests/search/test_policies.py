@@ -9,7 +9,6 @@ from kedro_aat.search.stepping import EarlyExit, Interpolate, UniformDecrease
 from tests.search.policy_contract import PolicyContract
 
 POLICIES: list[Policy] = [
-    EarlyExit(maximal_total_epochs=0),
     EarlyExit(maximal_total_epochs=12),
     UniformDecrease(maximal_total_epochs=20),
     UniformDecrease(
@@ -20,7 +19,6 @@ POLICIES: list[Policy] = [
     ),
     UniformDecrease(maximal_total_epochs=15, initial_training_phase_epochs=0, patience_epochs=0),
     UniformDecrease(maximal_total_epochs=0),
-    UniformDecrease(maximal_total_epochs=3),
     Interpolate(maximal_total_epochs=15),
     Interpolate(
         maximal_total_epochs=20,

@@ -53,7 +53,8 @@ class World:
 
     Attributes:
         problem: What the search is given.
-        answers: Of the epochs in turn, and from the beginning again.
+        answers: First of the model as given, then of the epochs that train, in turn and from the beginning
+            again. A validation alone repeats what is known, so it takes none.
         granularity: Achieved rates come in multiples of its inverse, as those of few filters do.
         feasible_up_to: Margins are the distance to this achieved rate, in place of those of the answers.
     """
@@ -72,7 +73,8 @@ class World:
         if source is not None and not move.train and move.rate_path is None:
             # The same model on the same data has the same metric.
             return changed(source, checkpoint=number, trained=False, early_stop=False)
-        answer = self.answers[number % len(self.answers)]
+        num_answered = 0 if source is None else 1 + sum(earlier.train for earlier in past.moves)
+        answer = self.answers[num_answered % len(self.answers)]
         requested = self.problem.initial_rate if source is None else source.requested_rate
         if move.rate_path is not None:
             requested = move.rate_path[-1]

@@ -85,9 +85,7 @@ class Replay:
         }
         self.loop: BaseEarlyExitCompressionTrainingLoop
         if scenario["mode"] == "early_exit":
-            self.loop = EarlyExitCompressionTrainingLoop(
-                config, self.controller, scenario["uncompressed"], **common
-            )
+            self.loop = EarlyExitCompressionTrainingLoop(config, self.controller, scenario["uncompressed"], **common)
         else:
             self.loop = AdaptiveCompressionTrainingLoop(
                 config,
@@ -173,9 +171,7 @@ def test_targets_and_steps_follow_the_trace(name: str, tmp_path: Path) -> None:
     replay = Replay(scenario, tmp_path)
     keys = set(UniformDecrease.model_fields) & set(scenario["params"])
     policy = UniformDecrease(**{key: scenario["params"][key] for key in keys})
-    maximal = min(
-        scenario.get("maximal_compression_rate", 0.95), scenario.get("controller_maximal_rate", 1.0)
-    )
+    maximal = min(scenario.get("maximal_compression_rate", 0.95), scenario.get("controller_maximal_rate", 1.0))
     state = policy.initial(
         Problem(
             minimal_rate=scenario.get("minimal_compression_rate", 0.0),

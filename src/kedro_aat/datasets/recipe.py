@@ -25,7 +25,7 @@ def build_module(recipe: Imported) -> nn.Module:
         ConfigurationError: For a path or arguments that do not fit.
         ModelError: If the path names no class of modules.
     """
-    if mistakes := recipe.mistakes("model"):
+    if mistakes := recipe.lookup_mistakes("model"):
         raise ConfigurationError("model", mistakes)
     target = recipe.load()
     if not _makes_modules(target):

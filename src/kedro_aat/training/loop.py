@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -118,14 +118,17 @@ def fine_tune(
     state = policy.initial(problem)
     if (checkpoint := checkpoints.latest()) is not None:
         history, state = _resume(runner, policy, checkpoint)
-        logger.info("Going on after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
+        if checkpoints.is_finished:
+            logger.info("The run in %s has ended; its result is taken", checkpoints.folder)
+        else:
+            logger.info("Going on after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
     still_needed: frozenset[int] = frozenset()
     stop: Stop | None = None
     with progress, _interruptible():
         try:
             while isinstance(move := policy.ask(state), Epoch):
                 started = time.perf_counter()
-                loss = _prepare_and_train(runner, move, checkpoints)
+                loss = _prepare_and_train(runner, move, checkpoints, here=len(history) - 1)
                 learning_rate = runner.learning_rate
                 evaluation = runner.validate()
                 seen = _judge(runner, budget, move, evaluation.metric, history)
@@ -150,7 +153,7 @@ def fine_tune(
                     seconds=time.perf_counter() - started,
                 )
                 history.append(record)
-                saved = {"search": state.model_dump_json(), "history": [asdict(row) for row in history]}
+                saved = {"search": state.model_dump_json(), "history": [vars(row) for row in history]}
                 checkpoints.save(runner.checkpoint(seen.checkpoint, saved), runner.dump)
                 # The first is the model as it was given. The one before last, with what it needs, is there
                 # for the case that the last is found damaged.
@@ -174,8 +177,9 @@ def fine_tune(
     return _finish(runner, stop, history, checkpoints)
 
 
-def _prepare_and_train(runner: TrainingRunner, move: Epoch, checkpoints: RunCheckpoints) -> float | None:
-    if move.start_from is not None:
+def _prepare_and_train(runner: TrainingRunner, move: Epoch, checkpoints: RunCheckpoints, *, here: int) -> float | None:
+    """Does what `move` says, up to the validation; `here` is the checkpoint that the model stands at."""
+    if move.start_from is not None and move.start_from != here:
         start = checkpoints.load(move.start_from)
         runner.restore_model(start)
         if not move.new_optimizer:

@@ -343,11 +343,12 @@ def _accepts_epoch(function: Callable[..., Any]) -> bool:
 
 def _rng_state() -> dict[str, Any]:
     kind, keys, position, has_gauss, cached = np.random.get_state()
+    version, words, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": random.getstate(),
-        # weights_only loading knows tensors, but no arrays.
+        # As tensors, since weights_only loading knows no arrays, and is slow with 625 separate numbers.
+        "python": (version, torch.tensor(words), gauss_next),
         "numpy": (
             kind,
             torch.from_numpy(np.asarray(keys).copy()),
@@ -362,6 +363,7 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
-    random.setstate(state["python"])
+    version, words, gauss_next = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss_next))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.numpy(), position, has_gauss, cached))

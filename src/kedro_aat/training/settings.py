@@ -32,8 +32,8 @@ class Imported(Settings):
         """Calls it with `args`, `init_args` and `more`."""
         return self.load()(*args, **self.init_args, **more)
 
-    def mistakes(self, key: str) -> list[str]:
-        """What is wrong with the path or the names of the arguments; empty if nothing is."""
+    def lookup_mistakes(self, key: str) -> list[str]:
+        """What is wrong with the path or the names of the arguments."""
         try:
             signature = inspect.signature(self.load())
         except ConfigurationError as error:
@@ -140,24 +140,26 @@ class TrainingSettings(Settings):
                 raise ValueError(f"must be auto, cpu, cuda, cuda:1 ..., but got '{device}'") from None
         return device
 
+    def lookup_mistakes(self, key: str) -> list[str]:
+        """Paths that cannot be imported, arguments that are not taken, a metric without a direction."""
+        mistakes = super().lookup_mistakes(key)
+        for function in _CALLABLES:
+            path = getattr(self, function)
+            name = f"{key}.{function.rstrip('_')}"
+            mistakes += Imported(class_path=path).lookup_mistakes(name) if path else []
+        if not mistakes and self.validate_ is None and self.direction() is None:
+            mistakes.append(
+                f"{key}.higher_is_better: {self.metric.class_path} does not say which direction is better; say it here"
+            )
+        return mistakes
+
     def check(self) -> None:
         """Imports all that is named, before anything is trained.
 
         Raises:
-            ConfigurationError: Lists every path that cannot be imported and every argument that is not taken.
+            ConfigurationError: Lists everything that `lookup_mistakes` finds.
         """
-        mistakes: list[str] = []
-        for key in ("optimizer", "scheduler", "loss", "metric"):
-            imported: Imported | None = getattr(self, key)
-            mistakes += imported.mistakes(key) if imported else []
-        for key in _CALLABLES:
-            path = getattr(self, key)
-            mistakes += Imported(class_path=path).mistakes(key.rstrip("_")) if path else []
-        if not mistakes and self.validate_ is None and self.direction() is None:
-            mistakes.append(
-                f"higher_is_better: {self.metric.class_path} does not say which direction is better; say it here"
-            )
-        if mistakes:
+        if mistakes := self.lookup_mistakes("training"):
             raise ConfigurationError("training", mistakes)
 
     def direction(self) -> bool | None:

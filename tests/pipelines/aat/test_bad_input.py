@@ -28,8 +28,9 @@ def test_all_mistakes_in_the_parameters_are_named_at_once(project: Project) -> N
 def test_missing_data_file(project: Project) -> None:
     (project.folder / "data/01_raw/digits.csv").unlink()
     output = project.fail()
-    assert "Missing before the run can begin: digits" in output
-    assert "data/01_raw/digits.csv" in output
+    text = " ".join(output.split())
+    assert "digits: " in text
+    assert "data/01_raw/digits.csv is missing" in text
 
 
 def test_data_file_cut_short(project: Project) -> None:
@@ -48,8 +49,14 @@ def test_scope_that_matches_nothing(project: Project) -> None:
     assert "rate 0.5" not in output  # no epoch of the loop was run
 
 
-def test_import_path_with_a_typo(project: Project) -> None:
-    output = project.fail(**{"digits.baseline.training.optimizer.class_path": "torch.optim.SDG"})
+def test_import_paths_and_arguments_that_lead_nowhere(project: Project) -> None:
+    output = project.fail(
+        **{
+            "digits.baseline.training.optimizer.class_path": "torch.optim.SDG",
+            "aat.training.optimizer.init_args.momentun": 0.9,
+        }
+    )
     text = " ".join(output.split())
     assert "'torch.optim' has no 'SDG'. Did you mean 'SGD'?" in text
+    assert "torch.optim.SGD takes no such argument. Did you mean 'momentum'?" in text
     assert "epoch 1/" not in output

@@ -59,9 +59,7 @@ class TestSplits:
             assert [label_of[image] for image in images(split)] == split["targets"].tolist()
 
     def test_every_example_is_in_one_split(self, digits: pd.DataFrame) -> None:
-        everything = sorted(
-            image for split in split_digits(digits, SplitSettings()) for image in images(split)
-        )
+        everything = sorted(image for split in split_digits(digits, SplitSettings()) for image in images(split))
         assert everything == sorted(
             tuple(value / 16 for value in row) for row in digits[PIXEL_COLUMNS].to_numpy().tolist()
         )

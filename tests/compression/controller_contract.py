@@ -1,0 +1,330 @@
+"""What every compression controller keeps to, whatever its algorithm.
+
+A test module inherits `ControllerContract` and parametrises it with `settings`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.controller import (
+    CompressionController,
+    CompressionReport,
+    CompressionScheduler,
+    CompressionStage,
+    report,
+)
+from kedro_aat.compression.schedule import ScheduleSettings
+from kedro_aat.compression.settings import CompressionSettings
+from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, train
+
+RATES = [0.0, 0.2, 0.5, 0.9, 0.998]
+# From 0 to a half in two epochs.
+RISING = ScheduleSettings(kind="polynomial", target_rate=0.5, target_epoch=2, power=1.0)
+
+
+def compress(
+    model: nn.Module, settings: CompressionSettings, schedule: ScheduleSettings | None = None
+) -> CompressionController:
+    schedule = schedule or ScheduleSettings(kind="constant")
+    return build_controller(model, type(settings)(**{**dict(settings), "schedule": schedule}))
+
+
+def outputs(model: nn.Module) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        logits: Tensor = model(BATCH["inputs"])
+    return logits
+
+
+def dense_parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def search_begins(controller: CompressionController) -> None:
+    """What the loops do before they set the first rate themselves."""
+    controller.disable_scheduler()
+
+
+class ControllerContract:
+    def test_has_the_interface_that_the_loops_use(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        assert isinstance(controller, CompressionController)
+        assert isinstance(controller.scheduler, CompressionScheduler)
+        assert 0 < controller.maximal_compression_rate <= 1
+        assert controller.name == settings.algorithm
+
+    def test_model_is_compressed_in_place(self, settings: CompressionSettings) -> None:
+        model = small_net()
+        controller = compress(model, settings)
+        assert controller.model is model
+
+    # --- the rate --------------------------------------------------------------------------------------------
+
+    def test_begins_at_the_rate_of_its_schedule(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings, ScheduleSettings(kind="constant", initial_rate=0.5))
+        assert report(controller).requested_rate == 0.5
+        assert report(controller).achieved_rate > 0.1
+        assert compress(small_net(), settings).compression_rate == 0
+
+    @pytest.mark.parametrize("rate", RATES)
+    def test_rate_is_set_and_read(self, settings: CompressionSettings, rate: float) -> None:
+        controller = compress(small_net(), settings)
+        controller.compression_rate = rate
+        rates = report(controller)
+        assert isinstance(rates, CompressionReport)
+        assert rates.requested_rate == rate
+        assert 0 <= rates.achieved_rate <= 1
+        assert controller.compression_rate == rates.achieved_rate
+
+    def test_more_is_removed_at_a_higher_rate(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        achieved = []
+        for rate in RATES:
+            controller.compression_rate = rate
+            achieved.append(controller.compression_rate)
+        assert achieved == sorted(achieved)
+        assert achieved[0] == 0
+        assert achieved[1] < achieved[3]
+
+    @pytest.mark.parametrize("rate", [-0.1, -1e-9, 1.0, 1.5, 95, math.nan, math.inf])
+    def test_rate_outside_its_limits_is_refused(self, settings: CompressionSettings, rate: float) -> None:
+        controller = compress(small_net(), settings)
+        controller.compression_rate = 0.5
+        before, rates = outputs(controller.model), report(controller)
+        with pytest.raises(ValueError, match=r"\[0, 1\)"):
+            controller.compression_rate = rate
+        assert report(controller) == rates
+        assert torch.equal(outputs(controller.model), before)
+
+    def test_rates_fall_as_well_as_rise(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        for rate in (0.3, 0.9, 0.5, 0.998, 0.2):
+            controller.compression_rate = rate
+            direct = compress(small_net(), settings)
+            direct.compression_rate = rate
+            assert report(controller) == report(direct)
+            assert torch.equal(outputs(controller.model), outputs(direct.model))
+
+    def test_at_rate_0_the_dense_weights_are_back(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        for rate in (0.5, 0.998, 0.3, 0.0):
+            controller.compression_rate = rate
+        assert controller.compression_rate == 0
+        assert_same_bits(dense_parameters(controller.model), dense_parameters(small_net()))
+        assert_same_bits(dict(controller.strip().state_dict()), dict(small_net().state_dict()))
+
+    def test_rate_holds_while_the_model_is_trained(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        search_begins(controller)
+        controller.compression_rate = 0.5
+        before, weights = report(controller), dense_parameters(controller.model)
+        train(controller.model, sgd(controller.model))
+        assert report(controller) == before
+        assert any(not torch.equal(weights[name], now) for name, now in dense_parameters(controller.model).items())
+
+    # --- state -----------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("model_first", [True, False])
+    @pytest.mark.parametrize("rate", [0.0, 0.5, 0.9])
+    def test_state_moves_into_a_fresh_controller(
+        self, settings: CompressionSettings, rate: float, model_first: bool
+    ) -> None:
+        old = compress(small_net(), settings)
+        search_begins(old)
+        old.compression_rate = rate
+        train(old.model, sgd(old.model))
+        state = json.loads(json.dumps(old.get_state()))
+        tensors = {name: tensor.clone() for name, tensor in old.model.state_dict().items()}
+
+        new = compress(small_net(seed=1), settings)
+        if model_first:
+            new.model.load_state_dict(tensors)
+        new.load_state(state)
+        if not model_first:
+            new.model.load_state_dict(tensors)
+
+        assert report(new) == report(old)
+        assert new.compression_stage() == old.compression_stage()
+        assert torch.equal(outputs(new.model), outputs(old.model))
+        # Both go on in the same way: weights trained further, then a rate that falls, then none at all.
+        for controller in (old, new):
+            train(controller.model, torch.optim.SGD(controller.model.parameters(), lr=0.05))
+        assert_same_bits(dict(new.model.state_dict()), dict(old.model.state_dict()))
+        for next_rate in (0.3, 0.0):
+            for controller in (old, new):
+                controller.compression_rate = next_rate
+            assert_same_bits(dict(new.model.state_dict()), dict(old.model.state_dict()))
+
+    def test_schedule_goes_on_in_a_fresh_controller(self, settings: CompressionSettings) -> None:
+        old, new = (compress(small_net(), settings, RISING) for _ in range(2))
+        for _ in range(2):
+            old.scheduler.epoch_step()
+        new.model.load_state_dict(old.model.state_dict())
+        new.load_state(json.loads(json.dumps(old.get_state())))
+        assert report(new).requested_rate == 0.25
+        new.scheduler.epoch_step()
+        assert report(new).requested_rate == 0.5
+
+    def test_state_goes_back_to_an_earlier_one(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        search_begins(controller)
+        controller.compression_rate = 0.3
+        state, before = controller.get_state(), outputs(controller.model)
+        tensors = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
+        rates = report(controller)
+        controller.compression_rate = 0.9
+        train(controller.model, sgd(controller.model))
+        controller.model.load_state_dict(tensors)
+        controller.load_state(state)
+        assert report(controller) == rates
+        assert torch.equal(outputs(controller.model), before)
+
+    def test_compression_state_is_plain_data(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        controller.compression_rate = 0.5
+        state = controller.get_compression_state()
+        assert json.loads(json.dumps(state)) == state
+
+    # --- strip -----------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("rate", RATES)
+    def test_strip_leaves_outputs_unchanged(self, settings: CompressionSettings, rate: float) -> None:
+        controller = compress(small_net(), settings)
+        search_begins(controller)
+        controller.compression_rate = rate
+        train(controller.model, sgd(controller.model))
+        stripped = controller.strip()
+        torch.testing.assert_close(outputs(stripped), outputs(controller.model))
+
+    def test_stripped_model_has_no_training_machinery(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        search_begins(controller)
+        controller.compression_rate = 0.5
+        train(controller.model, sgd(controller.model))
+        stripped = controller.strip()
+        assert list(stripped.state_dict()) == list(small_net().state_dict())
+        for module in stripped.modules():
+            hooks = [value for name, value in vars(module).items() if name.endswith("_hooks")]
+            assert not any(hooks)
+        for name, tensor in stripped.state_dict().items():
+            assert not ((tensor == 0) & tensor.signbit()).any(), f"{name} holds -0.0"
+
+    def test_strip_leaves_the_users_own_hooks(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        controller.compression_rate = 0.5
+        controller.model.register_forward_hook(lambda module, args, out: out + 100.0)
+        assert float(outputs(controller.strip()).min()) > 50
+
+    def test_strip_leaves_the_original_as_it_was(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        controller.compression_rate = 0.5
+        before = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
+        stripped = controller.strip()
+        with torch.no_grad():
+            for parameter in stripped.parameters():
+                parameter.fill_(7.0)
+        assert stripped is not controller.model
+        assert_same_bits(dict(controller.model.state_dict()), before)
+        controller.compression_rate = 0.0
+        assert_same_bits(dense_parameters(controller.model), dense_parameters(small_net()))
+
+    # --- copies ----------------------------------------------------------------------------------------------
+
+    def test_deep_copy_is_independent_and_whole(self, settings: CompressionSettings) -> None:
+        original = compress(small_net(), settings)
+        search_begins(original)
+        original.compression_rate = 0.3
+        before, rates = outputs(original.model), report(original)
+        twin = copy.deepcopy(original)
+        assert twin.model is not original.model
+
+        twin.compression_rate = 0.9
+        train(twin.model, sgd(twin.model))
+        twin_rates = report(twin)
+        assert twin_rates.requested_rate == 0.9
+        assert twin_rates.achieved_rate > rates.achieved_rate
+        assert report(original) == rates
+        assert torch.equal(outputs(original.model), before)
+
+        original.compression_rate = 0.0
+        assert report(twin) == twin_rates
+
+    def test_deep_copy_of_the_model_alone_keeps_its_own_rate(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        search_begins(controller)
+        controller.compression_rate = 0.5
+        twin, before = copy.deepcopy(controller.model), outputs(controller.model)
+        optimizer = sgd(twin)
+        train(twin, optimizer)
+        assert torch.equal(outputs(controller.model), before)
+        controller.compression_rate = 0.0
+        trained = outputs(twin)
+        # What the copy had removed stays removed: its state is that of a controller at the copied rate.
+        other = compress(small_net(seed=1), settings)
+        search_begins(other)
+        other.compression_rate = 0.5
+        other.model.load_state_dict(twin.state_dict())
+        assert torch.equal(outputs(other.model), trained)
+
+    # --- the schedule ----------------------------------------------------------------------------------------
+
+    def test_stages_follow_the_schedule(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings, RISING)
+        stages = [controller.compression_stage()]
+        for _ in range(4):
+            controller.scheduler.epoch_step()
+            stages.append(controller.compression_stage())
+        assert stages == [
+            CompressionStage.UNCOMPRESSED,
+            CompressionStage.UNCOMPRESSED,
+            CompressionStage.PARTIALLY_COMPRESSED,
+            CompressionStage.FULLY_COMPRESSED,
+            CompressionStage.FULLY_COMPRESSED,
+        ]
+
+    def test_disabled_schedule_leaves_the_rate_alone(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings, RISING)
+        for _ in range(2):
+            controller.scheduler.epoch_step()
+        controller.disable_scheduler()
+        assert report(controller).requested_rate == 0.25
+        assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
+        for _ in range(3):
+            controller.scheduler.epoch_step()
+            controller.scheduler.step()
+        assert report(controller).requested_rate == 0.25
+        controller.compression_rate = 0.0
+        assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
+        controller.disable_scheduler()  # a second time does no harm
+
+    def test_steps_of_a_constant_schedule_change_nothing(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings, ScheduleSettings(kind="constant", initial_rate=0.3))
+        assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
+        before = outputs(controller.model)
+        for _ in range(3):
+            controller.scheduler.epoch_step()
+            controller.scheduler.step()
+        assert torch.equal(outputs(controller.model), before)
+
+    # --- what is said about it -------------------------------------------------------------------------------
+
+    def test_statistics_can_be_printed(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        controller.compression_rate = 0.5
+        text = controller.statistics().to_str()
+        assert f"{controller.compression_rate:.4f}" in text
+        assert "classifier" in text
+
+    def test_loss_is_a_scalar_that_can_be_added(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        loss = controller.loss()
+        assert loss.shape == ()
+        assert torch.isfinite(loss)

@@ -1,0 +1,50 @@
+"""Every compression controller keeps the contract. The settings of a new one are added to `CONTROLLERS`."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from kedro_aat import CompressionStage
+from kedro_aat.compression.controller import Uncompressed
+from kedro_aat.compression.settings import CompressionSettings, MagnitudeSparsity
+from tests.compression.controller_contract import ControllerContract
+
+CONTROLLERS: list[CompressionSettings] = [
+    MagnitudeSparsity(importance="lamp", ranking="global"),
+    MagnitudeSparsity(importance="normed_abs", ranking="local"),
+]
+
+
+def _name(settings: CompressionSettings) -> str:
+    chosen = [str(getattr(settings, key)) for key in settings.model_fields_set]
+    return "-".join([settings.algorithm, *sorted(chosen)])
+
+
+@pytest.mark.parametrize("settings", CONTROLLERS, ids=_name)
+class TestEveryController(ControllerContract):
+    pass
+
+
+@pytest.mark.parametrize(("left", "right"), list(itertools.product(CompressionStage, repeat=2)))
+def test_stages_of_two_algorithms_combine(left: CompressionStage, right: CompressionStage) -> None:
+    together = left + right
+    assert together is (left if left is right else CompressionStage.PARTIALLY_COMPRESSED)
+
+
+def test_uncompressed_model_trains_under_the_same_functions() -> None:
+    model = nn.Linear(3, 2)
+    controller = Uncompressed(model)
+    before = model.weight.clone()
+    controller.scheduler.epoch_step()
+    controller.scheduler.step()
+    controller.disable_scheduler()
+    assert controller.compression_rate == 0.0
+    assert controller.compression_stage() is CompressionStage.UNCOMPRESSED
+    assert float(controller.loss()) == 0.0
+    controller.load_state(controller.get_state())
+    assert controller.strip() is model
+    assert torch.equal(model.weight, before)

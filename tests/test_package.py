@@ -1,0 +1,100 @@
+"""What a user meets first: the import, the names, the commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kedro_aat
+from tests.projects import Project
+
+PUBLIC = {
+    "EarlyExitCompressionTrainingLoop",
+    "AdaptiveCompressionTrainingLoop",
+    "BaseEarlyExitCompressionTrainingLoop",
+    "TrainingRunner",
+    "TrainingLoopStatistics",
+    "CompressionStage",
+    "Outcome",
+    "NNCFConfig",
+    "register_default_init_args",
+    "create_accuracy_aware_training_loop",
+    "create_compressed_model",
+    "Evaluation",
+}
+
+
+def _python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_public_names() -> None:
+    assert set(dir(kedro_aat)) >= PUBLIC
+    for name in PUBLIC:
+        assert getattr(kedro_aat, name).__name__ == name
+    with pytest.raises(AttributeError, match="NoSuchName"):
+        _ = kedro_aat.NoSuchName
+
+
+@pytest.mark.parametrize("module", ["kedro_aat", "kedro_aat.pipeline_registry", "kedro_aat.config", "kedro_aat.plugin"])
+def test_import_does_not_load_torch(module: str) -> None:
+    assert _python(f"import sys, {module}; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_search_needs_neither_torch_nor_kedro() -> None:
+    loaded = _python("import sys, kedro_aat.search.choice; print([m for m in ('torch', 'kedro') if m in sys.modules])")
+    assert loaded.strip() == "[]"
+
+
+def test_signatures_are_those_of_nncf() -> None:
+    import inspect
+
+    from kedro_aat import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop, create_compressed_model
+
+    def arguments(function: object) -> dict[str, object]:
+        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+        return {parameter.name: parameter.default for parameter in parameters}
+
+    empty = inspect.Parameter.empty
+    first = {"nncf_config": empty, "compression_controller": empty, "uncompressed_model_accuracy": empty}
+    flags: dict[str, object] = {"lr_updates_needed": True, "verbose": True}
+    rates: dict[str, object] = {"minimal_compression_rate": 0.0, "maximal_compression_rate": 0.95}
+    dump: dict[str, object] = {"dump_checkpoints": True}
+    early, adaptive = arguments(EarlyExitCompressionTrainingLoop), arguments(AdaptiveCompressionTrainingLoop)
+    assert list(early.items()) == list((first | flags | dump).items())
+    assert list(adaptive.items()) == list((first | flags | rates | dump).items())
+    optional = ("configure_optimizers", "dump_checkpoint", "load_checkpoint", "early_stopping")
+    run: dict[str, object] = dict.fromkeys(("self", "model", "train_epoch_fn", "validate_fn"), empty)
+    run |= {f"{name}_fn": None for name in optional}
+    run |= {"tensorboard_writer": None, "log_dir": None, "update_learning_rate_fn": None}
+    assert list(arguments(AdaptiveCompressionTrainingLoop.run).items()) == list(run.items())
+    created = {"model": empty, "config": empty, "compression_state": None, "example_input": None, "dump_graphs": False}
+    assert list(arguments(create_compressed_model).items()) == list(created.items())
+
+
+def test_pipelines_are_registered(project: Project) -> None:
+    command = [sys.executable, "-m", "kedro", "registry", "list"]
+    listed = subprocess.run(command, cwd=project.folder, check=True, capture_output=True, text=True).stdout
+    assert {"- __default__", "- aat", "- digits"} <= set(listed.splitlines())
+
+
+def test_schema_command(project: Project) -> None:
+    command = [sys.executable, "-m", "kedro", "aat", "schema", "schema.json"]
+    subprocess.run(command, cwd=project.folder, check=True, capture_output=True)
+    schema = json.loads((project.folder / "schema.json").read_text())
+    assert {"budget", "search", "training", "compression"} <= set(schema["properties"])
+
+
+def test_kedro_viz_shows_the_pipeline_in_layers(finished: Project, tmp_path: Path) -> None:
+    site = Project(tmp_path, like=finished)
+    command = [sys.executable, "-m", "kedro", "viz", "build"]
+    subprocess.run(command, cwd=site.folder, check=True, capture_output=True, timeout=120)
+    built = json.loads((site.folder / "build/api/main").read_text())
+    # An empty list would mean that the layers run in a circle and were switched off.
+    assert built["layers"] == ["raw", "model_input", "baseline", "fine_tuning", "export", "reporting"]
+    names = {node["name"] for node in built["nodes"]}
+    assert {"evaluate_baseline", "build_controller", "finetune_adaptively", "export_model", "checkpoint_store"} <= names
