@@ -1,0 +1,187 @@
+"""What the `aat` pipeline's settings accept, and what mistakes get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kedro_aat.budget import BudgetSettings
+from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.config import AatSettings
+from kedro_aat.errors import ConfigurationError
+from kedro_aat.search.stepping import Interpolate
+from kedro_aat.training.settings import Imported
+
+
+def parameters(**changes: Any) -> dict[str, Any]:
+    """The least that is needed, with changes at the root."""
+    return {"budget": {"max_drop": 0.01}, "training": {"metric": "torchmetrics.Accuracy"}} | changes
+
+
+def mistakes(**changes: Any) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        AatSettings.model_validate(parameters(**changes))
+    return caught.value.mistakes
+
+
+def test_little_is_required() -> None:
+    settings = AatSettings.model_validate(parameters())
+    assert settings.budget == BudgetSettings(max_drop=0.01)
+    assert settings.training.metric == Imported(class_path="torchmetrics.Accuracy")
+    assert (settings.minimal_rate, settings.maximal_rate) == (0.0, 0.998)
+    assert settings.compression == MagnitudeSparsity(importance="lamp")
+
+
+def test_all_parts_are_read() -> None:
+    settings = AatSettings.model_validate(
+        parameters(
+            seed=3,
+            minimal_rate=0.5,
+            maximal_rate=0.9,
+            compression={"algorithm": "magnitude_sparsity", "importance": "abs", "ignored_scopes": ["head"]},
+            search={"kind": "interpolate", "patience_epochs": 2},
+            training={
+                "metric": {"class_path": "torchmetrics.Accuracy", "init_args": {"task": "multiclass"}},
+                "validate": "package.module.validate",
+                "precision": "bf16",
+            },
+            export={"batch_sizes": [1, 8]},
+        )
+    )
+    assert settings.seed == 3
+    assert settings.search == Interpolate(patience_epochs=2)
+    assert settings.training.metric.init_args == {"task": "multiclass"}
+    assert settings.training.validate_ == "package.module.validate"
+    assert settings.export.batch_sizes == (1, 8)
+
+
+def test_missing_keys_are_all_named() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AatSettings.model_validate({"training": {}})
+    assert sorted(caught.value.mistakes) == [
+        "budget: this key is required",
+        "training.metric: this key is required",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"maximal_rate": 1.0}, "maximal_rate: should be less than 1, but got 1.0"),
+        ({"minimal_rate": -0.1}, "minimal_rate: should be greater than or equal to 0, but got -0.1"),
+        ({"seed": "ten"}, "seed: should be a valid integer, unable to parse string as an integer, but got 'ten'"),
+        (
+            {"budget": {"max_drop": 0.01, "max_relative_drop": 0.01}},
+            "budget: exactly one of max_drop and max_relative_drop is required, but got both",
+        ),
+        ({"budget": {}}, "budget: exactly one of max_drop and max_relative_drop is required, but got neither"),
+        (
+            {"search": {"kind": "interpolat"}},
+            "search.kind: must be one of early_exit, uniform_decrease, interpolate, but got 'interpolat'. "
+            "Did you mean 'interpolate'?",
+        ),
+        ({"search": {"patience_epochs": 3}}, "search.kind: this key is required"),
+        (
+            {"compression": {"algorithm": "magnitude_sparsty"}},
+            "compression.algorithm: must be one of magnitude_sparsity, but got 'magnitude_sparsty'. "
+            "Did you mean 'magnitude_sparsity'?",
+        ),
+        (
+            {"compression": {"schedule": {"kind": "polynomal"}}},
+            "compression.schedule.kind: must be one of constant, polynomial, exponential, multistep, adaptive, "
+            "but got 'polynomal'. Did you mean 'polynomial'?",
+        ),
+        (
+            {"training": {"metric": "torchmetrics.Accuracy", "device": "gpu"}},
+            "training.device: must be auto, cpu, cuda, cuda:1 ..., but got 'gpu'",
+        ),
+        ({"export": {"batch_sizes": [1, 0]}}, "export.batch_sizes.1: should be greater than or equal to 1, but got 0"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(changes: dict[str, Any], mistake: str) -> None:
+    assert mistakes(**changes) == [mistake]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "likely"),
+    [
+        ({"maximal_rte": 0.9}, "maximal_rte", "maximal_rate"),
+        ({"search": {"kind": "uniform_decrease", "patience_epoch": 3}}, "search.patience_epoch", "patience_epochs"),
+        ({"compression": {"importanc": "abs"}}, "compression.importanc", "importance"),
+        ({"compression": {"schedule": {"powr": 2}}}, "compression.schedule.powr", "power"),
+        (
+            {"training": {"metric": "torchmetrics.Accuracy", "validat": "package.validate"}},
+            "training.validat",
+            "validate",
+        ),
+        (
+            {"training": {"metric": "torchmetrics.Accuracy", "optimizer": {"class_path": "x.y", "init_arg": {}}}},
+            "training.optimizer.init_arg",
+            "init_args",
+        ),
+    ],
+    ids=str,
+)
+def test_a_mistyped_key_gets_the_likely_one(changes: dict[str, Any], key: str, likely: str) -> None:
+    (mistake,) = mistakes(**changes)
+    assert mistake.startswith(f"{key}: unknown key")
+    assert mistake.endswith(f"Did you mean '{likely}'?")
+
+
+def test_minimal_above_maximal_rate() -> None:
+    (mistake,) = mistakes(minimal_rate=0.9, maximal_rate=0.5)
+    assert names_rates_in_the_wrong_order(mistake)
+
+
+def names_rates_in_the_wrong_order(mistake: str) -> bool:
+    return all(part in mistake for part in ("minimal_rate", "0.9", "maximal_rate", "0.5", "but got"))
+
+
+def test_five_mistakes_are_named_in_one_error() -> None:
+    found = mistakes(
+        maximal_rte=0.9,
+        seed="ten",
+        minimal_rate=1.2,
+        budget={"max_drop": 0.01, "max_relative_drop": 0.01},
+        search={"kind": "uniform_decrease", "patience_epoch": 3},
+    )
+    assert len(found) == 5, found
+    expected = {
+        "maximal_rte:": "'maximal_rate'",
+        "seed:": "'ten'",
+        "minimal_rate:": "1.2",
+        "budget:": "both",
+        "search.patience_epoch:": "'patience_epochs'",
+    }
+    for key, names in expected.items():
+        (line,) = (mistake for mistake in found if mistake.startswith(key))
+        assert names in line
+
+
+def test_five_other_mistakes_are_named_in_one_error() -> None:
+    found = mistakes(
+        budget={"max_dro": 0.01},
+        compression={"algorithm": "magnitude_sparsty"},
+        search={"kind": "interpolat"},
+        training={"metric": "torchmetrics.Accuracy", "precision": "fp8"},
+        export={"tolerance": 0},
+    )
+    assert len(found) == 5, found
+    keys = ["budget.max_dro:", "compression.algorithm:", "search.kind:", "training.precision:", "export.tolerance:"]
+    for key in keys:
+        assert any(mistake.startswith(key) for mistake in found), key
+
+
+def test_rules_on_several_keys_are_named_beside_other_mistakes() -> None:
+    found = mistakes(
+        sed=0,
+        minimal_rate=0.9,
+        maximal_rate=0.5,
+        budget={"max_drop": 0.01, "max_relative_drop": 0.01, "max_dropp": 0.01},
+        search={"kind": "interpolat"},
+    )
+    assert len(found) == 5, found
+    assert any(names_rates_in_the_wrong_order(mistake) for mistake in found)
+    assert any("but got both" in mistake for mistake in found)

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import Field, model_validator
+
+from kedro_aat.errors import AatError, ConfigurationError
+from kedro_aat.validated import Settings, closest, parse
+
+
+class Straight(Settings):
+    kind: Literal["straight"] = "straight"
+    length: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Winding(Settings):
+    kind: Literal["winding"] = "winding"
+    num_turns: int = 2
+    through: tuple[str, ...] = ()
+
+
+Way = Annotated[Straight | Winding, Field(discriminator="kind")]
+
+
+class Walk(Settings):
+    days: int
+    way: Way = Straight()
+    detours: tuple[Way, ...] = ()
+    weather: Literal["sun", "rain"] = "sun"
+    colour_: Annotated[str | None, Field(alias="colour")] = None
+    model: str = "none"
+    steepest: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    shallowest: float = 0.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Walk:
+        if self.shallowest > self.steepest:
+            raise ValueError(f"shallowest must be at most steepest ({self.steepest}), but got {self.shallowest}")
+        return self
+
+
+def mistakes(data: Any) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        Walk.model_validate(data)
+    return caught.value.mistakes
+
+
+def test_settings_are_read_from_plain_data() -> None:
+    walk = Walk.model_validate({"days": 3, "way": {"kind": "winding"}, "colour": "red"})
+    assert walk == Walk.model_validate({"days": 3, "way": Winding(), "colour": "red"})
+    assert (walk.days, walk.way, walk.colour_) == (3, Winding(num_turns=2), "red")
+    assert Walk.model_validate(walk) == walk
+
+
+def test_settings_cannot_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Walk(days=3).days = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("data", "mistake"),
+    [
+        ({}, "days: this key is required"),
+        ({"days": "ten"}, "days: should be a valid integer, unable to parse string as an integer, but got 'ten'"),
+        ({"days": 1, "steepest": 1.0}, "steepest: should be less than 1, but got 1.0"),
+        ({"days": 1, "steepest": float("nan")}, "steepest: should be a finite number, but got nan"),
+        ({"days": 1, "weather": "rains"}, "weather: must be one of sun, rain, but got 'rains'. Did you mean 'rain'?"),
+        ({"days": 1, "weather": "fog"}, "weather: must be one of sun, rain, but got 'fog'."),
+        (
+            {"days": 1, "way": {"kind": "windng"}},
+            "way.kind: must be one of straight, winding, but got 'windng'. Did you mean 'winding'?",
+        ),
+        ({"days": 1, "way": {"length": 0}}, "way.kind: this key is required"),
+        ({"days": 1, "way": {"kind": "straight", "length": 0}}, "way.length: should be greater than 0, but got 0"),
+        (
+            {"days": 1, "detours": [{"kind": "straight"}, {"kind": "straight", "length": -1}]},
+            "detours.1.length: should be greater than 0, but got -1",
+        ),
+        (
+            {"days": 1, "detours": [{"kind": "winding", "through": ["wood", 3]}]},
+            "detours.0.through.1: should be a valid string, but got 3",
+        ),
+        (
+            {"days": 1, "steepest": 0.1, "shallowest": 0.2},
+            "shallowest must be at most steepest (0.1), but got 0.2",
+        ),
+        (
+            {"days": {"from": 1, "to": 2}},
+            "days: should be a valid integer, but got a mapping with the keys from, to",
+        ),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(data: Any, mistake: str) -> None:
+    assert mistakes(data) == [mistake]
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "value", "likely"),
+    [
+        ({"dys": 7, "days": 1}, "dys", "7", "days"),
+        ({"days": 1, "way": {"kind": "winding", "num_turn": 7}}, "way.num_turn", "7", "num_turns"),
+        ({"days": 1, "detours": [{"kind": "straight", "lenght": 7}]}, "detours.0.lenght", "7", "length"),
+        ({"days": 1, "color": 7}, "color", "7", "colour"),
+    ],
+    ids=["root", "member of a union", "in a list", "alias"],
+)
+def test_an_unknown_key_is_named_with_its_value_and_the_likely_one(
+    data: Any, key: str, value: str, likely: str
+) -> None:
+    (mistake,) = mistakes(data)
+    assert mistake.startswith(f"{key}: unknown key")
+    assert mistake.endswith(f" Did you mean '{likely}'?")
+    assert value in mistake
+
+
+def test_an_unknown_key_like_no_other_gets_no_suggestion() -> None:
+    (mistake,) = mistakes({"days": 1, "zzz": 7})
+    assert mistake.startswith("zzz: unknown key")
+    assert "Did you mean" not in mistake
+
+
+def test_keys_of_another_member_of_a_union_are_not_suggested() -> None:
+    (mistake,) = mistakes({"days": 1, "way": {"kind": "straight", "num_turn": 7}})
+    assert mistake.startswith("way.num_turn: unknown key")
+    assert "num_turns" not in mistake
+
+
+@pytest.mark.parametrize("data", [None, 3, "a walk", [1, 2]], ids=repr)
+def test_data_that_are_no_mapping(data: Any) -> None:
+    (mistake,) = mistakes(data)
+    assert mistake.startswith("(the whole): should be a valid dictionary")
+    assert mistake.endswith(f"but got {data!r}")
+
+
+def test_one_error_lists_all_mistakes() -> None:
+    data = {
+        "dys": 1,
+        "way": {"kind": "windng"},
+        "detours": [{"kind": "straight", "length": -1}],
+        "weather": "fog",
+        "steepest": 1.5,
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        parse(Walk, data, where="parameters.yml")
+    found = caught.value.mistakes
+    keys = sorted(mistake.partition(":")[0] for mistake in found)
+    assert keys == ["days", "detours.0.length", "dys", "steepest", "way.kind", "weather"]
+    first, *lines = str(caught.value).splitlines()
+    assert first == "parameters.yml: 6 mistakes"
+    assert lines == [f"  - {mistake}" for mistake in found]
+
+
+def test_a_long_value_is_cut_short() -> None:
+    (mistake,) = mistakes({"days": "many " * 100})
+    assert "but got 'many many many" in mistake
+    assert mistake.endswith("...")
+    assert len(mistake) < 200
+
+
+def test_the_error_is_ours_and_a_value_error() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Walk.model_validate({})
+    assert isinstance(caught.value, AatError)
+    assert isinstance(caught.value, ValueError)
+    assert str(caught.value).startswith("Walk: 1 mistake\n")
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_closest_name() -> None:
+    known = ["magnitude_sparsity", "filter_pruning"]
+    assert closest("magnitude_sparsty", known) == " Did you mean 'magnitude_sparsity'?"
+    assert closest("adaptive", ["early_exit", "adaptive_compression_level"]) == (
+        " Did you mean 'adaptive_compression_level'?"
+    )
+    assert closest("zzz", known) == ""
