@@ -46,7 +46,7 @@ def num_zeros(tensors: Iterable[Tensor]) -> int:
 
 def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
     """Same names, types, shapes and bits; a negative zero is not a positive one."""
-    assert list(left) == list(right)
+    assert left.keys() == right.keys()
     for name, tensor in left.items():
         other = right[name]
         assert (tensor.dtype, tensor.shape) == (other.dtype, other.shape), name
