@@ -12,6 +12,7 @@ from kedro_aat.config import AatSettings
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.search.stepping import Interpolate
 from kedro_aat.training.settings import Imported
+from tests.mistakes import key_of
 
 
 def parameters(**changes: Any) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def test_missing_keys_are_all_named() -> None:
         ),
         ({"export": {"batch_sizes": [1, 0]}}, "export.batch_sizes.1: should be greater than or equal to 1, but got 0"),
     ],
-    ids=str,
+    ids=key_of,
 )
 def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(changes: dict[str, Any], mistake: str) -> None:
     assert mistakes(**changes) == [mistake]
@@ -122,7 +123,7 @@ def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(changes: dict[st
             "init_args",
         ),
     ],
-    ids=str,
+    ids=key_of,
 )
 def test_a_mistyped_key_gets_the_likely_one(changes: dict[str, Any], key: str, likely: str) -> None:
     (mistake,) = mistakes(**changes)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings, closest, parse
+from tests.mistakes import key_of
 
 
 class Straight(Settings):
@@ -90,7 +91,7 @@ def test_settings_cannot_change() -> None:
             "days: should be a valid integer, but got a mapping with the keys from, to",
         ),
     ],
-    ids=str,
+    ids=key_of,
 )
 def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(data: Any, mistake: str) -> None:
     assert mistakes(data) == [mistake]

@@ -19,7 +19,7 @@ from tests.strategies import worlds
 # Validations without training: the first, and one at each change of phase.
 NUM_VALIDATIONS_ALONE = 3
 
-laws = settings(max_examples=40, deadline=None)
+laws = settings(max_examples=30, deadline=None)
 
 
 def anew(policy: Policy) -> Policy:

@@ -317,8 +317,6 @@ class StoreContract:
             assert latest.number == 1
 
     def test_what_a_killed_process_was_writing_is_no_checkpoint(self, store: CheckpointStore) -> None:
-        """A copy of a whole folder under every name that a writer might use for it."""
-
         def killed_while_writing(folder: Path) -> None:
             (folder / "mine.bin").write_bytes(b"1")
             raise KeyboardInterrupt

@@ -13,6 +13,7 @@ from kedro_aat import NNCFConfig
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.search.stepping import Interpolate, UniformDecrease
 from kedro_aat.training.nncf_config import AccuracyAwareSettings, MagnitudeSparsityAlgorithm
+from tests.mistakes import key_of
 
 SEARCH: dict[str, Any] = {
     "initial_training_phase_epochs": 4,
@@ -394,7 +395,7 @@ def test_a_loop_needs_its_section() -> None:
         ),
         ({"input_info": [{}]}, "input_info.0.sample_size: this key is required"),
     ],
-    ids=str,
+    ids=key_of,
 )
 def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(contents: dict[str, Any], mistake: str) -> None:
     assert mistakes(contents) == [mistake]
@@ -427,7 +428,7 @@ def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(contents: dict[s
             "num_bn_adaptation_samples",
         ),
     ],
-    ids=str,
+    ids=key_of,
 )
 def test_a_mistyped_key_gets_the_likely_one(contents: dict[str, Any], key: str, likely: str) -> None:
     (mistake,) = mistakes(contents)

@@ -56,6 +56,8 @@ class DefaultTraining:
         *,
         seed: int = 0,
     ) -> None:
+        if settings.num_threads is not None:
+            torch.set_num_threads(settings.num_threads)
         self.settings = settings
         self.device = pick_device(settings.device)
         self._memory_format = torch.channels_last if settings.channels_last else torch.preserve_format

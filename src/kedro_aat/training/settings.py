@@ -99,6 +99,8 @@ class TrainingSettings(Settings):
         compile: Whether the model is compiled for training.
         gradient_clip_norm: Largest norm of all gradients together; None does not clip.
         num_workers: Processes that load data.
+        num_threads: Threads of torch on the CPU; None leaves it to torch. Only runs with the same number agree bit
+            for bit, and a small network is quicker with one.
         train_epoch: Import path of a function used instead of ours; it is called as the loops' callable is,
             and with `data=` (the training batches) if it takes that.
         validate_: Likewise, with the validation batches; spelt `validate` in YAML.
@@ -122,6 +124,7 @@ class TrainingSettings(Settings):
     compile: bool = False
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = None
     num_workers: Annotated[int, Field(ge=0)] = 0
+    num_threads: Annotated[int, Field(ge=1)] | None = None
     train_epoch: str | None = None
     validate_: Annotated[str | None, Field(alias="validate")] = None
     configure_optimizers: str | None = None

@@ -1,0 +1,73 @@
+"""Functions and classes that settings of the tests name by import path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CALLS: list[tuple[str, dict[str, Any]]] = []  # name of the function, and what it was given
+
+
+def train_epoch(controller: Any, model: nn.Module, epoch: int, optimizer: Any, lr_scheduler: Any, data: Any) -> float:
+    batches = [(inputs.clone(), targets.clone()) for inputs, targets in data]
+    CALLS.append(("train_epoch", {"epoch": epoch, "data": batches, "optimizer": optimizer}))
+    for inputs, targets in batches:
+        controller.scheduler.step()
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    return 0.25
+
+
+def train_without_data(controller: Any, model: nn.Module, **more: Any) -> None:
+    CALLS.append(("train_without_data", more))
+
+
+def validate(model: nn.Module, epoch: int, data: Any) -> float:
+    CALLS.append(("validate", {"epoch": epoch, "data": [targets for _, targets in data], "training": model.training}))
+    return 0.75
+
+
+def validate_the_model_alone(model: nn.Module) -> float:
+    CALLS.append(("validate_the_model_alone", {}))
+    return 0.5
+
+
+def configure_optimizers(model: nn.Module) -> tuple[torch.optim.Optimizer, None]:
+    CALLS.append(("configure_optimizers", {"model": model}))
+    return torch.optim.SGD(model.parameters(), lr=0.125), None
+
+
+def configure_two_optimizers(model: nn.Module) -> tuple[list[torch.optim.Optimizer], None]:
+    """One for the weights and one for the biases, both of learning rate 1."""
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    biases = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    return [torch.optim.SGD(weights, lr=1.0), torch.optim.SGD(biases, lr=1.0)], None
+
+
+def early_stopping(metric: float) -> bool:
+    return metric > 0.5
+
+
+def update_learning_rate(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:
+    CALLS.append(("update_learning_rate", {"epoch": epoch, "metric": metric, "loss": loss}))
+
+
+class WeightedLoss(nn.Module):
+    """A loss with a tensor of its own."""
+
+    weight: Tensor
+
+    def __init__(self, weights: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.tensor(weights))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, self.weight)
+
+
+def loss_with_options(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets)
