@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class SmallNet(nn.Module):
-    """Two convolutions, BatchNorm and a classifier: (B, 1, 8, 8) -> (B, num_classes)."""
+    """Two convolutions, BatchNorm and a classifier: (B, in_channels, 8, 8) -> (B, num_classes)."""
 
-    def __init__(self, num_classes: int = 4, *, width: int = 8) -> None:
+    def __init__(self, num_classes: int = 4, *, width: int = 8, in_channels: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         self.classifier = nn.Linear(width, num_classes)
 
@@ -121,15 +121,16 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         return self.inputs[index], self.targets[index]
 
 
-def images(num_examples: int, *, num_classes: int = 4, seed: int = 0) -> dict[str, Tensor]:
-    """Images of 8x8 whose class is the quadrant with the bright spot, with noise over it."""
+def images(num_examples: int, *, num_channels: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    """Images of 8x8 in four classes: bright, dark, and stripes across or down, with noise over them."""
     generator = torch.Generator().manual_seed(seed)
-    targets = torch.randint(num_classes, (num_examples,), generator=generator)
-    inputs = torch.randn(num_examples, 1, 8, 8, generator=generator)
-    for image, target in zip(inputs, targets.tolist(), strict=True):
-        row, column = 4 * (target // 2), 4 * (target % 2)
-        image[0, row : row + 4, column : column + 4] += 1.5
-    return {"inputs": inputs, "targets": targets}
+    stripes = torch.tensor([1.0, -1.0]).repeat(4)
+    patterns = torch.stack(
+        [torch.ones(8, 8), -torch.ones(8, 8), stripes[:, None].expand(8, 8), stripes[None, :].expand(8, 8)]
+    )
+    targets = torch.randint(4, (num_examples,), generator=generator)
+    noise = torch.randn(num_examples, num_channels, 8, 8, generator=generator)
+    return {"inputs": patterns[targets][:, None] + noise, "targets": targets}
 
 
 def vectors(num_examples: int, *, num_features: int = 6, seed: int = 0) -> dict[str, Tensor]:

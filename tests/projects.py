@@ -14,7 +14,7 @@ import pandas as pd
 
 ROOT = Path(__file__).parents[1]
 
-# A narrow network and few epochs: enough for every node to have something to do.
+# Few epochs: enough for every node to have something to do.
 SMALL = {
     "digits.baseline.num_epochs": 3,
     "aat.budget.max_drop": 0.05,

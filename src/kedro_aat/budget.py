@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.validated import Settings
 
+# Two numbers of float32 near 1 that should be equal may differ by a few of its steps of 1.2e-7.
+FLOAT32_ROUNDING = 5e-7
+
 
 class Outcome(StrEnum):
     """How a run ended. Every ending is a value; none is a model that silently breaks its budget."""
@@ -64,7 +67,7 @@ class BudgetSettings(Settings):
             if baseline == 0:
                 raise ConfigurationError(
                     "budget",
-                    ["max_relative_drop: a fraction of a baseline of 0 is no budget; give max_drop in metric units"],
+                    ["a relative drop from a baseline of 0 is no budget; give an absolute one, in metric units"],
                 )
             drop = abs(baseline) * self.max_relative_drop
         else:
@@ -74,7 +77,7 @@ class BudgetSettings(Settings):
                 raise ConfigurationError(
                     "budget",
                     [
-                        f"max_drop: must be between 0 and the baseline ({baseline:.4g}), but got {drop:.4g}. "
+                        f"the tolerated drop must be between 0 and the baseline ({baseline:.4g}), but got {drop:.4g}. "
                         f"Is it a percentage? Write {drop / 100:.4g}"
                     ],
                 )
@@ -103,8 +106,14 @@ class Budget(Settings):
         return self.baseline - self.drop if self.higher_is_better else self.baseline + self.drop
 
     def margin(self, metric: float) -> float:
-        """Distance to the lowest tolerated metric, in metric units; at least 0 is within budget."""
-        return (metric - self.lowest_tolerated) * (1 if self.higher_is_better else -1)
+        """Distance to the lowest tolerated metric, in metric units; at least 0 is within budget.
+
+        A metric exactly on the budget counts as within, also where float32 (which most metrics are computed in) puts
+        it a rounding error below.
+        """
+        margin = (metric - self.lowest_tolerated) * (1 if self.higher_is_better else -1)
+        rounding = FLOAT32_ROUNDING * max(1.0, abs(self.baseline))
+        return 0.0 if -rounding <= margin < 0 else margin
 
     def degradation(self, metric: float) -> float:
         """How much worse than the baseline, in metric units; negative where it is better."""
@@ -122,13 +131,13 @@ def require_finite(value: object, what: str) -> float:
         MetricError: If it is not a number, or is NaN or infinite.
     """
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float("" if isinstance(value, str | bytes) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise MetricError(
             f"{what} must be a number, but is {value!r} of type {type(value).__name__}. "
             "Let the validation function return a float."
         ) from None
-    if isinstance(value, str | bytes) or not math.isfinite(number):
+    if not math.isfinite(number):
         raise MetricError(
             f"{what} must be a finite number, but is {value!r}. The state of the epoch before is kept; "
             "a lower learning rate, gradient clipping or fp32 precision usually mends this."

@@ -8,6 +8,7 @@ is better.
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -177,7 +178,7 @@ def certify(
     if unit is not None:
         lost, won = discordant = int((drops > 0).sum()), int((drops < 0).sum())
         num_examples = len(drops)
-        statistic = float(_score(np.array(lost), np.array(won), num_examples, tolerated_drop / unit))
+        statistic = float(tango_score(np.array(lost), np.array(won), num_examples, tolerated_drop / unit))
 
         def p_value(drop: float) -> float:
             return _p_of_counts(lost, won, num_examples, drop / unit)
@@ -199,9 +200,7 @@ def certify(
     )
 
 
-def power(
-    num_examples: int, true_drop: float, discordance: float, tolerated_drop: float, alpha: float = 0.05
-) -> float:
+def power(num_examples: int, true_drop: float, discordance: float, tolerated_drop: float, alpha: float = 0.05) -> float:
     """The probability that a candidate will be certified, known before it is tested.
 
     The normal approximation to the power of Tango's score test, with the restricted estimate that the test settles on
@@ -261,7 +260,7 @@ def examples_needed(
         return None
     # May be negative, for hardly any power; the fewest examples then bound it.
     root = (norm.isf(alpha) * spread_at_budget + norm.ppf(power) * spread) / (tolerated_drop - true_drop)
-    return max(1, math.ceil(max(root, 0.0) ** 2), _fewest(true_drop, tolerated_drop, alpha))
+    return max(1, math.ceil(max(float(root), 0.0) ** 2), _fewest(true_drop, tolerated_drop, alpha))
 
 
 def _paired(baseline_scores: ArrayLike, candidate_scores: ArrayLike) -> tuple[Floats, Floats]:
@@ -298,7 +297,7 @@ def _unit_of_outcomes(baseline: Floats, candidate: Floats) -> float | None:
     return next((unit for unit in (1.0, 100.0) if np.isin(scores, (0.0, unit)).all()), None)
 
 
-def _score(lost: NDArray[Any], won: NDArray[Any], num_examples: int, drop: float) -> Floats:
+def tango_score(lost: NDArray[Any], won: NDArray[Any], num_examples: int, drop: float) -> Floats:
     """Tango's score for the hypothesis that the true drop is `drop`; negative where fewer are lost than it says.
 
     Tango (1998), Statistics in Medicine 17:891-908: the difference to what the hypothesis expects, in standard
@@ -330,43 +329,62 @@ def _p_of_counts(lost: int, won: int, num_examples: int, drop: float) -> float:
         num_examples: All examples.
         drop: The hypothesis, in (-1, 1).
     """
-    return largest_tail(float(_score(np.array(lost), np.array(won), num_examples, drop)), num_examples, drop)
+    return largest_tail(float(tango_score(np.array(lost), np.array(won), num_examples, drop)), num_examples, drop)
 
 
 def largest_tail(score: float, num_examples: int, drop: float) -> float:
     """The largest probability, over the share of won examples, of a score of at most `score` at a true drop `drop`."""
-    # Most that may be lost, for each number won.
-    limits = _most_lost(score, num_examples, drop)
-    largest = max(tail_probability(limits, drop + share, share) for share in _shares_won(num_examples, drop))
+    limits, shares = most_lost(score, num_examples, drop), _shares_won(num_examples, drop)
+    largest = float(tail_probability(limits, drop + shares, shares).max())
     # Between two shares it may be larger, by a measured 0.0005 of itself at most.
     return min(1.001 * largest, 1.0)
 
 
-def _most_lost(score: float, num_examples: int, drop: float) -> Indices:
+def most_lost(score: float, num_examples: int, drop: float) -> Indices:
     """Largest number of lost examples with a score of at most `score`, by number of won ones, (N + 1,); -1 if none."""
     won = np.arange(num_examples + 1)
     low, high = np.full(num_examples + 1, -1), num_examples - won
     while (low < high).any():
         middle = (low + high + 1) // 2
         # Outcomes as extreme as the one seen belong to the tail, whatever rounding says.
-        inside = _score(middle, won, num_examples, drop) <= score + 1e-9
+        inside = tango_score(middle, won, num_examples, drop) <= score + 1e-9
         low, high = np.where(inside, middle, low), np.where(inside, high, middle - 1)
     return low
 
 
-def tail_probability(most_lost: Indices, share_lost: float, share_won: float) -> float:
-    """Probability that no more are lost than `most_lost`, (N + 1,), allows at the number that are won."""
+def tail_probability(limits: Indices, shares_lost: ArrayLike, shares_won: ArrayLike) -> Floats:
+    """Probabilities that no more are lost than `limits`, (N + 1,), as of `most_lost`, allow.
+
+    Args:
+        limits: Most that may be lost, by number of won examples, (N + 1,).
+        shares_lost: True shares of lost examples, (S,).
+        shares_won: True shares of won examples, (S,).
+
+    Returns:
+        Probabilities, (S,).
+    """
     from scipy.special import bdtr, gammaln, xlog1py, xlogy
 
-    num_examples = len(most_lost) - 1
-    reach = 8 * math.sqrt(num_examples * share_won * (1 - share_won)) + 20  # beyond it lies less than 1e-14
-    first, last = num_examples * share_won - reach, num_examples * share_won + reach
-    won = np.arange(max(0, math.floor(first)), min(num_examples, math.ceil(last)) + 1)
-    won = won[most_lost[won] >= 0]
+    num_examples = len(limits) - 1
+    share_lost, share_won = np.atleast_1d(np.asarray(shares_lost), np.asarray(shares_won))
+    # Of an example that is not won to be lost.
+    chance = np.minimum(share_lost / np.maximum(1 - share_won, 1e-300), 1)
+    # The number won is binomial, and beyond this reach of its mean lies less than 1e-14.
+    reach = 8 * np.sqrt(num_examples * share_won * (1 - share_won)) + 20
+    first = np.maximum(np.floor(num_examples * share_won - reach), 0).astype(np.int64)
+    last = np.minimum(np.ceil(num_examples * share_won + reach), num_examples).astype(np.int64)
+    # All numbers from first to last, of all shares in one vector, and which share each belongs to.
+    sizes = last - first + 1
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    won = np.arange(len(of)) + (first - np.cumsum(sizes) + sizes)[of]
+    of, won = of[limits[won] >= 0], won[limits[won] >= 0]
     rest = num_examples - won
     ways = gammaln(num_examples + 1) - gammaln(won + 1) - gammaln(rest + 1)
-    density = np.exp(ways + xlogy(won, share_won) + xlog1py(rest, -share_won))
-    return float(density @ bdtr(most_lost[won], rest, min(1.0, share_lost / (1 - share_won))))
+    density = np.exp(ways + xlogy(won, share_won[of]) + xlog1py(rest, -share_won[of]))
+    sums: Floats = np.bincount(of, weights=density * bdtr(limits[won], rest, chance[of]), minlength=len(sizes)).astype(
+        np.float64
+    )
+    return sums
 
 
 def _shares_won(num_examples: int, drop: float) -> Floats:
@@ -376,10 +394,11 @@ def _shares_won(num_examples: int, drop: float) -> Floats:
     the scale of a standard error of the square root of the share, 1 / (2 sqrt(N)). Between, it is smooth.
     """
     least, largest = max(0.0, -drop), (1 - drop) / 2
-    width = largest - least
-    roots = np.concatenate((np.arange(160) / (24 * math.sqrt(num_examples)), np.linspace(0, math.sqrt(width), 129)))
-    steps = roots[roots <= math.sqrt(width)] ** 2
-    return np.unique(np.clip(np.concatenate((least + steps, largest - steps)), least, largest))
+    middle = math.sqrt((largest - least) / 2)
+    dense = np.arange(160) / (24 * math.sqrt(num_examples))
+    roots = np.concatenate((dense[dense < middle], np.linspace(min(dense[-1], middle), middle, 65)))
+    shares = np.concatenate((least + roots**2, largest - roots**2))
+    return np.unique(np.clip(shares, least, largest))
 
 
 def _p_of_mean(drops: Floats, worst: float, drop: float) -> float:
@@ -418,8 +437,8 @@ def _p_of_mean(drops: Floats, worst: float, drop: float) -> float:
         t = width * math.sinh(position)
         tilted = t * values / (1 - saddle * values)
         size = math.exp(height - 0.5 * float(counts @ np.log1p(tilted**2)))
-        term = size * complex(math.cos(phase := float(counts @ np.arctan(tilted))), math.sin(phase))
-        total += (term / complex(saddle, t)).real * width * math.cosh(position) * (0.5 if position == 0 else 1)
+        term = cmath.rect(size, float(counts @ np.arctan(tilted))) / complex(saddle, t)
+        total += term.real * width * math.cosh(position) * (0.5 if position == 0 else 1)
         if size * math.cosh(position) < 1e-17 * math.exp(height):
             break
     return float(np.clip(total * step / math.pi, 0.0, 1.0))
@@ -458,7 +477,7 @@ def _spreads(true_drop: float, discordance: float, tolerated_drop: float, alpha:
             f"but got {discordance}"
         )
     won = (discordance - true_drop) / 2
-    # The equation of `_score` with shares in place of counts.
+    # The equation of `tango_score` with shares in place of counts.
     linear = (2 - true_drop) * tolerated_drop - discordance
     share_won = (math.sqrt(linear**2 + 8 * won * tolerated_drop * (1 - tolerated_drop)) - linear) / 4
     at_budget = math.sqrt(2 * share_won + tolerated_drop * (1 - tolerated_drop))

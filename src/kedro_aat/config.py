@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.compression.settings import CompressionSettings, MagnitudeSparsity
 from kedro_aat.search.choice import Policy
-from kedro_aat.search.policy import Rate
+from kedro_aat.search.policy import Rate, require_at_least
 from kedro_aat.search.stepping import UniformDecrease
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
@@ -46,16 +46,13 @@ class AatSettings(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     budget: BudgetSettings
     minimal_rate: Rate = 0.0
-    maximal_rate: Rate = 0.998
+    maximal_rate: Annotated[Rate, Field(validate_default=True)] = 0.998
     compression: CompressionSettings = MagnitudeSparsity()
     search: Annotated[Policy, Field(discriminator="kind")] = UniformDecrease()
     training: TrainingSettings
     export: ExportSettings = ExportSettings()
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.minimal_rate > self.maximal_rate:
-            raise ValueError(
-                f"minimal_rate must be at most maximal_rate ({self.maximal_rate}), but got {self.minimal_rate}"
-            )
-        return self
+    @field_validator("maximal_rate")
+    @classmethod
+    def _at_least_the_minimal_rate(cls, rate: float, given: ValidationInfo) -> float:
+        return require_at_least(rate, given.data.get("minimal_rate"))

@@ -9,22 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kedro_aat.compression.ranking import (
-    SAMPLE_SIZE,
-    SELECTED_DIRECTLY,
-    importance,
-    keep_most_important,
-    kth_smallest,
-)
+from kedro_aat.compression.ranking import importance, keep_most_important, kth_smallest
 from kedro_aat.compression.settings import Importance
 
 DISTRIBUTIONS = [
     *("normal", "heavy tails", "few values", "two values", "constant", "mostly zero"),
     *("rising", "falling", "periodic", "in blocks", "one far away", "subnormal"),
 ]
-# Falling values are left to a test of their own, which is about time.
-LARGE_DISTRIBUTIONS = [kind for kind in DISTRIBUTIONS if kind != "falling"]
-LARGE = SELECTED_DIRECTLY + 12_345  # from one more than SELECTED_DIRECTLY on a sample is taken
+LARGE = 200_000  # enough that a sample, or an approximation, would show
 
 
 def draw(kind: str, size: int, seed: int) -> Tensor:
@@ -55,9 +47,8 @@ def draw(kind: str, size: int, seed: int) -> Tensor:
             return position
         case "falling":
             return size - position
-        # A regular sample sees only one of its values, which is the worst that can happen to it.
         case "periodic":
-            return position % max(2, size // SAMPLE_SIZE)
+            return position % 7
         case "in blocks":
             return (position / max(1, size // 7)).floor() + 1e-3 * uniform()
         case "one far away":
@@ -67,40 +58,27 @@ def draw(kind: str, size: int, seed: int) -> Tensor:
     raise ValueError(kind)
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    kind=st.sampled_from(LARGE_DISTRIBUTIONS),
-    size=st.sampled_from([SELECTED_DIRECTLY, SELECTED_DIRECTLY + 1, LARGE]),
-    share=st.floats(0, 1) | st.sampled_from([0.0, 0.5, 0.998, 1.0]),
-    seed=st.integers(0, 100),
-)
-def test_kth_smallest_of_many_is_exact(kind: str, size: int, share: float, seed: int) -> None:
-    values = draw(kind, size, seed)
-    k = min(max(1, round(share * size)), size)
-    assert torch.equal(kth_smallest(values, k), values.kthvalue(k).values)
-
-
 @settings(deadline=None, max_examples=100)
 @given(kind=st.sampled_from(DISTRIBUTIONS), size=st.integers(1, 2000), data=st.data())
-def test_kth_smallest_of_few_is_exact(kind: str, size: int, data: st.DataObject) -> None:
+def test_kth_smallest_is_exact(kind: str, size: int, data: st.DataObject) -> None:
     values = draw(kind, size, seed=0)
     k = data.draw(st.integers(1, size))
     assert kth_smallest(values, k) == values.sort().values[k - 1]
 
 
 def test_order_of_the_values_costs_no_time() -> None:
-    """Selection by splitting takes a time that is quadratic in an unlucky order, minutes for a million."""
-    values = draw("falling", 100_000, seed=0)
+    """`torch.kthvalue` takes seconds for these, and minutes for a million: a time that is quadratic."""
+    values = draw("falling", 150_000, seed=0)
     started = time.perf_counter()
     assert kth_smallest(values, 2) == 2.0
     assert time.perf_counter() - started < 0.3
 
 
-@pytest.mark.parametrize("kind", LARGE_DISTRIBUTIONS)
-def test_kth_smallest_at_its_limits(kind: str) -> None:
+@pytest.mark.parametrize("kind", DISTRIBUTIONS)
+def test_kth_smallest_of_many_is_exact(kind: str) -> None:
     values = draw(kind, LARGE, seed=0)
     ascending = values.sort().values
-    for k in (1, LARGE // 2, LARGE - 1, LARGE):
+    for k in (1, 2, LARGE // 3, LARGE // 2, round(0.998 * LARGE), LARGE - 1, LARGE):
         assert kth_smallest(values, k) == ascending[k - 1]
 
 
@@ -130,7 +108,6 @@ def test_exactly_the_lowest_are_removed(tensors: list[tuple[str, int, int]], sha
 def test_exactly_the_lowest_of_many_are_removed() -> None:
     scores = [draw("few values", LARGE // 2, 0), draw("normal", LARGE // 2 + 1, 1)]
     total = sum(map(len, scores))
-    assert total > SELECTED_DIRECTLY
     for num_removed in (1, total // 3, total - 1, total):
         keep = keep_most_important(scores, num_removed)
         assert sum(int((~mask).sum()) for mask in keep) == num_removed
@@ -158,8 +135,11 @@ def test_within_a_layer_a_larger_weight_is_never_less_important(
     assert scores.dtype == torch.float32
     assert torch.isfinite(scores).all()
     assert (scores >= 0).all()
-    ascending = scores[magnitude.argsort()]
-    assert (ascending.diff() >= 0).all()
+    order = magnitude.argsort()
+    ascending, rises = scores[order], magnitude[order].diff() > 0
+    highest_below = ascending.cummax(0).values[:-1]
+    lowest_above = ascending.flip(0).cummin(0).values.flip(0)[1:]
+    assert (highest_below <= lowest_above)[rises].all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

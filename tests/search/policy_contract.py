@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kedro_aat.budget import Outcome
 from kedro_aat.search.choice import Policy
-from kedro_aat.search.policy import Problem, SearchState
+from kedro_aat.search.policy import Epoch, Problem, SearchPolicy, SearchState
 from tests.search.world import Course, World, search
 from tests.strategies import worlds
 
@@ -38,7 +38,7 @@ class PolicyContract:
     @given(world=worlds)
     def test_state_is_the_fold_of_tell_over_the_history(self, policy: Policy, world: World) -> None:
         whole = search(policy, world)
-        other: Any = anew(policy)
+        other: SearchPolicy[Any] = anew(policy)
         state = other.initial(world.problem)
         for seen, expected in zip(whole.course.results, whole.states[1:], strict=True):
             state = other.tell(state, seen)
@@ -47,7 +47,7 @@ class PolicyContract:
     @laws
     @given(world=worlds)
     def test_asking_changes_nothing(self, policy: Policy, world: World) -> None:
-        asking: Any = policy
+        asking: SearchPolicy[Any] = policy
 
         def look(state: SearchState, course: Course) -> None:
             before = state.model_dump_json()
@@ -113,7 +113,7 @@ class PolicyContract:
     @laws
     @given(world=worlds)
     def test_checkpoints_to_start_from_are_among_those_needed(self, policy: Policy, world: World) -> None:
-        asking: Any = policy
+        asking: SearchPolicy[Any] = policy
         needed_before = frozenset[int]()
 
         def look(state: SearchState, course: Course) -> None:
@@ -129,7 +129,9 @@ class PolicyContract:
         assert whole.stop.best is None or whole.stop.best in whole.states[-1].needed
 
     def test_model_as_given_is_validated_before_anything_is_trained(self, policy: Policy) -> None:
-        first: Any = policy.ask(policy.initial(Problem()))  # type: ignore[arg-type]
+        asking: SearchPolicy[Any] = policy
+        first = asking.ask(asking.initial(Problem()))
+        assert isinstance(first, Epoch)
         assert not first.train
         assert first.rate_path is None
         assert first.start_from is None

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kedro_aat.search.choice import Policy
-from kedro_aat.search.policy import Epoch, EpochResult, Problem, Stop
+from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
 
 # A controller's own schedule ends below 1, as all rates do.
 HIGHEST_SCHEDULED_RATE = 0.99
@@ -35,7 +34,7 @@ class Course:
     """A search so far.
 
     Attributes:
-        moves: What the policy asked.
+        moves: What the policy policy.
         results: What it was told, one result a move.
     """
 
@@ -112,7 +111,7 @@ class Search:
 
 
 def search(
-    policy: Policy,
+    policy: SearchPolicy[Any],
     world: World,
     *,
     resumed: tuple[Any, Course] | None = None,
@@ -128,19 +127,18 @@ def search(
         look: Called with state and course before each move.
         limit: Moves after which a search that does not end is an error.
     """
-    asked: Any = policy  # each policy knows its own kind of state alone
-    state, past = resumed or (asked.initial(world.problem), Course())
+    state, past = resumed or (policy.initial(world.problem), Course())
     course, states = Course([*past.moves], [*past.results]), [state]
     for _ in range(limit):
         if look is not None:
             look(states[-1], course)
-        move = asked.ask(states[-1])
+        move = policy.ask(states[-1])
         if isinstance(move, Stop):
             return Search(course, states, move)
         seen = world.result(move, course)
         course.moves.append(move)
         course.results.append(seen)
-        states.append(asked.tell(states[-1], seen))
+        states.append(policy.tell(states[-1], seen))
     raise AssertionError(f"the search did not end within {limit} moves")
 
 

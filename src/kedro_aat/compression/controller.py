@@ -129,7 +129,12 @@ class CompressionController(Protocol):
     model: nn.Module
     name: str
     loss: Any
-    scheduler: CompressionScheduler
+
+    @property
+    def scheduler(self) -> CompressionScheduler:
+        """Moves the rate until `disable_scheduler`."""
+        ...
+
     compression_rate: float
     maximal_compression_rate: float
 

@@ -71,10 +71,15 @@ def prunable_weights(
             f"{type(model).__name__} has no layer that can be pruned: none of its modules is a convolution, "
             "a linear, a recurrent or an attention layer with a weight of its own."
         )
-    mistakes = [
-        f"{key}: '{scope}' matches no layer.{closest(scope, [weight.layer for weight in found])}"
+    given = [
+        (key, scope)
         for key, scopes in (("ignored_scopes", ignored_scopes), ("target_scopes", target_scopes or ()))
         for scope in scopes
+    ]
+    mistakes = [f"{key}: '{scope}' is no regular expression" for key, scope in given if not _is_sound(scope)]
+    mistakes = mistakes or [
+        f"{key}: '{scope}' matches no layer.{closest(scope, [weight.layer for weight in found])}"
+        for key, scope in given
         if not any(_matches(weight, scope) for weight in found)
     ]
     if mistakes:
@@ -136,8 +141,19 @@ def _matches(weight: PrunableWeight, scope: str) -> bool:
 
 
 def _with_nncf(scope: str) -> str:
+    """The scope with the operation behind it, e.g. `Net/NNCFConv2d[conv1]/conv2d_0`."""
     head, _, last = scope.rpartition("/")
-    return f"{head}/NNCF{last}"
+    kind = last.partition("[")[0]
+    operation = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
+    return f"{head}/NNCF{last}/{operation}_0"
+
+
+def _is_sound(scope: str) -> bool:
+    try:
+        re.compile(scope.removeprefix("{re}") if scope.startswith("{re}") else "")
+    except re.error:
+        return False
+    return True
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from kedro_aat.compression.controller import (
     CompressionLoss,
     CompressionReport,
-    CompressionScheduler,
     CompressionStage,
     CompressionStatistics,
     LayerStatistics,
@@ -57,6 +56,7 @@ class WeightMasks:
         for hooks in (model._forward_pre_hooks, model._state_dict_pre_hooks):
             for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
                 del hooks[key]
+        self.is_active = False
         for weight in self.weights:
             delattr(weight.module, weight.parameter_name + MASK)
             delattr(weight.module, weight.parameter_name + SHADOW)
@@ -109,7 +109,6 @@ class MagnitudeSparsityController:
         model: The model, changed in place: its prunable layers carry masks from now on.
         loss: Adds nothing; there for training functions that add a compression loss.
         scheduler: Steps the schedule until `disable_scheduler`, then follows the search.
-        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; None if unknown.
         example_input: A batch for `export_model`, (N, ...), None if unknown.
     """
 
@@ -138,14 +137,19 @@ class MagnitudeSparsityController:
         self._masks = WeightMasks(weights)
         self._masks.attach(model)
         self._requested_rate = 0.0
-        self.steps_per_epoch = steps_per_epoch
-        self.scheduler: CompressionScheduler = EpochScheduler(
-            self.settings.schedule.model_copy(
-                update={"steps_per_epoch": self.settings.schedule.steps_per_epoch or steps_per_epoch}
-            ),
-            self._set_rate,
-        )
+        self.scheduler: EpochScheduler | PathScheduler = EpochScheduler(self.settings.schedule, self._set_rate)
+        if steps_per_epoch is not None:
+            self.steps_per_epoch = steps_per_epoch
         self._set_rate(self.settings.schedule.initial_rate)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps in an epoch, for rates that move within one; None if unknown."""
+        return self.scheduler.steps_per_epoch
+
+    @steps_per_epoch.setter
+    def steps_per_epoch(self, number: int) -> None:
+        self.scheduler.steps_per_epoch = number
 
     @property
     def compression_rate(self) -> float:
@@ -252,4 +256,4 @@ class MagnitudeSparsityController:
                 "export_model needs an example input: give create_compressed_model a config with "
                 "input_info.sample_size, or an example_input."
             )
-        Path(path).write_bytes(to_onnx(self.strip(), self.example_input).SerializeToString())
+        Path(path).write_bytes(to_onnx(self.strip().cpu(), self.example_input.cpu()).SerializeToString())

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kedro_aat.compression.settings import Importance
 
-# Size of the sample that brackets a threshold, and the bracket's half width in standard deviations.
-SAMPLE_SIZE = 1 << 15
-# Up to here torch's own selection is quicker than sampling.
-SELECTED_DIRECTLY = 1 << 20
-BRACKET_DEVIATIONS = 5.0
 # Bits of a float32 dropped for the LAMP bins: what is left tells magnitudes apart to 1 part in 2048.
 DROPPED_MANTISSA_BITS = 12
 
@@ -55,7 +51,10 @@ def _lamp(magnitude: Tensor) -> Tensor:
     squares = magnitude.double().square()
     in_bin = torch.bincount(bins, weights=squares)
     at_least_as_large = in_bin.flip(0).cumsum(0).flip(0)
-    return (squares / at_least_as_large[bins].clamp_min(torch.finfo(torch.float64).tiny)).float()
+    scores = (squares / at_least_as_large[bins].clamp_min(torch.finfo(torch.float64).tiny)).float()
+    largest = magnitude.argmax()
+    scores[largest] = (magnitude[largest] > 0).float()  # exact for the largest, also where others equal it
+    return scores
 
 
 def keep_most_important(scores: Sequence[Tensor], num_removed: int) -> list[Tensor]:
@@ -82,20 +81,11 @@ def keep_most_important(scores: Sequence[Tensor], num_removed: int) -> list[Tens
 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:
-    """The k-th smallest value, k from 1 on, as `torch.kthvalue` gives it, in a few passes.
+    """The k-th smallest value, k from 1 on, selected in linear time whatever the order of the values.
 
-    A regular sample brackets the value; the exact one is then sought among the few values in the bracket.
+    NumPy's introselect takes 0.06 s for 25 million values, `torch.kthvalue` on the CPU 1.3 s, and quadratic time where
+    the order is unlucky.
     """
-    if values.numel() <= SELECTED_DIRECTLY:
+    if values.device.type != "cpu":
         return values.kthvalue(k).values
-    sample = values[:: values.numel() // SAMPLE_SIZE].sort().values
-    size = sample.numel()
-    share = k / values.numel()
-    spread = BRACKET_DEVIATIONS * (size * share * (1 - share)) ** 0.5 + 2
-    low = sample[max(0, int(size * share - spread))]
-    high = sample[min(size - 1, int(size * share + spread))]
-    num_below = int((values < low).sum())
-    bracket = values[(values >= low) & (values <= high)]
-    if num_below < k <= num_below + bracket.numel():
-        return bracket.kthvalue(k - num_below).values
-    return values.kthvalue(k).values  # a sample that misleads costs time, never exactness
+    return torch.from_numpy(np.partition(values.numpy(), k - 1)[k - 1 : k])[0]

@@ -7,7 +7,7 @@ and sets the rate. Once a search has taken over, `PathScheduler` follows the pat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -49,19 +49,16 @@ class ScheduleSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleSettings:
-        if self.kind == "multistep" and len(self.multistep_rates) != len(self.multistep_epochs) + 1:
-            raise ValueError(
-                f"multistep needs one rate more than epochs, but got {len(self.multistep_rates)} rates "
-                f"for {len(self.multistep_epochs)} epochs"
-            )
-        if sorted(set(self.multistep_epochs)) != list(self.multistep_epochs):
-            raise ValueError(f"the epochs of multistep must rise, but got {list(self.multistep_epochs)}")
+        if self.kind == "multistep":
+            require_steps(self.multistep_epochs, self.multistep_rates)
         return self
 
     def rate(self, epoch: float) -> float:
         """The rate at a (fractional) epoch of at least 0."""
         first, last = self.initial_rate, self.target_rate
-        progress = min(1.0, epoch / self.target_epoch) if self.target_epoch else 1.0
+        progress = epoch / self.target_epoch if self.target_epoch else 1.0
+        if progress >= 1 and self.kind in ("polynomial", "exponential"):
+            return last  # exactly, without the rounding of the formulas
         match self.kind:
             case "constant":
                 return first
@@ -82,18 +79,34 @@ class ScheduleSettings(Settings):
         return {"constant": self.initial_rate, "multistep": self.multistep_rates[-1]}.get(self.kind, self.target_rate)
 
 
+def require_steps(epochs: Sequence[int], rates: Sequence[float]) -> None:
+    """Checks the two sequences of a `multistep` schedule.
+
+    Raises:
+        ValueError: If they do not fit together, or the epochs do not rise.
+    """
+    if len(rates) != len(epochs) + 1:
+        raise ValueError(
+            f"a multistep schedule needs one rate more than epochs, but got {len(rates)} rates for {len(epochs)} epochs"
+        )
+    if sorted(set(epochs)) != list(epochs):
+        raise ValueError(f"the epochs of a multistep schedule must rise, but got {list(epochs)}")
+
+
 class EpochScheduler:
     """Counts epochs and steps, and sets the scheduled rate.
 
     Attributes:
         current_epoch: Number of the epoch under way, -1 before the first.
         current_step: Number of the step under way within it, -1 before the first.
+        steps_per_epoch: Optimizer steps in an epoch; None until they are told or counted.
     """
 
     def __init__(self, settings: ScheduleSettings, set_rate: Callable[[float], None]) -> None:
         self.settings = settings
         self._set_rate = set_rate
-        self._steps_per_epoch = settings.steps_per_epoch
+        self.steps_per_epoch = settings.steps_per_epoch
+        self._rate: float | None = None
         self.current_epoch = -1
         self.current_step = -1
 
@@ -105,33 +118,39 @@ class EpochScheduler:
     def epoch_step(self, next_epoch: int | None = None) -> None:
         """Begins an epoch: the next, or the one named."""
         if self.current_epoch >= 0 and self.current_step >= 0 and self.settings.steps_per_epoch is None:
-            self._steps_per_epoch = self.current_step + 1
+            self.steps_per_epoch = self.current_step + 1
         self.current_epoch = self.current_epoch + 1 if next_epoch is None else next_epoch
         self.current_step = -1
-        if self.current_epoch < self.settings.freeze_epoch or self.current_epoch == 0:
-            self._set_rate(self.settings.rate(self.current_epoch))
+        self._follow(self.current_epoch)
 
     def step(self, next_step: int | None = None) -> None:
         """Begins an optimizer step: the next, or the one named."""
         self.current_step = self.current_step + 1 if next_step is None else next_step
-        if self.settings.update_per_optimizer_step and self._steps_per_epoch:
-            epoch = max(self.current_epoch, 0) + self.current_step / self._steps_per_epoch
-            if epoch < self.settings.freeze_epoch:
-                self._set_rate(self.settings.rate(epoch))
+        if self.settings.update_per_optimizer_step and self.steps_per_epoch:
+            self._follow(max(self.current_epoch, 0) + self.current_step / self.steps_per_epoch)
+
+    def _follow(self, epoch: float) -> None:
+        """Sets the rate of `epoch`; from the freezing on only if it is another one, so that masks stay."""
+        rate = self.settings.rate(epoch)
+        if epoch < self.settings.freeze_epoch or rate != self._rate:
+            self._rate = rate
+            self._set_rate(rate)
 
     def get_state(self) -> dict[str, Any]:
         """Plain data from which `load_state` goes on."""
         return {
+            "rate": self._rate,
             "current_epoch": self.current_epoch,
             "current_step": self.current_step,
-            "steps_per_epoch": self._steps_per_epoch,
+            "steps_per_epoch": self.steps_per_epoch,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` gave."""
+        self._rate = state.get("rate")
         self.current_epoch = state["current_epoch"]
         self.current_step = state["current_step"]
-        self._steps_per_epoch = state.get("steps_per_epoch", self._steps_per_epoch)
+        self.steps_per_epoch = state.get("steps_per_epoch", self.steps_per_epoch)
 
 
 class PathScheduler:
@@ -143,28 +162,33 @@ class PathScheduler:
 
     def __init__(self, set_rate: Callable[[float], None], steps_per_epoch: int | None) -> None:
         self._set_rate = set_rate
-        self._steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch
         self._path: tuple[float, ...] = ()
         self._position = -1
+        self._is_path_new = False
+        self._has_begun = False  # steps before the first epoch are not counted
         self.current_step = -1
 
     def follow(self, path: tuple[float, ...]) -> None:
         """Takes a new path, of at least one rate."""
-        self._path, self._position = path, -1
+        self._path, self._position, self._is_path_new = path, -1, True
         self._set_rate(path[-1])
 
     def epoch_step(self, next_epoch: int | None = None) -> None:
         """Begins an epoch; the length of the one before serves where the number of steps is unknown."""
-        if self.current_step >= 0:
-            self._steps_per_epoch = self.current_step + 1
-        self.current_step = -1
+        if self._has_begun and self.current_step >= 0:
+            self.steps_per_epoch = self.current_step + 1
+        self._has_begun, self.current_step = True, -1
+        if not self._is_path_new:
+            self._path = ()  # a path is for one epoch
+        self._is_path_new = False
 
     def step(self, next_step: int | None = None) -> None:
         """Begins an optimizer step: moves on along the path."""
         self.current_step = self.current_step + 1 if next_step is None else next_step
-        if len(self._path) < 2 or self._steps_per_epoch is None:
+        if len(self._path) < 2 or self.steps_per_epoch is None:
             return
-        position = min(self.current_step * len(self._path) // self._steps_per_epoch, len(self._path) - 1)
+        position = min(self.current_step * len(self._path) // self.steps_per_epoch, len(self._path) - 1)
         if position != self._position:
             self._position = position
             self._set_rate(self._path[position])
@@ -173,8 +197,9 @@ class PathScheduler:
 
     def get_state(self) -> dict[str, Any]:
         """Plain data from which `load_state` goes on; a path never outlives its epoch."""
-        return {"steps_per_epoch": self._steps_per_epoch if self.current_step < 0 else self.current_step + 1}
+        return {"steps_per_epoch": self.steps_per_epoch if self.current_step < 0 else self.current_step + 1}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` gave, also where that was another scheduler's."""
-        self._steps_per_epoch = state.get("steps_per_epoch", self._steps_per_epoch)
+        counted = state.get("current_step", -1) + 1
+        self.steps_per_epoch = state.get("steps_per_epoch") or counted or self.steps_per_epoch

@@ -1,4 +1,4 @@
-"""Writing a folder all at once: a reader sees the old one or the new one, never a part."""
+"""Writing a folder all at once: a reader never sees a part of it, and a crash leaves the old one or the new one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A new folder that takes `target`'s place when the block ends without an error."""
-    writing = target.with_name(target.name + ".writing")
+    writing, old = target.with_name(target.name + ".writing"), target.with_name(target.name + ".old")
+    if old.exists() and not target.exists():  # a crash between the two renames below
+        old.rename(target)
     remove(writing)
     writing.mkdir(parents=True)
     try:
@@ -19,7 +21,6 @@ def replacing(target: Path) -> Iterator[Path]:
     except BaseException:
         remove(writing)
         raise
-    old = target.with_name(target.name + ".old")
     remove(old)
     if target.exists():
         target.rename(old)

@@ -42,7 +42,7 @@ def recipe_of(module: nn.Module) -> Imported:
     """How the module was built.
 
     Raises:
-        ModelError: If it was not built by `build_module` and needs arguments.
+        ModelError: If it was not built by `build_module`; its arguments cannot be guessed.
     """
     recipe = getattr(module, _RECIPE, None)
     if isinstance(recipe, Imported):

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.stepping import EarlyExit, Interpolate, UniformDecrease
 
-AdaptivePolicy = Annotated[UniformDecrease | Interpolate, Field(discriminator="kind")]
-Policy = EarlyExit | UniformDecrease | Interpolate
+AdaptivePolicy = Annotated[UniformDecrease | Interpolate | Frontier, Field(discriminator="kind")]
+Policy = EarlyExit | UniformDecrease | Interpolate | Frontier

@@ -1,4 +1,11 @@
-"""prototype"""
+"""The default strategy: models the rate-accuracy frontier, climbs to it, and settles where the budget is just kept.
+
+Rates are handled as u = -ln(1 - rate), the log of the size ratio, in which equal steps are equal factors in
+size; margins are handled in tolerated drops. First come trials: each trains one rate with an annealed
+learning rate until it is accepted or cannot be any more. Then comes the polish: one run of epochs at a falling
+learning rate, in which the rate is steered to where the margin expected at its end, pooled over all its
+epochs, is just large enough. No single lucky epoch decides what is returned.
+"""
 
 from __future__ import annotations
 
@@ -11,221 +18,359 @@ from pydantic import Field
 from kedro_aat.search.policy import Candidate, Epoch, EpochResult, Problem, SearchState, Stop
 from kedro_aat.validated import Settings
 
+# Stands for a tolerated drop of zero, where margins need some other unit.
+UNIT_WITHOUT_DROP = 0.01
+# The margin over u, in drops, is about HEIGHT * (1 - exp(slope * (u - boundary))): what was fitted to trained
+# networks. Far below the boundary light compression helps a little, so HEIGHT is above 1.
+HEIGHT = 1.2
+# Below this many drops only the failure counts, not how bad it was.
+LOWEST_MARGIN = -3.0
+# What a trial's best margin misses of what longer training would give, and how it strays, in drops.
+TRIAL_NOISE = 0.35
+# The power of the chance of success: below 1, since a failed trial costs only a few epochs.
+BOLDNESS = 0.7
+# A gain below 1 % in size is not worth a trial.
+LEAST_GAIN = 0.01
+# A failed checkpoint this near in u is resumed: what it has learned outweighs the change of rate.
+NEAR = 0.06
+# Failed checkpoints that are kept for that.
+NUM_RESUMABLE = 4
+# Steps grow to at most this many times the first while trials succeed at their first epoch.
+MAXIMAL_GROWTH = 4
+# Epochs that a trial gets beyond its own, while it is expected to make it.
+NUM_EXTRA_EPOCHS = 2
+# Each epoch of a trial gains this share of what the one before it gained.
+RECOVERY_RATIO = 0.7
+# Share of the way to the rate aimed at that is gone in one epoch of the polish, and the most, in u. Half of
+# the way averages over what later epochs will say; a small rise costs damage that is healed at once.
+STEERING, MAXIMAL_RISE, MAXIMAL_FALL = 0.5, 0.1, 0.15
+# What is believed before the polish: that a full learning rate costs 0.3 +- 0.3 drops, that the slope is known
+# to a quarter of itself, and that an epoch jitters by a tenth of the drop.
+LR_COST, LR_COST_SPREAD, SLOPE_SPREAD, JITTER = 0.3, 0.3, 0.25, 0.1
+# The polish aims at the geometric mean of the shift asked for and this share of the drop, where that is more.
+# Where the standard error is small beside the drop, safety costs almost no size.
+RESERVE = 0.16
+
 
 class Trial(Settings):
-    start_u: float
-    start: int | None
+    """One proposal, fine-tuned and judged.
+
+    Attributes:
+        u: Where the proposal lies.
+        results: One an epoch.
+        accepted: Whether the last of them was accepted.
+    """
+
     u: float
     results: tuple[EpochResult, ...] = ()
     accepted: bool = False
-    resumed: int = 0
+
+    @property
+    def best(self) -> EpochResult:
+        """The epoch of largest margin."""
+        return max(self.results, key=lambda seen: seen.margin)
 
 
 class FrontierState(SearchState):
+    """What the search knows. The margins of `candidates` are those left after the shift.
+
+    Attributes:
+        problem: What the search was given.
+        num_epochs: Trained so far.
+        first: The model as given; None before it was validated.
+        trials: All that ended.
+        current: The one under way.
+        maximal_step: Of the next proposal above the best, in u.
+        polish: Results of the polish so far.
+        polish_epochs: Length of the polish; None before it begins.
+        slope: Loss of margin per u near the boundary, in drops, as the trials told it.
+        settled: The latest epoch of the polish that was accepted.
+    """
+
     problem: Problem
     num_epochs: int = 0
-    phase: Literal["first", "search", "polish"] = "first"
     first: EpochResult | None = None
     trials: tuple[Trial, ...] = ()
     current: Trial | None = None
-    max_step: float = 0.5
-    polished: Candidate | None = None
-    polish: tuple[tuple[float, float, float], ...] = ()
-    polish_u: float = 0.0
-    polish_epochs: int = 0
+    maximal_step: float
+    polish: tuple[EpochResult, ...] = ()
+    polish_epochs: int | None = None
+    slope: float = 1.0
+    settled: Candidate | None = None
 
     @property
     def best(self) -> Candidate | None:
-        return self.polished or super().best
+        """What the polish settled on, even below what one lucky epoch reached; before it the best candidate."""
+        return self.settled or super().best
+
+    @property
+    def resumable(self) -> tuple[Trial, ...]:
+        """Failed trials that a later one may go on from."""
+        return tuple(trial for trial in self.trials if not trial.accepted)[-NUM_RESUMABLE:]
 
     @property
     def needed(self) -> frozenset[int]:
-        failed = {max(t.results, key=lambda r: r.margin).checkpoint for t in self.trials if not t.accepted}
-        return super().needed | failed
+        """The best, and what a trial or the polish may start from."""
+        needed = set(super().needed)
+        if self.polish_epochs is None:
+            needed |= {trial.best.checkpoint for trial in self.resumable}
+            needed |= {self.current.best.checkpoint} if self.current else set()
+            needed |= {self.first.checkpoint} if self.first and not self.best else set()
+        return frozenset(needed)
+
+    def in_drops(self, value: float) -> float:
+        """A margin in tolerated drops, bounded, so that sums of squares stay finite."""
+        drop = self.problem.tolerated_drop
+        return min(max(value / (drop if drop > 1e-9 else UNIT_WITHOUT_DROP), -1e3), 1e3)
+
+    @property
+    def standard_error(self) -> float:
+        """Of a margin, in drops; 0 where it is unknown."""
+        return self.in_drops((self.first and self.first.standard_error) or 0.0)
+
+    @property
+    def offset(self) -> float:
+        """How far margins are thought to be too large, in drops.
+
+        The uncompressed model is validated twice: for the baseline, and as the first of the search. Its margin
+        is the tolerated drop, so what is measured beyond is noise, half of it the baseline's, which all later
+        margins share. More than two standard errors is no noise.
+        """
+        if self.first is None or self.problem.initial_rate > 0:
+            return 0.0
+        limit = 2 * self.standard_error
+        return 0.5 * min(max(self.in_drops(self.first.margin) - 1, -limit), limit)
 
 
 class Frontier(Settings):
+    """Seeks the highest rate within budget with all epochs that it is given.
+
+    Attributes:
+        maximal_total_epochs: Limit on the epochs trained.
+        acceptance_z: Standard errors by which a margin must be above 0 to be accepted; larger returns lower
+            rates that truly break the budget less often.
+        epochs_per_rate: Epochs of a trial, unless it is accepted or given up before.
+        num_path_steps: Steps in which the rate rises within the first epoch of a trial.
+        polish_share: Share of the epochs that is kept for the polish.
+        first_step: Maximal step above the best, in u; doubles while trials succeed at their first epoch.
+        lowest_trial_lr: Learning-rate scale at the end of a trial, which begins with 1.
+        polish_lr: Learning-rate scale at the beginning of the polish.
+        lowest_polish_lr: And at its end.
+    """
+
     kind: Literal["frontier"] = "frontier"
-    maximal_total_epochs: int = 60
-    acceptance_z: float = 0.5
-    polish_share: float = 0.4
-    epochs_per_rate: int = 4
-    num_path_steps: int = 8
-    reserve: float = 0.05
-    pool: int = 5
-    step0: float = 0.5
-    stepmax: float = 2.0
-    noise: float = 0.35
-    power: float = 0.7
-    mingain: float = 0.01
-    plr0: float = 0.5
-    plr1: float = 0.02
-    damp: float = 1.0
+    maximal_total_epochs: Annotated[int, Field(ge=0)] = 60
+    acceptance_z: Annotated[float, Field(ge=0)] = 0.5
+    epochs_per_rate: Annotated[int, Field(ge=1)] = 4
+    num_path_steps: Annotated[int, Field(ge=1)] = 8
+    polish_share: Annotated[float, Field(ge=0, le=1)] = 0.4
+    first_step: Annotated[float, Field(gt=0)] = 0.5
+    lowest_trial_lr: Annotated[float, Field(gt=0, le=1)] = 0.15
+    polish_lr: Annotated[float, Field(gt=0, le=1)] = 0.5
+    lowest_polish_lr: Annotated[float, Field(gt=0, le=1)] = 0.02
 
     def initial(self, problem: Problem) -> FrontierState:
-        return FrontierState(problem=problem, max_step=self.step0)
+        """Before the first validation of the model as given."""
+        return FrontierState(problem=problem, maximal_step=self.first_step)
 
-    def ask(self, state):
+    def ask(self, state: FrontierState) -> Epoch | Stop:
+        """The next epoch, or the end."""
         return self._decide(state)[1]
 
-    def load(self, state):
+    def tell(self, state: FrontierState, seen: EpochResult) -> FrontierState:
+        """Folds a result into the state in which its epoch left the search."""
+        decided, _ = self._decide(state)
+        changes: dict[str, Any] = {"num_epochs": decided.num_epochs + seen.trained}
+        shifted = self._shifted(seen)
+        accepted = seen.fully_compressed and shifted >= 0
+        if decided.polish_epochs is not None:
+            changes["polish"] = (*decided.polish, seen)
+            expected, _ = self._expected_at_end(_updated(decided, **changes))
+            least = max(0.0, self.acceptance_z * decided.standard_error + decided.offset)
+            if seen.fully_compressed and seen.margin >= 0 and expected >= least:
+                changes["settled"] = _candidate(seen, seen.margin)
+            return _updated(decided, **changes)
+        if decided.first is None:
+            changes["first"] = seen
+        else:
+            assert decided.current is not None
+            results = (*decided.current.results, seen)
+            changes["current"] = Trial(u=decided.current.u, results=results, accepted=accepted)
+        if accepted:
+            changes["candidates"] = (*decided.candidates, _candidate(seen, shifted))
+        return _updated(decided, **changes)
+
+    def load(self, state: str) -> FrontierState:
+        """The state from its JSON."""
         return FrontierState.model_validate_json(state)
 
-    def shifted(self, seen):
+    def _decide(self, state: FrontierState) -> tuple[FrontierState, Epoch | Stop]:
+        """What comes next, and the state as it is while that is under way."""
+        if state.first is None:
+            return state, Epoch(train=False, new_optimizer=True)
+        left = self.maximal_total_epochs - state.num_epochs
+        if left <= 0:
+            return state, state.stop(f"All {state.num_epochs} epochs were used.")
+        if state.polish_epochs is not None:
+            return state, self._next_of_polish(state, state.polish_epochs)
+        if (trial := state.current) is not None:
+            if not self._is_over(state, trial):
+                return state, Epoch(lr_scale=self._trial_lr(len(trial.results)))
+            state = self._with_ended(state, trial)
+        if left > self.polish_share * self.maximal_total_epochs and (u := self._proposal(state)) is not None:
+            return self._start_trial(state, state.first, u)
+        return self._start_polish(state, state.first, left)
+
+    def _shifted(self, seen: EpochResult) -> float:
         return seen.margin - self.acceptance_z * (seen.standard_error or 0.0)
 
-    def tell(self, state, seen):
-        s, move = self._decide(state)
-        ch: dict[str, Any] = {"num_epochs": s.num_epochs + seen.trained}
-        m = self.shifted(seen)
-        cand = Candidate(checkpoint=seen.checkpoint, requested_rate=seen.requested_rate, achieved_rate=seen.achieved_rate, margin=m)
-        unit = s.problem.tolerated_drop or 0.01
-        if s.phase == "first":
-            ch |= {"first": seen, "phase": "search"}
-            if seen.fully_compressed and m >= 0:
-                ch["candidates"] = (cand,)
-        elif s.phase == "search":
-            t = s.current
-            ok = seen.fully_compressed and m >= 0
-            t = upd(t, results=(*t.results, seen), accepted=ok)
-            ch["current"] = t
-            if ok:
-                ch["candidates"] = (*s.candidates, cand)
-        else:
-            obs = (*s.polish, (s.polish_u, m / unit, move.lr_scale))
-            ch["polish"] = obs
-            est = self._pooled(s, obs, s.polish_u)
-            if seen.fully_compressed and est >= 0 and m >= 0:
-                ch["polished"] = upd(cand, margin=min(m, est * unit))
-        return upd(s, **ch)
+    # Trials
 
-    def _pooled(self, s, obs, u):
-        last = obs[-self.pool:]
-        sl = self._slope(s)
-        return sum(y - sl * (u - v) for v, y, _ in last) / len(last)
+    def _start_trial(self, state: FrontierState, first: EpochResult, u: float) -> tuple[FrontierState, Epoch]:
+        start, start_u = first.checkpoint, u_of(state.problem.initial_rate)
+        if state.best is not None:
+            start, start_u = state.best.checkpoint, u_of(state.best.requested_rate)
+        nearest = min(state.resumable, key=lambda trial: abs(trial.u - u), default=None)
+        if nearest is not None and abs(nearest.u - u) <= NEAR:
+            start, start_u = nearest.best.checkpoint, nearest.u
+        path = self._path(state.problem, start_u, u)
+        return _updated(state, current=Trial(u=u)), Epoch(rate_path=path, start_from=start, new_optimizer=True)
 
-    def _slope(self, s):
-        g, ss, post = self._posterior(s)
-        return 1.2 * float((post.sum(0) * ss).sum())
+    def _path(self, problem: Problem, start: float, end: float) -> tuple[float, ...]:
+        steps = [start + (end - start) * (step + 1) / self.num_path_steps for step in range(self.num_path_steps)]
+        return tuple(min(max(-math.expm1(-u), problem.minimal_rate), problem.maximal_rate) for u in steps)
 
-    def _posterior(self, s):
-        unit = s.problem.tolerated_drop or 0.01
-        umax = u_of(s.problem.maximal_rate)
-        g = np.linspace(0, umax + 1, 150)[:, None, None]
-        ss = np.geomspace(0.7, 9, 8)[None, :, None]
-        pts = []
-        if s.first is not None:
-            pts.append((u_of(s.problem.initial_rate), self.shifted(s.first), s.first.standard_error or 0))
-        for t in s.trials:
-            r = max(t.results, key=lambda r: r.margin)
-            pts.append((t.u, self.shifted(r), r.standard_error or 0))
-        pts += [(u, y * unit, 0.0) for u, y, _ in s.polish]
-        a = np.array(pts)
-        pred = np.maximum(1.2 - 1.2 * np.exp(np.minimum(ss * (a[:, 0] - g), 20)), -3)
-        y = np.clip(a[:, 1] / unit, -3, None)
-        var = (a[:, 2] / unit) ** 2 + self.noise**2
-        ll = (-1.5 * np.log1p((y - pred) ** 2 / var / 2)).sum(-1)
-        p = np.exp(ll - ll.max())
-        return g[:, 0, 0], ss[0, :, 0], p / p.sum()
+    def _trial_lr(self, num_epochs: int) -> float:
+        share = min(1.0, num_epochs / max(1, self.epochs_per_rate - 1))
+        return float(self.lowest_trial_lr**share)
 
-    def _decide(self, s):
-        if s.phase == "first":
-            return s, Epoch(train=False, new_optimizer=True)
-        if s.num_epochs >= self.maximal_total_epochs:
-            return s, s.stop("all epochs")
-        if s.phase == "polish":
-            return self._polish(s)
-        t = s.current
-        if t is not None:
-            if not self._over(s, t):
-                n = len(t.results)
-                return s, Epoch(lr_scale=self._lr(n))
-            step = s.max_step
-            if t.accepted:
-                step = min(step * 2, self.stepmax) if len(t.results) == 1 else self.step0
-            else:
-                step = self.step0
-            s = upd(s, trials=(*s.trials, t), current=None, max_step=step)
-        left = self.maximal_total_epochs - s.num_epochs
-        if left <= self.polish_share * self.maximal_total_epochs:
-            return self._start_polish(s)
-        u, gain = self._target(s)
-        if gain < self.mingain:
-            return self._start_polish(s)
-        best = s.best
-        ub = u_of(best.requested_rate) if best else u_of(s.problem.initial_rate)
-        start, su = (best.checkpoint, ub) if best else (s.first.checkpoint, u_of(s.problem.initial_rate))
-        failed = [x for x in s.trials if not x.accepted and abs(x.u - u) <= 0.06]
-        if failed:
-            f = min(failed, key=lambda x: abs(x.u - u))
-            start, su = max(f.results, key=lambda r: r.margin).checkpoint, f.u
-        t = Trial(start_u=su, start=start, u=u)
-        path = self._path(s, su, u)
-        return upd(s, current=t), Epoch(rate_path=path, lr_scale=1.0, start_from=start, new_optimizer=True)
-
-    def _path(self, s, su, u):
-        n = self.num_path_steps
-        lo, hi = s.problem.minimal_rate, s.problem.maximal_rate
-        return tuple(min(max(-math.expm1(-(su + (u - su) * (j + 1) / n)), lo), hi) for j in range(n))
-
-    def _lr(self, n):
-        return max(0.15, 0.15 ** (n / (self.epochs_per_rate - 1)))
-
-    def _over(self, s, t):
-        n = len(t.results)
-        if t.accepted or t.results[-1].early_stop:
+    def _is_over(self, state: FrontierState, trial: Trial) -> bool:
+        last = trial.results[-1]
+        if trial.accepted or last.early_stop:
             return True
-        if n < 2:
-            return False
-        unit = s.problem.tolerated_drop or 0.01
-        y = [self.shifted(r) / unit for r in t.results]
-        left = self.epochs_per_rate + 2 - n
-        if left <= 0:
+        if any(self._has_equal_mask(last, other.best) for other in state.trials if not other.accepted):
             return True
-        d = max(y[-1] - y[-2], 0)
-        # recovery slows down: geometric with ratio .6
-        reach = y[-1] + d * sum(0.7**k for k in range(1, left + 1))
-        return reach < -0.1 if n < self.epochs_per_rate else reach < 0
+        left = self.epochs_per_rate + NUM_EXTRA_EPOCHS - len(trial.results)
+        if left <= 0 or len(trial.results) < 2:  # one epoch says nothing about the recovery
+            return left <= 0
+        before, now = (state.in_drops(self._shifted(seen)) for seen in trial.results[-2:])
+        recovery = max(now - before, 0.0) * sum(RECOVERY_RATIO**epoch for epoch in range(1, left + 1))
+        return now + recovery < (-JITTER if len(trial.results) < self.epochs_per_rate else 0.0)
 
-    def _target(self, s):
-        g, ss, p = self._posterior(s)
-        pu = p.sum(1)
-        surv = 1 - np.cumsum(pu) + pu / 2
-        best = s.best
-        umax = u_of(s.problem.maximal_rate)
-        umin = u_of(s.problem.minimal_rate)
-        base = u_of(best.requested_rate) if best else umin - 0.05
-        cand = np.linspace(umin, umax, 200)
-        P = np.interp(cand, g, surv)
-        gain = (cand - base) * P**self.power
-        if best:
-            gain = np.where(cand <= base + s.max_step + 1e-9, gain, -1)
-        i = int(gain.argmax())
-        return float(cand[i]), float((cand[i] - base) * P[i])
+    @staticmethod
+    def _has_equal_mask(seen: EpochResult, failed: EpochResult) -> bool:
+        """Whether another request led to the model that failed; a resumed trial makes the same request."""
+        return seen.achieved_rate == failed.achieved_rate and seen.requested_rate != failed.requested_rate
 
-    def _start_polish(self, s):
-        best = s.best
-        if best is None:
-            return s, s.stop("nothing")  # TODO use the rest
-        left = self.maximal_total_epochs - s.num_epochs
-        u = u_of(best.requested_rate)
-        s = upd(s, phase="polish", polish_u=u, polish_epochs=left)
-        return s, Epoch(rate_path=(best.requested_rate,), lr_scale=self.plr0, start_from=best.checkpoint, new_optimizer=True)
+    def _with_ended(self, state: FrontierState, trial: Trial) -> FrontierState:
+        step = self.first_step
+        if trial.accepted and len(trial.results) == 1:  # far from the frontier: climb faster
+            step = min(2 * state.maximal_step, MAXIMAL_GROWTH * self.first_step)
+        return _updated(state, trials=(*state.trials, trial), current=None, maximal_step=step)
 
-    def _polish(self, s):
-        n = len(s.polish)
-        lr = self.plr0 * (self.plr1 / self.plr0) ** (n / max(1, s.polish_epochs - 1))
-        est = self._pooled(s, s.polish, s.polish_u) - self.reserve
-        sl = self._slope(s)
-        u = s.polish_u + max(-0.15, min(0.1, self.damp * est / sl))
-        u = min(max(u, u_of(s.problem.minimal_rate)), u_of(s.problem.maximal_rate))
-        left = self.maximal_total_epochs - s.num_epochs
-        return upd(s, polish_u=u), Epoch(rate_path=self._path(s, s.polish_u, u), lr_scale=lr)
+    def _proposal(self, state: FrontierState) -> float | None:
+        """The u of largest expected gain in size; None where none is worth a trial."""
+        boundaries, _, posterior = self._posterior(state)
+        share = posterior.sum(1)
+        chance = 1 - np.cumsum(share) + share / 2  # that the boundary lies above
+        lowest, highest = u_of(state.problem.minimal_rate), u_of(state.problem.maximal_rate)
+        # Without a best the lowest rate must itself be worth something.
+        best = u_of(state.best.requested_rate) if state.best else lowest - NEAR
+        limit = min(highest, best + state.maximal_step) if state.best else highest
+        proposals = np.linspace(lowest, max(lowest, limit), 200)
+        chances = np.interp(proposals, boundaries, chance)
+        index = int(((proposals - best) * chances**BOLDNESS).argmax())
+        return float(proposals[index]) if (proposals[index] - best) * chances[index] >= LEAST_GAIN else None
+
+    def _posterior(self, state: FrontierState) -> tuple[Any, Any, Any]:
+        """Boundaries, slopes, and how likely each pair is after the trials; the noise is Student's t with 2 degrees."""
+        seen = [(trial.u, trial.best) for trial in state.trials]
+        if state.first is not None:
+            seen.append((u_of(state.problem.initial_rate), state.first))
+        u = np.array([u for u, _ in seen])
+        margins = np.array([state.in_drops(self._shifted(result)) for _, result in seen]).clip(LOWEST_MARGIN, None)
+        variance = state.standard_error**2 + TRIAL_NOISE**2
+        boundaries = np.linspace(0, u_of(state.problem.maximal_rate) + 1, 100)
+        slopes = np.geomspace(0.7, 9, 6)
+        exponent = slopes[:, None] * (u - boundaries[:, None, None])  # (boundaries, slopes, results)
+        predicted = np.maximum(HEIGHT - HEIGHT * np.exp(np.minimum(exponent, 20)), LOWEST_MARGIN)
+        log_likelihood = -1.5 * np.log1p((margins - predicted) ** 2 / (2 * variance)).sum(-1)
+        posterior = np.exp(log_likelihood - log_likelihood.max())
+        return boundaries, slopes, posterior / posterior.sum()
+
+    # Polish
+
+    def _start_polish(self, state: FrontierState, first: EpochResult, left: int) -> tuple[FrontierState, Epoch]:
+        """From the best; without one from the trial that came nearest, whose rate the polish then lowers."""
+        start: EpochResult | Candidate = first
+        if state.best is not None:
+            start = state.best
+        elif state.resumable:
+            start = max((trial.best for trial in state.resumable), key=lambda seen: seen.margin)
+        _, slopes, posterior = self._posterior(state)
+        slope = HEIGHT * float(posterior.sum(0) @ slopes)
+        lowest, highest = state.problem.minimal_rate, state.problem.maximal_rate
+        epoch = Epoch(
+            rate_path=(min(max(start.requested_rate, lowest), highest),),
+            lr_scale=self.polish_lr,
+            start_from=start.checkpoint,
+            new_optimizer=True,
+        )
+        return _updated(state, polish_epochs=left, slope=slope), epoch
+
+    def _next_of_polish(self, state: FrontierState, num_epochs: int) -> Epoch | Stop:
+        if state.polish[-1].early_stop:
+            return state.stop("The early-stopping function ended the polish.")
+        expected, slope = self._expected_at_end(state)
+        shift = self.acceptance_z * state.standard_error
+        # The offset may use up the reserve and the shift, but never the budget as it was measured.
+        aim = max(0.0, max(shift, math.sqrt(RESERVE * shift)) + state.offset)
+        here = u_of(state.polish[-1].requested_rate)
+        step = min(max(STEERING * (expected - aim) / slope, -MAXIMAL_FALL), MAXIMAL_RISE)
+        return Epoch(
+            rate_path=self._path(state.problem, here, here + step),
+            lr_scale=self._polish_lr(len(state.polish), num_epochs),
+        )
+
+    def _polish_lr(self, epoch: int, num_epochs: int) -> float:
+        share = epoch / max(1, num_epochs - 1)
+        return float(self.polish_lr * (self.lowest_polish_lr / self.polish_lr) ** share)
+
+    def _expected_at_end(self, state: FrontierState) -> tuple[float, float]:
+        """Margin at the latest rate when the learning rate has fallen, and its slope over u, both in drops.
+
+        A linear regression of all margins of the polish on u and the learning rate with Gaussian beliefs about
+        the coefficients (Bishop 2006, equations 3.50 and 3.51).
+        """
+        num_epochs = state.polish_epochs or 1
+        u = np.array([u_of(seen.requested_rate) for seen in state.polish])
+        lr = np.array([self._polish_lr(epoch, num_epochs) for epoch in range(len(u))])
+        margins = np.array([state.in_drops(seen.margin) for seen in state.polish])
+        features = np.stack([np.ones(len(u)), u[-1] - u, self.lowest_polish_lr - lr], axis=1)
+        weight = 1 / (state.standard_error**2 + JITTER**2)
+        believed = np.array([0.0, state.slope, LR_COST])
+        precision = np.array([-1 / LOWEST_MARGIN, 1 / (SLOPE_SPREAD * state.slope), 1 / LR_COST_SPREAD]) ** 2
+        expected, slope, _ = np.linalg.solve(
+            weight * features.T @ features + np.diag(precision), weight * features.T @ margins + precision * believed
+        )
+        # A slope that noise made flat or negative must not turn the steering around.
+        return float(expected), max(float(slope), 0.3 * state.slope)
 
 
-def u_of(r):
-    return -math.log1p(-r)
+def u_of(rate: float) -> float:
+    """-ln(1 - rate), the log of the size ratio."""
+    return -math.log1p(-rate)
 
 
-def upd(x, **ch):
-    return type(x).model_construct(**{**x.__dict__, **ch})
+def _candidate(seen: EpochResult, margin: float) -> Candidate:
+    return Candidate(
+        checkpoint=seen.checkpoint,
+        requested_rate=seen.requested_rate,
+        achieved_rate=seen.achieved_rate,
+        margin=margin,
+    )
+
+
+def _updated(state: FrontierState, **changes: Any) -> FrontierState:
+    # Built anew, since `model_copy` skips validation.
+    return FrontierState(**{**dict(state), **changes})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Protocol, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.budget import Outcome
 from kedro_aat.validated import Settings
@@ -23,17 +23,25 @@ class Problem(Settings):
     """
 
     minimal_rate: Rate = 0.0
-    maximal_rate: Rate = 0.95
+    maximal_rate: Annotated[Rate, Field(validate_default=True)] = 0.95
     initial_rate: Rate = 0.0
     tolerated_drop: Annotated[float, Field(ge=0)] = 0.0
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Problem:
-        if self.minimal_rate > self.maximal_rate:
-            raise ValueError(
-                f"the minimal rate must be at most the maximal rate ({self.maximal_rate}), but got {self.minimal_rate}"
-            )
-        return self
+    @field_validator("maximal_rate")
+    @classmethod
+    def _at_least_the_minimal_rate(cls, rate: float, given: ValidationInfo) -> float:
+        return require_at_least(rate, given.data.get("minimal_rate"))
+
+
+def require_at_least(maximal_rate: float, minimal_rate: float | None) -> float:
+    """The maximal rate, checked against the minimal one; a rule on one key, so that it is told beside all others.
+
+    Raises:
+        ValueError: If it is below.
+    """
+    if minimal_rate is not None and maximal_rate < minimal_rate:
+        raise ValueError(f"must be at least minimal_rate ({minimal_rate}), but got {maximal_rate}")
+    return maximal_rate
 
 
 class Epoch(Settings):
@@ -103,6 +111,12 @@ class Candidate(Settings):
     achieved_rate: float
     margin: float
 
+    @property
+    def merit(self) -> tuple[bool, float, float]:
+        """Orders candidates: within budget first, then by achieved rate, then by margin."""
+        is_within = self.margin >= 0
+        return is_within, self.achieved_rate if is_within else 0.0, self.margin
+
 
 class SearchState(Settings):
     """What every policy's state has: what to return now, and what it may come back to."""
@@ -112,8 +126,8 @@ class SearchState(Settings):
     @property
     def best(self) -> Candidate | None:
         """Of the candidates within budget the one of highest achieved rate, then of largest margin."""
-        feasible = [candidate for candidate in self.candidates if candidate.margin >= 0]
-        return max(feasible, key=lambda candidate: (candidate.achieved_rate, candidate.margin), default=None)
+        feasible = (candidate for candidate in self.candidates if candidate.margin >= 0)
+        return max(feasible, key=lambda candidate: candidate.merit, default=None)
 
     @property
     def needed(self) -> frozenset[int]:
@@ -128,18 +142,18 @@ class SearchState(Settings):
 
 
 def with_candidate(candidates: tuple[Candidate, ...], seen: EpochResult) -> tuple[Candidate, ...]:
-    """`candidates` with `seen`, if it has a larger margin than its requested rate had before."""
+    """`candidates` with `seen`, if it is better than what its requested rate had before."""
     if not seen.fully_compressed:
         return candidates
     before = next((known for known in candidates if known.requested_rate == seen.requested_rate), None)
-    if before is not None and seen.margin <= before.margin:
-        return candidates
     candidate = Candidate(
         checkpoint=seen.checkpoint,
         requested_rate=seen.requested_rate,
         achieved_rate=seen.achieved_rate,
         margin=seen.margin,
     )
+    if before is not None and candidate.merit <= before.merit:
+        return candidates
     return (*(known for known in candidates if known is not before), candidate)
 
 

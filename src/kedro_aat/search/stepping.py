@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from kedro_aat.budget import Outcome
 from kedro_aat.search.policy import (
     Epoch,
     EpochResult,
@@ -171,10 +172,9 @@ class _Stepping(SteppingSettings):
         if decided.phase == "search":
             changes["epochs_at_rate"] = decided.epochs_at_rate + 1
             changes["must_change"] = seen.early_stop
-        if decided.phase != "restart":  # the restart only validates again what is known already
-            changes["candidates"] = with_candidate(decided.candidates, seen)
-            latest = dict(decided.margins) | {seen.requested_rate: seen.margin}
-            changes["margins"] = tuple(latest.items())
+        changes["candidates"] = with_candidate(decided.candidates, seen)
+        latest = dict(decided.margins) | {seen.requested_rate: seen.margin}
+        changes["margins"] = tuple(latest.items())
         return _updated(decided, **changes)
 
     def load(self, state: str) -> SteppingState:
@@ -192,13 +192,13 @@ class _Stepping(SteppingSettings):
             restart = Epoch(train=False, start_from=start_from, new_optimizer=True)
             return _updated(state, phase="restart", best_margin=None), restart
         if state.num_epochs >= self.maximal_total_epochs:
-            return state, state.stop(f"All {state.num_epochs} epochs were used.")
+            return state, _stop(state, f"All {state.num_epochs} epochs were used.")
         if not self._is_change_due(state):
             return state, Epoch(lr_scale=state.lr_scale)
         # The step is tested here, when a change is due, and not before every epoch: the original gave
         # its last rate a single epoch in place of its patience.
         if state.step < self.minimal_compression_rate_step:
-            return state, state.stop(f"The change of rate fell below {self.minimal_compression_rate_step:g}.")
+            return state, _stop(state, f"The change of rate fell below {self.minimal_compression_rate_step:g}.")
         return self._change_rate(state)
 
     def _is_change_due(self, state: SteppingState) -> bool:
@@ -216,14 +216,14 @@ class _Stepping(SteppingSettings):
         turned = state.direction is not None and direction != state.direction
         lr_scale = state.lr_scale * (self.lr_reduction_factor if turned else 1.0)
         if rate < problem.minimal_rate:
-            return state, state.stop(f"The next rate would be below the minimal {problem.minimal_rate:g}.")
+            return state, _stop(state, f"The next rate would be below the minimal {problem.minimal_rate:g}.")
         if rate > problem.maximal_rate:
             # The original stopped here, and so never trained at the maximal rate.
-            if state.current_rate >= problem.maximal_rate:
-                return state, state.stop(f"The maximal rate {problem.maximal_rate:g} was reached.")
+            if direction == 1 and state.current_rate >= problem.maximal_rate:
+                return state, _stop(state, f"The maximal rate {problem.maximal_rate:g} was reached.")
             rate = problem.maximal_rate
         if rate == state.target_rate:
-            return state, state.stop("The search settled on a rate.")
+            return state, _stop(state, "The search settled on a rate.")
         decided = _updated(
             state,
             phase="search",
@@ -283,6 +283,14 @@ class Interpolate(_Stepping):
         rate = float(grid[np.abs(predicted).argmin()])
         rate = min(max(rate, state.problem.minimal_rate), state.problem.maximal_rate)
         return rate, abs(rate - state.current_rate)
+
+
+def _stop(state: SteppingState, reason: str) -> Stop:
+    """Ends the search. A model that is not compressed, or less than is worth returning, is no result."""
+    best = state.best
+    if best is not None and (best.requested_rate <= 0 or best.requested_rate < state.problem.minimal_rate):
+        return Stop(outcome=Outcome.INFEASIBLE, best=None, reason=reason)
+    return state.stop(reason)
 
 
 def _updated(state: SteppingState, **changes: Any) -> SteppingState:

@@ -21,6 +21,7 @@ import pickle
 import re
 import shutil
 import zlib
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ from kedro_aat.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
+_CONTAINERS = {dict, OrderedDict, Counter, list, tuple, set, torch.Size}
+_PLAIN = {int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device}
+_FILES = {"model.safetensors", "training.pt", "state.json"}
 _UNKNOWN_TO_NUMPY = {torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 
@@ -109,7 +113,6 @@ class RunCheckpoints:
     def __init__(self, folder: Path, lock: FileLock) -> None:
         self.folder = folder
         self._lock = lock
-        self._saved_before = False
         for torn in folder.glob(".writing-*"):
             shutil.rmtree(torn)
 
@@ -153,15 +156,15 @@ class RunCheckpoints:
         """
         target = self._path(checkpoint.number)
         writing = self.folder / f".writing-{checkpoint.number:06d}"
+        require_plain(checkpoint.training, "training")
+        if writing.exists():  # left by a save that failed
+            shutil.rmtree(writing)
         writing.mkdir()
         state = dict(checkpoint.state)
         if dump is not None:
             state["dumped"] = _relative_to(dump(writing), writing)
         save_tensors(checkpoint.model, writing / "model.safetensors")
         torch.save(checkpoint.training, writing / "training.pt")
-        if not self._saved_before:
-            _require_safe(writing / "training.pt")
-            self._saved_before = True
         (writing / "state.json").write_text(json.dumps(state, allow_nan=False))
         files = sorted(path for path in writing.rglob("*") if path.is_file())
         manifest = {str(path.relative_to(writing)): _checksum_and_sync(path) for path in files}
@@ -182,6 +185,8 @@ class RunCheckpoints:
         folder = self._path(number)
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
+            if not isinstance(manifest, dict) or not manifest.keys() >= _FILES:
+                raise CheckpointError(f"{folder} is damaged: its manifest does not list what belongs to a checkpoint")
             damaged = [name for name, checksum in manifest.items() if _checksum(folder / name) != checksum]
             if damaged:
                 raise CheckpointError(f"{folder} is damaged: the checksum of {', '.join(damaged)} is wrong")
@@ -256,21 +261,30 @@ def hash_tensors(named: Iterable[tuple[object, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def _require_safe(path: Path) -> None:
-    try:
-        torch.load(path, weights_only=True)
-    except pickle.UnpicklingError as error:
+def require_plain(value: Any, where: str) -> None:
+    """Checks that a state can be read back without running code.
+
+    Raises:
+        CheckpointError: Names the first thing that is neither tensor, number, string nor plain container.
+    """
+    if isinstance(value, Mapping) and type(value) in _CONTAINERS:
+        for key, part in value.items():
+            require_plain(key, where)
+            require_plain(part, f"{where}.{key}")
+    elif type(value) in _CONTAINERS:
+        for index, part in enumerate(value):
+            require_plain(part, f"{where}[{index}]")
+    elif type(value) not in _PLAIN and not isinstance(value, Tensor):
         raise CheckpointError(
-            "The state of the optimizer, the learning-rate scheduler or the compression controller holds objects "
-            "that could not be read back without running code. Let get_state() and state_dict() return tensors, "
-            f"numbers, strings and plain containers. ({str(error).splitlines()[0]})"
-        ) from None
+            f"{where} of a checkpoint is a {type(value).__qualname__}, which could not be read back without running "
+            "code. Let get_state() and state_dict() return tensors, numbers, strings and plain containers."
+        )
 
 
 def _relative_to(written: object, folder: Path) -> str:
     """The path that a user's function returned, relative where it lies inside `folder`."""
-    path = Path(str(written))
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path.absolute())
+    path, folder = Path(str(written)).resolve(), folder.resolve()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
 def _checksum(path: Path) -> str:

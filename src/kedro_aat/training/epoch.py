@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,16 @@ from torch.utils.data import (
 
 from kedro_aat.errors import DataError
 from kedro_aat.training.checkpoints import hash_tensors
-from kedro_aat.training.runner import Callables, Evaluation, listed
+from kedro_aat.training.runner import Callables, Evaluation, listed, rng_state, set_rng_state
+from kedro_aat.training.scores import agrees_with, joined, scorer_for
 from kedro_aat.training.settings import TrainingSettings
 
 Data = Mapping[str, Tensor] | Dataset[Any]
+
+# Shuffling draws from a generator of its own for each seed and epoch; this keeps those of different seeds apart.
+EPOCHS_PER_SEED = 1_000_003
+
+NUM_HASHED_EXAMPLES = 16
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -69,7 +76,8 @@ class DefaultTraining:
         self._loss = settings.loss.build()
         if isinstance(self._loss, nn.Module):
             self._loss.to(self.device)
-        self._metric = settings.metric.build().to(self.device)
+        self._metric = settings.metric.build().to(self.device) if settings.metric else None
+        self._scorer = scorer_for(self._metric)
         self._scaler = self._new_scaler()
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
         self._validation_data = as_dataset(validation_data, "validation")
@@ -82,7 +90,7 @@ class DefaultTraining:
     def train_batches(self, epoch: int) -> DataLoader[Any]:
         """The shuffled batches of one epoch; a last, smaller one is left out, for BatchNorm's sake."""
         assert self._train_data is not None
-        generator = torch.Generator().manual_seed(self._seed + epoch)
+        generator = torch.Generator().manual_seed(self._seed * EPOCHS_PER_SEED + epoch)
         return self._batches(self._train_data, RandomSampler(self._train_data, generator=generator), drop_last=True)  # type: ignore[arg-type]
 
     def validation_batches(self) -> DataLoader[Any]:
@@ -125,15 +133,23 @@ class DefaultTraining:
         return float(total) / len(batches)
 
     def validate(self, model: nn.Module, epoch: int | None = None) -> Evaluation:
-        """The metric over the validation split."""
+        """The metric over the validation split, with a score an example where the metric is a mean of such."""
+        assert self._metric is not None  # the settings ask for a metric, or for a function in place of this one
         model.eval()
         self._metric.reset()
+        scores: list[Tensor] = []
         with torch.no_grad():
-            for inputs, targets in self.validation_batches():
+            for inputs, labels in self.validation_batches():
                 with self._autocast():
-                    outputs = self._forward(self._to_device(inputs))
-                self._metric.update(outputs.float(), targets.to(self.device, non_blocking=True))
-        return Evaluation(self._metric.compute())
+                    outputs = self._forward(self._to_device(inputs)).float()
+                targets = labels.to(self.device, non_blocking=True)
+                self._metric.update(outputs, targets)
+                if self._scorer is not None:
+                    scores.append(self._scorer(outputs, targets))
+        metric = self._metric.compute()
+        if not scores or not agrees_with(together := joined(scores), metric):
+            return Evaluation(metric)
+        return Evaluation(float(together.mean()), together)
 
     def callables(self) -> Callables:
         """What a training loop is to call: these functions, or the user's own in their place."""
@@ -162,17 +178,20 @@ class DefaultTraining:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
-        for optimizer in optimizers:
-            if self.settings.gradient_clip_norm is not None:
+        if self.settings.gradient_clip_norm is not None:
+            for optimizer in optimizers:
                 self._scaler.unscale_(optimizer)
-                parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-                nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip_norm)
+            groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+            parameters = [parameter for group in groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip_norm)
+        for optimizer in optimizers:
             self._scaler.step(optimizer)
         self._scaler.update()
 
     def _with_train_data(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Hands the epoch's batches to a user's training function that takes `data`."""
 
+        @functools.wraps(function)
         def train_epoch(controller: Any, model: nn.Module, *, epoch: int, **more: Any) -> Any:
             return _with(function, data=self.train_batches(epoch))(controller, model, epoch=epoch, **more)
 
@@ -196,7 +215,7 @@ class DefaultTraining:
             "num_workers": self.settings.num_workers,
             "pin_memory": self.device.type == "cuda",
         }
-        if isinstance(dataset, TensorDataset):  # a batch is one indexing of the tensors, with nothing to collate
+        if type(dataset) is TensorDataset:  # a batch is one indexing of the tensors, with nothing to collate
             sampler = BatchSampler(sampler, size, drop_last)
             return DataLoader(dataset, sampler=sampler, batch_size=None, **options)
         return DataLoader(dataset, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
@@ -229,12 +248,17 @@ def example_input(data: Data, num_examples: int = 2) -> Tensor:
 
 
 def data_fingerprint(data: Data) -> str:
-    """A hash that tells one split from another: of all tensors, or of a dataset's size and first example."""
+    """A hash that tells one split from another: of all tensors, or of a dataset's size and some of its examples."""
     dataset = as_dataset(data, "given")
-    if isinstance(dataset, TensorDataset):
+    if type(dataset) is TensorDataset:
         return hash_tensors(enumerate(dataset.tensors))
-    first = dataset[0]
-    return f"{len(dataset)}-{hash_tensors((i, part) for i, part in enumerate(first) if isinstance(part, Tensor))}"  # type: ignore[arg-type]
+    size = len(dataset)  # type: ignore[arg-type]
+    before = rng_state()
+    seed_everything(0)  # an augmentation that is drawn at random must not make it another split
+    examples = [dataset[index] for index in range(0, size, max(1, size // NUM_HASHED_EXAMPLES))]
+    set_rng_state(before)
+    parts = [torch.as_tensor(np.asarray(part)) for example in examples for part in example]
+    return f"{size}-{hash_tensors(enumerate(parts))}"
 
 
 def pick_device(name: str) -> torch.device:
@@ -253,8 +277,9 @@ def seed_everything(seed: int) -> None:
 
 def _with(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
     """`function` with those of the extra arguments that it takes."""
-    parameters: Iterable[str] = inspect.signature(function).parameters
-    return partial(function, **{key: value for key, value in extra.items() if key in parameters})
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return partial(function, **{key: value for key, value in extra.items() if takes_all or key in parameters})
 
 
 def _leave_alone(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:

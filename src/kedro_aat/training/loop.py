@@ -122,7 +122,7 @@ def fine_tune(
             logger.info("The run in %s has ended; its result is taken", checkpoints.folder)
         else:
             logger.info("Going on after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
-    still_needed: frozenset[int] = frozenset()
+    still_needed = state.needed
     stop: Stop | None = None
     with progress, _interruptible():
         try:
@@ -168,10 +168,12 @@ def fine_tune(
                 raise
             history, state = _resume(runner, policy, checkpoint)
             stop = state.stop("The run was interrupted.").model_copy(update={"outcome": Outcome.INTERRUPTED})
-        except MetricError:
+        except MetricError as error:
             if (checkpoint := checkpoints.latest()) is not None:
                 runner.restore_model(checkpoint)
-            raise
+            raise MetricError(
+                f"{error} The checkpoints are in {checkpoints.folder}; remove that folder to start over."
+            ) from None
     if stop.outcome is not Outcome.INTERRUPTED:
         checkpoints.finish()
     return _finish(runner, stop, history, checkpoints)
@@ -331,8 +333,8 @@ class BaseEarlyExitCompressionTrainingLoop:
     ) -> nn.Module:
         """Fine-tunes `model` until the search ends.
 
-        A run that was killed goes on where it stood when the same call is made again; one that ended is not
-        touched, and a new one is made beside it.
+        A run that was killed goes on where it stood when the same call is made again with the same functions; one
+        that ended is not touched, and a new one is made beside it.
 
         Args:
             model: The controller's model; changed in place.
@@ -380,6 +382,7 @@ class BaseEarlyExitCompressionTrainingLoop:
                 "budget": self._budget.model_dump(),
                 "problem": self._problem.model_dump(),
                 "model": fingerprint(model),
+                "functions": callables.fingerprint,
             }
             checkpoints = stack.enter_context(CheckpointStore(folder).open(identity, reuse_finished=False))
             result = fine_tune(runner, self._policy, self._problem, self._budget, checkpoints, progress)

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from kedro_aat.budget import BudgetSettings
-from kedro_aat.compression.schedule import ScheduleSettings
+from kedro_aat.compression.schedule import ScheduleSettings, require_steps
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.search.choice import AdaptivePolicy
@@ -41,6 +41,17 @@ class AccuracyAwareParams(SteppingSettings):
     maximal_absolute_accuracy_degradation: Annotated[float, Field(ge=0)] | None = None
     higher_is_better: bool = True
     search: AdaptivePolicy | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one_drop(self) -> AccuracyAwareParams:
+        drops = (self.maximal_relative_accuracy_degradation, self.maximal_absolute_accuracy_degradation)
+        given = sum(drop is not None for drop in drops)
+        if given != 1:
+            raise ValueError(
+                "exactly one of maximal_relative_accuracy_degradation and maximal_absolute_accuracy_degradation is "
+                f"required, but got {'both' if given else 'neither'}"
+            )
+        return self
 
 
 class AccuracyAwareSection(Settings):
@@ -91,6 +102,12 @@ class MagnitudeSparsityParams(Settings):
     power: Annotated[float, Field(gt=0)] = 0.9
     concave: bool = True
 
+    @model_validator(mode="after")
+    def _sound_steps(self) -> MagnitudeSparsityParams:
+        if self.schedule == "multistep":
+            require_steps(self.multistep_steps, self.multistep_sparsity_levels)
+        return self
+
 
 class MagnitudeSparsityAlgorithm(_Algorithm):
     """`magnitude_sparsity`."""
@@ -99,14 +116,15 @@ class MagnitudeSparsityAlgorithm(_Algorithm):
     sparsity_init: Rate = 0.0
     params: MagnitudeSparsityParams = MagnitudeSparsityParams()
 
-    def settings(self) -> MagnitudeSparsity:
-        """The same in this project's own terms."""
+    def settings(self, file: NNCFFile) -> MagnitudeSparsity:
+        """The same in this project's own terms, with the scopes at the root of the file."""
         params = self.params
+        targets = (*(self.target_scopes or ()), *(file.target_scopes or ()))
         return MagnitudeSparsity(
             importance=params.weight_importance,
             ranking=params.sparsity_level_setting_mode,
-            ignored_scopes=self.ignored_scopes,
-            target_scopes=self.target_scopes,
+            ignored_scopes=(*self.ignored_scopes, *file.ignored_scopes),
+            target_scopes=targets or None,
             schedule=ScheduleSettings(
                 kind=params.schedule,
                 initial_rate=self.sparsity_init,
@@ -201,9 +219,11 @@ class InputInfo(BaseModel):
 
 
 class NNCFFile(BaseModel):
-    """The whole file."""
+    """The whole file. Scopes at its root hold for every algorithm, beside the algorithm's own."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+    ignored_scopes: Scopes = ()
+    target_scopes: Scopes | None = None
     input_info: Annotated[tuple[InputInfo, ...], BeforeValidator(_as_list)] | None = None
     accuracy_aware_training: AccuracyAwareSection | None = None
     compression: Annotated[tuple[Algorithm, ...], BeforeValidator(_as_list)] = ()
@@ -231,14 +251,18 @@ class NNCFConfig(dict[str, Any]):
             contents = json.loads(Path(path).read_text())
         except OSError as error:
             raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # of JSON's grammar, or of the text's encoding
             raise ConfigurationError(str(path), [f"is not valid JSON: {error}"]) from None
+        if not isinstance(contents, dict):
+            raise ConfigurationError(str(path), [f"must hold a JSON object, but holds {contents!r}"])
         return cls.from_dict(contents, where=str(path))
 
     @classmethod
     def from_dict(cls, nncf_dict: dict[str, Any], *, where: str = "the NNCF configuration") -> NNCFConfig:
         """Takes a dict, checked; an `NNCFConfig` is handed back as it is, since it may have been updated."""
-        config = nncf_dict if isinstance(nncf_dict, NNCFConfig) else cls(nncf_dict)
+        if isinstance(nncf_dict, NNCFConfig):
+            return nncf_dict
+        config = cls(nncf_dict)
         file = parse(NNCFFile, dict(config), where=where)
         for warning in _without_meaning(file):
             logger.warning("%s: %s", where, warning)
@@ -297,7 +321,8 @@ def _without_meaning(file: NNCFFile) -> Iterator[str]:
     """Keys that NNCF knows and that do nothing here."""
     section = file.accuracy_aware_training
     if section is not None and section.mode == "early_exit":
-        given = section.params.model_fields_set & set(SteppingSettings.model_fields) - {"maximal_total_epochs"}
+        adaptive = set(SteppingSettings.model_fields) - {"maximal_total_epochs"} | {"search"}
+        given = section.params.model_fields_set & adaptive
         for key in sorted(given):
             yield f"accuracy_aware_training.params.{key} has no meaning in mode early_exit"
     for algorithm in file.compression:

@@ -14,7 +14,7 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.errors import ConfigurationError
-from kedro_aat.training.nncf_config import MagnitudeSparsityAlgorithm, NNCFConfig
+from kedro_aat.training.nncf_config import BatchnormAdaptation, MagnitudeSparsityAlgorithm, NNCFConfig
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def create_compressed_model(
         )
     if example_input is None and file.input_info:
         example_input = torch.zeros(file.input_info[0].sample_size)
-    settings = algorithm.settings()
+    settings = algorithm.settings(file)
     if compression_state is not None:
         settings = MagnitudeSparsity.model_validate(compression_state["settings"])
     loader = config.train_loader
@@ -88,9 +88,10 @@ def create_compressed_model(
         controller.load_state(compression_state["state"])
     elif settings.schedule.initial_rate > 0 and loader is not None:
         adaptation = algorithm.initializer and algorithm.initializer.batchnorm_adaptation
-        num_samples = adaptation.num_bn_adaptation_samples if adaptation else 2000
+        num_samples = (adaptation or BatchnormAdaptation()).num_bn_adaptation_samples
         if num_samples:
-            update_bn(_first_samples(loader, num_samples), model, device=config.device)
+            device = config.device or next(model.parameters()).device
+            update_bn(_first_samples(loader, num_samples), model, device=device)
     return controller, model
 
 

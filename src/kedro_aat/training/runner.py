@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -69,6 +71,11 @@ class Callables:
         ]
         if mistakes:
             raise ConfigurationError("run", mistakes)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the functions' source."""
+        return hash_sources(value for name, value in vars(self).items() if name != "state" and value is not None)
 
 
 class TrainingRunner:
@@ -246,7 +253,7 @@ class TrainingRunner:
                 "lr_schedulers": [scheduler.state_dict() for scheduler in listed(self.lr_scheduler)],
                 "controller": get_state() if get_state is not None else {},
                 "callables": self.callables.state.state_dict() if self.callables.state else {},
-                "rng": _rng_state(),
+                "rng": rng_state(),
             },
             state=state
             | {
@@ -311,7 +318,7 @@ class TrainingRunner:
         self.restore_model(checkpoint)
         self.cumulative_epoch_count = checkpoint.state["cumulative_epoch_count"]
         self.best_val_metric_value = checkpoint.state["best_val_metric_value"]
-        _set_rng_state(checkpoint.training["rng"])
+        set_rng_state(checkpoint.training["rng"])
 
     def _is_better(self, metric: float, than: float) -> bool:
         return metric > than if self.higher_is_better else metric < than
@@ -336,17 +343,31 @@ def _all_schedulers(scheduler: Any) -> Iterator[Any]:
         yield from _all_schedulers(getattr(one, "_schedulers", None))
 
 
+def hash_sources(objects: Iterable[Any]) -> str:
+    """A hash of the source of functions and classes, so that an edited one is told from what it was."""
+    digest = hashlib.blake2b(digest_size=8)
+    for thing in objects:
+        thing = inspect.unwrap(thing.func if isinstance(thing, functools.partial) else thing)  # noqa: PLW2901
+        try:
+            source = inspect.getsource(thing)
+        except (OSError, TypeError):  # written in C, or typed into a console
+            source = getattr(thing, "__qualname__", type(thing).__qualname__)
+        digest.update(source.encode())
+    return digest.hexdigest()
+
+
 def _accepts_epoch(function: Callable[..., Any]) -> bool:
     parameters: Iterable[inspect.Parameter] = inspect.signature(function).parameters.values()
     return any(parameter.name == "epoch" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def _rng_state() -> dict[str, Any]:
+def rng_state() -> dict[str, Any]:
+    """State of the generators of torch (on every device in use), numpy and python."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
     version, words, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         # As tensors, since weights_only loading knows no arrays, and is slow with 625 separate numbers.
         "python": (version, torch.tensor(words), gauss_next),
         "numpy": (
@@ -359,10 +380,11 @@ def _rng_state() -> dict[str, Any]:
     }
 
 
-def _set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Goes on from `rng_state`; what a device that is not there had is left out."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(generator, index)
     version, words, gauss_next = state["python"]
     random.setstate((version, tuple(words.tolist()), gauss_next))
     kind, keys, position, has_gauss, cached = state["numpy"]

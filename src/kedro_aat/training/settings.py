@@ -91,7 +91,7 @@ class TrainingSettings(Settings):
         scheduler: Learning-rate scheduler, called with the optimizer; None keeps the rate.
         scheduler_interval: Whether it is stepped after each epoch or each optimizer step.
         loss: Called as `loss(outputs, targets)`.
-        metric: A torchmetrics metric.
+        metric: A torchmetrics metric; needed unless `validate` is given.
         higher_is_better: Direction of the metric; None takes the metric's own.
         device: `auto` takes a GPU if there is one; or any name that torch knows.
         precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
@@ -99,8 +99,8 @@ class TrainingSettings(Settings):
         compile: Whether the model is compiled for training.
         gradient_clip_norm: Largest norm of all gradients together; None does not clip.
         num_workers: Processes that load data.
-        num_threads: Threads of torch on the CPU; None leaves it to torch. Only runs with the same number agree bit
-            for bit, and a small network is quicker with one.
+        num_threads: Threads of torch on the CPU, set for the whole process; None leaves it to torch. Only runs with
+            the same number agree bit for bit, and a small network is quicker with one.
         train_epoch: Import path of a function used instead of ours; it is called as the loops' callable is,
             and with `data=` (the training batches) if it takes that.
         validate_: Likewise, with the validation batches; spelt `validate` in YAML.
@@ -116,7 +116,7 @@ class TrainingSettings(Settings):
     scheduler: ImportedOrPath | None = None
     scheduler_interval: Literal["epoch", "step"] = "epoch"
     loss: ImportedOrPath = Imported(class_path="torch.nn.CrossEntropyLoss")
-    metric: ImportedOrPath
+    metric: ImportedOrPath | None = None
     higher_is_better: bool | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -141,6 +141,8 @@ class TrainingSettings(Settings):
                 torch.device(device)
             except RuntimeError:
                 raise ValueError(f"must be auto, cpu, cuda, cuda:1 ..., but got '{device}'") from None
+            if device.startswith("cuda") and not torch.cuda.is_available():
+                raise ValueError(f"must be auto or cpu on a machine without a GPU for torch, but got '{device}'")
         return device
 
     def lookup_mistakes(self, key: str) -> list[str]:
@@ -150,10 +152,31 @@ class TrainingSettings(Settings):
             path = getattr(self, function)
             name = f"{key}.{function.rstrip('_')}"
             mistakes += Imported(class_path=path).lookup_mistakes(name) if path else []
-        if not mistakes and self.validate_ is None and self.direction() is None:
-            mistakes.append(
-                f"{key}.higher_is_better: {self.metric.class_path} does not say which direction is better; say it here"
-            )
+        mistakes = mistakes or self._refused(key)
+        if self.metric is None and self.validate_ is None:
+            mistakes.append(f"{key}.metric: this key is required where no validate function is given")
+        elif not mistakes and self.direction() is None:
+            mistakes.append(f"{key}.higher_is_better: the metric does not say which direction is better; say it here")
+        return mistakes
+
+    def _refused(self, key: str) -> list[str]:
+        """What does not take its arguments, found by building it."""
+        import torch
+
+        mistakes: list[str] = []
+
+        def build(name: str, imported: Imported | None, *args: Any) -> Any:
+            try:
+                return None if imported is None else imported.build(*args)
+            except Exception as error:  # whatever a user's class raises is the answer
+                mistakes.append(f"{key}.{name}: {imported and imported.class_path} refuses its init_args: {error}")
+                return None
+
+        optimizer = build("optimizer", self.optimizer, [torch.nn.Parameter(torch.zeros(1))])
+        if optimizer is not None:
+            build("scheduler", self.scheduler, optimizer)
+        build("loss", self.loss)
+        build("metric", self.metric)
         return mistakes
 
     def check(self) -> None:
@@ -169,9 +192,13 @@ class TrainingSettings(Settings):
         """Whether a higher metric is better; None if neither the settings nor the metric say."""
         if self.higher_is_better is not None:
             return self.higher_is_better
-        if self.validate_ is not None:
-            return True
-        return getattr(self.metric.build(), "higher_is_better", None)
+        return getattr(self.metric.build(), "higher_is_better", None) if self.metric else None
+
+    @property
+    def metric_name(self) -> str:
+        """What the metric is called: the last part of its path."""
+        path = self.validate_ or (self.metric.class_path if self.metric else "")
+        return path.rpartition(".")[2]
 
     def function(self, key: str) -> Callable[..., Any] | None:
         """The user's own function for `key`, None if there is none."""

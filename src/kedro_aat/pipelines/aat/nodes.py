@@ -42,24 +42,23 @@ def evaluate_baseline(model: Module, train_data: Data, validation_data: Data, se
     """
     import copy
 
-    from kedro_aat.budget import require_finite
+    from kedro_aat.compression.controller import Uncompressed
     from kedro_aat.training.epoch import DefaultTraining, as_dataset, seed_everything
+    from kedro_aat.training.runner import TrainingRunner
 
     settings.training.check()
     seed_everything(settings.seed)
     # A copy, since the model may be moved to another device and memory format.
     model = copy.deepcopy(model)
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
-    validate = training.callables().validate
-    result = validate(model)
-    metric = require_finite(getattr(result, "metric", result), "the metric of the baseline")
+    metric = TrainingRunner(model, Uncompressed(model), training.callables()).validate().metric
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # check() saw to it
     budget = settings.budget.budget(metric, higher_is_better=higher_is_better)
-    name = settings.training.validate_ or settings.training.metric.class_path
+    name = settings.training.metric_name
     logger.info("The baseline's metric is %.4f; tolerated is %.4f", metric, budget.lowest_tolerated)
     return {
-        "metric": {"name": name.rpartition(".")[2], "higher_is_better": higher_is_better},
+        "metric": {"name": name, "higher_is_better": higher_is_better},
         "validation": metric,
         "budget": {"kind": budget.kind, "drop": budget.drop, "lowest_tolerated": budget.lowest_tolerated},
         "examples": {
@@ -110,15 +109,16 @@ def finetune_adaptively(
     from kedro_aat.training.progress import LoopProgress
     from kedro_aat.training.runner import TrainingRunner
 
+    seed_everything(settings.seed)
+    training = DefaultTraining(controller.model, settings.training, train_data, validation_data, seed=settings.seed)
+    callables = training.callables()
     identity = {
+        "functions": callables.fingerprint,
         "settings": settings.model_dump(mode="json", exclude={"export"}),
-        "baseline": baseline_evaluation,
         "model": fingerprint(controller.model),
         "train_data": data_fingerprint(train_data),
         "validation_data": data_fingerprint(validation_data),
     }
-    seed_everything(settings.seed)
-    training = DefaultTraining(controller.model, settings.training, train_data, validation_data, seed=settings.seed)
     controller.steps_per_epoch = training.steps_per_epoch
     budget = Budget(
         kind=baseline_evaluation["budget"]["kind"],
@@ -129,7 +129,7 @@ def finetune_adaptively(
     runner = TrainingRunner(
         controller.model,
         controller,
-        training.callables(),
+        callables,
         uncompressed_model_accuracy=budget.baseline,
         minimal_tolerable_accuracy=budget.lowest_tolerated,
         higher_is_better=budget.higher_is_better,

@@ -226,19 +226,22 @@ def train_baseline(
     from kedro_aat.datasets.recipe import build_module
     from kedro_aat.training.epoch import DefaultTraining, data_fingerprint, seed_everything
     from kedro_aat.training.fit import fit
-    from kedro_aat.training.runner import TrainingRunner
+    from kedro_aat.training.runner import TrainingRunner, hash_sources
 
     settings.training.check()
     seed_everything(settings.seed)
     model = build_module(settings.model)
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
+    callables = training.callables()
     runner = TrainingRunner(
         model,
         Uncompressed(model),
-        training.callables(),
+        callables,
         higher_is_better=settings.training.direction() is not False,
     )
     identity = {
+        "functions": callables.fingerprint,
+        "network": hash_sources([type(model)]),
         "settings": settings.model_dump(mode="json"),
         "train_data": data_fingerprint(train_data),
         "validation_data": data_fingerprint(validation_data),

@@ -1,0 +1,236 @@
+"""The frontier strategy: the laws of every policy, and decision tables."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from kedro_aat.budget import Outcome
+from kedro_aat.search.choice import Policy
+from kedro_aat.search.frontier import NEAR, Frontier, FrontierState, u_of
+from kedro_aat.search.policy import Epoch, EpochResult, Problem
+from tests.search.policy_contract import PolicyContract, laws
+from tests.search.world import Answer, Course, Search, World, search
+from tests.strategies import worlds
+
+PROBLEM = Problem(maximal_rate=0.99, tolerated_drop=0.01)
+UP, DOWN, FAR_DOWN = 0.005, -0.002, -0.5
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Frontier(maximal_total_epochs=15),
+        Frontier(maximal_total_epochs=10, polish_share=1),
+        Frontier(maximal_total_epochs=12, polish_share=0, epochs_per_rate=1, num_path_steps=1),
+        Frontier(maximal_total_epochs=0),
+    ],
+    ids=lambda policy: f"{policy.maximal_total_epochs} epochs, polish {policy.polish_share}",
+)
+class TestFrontier(PolicyContract):
+    @laws
+    @given(world=worlds)
+    def test_best_is_the_highest_rate_within_budget(self, policy: Policy, world: World) -> None:
+        """Of the trials; what the polish settled on replaces it, and is within budget as well."""
+
+        def look(state: FrontierState, course: Course) -> None:
+            within = [seen for seen in course.results if seen.fully_compressed and seen.margin >= 0]
+            if state.best is None:
+                assert not within or state.polish
+                return
+            named = course.results[state.best.checkpoint]
+            assert named in within
+            assert (named.achieved_rate, named.margin) == (state.best.achieved_rate, state.best.margin)
+            if not state.polish:
+                assert named.achieved_rate == max(seen.achieved_rate for seen in within)
+
+        search(policy, world, look=look)
+
+
+def searched(*margins: float | Answer, **changes: Any) -> Search:
+    """Trials that are told `margins` in turn, the first of them for the model as given."""
+    answers = tuple(answer if isinstance(answer, Answer) else Answer(margin=answer) for answer in margins)
+    return search(Frontier(**{"maximal_total_epochs": 20, **changes}), World(PROBLEM, answers))
+
+
+def feasible_up_to(rate: float, problem: Problem = PROBLEM, **changes: Any) -> Search:
+    world = World(problem, (Answer(margin=0.0),), feasible_up_to=rate)
+    return search(Frontier(**{"maximal_total_epochs": 40, **changes}), world)
+
+
+def begun(whole: Search) -> list[Epoch]:
+    """The first epoch of each trial, and of the polish."""
+    return [move for move in whole.course.moves if move.new_optimizer and move.train]
+
+
+def targets(whole: Search) -> list[float]:
+    """Where they lead, in u."""
+    return [u_of(move.rate_path[-1]) for move in begun(whole) if move.rate_path]
+
+
+def returned(whole: Search) -> EpochResult:
+    assert whole.stop.best is not None
+    return whole.course.results[whole.stop.best]
+
+
+def test_climbs_faster_after_each_success_at_the_first_epoch() -> None:
+    whole = searched(0.01)
+    first, second, third = targets(whole)[:3]
+    assert first <= 0.5 + 1e-9
+    assert second - first > first * 1.5
+    assert third == pytest.approx(u_of(PROBLEM.maximal_rate)) or third - second > second - first
+
+
+def test_rises_in_equal_steps_of_u_within_the_first_epoch() -> None:
+    path = begun(searched(0.01))[0].rate_path
+    assert path is not None
+    assert len(path) == 8
+    u = [0.0, *map(u_of, path)]
+    assert [later - before for before, later in zip(u, u[1:], strict=False)] == pytest.approx([u[1]] * 8)
+
+
+def test_anneals_while_a_trial_recovers_and_abandons_it_when_it_cannot() -> None:
+    recovering = searched(0.01, -0.02, -0.012, -0.007, -0.003, UP).course
+    assert [move.lr_scale for move in recovering.moves[1:5]] == pytest.approx([0.15 ** (n / 3) for n in range(4)])
+    assert [move.new_optimizer for move in recovering.moves[1:6]] == [True, False, False, False, False]
+    hopeless = searched(0.01, FAR_DOWN, FAR_DOWN, UP).course
+    assert [move.new_optimizer for move in hopeless.moves[1:4]] == [True, False, True]
+
+
+def test_early_stop_ends_the_trial() -> None:
+    whole = searched(0.01, Answer(margin=DOWN, early_stop=True), UP)
+    assert whole.course.moves[2].new_optimizer
+
+
+def test_partial_compression_is_never_returned() -> None:
+    whole = searched(-0.01, Answer(margin=UP, fully_compressed=False))
+    assert whole.stop.outcome is Outcome.INFEASIBLE
+
+
+def test_a_failed_checkpoint_nearby_is_resumed() -> None:
+    whole = feasible_up_to(0.7)
+    results, starts = whole.course.results, 0
+    for number, move in enumerate(whole.course.moves):
+        if move.start_from is None or not move.rate_path or whole.states[number].polish_epochs is not None:
+            continue
+        failed = results[move.start_from].margin < 0
+        if failed:
+            starts += 1
+            assert abs(u_of(results[move.start_from].requested_rate) - u_of(move.rate_path[-1])) <= NEAR + 1e-9
+    assert starts
+
+
+def test_polishes_with_a_falling_learning_rate_to_the_last_epoch() -> None:
+    whole = feasible_up_to(0.7)
+    length = len(whole.states[-1].polish)
+    scales = [move.lr_scale for move in whole.course.moves[-length:]]
+    assert length >= 0.4 * 40
+    assert (scales[0], scales[-1]) == pytest.approx((0.5, 0.02))
+    assert scales == sorted(scales, reverse=True)
+    assert sum(move.train for move in whole.course.moves) == 40
+
+
+def test_other_requests_with_the_mask_that_failed_are_not_trained_on() -> None:
+    world = World(PROBLEM, (Answer(margin=0.0),), granularity=2, feasible_up_to=0.3)
+    whole = search(Frontier(maximal_total_epochs=30), world)
+    failed: dict[float, float] = {}
+    for trial in whole.states[-1].trials:
+        seen = trial.results[0]
+        if failed.get(seen.achieved_rate, seen.requested_rate) != seen.requested_rate:
+            assert len(trial.results) == 1
+        if not trial.accepted:
+            failed[seen.achieved_rate] = seen.requested_rate
+    assert failed
+
+
+@pytest.mark.parametrize("boundary", [0.05, 0.3, 0.6, 0.9, 0.98])
+def test_settles_at_the_boundary(boundary: float) -> None:
+    best = returned(feasible_up_to(boundary))
+    assert best.margin >= 0
+    assert u_of(boundary) - u_of(best.achieved_rate) < 0.05
+
+
+def test_met_at_once_returns_the_maximal_rate() -> None:
+    whole = searched(UP)
+    assert returned(whole).achieved_rate == pytest.approx(PROBLEM.maximal_rate)
+    assert max(seen.requested_rate for seen in whole.course.results) <= PROBLEM.maximal_rate
+
+
+def test_never_met_is_infeasible() -> None:
+    whole = searched(FAR_DOWN)
+    assert whole.stop.outcome is Outcome.INFEASIBLE
+    assert whole.stop.best is None
+
+
+def test_met_only_up_to_the_maximal_rate() -> None:
+    problem = Problem(maximal_rate=0.8, tolerated_drop=0.8)
+    assert returned(feasible_up_to(0.8, problem)).achieved_rate == pytest.approx(0.8, abs=0.02)
+
+
+def noisy(z: float, standard_error: float | None, noise: float = 0.004) -> Search:
+    """A frontier at u = 1 with a slope of two drops per u, seen through noise that alternates."""
+    policy, course = Frontier(maximal_total_epochs=40, acceptance_z=z), Course()
+    state, states = policy.initial(PROBLEM), [policy.initial(PROBLEM)]
+    rate = 0.0
+    while isinstance(move := policy.ask(state), Epoch):
+        rate = move.rate_path[-1] if move.rate_path else rate
+        number = len(course.results)
+        margin = 0.01 * (1 - math.exp(2 * (u_of(rate) - 1))) + noise * math.sin(5 * number) * (number > 0)
+        seen = EpochResult(
+            checkpoint=number,
+            trained=move.train,
+            requested_rate=rate,
+            achieved_rate=rate,
+            metric=margin,
+            margin=margin,
+            standard_error=standard_error,
+        )
+        course.moves.append(move)
+        course.results.append(seen)
+        state = policy.tell(state, seen)
+        states.append(state)
+    return Search(course, states, move)
+
+
+def test_heavy_noise_does_not_decide() -> None:
+    whole = noisy(0.5, 0.003)
+    best = u_of(returned(whole).achieved_rate)
+    luckiest = max(u_of(seen.requested_rate) for seen in whole.course.results if seen.margin >= 0)
+    assert 0.6 < best < 1.0 < luckiest + 0.2
+
+
+def test_a_lower_z_returns_a_higher_rate() -> None:
+    rates = [returned(noisy(z, 0.003)).achieved_rate for z in (0.0, 0.5, 1.0)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > rates[-1]
+
+
+def test_without_a_standard_error_z_plays_no_part() -> None:
+    assert noisy(0.0, None).course == noisy(3.0, None).course
+
+
+def test_a_lucky_baseline_asks_for_more() -> None:
+    """A first margin below the drop tells that the baseline was measured too high, and the other way round."""
+    policy = Frontier()
+
+    def offset(margin: float, initial_rate: float = 0.0) -> float:
+        first = EpochResult(
+            checkpoint=0,
+            trained=False,
+            requested_rate=initial_rate,
+            achieved_rate=initial_rate,
+            metric=margin,
+            margin=margin,
+            standard_error=0.002,
+        )
+        problem = Problem(tolerated_drop=0.01, initial_rate=initial_rate)
+        return policy.tell(policy.initial(problem), first).offset
+
+    assert offset(0.01) == 0
+    assert offset(0.012) == pytest.approx(0.1)
+    assert offset(0.008) == pytest.approx(-0.1)
+    assert offset(0.5) == pytest.approx(0.2)  # no more than noise explains
+    assert offset(0.012, initial_rate=0.5) == 0  # not the baseline
