@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kedro_aat.budget import Budget, BudgetSettings, Outcome, require_finite
+from kedro_aat.budget import FLOAT32_ROUNDING, Budget, BudgetSettings, Outcome, require_finite
 from kedro_aat.errors import ConfigurationError, MetricError
 from tests.strategies import budgets, drops, metrics
 
@@ -58,10 +58,21 @@ def test_lowest_tolerated_of_a_relative_drop(baseline: float, drop: float, highe
 
 @given(budget=budgets(), metric=metrics)
 def test_margin_is_at_least_0_exactly_within_budget(budget: Budget, metric: float) -> None:
-    if budget.higher_is_better:
-        assert (budget.margin(metric) >= 0) == (metric >= budget.lowest_tolerated)
-    else:
-        assert (budget.margin(metric) >= 0) == (metric <= budget.lowest_tolerated)
+    distance = metric - budget.lowest_tolerated if budget.higher_is_better else budget.lowest_tolerated - metric
+    rounding = FLOAT32_ROUNDING * max(1.0, abs(budget.baseline))  # of a metric that was computed in float32
+    assert (budget.margin(metric) >= 0) == (distance >= -rounding)
+
+
+@pytest.mark.parametrize("num_examples", [100, 200, 1000, 10000])
+def test_metric_exactly_on_the_budget_is_within(num_examples: int) -> None:
+    for lost in range(1, num_examples // 2, 7):
+        baseline, metric = (
+            float(np.float32(count / num_examples)) for count in (num_examples - 1, num_examples - 1 - lost)
+        )
+        budget = settings(max_drop=lost / num_examples).budget(baseline, higher_is_better=True)
+        assert budget.margin(metric) >= 0
+        one_less = float(np.float32((num_examples - 2 - lost) / num_examples))
+        assert budget.margin(one_less) < 0
 
 
 @given(budget=budgets())

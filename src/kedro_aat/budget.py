@@ -67,7 +67,7 @@ class BudgetSettings(Settings):
             if baseline == 0:
                 raise ConfigurationError(
                     "budget",
-                    ["a relative drop from a baseline of 0 is no budget; give an absolute one, in metric units"],
+                    ["max_relative_drop: a fraction of a baseline of 0 is no budget; give max_drop in metric units"],
                 )
             drop = abs(baseline) * self.max_relative_drop
         else:
@@ -77,7 +77,7 @@ class BudgetSettings(Settings):
                 raise ConfigurationError(
                     "budget",
                     [
-                        f"the tolerated drop must be between 0 and the baseline ({baseline:.4g}), but got {drop:.4g}. "
+                        f"max_drop: must be between 0 and the baseline ({baseline:.4g}), but got {drop:.4g}. "
                         f"Is it a percentage? Write {drop / 100:.4g}"
                     ],
                 )

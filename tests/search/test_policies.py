@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
 
 from kedro_aat.search.choice import Policy
+from kedro_aat.search.policy import SearchState
 from kedro_aat.search.stepping import EarlyExit, Interpolate, UniformDecrease
-from tests.search.policy_contract import PolicyContract
+from tests.search.policy_contract import PolicyContract, laws
+from tests.search.world import Course, World, search
+from tests.strategies import worlds
 
 POLICIES: list[Policy] = [
     EarlyExit(maximal_total_epochs=12),
@@ -38,3 +42,18 @@ def _name(policy: Policy) -> str:
 @pytest.mark.parametrize("policy", POLICIES, ids=_name)
 class TestEveryPolicy(PolicyContract):
     pass
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [policy for policy in POLICIES if policy.kind in ("early_exit", "uniform_decrease", "interpolate")],
+    ids=_name,
+)
+@laws
+@given(world=worlds)
+def test_best_of_a_compatible_policy_is_the_highest_rate_seen_within_budget(policy: Policy, world: World) -> None:
+    def look(state: SearchState, course: Course) -> None:
+        within = [seen.achieved_rate for seen in course.results if seen.fully_compressed and seen.margin >= 0]
+        assert (state.best.achieved_rate if state.best else None) == max(within, default=None)
+
+    search(policy, world, look=look)

@@ -671,12 +671,17 @@ def test_a_second_loop_within_the_first_has_its_own_folder(tmp_path: Path) -> No
 # --- interruptions -----------------------------------------------------------------------------------------
 
 
-def interrupting(subject: Subject, number: int, interrupt: Callable[[], None]) -> Callable[..., float | None]:
-    """The subject's training function, interrupted in the middle of its `number`-th call."""
+def interrupting(
+    subject: Subject, number: int | None = None, interrupt: Callable[[], None] | None = None
+) -> Callable[..., float | None]:
+    """The subject's training function, interrupted in the middle of its `number`-th call.
+
+    A run is known by the source of its functions, so that one which is to go on needs this one too.
+    """
 
     def train(controller: Any, model: ScriptedModel, epoch: int, **more: Any) -> float | None:
         loss = subject.train(controller, model, epoch, **more)
-        if subject.num_trained == number:
+        if interrupt is not None and subject.num_trained == number:
             interrupt()
         return loss
 
@@ -728,7 +733,7 @@ def test_an_interrupted_run_is_at_its_best_and_goes_on_as_if_it_had_not_been(
 
     torch.manual_seed(1)  # the random numbers go on with the run, whatever they are by now
     second = Subject(params=PATIENT)
-    second.run(tmp_path / "parts", configure=scheduled(second))
+    second.run(tmp_path / "parts", train=interrupting(second), configure=scheduled(second))
     assert second.num_trained == whole.num_trained - (number - 1)
     assert second.loop.outcome is whole.loop.outcome is Outcome.WITHIN_BUDGET
     assert second.trajectory == whole.trajectory
@@ -759,7 +764,7 @@ def test_an_early_exit_run_goes_on_too(number: int, tmp_path: Path) -> None:
     params = {"maximal_absolute_accuracy_degradation": 0.001, "maximal_total_epochs": 6}
     metrics = {epoch: 0.95 if epoch == 5 else 0.5 for epoch in range(7)}
     outcomes = []
-    for folder, interrupted_at in (("whole", 0), ("parts", number), ("parts", 0)):
+    for folder, interrupted_at in (("whole", None), ("parts", number), ("parts", None)):
         torch.manual_seed(0)
         subject = Subject(mode="early_exit", params=params)
         train = interrupting(subject, interrupted_at, press_ctrl_c)

@@ -65,5 +65,8 @@ def recipe_of(module: nn.Module) -> Imported:
 
 def _makes_modules(target: Any) -> bool:
     if not inspect.isclass(target):
-        target = typing.get_type_hints(target).get("return")
+        try:
+            target = typing.get_type_hints(target).get("return")
+        except (NameError, TypeError):  # no function, or an annotation that only type checkers can read
+            return False
     return inspect.isclass(target) and issubclass(target, nn.Module)

@@ -116,14 +116,16 @@ class MagnitudeSparsityAlgorithm(_Algorithm):
     sparsity_init: Rate = 0.0
     params: MagnitudeSparsityParams = MagnitudeSparsityParams()
 
-    def settings(self, file: NNCFFile) -> MagnitudeSparsity:
-        """The same in this project's own terms, with the scopes at the root of the file."""
+    def settings(self, file: NNCFFile | None = None) -> MagnitudeSparsity:
+        """The same in this project's own terms, with the scopes at the root of the file it stands in."""
         params = self.params
-        targets = (*(self.target_scopes or ()), *(file.target_scopes or ()))
+        ignored, targets = self.ignored_scopes, self.target_scopes or ()
+        if file is not None:
+            ignored, targets = (*ignored, *file.ignored_scopes), (*targets, *(file.target_scopes or ()))
         return MagnitudeSparsity(
             importance=params.weight_importance,
             ranking=params.sparsity_level_setting_mode,
-            ignored_scopes=(*self.ignored_scopes, *file.ignored_scopes),
+            ignored_scopes=ignored,
             target_scopes=targets or None,
             schedule=ScheduleSettings(
                 kind=params.schedule,

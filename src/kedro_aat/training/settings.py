@@ -156,7 +156,8 @@ class TrainingSettings(Settings):
         if self.metric is None and self.validate_ is None:
             mistakes.append(f"{key}.metric: this key is required where no validate function is given")
         elif not mistakes and self.direction() is None:
-            mistakes.append(f"{key}.higher_is_better: the metric does not say which direction is better; say it here")
+            metric = self.metric.class_path if self.metric else "a validate function"
+            mistakes.append(f"{key}.higher_is_better: {metric} does not say which direction is better; say it here")
         return mistakes
 
     def _refused(self, key: str) -> list[str]:

@@ -1,0 +1,128 @@
+"""Search policies side by side on simulated problems: how small, how often the budget truly breaks, how fast.
+
+    python benchmarks/search.py [problems.json] [--policies frontier uniform_decrease] [--epochs 40] [--seed 0 1]
+        [--validation 10000 50000] [--z 0 0.5 1]
+
+`problems.json` has the form of search_problems.json beside this file. All is measured against `uniform_decrease`,
+which starts at a rate of 0.5 and may go up to 0.95. `nncf` is the same as the original had it, which stopped before
+it trained at the maximal rate. A search that returns no model counts as rate 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a script
+
+from benchmarks.simulator import Ending, SimulatedProblem, load_problems, simulate, u_of
+from kedro_aat.search.frontier import Frontier
+from kedro_aat.search.policy import Epoch, Stop
+from kedro_aat.search.stepping import Interpolate, SteppingState, UniformDecrease
+
+REFERENCE = "uniform_decrease"
+# Where the stepping strategies start, and the highest rate that they may try: NNCF's defaults.
+STEPPING_RATES = {"initial_rate": 0.5, "maximal_rate": 0.95}
+
+
+class Original(UniformDecrease):
+    """`uniform_decrease` as NNCF has it: it stops in place of training at the maximal rate."""
+
+    def _change_rate(self, state: SteppingState) -> tuple[SteppingState, Epoch | Stop]:
+        rate, _ = self._next_rate(state)
+        if rate > state.problem.maximal_rate + 1e-9:
+            return state, state.stop("The maximal rate was reached.")
+        return super()._change_rate(state)
+
+
+def policies(names: list[str], epochs: int, z: list[float]) -> dict[str, Any]:
+    """The policies to compare by their names, `frontier` once for each z."""
+    made: dict[str, Any] = {REFERENCE: UniformDecrease(maximal_total_epochs=epochs)}
+    for name in names:
+        if name == "frontier":
+            made |= {f"frontier z={value:g}": Frontier(maximal_total_epochs=epochs, acceptance_z=value) for value in z}
+        elif name == "interpolate":
+            made[name] = Interpolate(maximal_total_epochs=epochs)
+        elif name == "nncf":
+            made[name] = Original(maximal_total_epochs=epochs)
+    return made
+
+
+def endings(
+    name: str, policy: Any, problems: list[SimulatedProblem], seeds: list[int], maximal_rate: float
+) -> list[Ending]:
+    """One search for each seed and problem."""
+    rates = {"initial_rate": 0.0, "maximal_rate": maximal_rate} if isinstance(policy, Frontier) else STEPPING_RATES
+    runs = [(problem, seed) for seed in seeds for problem in problems]
+    console = Console(stderr=True)
+    return [
+        simulate(policy, problem, seed, **rates)
+        for problem, seed in track(runs, description=name, console=console, transient=True)
+    ]
+
+
+def row(name: str, found: list[Ending], reference: list[Ending]) -> list[str]:
+    """What one policy reached."""
+    gains = [u_of(ending.rate) - u_of(other.rate) for ending, other in zip(found, reference, strict=True)]
+    low, middle, high = np.quantile([ending.relative_rate for ending in found], [0.1, 0.5, 0.9])
+    broken = statistics.mean(ending.broken for ending in found)
+    speeds = [
+        ending.epochs_to(other.rate) / max(1.0, other.epochs_to(other.rate))
+        for ending, other in zip(found, reference, strict=True)
+    ]
+    return [
+        name,
+        f"{math.exp(statistics.mean(gains)):.3f}",
+        f"{low:.2f} / {middle:.2f} / {high:.2f}",
+        f"{broken:.1%} +- {math.sqrt(broken * (1 - broken) / len(found)):.1%}",
+        f"{statistics.median(speeds):.2f}",
+        f"{statistics.mean(ending.num_epochs for ending in found):.1f}",
+        f"{statistics.mean(ending.rate == 0 for ending in found):.1%}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("problems", type=Path, nargs="?", default=Path(__file__).with_name("search_problems.json"))
+    choices = [REFERENCE, "nncf", "interpolate", "frontier"]
+    parser.add_argument("--policies", nargs="+", default=["nncf", "frontier"], choices=choices)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--validation", type=int, nargs="+", default=[10_000, 50_000])
+    parser.add_argument("--z", type=float, nargs="+", default=[0.0, 0.5, 1.0])
+    arguments = parser.parse_args()
+
+    problems, maximal_rate = load_problems(arguments.problems)
+    problems = [problem for problem in problems if problem.N in arguments.validation]
+    if not problems:
+        parser.error(f"no problem in {arguments.problems} has {arguments.validation} validation examples")
+    found = {
+        name: endings(name, policy, problems, arguments.seed, maximal_rate)
+        for name, policy in policies(arguments.policies, arguments.epochs, arguments.z).items()
+    }
+    table = Table(
+        title=f"{len(problems)} problems, {arguments.epochs} epochs, seeds {' '.join(map(str, arguments.seed))}"
+    )
+    columns = ["policy", *(f"size ratio to {name}" for name in found if name in {REFERENCE, "nncf"})]
+    columns += ["r / r* at 10/50/90%", "truly broken", "epochs to its rate", "epochs", "returned at 0"]
+    for column in columns:
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    for name, policy_endings in found.items():
+        cells = row(name, policy_endings, found[REFERENCE])
+        if "nncf" in found:
+            cells.insert(2, row(name, policy_endings, found["nncf"])[1])
+        table.add_row(*cells)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+if __name__ == "__main__":
+    main()
