@@ -121,7 +121,7 @@ def main() -> None:
         if "nncf" in found:
             cells.insert(2, row(name, policy_endings, found["nncf"])[1])
         table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
 if __name__ == "__main__":

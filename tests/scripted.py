@@ -29,7 +29,7 @@ class ScriptedModel(nn.Module):
     def accuracy(self, formula: dict[str, Any]) -> float:
         rate, at_rate, trained = self.state.tolist()
         r = max(rate, 0.0)
-        value = formula["base"] - formula["a"] * r ** formula["k"]
+        value: float = formula["base"] - formula["a"] * r ** formula["k"]
         value += formula["recovery"] * r * (1 - math.exp(-at_rate / formula["tau"]))
         value += formula["drift"] * trained
         value += formula["noise"] * math.sin(1000 * rate + 7 * at_rate + 3 * trained)

@@ -75,6 +75,13 @@ def test_metric_exactly_on_the_budget_is_within(num_examples: int) -> None:
         assert budget.margin(one_less) < 0
 
 
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_metric_of_small_numbers_has_a_budget_too(higher: bool) -> None:
+    # A mean squared error of 1e-6, say: what is rounding to a metric near 1 is all there is here.
+    budget = settings(max_relative_drop=0.1).budget(1e-6, higher_is_better=higher)
+    assert budget.margin(0.8e-6 if higher else 1.2e-6) < 0
+
+
 @given(budget=budgets())
 def test_the_lowest_tolerated_metric_is_within_budget(budget: Budget) -> None:
     assert budget.margin(budget.lowest_tolerated) == 0
@@ -85,7 +92,8 @@ def test_degradation_is_how_much_worse_than_the_baseline(budget: Budget, metric:
     assert budget.degradation(budget.baseline) == 0
     worse = metric < budget.baseline if budget.higher_is_better else metric > budget.baseline
     assert (budget.degradation(metric) > 0) == worse
-    assert budget.degradation(metric) + budget.margin(metric) == pytest.approx(budget.drop, abs=1e-9)
+    both = budget.degradation(metric) + budget.margin(metric)
+    assert both == pytest.approx(budget.drop, abs=2 * FLOAT32_ROUNDING * max(1.0, abs(budget.baseline)))
 
 
 @given(budget=budgets(), metric=metrics)

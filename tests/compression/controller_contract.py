@@ -220,8 +220,12 @@ class ControllerContract:
     def test_strip_leaves_the_users_own_hooks(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         controller.compression_rate = 0.5
+        plain = outputs(controller.strip())
         controller.model.register_forward_hook(lambda module, args, out: out + 100.0)
-        assert float(outputs(controller.strip()).min()) > 50
+        controller.model.register_forward_pre_hook(lambda module, args: (torch.zeros_like(args[0]),))
+        hooked = outputs(controller.strip())
+        assert (hooked.min() > 50) & (plain.max() < 50)
+        assert torch.equal(hooked, hooked[:1].expand_as(hooked))  # every image is black
 
     def test_strip_leaves_the_original_as_it_was(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)

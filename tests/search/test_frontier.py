@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 
 from kedro_aat.budget import Outcome
 from kedro_aat.search.choice import Policy
-from kedro_aat.search.frontier import NEAR, Frontier, FrontierState, u_of
+from kedro_aat.search.frontier import NEAR, Frontier, FrontierState, Trial, u_of
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
 from tests.search.policy_contract import PolicyContract, laws
 from tests.search.world import Answer, Course, Search, World, search
@@ -89,7 +90,7 @@ def test_rises_in_equal_steps_of_u_within_the_first_epoch() -> None:
     assert path is not None
     assert len(path) == 8
     u = [0.0, *map(u_of, path)]
-    assert [later - before for before, later in zip(u, u[1:], strict=False)] == pytest.approx([u[1]] * 8)
+    assert [later - before for before, later in pairwise(u)] == pytest.approx([u[1]] * 8)
 
 
 def test_anneals_while_a_trial_recovers_and_abandons_it_when_it_cannot() -> None:
@@ -111,16 +112,29 @@ def test_partial_compression_is_never_returned() -> None:
 
 
 def test_a_failed_checkpoint_nearby_is_resumed() -> None:
-    whole = feasible_up_to(0.7)
-    results, starts = whole.course.results, 0
-    for number, move in enumerate(whole.course.moves):
-        if move.start_from is None or not move.rate_path or whole.states[number].polish_epochs is not None:
-            continue
-        failed = results[move.start_from].margin < 0
-        if failed:
-            starts += 1
-            assert abs(u_of(results[move.start_from].requested_rate) - u_of(move.rate_path[-1])) <= NEAR + 1e-9
-    assert starts
+    near, far, problem = 1.0 - NEAR / 2, 1.0 - 2 * NEAR, Problem(maximal_rate=0.99, tolerated_drop=0.01)
+    policy = Frontier()
+
+    def result(checkpoint: int, u: float, margin: float) -> EpochResult:
+        rate = 1 - math.exp(-u)
+        return EpochResult(
+            checkpoint=checkpoint,
+            trained=True,
+            requested_rate=rate,
+            achieved_rate=rate,
+            metric=margin,
+            margin=margin,
+        )
+
+    first, failed = result(0, 0.0, 0.01), result(1, 1.0, DOWN)
+    state = FrontierState(
+        problem=problem, maximal_step=0.5, first=first, trials=(Trial(u=1.0, results=(failed,)),), num_epochs=1
+    )
+    assert failed.checkpoint in state.needed
+    _, resumed = policy._start_trial(state, first, near)
+    assert resumed.start_from == failed.checkpoint
+    _, fresh = policy._start_trial(state, first, far)
+    assert fresh.start_from == first.checkpoint
 
 
 def test_polishes_with_a_falling_learning_rate_to_the_last_epoch() -> None:

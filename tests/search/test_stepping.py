@@ -231,6 +231,20 @@ def test_weights_are_kept_while_nothing_is_within_budget() -> None:
     assert whole.stop.best is None
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [Problem(initial_rate=0.0), Problem(initial_rate=0.2, minimal_rate=0.25)],
+    ids=["rate 0", "below the minimal"],
+)
+def test_a_model_compressed_less_than_is_worth_returning_is_no_result(problem: Problem) -> None:
+    # As given it is within budget; no rate that was asked for is.
+    policy = UniformDecrease(**SETTINGS | {"maximal_total_epochs": 2})
+    whole = searched(policy, problem, UP, DOWN, DOWN)
+    assert whole.states[-1].best.checkpoint == 0
+    assert whole.stop.outcome is Outcome.INFEASIBLE
+    assert whole.stop.best is None
+
+
 def test_search_begins_anew_from_the_best_of_the_initial_phase() -> None:
     policy = UniformDecrease(**SETTINGS | {"initial_training_phase_epochs": 5, "maximal_total_epochs": 3})
     whole = searched(policy, Problem(initial_rate=0.5), DOWN, DOWN, UP, DOWN)

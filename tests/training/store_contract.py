@@ -141,8 +141,9 @@ class StoreContract:
             run.save(checkpoint(0, **model))
             assert_same_bits(run.load(0).model, model)
 
-    def test_views_of_one_storage_come_back(self, store: CheckpointStore) -> None:
-        storage = torch.arange(10.0)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_views_of_one_storage_come_back(self, store: CheckpointStore, dtype: torch.dtype) -> None:
+        storage = torch.arange(10.0).to(dtype)
         model = {"first": storage[:4], "second": storage[4:], "overlapping": storage[2:6], "all": storage}
         with store.open(IDENTITY) as run:
             run.save(checkpoint(0, **model))
@@ -327,6 +328,7 @@ class StoreContract:
                 run.save(checkpoint(1), killed_while_writing)
             assert run.numbers == [0]
         with store.open(IDENTITY) as run:
+            assert not list(run.folder.rglob("mine.bin"))  # nor is it left lying about
             assert run.numbers == [0]
             latest = run.latest()
             assert latest is not None

@@ -116,6 +116,17 @@ def test_hash_tells_tensors_apart(what: str) -> None:
     assert hash_tensors(CHANGED[what].items()) != hash_tensors(BASE.items())
 
 
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (torch.tensor(1.0, dtype=torch.float64), torch.tensor(1.0 + 1e-12, dtype=torch.float64)),
+        (torch.tensor(2**60), torch.tensor(2**60 + 1)),
+    ],
+)
+def test_hash_tells_numbers_apart_that_float32_cannot(left: Tensor, right: Tensor) -> None:
+    assert hash_tensors([("x", left)]) != hash_tensors([("x", right)])
+
+
 def test_hash_is_of_what_the_tensors_hold() -> None:
     weight = torch.randn(3, 4)
     same = {

@@ -385,11 +385,6 @@ def test_a_loop_needs_its_section() -> None:
             "accuracy_aware_training.params.initial_compression_rate_step: should be less than 1, but got 1.5",
         ),
         (
-            adaptive(**DROP, search={"kind": "interpolat"}),
-            "accuracy_aware_training.params.search.kind: must be one of uniform_decrease, interpolate, "
-            "but got 'interpolat'. Did you mean 'interpolate'?",
-        ),
-        (
             {"input_info": {"sample_size": "1, 3, 32, 32"}},
             "input_info.sample_size: should be a valid tuple, but got '1, 3, 32, 32'",
         ),
@@ -434,6 +429,14 @@ def test_a_mistyped_key_gets_the_likely_one(contents: dict[str, Any], key: str, 
     (mistake,) = mistakes(contents)
     assert mistake.startswith(f"{key}: unknown key")
     assert mistake.endswith(f"Did you mean '{likely}'?")
+
+
+def test_an_unknown_search_gets_the_known_ones_and_the_likely_one() -> None:
+    (mistake,) = mistakes(adaptive(**DROP, search={"kind": "interpolat"}))
+    assert mistake.startswith(
+        "accuracy_aware_training.params.search.kind: must be one of uniform_decrease, interpolate"
+    )
+    assert mistake.endswith("but got 'interpolat'. Did you mean 'interpolate'?")
 
 
 def test_a_file_with_five_mistakes_gets_one_error_that_names_five(tmp_path: Path) -> None:

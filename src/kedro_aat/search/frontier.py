@@ -47,9 +47,10 @@ STEERING, MAXIMAL_RISE, MAXIMAL_FALL = 0.5, 0.1, 0.15
 # What is believed before the polish: that a full learning rate costs 0.3 +- 0.3 drops, that the slope is known
 # to a quarter of itself, and that an epoch jitters by a tenth of the drop.
 LR_COST, LR_COST_SPREAD, SLOPE_SPREAD, JITTER = 0.3, 0.3, 0.25, 0.1
-# The polish aims at the geometric mean of the shift asked for and this share of the drop, where that is more.
-# Where the standard error is small beside the drop, safety costs almost no size.
-RESERVE = 0.16
+# The polish keeps the geometric mean of z standard errors and this share of the drop in hand: more than z standard
+# errors where those are small beside the drop, since safety then costs almost no size, and less where they are
+# so large that keeping them would cost most of the size.
+RESERVE = 0.22
 
 
 class Trial(Settings):
@@ -147,8 +148,9 @@ class Frontier(Settings):
 
     Attributes:
         maximal_total_epochs: Limit on the epochs trained.
-        acceptance_z: Standard errors by which a margin must be above 0 to be accepted; larger returns lower
-            rates that truly break the budget less often.
+        acceptance_z: Standard errors by which the margin of a trial must be above 0 to be accepted, and of which
+            `RESERVE` makes what the polish keeps in hand; larger returns lower rates that truly break the
+            budget less often, 0 keeps nothing in hand.
         epochs_per_rate: Epochs of a trial, unless it is accepted or given up before.
         num_path_steps: Steps in which the rate rises within the first epoch of a trial.
         polish_share: Share of the epochs that is kept for the polish.
@@ -186,7 +188,8 @@ class Frontier(Settings):
         if decided.polish_epochs is not None:
             changes["polish"] = (*decided.polish, seen)
             expected, _ = self._expected_at_end(_updated(decided, **changes))
-            least = max(0.0, self.acceptance_z * decided.standard_error + decided.offset)
+            shift = self.acceptance_z * decided.standard_error
+            least = max(0.0, min(shift, math.sqrt(RESERVE * shift)) + decided.offset)
             if seen.fully_compressed and seen.margin >= 0 and expected >= least:
                 changes["settled"] = _candidate(seen, seen.margin)
             return _updated(decided, **changes)
@@ -206,7 +209,7 @@ class Frontier(Settings):
 
     def _decide(self, state: FrontierState) -> tuple[FrontierState, Epoch | Stop]:
         """What comes next, and the state as it is while that is under way."""
-        if state.first is None:
+        if (first := state.first) is None:
             return state, Epoch(train=False, new_optimizer=True)
         left = self.maximal_total_epochs - state.num_epochs
         if left <= 0:
@@ -218,8 +221,8 @@ class Frontier(Settings):
                 return state, Epoch(lr_scale=self._trial_lr(len(trial.results)))
             state = self._with_ended(state, trial)
         if left > self.polish_share * self.maximal_total_epochs and (u := self._proposal(state)) is not None:
-            return self._start_trial(state, state.first, u)
-        return self._start_polish(state, state.first, left)
+            return self._start_trial(state, first, u)
+        return self._start_polish(state, first, left)
 
     def _shifted(self, seen: EpochResult) -> float:
         return seen.margin - self.acceptance_z * (seen.standard_error or 0.0)
@@ -323,8 +326,8 @@ class Frontier(Settings):
             return state.stop("The early-stopping function ended the polish.")
         expected, slope = self._expected_at_end(state)
         shift = self.acceptance_z * state.standard_error
-        # The offset may use up the reserve and the shift, but never the budget as it was measured.
-        aim = max(0.0, max(shift, math.sqrt(RESERVE * shift)) + state.offset)
+        # The offset may use up the reserve, but never the budget as it was measured.
+        aim = max(0.0, math.sqrt(RESERVE * shift) + state.offset)
         here = u_of(state.polish[-1].requested_rate)
         step = min(max(STEERING * (expected - aim) / slope, -MAXIMAL_FALL), MAXIMAL_RISE)
         return Epoch(
