@@ -43,10 +43,10 @@ def run(parameters: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
     )
     trained = time.perf_counter()
     aat = AatSettings.model_validate(settings | {"seed": seed})
-    evaluation = evaluate_baseline(model, train, validation, aat)
+    evaluation, scores = evaluate_baseline(model, train, validation, aat)
     store, log = CheckpointStore(folder / "checkpoints"), TensorBoardLog(folder / "tensorboard")
     controller = build_controller(model, evaluation, aat)
-    _, result, _ = finetune_adaptively(controller, train, validation, evaluation, store, log, aat)
+    _, result, _ = finetune_adaptively(controller, train, validation, evaluation, scores, store, log, aat)
     seconds = {"baseline_s": trained - started, "search_s": time.perf_counter() - trained}
     return result | {"baseline": evaluation["validation"], "lowest": evaluation["budget"]["lowest_tolerated"]} | seconds
 

@@ -59,7 +59,7 @@ def test_lowest_tolerated_of_a_relative_drop(baseline: float, drop: float, highe
 @given(budget=budgets(), metric=metrics)
 def test_margin_is_at_least_0_exactly_within_budget(budget: Budget, metric: float) -> None:
     distance = metric - budget.lowest_tolerated if budget.higher_is_better else budget.lowest_tolerated - metric
-    rounding = FLOAT32_ROUNDING * max(1.0, abs(budget.baseline))  # of a metric that was computed in float32
+    rounding = FLOAT32_ROUNDING * max(abs(budget.baseline), budget.drop)  # of a metric that was computed in float32
     assert (budget.margin(metric) >= 0) == (distance >= -rounding)
 
 

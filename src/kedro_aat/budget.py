@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.validated import Settings
 
-# Two numbers of float32 near 1 that should be equal may differ by a few of its steps of 1.2e-7.
+# Two float32 numbers that should be equal may differ by a few of their steps, which are 1.2e-7 of their size.
 FLOAT32_ROUNDING = 5e-7
 
 
@@ -112,7 +112,7 @@ class Budget(Settings):
         it a rounding error below.
         """
         margin = (metric - self.lowest_tolerated) * (1 if self.higher_is_better else -1)
-        rounding = FLOAT32_ROUNDING * max(1.0, abs(self.baseline))
+        rounding = FLOAT32_ROUNDING * max(abs(self.baseline), self.drop)
         return 0.0 if -rounding <= margin < 0 else margin
 
     def degradation(self, metric: float) -> float:

@@ -310,6 +310,22 @@ def test_state_of_the_loss_scaler_is_in_the_checkpoint() -> None:
     assert_same_bits(new.weights, old.weights)
 
 
+def test_new_phase_has_a_new_loss_scaler() -> None:
+    run = Run(precision="fp16")
+    at_first = run.training.state_dict()
+    run.epochs(1)
+    assert run.training.state_dict() != at_first
+    run.runner.reset_training()
+    assert run.training.state_dict() == at_first
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_metric_is_given_outputs_in_full_precision(precision: str, calls: list[tuple[str, dict[str, Any]]]) -> None:
+    run = Run(precision=precision, metric=named("Types"))
+    assert run.runner.validate().metric == 1.0
+    assert {given["outputs"] for _, given in calls} == {torch.float32}
+
+
 def test_channels_last() -> None:
     def make() -> nn.Module:
         return Probe(SmallNet(in_channels=3))

@@ -8,6 +8,7 @@ loop does instead.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class Replay:
             is_partial_until_search=scenario.get("partial_until_search", False),
         )
         self._formula = scenario["acc"]
-        self._learning_rate = lambda: float("nan")
+        self._learning_rate: Callable[[], float] = lambda: float("nan")
         config = {"accuracy_aware_training": {"mode": scenario["mode"], "params": scenario["params"]}}
         common: dict[str, Any] = {
             "verbose": False,

@@ -126,9 +126,13 @@ class CompressionController(Protocol):
     `report()` is asked for where it exists; without it the achieved rate is `compression_rate`.
     """
 
-    model: nn.Module
     name: str
     loss: Any
+
+    @property
+    def model(self) -> nn.Module:
+        """The model under compression."""
+        ...
 
     @property
     def scheduler(self) -> CompressionScheduler:

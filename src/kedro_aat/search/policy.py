@@ -134,11 +134,16 @@ class SearchState(Settings):
         """Checkpoints that the policy may ask to start from, or return."""
         return frozenset({self.best.checkpoint} if self.best else ())
 
+    @property
+    def returned(self) -> Candidate | None:
+        """What the search would return now; None where the best is not worth returning."""
+        return self.best
+
     def stop(self, reason: str) -> Stop:
-        """Ends the search with the best candidate there is."""
-        if self.best is None:
+        """Ends the search with what there is to return."""
+        if self.returned is None:
             return Stop(outcome=Outcome.INFEASIBLE, best=None, reason=reason)
-        return Stop(outcome=Outcome.WITHIN_BUDGET, best=self.best.checkpoint, reason=reason)
+        return Stop(outcome=Outcome.WITHIN_BUDGET, best=self.returned.checkpoint, reason=reason)
 
 
 def with_candidate(candidates: tuple[Candidate, ...], seen: EpochResult) -> tuple[Candidate, ...]:

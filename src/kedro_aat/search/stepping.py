@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from kedro_aat.budget import Outcome
 from kedro_aat.search.policy import (
+    Candidate,
     Epoch,
     EpochResult,
     Problem,
@@ -123,6 +123,13 @@ class SteppingState(SearchState):
     current_rate: float
     margins: tuple[tuple[float, float], ...] = ()
 
+    @property
+    def returned(self) -> Candidate | None:
+        """The best, unless it is not compressed, or less than is worth returning."""
+        if self.best is None or self.best.requested_rate <= 0:
+            return None
+        return self.best if self.best.requested_rate >= self.problem.minimal_rate else None
+
 
 class SteppingSettings(Settings):
     """Settings of both stepping strategies, under NNCF's names and with its defaults.
@@ -192,13 +199,13 @@ class _Stepping(SteppingSettings):
             restart = Epoch(train=False, start_from=start_from, new_optimizer=True)
             return _updated(state, phase="restart", best_margin=None), restart
         if state.num_epochs >= self.maximal_total_epochs:
-            return state, _stop(state, f"All {state.num_epochs} epochs were used.")
+            return state, state.stop(f"All {state.num_epochs} epochs were used.")
         if not self._is_change_due(state):
             return state, Epoch(lr_scale=state.lr_scale)
         # The step is tested here, when a change is due, and not before every epoch: the original gave
         # its last rate a single epoch in place of its patience.
         if state.step < self.minimal_compression_rate_step:
-            return state, _stop(state, f"The change of rate fell below {self.minimal_compression_rate_step:g}.")
+            return state, state.stop(f"The change of rate fell below {self.minimal_compression_rate_step:g}.")
         return self._change_rate(state)
 
     def _is_change_due(self, state: SteppingState) -> bool:
@@ -215,15 +222,17 @@ class _Stepping(SteppingSettings):
         direction: Literal[-1, 1] = 1 if rate >= state.current_rate else -1
         turned = state.direction is not None and direction != state.direction
         lr_scale = state.lr_scale * (self.lr_reduction_factor if turned else 1.0)
+        if rate < problem.minimal_rate and direction == 1:
+            rate = problem.minimal_rate  # a model given below it is on its way up
         if rate < problem.minimal_rate:
-            return state, _stop(state, f"The next rate would be below the minimal {problem.minimal_rate:g}.")
+            return state, state.stop(f"The next rate would be below the minimal {problem.minimal_rate:g}.")
         if rate > problem.maximal_rate:
             # The original stopped here, and so never trained at the maximal rate.
             if direction == 1 and state.current_rate >= problem.maximal_rate:
-                return state, _stop(state, f"The maximal rate {problem.maximal_rate:g} was reached.")
+                return state, state.stop(f"The maximal rate {problem.maximal_rate:g} was reached.")
             rate = problem.maximal_rate
         if rate == state.target_rate:
-            return state, _stop(state, "The search settled on a rate.")
+            return state, state.stop("The search settled on a rate.")
         decided = _updated(
             state,
             phase="search",
@@ -283,14 +292,6 @@ class Interpolate(_Stepping):
         rate = float(grid[np.abs(predicted).argmin()])
         rate = min(max(rate, state.problem.minimal_rate), state.problem.maximal_rate)
         return rate, abs(rate - state.current_rate)
-
-
-def _stop(state: SteppingState, reason: str) -> Stop:
-    """Ends the search. A model that is not compressed, or less than is worth returning, is no result."""
-    best = state.best
-    if best is not None and (best.requested_rate <= 0 or best.requested_rate < state.problem.minimal_rate):
-        return Stop(outcome=Outcome.INFEASIBLE, best=None, reason=reason)
-    return state.stop(reason)
 
 
 def _updated(state: SteppingState, **changes: Any) -> SteppingState:

@@ -19,9 +19,10 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kedro_aat.budget import Budget, Outcome
+from kedro_aat.certificate import paired_standard_error
 from kedro_aat.compression.controller import CompressionController, CompressionStage, report
 from kedro_aat.errors import MetricError
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
@@ -29,7 +30,7 @@ from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore, RunCheckpoints, hash_tensors
 from kedro_aat.training.nncf_config import AccuracyAwareSettings, NNCFConfig
 from kedro_aat.training.progress import LoopProgress
-from kedro_aat.training.runner import Callables, TrainingRunner
+from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
 from kedro_aat.training.statistics import TrainingLoopStatistics
 from kedro_aat.validated import parse
 
@@ -106,10 +107,13 @@ def fine_tune(
     budget: Budget,
     checkpoints: RunCheckpoints,
     progress: LoopProgress,
+    *,
+    baseline_scores: Tensor | None = None,
 ) -> FineTuned:
     """Fine-tunes the runner's model as the policy asks, and leaves it at the best rate within budget.
 
-    Goes on where `checkpoints` stand. Ctrl-C and SIGTERM end the search with the best model so far.
+    Goes on where `checkpoints` stand. Ctrl-C and SIGTERM end the search with the best model so far. With the baseline's
+    scores, (N,), one a validation example, each margin gets its paired standard error.
 
     Raises:
         MetricError: If a metric or loss is not finite; the model is then in its last good state.
@@ -131,7 +135,8 @@ def fine_tune(
                 loss = _prepare_and_train(runner, move, checkpoints, here=len(history) - 1)
                 learning_rate = runner.learning_rate
                 evaluation = runner.validate()
-                seen = _judge(runner, budget, move, evaluation.metric, history)
+                standard_error = _standard_error(baseline_scores, evaluation.scores)
+                seen = _judge(runner, budget, move, evaluation.metric, standard_error, history)
                 state = policy.tell(state, seen)
                 if move.train:
                     runner.update_learning_rate(seen.metric, loss)
@@ -199,7 +204,12 @@ def _prepare_and_train(runner: TrainingRunner, move: Epoch, checkpoints: RunChec
 
 
 def _judge(
-    runner: TrainingRunner, budget: Budget, move: Epoch, metric: float, history: list[EpochRecord]
+    runner: TrainingRunner,
+    budget: Budget,
+    move: Epoch,
+    metric: float,
+    standard_error: float | None,
+    history: list[EpochRecord],
 ) -> EpochResult:
     controller = runner.compression_controller
     rates = report(controller)
@@ -218,9 +228,17 @@ def _judge(
         achieved_rate=rates.achieved_rate,
         metric=metric,
         margin=budget.margin(metric),
+        standard_error=standard_error,
         fully_compressed=fully_compressed,
         early_stop=move.train and fully_compressed and runner.stops_early(metric),
     )
+
+
+def _standard_error(baseline_scores: Tensor | None, scores: Tensor | None) -> float | None:
+    """Of the difference of the two metrics; None where either model has no scores."""
+    if baseline_scores is None or scores is None:
+        return None
+    return paired_standard_error(baseline_scores.cpu().numpy(), scores.cpu().numpy())
 
 
 def _frontier(history: list[EpochRecord]) -> set[int]:
@@ -281,7 +299,8 @@ class BaseEarlyExitCompressionTrainingLoop:
     Args:
         nncf_config: An `NNCFConfig`, or a dict of the same form.
         compression_controller: Any object with the interface of `CompressionController`.
-        uncompressed_model_accuracy: Metric of the model before compression.
+        uncompressed_model_accuracy: Metric of the model before compression; an `Evaluation` with scores lets margins
+            have a paired standard error.
         lr_updates_needed: Whether the loop steps the learning-rate schedulers after each epoch.
         verbose: Whether to show progress.
         dump_checkpoints: Whether checkpoints stay on disk; without them a killed run starts over.
@@ -298,7 +317,7 @@ class BaseEarlyExitCompressionTrainingLoop:
         self,
         nncf_config: NNCFConfig | dict[str, Any],
         compression_controller: CompressionController,
-        uncompressed_model_accuracy: float,
+        uncompressed_model_accuracy: float | Evaluation,
         lr_updates_needed: bool = True,
         verbose: bool = True,
         dump_checkpoints: bool = True,
@@ -311,6 +330,10 @@ class BaseEarlyExitCompressionTrainingLoop:
         self.outcome: Outcome | None = None
         self.history: list[EpochRecord] = []
         self._settings = AccuracyAwareSettings.from_config(self.nncf_config)
+        self._baseline_scores: Tensor | None = None
+        if isinstance(uncompressed_model_accuracy, Evaluation):
+            self._baseline_scores = uncompressed_model_accuracy.scores
+            uncompressed_model_accuracy = uncompressed_model_accuracy.metric
         self._budget = self._settings.budget.budget(
             uncompressed_model_accuracy, higher_is_better=self._settings.higher_is_better
         )
@@ -385,7 +408,15 @@ class BaseEarlyExitCompressionTrainingLoop:
                 "functions": callables.fingerprint,
             }
             checkpoints = stack.enter_context(CheckpointStore(folder).open(identity, reuse_finished=False))
-            result = fine_tune(runner, self._policy, self._problem, self._budget, checkpoints, progress)
+            result = fine_tune(
+                runner,
+                self._policy,
+                self._problem,
+                self._budget,
+                checkpoints,
+                progress,
+                baseline_scores=self._baseline_scores,
+            )
         self._result, self.outcome, self.history = result, result.outcome, result.history
         if self.verbose:
             logger.info("%s: %s %s", result.outcome, result.reason, result.outcome.advice)
@@ -426,7 +457,7 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
         self,
         nncf_config: NNCFConfig | dict[str, Any],
         compression_controller: CompressionController,
-        uncompressed_model_accuracy: float,
+        uncompressed_model_accuracy: float | Evaluation,
         lr_updates_needed: bool = True,
         verbose: bool = True,
         minimal_compression_rate: float = 0.0,
@@ -453,7 +484,7 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
 def create_accuracy_aware_training_loop(
     nncf_config: NNCFConfig | dict[str, Any],
     compression_ctrl: CompressionController,
-    uncompressed_model_accuracy: float,
+    uncompressed_model_accuracy: float | Evaluation,
     **runner_args: Any,
 ) -> BaseEarlyExitCompressionTrainingLoop:
     """The loop that `accuracy_aware_training.mode` names, made with `runner_args`."""

@@ -344,15 +344,26 @@ def _all_schedulers(scheduler: Any) -> Iterator[Any]:
 
 
 def hash_sources(objects: Iterable[Any]) -> str:
-    """A hash of the source of functions and classes, so that an edited one is told from what it was."""
+    """A hash of the source of functions and classes, so that an edited one is told from what it was.
+
+    The plain numbers and strings that a function closes over or has as defaults count too.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for thing in objects:
-        thing = inspect.unwrap(thing.func if isinstance(thing, functools.partial) else thing)  # noqa: PLW2901
+        values: list[Any] = []
+        if isinstance(thing, functools.partial):
+            values += [*thing.args, *thing.keywords.values()]
+            thing = thing.func  # noqa: PLW2901
+        thing = inspect.unwrap(thing)  # noqa: PLW2901
         try:
             source = inspect.getsource(thing)
-        except (OSError, TypeError):  # written in C, or typed into a console
+        except (OSError, TypeError):  # written in C, typed into a console, or an object that can be called
             source = getattr(thing, "__qualname__", type(thing).__qualname__)
-        digest.update(source.encode())
+        if inspect.isfunction(thing):
+            values += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+            values += inspect.getclosurevars(thing).nonlocals.values()
+        plain = [value for value in values if isinstance(value, bool | int | float | str | None)]
+        digest.update(f"{source} {plain}".encode())
     return digest.hexdigest()
 
 

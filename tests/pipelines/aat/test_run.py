@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from kedro_aat.datasets.model import ControllerDataset, ModelDataset
 from tests.projects import Project
 
-CONTRACT = {
+CONTRACT: dict[str, Any] = {
     "outcome": str,
     "metric": {"name", "higher_is_better"},
     "budget": {"kind", "drop", "lowest_tolerated"},

@@ -31,16 +31,21 @@ else:
 logger = logging.getLogger(__name__)
 
 
-def evaluate_baseline(model: Module, train_data: Data, validation_data: Data, settings: AatSettings) -> dict[str, Any]:
+def evaluate_baseline(
+    model: Module, train_data: Data, validation_data: Data, settings: AatSettings
+) -> tuple[dict[str, Any], DataFrame]:
     """Judges the uncompressed model, and works out its budget.
 
     All that can be checked without training is checked here: import paths, splits, metric and budget.
 
     Returns:
         `metric` (name, higher_is_better), `validation` (the metric), `budget` (kind, drop, lowest_tolerated)
-        and `examples` of both splits.
+        and `examples` of both splits; and a table with one `score` a validation example, empty for a metric that is
+        no mean over examples.
     """
     import copy
+
+    import pandas as pd
 
     from kedro_aat.compression.controller import Uncompressed
     from kedro_aat.training.epoch import DefaultTraining, as_dataset, seed_everything
@@ -51,13 +56,15 @@ def evaluate_baseline(model: Module, train_data: Data, validation_data: Data, se
     # A copy, since the model may be moved to another device and memory format.
     model = copy.deepcopy(model)
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
-    metric = TrainingRunner(model, Uncompressed(model), training.callables()).validate().metric
+    evaluation = TrainingRunner(model, Uncompressed(model), training.callables()).validate()
+    metric = evaluation.metric
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # check() saw to it
     budget = settings.budget.budget(metric, higher_is_better=higher_is_better)
     name = settings.training.metric_name
     logger.info("The baseline's metric is %.4f; tolerated is %.4f", metric, budget.lowest_tolerated)
-    return {
+    scores = pd.DataFrame({"score": [] if evaluation.scores is None else evaluation.scores.tolist()}, dtype="float64")
+    result = {
         "metric": {"name": name, "higher_is_better": higher_is_better},
         "validation": metric,
         "budget": {"kind": budget.kind, "drop": budget.drop, "lowest_tolerated": budget.lowest_tolerated},
@@ -66,6 +73,7 @@ def evaluate_baseline(model: Module, train_data: Data, validation_data: Data, se
             for split, data in (("training", train_data), ("validation", validation_data))
         },
     }
+    return result, scores
 
 
 def build_controller(
@@ -88,6 +96,7 @@ def finetune_adaptively(
     train_data: Data,
     validation_data: Data,
     baseline_evaluation: dict[str, Any],
+    baseline_scores: DataFrame,
     checkpoint_store: CheckpointStore,
     tensorboard_log: TensorBoardLog,
     settings: AatSettings,
@@ -101,6 +110,8 @@ def finetune_adaptively(
     Raises:
         InterruptedRunError: If it was stopped; the same command goes on.
     """
+    import torch
+
     from kedro_aat.budget import Budget, Outcome
     from kedro_aat.errors import InterruptedRunError
     from kedro_aat.reporting.summary import trajectory
@@ -134,6 +145,7 @@ def finetune_adaptively(
         minimal_tolerable_accuracy=budget.lowest_tolerated,
         higher_is_better=budget.higher_is_better,
     )
+    scores = torch.tensor(baseline_scores["score"].to_numpy()) if len(baseline_scores) else None
     problem = adaptive_problem(
         controller, budget, minimal_rate=settings.minimal_rate, maximal_rate=settings.maximal_rate
     )
@@ -144,7 +156,7 @@ def finetune_adaptively(
         next_epoch = latest.state["cumulative_epoch_count"] + 1 if latest else 0
         writer = None if checkpoints.is_finished else tensorboard_log.writer(run, next_epoch=next_epoch)
         progress = LoopProgress(verbose=True, total=allowed, writer=writer)
-        result = fine_tune(runner, settings.search, problem, budget, checkpoints, progress)
+        result = fine_tune(runner, settings.search, problem, budget, checkpoints, progress, baseline_scores=scores)
         if writer is not None:
             writer.close()
     if result.outcome is Outcome.INTERRUPTED:

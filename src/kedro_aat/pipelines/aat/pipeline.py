@@ -22,7 +22,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             Node(
                 evaluate_baseline,
                 ["baseline_model", "train_data", "validation_data", "params:aat"],
-                "baseline_evaluation",
+                ["baseline_evaluation", "baseline_scores"],
                 name="evaluate_baseline",
             ),
             Node(
@@ -39,6 +39,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "train_data",
                     "validation_data",
                     "baseline_evaluation",
+                    "baseline_scores",
                     "checkpoint_store",
                     "tensorboard_log",
                     "params:aat",
