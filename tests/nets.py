@@ -46,7 +46,7 @@ class Perceptron(nn.Module):
 
 
 class Probe(nn.Module):
-    """A linear model that notes the sizes, types and memory formats of the batches it is given, and its outputs'."""
+    """A model around another one that notes the batches it is given and what comes out."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

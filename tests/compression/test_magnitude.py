@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.schedule import ScheduleSettings
@@ -354,6 +355,28 @@ def test_masks_are_exact_in_channels_last() -> None:
     assert controller.report().achieved_rate == other.report().achieved_rate == round(0.7 * 680) / 680
     controller.compression_rate = other.compression_rate = 0.3
     torch.testing.assert_close(dict(model.named_parameters()), dict(plain.named_parameters()))
+
+
+def test_validation_in_inference_mode_does_no_harm() -> None:
+    model = small_net()
+    controller, optimizer = sparse(model, 0.6), sgd(model)
+    train(model, optimizer)
+    with torch.inference_mode():
+        model(BATCH["inputs"])
+        controller.compression_rate = 0.3
+    train(model, optimizer)
+    assert controller.report().achieved_rate == round(0.3 * 680) / 680
+
+
+def test_average_of_the_weights_over_the_steps_is_masked_too() -> None:
+    model = small_net()
+    sparse(model, 0.6)
+    averaged, optimizer = AveragedModel(model), sgd(model)
+    for _ in range(3):
+        train(model, optimizer, num_steps=1)
+        averaged.update_parameters(model)
+    averaged(BATCH["inputs"])
+    assert num_zeros(averaged.module.get_parameter(name) for name in WEIGHTS) == round(0.6 * 680)
 
 
 COMPILERS = [

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kedro_aat import TrainingRunner
-from kedro_aat.compression.controller import CompressionController, Uncompressed
+from kedro_aat.compression.controller import CompressionController, CompressionReport, Uncompressed, report
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.epoch import (
@@ -41,7 +41,7 @@ TRAIN, VALIDATION = images(96), images(40, seed=1)
 
 @pytest.fixture(autouse=True)
 def calls() -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """What functions of the user's own were called with; here and in `callables` the tests use a CPU."""
+    """What the functions in `callables` were called with."""
     callables.CALLS.clear()
     yield callables.CALLS
     callables.CALLS.clear()
@@ -420,6 +420,31 @@ def test_masks_stay_exact(more: dict[str, Any]) -> None:
         run.controller.compression_rate = rate
         run.epochs(1)
         assert run.controller.compression_rate == round(rate * 680) / 680
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "expected"),
+    [
+        (6, [0.2, 0.2, 0.4, 0.4, 0.6, 0.6]),
+        (12, [0.2, 0.2, 0.2, 0.2, 0.4, 0.4]),  # the epoch is shorter than was thought
+        (3, [0.2, 0.4, 0.6, 0.6, 0.6, 0.6]),
+        (None, [0.6] * 6),
+    ],
+)
+def test_path_of_rates_is_followed_and_ends_at_its_last(steps_per_epoch: int | None, expected: list[float]) -> None:
+    def compress(model: nn.Module) -> MagnitudeSparsityController:
+        return MagnitudeSparsityController(model, steps_per_epoch=steps_per_epoch)
+
+    run, rates = Run(compress=compress), list[float]()
+    run.model.register_forward_hook(lambda *_: rates.append(report(run.controller).requested_rate))
+    run.runner.set_rate((0.2, 0.4, 0.6))
+    run.runner.train_epoch()
+    run.runner.finish_rate_path(0.6)
+    assert rates == expected
+    assert report(run.controller) == CompressionReport(0.6, 408 / 680)
+    rates.clear()
+    run.runner.train_epoch()  # of which the search asked for no other rate
+    assert rates == [0.6] * 6
 
 
 # --- learning rates --------------------------------------------------------------------------------------------

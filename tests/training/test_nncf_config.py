@@ -491,10 +491,10 @@ def test_rules_on_several_keys_are_named_beside_other_mistakes() -> None:
 @pytest.mark.parametrize(
     "params",
     [
-        {"schedule": "multistep", "multistep_steps": [10, 5], "multistep_sparsity_levels": [0.1, 0.2, 0.3]},
+        {"schedule": "multistep", "multistep_steps": [10, 10], "multistep_sparsity_levels": [0.1, 0.2, 0.3]},
         {"schedule": "multistep", "multistep_steps": [10], "multistep_sparsity_levels": [0.1, 0.2, 0.3]},
     ],
-    ids=["steps that fall", "too many levels"],
+    ids=["steps that repeat", "too many levels"],
 )
 def test_a_multistep_schedule_has_to_make_sense(params: dict[str, Any]) -> None:
     (mistake,) = mistakes(sparsity(params=params))

@@ -69,7 +69,7 @@ class WeightMasks:
 
     def apply(self) -> None:
         """Sets the masked weights to zero, in place."""
-        if not self.is_active:
+        if not self.is_active:  # at rate 0 every mask is one
             return
         # `.data` leaves autograd's version counter alone: masked weights are zero already when a model is
         # called twice before one backward pass, so what the first call saved stays right.
@@ -214,7 +214,7 @@ class MagnitudeSparsityController:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `get_state`; the masks come with the model's `state_dict`."""
+        """Goes on from `get_state`; the masks come with the model's `state_dict`. A search is never undone."""
         if state["searching"]:
             self.disable_scheduler()
         self.scheduler.load_state(state["scheduler"])

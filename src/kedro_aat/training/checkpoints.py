@@ -77,13 +77,13 @@ class CheckpointStore:
         The same identity finds the same run again, so that it goes on where it stood.
 
         Args:
-            identity: JSON data that tells this run from others: configuration, seed, hashes of the inputs.
+            identity: JSON data (and paths) that tells this run from others: configuration, seed, hashes of the inputs.
             reuse_finished: Whether a run that ended is returned too; otherwise a new one is begun beside it.
 
         Raises:
             CheckpointError: If another process is at work on this run and `reuse_finished` is set.
         """
-        text = json.dumps(identity, sort_keys=True, indent=2, default=str)
+        text = json.dumps(identity, sort_keys=True, indent=2, default=_path_as_text)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         attempt = 1
         while True:
@@ -281,9 +281,17 @@ def require_plain(value: Any, where: str) -> None:
         )
 
 
+def _path_as_text(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise CheckpointError(f"the configuration holds {value!r}, by which a run could not be found again")
+
+
 def _relative_to(written: object, folder: Path) -> str:
     """The path that a user's function returned, relative where it lies inside `folder`."""
-    path, folder = Path(str(written)).resolve(), folder.resolve()
+    if not isinstance(written, str | Path):
+        raise CheckpointError(f"dump_checkpoint_fn must return the path of what it wrote, but returned {written!r}")
+    path, folder = Path(written).resolve(), folder.resolve()
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 

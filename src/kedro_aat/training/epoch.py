@@ -48,7 +48,7 @@ class DefaultTraining:
         settings: How to train.
         train_data: `{"inputs": (N, ...), "targets": (N, ...)}` or a dataset of (input, target) pairs.
         validation_data: Likewise.
-        seed: Of shuffling, and of torch, numpy and python.
+        seed: Of shuffling; `seed_everything` sees to the rest.
 
     Raises:
         DataError: For an empty split, or tensors that do not fit together.
@@ -90,7 +90,7 @@ class DefaultTraining:
     def train_batches(self, epoch: int) -> DataLoader[Any]:
         """The shuffled batches of one epoch; a last, smaller one is left out, for BatchNorm's sake."""
         assert self._train_data is not None
-        generator = torch.Generator().manual_seed(self._seed * EPOCHS_PER_SEED + epoch)
+        generator = torch.Generator().manual_seed((self._seed * EPOCHS_PER_SEED + epoch) % 2**63)
         return self._batches(self._train_data, RandomSampler(self._train_data, generator=generator), drop_last=True)  # type: ignore[arg-type]
 
     def validation_batches(self) -> DataLoader[Any]:

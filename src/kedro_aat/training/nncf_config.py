@@ -105,7 +105,7 @@ class MagnitudeSparsityParams(Settings):
     @model_validator(mode="after")
     def _sound_steps(self) -> MagnitudeSparsityParams:
         if self.schedule == "multistep":
-            require_steps(self.multistep_steps, self.multistep_sparsity_levels)
+            require_steps(sorted(self.multistep_steps), self.multistep_sparsity_levels)  # NNCF sorts them, too
         return self
 
 
@@ -135,7 +135,7 @@ class MagnitudeSparsityAlgorithm(_Algorithm):
                 freeze_epoch=params.sparsity_freeze_epoch,
                 power=params.power,
                 concave=params.concave,
-                multistep_epochs=params.multistep_steps,
+                multistep_epochs=tuple(sorted(params.multistep_steps)),
                 multistep_rates=params.multistep_sparsity_levels,
                 patience=params.patience,
                 update_per_optimizer_step=params.update_per_optimizer_step,

@@ -346,7 +346,8 @@ def _all_schedulers(scheduler: Any) -> Iterator[Any]:
 def hash_sources(objects: Iterable[Any]) -> str:
     """A hash of the source of functions and classes, so that an edited one is told from what it was.
 
-    The plain numbers and strings that a function closes over or has as defaults count too.
+    Plain numbers and strings among its defaults, and the arguments of a partial, count too; what it closes over does
+    not, since that may change while it runs.
     """
     digest = hashlib.blake2b(digest_size=8)
     for thing in objects:
@@ -361,7 +362,6 @@ def hash_sources(objects: Iterable[Any]) -> str:
             source = getattr(thing, "__qualname__", type(thing).__qualname__)
         if inspect.isfunction(thing):
             values += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
-            values += inspect.getclosurevars(thing).nonlocals.values()
         plain = [value for value in values if isinstance(value, bool | int | float | str | None)]
         digest.update(f"{source} {plain}".encode())
     return digest.hexdigest()

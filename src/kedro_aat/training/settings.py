@@ -167,10 +167,12 @@ class TrainingSettings(Settings):
         mistakes: list[str] = []
 
         def build(name: str, imported: Imported | None, *args: Any) -> Any:
+            if imported is None:
+                return None
             try:
-                return None if imported is None else imported.build(*args)
+                return imported.build(*args)
             except Exception as error:  # whatever a user's class raises is the answer
-                mistakes.append(f"{key}.{name}: {imported and imported.class_path} refuses its init_args: {error}")
+                mistakes.append(f"{key}.{name}: {imported.class_path} refuses its init_args: {error}")
                 return None
 
         optimizer = build("optimizer", self.optimizer, [torch.nn.Parameter(torch.zeros(1))])
