@@ -71,7 +71,7 @@ def test_pickle_is_never_executed(tmp_path: Path, kind: str, file: str) -> None:
 
     with CheckpointStore(tmp_path / "runs").open(IDENTITY) as run:
         run.save(checkpoint(0))
-        run.save(checkpoint(1), lambda folder: (folder / "bomb").write_bytes(bomb))
+        run.save(checkpoint(1), lambda folder: (folder / "bomb").write_bytes(bomb) and folder / "bomb")
         folder = run.folder / "checkpoint-000001"
         (folder / "bomb").rename(folder / file)
         if file != "manifest.json":

@@ -14,6 +14,7 @@ its checksums and is passed over with a warning. Nothing here is ever unpickled 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -23,7 +24,8 @@ import shutil
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,8 +33,9 @@ from typing import Any, Self
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save as serialize_arrays
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from kedro_aat.errors import CheckpointError
@@ -113,6 +116,8 @@ class RunCheckpoints:
     def __init__(self, folder: Path, lock: FileLock) -> None:
         self.folder = folder
         self._lock = lock
+        self._writer = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
         for torn in folder.glob(".writing-*"):
             shutil.rmtree(torn)
 
@@ -125,8 +130,12 @@ class RunCheckpoints:
         self.close()
 
     def close(self) -> None:
-        """Lets other processes have the run."""
-        self._lock.release()
+        """Lets other processes have the run, when all is on disk."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            self._lock.release()
 
     @property
     def is_finished(self) -> bool:
@@ -135,25 +144,41 @@ class RunCheckpoints:
 
     def finish(self) -> None:
         """Notes that the search came to its end."""
+        self.wait()
         (self.folder / "finished").touch()
 
     @property
     def numbers(self) -> list[int]:
         """Numbers of the checkpoints on disk, rising; a damaged one is among them until it is read."""
+        self.wait()
+        return self._on_disk()
+
+    def _on_disk(self) -> list[int]:
         found = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def save(self, checkpoint: Checkpoint, dump: Callable[[Path], object] | None = None) -> None:
+    def save(
+        self,
+        checkpoint: Checkpoint,
+        dump: Callable[[Path], object] | None = None,
+        *,
+        keep: Collection[int] | None = None,
+        wait: bool = True,
+    ) -> None:
         """Writes a checkpoint, all of it or nothing.
 
         Args:
             checkpoint: What to write.
             dump: Writes files of the user's own into the folder it is given, and returns the path of the
                 one to load them from.
+            keep: Numbers of the checkpoints that stay beside this one when it is on disk; None keeps all.
+            wait: Whether to return only when it is on disk. Otherwise it is taken as it is now and written while
+                training goes on; whatever else is asked of this object waits for it.
 
         Raises:
             CheckpointError: If `training` holds objects that could not be read back safely.
         """
+        self.wait()
         target = self._path(checkpoint.number)
         writing = self.folder / f".writing-{checkpoint.number:06d}"
         require_plain(checkpoint.training, "training")
@@ -163,18 +188,40 @@ class RunCheckpoints:
         state = dict(checkpoint.state)
         if dump is not None:
             state["dumped"] = _relative_to(dump(writing), writing)
-        save_tensors(checkpoint.model, writing / "model.safetensors")
-        torch.save(checkpoint.training, writing / "training.pt")
-        (writing / "state.json").write_text(json.dumps(state, allow_nan=False))
-        files = sorted(path for path in writing.rglob("*") if path.is_file())
-        manifest = {str(path.relative_to(writing)): _checksum_and_sync(path) for path in files}
-        (writing / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        _sync(writing / "manifest.json")
-        _sync(writing)
+        if not wait:  # what is written must not change while training goes on
+            checkpoint = replace(checkpoint, model=_copied(checkpoint.model), training=_copied(checkpoint.training))
+        self._pending = self._writer.submit(self._write, writing, replace(checkpoint, state=state), target, keep)
+        if wait:
+            self.wait()
+
+    def _write(self, writing: Path, checkpoint: Checkpoint, target: Path, keep: Collection[int] | None) -> None:
+        training = io.BytesIO()
+        torch.save(checkpoint.training, training)
+        contents = {
+            "model.safetensors": serialize_tensors(checkpoint.model),
+            "training.pt": training.getvalue(),
+            "state.json": json.dumps(checkpoint.state, allow_nan=False).encode(),
+        }
+        # Files of the user's own are there already.
+        checksums = {str(path.relative_to(writing)): _checksum(path.read_bytes()) for path in _files_in(writing)}
+        checksums |= {name: _checksum(written) for name, written in contents.items()}
+        contents["manifest.json"] = json.dumps(checksums, indent=1).encode()
+        for name, written in contents.items():
+            (writing / name).write_bytes(written)
+        for path in (*_files_in(writing), writing):
+            _sync(path)
         if target.exists():  # a damaged checkpoint that the run went back behind
             shutil.rmtree(target)
         writing.rename(target)
         _sync(self.folder)
+        if keep is not None:
+            self._remove_all_but({target, *map(self._path, keep)})
+
+    def wait(self) -> None:
+        """Waits until all is on disk, and raises what went wrong on the way."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def load(self, number: int) -> Checkpoint:
         """Reads a checkpoint.
@@ -182,12 +229,15 @@ class RunCheckpoints:
         Raises:
             CheckpointError: If it is missing, torn or damaged.
         """
+        self.wait()
         folder = self._path(number)
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
             if not isinstance(manifest, dict) or not manifest.keys() >= _FILES:
                 raise CheckpointError(f"{folder} is damaged: its manifest does not list what belongs to a checkpoint")
-            damaged = [name for name, checksum in manifest.items() if _checksum(folder / name) != checksum]
+            damaged = [
+                name for name, checksum in manifest.items() if _checksum((folder / name).read_bytes()) != checksum
+            ]
             if damaged:
                 raise CheckpointError(f"{folder} is damaged: the checksum of {', '.join(damaged)} is wrong")
             return Checkpoint(
@@ -211,15 +261,28 @@ class RunCheckpoints:
 
     def keep_only(self, numbers: Collection[int]) -> None:
         """Removes all checkpoints but these."""
-        for number in set(self.numbers) - set(numbers):
-            shutil.rmtree(self._path(number))
+        self.wait()
+        self._remove_all_but({self._path(number) for number in numbers})
+
+    def _remove_all_but(self, kept: set[Path]) -> None:
+        for path in {self._path(number) for number in self._on_disk()} - kept:
+            shutil.rmtree(path)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"checkpoint-{number:06d}"
 
 
 def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
-    """Writes a `state_dict` as safetensors; names that share a tensor are noted in the file's metadata."""
+    """Writes a `state_dict` as safetensors; see `serialize_tensors`."""
+    path.write_bytes(serialize_tensors(tensors))
+
+
+def serialize_tensors(tensors: Mapping[str, Any]) -> bytes:
+    """A `state_dict` in safetensors' format; names that share a tensor are noted in its metadata.
+
+    Raises:
+        CheckpointError: If it holds anything but tensors.
+    """
     owners: dict[tuple[Any, ...], str] = {}
     unique: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -237,9 +300,9 @@ def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
     if len(set(storages)) < len(storages):
         unique = {name: tensor.clone() for name, tensor in unique.items()}
     if any(tensor.dtype in _UNKNOWN_TO_NUMPY for tensor in unique.values()):
-        save_file(unique, path, metadata=aliases or None)
-    else:  # in half the time
-        save_arrays({name: tensor.numpy() for name, tensor in unique.items()}, path, metadata=aliases or None)
+        return serialize(unique, metadata=aliases or None)
+    # In half the time:
+    return serialize_arrays({name: tensor.numpy() for name, tensor in unique.items()}, metadata=aliases or None)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -259,6 +322,19 @@ def hash_tensors(named: Iterable[tuple[object, Tensor]]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _copied(value: Any) -> Any:
+    """A nested state with its tensors copied to the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Counter):
+        return value.copy()
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(part) for part in value)
+    return value
 
 
 def require_plain(value: Any, where: str) -> None:
@@ -295,15 +371,13 @@ def _relative_to(written: object, folder: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
-def _checksum(path: Path) -> str:
+def _checksum(contents: bytes) -> str:
     # CRC-32 and size find a torn or damaged file; a stronger hash would cost more than all else here.
-    contents = path.read_bytes()
     return f"crc32:{zlib.crc32(contents):08x}:{len(contents)}"
 
 
-def _checksum_and_sync(path: Path) -> str:
-    _sync(path)
-    return _checksum(path)
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _sync(path: Path) -> None:

@@ -35,8 +35,8 @@ def fit(runner: TrainingRunner, num_epochs: int, checkpoints: RunCheckpoints) ->
         metric = runner.validate().metric
         runner.update_learning_rate(metric, loss)
         number = runner.cumulative_epoch_count
-        checkpoints.save(runner.checkpoint(number, {"metric": metric}), runner.dump)
-        checkpoints.keep_only({number - 1, number})
+        checkpoint = runner.checkpoint(number, {"metric": metric})
+        checkpoints.save(checkpoint, runner.dump, keep={number - 1}, wait=False)
         logger.info("epoch %d/%d  loss %.4f  metric %.4f", number, num_epochs, loss or 0.0, metric)
     checkpoints.finish()
     return runner.validate().metric

@@ -159,11 +159,11 @@ def fine_tune(
                 )
                 history.append(record)
                 saved = {"search": state.model_dump_json(), "history": [vars(row) for row in history]}
-                checkpoints.save(runner.checkpoint(seen.checkpoint, saved), runner.dump)
-                # The first is the model as it was given. The one before last, with what it needs, is there
-                # for the case that the last is found damaged.
-                last_two = {seen.checkpoint - 1, seen.checkpoint}
-                checkpoints.keep_only({0} | last_two | _frontier(history) | state.needed | still_needed)
+                # The first is the model as it was given. The one before this, with what it needs, is there for
+                # the case that this one is found damaged.
+                keep = {0, seen.checkpoint - 1} | _frontier(history) | state.needed | still_needed
+                checkpoint = runner.checkpoint(seen.checkpoint, saved)
+                checkpoints.save(checkpoint, runner.dump, keep=keep, wait=False)
                 still_needed = state.needed
                 progress.show(record)
             stop = move
