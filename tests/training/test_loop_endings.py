@@ -29,7 +29,7 @@ from kedro_aat import (
     create_compressed_model,
 )
 from kedro_aat.errors import ConfigurationError, MetricError
-from kedro_aat.training.loop import EpochRecord
+from kedro_aat.training.records import EpochRecord
 from tests.scripted import ScriptedController, ScriptedModel
 
 INITIAL_RATE = 0.1

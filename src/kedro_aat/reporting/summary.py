@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kedro_aat.budget import Outcome
-from kedro_aat.training.loop import EpochRecord
+from kedro_aat.training.records import EpochRecord
 
 if TYPE_CHECKING:
     import pandas as pd

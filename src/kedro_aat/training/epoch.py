@@ -7,7 +7,7 @@ import inspect
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,20 @@ from kedro_aat.training.runner import Callables, Evaluation, listed, rng_state, 
 from kedro_aat.training.scores import agrees_with, joined, scorer_for
 from kedro_aat.training.settings import TrainingSettings
 
-Data = Mapping[str, Tensor] | Dataset[Any]
+
+class Examples(Protocol):
+    """A dataset of (input, target) pairs that knows its size; torch's own `Dataset` does not promise one."""
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        ...
+
+    def __getitem__(self, index: int) -> Any:
+        """One pair."""
+        ...
+
+
+Data = Mapping[str, Tensor] | Examples
 
 # Shuffling draws from a generator of its own for each seed and epoch; this keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003
@@ -91,13 +104,13 @@ class DefaultTraining:
         """The shuffled batches of one epoch; a last, smaller one is left out, for BatchNorm's sake."""
         assert self._train_data is not None
         generator = torch.Generator().manual_seed((self._seed * EPOCHS_PER_SEED + epoch) % 2**63)
-        return self._batches(self._train_data, RandomSampler(self._train_data, generator=generator), drop_last=True)  # type: ignore[arg-type]
+        return self._batches(self._train_data, RandomSampler(self._train_data, generator=generator), drop_last=True)
 
     def validation_batches(self) -> DataLoader[Any]:
         """The validation split in its own order."""
         return self._batches(
             self._validation_data,
-            SequentialSampler(self._validation_data),  # type: ignore[arg-type]
+            SequentialSampler(self._validation_data),
             drop_last=False,
         )
 
@@ -208,20 +221,21 @@ class DefaultTraining:
         memory_format = self._memory_format if inputs.dim() == 4 else torch.preserve_format
         return inputs.to(self.device, non_blocking=True, memory_format=memory_format)
 
-    def _batches(self, dataset: Dataset[Any], sampler: Any, *, drop_last: bool) -> DataLoader[Any]:
+    def _batches(self, dataset: Examples, sampler: Any, *, drop_last: bool) -> DataLoader[Any]:
         size = self.settings.batch_size
-        drop_last = drop_last and len(dataset) > size  # type: ignore[arg-type]
+        drop_last = drop_last and len(dataset) > size
         options: dict[str, Any] = {
             "num_workers": self.settings.num_workers,
             "pin_memory": self.device.type == "cuda",
         }
+        whole = cast(Dataset[Any], dataset)  # what torch's loader asks for, and its own datasets are
         if type(dataset) is TensorDataset:  # a batch is one indexing of the tensors, with nothing to collate
             sampler = BatchSampler(sampler, size, drop_last)
-            return DataLoader(dataset, sampler=sampler, batch_size=None, **options)
-        return DataLoader(dataset, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
+            return DataLoader(whole, sampler=sampler, batch_size=None, **options)
+        return DataLoader(whole, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
 
 
-def as_dataset(data: Data, split: str) -> Dataset[Any]:
+def as_dataset(data: Data, split: str) -> Examples:
     """A torch dataset of the given data.
 
     Raises:
@@ -235,7 +249,7 @@ def as_dataset(data: Data, split: str) -> Dataset[Any]:
         if len(set(sizes.values())) > 1:
             raise DataError(f"The {split} split has {sizes['inputs']} inputs, but {sizes['targets']} targets.")
         data = TensorDataset(data["inputs"], data["targets"])
-    if len(data) == 0:  # type: ignore[arg-type]
+    if len(data) == 0:
         raise DataError(f"The {split} split is empty: give it examples, or a larger share of the data.")
     return data
 
@@ -243,7 +257,7 @@ def as_dataset(data: Data, split: str) -> Dataset[Any]:
 def example_input(data: Data, num_examples: int = 2) -> Tensor:
     """The first inputs of a split, (num_examples, ...)."""
     dataset = as_dataset(data, "validation")
-    count = min(num_examples, len(dataset))  # type: ignore[arg-type]
+    count = min(num_examples, len(dataset))
     return torch.stack([dataset[index][0] for index in range(count)])
 
 
@@ -252,7 +266,7 @@ def data_fingerprint(data: Data) -> str:
     dataset = as_dataset(data, "given")
     if type(dataset) is TensorDataset:
         return hash_tensors(enumerate(dataset.tensors))
-    size = len(dataset)  # type: ignore[arg-type]
+    size = len(dataset)
     before = rng_state()
     seed_everything(0)  # an augmentation that is drawn at random must not make it another split
     examples = [dataset[index] for index in range(0, size, max(1, size // NUM_HASHED_EXAMPLES))]

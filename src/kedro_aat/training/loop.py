@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +29,7 @@ from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore, RunCheckpoints, hash_tensors
 from kedro_aat.training.nncf_config import AccuracyAwareSettings, NNCFConfig
 from kedro_aat.training.progress import LoopProgress
+from kedro_aat.training.records import EpochRecord, FineTuned
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
 from kedro_aat.training.statistics import TrainingLoopStatistics
 from kedro_aat.validated import parse
@@ -38,66 +38,6 @@ logger = logging.getLogger(__name__)
 
 # A rate is below 1; a model of nothing but zeros, which reports 1, may still be given.
 MAXIMAL_INITIAL_RATE = 1 - 1e-9
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One row of the trajectory: what an epoch was asked to do, and what came of it.
-
-    Attributes:
-        checkpoint: Number of the checkpoint that holds its state; counts validations from 0.
-        epoch: Epochs trained in all, this one included.
-        trained: False where the model was only validated.
-        started_from: Checkpoint that was restored first, None where training went on.
-        requested_rate: Rate asked for, in [0, 1).
-        achieved_rate: Rate reached, in [0, 1].
-        metric: On the validation split.
-        margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget.
-        standard_error: Of the metric's difference to the baseline, None if unknown.
-        loss: Mean training loss, None if unknown.
-        learning_rate: That the epoch was trained with, None if unknown.
-        lr_scale: The search's factor in it.
-        fully_compressed: Whether the controller's own schedule is at its end.
-        best_rate: Highest rate within budget so far, None if there is none.
-        seconds: Wall time of the epoch.
-    """
-
-    checkpoint: int
-    epoch: int
-    trained: bool
-    started_from: int | None
-    requested_rate: float
-    achieved_rate: float
-    metric: float
-    margin: float
-    standard_error: float | None
-    loss: float | None
-    learning_rate: float | None
-    lr_scale: float
-    fully_compressed: bool
-    best_rate: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """How a search ended. The model it was given is in the state that `best` names.
-
-    Attributes:
-        outcome: The kind of ending.
-        reason: Why it ended, in words.
-        best: The epoch that is returned; None where the model was put back as it was given.
-        metric: Validated after the final load.
-        achieved_rate: Rate of the model after the final load.
-        history: All epochs.
-    """
-
-    outcome: Outcome
-    reason: str
-    best: EpochRecord | None
-    metric: float
-    achieved_rate: float
-    history: list[EpochRecord] = field(repr=False)
 
 
 def fine_tune(

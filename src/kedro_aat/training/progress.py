@@ -11,7 +11,7 @@ from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from kedro_aat.training.loop import EpochRecord
+    from kedro_aat.training.records import EpochRecord
 
 logger = logging.getLogger(__name__)
 

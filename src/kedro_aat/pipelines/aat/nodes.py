@@ -69,7 +69,7 @@ def evaluate_baseline(
         "validation": metric,
         "budget": {"kind": budget.kind, "drop": budget.drop, "lowest_tolerated": budget.lowest_tolerated},
         "examples": {
-            split: len(as_dataset(data, split))  # type: ignore[arg-type]
+            split: len(as_dataset(data, split))
             for split, data in (("training", train_data), ("validation", validation_data))
         },
     }
