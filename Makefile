@@ -33,9 +33,10 @@ $(SETUP): requirements.lock pyproject.toml
 run: $(SETUP)  ## Compress the digits model; a finished or interrupted run goes on where it stood
 	$(BIN)/kedro run --pipelines aat $(ARGS)
 
-clean-run:  ## Remove what runs have made, to start over; the raw data stay
+# The ledger stays, since a test split that was read stays read.
+clean-run:  ## Remove what runs have made, to start over; raw data and the certificates' ledger stay
 	find data/05_model_input data/06_models data/07_model_output data/08_reporting \
-		-mindepth 1 ! -name .gitkeep -delete
+		-mindepth 1 ! -name .gitkeep ! -name 'certificate_ledger.json*' -delete
 
 viz: $(SETUP)  ## Show the pipeline and its results in the browser
 	$(BIN)/kedro viz run $(ARGS)

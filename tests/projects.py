@@ -18,8 +18,6 @@ ROOT = Path(__file__).parents[1]
 SMALL = {
     "digits.baseline.num_epochs": 3,
     "aat.budget.max_drop": 0.05,
-    "aat.search.initial_training_phase_epochs": 1,
-    "aat.search.patience_epochs": 2,
     "aat.search.maximal_total_epochs": 5,
 }
 

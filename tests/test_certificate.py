@@ -17,17 +17,13 @@ from scipy.stats import binom, multinomial
 
 from kedro_aat.certificate import (
     Certificate,
-    Indices,
+    bootstrap_standard_error,
     certify,
     examples_needed,
-    largest_tail,
-    most_lost,
-    paired_bootstrap_standard_error,
     paired_standard_error,
     power,
-    tail_probability,
-    tango_score,
 )
+from kedro_aat.certificate.counts import largest_tail, most_lost, tail_probability, tango_score
 from kedro_aat.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -115,54 +111,41 @@ def test_constant_scores_leave_an_uncertainty(value: float) -> None:
 # --- the bootstrap -----------------------------------------------------------------------------------------------
 
 
-def mean_of(*scores: Floats) -> Callable[[Indices], tuple[float, float]]:
-    return lambda drawn: (float(scores[0][drawn].mean()), float(scores[1][drawn].mean()))
+def resampled(scores: Floats, *, seed: int = 0, num_resamples: int = 4000) -> Floats:
+    generator = np.random.default_rng(seed)
+    drawn = (generator.integers(len(scores), size=len(scores)) for _ in range(num_resamples))
+    return np.array([scores[indices].mean() for indices in drawn])
 
 
 def test_bootstrap_of_a_mean_is_its_standard_error() -> None:
     baseline, candidate = outcomes(500, 30, 20)
-    error = paired_bootstrap_standard_error(mean_of(baseline, candidate), 500, num_resamples=4000)
+    error = bootstrap_standard_error(resampled(baseline), resampled(candidate))
     assert error == pytest.approx(paired_standard_error(baseline, candidate), rel=0.05)
 
 
-def test_bootstrap_is_paired_and_seeded() -> None:
+def test_bootstrap_is_paired() -> None:
     scores = np.random.default_rng(0).random(50)
-    assert paired_bootstrap_standard_error(mean_of(scores, scores), 50) == 0
-    metric = mean_of(scores, scores**2)
-    first, again, other = (paired_bootstrap_standard_error(metric, 50, seed=seed) for seed in (1, 1, 2))
-    assert first == again != other
+    means = resampled(scores)
+    assert bootstrap_standard_error(means, means) == 0
+    # On other resamples the difference would carry the noise of both.
+    apart = bootstrap_standard_error(means, resampled(scores, seed=1))
+    assert apart == pytest.approx(math.sqrt(2) * means.std(), rel=0.1)
 
 
-def auc_of(labels: NDArray[np.int64], *logits: Floats) -> Callable[[Indices], tuple[float, float]]:
-    def metric(drawn: Indices) -> tuple[float, float]:
-        if len(set(labels[drawn])) < 2:
-            return math.nan, math.nan
-        positive, negative = drawn[labels[drawn] == 1], drawn[labels[drawn] == 0]
-        first, second = (float((each[positive, None] > each[negative]).mean()) for each in logits)
-        return first, second
-
-    return metric
-
-
-def test_bootstrap_of_an_auc() -> None:
-    generator = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    logits = labels + generator.normal(size=60)
-    metric = auc_of(labels, logits, logits + 0.3 * generator.normal(size=60))
-    assert 0.001 < paired_bootstrap_standard_error(metric, 60, num_resamples=200) < 0.1
+def test_bootstrap_leaves_out_a_few_resamples_without_a_value() -> None:
+    values = np.random.default_rng(0).random(100)
+    with_gaps = values.copy()
+    with_gaps[:10] = math.nan
+    assert bootstrap_standard_error(with_gaps, np.zeros(100)) == pytest.approx(values[10:].std(ddof=1))
+    with_gaps[10] = math.nan
+    with pytest.raises(DataError, match=r"nine tenths of the resamples.*89 *of 100.*too few examples of one class"):
+        bootstrap_standard_error(with_gaps, np.zeros(100))
 
 
-def test_bootstrap_without_enough_positives_says_so() -> None:
-    labels = (np.arange(60) == 0).astype(np.int64)  # a third of the resamples have no positive
-    logits = np.random.default_rng(0).random(60)
-    with pytest.raises(DataError, match="nine tenths of the resamples"):
-        paired_bootstrap_standard_error(auc_of(labels, logits, logits), 60, num_resamples=100)
-
-
-@pytest.mark.parametrize(("num_examples", "num_resamples"), [(1, 10), (10, 1)])
-def test_bootstrap_of_nothing_is_refused(num_examples: int, num_resamples: int) -> None:
-    with pytest.raises(DataError, match="at least 2 examples and 2 resamples"):
-        paired_bootstrap_standard_error(lambda _: (0.0, 0.0), num_examples, num_resamples=num_resamples)
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (10, 9), (0, 0)])
+def test_bootstrap_of_too_few_or_other_resamples_is_refused(first: int, second: int) -> None:
+    with pytest.raises(DataError, match="same resamples of both models"):
+        bootstrap_standard_error(np.zeros(first), np.zeros(second))
 
 
 # --- the certificate of scores that are right or wrong -----------------------------------------------------------

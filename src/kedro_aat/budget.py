@@ -27,7 +27,7 @@ class Outcome(StrEnum):
     def advice(self) -> str:
         """What to do next, in one sentence."""
         return {
-            Outcome.CERTIFIED: "The model keeps its budget on data that the search never saw.",
+            Outcome.CERTIFIED: "The model keeps its budget on data that the search never saw: deliver it.",
             Outcome.WITHIN_BUDGET: "The model keeps its budget on the validation data that also chose it.",
             Outcome.INFEASIBLE: "No compressed model kept the budget: allow a larger drop, more epochs, "
             "or a lower minimal rate.",
@@ -104,6 +104,11 @@ class Budget(Settings):
     def lowest_tolerated(self) -> float:
         """The worst metric that is still within budget (the highest one where lower is better)."""
         return self.baseline - self.drop if self.higher_is_better else self.baseline + self.drop
+
+    @property
+    def summary(self) -> dict[str, str | float]:
+        """The budget as plain data: kind, drop and the worst metric within it."""
+        return {"kind": self.kind, "drop": self.drop, "lowest_tolerated": self.lowest_tolerated}
 
     def margin(self, metric: float) -> float:
         """Distance to the lowest tolerated metric, in metric units; at least 0 is within budget.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.budget import BudgetSettings
+from kedro_aat.certificate import CertificateSettings
 from kedro_aat.compression.settings import CompressionSettings, MagnitudeSparsity
 from kedro_aat.search.choice import Policy
+from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Rate, require_at_least
-from kedro_aat.search.stepping import UniformDecrease
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
 
@@ -40,17 +41,29 @@ class AatSettings(Settings):
         compression: What is compressed, and how.
         search: The policy that chooses the rates.
         training: How the model is trained and judged.
+        time_limit_minutes: Wall time of the search; the best model so far is what comes back. None for no limit.
+        certificate: How the returned model is certified.
         export: How the exported files are checked and measured.
+        on_infeasible: Whether a run that finds no model within budget ends as an error.
+        choose: Another budget, for which a model is read off the frontier of a finished search without training;
+            `kedro aat choose` sets it.
     """
+
+    # What a search depends on; a run is told from others by these.
+    SEARCHED: ClassVar = {"seed", "budget", "minimal_rate", "maximal_rate", "compression", "search", "training"}
 
     seed: Annotated[int, Field(ge=0)] = 0
     budget: BudgetSettings
     minimal_rate: Rate = 0.0
     maximal_rate: Annotated[Rate, Field(validate_default=True)] = 0.998
     compression: CompressionSettings = MagnitudeSparsity()
-    search: Annotated[Policy, Field(discriminator="kind")] = UniformDecrease()
+    search: Annotated[Policy, Field(discriminator="kind")] = Frontier()
     training: TrainingSettings
+    time_limit_minutes: Annotated[float, Field(gt=0)] | None = None
+    certificate: CertificateSettings = CertificateSettings()
     export: ExportSettings = ExportSettings()
+    on_infeasible: Literal["keep_baseline", "error"] = "keep_baseline"
+    choose: BudgetSettings | None = None
 
     @field_validator("maximal_rate")
     @classmethod

@@ -44,5 +44,9 @@ class ExportError(AatError):
     """An exported file that does not do what its model does."""
 
 
+class InfeasibleError(AatError):
+    """No compressed model kept the budget, and the settings ask for an error then."""
+
+
 class InterruptedRunError(AatError):
     """The run was stopped from outside; the same command goes on where it stood."""

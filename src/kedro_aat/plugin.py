@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from kedro.framework.hooks import hook_impl
@@ -14,6 +14,9 @@ from kedro.pipeline import Node, Pipeline
 
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings
+
+if TYPE_CHECKING:
+    from kedro.framework.startup import ProjectMetadata
 
 logger = logging.getLogger(__name__)
 
@@ -81,3 +84,41 @@ def schema(file: Path) -> None:
 
     # To a file, since Kedro's own log lines would stand between on the standard output.
     file.write_text(json.dumps(AatSettings.model_json_schema(), indent=2) + "\n")
+
+
+@aat.command()
+@click.option("--max-drop", type=click.FloatRange(min=0), help="The budget, in units of the metric.")
+@click.option("--max-relative-drop", type=click.FloatRange(0, 1), help="The budget, as a fraction of the baseline.")
+@click.option("--env", "-e", help="Kedro environment.")
+@click.option("--pipeline", default="aat", show_default=True, help="The pipeline that made the run.")
+@click.option("--params", default="", help="The parameters that the run was made with, as for `kedro run`.")
+@click.pass_obj
+def choose(
+    project: ProjectMetadata,
+    max_drop: float | None,
+    max_relative_drop: float | None,
+    env: str | None,
+    pipeline: str,
+    params: str,
+) -> None:
+    """Show the models that a search came by, or deliver the one that suits another budget.
+
+    Nothing is trained: a model is read off the frontier, exported, and certified if the test split is still unread.
+    """
+    from kedro.framework.session import KedroSession
+    from omegaconf import OmegaConf
+
+    from kedro_aat.reporting.frontier import print_frontier
+
+    given = {"max_drop": max_drop, "max_relative_drop": max_relative_drop}
+    budget = [f"aat.choose.{key}={value}" for key, value in given.items() if value is not None]
+    own = [part for part in params.split(",") if part]
+    runtime_params = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(own + budget)))
+    with KedroSession.create(project.project_path, env=env, runtime_params=runtime_params) as session:
+        assert isinstance(session, KedroSession)
+        if budget:
+            session.run(pipeline_names=[pipeline], from_nodes=["finetune_adaptively"])
+        else:
+            catalog = session.load_context().catalog
+            names = ("trajectory", "baseline_evaluation", "search_result", "checkpoint_store")
+            print_frontier(*(catalog.load(name) for name in names))

@@ -64,6 +64,11 @@ class ScheduledController(ABC):
     def achieved_rate(self) -> float:
         """The rate that the model has, in [0, 1]."""
 
+    @property
+    def weight_names(self) -> list[str]:
+        """Names of the parameters whose zeros are the rate; none where the rate is of something else."""
+        return []
+
     @abstractmethod
     def statistics(self) -> Any:
         """What became of each layer: `as_frame()` and `to_str()`."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from kedro.io import AbstractDataset, DatasetError
 
+from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.training.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
@@ -41,6 +42,35 @@ class CheckpointStoreDataset(AbstractDataset[Never, CheckpointStore]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._folder)}
+
+
+class CertificateLedgerDataset(AbstractDataset[Never, CertificateLedger]):
+    """The ledger of the test splits that were read; `load` gives the ledger, which writes by itself.
+
+    Args:
+        filepath: A JSON file. Where it is lost, a test split could be used twice unnoticed.
+        metadata: For Kedro-Viz.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._path = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> CertificateLedger:
+        """The ledger; its file is made with the first entry."""
+        return CertificateLedger(self._path)
+
+    def save(self, data: Never) -> None:
+        """Refuses: an entry is made by `CertificateLedger.claim(...)`."""
+        raise DatasetError(
+            "A ledger is not saved as a whole: take it as a node's input, and write with ledger.claim(split, subject)."
+        )
+
+    def _exists(self) -> bool:
+        return True  # an empty ledger is a ledger
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path)}
 
 
 class TensorBoardLog:

@@ -29,38 +29,49 @@ def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
     return pd.DataFrame([asdict(record) for record in history]).astype({**whole_numbers, **fractions})
 
 
-def summarize(evaluation: dict[str, Any], search: dict[str, Any], export: dict[str, Any], seed: int) -> dict[str, Any]:
+def summarize(
+    evaluation: dict[str, Any],
+    search: dict[str, Any],
+    export: dict[str, Any],
+    certificate: dict[str, Any],
+    seed: int,
+) -> dict[str, Any]:
     """`aat_summary.json`.
 
     Args:
         evaluation: Of the baseline, from `evaluate_baseline`.
         search: How the search ended, from `finetune_adaptively`.
         export: Sizes, costs and agreement, from `export_model`.
+        certificate: What the test split said, from `certify_model`.
         seed: Of the run.
     """
     import torch
 
     agreement = export["agreement"] or {}
     rate = search["rate"] | {"exported": agreement.get("exported_rate")}
+    outcome = Outcome.CERTIFIED if certificate["is_certified"] else Outcome(search["outcome"])
+    tested = {model: certificate[model] for model in ("baseline", "compressed")}
     compressed = {
         "validation": search["validation"],
-        "test": None,
+        "validation_standard_error": search["standard_error"],
+        "test": tested["compressed"],
         "rate": rate,
         **export["compressed"],
     }
     return {
-        "outcome": search["outcome"],
+        "outcome": outcome,
         "reason": search["reason"],
-        "advice": Outcome(search["outcome"]).advice,
+        "advice": outcome.advice,
         "metric": evaluation["metric"],
-        "budget": evaluation["budget"],
-        "baseline": {"validation": evaluation["validation"], "test": None, **export["baseline"]},
+        "budget": search["budget"],
+        "baseline": {"validation": evaluation["validation"], "test": tested["baseline"], **export["baseline"]},
         "compressed": compressed,
-        # Test metrics and certificate come from one reading of the test split, which is still unread.
-        "certificate": {"statistic": None, "p_value": None, "alpha": None, "examples": None},
+        "certificate": {key: value for key, value in certificate.items() if key not in tested},
+        "forecast": evaluation["forecast"],
         "report": None,
         "agreement": export["agreement"],
         "epochs": search["epochs"],
+        "seconds": search["seconds"],
         "run": search["run"],
         "seed": seed,
         "environment": {
@@ -80,7 +91,8 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     style = "bold green" if outcome in (Outcome.CERTIFIED, Outcome.WITHIN_BUDGET) else "bold red"
     console.print()
     console.print(Text(f"Outcome: {outcome}", style=style))
-    console.print(f"{summary['reason']} {summary['advice']}", highlight=False)
+    for words in (summary["reason"], summary["advice"], summary["certificate"]["words"]):
+        console.print(words, highlight=False)
     console.print(_table(summary))
 
 
@@ -99,6 +111,12 @@ def _table(summary: dict[str, Any]) -> Table:
         f"{compressed['validation'] - baseline['validation']:+.4f}",
     )
     table.add_row("  tolerated", "", f"{better} {budget['lowest_tolerated']:.4f}", f"{budget['drop']:.4g} worse")
+    if (error := compressed["validation_standard_error"]) is not None:
+        table.add_row("  standard error", "", "", f"{error:.4f}")
+    if (tested := compressed["test"]) is not None:
+        table.add_row(
+            f"{metric['name']}, test", f"{baseline['test']:.4f}", f"{tested:.4f}", f"{tested - baseline['test']:+.4f}"
+        )
     table.add_row("compression rate", "", f"{compressed['rate']['achieved']:.4f}", "")
     for label, key in (
         ("parameters", "parameters"),

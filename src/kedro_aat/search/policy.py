@@ -192,3 +192,11 @@ class SearchPolicy(Protocol[S]):
     def load(self, state: str) -> S:
         """The state from its JSON."""
         ...
+
+
+P = TypeVar("P", bound=Settings)
+
+
+def with_epochs(policy: P, maximal_total_epochs: int) -> P:
+    """The same policy with another limit on the epochs trained."""
+    return type(policy)(**{**dict(policy), "maximal_total_epochs": maximal_total_epochs})

@@ -109,6 +109,10 @@ class CheckpointStore:
                 run.close()
             attempt += 1
 
+    def numbers_of(self, run: str) -> list[int]:
+        """Numbers of the checkpoints of a run, by its folder's name; none if there is no such run."""
+        return _numbers_in(self.root / run)
+
 
 class RunCheckpoints:
     """The checkpoints of one run. A context manager that holds the run's lock."""
@@ -151,11 +155,7 @@ class RunCheckpoints:
     def numbers(self) -> list[int]:
         """Numbers of the checkpoints on disk, rising; a damaged one is among them until it is read."""
         self.wait()
-        return self._on_disk()
-
-    def _on_disk(self) -> list[int]:
-        found = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        return _numbers_in(self.folder)
 
     def save(
         self,
@@ -265,11 +265,16 @@ class RunCheckpoints:
         self._remove_all_but({self._path(number) for number in numbers})
 
     def _remove_all_but(self, kept: set[Path]) -> None:
-        for path in {self._path(number) for number in self._on_disk()} - kept:
+        for path in {self._path(number) for number in _numbers_in(self.folder)} - kept:
             shutil.rmtree(path)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"checkpoint-{number:06d}"
+
+
+def _numbers_in(folder: Path) -> list[int]:
+    found = (_NAME.fullmatch(path.name) for path in folder.iterdir()) if folder.exists() else ()
+    return sorted(int(match[1]) for match in found if match)
 
 
 def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:

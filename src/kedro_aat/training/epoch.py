@@ -24,7 +24,7 @@ from torch.utils.data import (
 from kedro_aat.errors import DataError
 from kedro_aat.training.checkpoints import hash_tensors
 from kedro_aat.training.runner import Callables, Evaluation, listed, rng_state, set_rng_state
-from kedro_aat.training.scores import agrees_with, joined, scorer_for
+from kedro_aat.training.scores import agrees_with, joined, resampling_for, scorer_for
 from kedro_aat.training.settings import TrainingSettings
 
 
@@ -146,11 +146,15 @@ class DefaultTraining:
         return float(total) / len(batches)
 
     def validate(self, model: nn.Module, epoch: int | None = None) -> Evaluation:
-        """The metric over the validation split, with a score an example where the metric is a mean of such."""
+        """The metric over the validation split, with what its standard error can be told from.
+
+        That is a score an example where the metric is a mean of such; of other metrics their values on resamples.
+        """
         assert self._metric is not None  # the settings ask for a metric, or for a function in place of this one
         model.eval()
         self._metric.reset()
         scores: list[Tensor] = []
+        resampling = None if self._scorer else resampling_for(self._metric, self.settings.num_bootstrap_resamples)
         with torch.no_grad():
             for inputs, labels in self.validation_batches():
                 with self._autocast():
@@ -159,7 +163,11 @@ class DefaultTraining:
                 self._metric.update(outputs, targets)
                 if self._scorer is not None:
                     scores.append(self._scorer(outputs, targets))
+                if resampling is not None:
+                    resampling.update(outputs, targets)
         metric = self._metric.compute()
+        if resampling is not None:
+            return Evaluation(metric, resampled=resampling.compute())
         if not scores or not agrees_with(together := joined(scores), metric):
             return Evaluation(metric)
         return Evaluation(float(together.mean()), together)
@@ -259,6 +267,11 @@ def example_input(data: Data, num_examples: int = 2) -> Tensor:
     dataset = as_dataset(data, "validation")
     count = min(num_examples, len(dataset))
     return torch.stack([dataset[index][0] for index in range(count)])
+
+
+def example_count(data: Data) -> int:
+    """Number of examples of a split."""
+    return len(as_dataset(data, "given"))
 
 
 def data_fingerprint(data: Data) -> str:

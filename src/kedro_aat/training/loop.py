@@ -1,236 +1,30 @@
-"""The loop that raises and lowers a model's compression while it is fine-tuned. Begin reading here.
-
-`fine_tune` is the whole of it: ask the search policy for an epoch, train, judge, tell, save. The two classes
-below it give it the interface of NNCF 2.x.
-"""
+"""The training loops of NNCF 2.x: its two classes and their factory, around `fine_tune`."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kedro_aat.budget import Budget, Outcome
-from kedro_aat.certificate import paired_standard_error
-from kedro_aat.compression.controller import CompressionController, CompressionStage, report
-from kedro_aat.errors import MetricError
-from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
+from kedro_aat.certificate import Certificate, certify
+from kedro_aat.compression.controller import CompressionController
+from kedro_aat.errors import DataError
+from kedro_aat.search.policy import Problem, SearchPolicy
 from kedro_aat.search.stepping import UNLIMITED_EPOCHS
-from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore, RunCheckpoints, hash_tensors
+from kedro_aat.training.checkpoints import CheckpointStore
+from kedro_aat.training.fine_tune import adaptive_problem, fine_tune, fingerprint
 from kedro_aat.training.nncf_config import AccuracyAwareSettings, NNCFConfig
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
 from kedro_aat.training.statistics import TrainingLoopStatistics
-from kedro_aat.validated import parse
 
 logger = logging.getLogger(__name__)
-
-# A rate is below 1; a model of nothing but zeros, which reports 1, may still be given.
-MAXIMAL_INITIAL_RATE = 1 - 1e-9
-
-
-def fine_tune(
-    runner: TrainingRunner,
-    policy: SearchPolicy[Any],
-    problem: Problem,
-    budget: Budget,
-    checkpoints: RunCheckpoints,
-    progress: LoopProgress,
-    *,
-    baseline_scores: Tensor | None = None,
-) -> FineTuned:
-    """Fine-tunes the runner's model as the policy asks, and leaves it at the best rate within budget.
-
-    Goes on where `checkpoints` stand. Ctrl-C and SIGTERM end the search with the best model so far. With the baseline's
-    scores, (N,), one a validation example, each margin gets its paired standard error.
-
-    Raises:
-        MetricError: If a metric or loss is not finite; the model is then in its last good state.
-    """
-    history: list[EpochRecord] = []
-    state = policy.initial(problem)
-    if (checkpoint := checkpoints.latest()) is not None:
-        history, state = _resume(runner, policy, checkpoint)
-        if checkpoints.is_finished:
-            logger.info("The run in %s has ended; its result is taken", checkpoints.folder)
-        else:
-            logger.info("Going on after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
-    still_needed = state.needed
-    stop: Stop | None = None
-    with progress, _interruptible():
-        try:
-            while isinstance(move := policy.ask(state), Epoch):
-                started = time.perf_counter()
-                loss = _prepare_and_train(runner, move, checkpoints, here=len(history) - 1)
-                learning_rate = runner.learning_rate
-                evaluation = runner.validate()
-                standard_error = _standard_error(baseline_scores, evaluation.scores)
-                seen = _judge(runner, budget, move, evaluation.metric, standard_error, history)
-                state = policy.tell(state, seen)
-                if move.train:
-                    runner.update_learning_rate(seen.metric, loss)
-                record = EpochRecord(
-                    checkpoint=seen.checkpoint,
-                    epoch=runner.cumulative_epoch_count,
-                    trained=move.train,
-                    started_from=move.start_from,
-                    requested_rate=seen.requested_rate,
-                    achieved_rate=seen.achieved_rate,
-                    metric=seen.metric,
-                    margin=seen.margin,
-                    standard_error=seen.standard_error,
-                    loss=loss,
-                    learning_rate=learning_rate,
-                    lr_scale=move.lr_scale,
-                    fully_compressed=seen.fully_compressed,
-                    best_rate=state.best.achieved_rate if state.best else None,
-                    seconds=time.perf_counter() - started,
-                )
-                history.append(record)
-                saved = {"search": state.model_dump_json(), "history": [vars(row) for row in history]}
-                # The first is the model as it was given. The one before this, with what it needs, is there for
-                # the case that this one is found damaged.
-                keep = {0, seen.checkpoint - 1} | _frontier(history) | state.needed | still_needed
-                checkpoint = runner.checkpoint(seen.checkpoint, saved)
-                checkpoints.save(checkpoint, runner.dump, keep=keep, wait=False)
-                still_needed = state.needed
-                progress.show(record)
-            stop = move
-        except KeyboardInterrupt:
-            checkpoint = checkpoints.latest()
-            if checkpoint is None:  # not even the first validation came to its end
-                raise
-            history, state = _resume(runner, policy, checkpoint)
-            stop = state.stop("The run was interrupted.").model_copy(update={"outcome": Outcome.INTERRUPTED})
-        except MetricError as error:
-            if (checkpoint := checkpoints.latest()) is not None:
-                runner.restore_model(checkpoint)
-            raise MetricError(
-                f"{error} The checkpoints are in {checkpoints.folder}; remove that folder to start over."
-            ) from None
-    if stop.outcome is not Outcome.INTERRUPTED:
-        checkpoints.finish()
-    return _finish(runner, stop, history, checkpoints)
-
-
-def _prepare_and_train(runner: TrainingRunner, move: Epoch, checkpoints: RunCheckpoints, *, here: int) -> float | None:
-    """Does what `move` says, up to the validation; `here` is the checkpoint that the model stands at."""
-    if move.start_from is not None and move.start_from != here:
-        start = checkpoints.load(move.start_from)
-        runner.restore_model(start)
-        if not move.new_optimizer:
-            runner.restore_optimizers(start)
-    if move.rate_path is not None:
-        runner.set_rate(move.rate_path)
-    if move.new_optimizer:
-        runner.reset_training()
-    runner.scale_learning_rate(move.lr_scale)
-    loss = runner.train_epoch() if move.train else None
-    if move.rate_path is not None and len(move.rate_path) > 1:
-        # A training function may step less often than was thought, and so not reach the path's end.
-        runner.finish_rate_path(move.rate_path[-1])
-    return loss
-
-
-def _judge(
-    runner: TrainingRunner,
-    budget: Budget,
-    move: Epoch,
-    metric: float,
-    standard_error: float | None,
-    history: list[EpochRecord],
-) -> EpochResult:
-    controller = runner.compression_controller
-    rates = report(controller)
-    requested_rate = rates.requested_rate
-    if move.rate_path is not None:
-        requested_rate = move.rate_path[-1]
-    elif move.start_from is not None:
-        requested_rate = history[move.start_from].requested_rate
-    elif runner.is_searching:
-        requested_rate = history[-1].requested_rate
-    fully_compressed = controller.compression_stage() == CompressionStage.FULLY_COMPRESSED
-    return EpochResult(
-        checkpoint=len(history),
-        trained=move.train,
-        requested_rate=requested_rate,
-        achieved_rate=rates.achieved_rate,
-        metric=metric,
-        margin=budget.margin(metric),
-        standard_error=standard_error,
-        fully_compressed=fully_compressed,
-        early_stop=move.train and fully_compressed and runner.stops_early(metric),
-    )
-
-
-def _standard_error(baseline_scores: Tensor | None, scores: Tensor | None) -> float | None:
-    """Of the difference of the two metrics; None where either model has no scores."""
-    if baseline_scores is None or scores is None:
-        return None
-    return paired_standard_error(baseline_scores.cpu().numpy(), scores.cpu().numpy())
-
-
-def _frontier(history: list[EpochRecord]) -> set[int]:
-    """Checkpoints within budget that no other one beats in both rate and metric."""
-    within = [row for row in history if row.margin >= 0 and row.fully_compressed]
-    frontier: set[int] = set()
-    best_margin = float("-inf")
-    for row in sorted(within, key=lambda row: (-row.achieved_rate, -row.margin)):
-        if row.margin > best_margin:
-            frontier.add(row.checkpoint)
-            best_margin = row.margin
-    return frontier
-
-
-def _resume(runner: TrainingRunner, policy: SearchPolicy[Any], checkpoint: Checkpoint) -> tuple[list[EpochRecord], Any]:
-    runner.resume(checkpoint)
-    history = [EpochRecord(**row) for row in checkpoint.state["history"]]
-    return history, policy.load(checkpoint.state["search"])
-
-
-def _finish(runner: TrainingRunner, stop: Stop, history: list[EpochRecord], checkpoints: RunCheckpoints) -> FineTuned:
-    """Loads what is returned, and validates it once more."""
-    if stop.best is not None:
-        runner.restore_model(checkpoints.load(stop.best))
-    else:
-        runner.restore_model(checkpoints.load(0))
-        runner.uncompress()
-    return FineTuned(
-        outcome=stop.outcome,
-        reason=stop.reason,
-        best=None if stop.best is None else history[stop.best],
-        metric=runner.validate().metric,
-        achieved_rate=runner.achieved_rate,
-        history=history,
-    )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Lets SIGTERM end a run in the way Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class BaseEarlyExitCompressionTrainingLoop:
@@ -270,14 +64,14 @@ class BaseEarlyExitCompressionTrainingLoop:
         self.outcome: Outcome | None = None
         self.history: list[EpochRecord] = []
         self._settings = AccuracyAwareSettings.from_config(self.nncf_config)
-        self._baseline_scores: Tensor | None = None
-        if isinstance(uncompressed_model_accuracy, Evaluation):
-            self._baseline_scores = uncompressed_model_accuracy.scores
-            uncompressed_model_accuracy = uncompressed_model_accuracy.metric
+        if not isinstance(uncompressed_model_accuracy, Evaluation):
+            uncompressed_model_accuracy = Evaluation(uncompressed_model_accuracy)
+        self._baseline = uncompressed_model_accuracy
         self._budget = self._settings.budget.budget(
-            uncompressed_model_accuracy, higher_is_better=self._settings.higher_is_better
+            self._baseline.metric, higher_is_better=self._settings.higher_is_better
         )
         self._result: FineTuned | None = None
+        self._is_tested = False
         self._problem = Problem()
         self._policy: SearchPolicy[Any] = self._settings.early_exit
 
@@ -355,7 +149,7 @@ class BaseEarlyExitCompressionTrainingLoop:
                 self._budget,
                 checkpoints,
                 progress,
-                baseline_scores=self._baseline_scores,
+                baseline=self._baseline,
             )
         self._result, self.outcome, self.history = result, result.outcome, result.history
         if self.verbose:
@@ -373,6 +167,39 @@ class BaseEarlyExitCompressionTrainingLoop:
         if self._result is None:
             raise RuntimeError("There are no statistics before run() has ended.")
         return statistics_of(self._result, self._budget)
+
+    def certify(self, uncompressed: Evaluation, compressed: Evaluation, *, alpha: float = 0.05) -> Certificate:
+        """Tests the returned model once, on test data that nothing was chosen by; `outcome` then says the result.
+
+        Args:
+            uncompressed: The uncompressed model on the test split, with scores.
+            compressed: The returned model on the same examples in the same order.
+            alpha: Accepted probability of certifying a model that breaks its budget, in (0, 0.5).
+
+        Raises:
+            RuntimeError: Without a model within budget, or at a second call: one test split certifies one model once.
+            DataError: Without scores.
+        """
+        if self.outcome is not Outcome.WITHIN_BUDGET or self._is_tested:
+            raise RuntimeError(
+                f"Only a model within budget can be certified, and only once; the outcome is {self.outcome}"
+                f"{', and it was tested before' if self._is_tested else ''}."
+            )
+        if uncompressed.scores is None or compressed.scores is None:
+            raise DataError(
+                "A certificate needs a score an example; let validate_fn return Evaluation(metric, scores)."
+            )
+        certificate = certify(
+            uncompressed.scores.cpu().numpy(),
+            compressed.scores.cpu().numpy(),
+            tolerated_drop=self._budget.drop,
+            higher_is_better=self._budget.higher_is_better,
+            alpha=alpha,
+        )
+        self._is_tested = True
+        if certificate.is_certified:
+            self.outcome = Outcome.CERTIFIED
+        return certificate
 
 
 class EarlyExitCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
@@ -433,20 +260,6 @@ def create_accuracy_aware_training_loop(
     return kind(nncf_config, compression_ctrl, uncompressed_model_accuracy, **runner_args)
 
 
-def adaptive_problem(
-    controller: CompressionController, budget: Budget, *, minimal_rate: float, maximal_rate: float
-) -> Problem:
-    """The search problem of a controller, whose own limit may be lower than `maximal_rate`."""
-    limit = float(controller.maximal_compression_rate)
-    rates = {
-        "minimal_rate": minimal_rate,
-        "maximal_rate": min(maximal_rate, limit),
-        "initial_rate": min(max(float(controller.compression_rate), 0.0), MAXIMAL_INITIAL_RATE),
-        "tolerated_drop": budget.drop,
-    }
-    return parse(Problem, rates, where="search")
-
-
 def statistics_of(result: FineTuned, budget: Budget) -> TrainingLoopStatistics:
     """The closing figures of a search."""
     degradation = budget.degradation(result.metric)
@@ -459,9 +272,3 @@ def statistics_of(result: FineTuned, budget: Budget) -> TrainingLoopStatistics:
         relative_accuracy_degradation=relative,
         accuracy_budget=budget.margin(result.metric),
     )
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A hash of all parameters and buffers."""
-    state = model.state_dict().items()
-    return hash_tensors((name, tensor) for name, tensor in state if isinstance(tensor, torch.Tensor))

@@ -1,10 +1,16 @@
-"""What the loop notes of each epoch, and how it ended."""
+"""What the loop notes of each epoch, what of it stays available, and how it ended."""
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from kedro_aat.budget import Outcome
+from kedro_aat.budget import Budget, Outcome
+
+# Models of the frontier that stay available.
+NUM_ON_FRONTIER = 12
 
 
 @dataclass(frozen=True)
@@ -65,3 +71,42 @@ class FineTuned:
     metric: float
     achieved_rate: float
     history: list[EpochRecord] = field(repr=False)
+
+
+def frontier(history: list[EpochRecord], available: Collection[int]) -> set[int]:
+    """Numbers of the checkpoints that no other available one beats in both rate and metric, within budget or not.
+
+    They are what other budgets can be read off from. Where they are more than `NUM_ON_FRONTIER`, those are left out
+    that lie closest between their neighbours in size.
+    """
+    rows = [row for row in history if row.checkpoint in available and row.fully_compressed]
+    kept: list[EpochRecord] = []
+    for row in sorted(rows, key=lambda row: (-row.achieved_rate, -row.margin)):
+        if not kept or row.margin > kept[-1].margin:
+            kept.append(row)
+    sizes = [math.log(max(1 - row.achieved_rate, 1e-9)) for row in kept]
+    while len(kept) > NUM_ON_FRONTIER:
+        # The best within budget is never among them: it is what the search returns.
+        best = next((index for index, row in enumerate(kept) if row.margin >= 0), None)
+        inner = [index for index in range(1, len(kept) - 1) if index != best]
+        closest = min(inner, key=lambda index: sizes[index + 1] - sizes[index - 1])
+        del kept[closest], sizes[closest]
+    return {row.checkpoint for row in kept}
+
+
+def best_within(history: list[EpochRecord], available: Collection[int], budget: Budget) -> EpochRecord | None:
+    """Of the available checkpoints within `budget` the one of highest rate; None if there is none above rate 0."""
+    rows = [
+        row
+        for row in history
+        if row.checkpoint in frontier(history, available) and row.achieved_rate > 0 and budget.margin(row.metric) >= 0
+    ]
+    return max(rows, key=lambda row: (row.achieved_rate, budget.margin(row.metric)), default=None)
+
+
+def is_over(time_limit: float | None, history: list[EpochRecord]) -> bool:
+    """Whether another epoch, as long as the median one, would go beyond the limit, in seconds."""
+    if time_limit is None:
+        return False
+    trained = [row.seconds for row in history if row.trained]
+    return sum(row.seconds for row in history) + (statistics.median(trained) if trained else 0.0) > time_limit

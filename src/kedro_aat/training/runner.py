@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,11 +30,14 @@ class Evaluation:
 
     Attributes:
         metric: The metric over the whole split.
-        scores: One score a validation example, in a fixed order, (N,); None if there are none.
+        scores: One score a validation example, in a fixed order, (N,); None for a metric that is no mean of such.
+        resampled: The metric on R resamples of the examples, the same ones for every model, (R,); gives a metric
+            without scores its standard error.
     """
 
     metric: float
     scores: Tensor | None = None
+    resampled: Tensor | None = None
 
 
 class Stateful(Protocol):
@@ -205,15 +208,13 @@ class TrainingRunner:
         arguments = {"epoch": self.cumulative_epoch_count} if _accepts_epoch(function) else {}
         with torch.no_grad():
             result = function(self.model, **arguments)
-        scores = result.scores if isinstance(result, Evaluation) else None
-        metric = require_finite(
-            result.metric if isinstance(result, Evaluation) else result,
-            f"the metric of epoch {self.cumulative_epoch_count}",
-        )
+        if not isinstance(result, Evaluation):
+            result = Evaluation(result)
+        metric = require_finite(result.metric, f"the metric of epoch {self.cumulative_epoch_count}")
         self.current_val_metric_value = metric
         if self.best_val_metric_value is None or self._is_better(metric, self.best_val_metric_value):
             self.best_val_metric_value = metric
-        return Evaluation(metric, scores)
+        return replace(result, metric=metric)
 
     def stops_early(self, metric: float) -> bool:
         """Whether the user's early-stopping function ends this phase of training."""

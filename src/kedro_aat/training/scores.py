@@ -1,16 +1,21 @@
-"""One score a validation example, for metrics that are means over examples.
+"""What a validation tells beside the metric: one score an example, or the metric on resamples of the examples.
 
 The accuracy budget is judged on the difference to the baseline, and that is known much better when both models are
-compared example by example. Which metrics are such means is looked up here; other metrics have no scores.
+compared example by example. Which metrics are means over examples is looked up here; others, such as AUC or IoU, are
+computed on the same resamples for every model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_accuracy
+from torchmetrics.wrappers import BootStrapper
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
@@ -24,11 +29,46 @@ def scorer_for(metric: Any) -> Scorer | None:
     if kind == "MulticlassAccuracy":
         is_mean = metric.average == "micro" and metric.top_k == 1 and metric.ignore_index is None
         return _is_right if is_mean else None
+    if kind == "BinaryAccuracy" and metric.ignore_index is None and metric.multidim_average == "global":
+        return partial(_is_right_binary, threshold=metric.threshold)
     if kind == "MeanAbsoluteError" and metric.num_outputs == 1:
         return lambda outputs, targets: (outputs - targets).abs().flatten(1).mean(1)
     if kind == "MeanSquaredError" and metric.num_outputs == 1 and metric.squared:
         return lambda outputs, targets: (outputs - targets).square().flatten(1).mean(1)
     return None
+
+
+class Resampling:
+    """A metric on resamples of the validation examples.
+
+    Each resample takes an example a Poisson-distributed number of times, so that batches can be resampled one by one.
+    What is drawn depends on the order of the examples and the batch size alone, and so is the same for all models.
+
+    Args:
+        metric: The metric, a torchmetrics one.
+        num_resamples: R.
+    """
+
+    def __init__(self, metric: Any, num_resamples: int) -> None:
+        self._bootstrap = BootStrapper(metric, num_bootstraps=num_resamples, mean=False, std=False, raw=True)
+        self._bootstrap.reset()  # `metric` may have been used
+        self._generator = torch.Generator().manual_seed(0)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Takes in a batch, (B, ...) each."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._generator.get_state())
+            self._bootstrap.update(outputs, targets)
+            self._generator.set_state(torch.get_rng_state())
+
+    def compute(self) -> Tensor:
+        """The metric on each resample, (R,) in double precision on the CPU."""
+        return self._bootstrap.compute()["raw"].double().cpu()
+
+
+def resampling_for(metric: Any, num_resamples: int) -> Resampling | None:
+    """Resamples of a torchmetrics metric; None for another one, or if there are to be none."""
+    return Resampling(metric, num_resamples) if num_resamples and isinstance(metric, Metric) else None
 
 
 def agrees_with(scores: Tensor, metric: Tensor) -> bool:
@@ -40,6 +80,11 @@ def agrees_with(scores: Tensor, metric: Tensor) -> bool:
 def _is_right(outputs: Tensor, targets: Tensor) -> Tensor:
     labels = outputs if outputs.dim() == targets.dim() else outputs.argmax(1)
     return (labels == targets).flatten(1).double().mean(1) if targets.dim() > 1 else (labels == targets).double()
+
+
+def _is_right_binary(outputs: Tensor, targets: Tensor, *, threshold: float) -> Tensor:
+    flat = outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1)
+    return binary_accuracy(*flat, threshold=threshold, multidim_average="samplewise", validate_args=False)
 
 
 def joined(parts: list[Tensor]) -> Tensor:

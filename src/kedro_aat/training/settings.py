@@ -93,6 +93,8 @@ class TrainingSettings(Settings):
         loss: Called as `loss(outputs, targets)`.
         metric: A torchmetrics metric; needed unless `validate` is given.
         higher_is_better: Direction of the metric; None takes the metric's own.
+        num_bootstrap_resamples: Resamples of the validation split on which a metric that is no mean over examples, such
+            as AUC or IoU, is computed too, for its standard error; 0 does without.
         device: `auto` takes a GPU if there is one; or any name that torch knows.
         precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
         channels_last: Whether images lie in memory channel by channel last.
@@ -118,6 +120,7 @@ class TrainingSettings(Settings):
     loss: ImportedOrPath = Imported(class_path="torch.nn.CrossEntropyLoss")
     metric: ImportedOrPath | None = None
     higher_is_better: bool | None = None
+    num_bootstrap_resamples: Annotated[int, Field(ge=0)] = 100
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
@@ -144,6 +147,13 @@ class TrainingSettings(Settings):
             if device.startswith("cuda") and not torch.cuda.is_available():
                 raise ValueError(f"must be auto or cpu on a machine without a GPU for torch, but got '{device}'")
         return device
+
+    @field_validator("num_bootstrap_resamples")
+    @classmethod
+    def _more_than_one_resample(cls, number: int) -> int:
+        if number == 1:
+            raise ValueError("must be 0, for none, or at least 2, but got 1; 100 are usual")
+        return number
 
     def lookup_mistakes(self, key: str) -> list[str]:
         """Paths that cannot be imported, arguments that are not taken, a metric without a direction."""

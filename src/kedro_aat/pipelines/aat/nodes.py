@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.nn import Module
 
-    from kedro_aat.compression.magnitude import MagnitudeSparsityController
+    from kedro_aat.budget import Budget
+    from kedro_aat.certificate import Forecast
+    from kedro_aat.certificate.ledger import CertificateLedger
+    from kedro_aat.compression.scheduled import ScheduledController
     from kedro_aat.datasets.handles import TensorBoardLog
     from kedro_aat.export.exported import NotExported
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.epoch import Data
+    from kedro_aat.training.runner import Evaluation
 else:
     # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
     # hint that it cannot resolve switches that check off, and importing these takes seconds.
-    ModelProto = DataFrame = ExportedProgram = Module = MagnitudeSparsityController = Any
-    TensorBoardLog = NotExported = CheckpointStore = Data = Tensor = Any
+    ModelProto = DataFrame = ExportedProgram = Module = ScheduledController = Tensor = Any
+    TensorBoardLog = NotExported = CheckpointStore = CertificateLedger = Forecast = Budget = Evaluation = Data = Any
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +38,22 @@ logger = logging.getLogger(__name__)
 def evaluate_baseline(
     model: Module, train_data: Data, validation_data: Data, settings: AatSettings
 ) -> tuple[dict[str, Any], DataFrame]:
-    """Judges the uncompressed model, and works out its budget.
+    """Judges the uncompressed model, works out its budget, and tells what a certificate can be expected to say.
 
     All that can be checked without training is checked here: import paths, splits, metric and budget.
 
     Returns:
-        `metric` (name, higher_is_better), `validation` (the metric), `budget` (kind, drop, lowest_tolerated)
-        and `examples` of both splits; and a table with one `score` a validation example, empty for a metric that is
-        no mean over examples.
+        `metric` (name, higher_is_better), `validation` (the metric), `budget` (kind, drop, lowest_tolerated),
+        `forecast` of the certificate and `examples` of both splits; and a table with one `score` a validation example,
+        or, for a metric that is no mean over examples, the metric on each of the `resampled` splits.
     """
     import copy
+    from dataclasses import asdict
 
     import pandas as pd
 
     from kedro_aat.compression.controller import Uncompressed
-    from kedro_aat.training.epoch import DefaultTraining, as_dataset, seed_everything
+    from kedro_aat.training.epoch import DefaultTraining, example_count, seed_everything
     from kedro_aat.training.runner import TrainingRunner
 
     settings.training.check()
@@ -57,28 +62,51 @@ def evaluate_baseline(
     model = copy.deepcopy(model)
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
     evaluation = TrainingRunner(model, Uncompressed(model), training.callables()).validate()
-    metric = evaluation.metric
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # check() saw to it
-    budget = settings.budget.budget(metric, higher_is_better=higher_is_better)
-    name = settings.training.metric_name
-    logger.info("The baseline's metric is %.4f; tolerated is %.4f", metric, budget.lowest_tolerated)
-    scores = pd.DataFrame({"score": [] if evaluation.scores is None else evaluation.scores.tolist()}, dtype="float64")
+    budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)
+    logger.info("The baseline's metric is %.4f; tolerated is %.4f", evaluation.metric, budget.lowest_tolerated)
+    values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}
+    scores = {name: [] if given is None else given.tolist() for name, given in values.items()}
+    examples = {"training": example_count(train_data), "validation": example_count(validation_data)}
+    expected = forecast_certificate(evaluation.scores, budget.drop, examples["validation"], settings)
     result = {
-        "metric": {"name": name, "higher_is_better": higher_is_better},
-        "validation": metric,
-        "budget": {"kind": budget.kind, "drop": budget.drop, "lowest_tolerated": budget.lowest_tolerated},
-        "examples": {
-            split: len(as_dataset(data, split))
-            for split, data in (("training", train_data), ("validation", validation_data))
-        },
+        "metric": {"name": settings.training.metric_name, "higher_is_better": higher_is_better},
+        "validation": evaluation.metric,
+        "budget": budget.summary,
+        "forecast": None if expected is None else asdict(expected),
+        "examples": examples,
     }
-    return result, scores
+    return result, pd.DataFrame(scores, dtype="float64")
 
 
-def build_controller(
-    model: Module, baseline_evaluation: dict[str, Any], settings: AatSettings
-) -> MagnitudeSparsityController:
+def forecast_certificate(
+    scores: Tensor | None, tolerated_drop: float, num_validation: int, settings: AatSettings
+) -> Forecast | None:
+    """Logs what a certificate can be expected to say; None where that is not known before training."""
+    from kedro_aat.certificate import forecast
+
+    if scores is None:
+        logger.warning("The metric has no score an example, so that the outcome cannot be certified.")
+        return None
+    if not bool(((scores == 0) | (scores == 1)).all()):
+        return None  # how far such scores will differ is not known
+    expected = forecast(settings.certificate, tolerated_drop, num_validation)
+    if expected is not None:
+        logger.info("%s", expected)
+        if expected.num_validation_needed > num_validation:
+            logger.warning(
+                "The validation split is too small to resolve the budget: %d examples measure a drop with a standard "
+                "error of about %.2g, and %.4g is tolerated; %d would bring it to a third of that",
+                num_validation,
+                expected.validation_standard_error,
+                tolerated_drop,
+                expected.num_validation_needed,
+            )
+    return expected
+
+
+def build_controller(model: Module, baseline_evaluation: dict[str, Any], settings: AatSettings) -> ScheduledController:
     """Puts a copy of the model under compression.
 
     Returns:
@@ -92,7 +120,7 @@ def build_controller(
 
 
 def finetune_adaptively(
-    controller: MagnitudeSparsityController,
+    controller: ScheduledController,
     train_data: Data,
     validation_data: Data,
     baseline_evaluation: dict[str, Any],
@@ -100,8 +128,10 @@ def finetune_adaptively(
     checkpoint_store: CheckpointStore,
     tensorboard_log: TensorBoardLog,
     settings: AatSettings,
-) -> tuple[MagnitudeSparsityController, dict[str, Any], DataFrame]:
+) -> tuple[ScheduledController, dict[str, Any], DataFrame]:
     """The loop: raises and lowers the rate while it fine-tunes, on a GPU if there is one.
+
+    With `settings.choose` nothing is trained: the model is read off the frontier of the run that was made before.
 
     Returns:
         The controller with its model at the best rate within budget (or as it was given, at rate 0), how the
@@ -110,55 +140,72 @@ def finetune_adaptively(
     Raises:
         InterruptedRunError: If it was stopped; the same command goes on.
     """
-    import torch
-
-    from kedro_aat.budget import Budget, Outcome
+    from kedro_aat.budget import Outcome
     from kedro_aat.errors import InterruptedRunError
     from kedro_aat.reporting.summary import trajectory
+    from kedro_aat.search.policy import with_epochs
+    from kedro_aat.training.cost import expected_cost, timed_epoch
     from kedro_aat.training.epoch import DefaultTraining, data_fingerprint, seed_everything
-    from kedro_aat.training.loop import adaptive_problem, fine_tune, fingerprint
+    from kedro_aat.training.fine_tune import adaptive_problem, choose, fine_tune, fingerprint, records_of
     from kedro_aat.training.progress import LoopProgress
     from kedro_aat.training.runner import TrainingRunner
 
+    budget = _budget(baseline_evaluation, baseline_evaluation["budget"])
+
+    def training_of(controller: ScheduledController) -> DefaultTraining:
+        return DefaultTraining(controller.model, settings.training, train_data, validation_data, seed=settings.seed)
+
+    def runner_of(controller: ScheduledController) -> TrainingRunner:
+        return TrainingRunner(
+            controller.model,
+            controller,
+            training_of(controller).callables(),
+            uncompressed_model_accuracy=budget.baseline,
+            minimal_tolerable_accuracy=budget.lowest_tolerated,
+            higher_is_better=budget.higher_is_better,
+        )
+
     seed_everything(settings.seed)
-    training = DefaultTraining(controller.model, settings.training, train_data, validation_data, seed=settings.seed)
-    callables = training.callables()
+    training = training_of(controller)
+    controller.steps_per_epoch, device = training.steps_per_epoch, str(training.device)
+    runner = runner_of(controller)
     identity = {
-        "functions": callables.fingerprint,
-        "settings": settings.model_dump(mode="json", exclude={"export"}),
+        "functions": runner.callables.fingerprint,
+        "settings": settings.model_dump(mode="json", include=settings.SEARCHED),
         "model": fingerprint(controller.model),
         "train_data": data_fingerprint(train_data),
         "validation_data": data_fingerprint(validation_data),
     }
-    controller.steps_per_epoch = training.steps_per_epoch
-    budget = Budget(
-        kind=baseline_evaluation["budget"]["kind"],
-        baseline=baseline_evaluation["validation"],
-        drop=baseline_evaluation["budget"]["drop"],
-        higher_is_better=baseline_evaluation["metric"]["higher_is_better"],
-    )
-    runner = TrainingRunner(
-        controller.model,
-        controller,
-        callables,
-        uncompressed_model_accuracy=budget.baseline,
-        minimal_tolerable_accuracy=budget.lowest_tolerated,
-        higher_is_better=budget.higher_is_better,
-    )
-    scores = torch.tensor(baseline_scores["score"].to_numpy()) if len(baseline_scores) else None
     problem = adaptive_problem(
         controller, budget, minimal_rate=settings.minimal_rate, maximal_rate=settings.maximal_rate
     )
-    allowed = settings.search.maximal_total_epochs
     with checkpoint_store.open(identity) as checkpoints:
         run = checkpoints.folder.name
-        latest = checkpoints.latest()
-        next_epoch = latest.state["cumulative_epoch_count"] + 1 if latest else 0
-        writer = None if checkpoints.is_finished else tensorboard_log.writer(run, next_epoch=next_epoch)
-        progress = LoopProgress(verbose=True, total=allowed, writer=writer)
-        result = fine_tune(runner, settings.search, problem, budget, checkpoints, progress, baseline_scores=scores)
-        if writer is not None:
-            writer.close()
+        if settings.choose is not None:
+            budget = settings.choose.budget(budget.baseline, higher_is_better=budget.higher_is_better)
+            result = choose(runner, settings.search, budget, checkpoints)
+        else:
+            known = records_of(checkpoints.latest())
+            limit = None if settings.time_limit_minutes is None else 60 * settings.time_limit_minutes
+            cost = expected_cost(
+                known, settings.search.maximal_total_epochs, lambda: timed_epoch(controller, runner_of), limit
+            )
+            if not checkpoints.is_finished:
+                logger.info("%s", cost)
+            next_epoch = known[-1].epoch + 1 if known else 0
+            writer = None if checkpoints.is_finished else tensorboard_log.writer(run, next_epoch=next_epoch)
+            result = fine_tune(
+                runner,
+                with_epochs(settings.search, cost.epochs),
+                problem,
+                budget,
+                checkpoints,
+                LoopProgress(verbose=True, total=cost.epochs, writer=writer),
+                baseline=_evaluation(budget.baseline, baseline_scores),
+                time_limit=limit,
+            )
+            if writer is not None:
+                writer.close()
     if result.outcome is Outcome.INTERRUPTED:
         raise InterruptedRunError(
             f"Stopped after epoch {result.history[-1].epoch}. {result.outcome.advice} "
@@ -168,21 +215,27 @@ def finetune_adaptively(
     search_result = {
         "outcome": str(result.outcome),
         "reason": result.reason,
+        "budget": budget.summary,
         "validation": result.metric,
+        "standard_error": result.best.standard_error if result.best else None,
         "rate": {
             "requested": result.best.requested_rate if result.best else 0.0,
             "achieved": result.achieved_rate,
         },
-        "epochs": {"used": result.history[-1].epoch, "allowed": allowed},
+        "epochs": {"used": result.history[-1].epoch, "allowed": settings.search.maximal_total_epochs},
+        "seconds": {
+            "used": sum(row.seconds for row in result.history),
+            "limit": None if settings.time_limit_minutes is None else 60 * settings.time_limit_minutes,
+        },
         "best_checkpoint": result.best.checkpoint if result.best else None,
-        "device": str(training.device),
+        "device": device,
         "run": run,
     }
     return controller, search_result, trajectory(result.history)
 
 
 def export_model(
-    controller: MagnitudeSparsityController,
+    controller: ScheduledController,
     baseline_model: Module,
     validation_data: Data,
     search_result: dict[str, Any],
@@ -242,18 +295,94 @@ def export_model(
     return model, onnx_model, program, report
 
 
+def certify_model(
+    controller: ScheduledController,
+    baseline_model: Module,
+    test_data: Data,
+    search_result: dict[str, Any],
+    baseline_evaluation: dict[str, Any],
+    export_report: dict[str, Any],
+    certificate_ledger: CertificateLedger,
+    settings: AatSettings,
+) -> dict[str, Any]:
+    """Tests the returned model on the test split: the only node that reads it, after all has been chosen.
+
+    Returns:
+        `baseline` and `compressed`, their metrics on the test split; `is_certified`; the fields of `Certificate`, None
+        where there is no certificate; and the result in `words`.
+    """
+    from kedro_aat.budget import Outcome
+    from kedro_aat.certificate import Certificate
+    from kedro_aat.training.certification import Verdict, certify_once
+
+    verdict = Verdict(None, None, None, "Nothing was exported, so there is nothing to certify.")
+    if search_result["outcome"] != Outcome.INFEASIBLE:
+        budget = _budget(baseline_evaluation, search_result["budget"])
+        alpha = settings.certificate.alpha
+        verdict = certify_once(
+            controller.strip(), baseline_model, test_data, budget, settings.training, certificate_ledger, alpha=alpha
+        )
+        logger.info("%s", verdict.words)
+    certificate = verdict.certificate
+    return {
+        "baseline": verdict.baseline,
+        "compressed": verdict.compressed,
+        "is_certified": verdict.is_certified,
+        **(certificate.model_dump() if certificate else dict.fromkeys(Certificate.model_fields)),
+        "words": verdict.words,
+    }
+
+
 def summarize_run(
     baseline_evaluation: dict[str, Any],
     search_result: dict[str, Any],
     export_report: dict[str, Any],
+    certificate: dict[str, Any],
     settings: AatSettings,
 ) -> dict[str, Any]:
     """Puts the summary together, and prints the closing table."""
     from kedro_aat.reporting.summary import print_summary, summarize
 
-    summary = summarize(baseline_evaluation, search_result, export_report, settings.seed)
+    summary = summarize(baseline_evaluation, search_result, export_report, certificate, settings.seed)
     print_summary(summary)
     return summary
+
+
+def require_feasible(summary: dict[str, Any], settings: AatSettings) -> None:
+    """Ends the run as an error if nothing kept the budget and `on_infeasible` says so; all is saved by then.
+
+    Raises:
+        InfeasibleError: Tells what was tried.
+    """
+    from kedro_aat.budget import Outcome
+    from kedro_aat.errors import InfeasibleError
+
+    if settings.on_infeasible == "error" and summary["outcome"] == Outcome.INFEASIBLE:
+        raise InfeasibleError(
+            f"{summary['reason']} {summary['advice']} What was tried stands in the trajectory; the baseline is "
+            "untouched, and nothing was exported. (on_infeasible: keep_baseline ends such a run without an error.)"
+        )
+
+
+def _budget(baseline_evaluation: dict[str, Any], given: dict[str, Any]) -> Budget:
+    from kedro_aat.budget import Budget
+
+    return Budget(
+        kind=given["kind"],
+        baseline=baseline_evaluation["validation"],
+        drop=given["drop"],
+        higher_is_better=baseline_evaluation["metric"]["higher_is_better"],
+    )
+
+
+def _evaluation(metric: float, scores: DataFrame) -> Evaluation:
+    """The baseline's evaluation, from what `evaluate_baseline` saved of it."""
+    import torch
+
+    from kedro_aat.training.runner import Evaluation
+
+    values = {name: torch.tensor(column.to_numpy()) for name, column in scores.items() if len(column)}
+    return Evaluation(metric, values.get("score"), values.get("resampled"))
 
 
 def _costs(model: Module, onnx_model: ModelProto, inputs: Tensor) -> dict[str, int]:
@@ -280,6 +409,8 @@ def _exported_rate(onnx_model: ModelProto, names: list[str], achieved: float) ->
     from kedro_aat.errors import ExportError
     from kedro_aat.export.verify import count_zeros
 
+    if not names:
+        return None
     try:
         zeros, total = count_zeros(onnx_model, names)
     except ExportError as error:  # the outputs were compared, so a renamed weight is no reason to fail

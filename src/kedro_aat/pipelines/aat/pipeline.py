@@ -8,15 +8,17 @@ from kedro.pipeline import Node, Pipeline
 
 from kedro_aat.pipelines.aat.nodes import (
     build_controller,
+    certify_model,
     evaluate_baseline,
     export_model,
     finetune_adaptively,
+    require_feasible,
     summarize_run,
 )
 
 
 def create_pipeline(**_: Any) -> Pipeline:
-    """The accuracy-aware training of `baseline_model` on `train_data` and `validation_data`."""
+    """The accuracy-aware training of `baseline_model`, certified on `test_data`."""
     return Pipeline(
         [
             Node(
@@ -54,10 +56,27 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="export_model",
             ),
             Node(
+                certify_model,
+                # The test split is read here alone, and the report is asked for so that it is read last.
+                [
+                    "fine_tuned_controller",
+                    "baseline_model",
+                    "test_data",
+                    "search_result",
+                    "baseline_evaluation",
+                    "export_report",
+                    "certificate_ledger",
+                    "params:aat",
+                ],
+                "certificate",
+                name="certify_model",
+            ),
+            Node(
                 summarize_run,
-                ["baseline_evaluation", "search_result", "export_report", "params:aat"],
+                ["baseline_evaluation", "search_result", "export_report", "certificate", "params:aat"],
                 "aat_summary",
                 name="summarize_run",
             ),
+            Node(require_feasible, ["aat_summary", "params:aat"], None, name="require_feasible"),
         ]
     )

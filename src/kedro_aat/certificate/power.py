@@ -1,0 +1,189 @@
+"""What a certificate can be expected to say, known before anything is tested."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kedro_aat.certificate.settings import CertificateSettings
+from kedro_aat.certificate.verdict import Certificate, check_alpha
+from kedro_aat.errors import DataError
+
+
+def power(num_examples: int, true_drop: float, discordance: float, tolerated_drop: float, alpha: float = 0.05) -> float:
+    """The probability that a candidate will be certified, known before it is tested.
+
+    The normal approximation to the power of Tango's score test, with the restricted estimate that the test settles on
+    in large samples (Nam 1997, Biometrics 53:1422-1430). `tests/test_certificate.py` compares it with the exact test.
+
+    Args:
+        num_examples: Test examples.
+        true_drop: True drop of a metric that is the mean of scores 0 and 1; negative where the candidate is better.
+        discordance: Share of examples on which the models disagree, in [|true_drop|, 1]. For other scores in [0, 1],
+            the mean of the squared differences, for which the result is an approximation.
+        tolerated_drop: The budget, in [0, 1).
+        alpha: Level of the test, in (0, 0.5).
+
+    Returns:
+        A probability; 0 where the true drop is not within the budget.
+
+    Raises:
+        DataError: If an argument is out of its range.
+    """
+    from scipy.stats import norm
+
+    if num_examples < 1:
+        raise DataError(f"num_examples must be at least 1, but got {num_examples}")
+    spread_at_budget, spread = _spreads(true_drop, discordance, tolerated_drop, alpha)
+    if true_drop >= tolerated_drop or num_examples < _fewest(true_drop, tolerated_drop, alpha):
+        return 0.0
+    surplus = (tolerated_drop - true_drop) * math.sqrt(num_examples) - norm.isf(alpha) * spread_at_budget
+    if spread == 0:
+        return float(surplus >= 0)
+    return float(norm.cdf(surplus / spread))
+
+
+def examples_needed(
+    true_drop: float, discordance: float, tolerated_drop: float, *, alpha: float = 0.05, power: float = 0.8
+) -> int | None:
+    """How many test examples it takes to certify a candidate with the wanted power; see `power`.
+
+    Args:
+        true_drop: Expected drop; both it and `discordance` may come from validation data.
+        discordance: Expected share of examples on which the models disagree.
+        tolerated_drop: The budget.
+        alpha: Level of the test.
+        power: Wanted probability of being certified, in (0, 1).
+
+    Returns:
+        The number, or None where the true drop is not within the budget, so that no number is enough.
+
+    Raises:
+        DataError: If an argument is out of its range.
+    """
+    from scipy.stats import norm
+
+    if not 0 < power < 1:
+        raise DataError(f"power must be above 0 and below 1, but got {power}. 0.8 is usual")
+    spread_at_budget, spread = _spreads(true_drop, discordance, tolerated_drop, alpha)
+    if true_drop >= tolerated_drop:
+        return None
+    # May be negative, for hardly any power; the fewest examples then bound it.
+    root = (norm.isf(alpha) * spread_at_budget + norm.ppf(power) * spread) / (tolerated_drop - true_drop)
+    return max(1, math.ceil(max(float(root), 0.0) ** 2), _fewest(true_drop, tolerated_drop, alpha))
+
+
+def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int | None:
+    """How many test examples it would take, if the drop and the disagreement are truly as they were measured.
+
+    Args:
+        certificate: Of a model that was not certified.
+        power: Wanted probability of being certified, in (0, 1).
+
+    Returns:
+        The number, or None where the measured drop is not within the budget.
+    """
+    from scipy.stats import norm
+
+    drop, tolerated = certificate.estimated_drop, certificate.tolerated_drop
+    if drop >= tolerated:
+        return None
+    if certificate.discordant is not None:
+        # One discordant example more, since none seen does not mean that there are none; see `paired_standard_error`.
+        discordance = (sum(certificate.discordant) + 1) / (certificate.examples + 2)
+        scale = certificate.unit
+        return examples_needed(
+            drop / scale, max(discordance, abs(drop / scale)), tolerated / scale, alpha=certificate.alpha, power=power
+        )
+    deviation = (drop - tolerated) / certificate.statistic * math.sqrt(certificate.examples)
+    root = (norm.isf(certificate.alpha) + norm.ppf(power)) * deviation / (tolerated - drop)
+    return max(certificate.examples + 1, math.ceil(float(root) ** 2))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What can be said before training about scores that are right or wrong.
+
+    Attributes:
+        assumed_drop: Of the true metric, in units of the scores.
+        assumed_discordance: Share of examples that only one of the models gets right.
+        validation_standard_error: Of a drop measured on the validation split, in units of the scores.
+        num_validation_needed: Examples of a validation split that measures a drop with a standard error of a third of
+            the tolerated one.
+        test_examples: Size of the test split, None if unknown.
+        power: Probability of a certificate with them.
+        examples_needed: For a power of 0.8.
+    """
+
+    assumed_drop: float
+    assumed_discordance: float
+    validation_standard_error: float
+    num_validation_needed: int
+    test_examples: int | None
+    power: float | None
+    examples_needed: int | None
+
+    def __str__(self) -> str:
+        assumed = f"a true drop of {self.assumed_drop:.4g} and models that disagree on {self.assumed_discordance:.2%}"
+        chance = ""
+        if self.power is not None:
+            chance = f"{self.test_examples:,} test examples certify it with a probability of {self.power:.0%}; "
+        return f"With {assumed} of the examples, {chance}80% takes {self.examples_needed:,} test examples"
+
+
+def forecast(settings: CertificateSettings, tolerated_drop: float, num_validation: int) -> Forecast | None:
+    """The power of the certificate, and the precision of the validation, as they are before training.
+
+    Args:
+        settings: What is assumed.
+        tolerated_drop: The budget, in units of scores of 0 and 1.
+        num_validation: Examples of the validation split.
+
+    Returns:
+        None where the budget is 0 or so large that the assumptions make no sense.
+    """
+    drop = settings.expected_drop * tolerated_drop
+    discordance = settings.expected_discordance * tolerated_drop
+    if not 0 < discordance < 1:
+        return None
+    test_examples = settings.test_examples
+    return Forecast(
+        assumed_drop=drop,
+        assumed_discordance=discordance,
+        validation_standard_error=math.sqrt((discordance - drop**2) / num_validation),
+        num_validation_needed=math.ceil((discordance - drop**2) / (tolerated_drop / 3) ** 2),
+        test_examples=test_examples,
+        power=power(test_examples, drop, discordance, tolerated_drop, settings.alpha) if test_examples else None,
+        examples_needed=examples_needed(drop, discordance, tolerated_drop, alpha=settings.alpha),
+    )
+
+
+def _spreads(true_drop: float, discordance: float, tolerated_drop: float, alpha: float) -> tuple[float, float]:
+    """Standard deviations of one example's drop: as the score estimates it at the budget, and the true one."""
+    check_alpha(alpha)
+    if not 0 <= tolerated_drop < 1:
+        raise DataError(
+            f"tolerated_drop must be at least 0 and below 1, but got {tolerated_drop}. "
+            f"Is it a percentage? Write {tolerated_drop / 100:.4g}"
+        )
+    if not abs(true_drop) <= discordance <= 1:
+        raise DataError(
+            f"discordance must be at least the size of true_drop ({abs(true_drop):.4g}) and at most 1, "
+            f"but got {discordance}"
+        )
+    won = (discordance - true_drop) / 2
+    # The equation of `tango_score` with shares in place of counts.
+    linear = (2 - true_drop) * tolerated_drop - discordance
+    share_won = (math.sqrt(linear**2 + 8 * won * tolerated_drop * (1 - tolerated_drop)) - linear) / 4
+    at_budget = math.sqrt(2 * share_won + tolerated_drop * (1 - tolerated_drop))
+    return at_budget, math.sqrt(discordance - true_drop**2)
+
+
+def _fewest(true_drop: float, tolerated_drop: float, alpha: float) -> int:
+    """Examples without which not even a candidate that loses and wins nothing is certified, (1 - drop)^N = alpha.
+
+    The normal approximation knows no such limit. A candidate that is truly better may be certified with fewer.
+    """
+    if true_drop < 0 or tolerated_drop == 0:
+        return 1
+    return math.ceil(math.log(alpha) / math.log1p(-tolerated_drop))

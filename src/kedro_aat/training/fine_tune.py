@@ -1,0 +1,316 @@
+"""The loop that raises and lowers a model's compression while it is fine-tuned. Begin reading here.
+
+`fine_tune` is the whole of it: ask the search policy for an epoch, train, judge, tell, save.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from kedro_aat.budget import Budget, Outcome
+from kedro_aat.certificate import bootstrap_standard_error, paired_standard_error
+from kedro_aat.compression.controller import CompressionController, CompressionStage, report
+from kedro_aat.errors import CheckpointError, MetricError
+from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
+from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints, hash_tensors
+from kedro_aat.training.progress import LoopProgress
+from kedro_aat.training.records import EpochRecord, FineTuned, best_within, frontier, is_over
+from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.validated import parse
+
+logger = logging.getLogger(__name__)
+
+# A rate is below 1; a model of nothing but zeros, which reports 1, may still be given.
+MAXIMAL_INITIAL_RATE = 1 - 1e-9
+
+# A standard error of more than this share of the tolerated drop is told to the user: chance then decides much.
+LARGEST_RESOLVING_ERROR = 1 / 3
+
+
+def fine_tune(
+    runner: TrainingRunner,
+    policy: SearchPolicy[Any],
+    problem: Problem,
+    budget: Budget,
+    checkpoints: RunCheckpoints,
+    progress: LoopProgress,
+    *,
+    baseline: Evaluation | None = None,
+    time_limit: float | None = None,
+) -> FineTuned:
+    """Fine-tunes the runner's model as the policy asks, and leaves it at the best rate within budget.
+
+    Goes on where `checkpoints` stand. Ctrl-C and SIGTERM end the search with the best model so far.
+
+    Args:
+        runner: The model, its controller and the user's functions.
+        policy: Chooses the rates.
+        problem: Their limits.
+        budget: Judges each epoch.
+        checkpoints: Of this run.
+        progress: Shows each epoch.
+        baseline: The uncompressed model on the validation split; with its scores, or its metric on resamples, each
+            margin gets a paired standard error.
+        time_limit: Seconds after which no further epoch is begun, those of earlier attempts at this run included; None
+            for no limit.
+
+    Raises:
+        MetricError: If a metric or loss is not finite; the model is then in its last good state.
+    """
+    history: list[EpochRecord] = []
+    on_frontier: set[int] = set()
+    state = policy.initial(problem)
+    if (checkpoint := checkpoints.latest()) is not None:
+        history, state = _resume(runner, policy, checkpoint)
+        on_frontier = set(checkpoints.numbers)
+        if checkpoints.is_finished:
+            logger.info("The run in %s has ended; its result is taken", checkpoints.folder)
+        else:
+            logger.info("Going on after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
+    still_needed = state.needed
+    with progress, _interruptible():
+        try:
+            while isinstance(move := policy.ask(state), Epoch):
+                if is_over(time_limit, history):
+                    stop = state.stop(f"The time limit of {time_limit:.0f} s leaves no time for another epoch.")
+                    break
+                state, record = _try(runner, policy, move, state, budget, baseline, checkpoints, history)
+                history.append(record)
+                saved = {"search": state.model_dump_json(), "history": [vars(row) for row in history]}
+                # The first is the model as it was given. The one before this, with what it needs, is there for
+                # the case that this one is found damaged.
+                on_frontier = frontier(history, on_frontier | {record.checkpoint})
+                keep = {0, record.checkpoint - 1} | on_frontier | state.needed | still_needed
+                checkpoint = runner.checkpoint(record.checkpoint, saved)
+                checkpoints.save(checkpoint, runner.dump, keep=keep, wait=False)
+                still_needed = state.needed
+                progress.show(record)
+                _warn_if_unresolved(budget, history)
+            else:
+                stop = move
+                if time_limit is None:  # otherwise the run may go on when it is given more time
+                    checkpoints.finish()
+        except KeyboardInterrupt:
+            checkpoint = checkpoints.latest()
+            if checkpoint is None:  # not even the first validation came to its end
+                raise
+            history, state = _resume(runner, policy, checkpoint)
+            stop = state.stop("The run was interrupted.").model_copy(update={"outcome": Outcome.INTERRUPTED})
+        except MetricError as error:
+            if (checkpoint := checkpoints.latest()) is not None:
+                runner.restore_model(checkpoint)
+            raise MetricError(
+                f"{error} The checkpoints are in {checkpoints.folder}; remove that folder to start over."
+            ) from None
+    return _finish(runner, stop, history, checkpoints)
+
+
+def _try(
+    runner: TrainingRunner,
+    policy: SearchPolicy[Any],
+    move: Epoch,
+    state: Any,
+    budget: Budget,
+    baseline: Evaluation | None,
+    checkpoints: RunCheckpoints,
+    history: list[EpochRecord],
+) -> tuple[Any, EpochRecord]:
+    """Trains and judges as `move` says, and tells the policy."""
+    started = time.perf_counter()
+    loss = _prepare_and_train(runner, move, checkpoints, here=len(history) - 1)
+    learning_rate = runner.learning_rate
+    evaluation = runner.validate()
+    seen = _judge(runner, budget, move, evaluation.metric, standard_error_of(baseline, evaluation), history)
+    state = policy.tell(state, seen)
+    if move.train:
+        runner.update_learning_rate(seen.metric, loss)
+    record = EpochRecord(
+        checkpoint=seen.checkpoint,
+        epoch=runner.cumulative_epoch_count,
+        trained=move.train,
+        started_from=move.start_from,
+        requested_rate=seen.requested_rate,
+        achieved_rate=seen.achieved_rate,
+        metric=seen.metric,
+        margin=seen.margin,
+        standard_error=seen.standard_error,
+        loss=loss,
+        learning_rate=learning_rate,
+        lr_scale=move.lr_scale,
+        fully_compressed=seen.fully_compressed,
+        best_rate=state.best.achieved_rate if state.best else None,
+        seconds=time.perf_counter() - started,
+    )
+    return state, record
+
+
+def _prepare_and_train(runner: TrainingRunner, move: Epoch, checkpoints: RunCheckpoints, *, here: int) -> float | None:
+    """Does what `move` says, up to the validation; `here` is the checkpoint that the model stands at."""
+    if move.start_from is not None and move.start_from != here:
+        start = checkpoints.load(move.start_from)
+        runner.restore_model(start)
+        if not move.new_optimizer:
+            runner.restore_optimizers(start)
+    if move.rate_path is not None:
+        runner.set_rate(move.rate_path)
+    if move.new_optimizer:
+        runner.reset_training()
+    runner.scale_learning_rate(move.lr_scale)
+    loss = runner.train_epoch() if move.train else None
+    if move.rate_path is not None and len(move.rate_path) > 1:
+        # A training function may step less often than was thought, and so not reach the path's end.
+        runner.finish_rate_path(move.rate_path[-1])
+    return loss
+
+
+def _judge(
+    runner: TrainingRunner,
+    budget: Budget,
+    move: Epoch,
+    metric: float,
+    standard_error: float | None,
+    history: list[EpochRecord],
+) -> EpochResult:
+    controller = runner.compression_controller
+    rates = report(controller)
+    requested_rate = rates.requested_rate
+    if move.rate_path is not None:
+        requested_rate = move.rate_path[-1]
+    elif move.start_from is not None:
+        requested_rate = history[move.start_from].requested_rate
+    elif runner.is_searching:
+        requested_rate = history[-1].requested_rate
+    fully_compressed = controller.compression_stage() == CompressionStage.FULLY_COMPRESSED
+    return EpochResult(
+        checkpoint=len(history),
+        trained=move.train,
+        requested_rate=requested_rate,
+        achieved_rate=rates.achieved_rate,
+        metric=metric,
+        margin=budget.margin(metric),
+        standard_error=standard_error,
+        fully_compressed=fully_compressed,
+        early_stop=move.train and fully_compressed and runner.stops_early(metric),
+    )
+
+
+def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> float | None:
+    """Of the difference of the two metrics; None where it cannot be told."""
+    if baseline is None:
+        return None
+    if baseline.scores is not None and evaluation.scores is not None:
+        return paired_standard_error(baseline.scores.cpu().numpy(), evaluation.scores.cpu().numpy())
+    if baseline.resampled is not None and evaluation.resampled is not None:
+        return bootstrap_standard_error(baseline.resampled.cpu().numpy(), evaluation.resampled.cpu().numpy())
+    return None
+
+
+def _warn_if_unresolved(budget: Budget, history: list[EpochRecord]) -> None:
+    """Once in a run, at the first standard error that is too large."""
+    limit = LARGEST_RESOLVING_ERROR * budget.drop
+    *before, standard_error = (row.standard_error or 0.0 for row in history)
+    if standard_error > limit > 0 and max(before, default=0.0) <= limit:
+        times = (standard_error / limit) ** 2
+        logger.warning(
+            "The validation split is too small to resolve the budget: a drop is measured with a standard error of "
+            "%.4g, and %.4g is tolerated. About %.1f times as many examples would bring it to a third of that. "
+            "A larger search.acceptance_z keeps more in hand.",
+            standard_error,
+            budget.drop,
+            times,
+        )
+
+
+def _resume(runner: TrainingRunner, policy: SearchPolicy[Any], checkpoint: Checkpoint) -> tuple[list[EpochRecord], Any]:
+    runner.resume(checkpoint)
+    return records_of(checkpoint), policy.load(checkpoint.state["search"])
+
+
+def records_of(checkpoint: Checkpoint | None) -> list[EpochRecord]:
+    """The trajectory up to a checkpoint; none without one."""
+    return [] if checkpoint is None else [EpochRecord(**row) for row in checkpoint.state["history"]]
+
+
+def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, checkpoints: RunCheckpoints) -> FineTuned:
+    """Reads a model for another budget off the frontier of a run, without training.
+
+    Raises:
+        CheckpointError: If there is no such run.
+    """
+    checkpoint = checkpoints.latest()
+    if checkpoint is None:
+        raise CheckpointError(
+            "There is no run of these settings to choose from: make one first, with the same settings but `choose`."
+        )
+    history, _ = _resume(runner, policy, checkpoint)
+    best = best_within(history, checkpoints.numbers, budget)
+    if best is None:
+        stop = Stop(outcome=Outcome.INFEASIBLE, best=None, reason="No model on the frontier keeps the chosen budget.")
+    else:
+        reason = f"Read off the frontier of {len(frontier(history, checkpoints.numbers))} models, without training."
+        stop = Stop(outcome=Outcome.WITHIN_BUDGET, best=best.checkpoint, reason=reason)
+    return _finish(runner, stop, history, checkpoints)
+
+
+def _finish(runner: TrainingRunner, stop: Stop, history: list[EpochRecord], checkpoints: RunCheckpoints) -> FineTuned:
+    """Loads what is returned, and validates it once more."""
+    if stop.best is not None:
+        runner.restore_model(checkpoints.load(stop.best))
+    else:
+        runner.restore_model(checkpoints.load(0))
+        runner.uncompress()
+    return FineTuned(
+        outcome=stop.outcome,
+        reason=stop.reason,
+        best=None if stop.best is None else history[stop.best],
+        metric=runner.validate().metric,
+        achieved_rate=runner.achieved_rate,
+        history=history,
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets SIGTERM end a run in the way Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def adaptive_problem(
+    controller: CompressionController, budget: Budget, *, minimal_rate: float, maximal_rate: float
+) -> Problem:
+    """The search problem of a controller, whose own limit may be lower than `maximal_rate`."""
+    limit = float(controller.maximal_compression_rate)
+    rates = {
+        "minimal_rate": minimal_rate,
+        "maximal_rate": min(maximal_rate, limit),
+        "initial_rate": min(max(float(controller.compression_rate), 0.0), MAXIMAL_INITIAL_RATE),
+        "tolerated_drop": budget.drop,
+    }
+    return parse(Problem, rates, where="search")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of all parameters and buffers."""
+    state = model.state_dict().items()
+    return hash_tensors((name, tensor) for name, tensor in state if isinstance(tensor, torch.Tensor))
