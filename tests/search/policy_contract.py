@@ -99,6 +99,8 @@ class PolicyContract:
         is_compressed = best is not None and best.requested_rate > 0
         if is_compressed and best.requested_rate >= world.problem.minimal_rate:
             assert whole.stop.best == best.checkpoint
+        elif policy.kind != "early_exit":  # which leaves the rate to the controller's schedule
+            assert whole.stop.best is None
         if whole.stop.best is None:
             assert whole.stop.outcome is Outcome.INFEASIBLE
         else:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from kedro_aat.search.policy import Candidate, Epoch, EpochResult, Problem, SearchState, Stop
+from kedro_aat.search.policy import Candidate, Epoch, EpochResult, Problem, SearchState, Stop, worth_returning
 from kedro_aat.validated import Settings
 
 # Stands for a tolerated drop of zero, where margins need some other unit.
@@ -103,6 +103,11 @@ class FrontierState(SearchState):
     def best(self) -> Candidate | None:
         """What the polish settled on, even below what one lucky epoch reached; before it the best candidate."""
         return self.settled or super().best
+
+    @property
+    def returned(self) -> Candidate | None:
+        """The best, if it is worth it."""
+        return worth_returning(self.best, self.problem)
 
     @property
     def resumable(self) -> tuple[Trial, ...]:

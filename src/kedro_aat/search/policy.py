@@ -146,6 +146,13 @@ class SearchState(Settings):
         return Stop(outcome=Outcome.WITHIN_BUDGET, best=self.returned.checkpoint, reason=reason)
 
 
+def worth_returning(best: Candidate | None, problem: Problem) -> Candidate | None:
+    """The best, unless it is not compressed, or less than was asked for."""
+    if best is None or best.requested_rate <= 0 or best.requested_rate < problem.minimal_rate:
+        return None
+    return best
+
+
 def with_candidate(candidates: tuple[Candidate, ...], seen: EpochResult) -> tuple[Candidate, ...]:
     """`candidates` with `seen`, if it is better than what its requested rate had before."""
     if not seen.fully_compressed:

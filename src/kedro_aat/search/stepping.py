@@ -20,6 +20,7 @@ from kedro_aat.search.policy import (
     SearchState,
     Stop,
     with_candidate,
+    worth_returning,
 )
 from kedro_aat.validated import Settings
 
@@ -125,10 +126,8 @@ class SteppingState(SearchState):
 
     @property
     def returned(self) -> Candidate | None:
-        """The best, unless it is not compressed, or less than is worth returning."""
-        if self.best is None or self.best.requested_rate <= 0:
-            return None
-        return self.best if self.best.requested_rate >= self.problem.minimal_rate else None
+        """The best, if it is worth it."""
+        return worth_returning(self.best, self.problem)
 
 
 class SteppingSettings(Settings):

@@ -1,0 +1,72 @@
+"""A test split certifies one model, once: the ledger remembers, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kedro_aat.certificate.ledger import CertificateLedger
+from kedro_aat.errors import DataError
+
+ONE: dict[str, str | float] = {"model": "a", "tolerated_drop": 0.01}
+OTHER: dict[str, str | float] = {"model": "b", "tolerated_drop": 0.01}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "not" / "yet" / "there.json"
+
+
+def test_first_subject_has_the_split(path: Path) -> None:
+    entry = CertificateLedger(path).claim("split", ONE)
+    assert entry.subject == ONE
+    assert entry.result is None
+    assert entry.claimed.endswith("+00:00")
+
+
+def test_another_subject_gets_the_first_ones_entry(path: Path) -> None:
+    first = CertificateLedger(path).claim("split", ONE)
+    assert CertificateLedger(path).claim("split", OTHER) == first
+    assert CertificateLedger(path).claim("another split", OTHER).subject == OTHER
+
+
+def test_result_is_kept(path: Path) -> None:
+    ledger = CertificateLedger(path)
+    ledger.claim("split", ONE)
+    ledger.record("split", {"p_value": 0.25, "certificate": None})
+    again = CertificateLedger(path).claim("split", ONE)
+    assert again.result == {"p_value": 0.25, "certificate": None}
+    assert CertificateLedger(path).claim("split", OTHER).subject == ONE
+
+
+def test_numbers_survive_the_file_exactly(path: Path) -> None:
+    subject: dict[str, str | float] = {"tolerated_drop": 0.1 + 0.2, "alpha": 1 / 3}
+    CertificateLedger(path).claim("split", subject)
+    assert CertificateLedger(path).claim("split", subject).subject == subject
+
+
+@pytest.mark.parametrize("contents", ["", "{", "[1]", '{"split": 3}', '{"split": {"subject": {}}}'])
+def test_damaged_ledger_is_never_taken_for_an_empty_one(path: Path, contents: str) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text(contents)
+    with pytest.raises(DataError, match="is damaged"):
+        CertificateLedger(path).claim("split", ONE)
+    assert path.read_text() == contents
+
+
+def test_of_many_processes_one_has_the_split(path: Path) -> None:
+    script = (
+        "import sys; from kedro_aat.certificate.ledger import CertificateLedger;"
+        "print(CertificateLedger(sys.argv[1]).claim('split', {'model': sys.argv[2]}).subject['model'])"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, str(path), str(number)], stdout=subprocess.PIPE, text=True)
+        for number in range(6)
+    ]
+    owners = {process.communicate(timeout=60)[0].strip() for process in started}
+    assert len(owners) == 1
+    assert json.loads(path.read_text())["split"]["subject"]["model"] in owners

@@ -1,0 +1,156 @@
+"""The test split is read once, last, for one model; through real `kedro` commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.projects import SMALL, Project
+
+# A data set that refuses to be read before all has been chosen, and counts how often it is.
+LOCKED = """
+from pathlib import Path
+from kedro_datasets_experimental.safetensors import SafetensorsDataset
+
+class Locked(SafetensorsDataset):
+    def load(self):
+        if not Path("data/07_model_output/export_report.json").exists():
+            raise RuntimeError("the test split was read before the export")
+        with Path("reads.txt").open("a") as reads:
+            reads.write("read\\n")
+        return super().load()
+"""
+
+
+@pytest.fixture
+def locked(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project that has neither exported nor certified, with a locked test split."""
+    project = Project(tmp_path, like=finished)
+    for name in ("export_report.json", "certificate.json", "certificate_ledger.json"):
+        (project.folder / "data/07_model_output" / name).unlink(missing_ok=True)
+    (project.folder / "src" / "locked.py").write_text(LOCKED)
+    entry = {"type": "locked.Locked", "filepath": "data/05_model_input/test.safetensors", "backend": "torch"}
+    (project.folder / "conf/local/catalog.yml").write_text(yaml.safe_dump({"test_data": entry}))
+    return project
+
+
+def choose(project: Project, *arguments: str) -> str:
+    parameters = ",".join(f"{key}={value}" for key, value in SMALL.items())
+    command = [sys.executable, "-m", "kedro", "aat", "choose", *arguments, "--params", parameters]
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def ledger(project: Project) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((project.folder / "data/07_model_output/certificate_ledger.json").read_text())
+    return loaded
+
+
+def test_test_split_is_read_once_and_last(locked: Project) -> None:
+    locked.run("--from-nodes", "evaluate_baseline")
+    assert (locked.folder / "reads.txt").read_text() == "read\n"
+    summary = locked.summary
+    certificate = summary["certificate"]
+    assert certificate["examples"] == 360
+    assert certificate["alpha"] == 0.05
+    assert 0 <= certificate["p_value"] <= 1
+    drop = summary["baseline"]["test"] - summary["compressed"]["test"]
+    assert certificate["estimated_drop"] == pytest.approx(drop)
+    assert summary["outcome"] == ("certified" if certificate["p_value"] <= 0.05 else "within_budget")
+    assert certificate["words"] in " ".join(json.dumps(summary, ensure_ascii=False).split())
+    assert len(ledger(locked)) == 1
+
+
+def test_same_model_keeps_its_certificate_and_another_gets_none(finished: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path, like=finished)
+    before = project.summary
+    project.run("--from-nodes", "evaluate_baseline")
+    assert project.summary["certificate"] == before["certificate"]
+
+    output = project.run("--from-nodes", "evaluate_baseline", **{"aat.seed": 7})
+    summary = project.summary
+    assert summary["outcome"] == "within_budget"
+    assert "read on 20" in summary["certificate"]["words"]
+    assert "cannot be certified on it" in " ".join(output.split())
+    assert summary["certificate"]["p_value"] is None
+    assert summary["compressed"]["test"] is None  # not even looked at
+    assert ledger(project) == ledger(finished)
+
+
+def test_power_is_told_before_training(finished: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path, like=finished)
+    output = project.run(
+        "--from-nodes", "evaluate_baseline", "--to-nodes", "evaluate_baseline", **{"aat.budget.max_drop": 0.01}
+    )
+    text = " ".join(output.split())
+    assert "360 test examples certify it with a probability of 21%; 80% takes 2,762 test examples" in text
+    assert "The validation split is too small to resolve the budget: 359 examples" in text
+
+
+def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path, like=finished)
+    before = project.summary
+    table = choose(project)
+    assert f"{before['compressed']['rate']['achieved']:.4f}" in table
+
+    rows = project.trajectory.query("achieved_rate > 0").sort_values("metric")
+    smallest = before["baseline"]["validation"] - rows["metric"].iloc[-1]  # the smallest drop that any model had
+    output = choose(project, "--max-drop", f"{max(smallest, 0):.6f}")
+    chosen = project.summary
+    assert "epoch 1 " not in output  # nothing was trained
+    assert chosen["budget"]["drop"] == pytest.approx(max(smallest, 0), abs=1e-6)
+    assert chosen["compressed"]["validation"] >= chosen["budget"]["lowest_tolerated"]
+    assert chosen["compressed"]["validation"] > before["compressed"]["validation"]
+    assert chosen["compressed"]["rate"]["achieved"] < before["compressed"]["rate"]["achieved"]
+    assert chosen["compressed"]["rate"]["exported"] == chosen["compressed"]["rate"]["achieved"]
+    # What is chosen after the test split was read has no certificate on it.
+    assert chosen["outcome"] == "within_budget"
+    assert "for another choice of model and tolerated drop" in chosen["certificate"]["words"]
+
+    project.run("--from-nodes", "evaluate_baseline")  # the model that was certified is still there
+    assert project.summary["certificate"] == before["certificate"]
+
+
+def test_choosing_without_a_run_says_so(finished: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path, like=finished)
+    output = project.fail("--from-nodes", "finetune_adaptively", **{"aat.choose.max_drop": 0.3, "aat.seed": 8})
+    assert "There is no run of these settings to choose from" in " ".join(output.split())
+
+
+def test_infeasible_ends_as_an_error_where_that_is_asked_for(finished: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path, like=finished)
+    output = project.fail(
+        "--from-nodes",
+        "evaluate_baseline",
+        **{
+            "aat.budget.max_drop": 0,
+            "aat.compression.schedule.initial_rate": 0.995,
+            "aat.minimal_rate": 0.99,
+            "aat.on_infeasible": "error",
+        },
+    )
+    assert "InfeasibleError" in output
+    assert project.summary["outcome"] == "infeasible"  # all is saved
+    assert project.summary["certificate"]["words"] == "Nothing was exported, so there is nothing to certify."
+    assert not (project.models / "compressed_model").exists()
+
+
+def test_time_limit_ends_the_search_with_the_best_so_far(finished: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path, like=finished)
+    long = {"aat.search.maximal_total_epochs": 4000, "aat.seed": 3}
+    output = project.run("--from-nodes", "evaluate_baseline", **long, **{"aat.time_limit_minutes": 0.1})
+    summary = project.summary
+    assert "An epoch takes" in output
+    assert 0 < summary["epochs"]["used"] < 4000
+    assert summary["seconds"]["used"] < 6 * 1.5  # the last epoch may be slower than the others
+    assert summary["outcome"] in ("within_budget", "certified")
+    used = summary["epochs"]["used"]
+    project.run("--from-nodes", "evaluate_baseline", **long, **{"aat.time_limit_minutes": 0.2})
+    assert project.summary["epochs"]["used"] > used  # more time goes on where the first ended

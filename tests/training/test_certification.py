@@ -1,0 +1,168 @@
+"""The one reading of the test split: what it certifies, and what it refuses to."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.budget import Budget
+from kedro_aat.certificate.ledger import CertificateLedger
+from kedro_aat.training.certification import Verdict, certify_once
+from kedro_aat.training.settings import TrainingSettings
+
+ACCURACY = {
+    "class_path": "torchmetrics.classification.MulticlassAccuracy",
+    "init_args": {"num_classes": 2, "average": "micro"},
+}
+OPTIMIZER = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+BUDGET = Budget(baseline=0.95, drop=0.02)
+
+
+class Threshold(nn.Module):
+    """Says 1 above its threshold; the true one is 0.5, and inputs are equally spaced in [0, 1)."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.tensor(threshold))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.stack([self.threshold - inputs, inputs - self.threshold], dim=1)
+
+
+def split(num_examples: int) -> dict[str, Tensor]:
+    inputs = torch.arange(num_examples) / num_examples
+    return {"inputs": inputs, "targets": (inputs >= 0.5).long()}
+
+
+def settings(metric: dict[str, Any] = ACCURACY, **more: Any) -> TrainingSettings:
+    return TrainingSettings.model_validate({"batch_size": 64, "optimizer": OPTIMIZER, "metric": metric, **more})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> CertificateLedger:
+    return CertificateLedger(tmp_path / "ledger.json")
+
+
+def certified(
+    ledger: CertificateLedger,
+    drop: float,
+    num_examples: int = 2000,
+    *,
+    budget: Budget = BUDGET,
+    alpha: float = 0.05,
+    training: TrainingSettings | None = None,
+) -> Verdict:
+    """A baseline without a mistake, and a model that is wrong on a share `drop` of the examples."""
+    return certify_once(
+        Threshold(0.5 + drop),
+        Threshold(0.5),
+        split(num_examples),
+        budget,
+        training or settings(),
+        ledger,
+        alpha=alpha,
+    )
+
+
+def test_small_drop_on_many_examples_is_certified(ledger: CertificateLedger) -> None:
+    verdict = certified(ledger, 0.005)
+    assert verdict.is_certified
+    assert verdict.baseline == pytest.approx(1.0, abs=0.001)
+    assert verdict.compressed == pytest.approx(0.995, abs=0.001)
+    assert verdict.words.startswith("Certified: on 2,000 test examples, which nothing was chosen by, the drop is 0.00")
+    assert verdict.certificate is not None
+    assert verdict.certificate.upper_bound < 0.02
+
+
+def test_few_examples_say_how_many_it_takes(ledger: CertificateLedger) -> None:
+    verdict = certified(ledger, 0.005, 100)
+    assert not verdict.is_certified
+    assert "80%" in verdict.words
+    number = int(verdict.words.split("about ")[1].split(" test")[0].replace(",", ""))
+    assert 200 < number < 3000
+
+
+def test_drop_beyond_the_budget_is_said_in_plain_words(ledger: CertificateLedger) -> None:
+    verdict = certified(ledger, 0.03)
+    assert not verdict.is_certified
+    assert "the drop is 0.03, more than the tolerated 0.02" in verdict.words
+    assert "may well break its budget" in verdict.words
+
+
+def test_same_question_gets_the_recorded_answer(ledger: CertificateLedger) -> None:
+    first = certified(ledger, 0.005)
+    assert certified(ledger, 0.005) == first
+
+
+def test_interrupted_reading_is_made_up_for(ledger: CertificateLedger) -> None:
+    expected = certified(ledger, 0.005)
+    (number, entry), *_ = ledger._read().items()
+    other = CertificateLedger(ledger.path.with_name("other.json"))
+    other.claim(number, entry.subject)  # and then the process was killed
+    assert certified(other, 0.005) == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"drop": 0.006}, "model"),
+        ({"budget": Budget(baseline=0.95, drop=0.03)}, "tolerated drop"),
+        ({"alpha": 0.1}, "alpha"),
+    ],
+)
+def test_another_question_on_the_same_split_gets_none(
+    ledger: CertificateLedger, changed: dict[str, Any], word: str
+) -> None:
+    certified(ledger, 0.005)
+    verdict = certified(ledger, **{"drop": 0.005, **changed})
+    assert not verdict.is_certified
+    assert verdict.certificate is None
+    assert verdict.baseline is None
+    assert verdict.compressed is None
+    assert f"for another choice of {word}." in verdict.words
+    assert certified(ledger, 0.005).is_certified  # the first keeps its certificate
+
+
+def test_another_split_is_another_chance(ledger: CertificateLedger) -> None:
+    certified(ledger, 0.005)
+    assert certified(ledger, 0.006, 2001).is_certified
+
+
+def test_metric_without_scores_is_tested_but_not_certified(ledger: CertificateLedger) -> None:
+    macro = {**ACCURACY, "init_args": {"num_classes": 2, "average": "macro"}}
+    verdict = certified(ledger, 0.005, training=settings(macro))
+    assert verdict.certificate is None
+    assert verdict.compressed == pytest.approx(0.995, abs=0.001)
+    assert "a certificate needs a score an example" in verdict.words
+
+
+def test_lower_is_better(ledger: CertificateLedger) -> None:
+    class Constant(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.tensor(value))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.value.expand(len(inputs), 1)
+
+    data = {"inputs": torch.rand(800), "targets": torch.zeros(800, 1)}
+    budget = Budget(baseline=0.1, drop=0.05, higher_is_better=False)
+    training = settings({"class_path": "torchmetrics.MeanAbsoluteError"})
+    baseline = Constant(0.1)
+    worse = certify_once(Constant(0.11), baseline, data, budget, training, ledger, alpha=0.05)
+    assert worse.certificate is not None
+    assert worse.certificate.estimated_drop == pytest.approx(0.01)
+    assert worse.is_certified
+
+
+def test_models_are_left_as_they_are(ledger: CertificateLedger) -> None:
+    model, baseline = Threshold(0.51), Threshold(0.5)
+    before = copy.deepcopy(model.state_dict())
+    certify_once(model, baseline, split(100), BUDGET, settings(), ledger, alpha=0.05)
+    assert model.training
+    assert torch.equal(model.state_dict()["threshold"], before["threshold"])
