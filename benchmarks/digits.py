@@ -1,8 +1,9 @@
-"""The rate that the digits job reaches within its budget, by real training, one row a seed.
+"""Policies side by side on the digits, by real training: the rate reached within the budget, and how fast.
 
-Each seed makes a baseline and a search of its own, with the settings in conf/base/parameters.yml.
+Each seed makes a baseline, and each policy a search from it, with the settings in conf/base/parameters.yml. `nncf` is
+the original's search with its defaults: it starts at a rate of 0.5 and stops before it trains at its maximal 0.95.
 
-    python benchmarks/digits.py [--seeds 0 1 2] [--epochs 60] [--max-drop 0.01]
+    python benchmarks/digits.py [--seeds 0 1 2] [--policies frontier nncf] [--epochs 60] [--max-drop 0.01]
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,68 +23,118 @@ from kedro.config import OmegaConfigLoader
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a script
+
+from benchmarks.search import STEPPING_RATES, Original
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.handles import TensorBoardLog
 from kedro_aat.pipelines.aat.nodes import build_controller, evaluate_baseline, finetune_adaptively
 from kedro_aat.pipelines.digits.nodes import BaselineSettings, SplitSettings, split_digits, train_baseline
+from kedro_aat.search.frontier import Frontier
+from kedro_aat.search.stepping import Interpolate, UniformDecrease
 from kedro_aat.training.checkpoints import CheckpointStore
 
 ROOT = Path(__file__).parents[1]
+POLICIES = {
+    "frontier": Frontier,
+    "nncf": Original,
+    "uniform_decrease": UniformDecrease,
+    "interpolate": Interpolate,
+}
 
 
-def run(parameters: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
-    """Baseline and search of one seed."""
-    digits, settings = parameters["digits"], parameters["aat"]
+def settings_of(parameters: dict[str, Any], name: str, seed: int, epochs: int) -> AatSettings:
+    """The pipeline's settings with another policy; the stepping ones start, and end, where NNCF lets them."""
+    policy = POLICIES[name](maximal_total_epochs=epochs)
+    settings = AatSettings.model_validate(parameters["aat"] | {"seed": seed, "search": {"kind": policy.kind}})
+    changes: dict[str, Any] = {"search": policy}
+    if name == "nncf":
+        changes["maximal_rate"] = STEPPING_RATES["maximal_rate"]
+    return settings.model_copy(update=changes)
+
+
+def run(parameters: dict[str, Any], names: list[str], seed: int, epochs: int, folder: Path) -> list[dict[str, Any]]:
+    """The baseline of one seed, and a search by each policy."""
+    digits = parameters["digits"]
     table = pd.read_csv(ROOT / "data" / "01_raw" / "digits.csv")
     train, validation, _ = split_digits(table, SplitSettings.model_validate(digits["split"]))
-    started = time.perf_counter()
     model = train_baseline(
         train,
         validation,
         CheckpointStore(folder / "baseline"),
         BaselineSettings.model_validate(digits["baseline"] | {"seed": seed}),
     )
-    trained = time.perf_counter()
-    aat = AatSettings.model_validate(settings | {"seed": seed})
-    evaluation, scores = evaluate_baseline(model, train, validation, aat)
-    store, log = CheckpointStore(folder / "checkpoints"), TensorBoardLog(folder / "tensorboard")
-    controller = build_controller(model, evaluation, aat)
-    _, result, _ = finetune_adaptively(controller, train, validation, evaluation, scores, store, log, aat)
-    seconds = {"baseline_s": trained - started, "search_s": time.perf_counter() - trained}
-    return result | {"baseline": evaluation["validation"], "lowest": evaluation["budget"]["lowest_tolerated"]} | seconds
+    found = []
+    for name in names:
+        settings = settings_of(parameters, name, seed, epochs)
+        evaluation, scores = evaluate_baseline(model, train, validation, settings)
+        controller = build_controller(model, evaluation, settings)
+        store, log = CheckpointStore(folder / name), TensorBoardLog(folder / f"tensorboard-{name}")
+        started = time.perf_counter()
+        _, result, trajectory = finetune_adaptively(
+            controller, train, validation, evaluation, scores, store, log, settings
+        )
+        found.append(
+            result
+            | {"policy": name, "seed": seed, "baseline": evaluation["validation"], "trajectory": trajectory}
+            | {"search_seconds": time.perf_counter() - started}
+        )
+    return found
+
+
+def epochs_to(trajectory: pd.DataFrame, rate: float) -> float:
+    """Epochs until a model of at least that rate was within budget; infinite if none ever was."""
+    reached = trajectory[trajectory["best_rate"] >= rate - 1e-9]
+    return float(reached["epoch"].min()) if len(reached) else math.inf
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--policies", nargs="+", default=["frontier", "nncf"], choices=list(POLICIES))
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--max-drop", type=float, default=0.01)
     arguments = parser.parse_args()
-    logging.getLogger("kedro_aat").setLevel(logging.WARNING)
+    logging.getLogger("kedro_aat").setLevel(logging.ERROR)
     parameters = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")["parameters"]
-    parameters["aat"]["search"]["maximal_total_epochs"] = arguments.epochs
     parameters["aat"]["budget"] = {"max_drop": arguments.max_drop}
-    columns = ("seed", "outcome", "baseline", "tolerated", "compressed", "rate", "1/(1-rate)", "epochs", "seconds")
+    columns = ("policy", "seed", "outcome", "baseline", "tolerated", "compressed", "rate", "1/(1-rate)", "epochs", "s")
     table = Table(*columns, box=None)
-    logs: list[float] = []
+    rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            result = run(parameters, seed, Path(folder))
-        rate = result["rate"]["achieved"]
-        logs.append(-math.log(1 - rate))
+            rows += run(parameters, arguments.policies, seed, arguments.epochs, Path(folder))
+    for row in sorted(rows, key=lambda row: arguments.policies.index(row["policy"])):
+        rate = row["rate"]["achieved"]
         table.add_row(
-            str(seed),
-            result["outcome"],
-            f"{result['baseline']:.4f}",
-            f"{result['lowest']:.4f}",
-            f"{result['validation']:.4f}",
+            row["policy"],
+            str(row["seed"]),
+            row["outcome"],
+            f"{row['baseline']:.4f}",
+            f"{row['budget']['lowest_tolerated']:.4f}",
+            f"{row['validation']:.4f}",
             f"{rate:.4f}",
             f"{1 / (1 - rate):.1f}",
-            str(result["epochs"]["used"]),
-            f"{result['baseline_s']:.0f} + {result['search_s']:.0f}",
+            str(row["epochs"]["used"]),
+            f"{row['search_seconds']:.0f}",
         )
-    Console(width=120).print(table)
-    print(f"geometric mean of 1/(1-rate): {math.exp(sum(logs) / len(logs)):.1f}")
+    console = Console(width=120)
+    console.print(table)
+    for name in arguments.policies:
+        ours = [row for row in rows if row["policy"] == name]
+        mean = math.exp(statistics.mean(-math.log(1 - row["rate"]["achieved"]) for row in ours))
+        console.print(f"{name}: geometric mean of 1/(1-rate) {mean:.1f}")
+        originals = [row for row in rows if row["policy"] == "nncf"]
+        if originals and name != "nncf":
+            ratios = [
+                epochs_to(row["trajectory"], other["rate"]["achieved"])
+                / epochs_to(other["trajectory"], other["rate"]["achieved"])
+                for row, other in zip(ours, originals, strict=True)
+            ]
+            shown = " ".join(f"{ratio:.2f}" for ratio in ratios)
+            console.print(
+                f"  epochs to the original's final rate, of its own: {statistics.median(ratios):.2f} ({shown})"
+            )
 
 
 if __name__ == "__main__":

@@ -11,20 +11,18 @@ from tests.projects import Project
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_digits_reach_a_rate_of_092_within_one_point(seed: int, project: Project) -> None:
+def test_digits_reach_a_rate_of_097_within_one_point(seed: int, project: Project) -> None:
     full: dict[str, Any] = {
         "digits.baseline.num_epochs": 30,
         "aat.budget.max_drop": 0.01,
-        "aat.search.initial_training_phase_epochs": 5,
-        "aat.search.patience_epochs": 5,
         "aat.search.maximal_total_epochs": 60,
     }
     project.run(**full, **{"digits.baseline.seed": seed, "aat.seed": seed})
     summary = project.summary
     assert summary["baseline"]["validation"] >= 0.985
-    assert summary["outcome"] == "within_budget"
+    assert summary["outcome"] in ("within_budget", "certified")
     assert summary["compressed"]["validation"] >= summary["baseline"]["validation"] - 0.01 - 1e-9
     assert summary["epochs"]["used"] <= 60
     rate = summary["compressed"]["rate"]
-    assert rate["achieved"] >= 0.92
+    assert rate["achieved"] >= 0.97
     assert rate["exported"] == rate["achieved"]

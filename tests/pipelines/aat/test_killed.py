@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from tests.projects import Project
 
-EPOCHS = {"aat.search.maximal_total_epochs": 14, "aat.search.patience_epochs": 3}
+EPOCHS = {"aat.search.maximal_total_epochs": 14}
 LOOP = ("--from-nodes", "evaluate_baseline", "--to-nodes", "finetune_adaptively")
 
 
