@@ -8,7 +8,7 @@ from tests.projects import Project
 def test_all_mistakes_in_the_parameters_are_named_at_once(project: Project) -> None:
     output = project.fail(
         **{
-            "aat.search.patience_epoch": 3,
+            "aat.search.acceptance_zz": 3,
             "aat.budget.max_relative_drop": 0.1,
             "aat.maximal_rate": 1.5,
             "aat.compression.algorithm": "magnitude_sparcity",
@@ -16,7 +16,7 @@ def test_all_mistakes_in_the_parameters_are_named_at_once(project: Project) -> N
         }
     )
     text = " ".join(output.split())
-    assert "search.patience_epoch: unknown key (its value is 3). Did you mean 'patience_epochs'?" in text
+    assert "search.acceptance_zz: unknown key (its value is 3). Did you mean 'acceptance_z'?" in text
     assert "exactly one of max_drop and max_relative_drop is required, but got both" in text
     assert "maximal_rate: should be less than 1, but got 1.5" in text
     assert "must be one of magnitude_sparsity, but got 'magnitude_sparcity'" in text
