@@ -1,11 +1,14 @@
 """Search policies side by side on simulated problems: how small, how often the budget truly breaks, how fast.
 
     python benchmarks/search.py [problems.json] [--policies frontier uniform_decrease] [--epochs 40] [--seed 0 1]
-        [--validation 10000 50000] [--z 0 0.5 1]
+        [--validation 10000 50000] [--z 0 0.5 1] [--test 2500 --alpha 0.05 --discordance 0.03]
 
 `problems.json` has the form of search_problems.json beside this file. All is measured against `uniform_decrease`,
 which starts at a rate of 0.5 and may go up to 0.95. `nncf` is the same as the original had it, which stopped before
 it trained at the maximal rate. A search that returns no model counts as rate 0.
+
+With `--test` each returned model is certified once on so many freshly drawn test examples, and the table shows how
+often a model is certified and truly breaks its budget all the same, with its 95% interval (Clopper and Pearson).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import math
 import statistics
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a script
 
+from benchmarks.certificate import Verdicts, draw, interval
 from benchmarks.simulator import Ending, SimulatedProblem, load_problems, simulate, u_of
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Epoch, Stop
@@ -32,6 +37,21 @@ from kedro_aat.search.stepping import Interpolate, SteppingState, UniformDecreas
 REFERENCE = "uniform_decrease"
 # Where the stepping strategies start, and the highest rate that they may try: NNCF's defaults.
 STEPPING_RATES = {"initial_rate": 0.5, "maximal_rate": 0.95}
+
+
+@dataclass(frozen=True)
+class Certification:
+    """What certifies the returned models: the number of test examples, the error allowed, and how often models differ.
+
+    Attributes:
+        examples: Freshly drawn for each model.
+        alpha: Accepted probability of certifying a model that breaks its budget.
+        discordance: Share of examples on which only one of baseline and candidate is right, at least.
+    """
+
+    examples: int
+    alpha: float
+    discordance: float
 
 
 class Original(UniformDecrease):
@@ -70,6 +90,35 @@ def endings(
     ]
 
 
+def shares(true_drop: float, discordance: float) -> tuple[float, float]:
+    """Of examples that the candidate loses and wins; they differ by the true drop."""
+    won = max((discordance - true_drop) / 2, -true_drop, 0.0)
+    return won + true_drop, won
+
+
+def certified(found: list[Ending], test: Certification) -> list[bool]:
+    """Whether each returned model is certified on test examples of its own."""
+    generator = np.random.default_rng(0)
+    budgets = {ending.tolerated_drop for ending in found}
+    verdicts = {budget: Verdicts(test.examples, budget, test.alpha) for budget in budgets}
+    judged = []
+    for ending in found:
+        if ending.true_drop is None:
+            judged.append(False)
+            continue
+        ((lost, won),) = draw(generator, test.examples, *shares(ending.true_drop, test.discordance), runs=1)
+        judged.append(verdicts[ending.tolerated_drop](int(lost), int(won)))
+    return judged
+
+
+def certificates(found: list[Ending], test: Certification) -> list[str]:
+    """How often models are certified, and how often they truly break their budget all the same."""
+    judged = certified(found, test)
+    wrong = sum(ending.broken for ending, is_certified in zip(found, judged, strict=True) if is_certified)
+    low, high = interval(wrong, len(found))
+    return [f"{statistics.mean(judged):.1%}", f"{wrong / len(found):.2%} ({low:.2%}-{high:.2%})"]
+
+
 def row(name: str, found: list[Ending], reference: list[Ending]) -> list[str]:
     """What one policy reached."""
     gains = [u_of(ending.rate) - u_of(other.rate) for ending, other in zip(found, reference, strict=True)]
@@ -99,6 +148,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--validation", type=int, nargs="+", default=[10_000, 50_000])
     parser.add_argument("--z", type=float, nargs="+", default=[0.0, 0.5, 1.0])
+    parser.add_argument("--test", type=int, help="test examples on which each returned model is certified")
+    parser.add_argument("--alpha", type=float, default=0.05)
+    parser.add_argument("--discordance", type=float, default=0.03)
     arguments = parser.parse_args()
 
     problems, maximal_rate = load_problems(arguments.problems)
@@ -114,14 +166,17 @@ def main() -> None:
     )
     columns = ["policy", *(f"size ratio to {name}" for name in found if name in {REFERENCE, "nncf"})]
     columns += ["r / r* at 10/50/90%", "truly broken", "epochs to its rate", "epochs", "returned at 0"]
+    test = Certification(arguments.test, arguments.alpha, arguments.discordance) if arguments.test else None
+    if test:
+        columns += ["certified", "certified, truly broken"]
     for column in columns:
         table.add_column(column, justify="left" if column == "policy" else "right")
     for name, policy_endings in found.items():
         cells = row(name, policy_endings, found[REFERENCE])
         if "nncf" in found:
             cells.insert(2, row(name, policy_endings, found["nncf"])[1])
-        table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else 180).print(table)
+        table.add_row(*cells, *(certificates(policy_endings, test) if test else ()))
+    Console(width=None if sys.stdout.isatty() else 220).print(table)
 
 
 if __name__ == "__main__":

@@ -180,6 +180,8 @@ class Ending:
         rate: Of the returned model, 0 where there is none.
         relative_rate: `rate` over the largest feasible one.
         broken: Whether the returned model truly breaks its budget.
+        true_drop: By which the returned model is truly worse than the baseline, None where there is none.
+        tolerated_drop: The budget.
         rises: Epochs trained and best rate, at each epoch at which the best rate rose.
         num_epochs: Trained in all.
     """
@@ -187,6 +189,8 @@ class Ending:
     rate: float
     relative_rate: float
     broken: bool
+    true_drop: float | None
+    tolerated_drop: float
     rises: tuple[tuple[int, float], ...]
     num_epochs: int
 
@@ -211,6 +215,8 @@ def simulate(policy: Any, problem: SimulatedProblem, seed: int, *, maximal_rate:
         rate=rate,
         relative_rate=rate / (1 - math.exp(-problem.ustar)),
         broken=move.best is not None and run.is_broken(move.best),
+        true_drop=None if move.best is None else problem.A0 - run.truths[move.best],
+        tolerated_drop=problem.drop,
         rises=tuple(rises),
         num_epochs=num_epochs,
     )

@@ -11,7 +11,7 @@ from hypothesis import given
 
 from kedro_aat.budget import Outcome
 from kedro_aat.search.choice import Policy
-from kedro_aat.search.frontier import NEAR, Frontier, FrontierState, Trial, u_of
+from kedro_aat.search.frontier import MAXIMAL_RISE, NEAR, NUM_RESUMABLE, Frontier, FrontierState, u_of
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
 from tests.search.policy_contract import PolicyContract, laws
 from tests.search.world import Answer, Course, Search, World, search
@@ -111,30 +111,22 @@ def test_partial_compression_is_never_returned() -> None:
     assert whole.stop.outcome is Outcome.INFEASIBLE
 
 
-def test_a_failed_checkpoint_nearby_is_resumed() -> None:
-    near, far, problem = 1.0 - NEAR / 2, 1.0 - 2 * NEAR, Problem(maximal_rate=0.99, tolerated_drop=0.01)
-    policy = Frontier()
-
-    def result(checkpoint: int, u: float, margin: float) -> EpochResult:
-        rate = 1 - math.exp(-u)
-        return EpochResult(
-            checkpoint=checkpoint,
-            trained=True,
-            requested_rate=rate,
-            achieved_rate=rate,
-            metric=margin,
-            margin=margin,
-        )
-
-    first, failed = result(0, 0.0, 0.01), result(1, 1.0, DOWN)
-    state = FrontierState(
-        problem=problem, maximal_step=0.5, first=first, trials=(Trial(u=1.0, results=(failed,)),), num_epochs=1
-    )
-    assert failed.checkpoint in state.needed
-    _, resumed = policy._start_trial(state, first, near)
-    assert resumed.start_from == failed.checkpoint
-    _, fresh = policy._start_trial(state, first, far)
-    assert fresh.start_from == first.checkpoint
+def test_a_failed_checkpoint_nearby_is_resumed_and_else_the_best_goes_on() -> None:
+    problem = Problem(maximal_rate=0.99, tolerated_drop=0.05)
+    whole = feasible_up_to(0.7, problem, maximal_total_epochs=100, polish_share=0.1)
+    trials, resumed = whole.states[-1].trials, []
+    for number, trial in enumerate(trials):
+        begun_at = trial.results[0].checkpoint
+        failed = [other for other in trials[:number] if not other.accepted][-NUM_RESUMABLE:]
+        nearest = min(failed, key=lambda other: abs(other.u - trial.u), default=None)
+        is_near = nearest is not None and abs(nearest.u - trial.u) <= NEAR
+        accepted = [other for other in trials[:number] if other.accepted]
+        source = nearest if is_near else max(accepted, key=lambda other: other.u, default=None)
+        expected = source.best.checkpoint if source else 0
+        assert expected in whole.states[begun_at].needed
+        assert whole.course.moves[begun_at].start_from == expected
+        resumed.append(is_near)
+    assert set(resumed) == {True, False}
 
 
 def test_polishes_with_a_falling_learning_rate_to_the_last_epoch() -> None:
@@ -145,6 +137,15 @@ def test_polishes_with_a_falling_learning_rate_to_the_last_epoch() -> None:
     assert (scales[0], scales[-1]) == pytest.approx((0.5, 0.02))
     assert scales == sorted(scales, reverse=True)
     assert sum(move.train for move in whole.course.moves) == 40
+
+
+def test_rises_of_the_polish_shrink_to_nothing_over_its_second_half() -> None:
+    whole = searched(0.01, maximal_total_epochs=60, first_step=0.01)
+    polish = whole.states[-1].polish
+    rises = [u_of(after.requested_rate) - u_of(before.requested_rate) for before, after in pairwise(polish)]
+    assert max(rises) == pytest.approx(MAXIMAL_RISE)
+    for epoch, rise in enumerate(rises, start=1):
+        assert rise <= MAXIMAL_RISE * min(1.0, 2 * (1 - epoch / len(polish))) + 1e-9
 
 
 def test_other_requests_with_the_mask_that_failed_are_not_trained_on() -> None:

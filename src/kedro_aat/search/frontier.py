@@ -15,18 +15,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from kedro_aat.search.beliefs import HEIGHT, JITTER, RECOVERY_RATIO, expectation, posterior
 from kedro_aat.search.policy import Candidate, Epoch, EpochResult, Problem, SearchState, Stop, worth_returning
 from kedro_aat.validated import Settings
 
 # Stands for a tolerated drop of zero, where margins need some other unit.
 UNIT_WITHOUT_DROP = 0.01
-# The margin over u, in drops, is about HEIGHT * (1 - exp(slope * (u - boundary))): what was fitted to trained
-# networks. Far below the boundary light compression helps a little, so HEIGHT is above 1.
-HEIGHT = 1.2
-# Below this many drops only the failure counts, not how bad it was.
-LOWEST_MARGIN = -3.0
-# What a trial's best margin misses of what longer training would give, and how it strays, in drops.
-TRIAL_NOISE = 0.35
 # The power of the chance of success: below 1, since a failed trial costs only a few epochs.
 BOLDNESS = 0.7
 # A gain below 1 % in size is not worth a trial.
@@ -39,18 +33,13 @@ NUM_RESUMABLE = 4
 MAXIMAL_GROWTH = 4
 # Epochs that a trial gets beyond its own, while it is expected to make it.
 NUM_EXTRA_EPOCHS = 2
-# Each epoch of a trial gains this share of what the one before it gained.
-RECOVERY_RATIO = 0.7
-# Share of the way to the rate aimed at that is gone in one epoch of the polish, and the most, in u. Half of
-# the way averages over what later epochs will say; a small rise costs damage that is healed at once.
-STEERING, MAXIMAL_RISE, MAXIMAL_FALL = 0.5, 0.1, 0.15
-# What is believed before the polish: that a full learning rate costs 0.3 +- 0.3 drops, that the slope is known
-# to a quarter of itself, and that an epoch jitters by a tenth of the drop.
-LR_COST, LR_COST_SPREAD, SLOPE_SPREAD, JITTER = 0.3, 0.3, 0.25, 0.1
-# The polish keeps the geometric mean of z standard errors and this share of the drop in hand: more than z standard
-# errors where those are small beside the drop, since safety then costs almost no size, and less where they are
-# so large that keeping them would cost most of the size.
-RESERVE = 0.22
+# Share of the way to the rate aimed at that is gone in one epoch of the polish, and the most, in u. Rises are small and
+# shrink to nothing over the second half: a rise costs damage that takes epochs to heal, and a fall costs none.
+STEERING, MAXIMAL_RISE, MAXIMAL_FALL = 0.75, 0.1, 0.3
+# The polish keeps in hand z times the geometric mean of a standard error and of what this much u is worth in margin:
+# more than z standard errors where these cost less size than that, since safety is cheap there, and less where they
+# would cost most of what there is to gain.
+RESERVE = 0.13
 
 
 class Trial(Settings):
@@ -73,7 +62,7 @@ class Trial(Settings):
 
 
 class FrontierState(SearchState):
-    """What the search knows. The margins of `candidates` are those left after the shift.
+    """What the search knows.
 
     Attributes:
         problem: What the search was given.
@@ -153,9 +142,9 @@ class Frontier(Settings):
 
     Attributes:
         maximal_total_epochs: Limit on the epochs trained.
-        acceptance_z: Standard errors by which the margin of a trial must be above 0 to be accepted, and of which
-            `RESERVE` makes what the polish keeps in hand; larger returns lower rates that truly break the
-            budget less often, 0 keeps nothing in hand.
+        acceptance_z: Standard errors of which `RESERVE` makes what the polish keeps in hand; larger returns lower rates
+            that truly break the budget less often, 0 keeps nothing in hand. Trials are accepted as measured, since
+            they only tell where to go on from.
         epochs_per_rate: Epochs of a trial, unless it is accepted or given up before.
         num_path_steps: Steps in which the rate rises within the first epoch of a trial.
         polish_share: Share of the epochs that is kept for the polish.
@@ -188,15 +177,14 @@ class Frontier(Settings):
         """Folds a result into the state in which its epoch left the search."""
         decided, _ = self._decide(state)
         changes: dict[str, Any] = {"num_epochs": decided.num_epochs + seen.trained}
-        shifted = self._shifted(seen)
-        accepted = seen.fully_compressed and shifted >= 0
+        accepted = seen.fully_compressed and seen.margin >= 0
         if decided.polish_epochs is not None:
             changes["polish"] = (*decided.polish, seen)
             expected, _ = self._expected_at_end(_updated(decided, **changes))
             shift = self.acceptance_z * decided.standard_error
-            least = max(0.0, min(shift, math.sqrt(RESERVE * shift)) + decided.offset)
-            if seen.fully_compressed and seen.margin >= 0 and expected >= least:
-                changes["settled"] = _candidate(seen, seen.margin)
+            least = max(0.0, min(shift, self._reserve(decided)) + decided.offset)
+            if accepted and expected >= least:
+                changes["settled"] = _candidate(seen)
             return _updated(decided, **changes)
         if decided.first is None:
             changes["first"] = seen
@@ -205,7 +193,7 @@ class Frontier(Settings):
             results = (*decided.current.results, seen)
             changes["current"] = Trial(u=decided.current.u, results=results, accepted=accepted)
         if accepted:
-            changes["candidates"] = (*decided.candidates, _candidate(seen, shifted))
+            changes["candidates"] = (*decided.candidates, _candidate(seen))
         return _updated(decided, **changes)
 
     def load(self, state: str) -> FrontierState:
@@ -228,9 +216,6 @@ class Frontier(Settings):
         if left > self.polish_share * self.maximal_total_epochs and (u := self._proposal(state)) is not None:
             return self._start_trial(state, first, u)
         return self._start_polish(state, first, left)
-
-    def _shifted(self, seen: EpochResult) -> float:
-        return seen.margin - self.acceptance_z * (seen.standard_error or 0.0)
 
     # Trials
 
@@ -261,7 +246,7 @@ class Frontier(Settings):
         left = self.epochs_per_rate + NUM_EXTRA_EPOCHS - len(trial.results)
         if left <= 0 or len(trial.results) < 2:  # one epoch says nothing about the recovery
             return left <= 0
-        before, now = (state.in_drops(self._shifted(seen)) for seen in trial.results[-2:])
+        before, now = (state.in_drops(seen.margin) for seen in trial.results[-2:])
         recovery = max(now - before, 0.0) * sum(RECOVERY_RATIO**epoch for epoch in range(1, left + 1))
         return now + recovery < (-JITTER if len(trial.results) < self.epochs_per_rate else 0.0)
 
@@ -278,8 +263,8 @@ class Frontier(Settings):
 
     def _proposal(self, state: FrontierState) -> float | None:
         """The u of largest expected gain in size; None where none is worth a trial."""
-        boundaries, _, posterior = self._posterior(state)
-        share = posterior.sum(1)
+        boundaries, _, likely = self._posterior(state)
+        share = likely.sum(1)
         chance = 1 - np.cumsum(share) + share / 2  # that the boundary lies above
         lowest, highest = u_of(state.problem.minimal_rate), u_of(state.problem.maximal_rate)
         # Without a best the lowest rate must itself be worth something.
@@ -291,20 +276,13 @@ class Frontier(Settings):
         return float(proposals[index]) if (proposals[index] - best) * chances[index] >= LEAST_GAIN else None
 
     def _posterior(self, state: FrontierState) -> tuple[Any, Any, Any]:
-        """Boundaries, slopes, and how likely each pair is after the trials; the noise is Student's t with 2 degrees."""
+        """Boundaries, slopes, and how likely each pair is after the trials."""
         seen = [(trial.u, trial.best) for trial in state.trials]
         if state.first is not None:
             seen.append((u_of(state.problem.initial_rate), state.first))
         u = np.array([u for u, _ in seen])
-        margins = np.array([state.in_drops(self._shifted(result)) for _, result in seen]).clip(LOWEST_MARGIN, None)
-        variance = state.standard_error**2 + TRIAL_NOISE**2
-        boundaries = np.linspace(0, u_of(state.problem.maximal_rate) + 1, 100)
-        slopes = np.geomspace(0.7, 9, 6)
-        exponent = slopes[:, None] * (u - boundaries[:, None, None])  # (boundaries, slopes, results)
-        predicted = np.maximum(HEIGHT - HEIGHT * np.exp(np.minimum(exponent, 20)), LOWEST_MARGIN)
-        log_likelihood = -1.5 * np.log1p((margins - predicted) ** 2 / (2 * variance)).sum(-1)
-        posterior = np.exp(log_likelihood - log_likelihood.max())
-        return boundaries, slopes, posterior / posterior.sum()
+        margins = np.array([state.in_drops(result.margin) for _, result in seen])
+        return posterior(u, margins, state.standard_error, u_of(state.problem.maximal_rate))
 
     # Polish
 
@@ -315,8 +293,8 @@ class Frontier(Settings):
             start = state.best
         elif state.resumable:
             start = max((trial.best for trial in state.resumable), key=lambda seen: seen.margin)
-        _, slopes, posterior = self._posterior(state)
-        slope = HEIGHT * float(posterior.sum(0) @ slopes)
+        _, slopes, likely = self._posterior(state)
+        slope = HEIGHT * float(likely.sum(0) @ slopes)
         lowest, highest = state.problem.minimal_rate, state.problem.maximal_rate
         epoch = Epoch(
             rate_path=(min(max(start.requested_rate, lowest), highest),),
@@ -330,39 +308,33 @@ class Frontier(Settings):
         if state.polish[-1].early_stop:
             return state.stop("The early-stopping function ended the polish.")
         expected, slope = self._expected_at_end(state)
-        shift = self.acceptance_z * state.standard_error
         # The offset may use up the reserve, but never the budget as it was measured.
-        aim = max(0.0, math.sqrt(RESERVE * shift) + state.offset)
+        aim = max(0.0, self._reserve(state) + state.offset)
         here = u_of(state.polish[-1].requested_rate)
-        step = min(max(STEERING * (expected - aim) / slope, -MAXIMAL_FALL), MAXIMAL_RISE)
+        left = 1 - len(state.polish) / num_epochs
+        step = max(STEERING * (expected - aim) / slope, -MAXIMAL_FALL)
+        if step > 0:
+            step = min(step, MAXIMAL_RISE) * min(1.0, 2 * left)
         return Epoch(
             rate_path=self._path(state.problem, here, here + step),
             lr_scale=self._polish_lr(len(state.polish), num_epochs),
         )
 
+    def _reserve(self, state: FrontierState) -> float:
+        return self.acceptance_z * math.sqrt(RESERVE * state.slope * state.standard_error)
+
     def _polish_lr(self, epoch: int, num_epochs: int) -> float:
+        # Falls in a straight line: damage heals at high learning rates, and only the end must be low.
         share = epoch / max(1, num_epochs - 1)
-        return float(self.polish_lr * (self.lowest_polish_lr / self.polish_lr) ** share)
+        return self.polish_lr + (self.lowest_polish_lr - self.polish_lr) * share
 
     def _expected_at_end(self, state: FrontierState) -> tuple[float, float]:
-        """Margin at the latest rate when the learning rate has fallen, and its slope over u, both in drops.
-
-        A linear regression of all margins of the polish on u and the learning rate with Gaussian beliefs about
-        the coefficients (Bishop 2006, equations 3.50 and 3.51).
-        """
+        """Margin at the latest rate when the learning rate has fallen, and its slope over u, both in drops."""
         num_epochs = state.polish_epochs or 1
         u = np.array([u_of(seen.requested_rate) for seen in state.polish])
-        lr = np.array([self._polish_lr(epoch, num_epochs) for epoch in range(len(u))])
+        lr = np.array([self._polish_lr(epoch, num_epochs) for epoch in range(len(u))]) - self.lowest_polish_lr
         margins = np.array([state.in_drops(seen.margin) for seen in state.polish])
-        features = np.stack([np.ones(len(u)), u[-1] - u, self.lowest_polish_lr - lr], axis=1)
-        weight = 1 / (state.standard_error**2 + JITTER**2)
-        believed = np.array([0.0, state.slope, LR_COST])
-        precision = np.array([-1 / LOWEST_MARGIN, 1 / (SLOPE_SPREAD * state.slope), 1 / LR_COST_SPREAD]) ** 2
-        expected, slope, _ = np.linalg.solve(
-            weight * features.T @ features + np.diag(precision), weight * features.T @ margins + precision * believed
-        )
-        # A slope that noise made flat or negative must not turn the steering around.
-        return float(expected), max(float(slope), 0.3 * state.slope)
+        return expectation(u, lr, margins, state.standard_error, state.slope)
 
 
 def u_of(rate: float) -> float:
@@ -370,12 +342,12 @@ def u_of(rate: float) -> float:
     return -math.log1p(-rate)
 
 
-def _candidate(seen: EpochResult, margin: float) -> Candidate:
+def _candidate(seen: EpochResult) -> Candidate:
     return Candidate(
         checkpoint=seen.checkpoint,
         requested_rate=seen.requested_rate,
         achieved_rate=seen.achieved_rate,
-        margin=margin,
+        margin=seen.margin,
     )
 
 

@@ -1,0 +1,74 @@
+"""What the frontier strategy infers, on margins whose law is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kedro_aat.search.beliefs import HEIGHT, LR_COST, Floats, expectation, posterior
+
+SLOPE, BOUNDARY = 2.5, 1.0
+STANDARD_ERROR = 0.3
+FALLING = np.linspace(0.5, 0.0, 20)
+
+
+def on_the_curve(u: Floats) -> Floats:
+    return HEIGHT * (1 - np.exp(SLOPE / HEIGHT * (u - BOUNDARY)))
+
+
+def test_trials_leave_the_boundary_between_success_and_failure() -> None:
+    u = np.array([0.0, 0.8, 1.3])
+    boundaries, slopes, likely = posterior(u, on_the_curve(u), 0.1, highest=3.0)
+    assert likely.sum() == pytest.approx(1)
+    assert likely.shape == (len(boundaries), len(slopes))
+    share = likely.sum(1)
+    assert share[(boundaries > 0.7) & (boundaries < 1.3)].sum() > 0.7
+    assert abs(share @ boundaries - BOUNDARY) < 0.2
+
+
+def test_a_failure_far_below_the_budget_tells_no_more_than_that_it_failed() -> None:
+    u = np.array([0.0, 2.0])
+    _, _, bad = posterior(u, np.array([1.0, -5.0]), 0.1, highest=3.0)
+    _, _, worse = posterior(u, np.array([1.0, -500.0]), 0.1, highest=3.0)
+    assert np.array_equal(bad, worse)
+
+
+def test_the_margin_at_the_latest_rate_is_read_off_the_curve() -> None:
+    u = BOUNDARY - np.linspace(0.3, 0.1, 20)
+    margins = on_the_curve(u) - LR_COST * FALLING
+    expected, slope = expectation(u, FALLING, margins, 0.05, SLOPE)
+    assert expected == pytest.approx(on_the_curve(u)[-1], abs=0.05)
+    assert slope == pytest.approx(SLOPE * np.exp(SLOPE / HEIGHT * (u[-1] - BOUNDARY)), rel=0.25)
+
+
+def test_what_the_learning_rate_costs_is_learned() -> None:
+    u = np.full(10, BOUNDARY)
+    halfway = FALLING[:10]
+    dear, free = (expectation(u, halfway, 0.5 - cost * halfway, 0.05, SLOPE)[0] for cost in (0.8, 0.0))
+    assert dear == pytest.approx(0.5, abs=0.15)
+    assert free == pytest.approx(0.5, abs=0.15)
+
+
+def test_early_damage_that_heals_is_not_held_against_the_end() -> None:
+    u, epochs = np.full(20, BOUNDARY), np.arange(20)
+    expected, _ = expectation(u, FALLING, 0.5 - LR_COST * FALLING - 0.8 * 0.7**epochs, STANDARD_ERROR, SLOPE)
+    assert expected == pytest.approx(0.5, abs=0.1)
+
+
+def test_one_lucky_epoch_counts_little_and_a_run_of_them_less_than_so_many_apart() -> None:
+    u, lr = np.full(20, BOUNDARY), np.zeros(20)
+
+    def raised_by(*lucky: int) -> float:
+        margins = np.zeros(20)
+        margins[list(lucky)] = 1.0
+        quiet, _ = expectation(u, lr, np.zeros(20), STANDARD_ERROR, SLOPE)
+        return expectation(u, lr, margins, STANDARD_ERROR, SLOPE)[0] - quiet
+
+    assert 0 < raised_by(19) < 0.25
+    assert raised_by(8, 9, 10, 11) < raised_by(5, 8, 11, 14)
+
+
+def test_noise_never_turns_the_slope_around() -> None:
+    u = np.linspace(0, 1, 20)
+    _, slope = expectation(u, FALLING, 3 * u, 0.05, SLOPE)
+    assert slope > 0
