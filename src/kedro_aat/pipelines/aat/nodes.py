@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.nn import Module
 
-    from kedro_aat.compression.magnitude import MagnitudeSparsityController
+    from kedro_aat.compression.scheduled import ScheduledController
     from kedro_aat.datasets.handles import TensorBoardLog
     from kedro_aat.export.exported import NotExported
     from kedro_aat.training.checkpoints import CheckpointStore
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
     # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
     # hint that it cannot resolve switches that check off, and importing these takes seconds.
-    ModelProto = DataFrame = ExportedProgram = Module = MagnitudeSparsityController = Any
+    ModelProto = DataFrame = ExportedProgram = Module = ScheduledController = Any
     TensorBoardLog = NotExported = CheckpointStore = Data = Tensor = Any
 
 logger = logging.getLogger(__name__)
@@ -77,9 +77,9 @@ def evaluate_baseline(
 
 
 def build_controller(
-    model: Module, baseline_evaluation: dict[str, Any], settings: AatSettings
-) -> MagnitudeSparsityController:
-    """Puts a copy of the model under compression.
+    model: Module, baseline_evaluation: dict[str, Any], settings: AatSettings, train_data: Data | None = None
+) -> ScheduledController:
+    """Puts a copy of the model under compression; filter pruning runs it once with the first training examples.
 
     Returns:
         The controller; it owns the model, so that the two pass between nodes as one.
@@ -87,12 +87,14 @@ def build_controller(
     import copy
 
     from kedro_aat.compression.build import build_controller as build
+    from kedro_aat.training.epoch import example_input
 
-    return build(copy.deepcopy(model), settings.compression)
+    inputs = None if train_data is None else example_input(train_data)
+    return build(copy.deepcopy(model), settings.compression, example_input=inputs)
 
 
 def finetune_adaptively(
-    controller: MagnitudeSparsityController,
+    controller: ScheduledController,
     train_data: Data,
     validation_data: Data,
     baseline_evaluation: dict[str, Any],
@@ -100,7 +102,7 @@ def finetune_adaptively(
     checkpoint_store: CheckpointStore,
     tensorboard_log: TensorBoardLog,
     settings: AatSettings,
-) -> tuple[MagnitudeSparsityController, dict[str, Any], DataFrame]:
+) -> tuple[ScheduledController, dict[str, Any], DataFrame]:
     """The loop: raises and lowers the rate while it fine-tunes, on a GPU if there is one.
 
     Returns:
@@ -182,7 +184,7 @@ def finetune_adaptively(
 
 
 def export_model(
-    controller: MagnitudeSparsityController,
+    controller: ScheduledController,
     baseline_model: Module,
     validation_data: Data,
     search_result: dict[str, Any],
@@ -197,6 +199,7 @@ def export_model(
     from dataclasses import asdict
 
     from kedro_aat.budget import Outcome
+    from kedro_aat.compression.magnitude import MagnitudeSparsityController
     from kedro_aat.export.exported import NotExported
     from kedro_aat.export.measure import latency_ms
     from kedro_aat.export.onnx_file import to_onnx
@@ -227,7 +230,10 @@ def export_model(
         "program": asdict(verify_program(program, model, inputs, tolerance=tolerance)),
     }
     rate = search_result["rate"]["achieved"]
-    agreement["exported_rate"] = _exported_rate(onnx_model, controller.weight_names, rate)
+    if isinstance(controller, MagnitudeSparsityController):
+        agreement["exported_rate"] = _exported_rate(onnx_model, controller.weight_names, rate)
+    else:
+        agreement["exported_rate"] = rate  # what is cut is not in the file
     before, after = latency_ms(
         [baseline_onnx, onnx_model],
         inputs,
