@@ -154,7 +154,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.first.expand(len(x), -1, -1), x], 1) + self.position
+        x = torch.cat([self.first.expand(x.shape[0], -1, -1), x], 1) + self.position
         out: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
         return out
 

@@ -211,7 +211,7 @@ class FilterPruningController(ScheduledController):
             module = self.model.get_submodule(maker.layer)
             name, dim = masked_tensors(module, maker.kind)[0]
             mask = module.get_buffer(name + MASK).movedim(dim, 0).flatten(1)[:, 0]
-            kept.append(mask.cpu().numpy()[maker.indices[:, 0]] > 0)
+            kept.append((mask > 0).cpu().numpy()[maker.indices[:, 0]])
         return kept
 
     def _removed(self) -> NDArray[np.int64]:
