@@ -66,9 +66,9 @@ def unit_scores(
     return torch.stack([part.square().sum(1) for part in parts]).sum(0).sqrt()
 
 
-def filter_sums(tensor: Tensor, dim: int) -> Tensor:
-    """Sum over all but one dimension, (tensor.shape[dim],)."""
-    return tensor.movedim(dim, 0).flatten(1).sum(1)
+def filter_sums(weight: Tensor, gradient: Tensor, dim: int) -> Tensor:
+    """Sum of weight times gradient over all but one dimension, (weight.shape[dim],)."""
+    return (weight * gradient).movedim(dim, 0).flatten(1).sum(1)
 
 
 def _is_scaled(module: nn.Module) -> bool:

@@ -225,15 +225,21 @@ class FilterPruningController(ScheduledController):
     @torch.no_grad()
     def _before_step(self) -> None:
         """Gathers the Taylor scores of the step before; masked filters keep those that they had."""
+        gathered, seen, kept = [], [], []
         for weight, dim in self._watched:
-            gradient = weight.parameter.grad
+            parameter, gradient = weight.parameter, weight.parameter.grad
             if gradient is None:
                 continue
-            gathered = weight.module.get_buffer(weight.parameter_name + TAYLOR)
-            mask = weight.module.get_buffer(weight.parameter_name + MASK).movedim(dim, 0).flatten(1)[:, 0]
-            seen = filter_sums((gradient * weight.parameter).float(), dim).square()
-            is_new = mask.bool() & seen.isfinite()  # a scaled loss may overflow
-            gathered.copy_(torch.where(is_new, _MEMORY * gathered + (1 - _MEMORY) * seen, gathered))
+            gathered.append(weight.module.get_buffer(weight.parameter_name + TAYLOR))
+            seen.append(filter_sums(parameter, gradient, dim))
+            mask = weight.module.get_buffer(weight.parameter_name + MASK)
+            kept.append(mask[(*[0] * dim, slice(None), *[0] * (mask.dim() - dim - 1))])
+        if not seen:
+            return
+        now, before = torch.cat(seen).float().square(), torch.cat(gathered)
+        is_new = torch.cat(kept).bool() & now.isfinite()  # a scaled loss may overflow
+        after = torch.where(is_new, before.lerp(now, 1 - _MEMORY), before)
+        torch._foreach_copy_(gathered, after.split([len(part) for part in gathered]))
 
     # --- what comes of it ------------------------------------------------------------------------------------
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.validated import Settings
@@ -66,4 +67,11 @@ class FilterPruning(AlgorithmSettings):
     minimal_channels: Annotated[int, Field(ge=1)] = 1
 
 
-CompressionSettings = Annotated[MagnitudeSparsity | FilterPruning, Field(discriminator="algorithm")]
+def _with_algorithm(data: Any) -> Any:
+    """Settings that name no algorithm are those of the one there was first."""
+    return {"algorithm": "magnitude_sparsity", **data} if isinstance(data, Mapping) else data
+
+
+CompressionSettings = Annotated[
+    MagnitudeSparsity | FilterPruning, Field(discriminator="algorithm"), BeforeValidator(_with_algorithm)
+]
