@@ -210,8 +210,7 @@ class FilterPruningController(ScheduledController):
             maker = group.makers[0]
             module = self.model.get_submodule(maker.layer)
             name, dim = masked_tensors(module, maker.kind)[0]
-            mask = module.get_buffer(name + MASK).movedim(dim, 0).flatten(1)[:, 0]
-            kept.append((mask > 0).cpu().numpy()[maker.indices[:, 0]])
+            kept.append((_of_channels(module, name, dim) > 0).cpu().numpy()[maker.indices[:, 0]])
         return kept
 
     def _removed(self) -> NDArray[np.int64]:
@@ -232,12 +231,11 @@ class FilterPruningController(ScheduledController):
                 continue
             gathered.append(weight.module.get_buffer(weight.parameter_name + TAYLOR))
             seen.append(filter_sums(parameter, gradient, dim))
-            mask = weight.module.get_buffer(weight.parameter_name + MASK)
-            kept.append(mask[(*[0] * dim, slice(None), *[0] * (mask.dim() - dim - 1))])
+            kept.append(_of_channels(weight.module, weight.parameter_name, dim) > 0)
         if not seen:
             return
         now, before = torch.cat(seen).float().square(), torch.cat(gathered)
-        is_new = torch.cat(kept).bool() & now.isfinite()  # a scaled loss may overflow
+        is_new = torch.cat(kept) & now.isfinite()  # a scaled loss may overflow
         after = torch.where(is_new, before.lerp(now, 1 - _MEMORY), before)
         torch._foreach_copy_(gathered, after.split([len(part) for part in gathered]))
 
@@ -297,3 +295,8 @@ class FilterPruningController(ScheduledController):
         parameter = next(self.model.parameters())
         batch = self.example_input.to(parameter.device)
         return batch.to(parameter.dtype) if batch.is_floating_point() else batch
+
+
+def _of_channels(module: nn.Module, parameter: str, dim: int) -> Tensor:
+    """One number of a mask for each channel; all numbers of a channel are the same."""
+    return module.get_buffer(parameter + MASK).movedim(dim, 0).flatten(1)[:, 0]
