@@ -61,7 +61,7 @@ def unit_scores(
     if kind == "l1":
         return torch.stack([part.abs().sum(1) for part in parts]).sum(0)
     if kind == "geometric_median":
-        # By a product of matrices, 7 times as fast as by differences (4.9 million weights); in double precision, since it cancels.
+        # By a product of matrices: 7 times as fast as by differences. In double precision, since it cancels.
         filters = torch.cat(parts, dim=1).double()
         return torch.cdist(filters, filters, compute_mode="use_mm_for_euclid_dist").sum(1).float()
     return torch.stack([part.square().sum(1) for part in parts]).sum(0).sqrt()
