@@ -25,6 +25,7 @@ from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import CompressionSettings
 from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, train
 
+NUM_PARAMETERS = sum(parameter.numel() for parameter in small_net().parameters())
 RATES = [0.0, 0.2, 0.5, 0.9, 0.998]
 # From 0 to a half in two epochs.
 RISING = ScheduleSettings(kind="polynomial", target_rate=0.5, target_epoch=2, power=1.0)
@@ -34,7 +35,8 @@ def compress(
     model: nn.Module, settings: CompressionSettings, schedule: ScheduleSettings | None = None
 ) -> CompressionController:
     schedule = schedule or ScheduleSettings(kind="constant")
-    return build_controller(model, type(settings)(**{**dict(settings), "schedule": schedule}))
+    settings = type(settings)(**{**dict(settings), "schedule": schedule})
+    return build_controller(model, settings, example_input=BATCH["inputs"])
 
 
 def outputs(model: nn.Module) -> Tensor:
@@ -203,6 +205,16 @@ class ControllerContract:
         train(controller.model, sgd(controller.model))
         stripped = controller.strip()
         torch.testing.assert_close(outputs(stripped), outputs(controller.model))
+
+    def test_rate_is_what_the_stripped_model_lacks(self, settings: CompressionSettings) -> None:
+        controller = compress(small_net(), settings)
+        lacking = []
+        for rate in (0.0, 0.5, 0.9):
+            controller.compression_rate = rate
+            tensors = list(controller.strip().parameters())
+            lacking.append(NUM_PARAMETERS - sum(int(tensor.count_nonzero()) for tensor in tensors))
+        assert lacking[0] < lacking[1] < lacking[2]
+        assert lacking[2] > NUM_PARAMETERS / 2
 
     def test_stripped_model_has_no_training_machinery(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)

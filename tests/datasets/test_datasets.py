@@ -13,11 +13,12 @@ from kedro.io import DataCatalog, DatasetError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from kedro_aat.compression.filters import FilterPruningController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.schedule import ScheduleSettings
-from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.datasets.handles import TensorBoardLog
-from kedro_aat.datasets.recipe import build_module, recipe_of
+from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.exported import NotExported
 from kedro_aat.export.onnx_file import to_onnx
@@ -239,6 +240,56 @@ def test_nothing_exported_removes_the_model(catalog: DataCatalog) -> None:
         assert not catalog.exists("model")
 
 
+# --- cut modules -----------------------------------------------------------------------------------------------
+
+
+def filters(rate: float, class_path: str = "tests.nets.SmallNet", batch: Tensor = INPUTS) -> FilterPruningController:
+    made = FilterPruningController(built(class_path), FilterPruning(), example_input=batch)
+    made.disable_scheduler()
+    made.compression_rate = rate
+    return made
+
+
+def test_cut_module_comes_back_cut_and_whole(catalog: DataCatalog, tmp_path: Path) -> None:
+    cut = filters(0.6).strip()
+    catalog.save("model", cut)
+    loaded = catalog.load("model")
+    assert isinstance(loaded, SmallNet)
+    assert loaded.conv.out_channels < SmallNet().conv.out_channels
+    assert torch.equal(outputs(loaded), outputs(cut))
+    assert_same_bits(loaded.state_dict(), cut.state_dict())
+    assert listed(tmp_path / "models" / "model") == ["model.safetensors", "recipe.json"]
+    recipe = json.loads((tmp_path / "models" / "model" / "recipe.json").read_text())
+    assert recipe["class_path"] == "tests.nets.SmallNet"
+    assert recipe["plan"][0].keys() == {"layer", "kind", "size", "kept"}
+    catalog.save("model", loaded)  # and again
+    assert torch.equal(outputs(catalog.load("model")), outputs(cut))
+
+
+def test_cut_attention_comes_back_without_the_controller(catalog: DataCatalog) -> None:
+    batch = torch.randint(30, (4, 9))
+    cut = filters(0.5, "tests.compression.architectures.TextTransformer", batch).strip().eval()
+    catalog.save("model", cut)
+    with torch.no_grad():
+        assert torch.equal(catalog.load("model")(batch), cut(batch))
+
+
+def test_plan_is_kept_beside_a_recipe_of_the_catalog(catalog: DataCatalog) -> None:
+    recipe = Imported(class_path="tests.nets.SmallNet", init_args={})
+    assert isinstance(known := recipe_of(filters(0.6).strip(), recipe), Recipe)
+    assert known.plan
+    assert recipe_of(SmallNet(), recipe) == recipe
+
+
+def test_plan_of_another_module_is_refused(catalog: DataCatalog, tmp_path: Path) -> None:
+    catalog.save("model", filters(0.6).strip())
+    path = tmp_path / "models" / "model" / "recipe.json"
+    recipe = json.loads(path.read_text())
+    path.write_text(json.dumps(recipe | {"init_args": {"width": 5}}))
+    with pytest.raises(DatasetError, match="built with other arguments"):
+        catalog.load("model")
+
+
 # --- controllers -----------------------------------------------------------------------------------------------
 
 
@@ -261,6 +312,20 @@ def test_controller_comes_back_with_its_model(catalog: DataCatalog) -> None:
     assert loaded.compression_stage() == saved.compression_stage()
     assert torch.equal(outputs(loaded.model), outputs(saved.model))
     assert_same_bits(loaded.model.state_dict(), saved.model.state_dict())
+
+
+def test_controller_of_filters_comes_back_with_what_traces_it(catalog: DataCatalog, tmp_path: Path) -> None:
+    saved = filters(0.5)
+    train(saved.model, sgd(saved.model))
+    catalog.save("controller", saved)
+    loaded = catalog.load("controller")
+    assert isinstance(loaded, FilterPruningController)
+    assert loaded.report() == saved.report()
+    assert loaded.cut_plan() == saved.cut_plan()
+    assert torch.equal(outputs(loaded.strip()), outputs(saved.strip()))
+    for controller in (saved, loaded):
+        controller.compression_rate = 0.0
+    assert_same_bits(loaded.strip().state_dict(), saved.strip().state_dict())
 
 
 def test_rate_of_a_loaded_controller_can_fall_to_0(catalog: DataCatalog) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kedro_aat.compression.filters import FilterPruningController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
-from kedro_aat.compression.settings import CompressionSettings
+from kedro_aat.compression.scheduled import ScheduledController
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning
 
 
 def build_controller(
@@ -14,17 +16,19 @@ def build_controller(
     *,
     steps_per_epoch: int | None = None,
     example_input: Tensor | None = None,
-) -> MagnitudeSparsityController:
+) -> ScheduledController:
     """Puts a model under compression, in place.
 
     Args:
         model: The trained model.
         settings: Which algorithm, and how.
         steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
-        example_input: A batch for the export, (N, ...).
+        example_input: A batch for the export, (N, ...); filter pruning needs it to trace the model.
 
     Raises:
         ConfigurationError: For scopes that match no layer.
-        ModelError: For a model without prunable layers.
+        ModelError: For a model without prunable layers, or one that cannot be traced.
     """
+    if isinstance(settings, FilterPruning):
+        return FilterPruningController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
     return MagnitudeSparsityController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)

@@ -96,15 +96,26 @@ def require_steps(epochs: Sequence[int], rates: Sequence[float]) -> None:
 class EpochScheduler:
     """Counts epochs and steps, and sets the scheduled rate.
 
+    Args:
+        settings: The schedule.
+        set_rate: Called with each new rate.
+        before_step: Called at every `step`, first of all.
+
     Attributes:
         current_epoch: Number of the epoch under way, -1 before the first.
         current_step: Number of the step under way within it, -1 before the first.
         steps_per_epoch: Optimizer steps in an epoch; None until they are told or counted.
     """
 
-    def __init__(self, settings: ScheduleSettings, set_rate: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        settings: ScheduleSettings,
+        set_rate: Callable[[float], None],
+        before_step: Callable[[], None] | None = None,
+    ) -> None:
         self.settings = settings
         self._set_rate = set_rate
+        self._before_step = before_step
         self.steps_per_epoch = settings.steps_per_epoch
         self._rate: float | None = None
         self.current_epoch = -1
@@ -125,6 +136,8 @@ class EpochScheduler:
 
     def step(self, next_step: int | None = None) -> None:
         """Begins an optimizer step: the next, or the one named."""
+        if self._before_step is not None:
+            self._before_step()
         self.current_step = self.current_step + 1 if next_step is None else next_step
         if self.settings.update_per_optimizer_step and self.steps_per_epoch:
             self._follow(max(self.current_epoch, 0) + self.current_step / self.steps_per_epoch)
@@ -160,8 +173,14 @@ class PathScheduler:
     first call of `step` then goes back to the beginning of the path.
     """
 
-    def __init__(self, set_rate: Callable[[float], None], steps_per_epoch: int | None) -> None:
+    def __init__(
+        self,
+        set_rate: Callable[[float], None],
+        steps_per_epoch: int | None,
+        before_step: Callable[[], None] | None = None,
+    ) -> None:
         self._set_rate = set_rate
+        self._before_step = before_step
         self.steps_per_epoch = steps_per_epoch
         self._path: tuple[float, ...] = ()
         self._position = -1
@@ -185,6 +204,8 @@ class PathScheduler:
 
     def step(self, next_step: int | None = None) -> None:
         """Begins an optimizer step: moves on along the path."""
+        if self._before_step is not None:
+            self._before_step()
         self.current_step = self.current_step + 1 if next_step is None else next_step
         if len(self._path) < 2 or self.steps_per_epoch is None:
             return

@@ -51,13 +51,18 @@ class ScheduledController(ABC):
         self.loss = CompressionLoss()
         self.example_input = example_input
         self._requested_rate = 0.0
-        self.scheduler: EpochScheduler | PathScheduler = EpochScheduler(settings.schedule, self._set_rate)
+        self.scheduler: EpochScheduler | PathScheduler = EpochScheduler(
+            settings.schedule, self._set_rate, self._before_step
+        )
         if steps_per_epoch is not None:
             self.steps_per_epoch = steps_per_epoch
 
     @abstractmethod
     def _compress(self, rate: float) -> None:
         """Brings the model to a rate in [0, 1)."""
+
+    def _before_step(self) -> None:  # noqa: B027 - most algorithms do nothing here
+        """Called before each optimizer step, when the gradients are still those of the step before."""
 
     @property
     @abstractmethod
@@ -120,7 +125,7 @@ class ScheduledController(ABC):
     def disable_scheduler(self) -> None:
         """Ends the schedule; the rate stays what it is until it is set."""
         if not isinstance(self.scheduler, PathScheduler):
-            self.scheduler = PathScheduler(self._set_rate, self.steps_per_epoch)
+            self.scheduler = PathScheduler(self._set_rate, self.steps_per_epoch, self._before_step)
 
     def get_state(self) -> dict[str, Any]:
         """What changes during training and is not in the model's `state_dict`, as plain data."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.validated import Settings
 
 Importance = Literal["lamp", "abs", "squared_abs", "normed_abs"]
+FilterImportance = Literal["l1", "l2", "geometric_median", "batch_norm_scale", "taylor"]
+RateOf = Literal["filters", "parameters", "macs"]
 
 
 class AlgorithmSettings(Settings):
@@ -39,5 +44,34 @@ class MagnitudeSparsity(AlgorithmSettings):
     ranking: Literal["global", "local"] = "global"
 
 
-# Grows into a union told apart by `algorithm` as algorithms are added.
-CompressionSettings = MagnitudeSparsity
+class FilterPruning(AlgorithmSettings):
+    """Settings of filter pruning: whole channels and attention heads are cut, with all that hangs on them.
+
+    Attributes:
+        importance: How units of channels are ranked; see `filter_importance.unit_scores`.
+        ranking: The same share of every group of channels, or the least important ones of the whole model, in
+            proportion to the mean importance of their group.
+        round_to: The channels left of a group are a multiple of this; odd numbers can be slow on a GPU.
+        rate_of: What the rate is the removed share of: output channels of convolutions and linear layers,
+            parameters, or multiply-accumulate operations, each of the whole model.
+        minimal_channels: Fewest channels left of a group.
+        ignored_scopes: Layers whose outputs are all kept; their inputs follow the layers before them.
+        target_scopes: The only layers whose outputs are cut; None for all.
+    """
+
+    algorithm: Literal["filter_pruning"] = "filter_pruning"
+    importance: FilterImportance = "l2"
+    ranking: Literal["local", "global"] = "local"
+    round_to: Annotated[int, Field(ge=1)] = 1
+    rate_of: RateOf = "parameters"
+    minimal_channels: Annotated[int, Field(ge=1)] = 1
+
+
+def _with_algorithm(data: Any) -> Any:
+    """Settings that name no algorithm are those of the one there was first."""
+    return {"algorithm": "magnitude_sparsity", **data} if isinstance(data, Mapping) else data
+
+
+CompressionSettings = Annotated[
+    MagnitudeSparsity | FilterPruning, Field(discriminator="algorithm"), BeforeValidator(_with_algorithm)
+]

@@ -10,18 +10,28 @@ from kedro.io import AbstractDataset, DatasetError
 from torch import nn
 
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.datasets.folder import remove, replacing
-from kedro_aat.datasets.recipe import build_module, recipe_of
+from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import AatError
 from kedro_aat.export.exported import NotExported
 from kedro_aat.training.checkpoints import load_tensors, save_tensors
 from kedro_aat.training.settings import Imported
+from kedro_aat.validated import Settings
+
+_EXAMPLE = "example_input.safetensors"
+
+
+class _SavedCompression(Settings):
+    """What `get_compression_state` gives."""
+
+    settings: CompressionSettings
+    state: dict[str, Any]
 
 
 class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
-    """A module as a folder of `recipe.json` and `model.safetensors`.
+    """A module as a folder of `recipe.json` and `model.safetensors`; of a cut one the recipe holds the plan.
 
     Args:
         filepath: The folder.
@@ -38,7 +48,7 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
 
     def load(self) -> nn.Module:
         """Builds the module on the CPU and fills it; it is in evaluation mode."""
-        recipe = Imported.model_validate(json.loads((self._folder / "recipe.json").read_text()))
+        recipe = Recipe.model_validate(json.loads((self._folder / "recipe.json").read_text()))
         module = build_module(recipe)
         module.load_state_dict(load_tensors(self._folder / "model.safetensors"))
         return module.eval()
@@ -48,7 +58,7 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
         if isinstance(data, NotExported):
             remove(self._folder)
             return
-        recipe = self._recipe or recipe_of(data)
+        recipe = recipe_of(data, self._recipe)
         with replacing(self._folder) as folder:
             (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
             save_tensors(data.state_dict(), folder / "model.safetensors")
@@ -60,11 +70,12 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
         return {"filepath": str(self._folder)}
 
 
-class ControllerDataset(AbstractDataset[MagnitudeSparsityController, MagnitudeSparsityController]):
+class ControllerDataset(AbstractDataset[ScheduledController, ScheduledController]):
     """A compression controller together with its model: one object, so that neither loses the other.
 
     Args:
-        filepath: The folder: `recipe.json`, `compression.json` and `model.safetensors`, masks included.
+        filepath: The folder: `recipe.json`, `compression.json`, `model.safetensors`, masks included, and the
+            example input, if there is one, as `example_input.safetensors`.
         metadata: For Kedro-Viz.
     """
 
@@ -72,16 +83,21 @@ class ControllerDataset(AbstractDataset[MagnitudeSparsityController, MagnitudeSp
         self._folder = Path(filepath)
         self.metadata = metadata
 
-    def load(self) -> MagnitudeSparsityController:
+    def load(self) -> ScheduledController:
         """Builds model and controller, and fills both."""
-        recipe = Imported.model_validate(json.loads((self._folder / "recipe.json").read_text()))
-        compression = json.loads((self._folder / "compression.json").read_text())
-        controller = build_controller(build_module(recipe), CompressionSettings.model_validate(compression["settings"]))
+        recipe = Recipe.model_validate(json.loads((self._folder / "recipe.json").read_text()))
+        compression = _SavedCompression.model_validate(json.loads((self._folder / "compression.json").read_text()))
+        example = self._folder / _EXAMPLE
+        controller = build_controller(
+            build_module(recipe),
+            compression.settings,
+            example_input=load_tensors(example)["input"] if example.exists() else None,
+        )
         controller.model.load_state_dict(load_tensors(self._folder / "model.safetensors"))
-        controller.load_state(compression["state"])
+        controller.load_state(compression.state)
         return controller
 
-    def save(self, data: MagnitudeSparsityController) -> None:
+    def save(self, data: ScheduledController) -> None:
         """Writes both."""
         try:
             recipe = recipe_of(data.model)
@@ -91,6 +107,8 @@ class ControllerDataset(AbstractDataset[MagnitudeSparsityController, MagnitudeSp
             (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
             (folder / "compression.json").write_text(json.dumps(data.get_compression_state(), indent=2))
             save_tensors(data.model.state_dict(), folder / "model.safetensors")
+            if data.example_input is not None:
+                save_tensors({"input": data.example_input}, folder / _EXAMPLE)
 
     def _exists(self) -> bool:
         return (self._folder / "compression.json").exists()

@@ -1,4 +1,4 @@
-"""How a module is built again without pickle: the import path of its class, and its arguments."""
+"""How a module is built again without pickle: the import path of its class, its arguments, and what was cut."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ from typing import Any
 
 from torch import nn
 
+from kedro_aat.compression.cutting import PLAN, Cut, apply_plan
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.training.settings import Imported
 
 _RECIPE = "_aat_recipe"
 
 
+class Recipe(Imported):
+    """How a module is made.
+
+    Attributes:
+        class_path: A class of modules, or a function that is annotated to return a module.
+        init_args: Keyword arguments.
+        plan: The channels that are cut once it is built; empty for a whole module.
+    """
+
+    plan: tuple[Cut, ...] = ()
+
+
 def build_module(recipe: Imported) -> nn.Module:
-    """Builds a module, and notes in it how that was done, so that it can be saved.
+    """Builds a module, cuts it if the recipe has a plan, and notes how that was done, so that it can be saved.
 
     Args:
         recipe: Names a class of modules, or a function that is annotated to return a module. Anything else
@@ -23,7 +36,7 @@ def build_module(recipe: Imported) -> nn.Module:
 
     Raises:
         ConfigurationError: For a path or arguments that do not fit.
-        ModelError: If the path names no class of modules.
+        ModelError: If the path names no class of modules, or the plan is one for another module.
     """
     if mistakes := recipe.lookup_mistakes("model"):
         raise ConfigurationError("model", mistakes)
@@ -34,19 +47,24 @@ def build_module(recipe: Imported) -> nn.Module:
             "with the class that it returns."
         )
     module: nn.Module = recipe.build()
-    object.__setattr__(module, _RECIPE, recipe)
-    return module
+    object.__setattr__(module, _RECIPE, Imported(class_path=recipe.class_path, init_args=recipe.init_args))
+    return apply_plan(module, recipe.plan) if isinstance(recipe, Recipe) else module
 
 
-def recipe_of(module: nn.Module) -> Imported:
-    """How the module was built.
+def recipe_of(module: nn.Module, built: Imported | None = None) -> Imported:
+    """How the module was built; a `Recipe` if something was cut out of it since.
+
+    Args:
+        module: Cut or not.
+        built: How it was built, where that is known; by default what `build_module` noted.
 
     Raises:
         ModelError: If it was not built by `build_module`; its arguments cannot be guessed.
     """
-    recipe = getattr(module, _RECIPE, None)
+    recipe = built or getattr(module, _RECIPE, None)
     if isinstance(recipe, Imported):
-        return recipe
+        plan = [Cut.model_validate(step) for step in getattr(module, PLAN, [])]
+        return Recipe(class_path=recipe.class_path, init_args=recipe.init_args, plan=tuple(plan)) if plan else recipe
     kind = type(module)
     path = f"{kind.__module__}.{kind.__qualname__}"
     required = [

@@ -106,8 +106,10 @@ def forecast_certificate(
     return expected
 
 
-def build_controller(model: Module, baseline_evaluation: dict[str, Any], settings: AatSettings) -> ScheduledController:
-    """Puts a copy of the model under compression.
+def build_controller(
+    model: Module, baseline_evaluation: dict[str, Any], settings: AatSettings, train_data: Data | None = None
+) -> ScheduledController:
+    """Puts a copy of the model under compression; filter pruning runs it once with the first training examples.
 
     Returns:
         The controller; it owns the model, so that the two pass between nodes as one.
@@ -115,8 +117,10 @@ def build_controller(model: Module, baseline_evaluation: dict[str, Any], setting
     import copy
 
     from kedro_aat.compression.build import build_controller as build
+    from kedro_aat.training.epoch import example_input
 
-    return build(copy.deepcopy(model), settings.compression)
+    inputs = None if train_data is None else example_input(train_data)
+    return build(copy.deepcopy(model), settings.compression, example_input=inputs)
 
 
 def finetune_adaptively(

@@ -30,7 +30,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             Node(
                 build_controller,
                 # The evaluation is asked for so that a bad baseline or budget is found first.
-                ["baseline_model", "baseline_evaluation", "params:aat"],
+                ["baseline_model", "baseline_evaluation", "params:aat", "train_data"],
                 "compression_controller",
                 name="build_controller",
             ),

@@ -1,0 +1,126 @@
+"""What a model would cost with fewer channels, worked out without cutting it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from kedro_aat.compression.attention import heads_of
+from kedro_aat.compression.cutting import Kind, axes
+from kedro_aat.compression.groups import ChannelGroup, Place
+from kedro_aat.export.measure import macs_of_modules
+
+_WHOLE: Place = ("", "heads")  # stands for an axis that is never cut
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What a layer costs, for one example: numbers in its own parameters, and multiply-accumulate operations."""
+
+    parameters: int
+    macs: int
+
+
+class CutCosts:
+    """Filters, parameters and MACs of a model as functions of the units removed from each group.
+
+    Parameters and operations of a layer are proportional to the lengths of the axes that are cut, which makes
+    this exact: for parameters always, and for MACs but for products of two activations outside of attention.
+
+    Args:
+        model: Before any cut.
+        example_input: (B, ...), on the device of the model; one example is run.
+        groups: All groups.
+        sizes: As `all_places` gives them.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_input: Tensor, groups: Sequence[ChannelGroup], sizes: Mapping[Place, int]
+    ) -> None:
+        self._axes: list[Place] = [_WHOLE, *sizes]
+        self._sizes = np.array([1, *sizes.values()], dtype=np.int64)
+        number = {place: index for index, place in enumerate(self._axes)}
+        self._per_unit = np.zeros((len(self._axes), len(groups)), dtype=np.int64)
+        for column, group in enumerate(groups):
+            for member in group.members:
+                self._per_unit[number[member.layer, member.kind], column] += member.indices.shape[1]
+        macs = macs_of_modules(model, example_input)
+        self.layers: list[str] = []
+        # One row a tensor or product: its layer, its first and second axis, and how much there is of it.
+        parameters: list[tuple[int, int, int, float]] = []
+        products: list[tuple[int, int, int, float]] = []
+        self._filters: list[int] = []
+        seen: set[int] = set()
+        for name, module in model.named_modules():
+            row = len(self.layers)
+            own = [(key, tensor) for key, tensor in module._parameters.items() if tensor is not None]
+            own = [(key, tensor) for key, tensor in own if id(tensor) not in seen]
+            seen |= {id(tensor) for _, tensor in own}
+            if not own and not macs.get(name):
+                continue
+            self.layers.append(name)
+            for key, tensor in own:
+                first, second = _axes_of(name, module, key)
+                parameters.append((row, number[first], number[second], tensor.numel()))
+            if macs.get(name):
+                first, second = _axes_of(name, module, "weight") if _is_product(module) else (_WHOLE, _WHOLE)
+                if heads_of(module) is not None:
+                    first, second = (name, "heads"), _WHOLE
+                products.append((row, number[first], number[second], macs[name]))
+            if isinstance(module, _ConvNd | nn.Linear) and (name, "outputs") in number:
+                self._filters.append(number[name, "outputs"])
+        self._parameters, self._products = self._per_channel(parameters), self._per_channel(products)
+        self._before = {kind: self._count(kind, self._sizes) for kind in ("filters", "parameters", "macs")}
+
+    def total(self, rate_of: str) -> int:
+        """Filters, parameters or MACs of the model before any cut."""
+        return round(self._before[rate_of])
+
+    def left(self, rate_of: str, removed: NDArray[np.int64]) -> int:
+        """What is left of filters, parameters or MACs.
+
+        Args:
+            rate_of: `filters` (output channels of convolutions and linear layers), `parameters` or `macs`.
+            removed: (groups,), units removed of each.
+        """
+        return round(self._count(rate_of, self._sizes - self._per_unit @ removed))
+
+    def rate(self, rate_of: str, removed: NDArray[np.int64]) -> float:
+        """The share of filters, parameters or MACs of the whole model that is removed, in [0, 1)."""
+        return 1 - self.left(rate_of, removed) / self.total(rate_of)
+
+    def of_layers(self, removed: NDArray[np.int64]) -> list[LayerCost]:
+        """For each of `layers` what it then costs."""
+        kept = self._sizes - self._per_unit @ removed
+        sums = []
+        for rows, first, second, amount in (self._parameters, self._products):
+            sums.append(np.bincount(rows, amount * kept[first] * kept[second], minlength=len(self.layers)))
+        return [LayerCost(round(own), round(macs)) for own, macs in zip(*sums, strict=True)]
+
+    def _count(self, rate_of: str, kept: NDArray[np.int64]) -> float:
+        if rate_of == "filters":
+            return float(kept[self._filters].sum())
+        _, first, second, amount = self._parameters if rate_of == "parameters" else self._products
+        return float((amount * kept[first] * kept[second]).sum())
+
+    def _per_channel(self, rows: list[tuple[int, int, int, float]]) -> tuple[NDArray[np.int64], ...]:
+        """The columns of a table, the amount for one channel of each axis."""
+        table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+        layer, first, second = (table[:, column].astype(np.int64) for column in range(3))
+        return layer, first, second, table[:, 3] / (self._sizes[first] * self._sizes[second])
+
+
+def _is_product(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd | nn.Linear)
+
+
+def _axes_of(layer: str, module: nn.Module, tensor: str) -> tuple[Place, Place]:
+    """The axes of a tensor that are cut, at most two."""
+    kinds: list[Kind] = [kind for kind, found in axes(module).items() if any(name == tensor for name, _ in found)]
+    first, second, *_ = [*((layer, kind) for kind in kinds), _WHOLE, _WHOLE]
+    return first, second
