@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
-from kedro_aat.compression.settings import CompressionSettings
+from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.scheduled import ScheduledController
+from kedro_aat.compression.settings import CompressionSettings, Quantization
 
 
 def build_controller(
@@ -14,7 +16,7 @@ def build_controller(
     *,
     steps_per_epoch: int | None = None,
     example_input: Tensor | None = None,
-) -> MagnitudeSparsityController:
+) -> ScheduledController:
     """Puts a model under compression, in place.
 
     Args:
@@ -25,6 +27,8 @@ def build_controller(
 
     Raises:
         ConfigurationError: For scopes that match no layer.
-        ModelError: For a model without prunable layers.
+        ModelError: For a model without layers that the algorithm can compress.
     """
+    if isinstance(settings, Quantization):
+        return QuantizationController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
     return MagnitudeSparsityController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from kedro_aat.compression.schedule import ScheduleSettings
-from kedro_aat.validated import Settings
+from kedro_aat.validated import Settings, parse
 
 Importance = Literal["lamp", "abs", "squared_abs", "normed_abs"]
 
@@ -39,5 +41,41 @@ class MagnitudeSparsity(AlgorithmSettings):
     ranking: Literal["global", "local"] = "global"
 
 
-# Grows into a union told apart by `algorithm` as algorithms are added.
-CompressionSettings = MagnitudeSparsity
+class Quantization(AlgorithmSettings):
+    """Settings of quantization to 8 bits; its rate is the share of the weights that are int8.
+
+    Attributes:
+        quantize_inputs: Whether the model's own input is rounded to 8 bits as well; without it the layers that
+            read it are not computed in integers.
+        calibration_only: Whether training is left as it is and only the ranges of activations are watched, so that
+            the model is quantized whenever it is evaluated (post-training quantization).
+        range_momentum: Weight of a new batch in the moving averages of the ranges, in (0, 1].
+        observed_steps: Training steps after which the ranges stay what they are; None for never.
+        overflow_fix: Whether weights have 7 bits, without which processors that lack VNNI (or its like) add up
+            wrongly in onnxruntime.
+        schedule: All layers at once, unless told otherwise.
+    """
+
+    algorithm: Literal["quantization"] = "quantization"
+    quantize_inputs: bool = True
+    calibration_only: bool = False
+    range_momentum: Annotated[float, Field(gt=0, le=1)] = 0.05
+    observed_steps: Annotated[int, Field(ge=0)] | None = None
+    overflow_fix: bool = False
+    schedule: ScheduleSettings = ScheduleSettings(initial_rate=0.999)
+
+
+CompressionSettings = Annotated[MagnitudeSparsity | Quantization, Field(discriminator="algorithm")]
+
+
+class _Chosen(Settings):
+    compression: CompressionSettings
+
+
+def parse_compression(data: Any) -> CompressionSettings:
+    """Reads the settings of any algorithm from plain data.
+
+    Raises:
+        ConfigurationError: Lists every mistake.
+    """
+    return parse(_Chosen, {"compression": data}).compression

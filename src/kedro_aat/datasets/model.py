@@ -10,8 +10,9 @@ from kedro.io import AbstractDataset, DatasetError
 from torch import nn
 
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
-from kedro_aat.compression.settings import CompressionSettings
+from kedro_aat.compression.quantized_layers import Quantized, make_quantized, quantized_of
+from kedro_aat.compression.scheduled import ScheduledController
+from kedro_aat.compression.settings import parse_compression
 from kedro_aat.datasets.folder import remove, replacing
 from kedro_aat.datasets.recipe import build_module, recipe_of
 from kedro_aat.errors import AatError
@@ -22,6 +23,8 @@ from kedro_aat.training.settings import Imported
 
 class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
     """A module as a folder of `recipe.json` and `model.safetensors`.
+
+    Of a quantized module the recipe tells which layers hold int8, and the tensors are those integers.
 
     Args:
         filepath: The folder.
@@ -38,8 +41,11 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
 
     def load(self) -> nn.Module:
         """Builds the module on the CPU and fills it; it is in evaluation mode."""
-        recipe = Imported.model_validate(json.loads((self._folder / "recipe.json").read_text()))
-        module = build_module(recipe)
+        recipe = json.loads((self._folder / "recipe.json").read_text())
+        quantized = recipe.pop("quantized", None)
+        module = build_module(Imported.model_validate(recipe))
+        if quantized is not None:
+            make_quantized(module, Quantized.model_validate(quantized))
         module.load_state_dict(load_tensors(self._folder / "model.safetensors"))
         return module.eval()
 
@@ -48,9 +54,11 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
         if isinstance(data, NotExported):
             remove(self._folder)
             return
-        recipe = self._recipe or recipe_of(data)
+        recipe = (self._recipe or recipe_of(data)).model_dump(mode="json")
+        if (quantized := quantized_of(data)) is not None:
+            recipe["quantized"] = quantized.model_dump(mode="json")
         with replacing(self._folder) as folder:
-            (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
+            (folder / "recipe.json").write_text(json.dumps(recipe, indent=2))
             save_tensors(data.state_dict(), folder / "model.safetensors")
 
     def _exists(self) -> bool:
@@ -60,7 +68,7 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
         return {"filepath": str(self._folder)}
 
 
-class ControllerDataset(AbstractDataset[MagnitudeSparsityController, MagnitudeSparsityController]):
+class ControllerDataset(AbstractDataset[ScheduledController, ScheduledController]):
     """A compression controller together with its model: one object, so that neither loses the other.
 
     Args:
@@ -72,16 +80,16 @@ class ControllerDataset(AbstractDataset[MagnitudeSparsityController, MagnitudeSp
         self._folder = Path(filepath)
         self.metadata = metadata
 
-    def load(self) -> MagnitudeSparsityController:
+    def load(self) -> ScheduledController:
         """Builds model and controller, and fills both."""
         recipe = Imported.model_validate(json.loads((self._folder / "recipe.json").read_text()))
         compression = json.loads((self._folder / "compression.json").read_text())
-        controller = build_controller(build_module(recipe), CompressionSettings.model_validate(compression["settings"]))
+        controller = build_controller(build_module(recipe), parse_compression(compression["settings"]))
         controller.model.load_state_dict(load_tensors(self._folder / "model.safetensors"))
         controller.load_state(compression["state"])
         return controller
 
-    def save(self, data: MagnitudeSparsityController) -> None:
+    def save(self, data: ScheduledController) -> None:
         """Writes both."""
         try:
             recipe = recipe_of(data.model)
