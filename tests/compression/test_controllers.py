@@ -10,12 +10,14 @@ from torch import nn
 
 from kedro_aat import CompressionStage
 from kedro_aat.compression.controller import Uncompressed
-from kedro_aat.compression.settings import CompressionSettings, MagnitudeSparsity
+from kedro_aat.compression.settings import CompressionSettings, MagnitudeSparsity, Quantization
 from tests.compression.controller_contract import ControllerContract
 
 CONTROLLERS: list[CompressionSettings] = [
     MagnitudeSparsity(importance="lamp", ranking="global"),
     MagnitudeSparsity(importance="normed_abs", ranking="local"),
+    Quantization(),
+    Quantization(calibration_only=True),
 ]
 
 

@@ -24,6 +24,7 @@ from kedro_aat import (
     register_default_init_args,
 )
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.session import open_session, run_session
 from tests.compression.training import BATCH, assert_same_bits, sgd, train
@@ -280,6 +281,7 @@ def test_registering_takes_the_arguments_that_nncf_took() -> None:
 def test_file_is_read_as_it_is_written() -> None:
     controller, _ = create_compressed_model(SmallNet(), {"compression": SPARSITY})
     settings, schedule = controller.settings, controller.settings.schedule
+    assert isinstance(settings, MagnitudeSparsity)
     assert (settings.importance, settings.ranking) == ("normed_abs", "global")
     assert settings.ignored_scopes == ("{re}NNCFLinear",)
     assert (schedule.kind, schedule.initial_rate, schedule.target_rate) == ("polynomial", 0.1, 0.3)

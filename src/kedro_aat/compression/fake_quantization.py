@@ -98,7 +98,6 @@ class FakeQuantization:
             return own_forward(self.model, *args, **kwargs)
         if not self._is_ready.get(is_training):
             self._prepare(is_training, args, kwargs)
-        plan = self.plans[is_training]
         limit = self._settings.observed_steps
         # Passes without gradient, such as those that only renew the statistics of BatchNorms, are no steps.
         is_observing = is_training and torch.is_grad_enabled() and (limit is None or self.num_observed < limit)
@@ -154,9 +153,9 @@ class FakeQuantization:
         }
         owners |= {id(layer.parameter): layer.layer for layer in self.layers}
         forked = [self.ranges.device] if self.ranges.is_cuda else []
-        with torch.random.fork_rng(forked), _unchanged_buffers(model):
-            with contextlib.nullcontext() if is_training else evaluating(model):
-                recording = record(partial(own_forward, model), owners, args, kwargs)
+        mode = contextlib.nullcontext() if is_training else evaluating(model)
+        with torch.random.fork_rng(forked), _unchanged_buffers(model), mode:
+            recording = record(partial(own_forward, model), owners, args, kwargs)
         numbers = {layer.layer: number for number, layer in enumerate(self.layers)}
         plan = plan_sites(recording, numbers, quantize_inputs=self._settings.quantize_inputs)
         called = {call.layer for call in plan.calls}
@@ -182,7 +181,9 @@ class FakeQuantization:
         slots = [site.slot for site in sites]
         finite = ranges[slots].isfinite().all(dim=1).tolist()
         names = [layer.layer for layer in self.layers]
-        if wrong := [describe_slot(slot, names) for slot, is_finite in zip(slots, finite, strict=True) if not is_finite]:
+        if wrong := [
+            describe_slot(slot, names) for slot, is_finite in zip(slots, finite, strict=True) if not is_finite
+        ]:
             raise DataError(
                 f"the batch from which ranges are taken makes numbers that are not finite at {', '.join(wrong)}: check "
                 "the data and the model's weights."

@@ -168,7 +168,7 @@ class Follower(TorchFunctionMode):
         return result
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
         missing = [step for step in self._expected if step >= self._step]
         if missing and exception[0] is None:
             raise ModelError(

@@ -40,8 +40,11 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor) -> N
         name = fake.layers[call.layer].layer
         input_scale = scales[call.slot] if is_integer and call.slot is not None else None
         folded = _fold(model, name, call.norm, input_scale, fake.highest)
-        layers.append(QuantizedWeight(layer=name, norm=call.norm, has_bias="bias" in folded,
-                                      has_integer_bias="bias_scale" in folded))
+        layers.append(
+            QuantizedWeight(
+                layer=name, norm=call.norm, has_bias="bias" in folded, has_integer_bias="bias_scale" in folded
+            )
+        )
         tensors |= {f"{name}.{key}" if name else key: tensor for key, tensor in folded.items()}
     names, moved = _renumbered(plan, calls)
     described = tuple(
@@ -89,7 +92,8 @@ def _fold(
 
 def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """(channels,) factor and shift of a BatchNorm in evaluation mode."""
-    assert norm.running_mean is not None and norm.running_var is not None  # those without are not folded
+    assert norm.running_mean is not None  # those without are not folded
+    assert norm.running_var is not None
     factor = (norm.running_var + norm.eps).rsqrt()
     if norm.affine:
         factor = factor * norm.weight

@@ -163,13 +163,11 @@ class QuantizationController(ScheduledController):
 def _quantizable(model: nn.Module, settings: Quantization) -> list[PrunableWeight]:
     found = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
     holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    layers = [
-        weight for weight in found if _is_quantizable(weight.module) and holders[id(weight.parameter)] == 1
-    ]
+    layers = [weight for weight in found if _is_quantizable(weight.module) and holders[id(weight.parameter)] == 1]
     if not layers:
         raise ModelError(
-            f"{type(model).__name__} has no layer that can be quantized: none that the scopes leave is a convolution or "
-            "nn.Linear with a weight of its own."
+            f"{type(model).__name__} has no layer that can be quantized: none that the scopes leave is a convolution "
+            "or nn.Linear with a weight of its own."
         )
     if others := [weight.name for weight in found if weight not in layers]:
         logger.warning("%s stay in full precision: only convolutions and linear layers hold int8.", ", ".join(others))

@@ -41,7 +41,8 @@ def activation_scales(ranges: Tensor) -> tuple[Tensor, Tensor]:
 def weight_scales(weight: Tensor, highest: int) -> Tensor:
     """(out, ...) -> (out,) scales with which each channel's largest weight becomes `highest`."""
     largest = torch.linalg.vector_norm(weight.detach().flatten(1), ord=torch.inf, dim=1)
-    return (largest / highest).clamp_(min=_LEAST_SCALE)
+    scales: Tensor = (largest / highest).clamp_(min=_LEAST_SCALE)
+    return scales
 
 
 def round_weight(weight: Tensor, highest: int) -> Tensor:
@@ -76,5 +77,5 @@ class _StraightThrough(torch.autograd.Function):
         return (weight / scales).round_().mul_(scales)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None

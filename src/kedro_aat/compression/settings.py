@@ -51,8 +51,8 @@ class Quantization(AlgorithmSettings):
             the model is quantized whenever it is evaluated (post-training quantization).
         range_momentum: Weight of a new batch in the moving averages of the ranges, in (0, 1].
         observed_steps: Training steps after which the ranges stay what they are; None for never.
-        overflow_fix: Whether weights have 7 bits, without which processors that lack VNNI (or its like) add up
-            wrongly in onnxruntime.
+        overflow_fix: Whether weights use 7 of their 8 bits, so that pairs of products fit the 16 bits in which
+            onnxruntime adds them up on x86 processors without VNNI; there the file is wrong without it.
         schedule: All layers at once, unless told otherwise.
     """
 
@@ -61,7 +61,7 @@ class Quantization(AlgorithmSettings):
     calibration_only: bool = False
     range_momentum: Annotated[float, Field(gt=0, le=1)] = 0.05
     observed_steps: Annotated[int, Field(ge=0)] | None = None
-    overflow_fix: bool = False
+    overflow_fix: bool = True
     schedule: ScheduleSettings = ScheduleSettings(initial_rate=0.999)
 
 

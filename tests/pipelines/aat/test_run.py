@@ -15,6 +15,7 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file
 
+from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.datasets.model import ControllerDataset, ModelDataset
 from tests.projects import Project
 
@@ -54,6 +55,7 @@ def test_model_keeps_its_budget(finished: Project) -> None:
 def test_returned_reported_and_exported_rate_are_the_same(finished: Project) -> None:
     rate = finished.summary["compressed"]["rate"]["achieved"]
     controller = ControllerDataset(filepath=str(finished.models / "fine_tuned_controller")).load()
+    assert isinstance(controller, MagnitudeSparsityController)
     assert controller.compression_rate == rate
     model = ModelDataset(filepath=str(finished.models / "compressed_model")).load()
     weights = [parameter for name, parameter in model.named_parameters() if name in controller.weight_names]

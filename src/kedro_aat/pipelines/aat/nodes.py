@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.nn import Module
 
-    from kedro_aat.compression.magnitude import MagnitudeSparsityController
+    from kedro_aat.compression.scheduled import ScheduledController
     from kedro_aat.datasets.handles import TensorBoardLog
     from kedro_aat.export.exported import NotExported
     from kedro_aat.training.checkpoints import CheckpointStore
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
     # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
     # hint that it cannot resolve switches that check off, and importing these takes seconds.
-    ModelProto = DataFrame = ExportedProgram = Module = MagnitudeSparsityController = Any
+    ModelProto = DataFrame = ExportedProgram = Module = ScheduledController = Any
     TensorBoardLog = NotExported = CheckpointStore = Data = Tensor = Any
 
 logger = logging.getLogger(__name__)
@@ -76,9 +76,7 @@ def evaluate_baseline(
     return result, scores
 
 
-def build_controller(
-    model: Module, baseline_evaluation: dict[str, Any], settings: AatSettings
-) -> MagnitudeSparsityController:
+def build_controller(model: Module, baseline_evaluation: dict[str, Any], settings: AatSettings) -> ScheduledController:
     """Puts a copy of the model under compression.
 
     Returns:
@@ -92,7 +90,7 @@ def build_controller(
 
 
 def finetune_adaptively(
-    controller: MagnitudeSparsityController,
+    controller: ScheduledController,
     train_data: Data,
     validation_data: Data,
     baseline_evaluation: dict[str, Any],
@@ -100,7 +98,7 @@ def finetune_adaptively(
     checkpoint_store: CheckpointStore,
     tensorboard_log: TensorBoardLog,
     settings: AatSettings,
-) -> tuple[MagnitudeSparsityController, dict[str, Any], DataFrame]:
+) -> tuple[ScheduledController, dict[str, Any], DataFrame]:
     """The loop: raises and lowers the rate while it fine-tunes, on a GPU if there is one.
 
     Returns:
@@ -182,7 +180,7 @@ def finetune_adaptively(
 
 
 def export_model(
-    controller: MagnitudeSparsityController,
+    controller: ScheduledController,
     baseline_model: Module,
     validation_data: Data,
     search_result: dict[str, Any],
@@ -197,6 +195,8 @@ def export_model(
     from dataclasses import asdict
 
     from kedro_aat.budget import Outcome
+    from kedro_aat.compression.magnitude import MagnitudeSparsityController
+    from kedro_aat.compression.quantized_layers import quantized_of
     from kedro_aat.export.exported import NotExported
     from kedro_aat.export.measure import latency_ms
     from kedro_aat.export.onnx_file import to_onnx
@@ -221,13 +221,15 @@ def export_model(
         )
     model = controller.strip().eval()
     onnx_model, program = to_onnx(model, inputs), to_program(model, inputs)
-    tolerance = settings.export.tolerance
+    # Where an integer is rounded up in one place and down in the other, the outputs differ by a step of 8 bits.
+    tolerance = settings.export.tolerance if quantized_of(model) is None else settings.export.quantized_tolerance
     agreement: dict[str, Any] = {
         "onnx": asdict(verify_onnx(onnx_model, model, inputs, tolerance=tolerance)),
         "program": asdict(verify_program(program, model, inputs, tolerance=tolerance)),
     }
     rate = search_result["rate"]["achieved"]
-    agreement["exported_rate"] = _exported_rate(onnx_model, controller.weight_names, rate)
+    names = controller.weight_names if isinstance(controller, MagnitudeSparsityController) else None
+    agreement["exported_rate"] = None if names is None else _exported_rate(onnx_model, names, rate)
     before, after = latency_ms(
         [baseline_onnx, onnx_model],
         inputs,
