@@ -1,9 +1,10 @@
 """How tensors flow through a model's forward pass: recorded once, then followed from call to call.
 
 Every function that PyTorch is asked for within a forward pass, and that returns one floating-point tensor, is a
-step; steps are numbered in the order of the calls. The model stays what it is, of its own class and with its own
-code, since the functions are watched from outside (`torch.overrides.TorchFunctionMode`): additions, means and
-ReLUs that are no modules are seen as well, and a ReLU module that is called twice gives two steps.
+step, but for `detach`, which hooks that watch a model call; steps are numbered in the order of the calls. The
+model stays what it is, of its own class and with its own code, since the functions are watched from outside
+(`torch.overrides.TorchFunctionMode`): additions, means and ReLUs that are no modules are seen as well, and a ReLU
+module that is called twice gives two steps.
 """
 
 from __future__ import annotations
@@ -117,10 +118,13 @@ class _Recorder(TorchFunctionMode):
         inputs = tuple(self.values[id(leaf)] for leaf in leaves if id(leaf) in self.values)
         owner = next((self.owners[id(leaf)] for leaf in leaves if id(leaf) in self.owners), None)
         result = func(*args, **(kwargs or {}))
-        if is_floating(result):
+        if is_step(func, result):
             operation = Operation(step_name(func), inputs, self.new_value(result), owner, self.num_steps)
             self.num_steps += 1
             self.operations.append(operation)
+        elif is_floating(result) and inputs:
+            self.values[id(result)] = inputs[0]  # detached: the same numbers
+            self.kept.append(result)
         elif isinstance(result, tuple | list) and any(map(is_floating, result)):
             self.operations.append(Operation(step_name(func), inputs, None, owner, None))
             for part in filter(is_floating, result):
@@ -152,16 +156,16 @@ class Follower(TorchFunctionMode):
         name = self._expected.get(self._step)
         if name is None:
             result = func(*args, **(kwargs or {}))
-            self._step += is_floating(result)
+            self._step += is_step(func, result)
             return result
         is_expected = step_name(func) == name
         result = func(*(self.arguments(self._step, args) if is_expected else args), **(kwargs or {}))
-        if is_floating(result):
+        if is_step(func, result):
             if not is_expected:
                 raise ModelError(
                     f"step {self._step} of the forward pass was {name} when it was recorded, and is now "
                     f"{step_name(func)}. A quantized model must call the same functions in the same order each "
-                    "time: name the layers around what varies under `ignored_scopes`."
+                    "time, those in hooks included: hooks are registered before the controller is built."
                 )
             result = self.result(self._step, result)
             self._step += 1
@@ -220,6 +224,11 @@ def own_forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def is_floating(value: Any) -> bool:
     """Whether it is a floating-point tensor."""
     return isinstance(value, Tensor) and value.dtype.is_floating_point
+
+
+def is_step(function: Any, result: Any) -> bool:
+    """Whether a call of the function that gave this result is numbered."""
+    return is_floating(result) and function is not torch.Tensor.detach
 
 
 def step_name(function: Any) -> str:
