@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.validated import Settings, parse
@@ -65,7 +66,15 @@ class Quantization(AlgorithmSettings):
     schedule: ScheduleSettings = ScheduleSettings(initial_rate=0.999)
 
 
-CompressionSettings = Annotated[MagnitudeSparsity | Quantization, Field(discriminator="algorithm")]
+def _sparsity_unless_named(data: Any) -> Any:
+    """Settings that name no algorithm are those of magnitude sparsity."""
+    is_nameless = isinstance(data, Mapping) and "algorithm" not in data
+    return {"algorithm": "magnitude_sparsity", **data} if is_nameless else data
+
+
+CompressionSettings = Annotated[
+    MagnitudeSparsity | Quantization, Field(discriminator="algorithm"), BeforeValidator(_sparsity_unless_named)
+]
 
 
 class _Chosen(Settings):
