@@ -219,6 +219,20 @@ def test_autocast_trains() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in controller.model.parameters())
 
 
+def test_compiled_model_trains_and_evaluates_as_it_would_without() -> None:
+    controller = quantized(settled(small_net(), INPUTS), INPUTS)
+    compiled = torch.compile(controller.model, backend="eager")
+    expected = run(controller.model, INPUTS)
+    with torch.no_grad():
+        assert torch.equal(compiled(INPUTS), expected)
+    controller.model.train()
+    for _ in range(3):
+        compiled(INPUTS).sum().backward()
+    assert controller.get_state()["num_observed"] == 3
+    small = controller.strip().eval()
+    assert torch.equal(torch.compile(small, backend="eager")(INPUTS), run(small, INPUTS))
+
+
 # --- which layers ----------------------------------------------------------------------------------------------
 
 

@@ -91,6 +91,8 @@ class FakeQuantization:
         """(slots, 2) - lowest and highest number of each tensor, 0 and 0 while unknown."""
         return self.model.get_buffer(RANGES)
 
+    # Under torch.compile the model runs as it is written, since a mode that counts steps cannot be compiled.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Called in place of the model's own."""
         is_training = self.model.training

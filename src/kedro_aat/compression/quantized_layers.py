@@ -197,6 +197,7 @@ class _Rounding:
         self._model = model
         self._tensors = {tensor.step: tensor for tensor in description.tensors}
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as for `FakeQuantization`
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = change_inputs(args, kwargs, lambda tensor, step: _rounded(tensor, self._tensors.get(step)))
         with _RoundingFollower(self._tensors):

@@ -63,7 +63,7 @@ class Quantization(AlgorithmSettings):
     range_momentum: Annotated[float, Field(gt=0, le=1)] = 0.05
     observed_steps: Annotated[int, Field(ge=0)] | None = None
     overflow_fix: bool = True
-    schedule: ScheduleSettings = ScheduleSettings(initial_rate=0.999)
+    schedule: ScheduleSettings = ScheduleSettings(initial_rate=0.998)
 
 
 def _sparsity_unless_named(data: Any) -> Any:

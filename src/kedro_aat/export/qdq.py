@@ -58,11 +58,10 @@ def dequantized(tensor: Tensor, scales: Tensor, axis: int = 0) -> Tensor:
         return tensor.to(scales.dtype) * scales.view(shape)
     from torch.onnx.ops import symbolic
 
-    # onnxruntime asks for the zero points of a Gemm's weight; there are none to be left out of a bias' either.
-    zero_points = torch.zeros(scales.shape, dtype=tensor.dtype)
-    return symbolic(
-        "DequantizeLinear", (tensor, scales, zero_points), {"axis": axis}, dtype=torch.float32, shape=tensor.shape
-    )
+    inputs = [tensor, scales]
+    if tensor.dtype == torch.int8:  # onnxruntime fuses no Gemm whose weight has no zero points
+        inputs.append(torch.zeros(scales.shape, dtype=torch.int8))
+    return symbolic("DequantizeLinear", inputs, {"axis": axis}, dtype=torch.float32, shape=tensor.shape)
 
 
 def is_tracing_onnx() -> bool:
