@@ -21,11 +21,13 @@ class ExportSettings(Settings):
 
     Attributes:
         tolerance: Largest difference to the torch model's outputs, relative to the largest output.
+        quantized_tolerance: The same of the ONNX file of a quantized model.
         batch_sizes: At which latency is measured.
         num_threads: That onnxruntime may use meanwhile.
     """
 
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    quantized_tolerance: Annotated[float, Field(gt=0)] = 0.1
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 64)
     num_threads: Annotated[int, Field(ge=1)] = 1
 

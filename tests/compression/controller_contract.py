@@ -21,6 +21,7 @@ from kedro_aat.compression.controller import (
     CompressionStage,
     report,
 )
+from kedro_aat.compression.quantized_layers import make_quantized, quantized_of
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import CompressionSettings
 from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, train
@@ -48,6 +49,14 @@ def outputs(model: nn.Module) -> Tensor:
 
 def dense_parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def fresh_like(stripped: nn.Module) -> nn.Module:
+    """A model of the same class, made ready for the stripped model's tensors."""
+    fresh = small_net()
+    if (description := quantized_of(stripped)) is not None:
+        make_quantized(fresh, description)
+    return fresh
 
 
 def search_begins(controller: CompressionController) -> None:
@@ -204,7 +213,9 @@ class ControllerContract:
         controller.compression_rate = rate
         train(controller.model, sgd(controller.model))
         stripped = controller.strip()
-        torch.testing.assert_close(outputs(stripped), outputs(controller.model))
+        # Where integers are computed, one may be rounded the other way: a step of 8 bits.
+        atol = 1e-5 if quantized_of(stripped) is None else 5e-3
+        torch.testing.assert_close(outputs(stripped), outputs(controller.model), rtol=1.3e-6, atol=atol)
 
     def test_rate_is_what_the_stripped_model_lacks(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
@@ -222,7 +233,7 @@ class ControllerContract:
         controller.compression_rate = 0.5
         train(controller.model, sgd(controller.model))
         stripped = controller.strip()
-        assert list(stripped.state_dict()) == list(small_net().state_dict())
+        assert list(stripped.state_dict()) == list(fresh_like(stripped).state_dict())
         for module in stripped.modules():
             hooks = [value for name, value in vars(module).items() if name.endswith("_hooks")]
             assert not any(hooks)
@@ -232,6 +243,7 @@ class ControllerContract:
     def test_strip_leaves_the_users_own_hooks(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         controller.compression_rate = 0.5
+        outputs(controller.model)  # from the first batch some learn the ranges of activations
         plain = outputs(controller.strip())
         controller.model.register_forward_hook(lambda module, args, out: out + 100.0)
         controller.model.register_forward_pre_hook(lambda module, args: (torch.zeros_like(args[0]),))
@@ -242,11 +254,12 @@ class ControllerContract:
     def test_strip_leaves_the_original_as_it_was(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         controller.compression_rate = 0.5
+        outputs(controller.model)
         before = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
         stripped = controller.strip()
         with torch.no_grad():
             for parameter in stripped.parameters():
-                parameter.fill_(7.0)
+                parameter.fill_(7)
         assert stripped is not controller.model
         assert_same_bits(dict(controller.model.state_dict()), before)
         controller.compression_rate = 0.0

@@ -10,14 +10,13 @@ from torch import nn
 
 from kedro_aat import CompressionStage
 from kedro_aat.compression.controller import Uncompressed
-from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
 from tests.compression.controller_contract import ControllerContract
 
 CONTROLLERS: list[CompressionSettings] = [
     MagnitudeSparsity(importance="lamp", ranking="global"),
     MagnitudeSparsity(importance="normed_abs", ranking="local"),
-    FilterPruning(importance="l2", ranking="local"),
-    FilterPruning(importance="taylor", ranking="global", rate_of="macs"),
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
 ]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.filters import FilterPruningController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.datasets.handles import TensorBoardLog
@@ -290,6 +291,36 @@ def test_plan_of_another_module_is_refused(catalog: DataCatalog, tmp_path: Path)
         catalog.load("model")
 
 
+def quantized_controller() -> QuantizationController:
+    made = QuantizationController(built(num_classes=3))
+    made.disable_scheduler()
+    train(made.model, sgd(made.model), batch={**BATCH, "targets": BATCH["targets"].clamp_max(2)})
+    return made
+
+
+def test_quantized_model_is_saved_as_integers(catalog: DataCatalog, tmp_path: Path) -> None:
+    saved = quantized_controller().strip()
+    catalog.save("model", saved)
+    loaded = catalog.load("model")
+    assert torch.equal(outputs(loaded), outputs(saved))
+    assert_same_bits(loaded.state_dict(), saved.state_dict())
+    recipe = json.loads((tmp_path / "models" / "model" / "recipe.json").read_text())
+    assert [layer["layer"] for layer in recipe["quantized"]["layers"]] == ["stem.0", "conv", "classifier"]
+    catalog.save("model", loaded)
+    assert torch.equal(outputs(catalog.load("model")), outputs(saved))
+
+
+def test_quantized_model_takes_a_quarter_of_the_disk(catalog: DataCatalog, tmp_path: Path) -> None:
+    sizes = []
+    for rate in (0.0, 0.999):
+        controller = QuantizationController(built(width=64))
+        controller.compression_rate = rate
+        outputs(controller.model)
+        catalog.save("model", controller.strip())
+        sizes.append((tmp_path / "models" / "model" / "model.safetensors").stat().st_size)
+    assert sizes[0] / sizes[1] > 3.5
+
+
 # --- controllers -----------------------------------------------------------------------------------------------
 
 
@@ -326,6 +357,16 @@ def test_controller_of_filters_comes_back_with_what_traces_it(catalog: DataCatal
     for controller in (saved, loaded):
         controller.compression_rate = 0.0
     assert_same_bits(loaded.strip().state_dict(), saved.strip().state_dict())
+
+
+def test_quantization_controller_comes_back_ready_to_strip(catalog: DataCatalog) -> None:
+    saved = quantized_controller()
+    catalog.save("controller", saved)
+    loaded = catalog.load("controller")
+    assert isinstance(loaded, QuantizationController)
+    assert loaded.report() == saved.report()
+    assert_same_bits(loaded.model.state_dict(), saved.model.state_dict())
+    assert torch.equal(outputs(loaded.strip()), outputs(saved.strip()))
 
 
 def test_rate_of_a_loaded_controller_can_fall_to_0(catalog: DataCatalog) -> None:

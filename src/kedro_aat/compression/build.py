@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.filters import FilterPruningController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.scheduled import ScheduledController
-from kedro_aat.compression.settings import CompressionSettings, FilterPruning
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning, Quantization
 
 
 def build_controller(
@@ -27,8 +28,10 @@ def build_controller(
 
     Raises:
         ConfigurationError: For scopes that match no layer.
-        ModelError: For a model without prunable layers, or one that cannot be traced.
+        ModelError: For a model without layers that the algorithm can compress, or that it cannot trace.
     """
     if isinstance(settings, FilterPruning):
         return FilterPruningController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
+    if isinstance(settings, Quantization):
+        return QuantizationController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
     return MagnitudeSparsityController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)

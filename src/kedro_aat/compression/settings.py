@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from kedro_aat.compression.schedule import ScheduleSettings
-from kedro_aat.validated import Settings
+from kedro_aat.validated import Settings, parse
 
 Importance = Literal["lamp", "abs", "squared_abs", "normed_abs"]
 FilterImportance = Literal["l1", "l2", "geometric_median", "batch_norm_scale", "taylor"]
@@ -67,11 +67,51 @@ class FilterPruning(AlgorithmSettings):
     minimal_channels: Annotated[int, Field(ge=1)] = 1
 
 
-def _with_algorithm(data: Any) -> Any:
-    """Settings that name no algorithm are those of the one there was first."""
-    return {"algorithm": "magnitude_sparsity", **data} if isinstance(data, Mapping) else data
+class Quantization(AlgorithmSettings):
+    """Settings of quantization to 8 bits; its rate is the share of the weights that are int8.
+
+    Attributes:
+        quantize_inputs: Whether the model's own input is rounded to 8 bits as well; without it the layers that
+            read it are not computed in integers.
+        calibration_only: Whether training is left as it is and only the ranges of activations are watched, so that
+            the model is quantized whenever it is evaluated (post-training quantization).
+        range_momentum: Weight of a new batch in the moving averages of the ranges, in (0, 1].
+        observed_steps: Training steps after which the ranges stay what they are; None for never.
+        overflow_fix: Whether weights use 7 of their 8 bits, so that pairs of products fit the 16 bits in which
+            onnxruntime adds them up on x86 processors without VNNI; there the file is wrong without it.
+        schedule: All layers at once, unless told otherwise.
+    """
+
+    algorithm: Literal["quantization"] = "quantization"
+    quantize_inputs: bool = True
+    calibration_only: bool = False
+    range_momentum: Annotated[float, Field(gt=0, le=1)] = 0.05
+    observed_steps: Annotated[int, Field(ge=0)] | None = None
+    overflow_fix: bool = True
+    schedule: ScheduleSettings = ScheduleSettings(initial_rate=0.998)
+
+
+def _sparsity_unless_named(data: Any) -> Any:
+    """Settings that name no algorithm are those of magnitude sparsity."""
+    is_nameless = isinstance(data, Mapping) and "algorithm" not in data
+    return {"algorithm": "magnitude_sparsity", **data} if is_nameless else data
 
 
 CompressionSettings = Annotated[
-    MagnitudeSparsity | FilterPruning, Field(discriminator="algorithm"), BeforeValidator(_with_algorithm)
+    MagnitudeSparsity | FilterPruning | Quantization,
+    Field(discriminator="algorithm"),
+    BeforeValidator(_sparsity_unless_named),
 ]
+
+
+class _Chosen(Settings):
+    compression: CompressionSettings
+
+
+def parse_compression(data: Any) -> CompressionSettings:
+    """Reads the settings of any algorithm from plain data.
+
+    Raises:
+        ConfigurationError: Lists every mistake.
+    """
+    return parse(_Chosen, {"compression": data}).compression

@@ -33,6 +33,8 @@ class _SavedCompression(Settings):
 class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
     """A module as a folder of `recipe.json` and `model.safetensors`; of a cut one the recipe holds the plan.
 
+    Of a quantized module the recipe tells which layers hold int8, and the tensors are those integers.
+
     Args:
         filepath: The folder.
         recipe: `class_path` and `init_args` of the module, for one that was not built by `build_module`.

@@ -1,4 +1,4 @@
-"""How a module is built again without pickle: the import path of its class, its arguments, and what was cut."""
+"""How a module is built again without pickle: the import path of its class, its arguments, and what was done to it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from kedro_aat.compression.cutting import PLAN, Cut, apply_plan
+from kedro_aat.compression.quantized_layers import Quantized, make_quantized, quantized_of
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.training.settings import Imported
 
@@ -22,13 +23,15 @@ class Recipe(Imported):
         class_path: A class of modules, or a function that is annotated to return a module.
         init_args: Keyword arguments.
         plan: The channels that are cut once it is built; empty for a whole module.
+        quantized: The layers that hold int8 after that; None for a module in full precision.
     """
 
     plan: tuple[Cut, ...] = ()
+    quantized: Quantized | None = None
 
 
 def build_module(recipe: Imported) -> nn.Module:
-    """Builds a module, cuts it if the recipe has a plan, and notes how that was done, so that it can be saved.
+    """Builds a module, cuts and quantizes it as the recipe says, and notes how that was done, so that it can be saved.
 
     Args:
         recipe: Names a class of modules, or a function that is annotated to return a module. Anything else
@@ -48,11 +51,15 @@ def build_module(recipe: Imported) -> nn.Module:
         )
     module: nn.Module = recipe.build()
     object.__setattr__(module, _RECIPE, Imported(class_path=recipe.class_path, init_args=recipe.init_args))
-    return apply_plan(module, recipe.plan) if isinstance(recipe, Recipe) else module
+    if isinstance(recipe, Recipe):
+        module = apply_plan(module, recipe.plan)
+        if recipe.quantized is not None:
+            make_quantized(module, recipe.quantized)
+    return module
 
 
 def recipe_of(module: nn.Module, built: Imported | None = None) -> Imported:
-    """How the module was built; a `Recipe` if something was cut out of it since.
+    """How the module was built; a `Recipe` if it was cut or quantized since.
 
     Args:
         module: Cut or not.
@@ -63,8 +70,11 @@ def recipe_of(module: nn.Module, built: Imported | None = None) -> Imported:
     """
     recipe = built or getattr(module, _RECIPE, None)
     if isinstance(recipe, Imported):
-        plan = [Cut.model_validate(step) for step in getattr(module, PLAN, [])]
-        return Recipe(class_path=recipe.class_path, init_args=recipe.init_args, plan=tuple(plan)) if plan else recipe
+        plan = tuple(Cut.model_validate(step) for step in getattr(module, PLAN, []))
+        quantized = quantized_of(module)
+        if not plan and quantized is None:
+            return recipe
+        return Recipe(class_path=recipe.class_path, init_args=recipe.init_args, plan=plan, quantized=quantized)
     kind = type(module)
     path = f"{kind.__module__}.{kind.__qualname__}"
     required = [

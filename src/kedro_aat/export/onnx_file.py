@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kedro_aat.errors import ExportError
 from kedro_aat.export.lean import make_lean
 from kedro_aat.export.program import first_cause, quiet, to_program
+from kedro_aat.export.qdq import as_onnx_operators
 
 # Operators that rearrange numbers. Folding them would put one or several weights into a nameless constant.
 _REARRANGING = {
@@ -60,7 +61,8 @@ def to_onnx(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:
         ExportError: The model cannot be exported for any batch size, returns anything but one tensor, or uses
             an operator that ONNX has no counterpart of.
     """
-    program = to_program(model, example_input)
+    with as_onnx_operators():
+        program = to_program(model, example_input)
     with quiet():
         exported = _translate(program, type(model).__name__)
         _simplify(exported, {name for name, tensor in _named_tensors(model) if tensor.ndim >= 2})

@@ -1,0 +1,186 @@
+"""Quantization to 8 bits with training: layers are held in int8, the least sensitive first.
+
+The rate is the share of the weights that are int8, so a search can lower it until the accuracy holds, and leave
+the layers that suffer most in full precision. A layer's sensitivity is the energy of its weight's rounding error over
+that of the weight: the inverse of the signal-to-quantization-noise ratio, by which Lin et al. 2016
+(arXiv:1511.06393, section 3) divide bits among layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from kedro_aat.compression.fake_quantization import ACTIVE, FakeQuantization
+from kedro_aat.compression.flow import install, uninstall
+from kedro_aat.compression.integers import hold_integers
+from kedro_aat.compression.layers import PrunableWeight, prunable_weights
+from kedro_aat.compression.quantization_statistics import QuantizationStatistics, QuantizedLayerStatistics
+from kedro_aat.compression.rounding import HIGHEST_SAFE_WEIGHT, HIGHEST_WEIGHT, relative_error
+from kedro_aat.compression.scheduled import ScheduledController
+from kedro_aat.compression.settings import Quantization
+from kedro_aat.compression.sites import Plan
+from kedro_aat.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+# The search ends below 1; from here on a rate asks for every layer, however few weights the last one has.
+ALL_LAYERS_FROM = 0.99
+
+
+class QuantizationController(ScheduledController):
+    """Quantizes a share of a model's weights, and the activations around them.
+
+    The model keeps its class, its parameters and their names; its `state_dict` gets two entries. The ranges of
+    activations come from `calibrate`, or else from the first batch, and follow those of training.
+
+    Convolutions and linear layers can be quantized, but for transposed convolutions, the layers inside an
+    attention layer, and weights that two layers share.
+    """
+
+    name = "quantization"
+    settings: Quantization
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Quantization | None = None,
+        *,
+        steps_per_epoch: int | None = None,
+        example_input: Tensor | None = None,
+    ) -> None:
+        settings = settings or Quantization()
+        layers = _quantizable(model, settings)
+        self._layers = layers
+        self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
+        if hasattr(model, ACTIVE):
+            raise ModelError(f"{type(model).__name__} is under quantization already: give strip() or a new model.")
+        self._fake = FakeQuantization(model, layers, settings, self._highest)
+        install(model, self._fake)
+        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
+        self._set_rate(settings.schedule.initial_rate)
+
+    def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
+        """Takes the ranges of activations from batches: the means of their lowest and highest numbers.
+
+        Args:
+            batches: Inputs (B, ...), or tuples whose first element is the input.
+
+        Raises:
+            DataError: If there is no batch, or a tensor is not finite.
+        """
+        device = self._layers[0].parameter.device
+        inputs = (batch if isinstance(batch, Tensor) else batch[0] for batch in batches)
+        self._fake.observe((batch.to(device),) for batch in inputs)
+
+    def _compress(self, rate: float) -> None:
+        sizes = [layer.parameter.numel() for layer in self._layers]
+        if rate >= ALL_LAYERS_FROM:
+            self._fake.active = frozenset(range(len(sizes)))
+            return
+        errors = self._sensitivities()
+        order = sorted(range(len(sizes)), key=lambda number: (errors[number], number))
+        reached = [0, *itertools.accumulate(sizes[number] for number in order)]
+        nearest = min(range(len(reached)), key=lambda count: abs(reached[count] - rate * reached[-1]))
+        self._fake.active = frozenset(order[:nearest])
+
+    def _sensitivities(self) -> list[float]:
+        return [relative_error(layer.parameter.detach(), self._highest) for layer in self._layers]
+
+    @property
+    def achieved_rate(self) -> float:
+        """Weights of quantized layers over those of all layers that are not ignored, in [0, 1]."""
+        sizes = [layer.parameter.numel() for layer in self._layers]
+        return sum(sizes[number] for number in self._fake.active) / sum(sizes)
+
+    def statistics(self) -> QuantizationStatistics:
+        """Bits and sensitivity of every layer."""
+        return QuantizationStatistics(
+            [
+                QuantizedLayerStatistics(
+                    layer.name,
+                    tuple(layer.parameter.shape),
+                    layer.parameter.numel(),
+                    8 if number in self._fake.active else 32,
+                    sensitivity,
+                )
+                for number, (layer, sensitivity) in enumerate(zip(self._layers, self._sensitivities(), strict=True))
+            ]
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """Also what was recorded of the forward pass, so that a fresh controller can be stripped."""
+        return super().get_state() | {
+            "num_observed": self._fake.num_observed,
+            "plans": {
+                "training" if is_training else "evaluation": plan.model_dump(mode="json")
+                for is_training, plan in self._fake.plans.items()
+            },
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._fake.num_observed = state["num_observed"]
+        self._fake.plans = {mode == "training": Plan.model_validate(plan) for mode, plan in state["plans"].items()}
+
+    def strip(self, do_copy: bool = True) -> nn.Module:
+        """The model with int8 weights in its quantized layers, BatchNorms folded into them.
+
+        At rate 0 it is the model as it was given.
+
+        Args:
+            do_copy: Whether to leave the model under training as it is.
+
+        Raises:
+            ModelError: If the model was neither called nor calibrated, and no example input is known.
+        """
+        controller = copy.deepcopy(self) if do_copy else self
+        model, fake = controller.model, controller._fake
+        if fake.active and False not in fake.plans:
+            if self.example_input is None:
+                raise ModelError(
+                    f"{type(model).__name__} was not called since it is under quantization, so the ranges of its "
+                    "activations are unknown: train it, call calibrate(batches), or evaluate it on a batch."
+                )
+            controller.calibrate([self.example_input])
+        ranges = fake.ranges
+        uninstall(model)
+        fake.remove()
+        if fake.active:
+            hold_integers(model, fake, ranges)
+        return model
+
+
+def _quantizable(model: nn.Module, settings: Quantization) -> list[PrunableWeight]:
+    found = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
+    holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    layers = [weight for weight in found if _is_quantizable(weight.module) and holders[id(weight.parameter)] == 1]
+    if not layers:
+        raise ModelError(
+            f"{type(model).__name__} has no layer that can be quantized: none that the scopes leave is a convolution "
+            "or nn.Linear with a weight of its own."
+        )
+    if others := [weight.name for weight in found if weight not in layers]:
+        logger.warning("%s stay in full precision: only convolutions and linear layers hold int8.", ", ".join(others))
+    if wrong := [layer.name for layer in layers if layer.parameter.dtype != torch.float32]:
+        raise ModelError(
+            f"quantization starts from float32 weights, but {', '.join(wrong)} are {layers[0].parameter.dtype}: call "
+            "model.float(), and train under autocast if it is to be quick."
+        )
+    return layers
+
+
+def _is_quantizable(module: nn.Module) -> bool:
+    is_convolution = isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
+    # The class of the linear layer inside an attention layer, which reads its weight and never calls it.
+    is_linear = isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
+    return is_convolution or is_linear

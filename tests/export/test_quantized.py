@@ -1,0 +1,125 @@
+"""Quantized models as files: what onnxruntime fuses, and that it says what torch says."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import onnx
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.program import to_program
+from kedro_aat.export.session import open_session, run_session
+from kedro_aat.export.verify import verify_onnx, verify_program
+from kedro_aat.pipelines.digits.model import ResidualCNN
+from kedro_aat.pipelines.digits.nodes import SplitSettings, split_digits
+from tests.compression.quantized import Branching, Separable, Sequence, optimized_operators, quantized, run, settled
+from tests.nets import Perceptron
+
+DIGITS = Path(__file__).parents[2] / "data/01_raw/digits.csv"
+FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
+STEPS = 0.03  # of the largest output: a few integers rounded the other way
+
+
+def stripped(model: nn.Module, inputs: Tensor, rate: float = 0.999, **settings: object) -> nn.Module:
+    return quantized(settled(model, inputs), inputs, rate, **settings).strip()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "integer_layers"),
+    [
+        (ResidualCNN((8, 16)), (1, 8, 8), {"QLinearConv": 6, "QGemm": 1, "QLinearAdd": 1}),
+        (Perceptron([20, 64, 32, 4]), (20,), {"QGemm": 3}),
+        (Separable(), (3, 16, 16), {"QLinearConv": 3, "QGemm": 1}),
+        (Branching(), (3, 16, 16), {"QLinearConv": 4, "QLinearAdd": 1, "QLinearConcat": 1}),
+        (Sequence(), (6, 32), {"MatMulIntegerToFloat": 2, "QGemm": 1}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_onnxruntime_computes_layers_in_integers(
+    model: nn.Module, shape: tuple[int, ...], integer_layers: dict[str, int], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(32, *shape)
+    small = stripped(model, inputs)
+    file = to_onnx(small, inputs)
+    operators = optimized_operators(file, tmp_path)
+    assert {name: operators[name] for name in integer_layers} == integer_layers, operators
+    # The output of a model is left in full precision, and so are convolutions that make it; attention is no layer.
+    allowed = {"Branching": 1, "Sequence": 4}.get(type(model).__name__, 0)
+    assert sum(operators[name] for name in FLOAT_LAYERS) <= allowed, operators
+    assert verify_onnx(file, small, inputs, tolerance=STEPS).difference <= STEPS
+    assert verify_program(to_program(small, inputs), small, inputs).difference <= 1e-6
+
+
+def test_file_is_a_quarter_as_large() -> None:
+    inputs = torch.rand(4, 64)
+    model = settled(Perceptron([64, 256, 256, 10]), inputs)
+    before = len(to_onnx(model, inputs).SerializeToString())
+    after = len(to_onnx(stripped(model, inputs), inputs).SerializeToString())
+    assert before / after > 3.6
+
+
+def test_weights_of_the_file_are_int8_under_their_names() -> None:
+    inputs = torch.rand(4, 1, 8, 8)
+    file = to_onnx(stripped(ResidualCNN((4, 8)), inputs), inputs)
+    types = {tensor.name: tensor.data_type for tensor in file.graph.initializer}
+    assert types["stem.0.weight"] == types["classifier.weight"] == onnx.TensorProto.INT8
+    assert types["stem.0.bias"] == types["classifier.bias"] == onnx.TensorProto.INT32
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.6])
+def test_layers_left_in_full_precision_agree_too(rate: float) -> None:
+    torch.manual_seed(1)
+    inputs = torch.rand(32, 1, 8, 8)
+    small = stripped(ResidualCNN((8, 16)), inputs, rate)
+    verify_onnx(to_onnx(small, inputs), small, inputs, tolerance=STEPS)
+
+
+def test_inputs_can_be_left_in_full_precision(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(32, 3, 16, 16)
+    small = stripped(Separable(), inputs, quantize_inputs=False)
+    file = to_onnx(small, inputs)
+    verify_onnx(file, small, inputs, tolerance=STEPS)
+    assert optimized_operators(file, tmp_path)["QLinearConv"] == 2  # the stem reads the input
+
+
+def test_digits_trained_in_int8_keep_their_accuracy(tmp_path: Path) -> None:
+    train, validation, _ = split_digits(pd.read_csv(DIGITS), SplitSettings())
+    torch.manual_seed(0)
+    model = ResidualCNN((8, 16, 32))
+    fit(model, train, num_epochs=6, lr=0.05)
+    dense = run(model, validation["inputs"]).argmax(1)
+
+    controller = QuantizationController(model)
+    controller.calibrate(train["inputs"].split(64)[:4])
+    fit(model, train, num_epochs=2, lr=0.01)
+    controller.disable_scheduler()
+
+    small = controller.strip()
+    labels = run(small, validation["inputs"]).argmax(1)
+    assert_agree(labels, run(controller.model, validation["inputs"]).argmax(1), 0.995)
+    session = open_session(to_onnx(small, validation["inputs"]).SerializeToString())
+    assert_agree(run_session(session, validation["inputs"]).argmax(1), labels, 0.995)
+    correct = [float((given == validation["targets"]).double().mean()) for given in (dense, labels)]
+    assert correct[0] > 0.95
+    assert correct[1] > correct[0] - 0.01
+
+
+def assert_agree(left: Tensor, right: Tensor, share: float) -> None:
+    assert float((left == right).double().mean()) >= share
+
+
+def fit(model: nn.Module, data: dict[str, Tensor], *, num_epochs: int, lr: float) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    model.train()
+    for _, batch in itertools.product(range(num_epochs), torch.randperm(len(data["inputs"])).split(32)):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(data["inputs"][batch]), data["targets"][batch]).backward()
+        optimizer.step()
