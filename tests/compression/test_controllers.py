@@ -16,7 +16,10 @@ from tests.compression.controller_contract import ControllerContract
 CONTROLLERS: list[CompressionSettings] = [
     MagnitudeSparsity(importance="lamp", ranking="global"),
     MagnitudeSparsity(importance="normed_abs", ranking="local"),
-from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
+    FilterPruning(importance="l2", ranking="local"),
+    FilterPruning(importance="taylor", ranking="global", rate_of="macs"),
+    Quantization(),
+    Quantization(calibration_only=True),
 ]
 
 
