@@ -22,6 +22,8 @@ RECOVERY_RATIO = 0.7
 # What is believed before the polish: that a full learning rate costs 0.3 +- 0.3 drops, and as much what has not healed
 # when the polish begins; that the slope is known to a quarter of itself; that an epoch jitters by a tenth of the drop.
 LR_COST, LR_COST_SPREAD, DAMAGE, DAMAGE_SPREAD, SLOPE_SPREAD, JITTER = 0.3, 0.3, 0.3, 0.3, 0.25, 0.1
+# The least share of the believed slope that is ever inferred.
+LEAST_SLOPE = 0.7
 # Shares of a margin's variance that a model keeps for some epochs, since its weights change slowly, and that each
 # epoch draws anew; the rest is the baseline's luck, which all epochs share and none can tell. Of what is kept this
 # much is left an epoch later.
@@ -74,5 +76,5 @@ def expectation(u: Floats, lr: Floats, margins: Floats, standard_error: float, s
     expected, seen_slope, *_ = np.linalg.solve(
         weighted @ features + np.diag(precision), weighted @ margins + precision * believed
     )
-    # A slope that noise made flat or negative must not turn the steering around.
-    return float(expected), max(float(seen_slope), 0.3 * slope)
+    # A slope that noise made flat or negative must not turn the steering around, or let the rate run away.
+    return float(expected), max(float(seen_slope), LEAST_SLOPE * slope)

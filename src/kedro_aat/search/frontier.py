@@ -35,11 +35,11 @@ MAXIMAL_GROWTH = 4
 NUM_EXTRA_EPOCHS = 2
 # Share of the way to the rate aimed at that is gone in one epoch of the polish, and the most, in u. Rises are small and
 # shrink to nothing over the second half: a rise costs damage that takes epochs to heal, and a fall costs none.
-STEERING, MAXIMAL_RISE, MAXIMAL_FALL = 0.75, 0.1, 0.3
+STEERING, MAXIMAL_RISE, MAXIMAL_FALL = 0.5, 0.1, 0.15
 # The polish keeps in hand z times the geometric mean of a standard error and of what this much u is worth in margin:
 # more than z standard errors where these cost less size than that, since safety is cheap there, and less where they
 # would cost most of what there is to gain.
-RESERVE = 0.13
+RESERVE = 0.1
 
 
 class Trial(Settings):
@@ -324,9 +324,8 @@ class Frontier(Settings):
         return self.acceptance_z * math.sqrt(RESERVE * state.slope * state.standard_error)
 
     def _polish_lr(self, epoch: int, num_epochs: int) -> float:
-        # Falls in a straight line: damage heals at high learning rates, and only the end must be low.
         share = epoch / max(1, num_epochs - 1)
-        return self.polish_lr + (self.lowest_polish_lr - self.polish_lr) * share
+        return float(self.polish_lr * (self.lowest_polish_lr / self.polish_lr) ** share)
 
     def _expected_at_end(self, state: FrontierState) -> tuple[float, float]:
         """Margin at the latest rate when the learning rate has fallen, and its slope over u, both in drops."""
