@@ -68,11 +68,11 @@ def run(parameters: dict[str, Any], names: list[str], seed: int, epochs: int, fo
     for name in names:
         settings = settings_of(parameters, name, seed, epochs)
         evaluation, scores = evaluate_baseline(model, train, validation, settings)
-        controller = build_controller(model, evaluation, settings)
+        controller = build_controller(model, evaluation, settings, train)
         store, log = CheckpointStore(folder / name), TensorBoardLog(folder / f"tensorboard-{name}")
         started = time.perf_counter()
         _, result, trajectory = finetune_adaptively(
-            controller, train, validation, evaluation, scores, store, log, settings
+            controller, model, train, validation, evaluation, scores, store, log, settings
         )
         found.append(
             result

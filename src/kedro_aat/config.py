@@ -71,3 +71,8 @@ class AatSettings(Settings):
     @classmethod
     def _at_least_the_minimal_rate(cls, rate: float, given: ValidationInfo) -> float:
         return require_at_least(rate, given.data.get("minimal_rate"))
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds for the search; None for no limit."""
+        return None if self.time_limit_minutes is None else 60 * self.time_limit_minutes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -23,6 +25,7 @@ from torch.utils.data import (
 
 from kedro_aat.errors import DataError
 from kedro_aat.training.checkpoints import hash_tensors
+from kedro_aat.training.distillation import Teacher
 from kedro_aat.training.runner import Callables, Evaluation, listed, rng_state, set_rng_state
 from kedro_aat.training.scores import agrees_with, joined, resampling_for, scorer_for
 from kedro_aat.training.settings import TrainingSettings
@@ -62,6 +65,7 @@ class DefaultTraining:
         train_data: `{"inputs": (N, ...), "targets": (N, ...)}` or a dataset of (input, target) pairs.
         validation_data: Likewise.
         seed: Of shuffling; `seed_everything` sees to the rest.
+        teacher: The baseline, if it is to teach; moved as the model is, and never trained.
 
     Raises:
         DataError: For an empty split, or tensors that do not fit together.
@@ -75,15 +79,14 @@ class DefaultTraining:
         validation_data: Data,
         *,
         seed: int = 0,
+        teacher: nn.Module | None = None,
     ) -> None:
         if settings.num_threads is not None:
             torch.set_num_threads(settings.num_threads)
         self.settings = settings
         self.device = pick_device(settings.device)
         self._memory_format = torch.channels_last if settings.channels_last else torch.preserve_format
-        self.model = model.to(self.device)
-        if settings.channels_last:
-            self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self._placed(model)
         self._forward = torch.compile(model) if settings.compile else model
         self._seed = seed
         self._loss = settings.loss.build()
@@ -94,6 +97,28 @@ class DefaultTraining:
         self._scaler = self._new_scaler()
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
         self._validation_data = as_dataset(validation_data, "validation")
+        self._teacher: Teacher | None = None
+        if teacher is not None and settings.distillation is not None and self._train_data is not None:
+            self._teacher = Teacher(self._placed(teacher), settings.distillation, self._loss, self._autocast)
+            self._ask_ahead()
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        model = model.to(self.device)
+        if self.settings.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
+
+    def _ask_ahead(self) -> None:
+        """Lets the teacher answer once for all, where the examples are always the same and its answers are small."""
+        assert self._teacher is not None
+        dataset = self._train_data
+        if type(dataset) is not TensorDataset or self.settings.train_epoch is not None:
+            return
+        inputs, _ = dataset.tensors
+        first = self._teacher.answer(self._to_device(inputs[:1]))
+        if first.numel() <= inputs[:1].numel():
+            batches = (self._to_device(batch) for batch in inputs.split(max(self.settings.batch_size, 256)))
+            self._train_data = TensorDataset(*dataset.tensors, self._teacher.answers(batches))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -132,11 +157,16 @@ class DefaultTraining:
         model.train()
         total = torch.zeros((), device=self.device)
         batches = self.train_batches(epoch)
-        for inputs, targets in batches:
+        for inputs, labels, *taught in batches:
             compression_controller.scheduler.step()
+            moved, targets = self._to_device(inputs), labels.to(self.device, non_blocking=True)
             with self._autocast():
-                outputs = self._forward(self._to_device(inputs))
-                loss = self._loss(outputs, targets.to(self.device, non_blocking=True))
+                outputs = self._forward(moved)
+                if self._teacher is None:
+                    loss = self._loss(outputs, targets)
+                else:
+                    answers = taught[0].to(self.device, non_blocking=True) if taught else self._teacher.answer(moved)
+                    loss = self._teacher.loss(outputs, targets, answers)
             loss = loss + compression_controller.loss()
             self._optimizer_step(loss, listed(optimizer))
             if self.settings.scheduler_interval == "step":
@@ -144,6 +174,11 @@ class DefaultTraining:
                     scheduler.step()
             total += loss.detach()
         return float(total) / len(batches)
+
+    def adapt(self, model: nn.Module) -> None:
+        """Takes the statistics of BatchNorms anew, from the first training batches in a fixed order."""
+        inputs = (self._to_device(inputs) for inputs, *_ in self.train_batches(0))
+        update_bn(itertools.islice(inputs, self.settings.batch_norm_adaptation_batches), model)
 
     def validate(self, model: nn.Module, epoch: int | None = None) -> Evaluation:
         """The metric over the validation split, with what its standard error can be told from.
@@ -181,6 +216,7 @@ class DefaultTraining:
             validate=_with(validate, data=self.validation_batches()) if validate else self.validate,
             configure_optimizers=_with(configure, model=self.model) if configure else self.configure_optimizers,
             early_stopping=own("early_stopping"),
+            adapt=self.adapt if self._train_data is not None and self.settings.batch_norm_adaptation_batches else None,
             # Schedulers that step with the optimizer are through with an epoch when it ends.
             update_learning_rate=own("update_learning_rate")
             or (_leave_alone if self.settings.scheduler_interval == "step" else None),

@@ -170,6 +170,8 @@ def _prepare_and_train(runner: TrainingRunner, move: Epoch, checkpoints: RunChec
     if move.rate_path is not None and len(move.rate_path) > 1:
         # A training function may step less often than was thought, and so not reach the path's end.
         runner.finish_rate_path(move.rate_path[-1])
+    if move.rate_path is not None:
+        runner.adapt()
     return loss
 
 

@@ -63,6 +63,7 @@ class Callables:
     load_checkpoint: Callable[..., Any] | None = None
     early_stopping: Callable[[float], bool] | None = None
     update_learning_rate: Callable[..., Any] | None = None
+    adapt: Callable[[nn.Module], object] | None = None
     state: Stateful | None = None
 
     def __post_init__(self) -> None:
@@ -163,6 +164,11 @@ class TrainingRunner:
             controller.scheduler.follow(path)
         else:
             controller.compression_rate = path[-1]
+
+    def adapt(self) -> None:
+        """Lets the model settle at a new rate without training, where there is a function for that."""
+        if self.callables.adapt is not None:
+            self.callables.adapt(self.model)
 
     def finish_rate_path(self, rate: float) -> None:
         """Sets the path's last rate if a training function stepped too seldom to reach it."""

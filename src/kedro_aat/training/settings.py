@@ -82,6 +82,21 @@ ImportedOrPath = Annotated[Imported, BeforeValidator(_from_path)]
 _CALLABLES = ("train_epoch", "validate_", "configure_optimizers", "early_stopping", "update_learning_rate")
 
 
+class Distillation(Settings):
+    """How the baseline, as a teacher, joins in the loss of the compressed model; see `distillation.Teacher`.
+
+    Attributes:
+        kind: `softmax` compares class probabilities, `mse` the outputs themselves; `auto` takes `softmax` where the
+            loss is a cross-entropy over classes.
+        temperature: By which logits are divided before the softmax, above 0; higher shows more of the wrong classes.
+        weight: Of the teacher's part in the loss, in (0, 1]; the rest is the loss on the targets.
+    """
+
+    kind: Literal["auto", "softmax", "mse"] = "auto"
+    temperature: Annotated[float, Field(gt=0)] = 3.0
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.7
+
+
 class TrainingSettings(Settings):
     """How a model is trained and judged by those who write no training code.
 
@@ -95,6 +110,9 @@ class TrainingSettings(Settings):
         higher_is_better: Direction of the metric; None takes the metric's own.
         num_bootstrap_resamples: Resamples of the validation split on which a metric that is no mean over examples, such
             as AUC or IoU, is computed too, for its standard error; 0 does without.
+        distillation: What the baseline teaches the compressed model beside the targets; None for nothing.
+        batch_norm_adaptation_batches: Training batches from which BatchNorms take their statistics anew after an epoch
+            in which the rate changed; 0 for none.
         device: `auto` takes a GPU if there is one; or any name that torch knows.
         precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
         channels_last: Whether images lie in memory channel by channel last.
@@ -121,6 +139,8 @@ class TrainingSettings(Settings):
     metric: ImportedOrPath | None = None
     higher_is_better: bool | None = None
     num_bootstrap_resamples: Annotated[int, Field(ge=0)] = 100
+    distillation: Distillation | None = Distillation()
+    batch_norm_adaptation_batches: Annotated[int, Field(ge=0)] = 10
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False

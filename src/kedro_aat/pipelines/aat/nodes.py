@@ -125,6 +125,7 @@ def build_controller(
 
 def finetune_adaptively(
     controller: ScheduledController,
+    baseline_model: Module,
     train_data: Data,
     validation_data: Data,
     baseline_evaluation: dict[str, Any],
@@ -144,98 +145,31 @@ def finetune_adaptively(
     Raises:
         InterruptedRunError: If it was stopped; the same command goes on.
     """
-    from kedro_aat.budget import Outcome
-    from kedro_aat.errors import InterruptedRunError
     from kedro_aat.reporting.summary import trajectory
-    from kedro_aat.search.policy import with_epochs
-    from kedro_aat.training.cost import expected_cost, timed_epoch
-    from kedro_aat.training.epoch import DefaultTraining, data_fingerprint, seed_everything
-    from kedro_aat.training.fine_tune import adaptive_problem, choose, fine_tune, fingerprint, records_of
-    from kedro_aat.training.progress import LoopProgress
-    from kedro_aat.training.runner import TrainingRunner
+    from kedro_aat.training.stage import Stage
 
-    budget = _budget(baseline_evaluation, baseline_evaluation["budget"])
-
-    def training_of(controller: ScheduledController) -> DefaultTraining:
-        return DefaultTraining(controller.model, settings.training, train_data, validation_data, seed=settings.seed)
-
-    def runner_of(controller: ScheduledController) -> TrainingRunner:
-        return TrainingRunner(
-            controller.model,
-            controller,
-            training_of(controller).callables(),
-            uncompressed_model_accuracy=budget.baseline,
-            minimal_tolerable_accuracy=budget.lowest_tolerated,
-            higher_is_better=budget.higher_is_better,
-        )
-
-    seed_everything(settings.seed)
-    training = training_of(controller)
-    controller.steps_per_epoch, device = training.steps_per_epoch, str(training.device)
-    runner = runner_of(controller)
-    identity = {
-        "functions": runner.callables.fingerprint,
-        "settings": settings.model_dump(mode="json", include=settings.SEARCHED),
-        "model": fingerprint(controller.model),
-        "train_data": data_fingerprint(train_data),
-        "validation_data": data_fingerprint(validation_data),
-    }
-    problem = adaptive_problem(
-        controller, budget, minimal_rate=settings.minimal_rate, maximal_rate=settings.maximal_rate
+    stage = Stage(
+        policy=settings.search,
+        training=settings.training,
+        minimal_rate=settings.minimal_rate,
+        maximal_rate=settings.maximal_rate,
+        seed=settings.seed,
+        time_limit=settings.time_limit,
+        identity=settings.model_dump(mode="json", include=settings.SEARCHED),
     )
-    with checkpoint_store.open(identity) as checkpoints:
-        run = checkpoints.folder.name
-        if settings.choose is not None:
-            budget = settings.choose.budget(budget.baseline, higher_is_better=budget.higher_is_better)
-            result = choose(runner, settings.search, budget, checkpoints)
-        else:
-            known = records_of(checkpoints.latest())
-            limit = None if settings.time_limit_minutes is None else 60 * settings.time_limit_minutes
-            cost = expected_cost(
-                known, settings.search.maximal_total_epochs, lambda: timed_epoch(controller, runner_of), limit
-            )
-            if not checkpoints.is_finished:
-                logger.info("%s", cost)
-            next_epoch = known[-1].epoch + 1 if known else 0
-            writer = None if checkpoints.is_finished else tensorboard_log.writer(run, next_epoch=next_epoch)
-            result = fine_tune(
-                runner,
-                with_epochs(settings.search, cost.epochs),
-                problem,
-                budget,
-                checkpoints,
-                LoopProgress(verbose=True, total=cost.epochs, writer=writer),
-                baseline=_evaluation(budget.baseline, baseline_scores),
-                time_limit=limit,
-            )
-            if writer is not None:
-                writer.close()
-    if result.outcome is Outcome.INTERRUPTED:
-        raise InterruptedRunError(
-            f"Stopped after epoch {result.history[-1].epoch}. {result.outcome.advice} "
-            f"Its checkpoints are in {checkpoints.folder}."
-        )
-    controller.model.cpu()
-    search_result = {
-        "outcome": str(result.outcome),
-        "reason": result.reason,
-        "budget": budget.summary,
-        "validation": result.metric,
-        "standard_error": result.best.standard_error if result.best else None,
-        "rate": {
-            "requested": result.best.requested_rate if result.best else 0.0,
-            "achieved": result.achieved_rate,
-        },
-        "epochs": {"used": result.history[-1].epoch, "allowed": settings.search.maximal_total_epochs},
-        "seconds": {
-            "used": sum(row.seconds for row in result.history),
-            "limit": None if settings.time_limit_minutes is None else 60 * settings.time_limit_minutes,
-        },
-        "best_checkpoint": result.best.checkpoint if result.best else None,
-        "device": device,
-        "run": run,
-    }
-    return controller, search_result, trajectory(result.history)
+    done = stage.run(
+        controller,
+        baseline_model,
+        train_data,
+        validation_data,
+        _evaluation(baseline_evaluation["validation"], baseline_scores),
+        _budget(baseline_evaluation, baseline_evaluation["budget"]),
+        checkpoint_store,
+        tensorboard_log.writer,
+        settings.choose,
+    )
+    summary = done.summary(settings.search.maximal_total_epochs, settings.time_limit)
+    return controller, summary, trajectory(done.result.history)
 
 
 def export_model(

@@ -38,6 +38,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                 finetune_adaptively,
                 [
                     "compression_controller",
+                    "baseline_model",
                     "train_data",
                     "validation_data",
                     "baseline_evaluation",

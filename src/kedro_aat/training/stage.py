@@ -1,0 +1,200 @@
+"""One stage of compression from data and settings: what the pipeline's nodes and notebooks call."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from kedro_aat.budget import Budget, BudgetSettings, Outcome
+from kedro_aat.compression.scheduled import ScheduledController
+from kedro_aat.errors import InterruptedRunError
+from kedro_aat.search.choice import Policy
+from kedro_aat.search.policy import with_epochs
+from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
+from kedro_aat.training.cost import expected_cost, timed_epoch
+from kedro_aat.training.epoch import Data, DefaultTraining, data_fingerprint, seed_everything
+from kedro_aat.training.fine_tune import adaptive_problem, choose, fine_tune, fingerprint, records_of
+from kedro_aat.training.progress import LoopProgress
+from kedro_aat.training.records import FineTuned
+from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+WriterOf = Callable[..., Any]  # (run, next_epoch=) -> a TensorBoard writer
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage is to do.
+
+    Attributes:
+        policy: Chooses the rates.
+        training: How the model is trained and judged.
+        minimal_rate: Lowest rate worth returning, in [0, 1).
+        maximal_rate: Highest rate to try, in [0, 1).
+        seed: Of shuffling, dropout and augmentation.
+        time_limit: Seconds for the search; None for no limit.
+        identity: What else tells its run from others, as JSON data.
+    """
+
+    policy: Policy
+    training: TrainingSettings
+    minimal_rate: float
+    maximal_rate: float
+    seed: int
+    time_limit: float | None
+    identity: Mapping[str, Any]
+
+    def run(
+        self,
+        controller: ScheduledController,
+        teacher: nn.Module,
+        train_data: Data,
+        validation_data: Data,
+        baseline: Evaluation,
+        budget: Budget,
+        store: CheckpointStore,
+        writer_of: WriterOf,
+        choice: BudgetSettings | None = None,
+    ) -> StageResult:
+        """Fine-tunes the controller's model, and leaves it, on the CPU, at the best rate within budget.
+
+        Args:
+            controller: With the model under compression.
+            teacher: The uncompressed model; left as it is.
+            train_data: To train on.
+            validation_data: That judges every epoch.
+            baseline: The uncompressed model on it.
+            budget: What is tolerated.
+            store: Keeps the run; the same call goes on with it.
+            writer_of: Makes a TensorBoard writer.
+            choice: Another budget, for which a model is read off the frontier of the run without training.
+
+        Raises:
+            InterruptedRunError: If it was stopped; the same call goes on.
+            CheckpointError: If there is no run to choose from.
+        """
+
+        def training_of(controller: ScheduledController) -> DefaultTraining:
+            return DefaultTraining(
+                controller.model,
+                self.training,
+                train_data,
+                validation_data,
+                seed=self.seed,
+                teacher=copy.deepcopy(teacher),
+            )
+
+        def runner_of(controller: ScheduledController) -> TrainingRunner:
+            return TrainingRunner(
+                controller.model,
+                controller,
+                training_of(controller).callables(),
+                uncompressed_model_accuracy=budget.baseline,
+                minimal_tolerable_accuracy=budget.lowest_tolerated,
+                higher_is_better=budget.higher_is_better,
+            )
+
+        seed_everything(self.seed)
+        training = training_of(controller)
+        controller.steps_per_epoch = training.steps_per_epoch
+        runner = runner_of(controller)
+        identity = {
+            "functions": runner.callables.fingerprint,
+            "settings": dict(self.identity),
+            "model": fingerprint(controller.model),
+            "teacher": fingerprint(teacher) if self.training.distillation else None,
+            "train_data": data_fingerprint(train_data),
+            "validation_data": data_fingerprint(validation_data),
+        }
+        with store.open(identity) as checkpoints:
+            if choice is None:
+                result = self._search(runner, runner_of, baseline, budget, checkpoints, writer_of)
+            else:
+                budget = choice.budget(budget.baseline, higher_is_better=budget.higher_is_better)
+                result = choose(runner, self.policy, budget, checkpoints)
+        if result.outcome is Outcome.INTERRUPTED:
+            raise InterruptedRunError(
+                f"Stopped after epoch {result.history[-1].epoch}. {result.outcome.advice} "
+                f"Its checkpoints are in {checkpoints.folder}."
+            )
+        controller.model.cpu()
+        return StageResult(result, budget, checkpoints.folder.name, str(training.device))
+
+    def _search(
+        self,
+        runner: TrainingRunner,
+        runner_of: Callable[[ScheduledController], TrainingRunner],
+        baseline: Evaluation,
+        budget: Budget,
+        checkpoints: RunCheckpoints,
+        writer_of: WriterOf,
+    ) -> FineTuned:
+        controller = runner.compression_controller
+        known = records_of(checkpoints.latest())
+        problem = adaptive_problem(controller, budget, minimal_rate=self.minimal_rate, maximal_rate=self.maximal_rate)
+        cost = expected_cost(
+            known, self.policy.maximal_total_epochs, lambda: timed_epoch(controller, runner_of), self.time_limit
+        )
+        writer = None
+        if not checkpoints.is_finished:
+            logger.info("%s", cost)
+            writer = writer_of(checkpoints.folder.name, next_epoch=known[-1].epoch + 1 if known else 0)
+        result = fine_tune(
+            runner,
+            with_epochs(self.policy, cost.epochs),
+            problem,
+            budget,
+            checkpoints,
+            LoopProgress(verbose=True, total=cost.epochs, writer=writer),
+            baseline=baseline,
+            time_limit=self.time_limit,
+        )
+        if writer is not None:
+            writer.close()
+        return result
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How a stage ended.
+
+    Attributes:
+        result: Of its search.
+        budget: That its model keeps.
+        run: The name of the run's folder in the store.
+        device: On which it was trained.
+    """
+
+    result: FineTuned
+    budget: Budget
+    run: str
+    device: str
+
+    def summary(self, allowed: int, time_limit: float | None) -> dict[str, Any]:
+        """As plain data.
+
+        Args:
+            allowed: Epochs that the search was allowed.
+            time_limit: Its limit in seconds.
+        """
+        result, best = self.result, self.result.best
+        return {
+            "outcome": str(result.outcome),
+            "reason": result.reason,
+            "budget": self.budget.summary,
+            "validation": result.metric,
+            "standard_error": best.standard_error if best else None,
+            "rate": {"requested": best.requested_rate if best else 0.0, "achieved": result.achieved_rate},
+            "epochs": {"used": result.history[-1].epoch, "allowed": allowed},
+            "seconds": {"used": sum(row.seconds for row in result.history), "limit": time_limit},
+            "best_checkpoint": best.checkpoint if best else None,
+            "device": self.device,
+            "run": self.run,
+        }
