@@ -8,7 +8,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.certificate import CertificateSettings
-from kedro_aat.compression.settings import CompressionSettings, MagnitudeSparsity
+from kedro_aat.compression.settings import CompressionSettings, MagnitudeSparsity, Quantization
+from kedro_aat.export.settings import ExportSettings
 from kedro_aat.search.choice import Policy
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Rate, require_at_least
@@ -16,20 +17,20 @@ from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
 
 
-class ExportSettings(Settings):
-    """How the exported files are checked and measured.
+class SecondStage(Settings):
+    """What is done to the model that the search found: a compression that is applied to a model once it is cut.
 
     Attributes:
-        tolerance: Largest difference to the torch model's outputs, relative to the largest output.
-        quantized_tolerance: The same of the ONNX file of a quantized model.
-        batch_sizes: At which latency is measured.
-        num_threads: That onnxruntime may use meanwhile.
+        compression: What is compressed, and how.
+        search: The policy that chooses the rates; its epochs come on top.
+        learning_rate_factor: On the learning rate of `training`, above 0: a model in 8 bits bears less.
+        minimal_rate: Lowest rate worth returning, in [0, 1).
     """
 
-    tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    quantized_tolerance: Annotated[float, Field(gt=0)] = 0.1
-    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 64)
-    num_threads: Annotated[int, Field(ge=1)] = 1
+    compression: CompressionSettings = Quantization()
+    search: Annotated[Policy, Field(discriminator="kind")] = Frontier(maximal_total_epochs=8)
+    learning_rate_factor: Annotated[float, Field(gt=0)] = 0.25
+    minimal_rate: Rate = 0.0
 
 
 class AatSettings(Settings):
@@ -42,6 +43,7 @@ class AatSettings(Settings):
         maximal_rate: Highest rate to try, in [0, 1).
         compression: What is compressed, and how.
         search: The policy that chooses the rates.
+        second_stage: What is done after that, to the model that is found; None for nothing.
         training: How the model is trained and judged.
         time_limit_minutes: Wall time of the search; the best model so far is what comes back. None for no limit.
         certificate: How the returned model is certified.
@@ -60,6 +62,7 @@ class AatSettings(Settings):
     maximal_rate: Annotated[Rate, Field(validate_default=True)] = 0.998
     compression: CompressionSettings = MagnitudeSparsity()
     search: Annotated[Policy, Field(discriminator="kind")] = Frontier()
+    second_stage: SecondStage | None = None
     training: TrainingSettings
     time_limit_minutes: Annotated[float, Field(gt=0)] | None = None
     certificate: CertificateSettings = CertificateSettings()
@@ -71,6 +74,22 @@ class AatSettings(Settings):
     @classmethod
     def _at_least_the_minimal_rate(cls, rate: float, given: ValidationInfo) -> float:
         return require_at_least(rate, given.data.get("minimal_rate"))
+
+    @field_validator("second_stage")
+    @classmethod
+    def _in_an_order_that_works(cls, stage: SecondStage | None, given: ValidationInfo) -> SecondStage | None:
+        first = getattr(given.data.get("compression"), "algorithm", None)
+        second = stage and stage.compression.algorithm
+        if first == "quantization" and second is not None:
+            raise ValueError(
+                f"nothing can follow quantization, since its model holds integers, but got {second}; "
+                f"make {second} the first stage and quantization the second"
+            )
+        if second == "filter_pruning" and first == "magnitude_sparsity":
+            raise ValueError("filters must be cut before single weights are removed; exchange the two stages")
+        if second is not None and first == second:
+            raise ValueError(f"must be another algorithm than the first stage's, but both are {first}")
+        return stage
 
     @property
     def time_limit(self) -> float | None:

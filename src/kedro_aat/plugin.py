@@ -120,5 +120,5 @@ def choose(
             session.run(pipeline_names=[pipeline], from_nodes=["finetune_adaptively"])
         else:
             catalog = session.load_context().catalog
-            names = ("trajectory", "baseline_evaluation", "search_result", "checkpoint_store")
+            names = ("search_trajectory", "baseline_evaluation", "search_result", "checkpoint_store")
             print_frontier(*(catalog.load(name) for name in names))

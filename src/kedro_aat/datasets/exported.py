@@ -17,27 +17,39 @@ if TYPE_CHECKING:
 
 
 class _FileDataset(AbstractDataset[Any, Any]):
-    """One file, written under another name and renamed; `NotExported` removes it."""
+    """One file, written under another name and renamed; in place of one that was not exported stands the reason."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)
+        self._reason = self._path.with_name(self._path.name + ".not_exported.txt")
         self.metadata = metadata
 
+    def load(self) -> Any:
+        """The file's contents, or `NotExported` where a run ended without one."""
+        if self._reason.exists() and not self._path.exists():
+            return NotExported(self._reason.read_text())
+        return self._read()
+
     def save(self, data: Any) -> None:
-        """Writes the file."""
+        """Writes the file, or why there is none."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(data, NotExported):
             remove(self._path)
+            self._reason.write_text(data.reason)
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._reason.unlink(missing_ok=True)
         writing = self._path.with_name("writing-" + self._path.name)
         self._write(data, writing)
         os.replace(writing, self._path)
+
+    def _read(self) -> Any:
+        raise NotImplementedError
 
     def _write(self, data: Any, path: Path) -> None:
         raise NotImplementedError
 
     def _exists(self) -> bool:
-        return self._path.exists()
+        return self._path.exists() or self._reason.exists()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path)}
@@ -51,8 +63,7 @@ class OnnxDataset(_FileDataset):
         metadata: For Kedro-Viz.
     """
 
-    def load(self) -> ModelProto:
-        """The model."""
+    def _read(self) -> ModelProto:
         import onnx
 
         return onnx.load(str(self._path))
@@ -69,8 +80,7 @@ class ExportedProgramDataset(_FileDataset):
         metadata: For Kedro-Viz.
     """
 
-    def load(self) -> ExportedProgram:
-        """The program."""
+    def _read(self) -> ExportedProgram:
         import torch
 
         return torch.export.load(self._path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx
 import onnxruntime
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kedro_aat.errors import ExportError
 
@@ -34,3 +35,19 @@ def run_session(session: Any, batch: Tensor) -> Tensor:
     """Run a session with one input and return its first output."""
     (name,) = (node.name for node in session.get_inputs())
     return torch.from_numpy(session.run(None, {name: batch.detach().numpy()})[0])
+
+
+class OnnxModel(nn.Module):
+    """An ONNX model as a module, so that whatever evaluates modules evaluates the file.
+
+    Args:
+        model: As it is written.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        super().__init__()
+        self._session = open_session(model.SerializeToString())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Runs onnxruntime on the CPU; (B, ...) -> (B, ...), on the device of the inputs."""
+        return run_session(self._session, inputs.cpu()).to(inputs.device)

@@ -77,11 +77,27 @@ def verify_program(program: ExportedProgram, model: nn.Module, inputs: Tensor, *
         ExportError: They differ by more than the tolerance, or in the shape of their output; or the file does
             not run.
     """
+    return _compare("exported program", read_back(program), model, inputs, tolerance)
+
+
+class _Program(nn.Module):
+    """A program that was read back, as a module that can be put into evaluation mode: it is in no other."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        super().__init__()
+        self._run = [program.module()]  # in a list, since it refuses to be a submodule in evaluation mode
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self._run[0](inputs)
+        return outputs
+
+
+def read_back(program: ExportedProgram) -> nn.Module:
+    """The program as it is after it was written to a `.pt2` file and loaded again."""
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "program.pt2"
         torch.export.save(program, path)
-        loaded = torch.export.load(path).module()
-    return _compare("exported program", loaded, model, inputs, tolerance)
+        return _Program(torch.export.load(path))
 
 
 def count_zeros(onnx_model: onnx.ModelProto, names: Iterable[str]) -> tuple[int, int]:

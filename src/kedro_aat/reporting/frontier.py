@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from kedro_aat.training.delivery import Candidate
 from kedro_aat.training.records import EpochRecord, frontier
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kedro_aat.budget import Budget
+    from kedro_aat.compression.scheduled import ScheduledController
     from kedro_aat.training.checkpoints import CheckpointStore
 
 
@@ -20,6 +25,33 @@ def frontier_records(trajectory: pd.DataFrame, available: list[int]) -> list[Epo
     history = [EpochRecord(**{str(key): value for key, value in row.items()}) for row in trajectory.to_dict("records")]
     numbers = frontier(history, available)
     return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
+
+
+def frontier_models(
+    controller: ScheduledController,
+    trajectory: pd.DataFrame,
+    search_result: dict[str, Any],
+    checkpoint_store: CheckpointStore,
+    budget: Budget,
+) -> Iterator[Candidate]:
+    """The models within budget that are less compressed than the one that a search returned, by falling rate.
+
+    Args:
+        controller: At the rate returned; left as it is.
+        trajectory: Of the search.
+        search_result: Its summary.
+        checkpoint_store: Where its run is kept.
+        budget: That they keep.
+    """
+    run = search_result["run"]
+    for row in frontier_records(trajectory, checkpoint_store.numbers_of(run)):
+        if 0 < row.achieved_rate < search_result["rate"]["achieved"] and budget.margin(row.metric) >= 0:
+            checkpoint = checkpoint_store.load(run, row.checkpoint)
+            other = copy.deepcopy(controller)
+            other.model.load_state_dict(checkpoint.model)
+            other.load_state(checkpoint.training["controller"])
+            name = f"{other.settings.algorithm} at rate {row.achieved_rate:.4f}"
+            yield Candidate(name, 1, other.strip(), row.achieved_rate, other.weight_names)
 
 
 def print_frontier(

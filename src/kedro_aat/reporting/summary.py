@@ -17,7 +17,11 @@ from kedro_aat.training.records import EpochRecord
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kedro_aat.config import AatSettings
+
 _LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+_COSTS = ("parameters", "nonzero_parameters", "macs", "onnx_bytes", "onnx_gzip_bytes", "latency_ms")
 
 
 def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
@@ -32,48 +36,61 @@ def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
 def summarize(
     evaluation: dict[str, Any],
     search: dict[str, Any],
+    second: dict[str, Any],
     export: dict[str, Any],
     certificate: dict[str, Any],
-    seed: int,
+    settings: AatSettings,
 ) -> dict[str, Any]:
     """`aat_summary.json`.
 
     Args:
         evaluation: Of the baseline, from `evaluate_baseline`.
         search: How the search ended, from `finetune_adaptively`.
-        export: Sizes, costs and agreement, from `export_model`.
+        second: How the second stage ended, from `finetune_second_stage`; its outcome may be `skipped`.
+        export: The files, their sizes, costs and agreement with their models, from `export_model`.
         certificate: What the test split said, from `certify_model`.
-        seed: Of the run.
+        settings: Of the run.
     """
     import torch
 
-    agreement = export["agreement"] or {}
-    rate = search["rate"] | {"exported": agreement.get("exported_rate")}
-    outcome = Outcome.CERTIFIED if certificate["is_certified"] else Outcome(search["outcome"])
+    delivered = export["compressed"] or dict.fromkeys(_COSTS)
+    agreement = delivered.get("agreement")
+    outcome = Outcome.CERTIFIED if certificate["is_certified"] else Outcome(export["outcome"])
     tested = {model: certificate[model] for model in ("baseline", "compressed")}
+    is_second = export["delivered"] is not None and delivered["stage"] == 2
     compressed = {
-        "validation": search["validation"],
-        "validation_standard_error": search["standard_error"],
+        # Where nothing is delivered the model is the baseline.
+        "validation": delivered["validation"] if export["delivered"] else evaluation["validation"],
+        "validation_standard_error": (second if is_second else search)["standard_error"]
+        if export["delivered"]
+        else None,
         "test": tested["compressed"],
-        "rate": rate,
-        **export["compressed"],
+        "rate": (search["rate"] if export["delivered"] else {"requested": 0.0, "achieved": 0.0})
+        | {"exported": agreement["exported_rate"] if agreement else None},
+        **{key: delivered[key] for key in _COSTS},
     }
+    stages = [search] if second["outcome"] == "skipped" else [search, second]
     return {
         "outcome": outcome,
-        "reason": search["reason"],
+        "reason": export["reason"],
         "advice": outcome.advice,
+        "delivered": export["delivered"],
         "metric": evaluation["metric"],
         "budget": search["budget"],
         "baseline": {"validation": evaluation["validation"], "test": tested["baseline"], **export["baseline"]},
         "compressed": compressed,
         "certificate": {key: value for key, value in certificate.items() if key not in tested},
         "forecast": evaluation["forecast"],
+        "candidates": export["candidates"],
+        "rejected": export["rejected"],
+        "stages": stages,
+        "distillation": _distillation(settings),
         "report": None,
-        "agreement": export["agreement"],
-        "epochs": search["epochs"],
-        "seconds": search["seconds"],
+        "agreement": agreement,
+        "epochs": {key: sum(stage["epochs"][key] for stage in stages) for key in ("used", "allowed")},
+        "seconds": {"used": sum(stage["seconds"]["used"] for stage in stages), "limit": settings.time_limit},
         "run": search["run"],
-        "seed": seed,
+        "seed": settings.seed,
         "environment": {
             "python": platform.python_version(),
             "processor": platform.machine(),
@@ -82,6 +99,14 @@ def summarize(
         },
         "versions": {library: version(library) for library in _LIBRARIES},
     }
+
+
+def _distillation(settings: AatSettings) -> dict[str, Any] | None:
+    """How the baseline taught; None where it did not."""
+    training = settings.training
+    if training.distillation is None or training.train_epoch is not None:
+        return None
+    return training.distillation.model_dump()
 
 
 def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
@@ -118,20 +143,31 @@ def _table(summary: dict[str, Any]) -> Table:
             f"{metric['name']}, test", f"{baseline['test']:.4f}", f"{tested:.4f}", f"{tested - baseline['test']:+.4f}"
         )
     table.add_row("compression rate", "", f"{compressed['rate']['achieved']:.4f}", "")
+    _add_costs(table, baseline, compressed)
+    epochs = summary["epochs"]
+    table.add_row("epochs", "", f"{epochs['used']} of {epochs['allowed']}", "")
+    for other in summary["candidates"]:
+        if other["name"] != summary["delivered"]:
+            table.add_section()
+            table.add_row(f"not delivered: {other['name']}", "", "", summary["rejected"].get(other["name"], ""))
+            table.add_row(f"{metric['name']}, validation", "", f"{other['validation']:.4f}", "")
+            _add_costs(table, baseline, other)
+    return table
+
+
+def _add_costs(table: Table, baseline: dict[str, Any], compressed: dict[str, Any]) -> None:
     for label, key in (
         ("parameters", "parameters"),
         ("  of them not zero", "nonzero_parameters"),
         ("MACs", "macs"),
+        ("ONNX file, bytes", "onnx_bytes"),
+        ("  gzipped", "onnx_gzip_bytes"),
     ):
-        _add_ratio(table, label, baseline[key], compressed[key], "{:,.0f}")
-    _add_ratio(table, "ONNX file, bytes", baseline["onnx_bytes"], compressed["onnx_bytes"], "{:,.0f}")
-    _add_ratio(table, "  gzipped", baseline["onnx_gzip_bytes"], compressed["onnx_gzip_bytes"], "{:,.0f}")
+        if key != "nonzero_parameters" or compressed[key] != compressed["parameters"]:
+            _add_ratio(table, label, baseline[key], compressed[key], "{:,.0f}")
     for batch_size, latency in (baseline["latency_ms"] or {}).items():
         measured = (compressed["latency_ms"] or {}).get(batch_size)
         _add_ratio(table, f"latency, batch {batch_size}, ms", latency, measured, "{:.3f}")
-    epochs = summary["epochs"]
-    table.add_row("epochs", "", f"{epochs['used']} of {epochs['allowed']}", "")
-    return table
 
 
 def _add_ratio(table: Table, label: str, before: float | None, after: float | None, form: str) -> None:

@@ -1,17 +1,21 @@
-"""The one reading of the test split: certifies the returned model, or says why it cannot be certified."""
+"""The one reading of the test split: certifies the delivered file, or says why it cannot be certified."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass
 
+from onnx import ModelProto
 from torch import nn
 
 from kedro_aat.budget import Budget
 from kedro_aat.certificate import Certificate, certify, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.compression.controller import Uncompressed
+from kedro_aat.export.session import OnnxModel
 from kedro_aat.training.checkpoints import hash_tensors
+from kedro_aat.training.delivery import evaluate_file
 from kedro_aat.training.epoch import Data, DefaultTraining, data_fingerprint, example_count
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
@@ -40,7 +44,7 @@ class Verdict:
 
 
 def certify_once(
-    model: nn.Module,
+    file: ModelProto,
     baseline: nn.Module,
     test_data: Data,
     budget: Budget,
@@ -49,10 +53,10 @@ def certify_once(
     *,
     alpha: float,
 ) -> Verdict:
-    """Tests the returned model against its budget, on a split that is read for no other.
+    """Tests the delivered file against its budget, on a split that is read for no other.
 
     Args:
-        model: As it is delivered.
+        file: The ONNX model that is delivered.
         baseline: The uncompressed model.
         test_data: Examples that no choice was made by.
         budget: What was tolerated.
@@ -62,8 +66,8 @@ def certify_once(
     """
     split = data_fingerprint(test_data)
     subject: dict[str, str | float] = {
-        "model": _hash(model),
-        "baseline": _hash(baseline),
+        "model": hashlib.blake2b(file.SerializeToString(deterministic=True), digest_size=16).hexdigest(),
+        "baseline": hash_tensors(baseline.state_dict().items()),
         "metric": training.metric_name,
         "tolerated_drop": budget.drop,
         "alpha": alpha,
@@ -76,7 +80,8 @@ def certify_once(
         certificate = entry.result["certificate"]
         known = None if certificate is None else Certificate(**certificate)
         return Verdict(**{**entry.result, "certificate": known})
-    before, after = (_evaluate(each, test_data, training) for each in (baseline, model))
+    before = _evaluate(baseline, test_data, training)
+    after = evaluate_file(OnnxModel(file), test_data, training)
     verdict = _judge(before, after, budget, example_count(test_data), alpha)
     dumped = None if verdict.certificate is None else verdict.certificate.model_dump()
     ledger.record(split, {**vars(verdict), "certificate": dumped})
@@ -87,10 +92,6 @@ def _evaluate(model: nn.Module, test_data: Data, settings: TrainingSettings) -> 
     model = copy.deepcopy(model)  # it may be moved to another device
     training = DefaultTraining(model, settings, None, test_data)
     return TrainingRunner(model, Uncompressed(model), training.callables()).validate()
-
-
-def _hash(model: nn.Module) -> str:
-    return hash_tensors(model.state_dict().items())
 
 
 def _judge(before: Evaluation, after: Evaluation, budget: Budget, examples: int, alpha: float) -> Verdict:

@@ -113,6 +113,14 @@ class CheckpointStore:
         """Numbers of the checkpoints of a run, by its folder's name; none if there is no such run."""
         return _numbers_in(self.root / run)
 
+    def load(self, run: str, number: int) -> Checkpoint:
+        """Reads a checkpoint of a run that has ended.
+
+        Raises:
+            CheckpointError: If it is missing, torn or damaged.
+        """
+        return _read(_path_in(self.root / run, number), number)
+
 
 class RunCheckpoints:
     """The checkpoints of one run. A context manager that holds the run's lock."""
@@ -230,25 +238,7 @@ class RunCheckpoints:
             CheckpointError: If it is missing, torn or damaged.
         """
         self.wait()
-        folder = self._path(number)
-        try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-            if not isinstance(manifest, dict) or not manifest.keys() >= _FILES:
-                raise CheckpointError(f"{folder} is damaged: its manifest does not list what belongs to a checkpoint")
-            damaged = [
-                name for name, checksum in manifest.items() if _checksum((folder / name).read_bytes()) != checksum
-            ]
-            if damaged:
-                raise CheckpointError(f"{folder} is damaged: the checksum of {', '.join(damaged)} is wrong")
-            return Checkpoint(
-                number=number,
-                model=load_tensors(folder / "model.safetensors"),
-                training=torch.load(folder / "training.pt", map_location="cpu", weights_only=True),
-                state=json.loads((folder / "state.json").read_text()),
-                folder=folder,
-            )
-        except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{folder} cannot be read: {error}") from error
+        return _read(self._path(number), number)
 
     def latest(self) -> Checkpoint | None:
         """The last checkpoint that can be read, None if there is none."""
@@ -269,7 +259,30 @@ class RunCheckpoints:
             shutil.rmtree(path)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"checkpoint-{number:06d}"
+        return _path_in(self.folder, number)
+
+
+def _path_in(folder: Path, number: int) -> Path:
+    return folder / f"checkpoint-{number:06d}"
+
+
+def _read(folder: Path, number: int) -> Checkpoint:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if not isinstance(manifest, dict) or not manifest.keys() >= _FILES:
+            raise CheckpointError(f"{folder} is damaged: its manifest does not list what belongs to a checkpoint")
+        damaged = [name for name, checksum in manifest.items() if _checksum((folder / name).read_bytes()) != checksum]
+        if damaged:
+            raise CheckpointError(f"{folder} is damaged: the checksum of {', '.join(damaged)} is wrong")
+        return Checkpoint(
+            number=number,
+            model=load_tensors(folder / "model.safetensors"),
+            training=torch.load(folder / "training.pt", map_location="cpu", weights_only=True),
+            state=json.loads((folder / "state.json").read_text()),
+            folder=folder,
+        )
+    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
 
 
 def _numbers_in(folder: Path) -> list[int]:

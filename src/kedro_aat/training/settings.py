@@ -227,6 +227,14 @@ class TrainingSettings(Settings):
             return self.higher_is_better
         return getattr(self.metric.build(), "higher_is_better", None) if self.metric else None
 
+    def with_learning_rate(self, factor: float) -> TrainingSettings:
+        """The same with the optimizer's learning rate multiplied, where it is given by `lr`."""
+        arguments = self.optimizer.init_args
+        if "lr" not in arguments:
+            return self
+        optimizer = self.optimizer.model_copy(update={"init_args": arguments | {"lr": arguments["lr"] * factor}})
+        return self.model_copy(update={"optimizer": optimizer})
+
     @property
     def metric_name(self) -> str:
         """What the metric is called: the last part of its path."""

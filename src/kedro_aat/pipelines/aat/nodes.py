@@ -34,6 +34,8 @@ else:
 
 logger = logging.getLogger(__name__)
 
+NUM_CALIBRATION_BATCHES = 10  # from which the ranges of activations are taken before the second stage
+
 
 def evaluate_baseline(
     model: Module, train_data: Data, validation_data: Data, settings: AatSettings
@@ -172,95 +174,164 @@ def finetune_adaptively(
     return controller, summary, trajectory(done.result.history)
 
 
-def export_model(
+def finetune_second_stage(
     controller: ScheduledController,
     baseline_model: Module,
+    train_data: Data,
     validation_data: Data,
+    baseline_evaluation: dict[str, Any],
+    baseline_scores: DataFrame,
     search_result: dict[str, Any],
+    search_trajectory: DataFrame,
+    checkpoint_store: CheckpointStore,
+    tensorboard_log: TensorBoardLog,
     settings: AatSettings,
-) -> tuple[Module | NotExported, ModelProto | NotExported, ExportedProgram | NotExported, dict[str, Any]]:
-    """Writes the stripped model as ONNX and `.pt2`, reads both back, and measures them beside the baseline.
+) -> tuple[ScheduledController, dict[str, Any], DataFrame]:
+    """Compresses further what the search found (or the baseline, if it found nothing), as `second_stage` says.
+
+    The budget is the same, so it holds for the joint result. Without a second stage, or when a model was chosen without
+    training, all is handed on.
 
     Returns:
-        The stripped model, the two files, and the report: `baseline` and `compressed` with their sizes and
-        costs, and `agreement` of the files with the model. Nothing is exported of an infeasible search.
+        The second stage's controller, how its search ended, and the trajectory of both.
     """
-    from dataclasses import asdict
+    import itertools
 
+    import pandas as pd
+
+    from kedro_aat.compression.build import build_controller as build
+    from kedro_aat.reporting.summary import trajectory
+    from kedro_aat.training.epoch import DefaultTraining, example_input
+    from kedro_aat.training.stage import Stage
+
+    first = search_trajectory.assign(stage=1)
+    second = settings.second_stage
+    if second is None or settings.choose is not None:
+        return controller, {"outcome": "skipped"}, first
+    training = settings.training.with_learning_rate(second.learning_rate_factor)
+    found = build(controller.strip(), second.compression, example_input=example_input(train_data))
+    if hasattr(found, "calibrate"):
+        batches = DefaultTraining(found.model, training, train_data, validation_data).train_batches(0)
+        found.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
+    limit = settings.time_limit
+    stage = Stage(
+        policy=second.search,
+        training=training,
+        minimal_rate=second.minimal_rate,
+        maximal_rate=settings.maximal_rate,
+        seed=settings.seed,
+        time_limit=None if limit is None else max(limit - search_result["seconds"]["used"], 1.0),
+        identity=settings.model_dump(mode="json", include=settings.SEARCHED | {"second_stage"}),
+    )
+    logger.info("Second stage: %s", second.compression.algorithm)
+    done = stage.run(
+        found,
+        baseline_model,
+        train_data,
+        validation_data,
+        _evaluation(baseline_evaluation["validation"], baseline_scores),
+        _budget(baseline_evaluation, baseline_evaluation["budget"]),
+        checkpoint_store,
+        tensorboard_log.writer,
+    )
+    both = [first, trajectory(done.result.history).assign(stage=2)]
+    return found, done.summary(second.search.maximal_total_epochs, limit), pd.concat(both, ignore_index=True)
+
+
+def export_model(
+    controller: ScheduledController,
+    second_controller: ScheduledController,
+    baseline_model: Module,
+    validation_data: Data,
+    baseline_evaluation: dict[str, Any],
+    search_result: dict[str, Any],
+    second_result: dict[str, Any],
+    search_trajectory: DataFrame,
+    checkpoint_store: CheckpointStore,
+    settings: AatSettings,
+) -> tuple[Module | NotExported, ModelProto | NotExported, ExportedProgram | NotExported, dict[str, Any]]:
+    """Writes what each stage came to as ONNX and `.pt2`, judges and measures the files, and delivers one of them.
+
+    Returns:
+        The delivered model, its two files, and the report: `outcome`, `reason`, the `delivered` one's name, `baseline`
+        and `compressed` with their sizes and costs, all `candidates`, and why others were `rejected`. Nothing is
+        exported where no stage kept the budget.
+
+    Raises:
+        ExportError: If no file keeps the budget that its model kept.
+    """
     from kedro_aat.budget import Outcome
-    from kedro_aat.compression.quantized_layers import quantized_of
     from kedro_aat.export.exported import NotExported
-    from kedro_aat.export.measure import latency_ms
     from kedro_aat.export.onnx_file import to_onnx
-    from kedro_aat.export.program import to_program
-    from kedro_aat.export.verify import verify_onnx, verify_program
+    from kedro_aat.reporting.frontier import frontier_models
+    from kedro_aat.training.delivery import Candidate, costs, deliver
     from kedro_aat.training.epoch import example_input
 
-    inputs = example_input(validation_data, max(64, *settings.export.batch_sizes))
-    baseline_onnx = to_onnx(baseline_model, inputs)
-    baseline = _costs(baseline_model, baseline_onnx, inputs)
-    if search_result["outcome"] == Outcome.INFEASIBLE:
+    budget = _budget(baseline_evaluation, search_result["budget"])
+    stages = enumerate(((controller, search_result), (second_controller, second_result)), start=1)
+    candidates = [
+        Candidate(stage.settings.algorithm, number, stage.strip(), result["rate"]["achieved"], stage.weight_names)
+        for number, (stage, result) in stages
+        if result["outcome"] == Outcome.WITHIN_BUDGET
+    ]
+    if not candidates:
+        inputs = example_input(validation_data)
+        baseline = costs(baseline_model, to_onnx(baseline_model, inputs), inputs) | {"latency_ms": None}
         nothing = NotExported(search_result["reason"])
-        return (
-            nothing,
-            nothing,
-            nothing,
-            {
-                "baseline": baseline | {"latency_ms": None},
-                "compressed": dict.fromkeys([*baseline, "latency_ms"]),
-                "agreement": None,
-            },
-        )
-    model = controller.strip().eval()
-    onnx_model, program = to_onnx(model, inputs), to_program(model, inputs)
-    # Where an integer is rounded up in one place and down in the other, the outputs differ by a step of 8 bits.
-    tolerance = settings.export.tolerance if quantized_of(model) is None else settings.export.quantized_tolerance
-    agreement: dict[str, Any] = {
-        "onnx": asdict(verify_onnx(onnx_model, model, inputs, tolerance=tolerance)),
-        "program": asdict(verify_program(program, model, inputs, tolerance=tolerance)),
-    }
-    rate = search_result["rate"]["achieved"]
-    agreement["exported_rate"] = _exported_rate(onnx_model, controller.weight_names, rate)
-    before, after = latency_ms(
-        [baseline_onnx, onnx_model],
-        inputs,
-        batch_sizes=settings.export.batch_sizes,
-        num_threads=settings.export.num_threads,
+        empty = {"delivered": None, "compressed": None, "candidates": [], "rejected": {}, "baseline": baseline}
+        return nothing, nothing, nothing, {"outcome": Outcome.INFEASIBLE, "reason": search_result["reason"], **empty}
+    fallbacks = frontier_models(controller, search_trajectory, search_result, checkpoint_store, budget)
+    delivery = deliver(
+        candidates, fallbacks, baseline_model, validation_data, budget, settings.training, settings.export
     )
     report = {
-        "baseline": baseline | {"latency_ms": before},
-        "compressed": _costs(model, onnx_model, inputs) | {"latency_ms": after},
-        "agreement": agreement,
+        "outcome": Outcome.WITHIN_BUDGET,
+        "reason": search_result["reason"],
+        "baseline": delivery.baseline,
+        "candidates": delivery.candidates,
+        "rejected": delivery.rejected,
     }
-    return model, onnx_model, program, report
+    if delivery.exported is None:
+        nearest = "; ".join(f"{name}: {reason}" for name, reason in delivery.rejected.items())
+        reason = f"No model within budget keeps the limits. {nearest}."
+        nothing = NotExported(reason)
+        infeasible = {"outcome": Outcome.INFEASIBLE, "reason": reason, "delivered": None, "compressed": None}
+        return nothing, nothing, nothing, report | infeasible
+    exported = delivery.exported
+    chosen = {"delivered": exported.candidate.name, "compressed": exported.report}
+    return exported.candidate.model, exported.onnx_model, exported.program, report | chosen
 
 
 def certify_model(
-    controller: ScheduledController,
+    compressed_onnx: ModelProto | NotExported,
     baseline_model: Module,
     test_data: Data,
-    search_result: dict[str, Any],
     baseline_evaluation: dict[str, Any],
-    export_report: dict[str, Any],
+    search_result: dict[str, Any],
     certificate_ledger: CertificateLedger,
     settings: AatSettings,
 ) -> dict[str, Any]:
-    """Tests the returned model on the test split: the only node that reads it, after all has been chosen.
+    """Tests the delivered file on the test split: the only node that reads it, after all has been chosen.
 
     Returns:
         `baseline` and `compressed`, their metrics on the test split; `is_certified`; the fields of `Certificate`, None
         where there is no certificate; and the result in `words`.
     """
-    from kedro_aat.budget import Outcome
     from kedro_aat.certificate import Certificate
+    from kedro_aat.export.exported import NotExported
     from kedro_aat.training.certification import Verdict, certify_once
 
-    verdict = Verdict(None, None, None, "Nothing was exported, so there is nothing to certify.")
-    if search_result["outcome"] != Outcome.INFEASIBLE:
-        budget = _budget(baseline_evaluation, search_result["budget"])
-        alpha = settings.certificate.alpha
+    if isinstance(compressed_onnx, NotExported):
+        verdict = Verdict(None, None, None, "Nothing was exported, so there is nothing to certify.")
+    else:
         verdict = certify_once(
-            controller.strip(), baseline_model, test_data, budget, settings.training, certificate_ledger, alpha=alpha
+            compressed_onnx,
+            baseline_model,
+            test_data,
+            _budget(baseline_evaluation, search_result["budget"]),
+            settings.training,
+            certificate_ledger,
+            alpha=settings.certificate.alpha,
         )
         logger.info("%s", verdict.words)
     certificate = verdict.certificate
@@ -276,6 +347,7 @@ def certify_model(
 def summarize_run(
     baseline_evaluation: dict[str, Any],
     search_result: dict[str, Any],
+    second_result: dict[str, Any],
     export_report: dict[str, Any],
     certificate: dict[str, Any],
     settings: AatSettings,
@@ -283,7 +355,7 @@ def summarize_run(
     """Puts the summary together, and prints the closing table."""
     from kedro_aat.reporting.summary import print_summary, summarize
 
-    summary = summarize(baseline_evaluation, search_result, export_report, certificate, settings.seed)
+    summary = summarize(baseline_evaluation, search_result, second_result, export_report, certificate, settings)
     print_summary(summary)
     return summary
 
@@ -323,42 +395,3 @@ def _evaluation(metric: float, scores: DataFrame) -> Evaluation:
 
     values = {name: torch.tensor(column.to_numpy()) for name, column in scores.items() if len(column)}
     return Evaluation(metric, values.get("score"), values.get("resampled"))
-
-
-def _costs(model: Module, onnx_model: ModelProto, inputs: Tensor) -> dict[str, int]:
-    """Sizes and operations of a model and its file; bytes are of the file as written, and compressed."""
-    import gzip
-
-    from kedro_aat.export.measure import num_macs, num_parameters
-
-    file = onnx_model.SerializeToString()
-    return {
-        "parameters": num_parameters(model),
-        "nonzero_parameters": sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
-        "macs": num_macs(model, inputs),
-        "onnx_bytes": len(file),
-        "onnx_gzip_bytes": len(gzip.compress(file, mtime=0)),
-    }
-
-
-def _exported_rate(onnx_model: ModelProto, names: list[str], achieved: float) -> float | None:
-    """The rate counted on the file, at least the one reported; None where it cannot be counted.
-
-    It is the same number, unless the exporter folded a BatchNorm of scale 0, which adds zeros.
-    """
-    from kedro_aat.errors import ExportError
-    from kedro_aat.export.verify import count_zeros
-
-    if not names:
-        return None
-    try:
-        zeros, total = count_zeros(onnx_model, names)
-    except ExportError as error:  # the outputs were compared, so a renamed weight is no reason to fail
-        logger.warning("%s", error)
-        return None
-    if zeros / total < achieved:
-        raise ExportError(
-            f"The exported file has a rate of {zeros / total:.6f}, but the model has {achieved:.6f}: the "
-            "exporter changed weights. Please report this with the model."
-        )
-    return zeros / total

@@ -1,0 +1,49 @@
+"""Settings of the export: how files are checked and measured, and which of them is delivered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kedro_aat.validated import Settings
+
+Objective = Literal["bytes", "latency", "parameters", "macs", "rate"]
+
+
+class Limits(Settings):
+    """What the delivered file must keep beside the accuracy budget; None for no limit.
+
+    Attributes:
+        onnx_bytes: Largest size of the ONNX file.
+        parameters: Most parameters.
+        macs: Most multiply-accumulate operations for one example.
+        latency_ms: Batch size -> longest median time of a run, in milliseconds; the batch sizes are among
+            `ExportSettings.batch_sizes`.
+    """
+
+    onnx_bytes: Annotated[int, Field(ge=1)] | None = None
+    parameters: Annotated[int, Field(ge=1)] | None = None
+    macs: Annotated[int, Field(ge=1)] | None = None
+    latency_ms: dict[int, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+
+class ExportSettings(Settings):
+    """How the exported files are checked and measured, and which is delivered.
+
+    Attributes:
+        tolerance: Largest difference to the torch model's outputs, relative to the largest output.
+        quantized_tolerance: The same of the ONNX file of a quantized model.
+        batch_sizes: At which latency is measured.
+        num_threads: That onnxruntime may use meanwhile.
+        objective: By which the file to deliver is chosen among those that keep the budget; latency is that of the
+            first of `batch_sizes`.
+        limits: What the file must keep beside the budget.
+    """
+
+    tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    quantized_tolerance: Annotated[float, Field(gt=0)] = 0.1
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 64)
+    num_threads: Annotated[int, Field(ge=1)] = 1
+    objective: Objective = "bytes"
+    limits: Limits = Limits()

@@ -1,0 +1,246 @@
+"""What leaves the house: the exported files of each candidate are judged and measured, and one is delivered.
+
+A budget can be lost between training and the file, so the verdict is on the file: its metric on the validation split,
+computed by onnxruntime. A file that does not do what its model does, or breaks the budget that its model kept, is
+passed over with the reason.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from kedro_aat.budget import Budget
+from kedro_aat.compression.controller import Uncompressed
+from kedro_aat.compression.quantized_layers import quantized_of
+from kedro_aat.errors import ExportError
+from kedro_aat.export.measure import latency_ms, num_macs, num_parameters
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.program import to_program
+from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_program
+from kedro_aat.training.epoch import Data, DefaultTraining, example_input
+from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+NUM_COMPARED = 64  # examples on which the outputs of a file and its model are compared
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may be delivered.
+
+    Attributes:
+        name: What it is called in the report.
+        stage: That made it, 1 or 2.
+        model: As it is exported.
+        rate: Its compression rate.
+        weight_names: Parameters whose zeros are the rate; none where the rate is of something else.
+    """
+
+    name: str
+    stage: int
+    model: nn.Module
+    rate: float
+    weight_names: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A candidate's files, and what was found about them.
+
+    Attributes:
+        candidate: The model.
+        onnx_model: Its ONNX file.
+        program: Its `.pt2` file.
+        report: Name, rate, validation metrics of both files, agreement with the model, sizes and, once measured,
+            `latency_ms`.
+    """
+
+    candidate: Candidate
+    onnx_model: ModelProto
+    program: ExportedProgram
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What is delivered, and beside what.
+
+    Attributes:
+        exported: The one that is delivered; None where no file keeps the limits.
+        baseline: Sizes, operations and latency of the baseline's file.
+        candidates: The reports of all that kept the budget as files.
+        rejected: Name -> why its file is not delivered.
+    """
+
+    exported: Exported | None
+    baseline: dict[str, Any]
+    candidates: list[dict[str, Any]]
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
+def deliver(
+    candidates: Sequence[Candidate],
+    fallbacks: Iterator[Candidate],
+    baseline_model: nn.Module,
+    validation_data: Data,
+    budget: Budget,
+    training: TrainingSettings,
+    settings: ExportSettings,
+) -> Delivery:
+    """Exports all candidates, judges and measures their files, and chooses one by the objective.
+
+    Args:
+        candidates: Models that keep the budget.
+        fallbacks: Less compressed ones, asked for one by one if no candidate's file keeps the budget.
+        baseline_model: The uncompressed model.
+        validation_data: Judges the files.
+        budget: That they must keep.
+        training: Says how the metric is computed.
+        settings: Tolerances, objective and limits.
+
+    Raises:
+        ExportError: If no file keeps the budget that its model kept.
+    """
+    inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes))
+    baseline_onnx = to_onnx(baseline_model, inputs)
+    baseline = costs(baseline_model, baseline_onnx, inputs)
+    kept: list[Exported] = []
+    rejected: dict[str, str] = {}
+
+    def consider(candidate: Candidate) -> None:
+        try:
+            kept.append(_export(candidate, inputs, validation_data, budget, training, settings))
+        except ExportError as error:
+            logger.warning("%s is not delivered: %s", candidate.name, error)
+            rejected[candidate.name] = str(error)
+
+    for candidate in candidates:
+        consider(candidate)
+    while not kept and (fallback := next(fallbacks, None)) is not None:
+        logger.warning("Falling back to %s", fallback.name)
+        consider(fallback)
+    if not kept:
+        reasons = "".join(f"\n  - {name}: {reason}" for name, reason in rejected.items())
+        raise ExportError(f"No exported file keeps the budget that its model kept:{reasons}")
+    before, *after = latency_ms(
+        [baseline_onnx, *(exported.onnx_model for exported in kept)],
+        inputs,
+        batch_sizes=settings.batch_sizes,
+        num_threads=settings.num_threads,
+    )
+    for exported, measured in zip(kept, after, strict=True):
+        exported.report["latency_ms"] = measured
+        if excess := list(_excess(exported.report, settings)):
+            rejected[exported.candidate.name] = ", ".join(excess)
+    within = [exported for exported in kept if exported.candidate.name not in rejected]
+    best = min(within, key=lambda exported: _cost(exported.report, settings), default=None)
+    return Delivery(best, baseline | {"latency_ms": before}, [exported.report for exported in kept], rejected)
+
+
+def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Evaluation:
+    """The metric of an exported file, run as a module on the CPU, on a split."""
+    training = training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
+    judged = DefaultTraining(file, training, None, data)
+    return TrainingRunner(file, Uncompressed(file), judged.callables()).validate()
+
+
+def _export(
+    candidate: Candidate,
+    inputs: Tensor,
+    validation_data: Data,
+    budget: Budget,
+    training: TrainingSettings,
+    settings: ExportSettings,
+) -> Exported:
+    """The candidate's files, if they do what it does and keep the budget."""
+    model = candidate.model.eval()
+    onnx_model, program = to_onnx(model, inputs), to_program(model, inputs)
+    # Where an integer is rounded up in one place and down in the other, the outputs differ by a step of 8 bits.
+    tolerance = settings.tolerance if quantized_of(model) is None else settings.quantized_tolerance
+    agreement = {
+        "onnx": asdict(verify_onnx(onnx_model, model, inputs, tolerance=tolerance)),
+        "program": asdict(verify_program(program, model, inputs, tolerance=tolerance)),
+        "exported_rate": _exported_rate(onnx_model, candidate),
+    }
+    metrics: dict[str, float] = {}
+    for kind, file in (("ONNX", OnnxModel(onnx_model)), (".pt2", read_back(program))):
+        metrics[kind] = evaluate_file(file, validation_data, training).metric
+        if budget.margin(metrics[kind]) < 0:
+            raise ExportError(
+                f"its {kind} file breaks the budget: {metrics[kind]:.4f} on the validation split, where "
+                f"{budget.lowest_tolerated:.4f} is tolerated"
+            )
+    report = {
+        "name": candidate.name,
+        "stage": candidate.stage,
+        "rate": candidate.rate,
+        "validation": metrics["ONNX"],
+        "validation_program": metrics[".pt2"],
+        "agreement": agreement,
+        **costs(model, onnx_model, inputs),
+    }
+    return Exported(candidate, onnx_model, program, report)
+
+
+def costs(model: nn.Module, onnx_model: ModelProto, inputs: Tensor) -> dict[str, Any]:
+    """Sizes and operations of a model and its file; bytes are of the file as written, and compressed."""
+    file = onnx_model.SerializeToString()
+    return {
+        "parameters": num_parameters(model),
+        "nonzero_parameters": sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
+        "macs": num_macs(model, inputs),
+        "onnx_bytes": len(file),
+        "onnx_gzip_bytes": len(gzip.compress(file, mtime=0)),
+    }
+
+
+def _exported_rate(onnx_model: ModelProto, candidate: Candidate) -> float | None:
+    """The rate counted on the file, at least the one reported; None where it cannot be counted.
+
+    It is the same number, unless the exporter folded a BatchNorm of scale 0, which adds zeros.
+    """
+    if not candidate.weight_names:
+        return None
+    try:
+        zeros, total = count_zeros(onnx_model, candidate.weight_names)
+    except ExportError as error:  # the outputs were compared, so a renamed weight is no reason to fail
+        logger.warning("%s", error)
+        return None
+    if zeros / total < candidate.rate:
+        raise ExportError(
+            f"the file has a rate of {zeros / total:.6f}, but the model has {candidate.rate:.6f}: the exporter "
+            "changed weights. Please report this with the model."
+        )
+    return zeros / total
+
+
+def _cost(report: dict[str, Any], settings: ExportSettings) -> float:
+    """What the objective wants to be small."""
+    if settings.objective == "rate":
+        return -float(report["rate"])
+    if settings.objective == "latency":
+        return float(report["latency_ms"][settings.batch_sizes[0]])
+    return float(report["onnx_bytes" if settings.objective == "bytes" else settings.objective])
+
+
+def _excess(report: dict[str, Any], settings: ExportSettings) -> Iterable[str]:
+    limits = settings.limits
+    for key in ("onnx_bytes", "parameters", "macs"):
+        limit = getattr(limits, key)
+        if limit is not None and report[key] > limit:
+            yield f"{key} are {report[key]:,}, above the limit of {limit:,}"
+    for batch_size, longest in limits.latency_ms.items():
+        if (measured := report["latency_ms"][batch_size]) > longest:
+            yield f"the latency at batch {batch_size} is {measured:.3f} ms, above the limit of {longest:.3f} ms"
