@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from kedro_aat.budget import Budget
 from kedro_aat.certificate.ledger import CertificateLedger
+from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.training.certification import Verdict, certify_once
 from kedro_aat.training.settings import TrainingSettings
 
@@ -48,6 +50,17 @@ def ledger(tmp_path: Path) -> CertificateLedger:
     return CertificateLedger(tmp_path / "ledger.json")
 
 
+def file_of(model: nn.Module) -> ModelProto:
+    """The ONNX model that would be delivered."""
+    return to_onnx(model.eval(), torch.rand(4))
+
+
+@functools.cache
+def file_with(drop: float) -> ModelProto:
+    """Of a model that is wrong on that share of the examples; an export takes a second."""
+    return file_of(Threshold(0.5 + drop))
+
+
 def certified(
     ledger: CertificateLedger,
     drop: float,
@@ -59,7 +72,7 @@ def certified(
 ) -> Verdict:
     """A baseline without a mistake, and a model that is wrong on a share `drop` of the examples."""
     return certify_once(
-        Threshold(0.5 + drop),
+        file_with(drop),
         Threshold(0.5),
         split(num_examples),
         budget,
@@ -148,21 +161,22 @@ def test_lower_is_better(ledger: CertificateLedger) -> None:
             self.value = nn.Parameter(torch.tensor(value))
 
         def forward(self, inputs: Tensor) -> Tensor:
-            return self.value.expand(len(inputs), 1)
+            return self.value + 0 * inputs[:, None]
 
     data = {"inputs": torch.rand(800), "targets": torch.zeros(800, 1)}
     budget = Budget(baseline=0.1, drop=0.05, higher_is_better=False)
     training = settings({"class_path": "torchmetrics.MeanAbsoluteError"})
     baseline = Constant(0.1)
-    worse = certify_once(Constant(0.11), baseline, data, budget, training, ledger, alpha=0.05)
+    worse = certify_once(file_of(Constant(0.11)), baseline, data, budget, training, ledger, alpha=0.05)
     assert worse.certificate is not None
     assert worse.certificate.estimated_drop == pytest.approx(0.01)
     assert worse.is_certified
 
 
-def test_models_are_left_as_they_are(ledger: CertificateLedger) -> None:
-    model, baseline = Threshold(0.51), Threshold(0.5)
-    before = copy.deepcopy(model.state_dict())
-    certify_once(model, baseline, split(100), BUDGET, settings(), ledger, alpha=0.05)
-    assert model.training
-    assert torch.equal(model.state_dict()["threshold"], before["threshold"])
+def test_models_and_files_are_left_as_they_are(ledger: CertificateLedger) -> None:
+    baseline = Threshold(0.5)
+    file = file_with(0.01)
+    before = file.SerializeToString()
+    certify_once(file, baseline, split(100), BUDGET, settings(), ledger, alpha=0.05)
+    assert baseline.training
+    assert file.SerializeToString() == before

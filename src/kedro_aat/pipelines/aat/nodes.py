@@ -278,8 +278,9 @@ def export_model(
         inputs = example_input(validation_data)
         baseline = costs(baseline_model, to_onnx(baseline_model, inputs), inputs) | {"latency_ms": None}
         nothing = NotExported(search_result["reason"])
-        empty = {"delivered": None, "compressed": None, "candidates": [], "rejected": {}, "baseline": baseline}
-        return nothing, nothing, nothing, {"outcome": Outcome.INFEASIBLE, "reason": search_result["reason"], **empty}
+        report = {"outcome": Outcome.INFEASIBLE, "reason": search_result["reason"], "baseline": baseline}
+        empty: dict[str, Any] = {"delivered": None, "compressed": None, "candidates": [], "rejected": {}}
+        return nothing, nothing, nothing, report | empty
     fallbacks = frontier_models(controller, search_trajectory, search_result, checkpoint_store, budget)
     delivery = deliver(
         candidates, fallbacks, baseline_model, validation_data, budget, settings.training, settings.export

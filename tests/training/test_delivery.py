@@ -1,0 +1,172 @@
+"""The verdict is on the files: which is delivered, what is passed over, and why."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from kedro_aat.budget import Budget
+from kedro_aat.errors import ExportError
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.settings import ExportSettings
+from kedro_aat.training import delivery
+from kedro_aat.training.delivery import Candidate, Delivery, deliver, evaluate_file
+from kedro_aat.training.settings import TrainingSettings
+from tests.nets import images
+
+DATA = images(40)
+TRAINING = TrainingSettings.model_validate(
+    {
+        "batch_size": 8,
+        "optimizer": "torch.optim.SGD",
+        "metric": {
+            "class_path": "torchmetrics.classification.MulticlassAccuracy",
+            "init_args": {"num_classes": 4, "average": "micro"},
+        },
+    }
+)
+BUDGET = Budget(baseline=1.0, drop=0.2)
+
+
+class Net(nn.Module):
+    """Tells the four classes by their patterns; wider is larger, not better."""
+
+    def __init__(self, width: int = 1) -> None:
+        super().__init__()
+        stripes = torch.tensor([1.0, -1.0]).repeat(4)
+        patterns = [torch.ones(8, 8), -torch.ones(8, 8), stripes[:, None].expand(8, 8), stripes[None, :].expand(8, 8)]
+        self.first = nn.Linear(64, 4 * width, bias=False)
+        self.last = nn.Linear(4 * width, 4, bias=False)
+        with torch.no_grad():
+            self.first.weight.copy_(torch.stack(patterns).flatten(1).repeat(width, 1))
+            self.last.weight.copy_(torch.eye(4).repeat(1, width) / width)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.last(self.first(inputs.flatten(1)))
+        return outputs
+
+
+BASELINE = Net(8)
+
+
+def delivered(
+    *candidates: Candidate, fallbacks: Iterator[Candidate] | None = None, budget: Budget = BUDGET, **settings: Any
+) -> Delivery:
+    exporting = ExportSettings.model_validate({"batch_sizes": (1, 8), **settings})
+    return deliver(candidates, fallbacks or iter(()), BASELINE, DATA, budget, TRAINING, exporting)
+
+
+@functools.cache
+def exported(model: nn.Module) -> onnx.ModelProto:
+    """The real export, once for each of the models here, since it takes a second."""
+    return to_onnx(model, DATA["inputs"])
+
+
+@pytest.fixture(autouse=True)
+def _export_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "to_onnx", lambda model, inputs: exported(model))
+
+
+def name_of(delivery: Delivery) -> str | None:
+    return delivery.exported.candidate.name if delivery.exported else None
+
+
+SMALL, LARGE = Candidate("small", 2, Net(1), 0.9), Candidate("large", 1, Net(4), 0.5)
+
+
+def test_the_smaller_file_is_delivered_and_both_are_reported() -> None:
+    result = delivered(LARGE, SMALL)
+    assert name_of(result) == "small"
+    assert [report["name"] for report in result.candidates] == ["large", "small"]
+    large, small = result.candidates
+    assert small["onnx_bytes"] < large["onnx_bytes"] < result.baseline["onnx_bytes"]
+    assert set(small["latency_ms"]) == {1, 8}
+    assert small["validation"] == small["validation_program"] > 0.9
+    assert not result.rejected
+
+
+@pytest.mark.parametrize("objective", ["bytes", "parameters", "macs", "rate"])
+def test_each_objective_prefers_less(objective: str) -> None:
+    assert name_of(delivered(LARGE, SMALL, objective=objective)) == "small"
+
+
+def test_limits_exclude_what_exceeds_them() -> None:
+    result = delivered(LARGE, SMALL, objective="rate", limits={"parameters": Net(4).first.weight.numel()})
+    assert name_of(result) == "small"
+    assert "parameters are 1,088, above the limit of 1,024" in result.rejected["large"]
+
+
+def test_a_latency_limit_that_nothing_keeps_delivers_nothing_and_names_what_is_nearest() -> None:
+    result = delivered(SMALL, limits={"latency_ms": {1: 1e-6}})
+    assert result.exported is None
+    assert result.rejected["small"].startswith("the latency at batch 1 is 0.0")
+    assert result.candidates[0]["name"] == "small"
+
+
+def test_a_model_that_breaks_the_budget_as_a_file_is_passed_over() -> None:
+    blind = Net(1)
+    nn.init.zeros_(blind.first.weight)
+    result = delivered(Candidate("blind", 1, blind, 0.99), LARGE)
+    assert name_of(result) == "large"
+    assert "its ONNX file breaks the budget" in result.rejected["blind"]
+
+
+def disturbing(monkeypatch: pytest.MonkeyPatch, amount: float, width: int) -> None:
+    """Plants an exporter error: the weights of files of nets of that width change after the export."""
+
+    def disturbed(model: nn.Module, inputs: torch.Tensor) -> onnx.ModelProto:
+        changed_file = onnx.ModelProto()
+        changed_file.CopyFrom(exported(model))
+        for tensor in changed_file.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.size == 64 * 4 * width:
+                changed = array + amount * torch.randn(array.shape, generator=torch.Generator().manual_seed(0)).numpy()
+                tensor.CopyFrom(numpy_helper.from_array(changed.astype(array.dtype), tensor.name))
+        return changed_file
+
+    monkeypatch.setattr(delivery, "to_onnx", disturbed)
+
+
+def test_a_planted_exporter_error_turns_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    disturbing(monkeypatch, 0.5, width=1)
+    result = delivered(SMALL, LARGE)
+    assert name_of(result) == "large"
+    assert "differs from its model" in result.rejected["small"]
+
+
+def test_a_planted_error_within_the_tolerance_is_judged_by_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    disturbing(monkeypatch, 5.0, width=1)
+    result = delivered(SMALL, LARGE, tolerance=1e6, budget=Budget(baseline=1.0, drop=0.05))
+    assert name_of(result) == "large"
+    assert "breaks the budget" in result.rejected["small"]
+
+
+def test_falls_back_along_the_frontier(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    disturbing(monkeypatch, 5.0, width=1)
+    fallbacks = iter([Candidate("rate 0.6", 1, SMALL.model, 0.6), Candidate("rate 0.5", 1, LARGE.model, 0.5), LARGE])
+    result = delivered(SMALL, fallbacks=fallbacks)
+    assert name_of(result) == "rate 0.5"
+    assert set(result.rejected) == {"small", "rate 0.6"}
+    assert "Falling back to rate 0.5" in caplog.text
+    assert next(fallbacks) is LARGE  # no more was asked for
+
+
+def test_no_file_that_keeps_the_budget_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    disturbing(monkeypatch, 5.0, width=1)
+    with pytest.raises(ExportError, match=r"No exported file keeps the budget.*\n  - small: .*differs from its model"):
+        delivered(SMALL)
+
+
+def test_a_file_is_evaluated_as_its_model_is() -> None:
+    model = Net(2).eval()
+    assert evaluate_file(OnnxModel(to_onnx(model, DATA["inputs"][:4])), DATA, TRAINING).metric == pytest.approx(
+        evaluate_file(model, DATA, TRAINING).metric
+    )
