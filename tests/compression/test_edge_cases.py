@@ -65,7 +65,8 @@ class Cubed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return 3 * x**2 * gradient
+        slope: Tensor = 3 * x**2 * gradient
+        return slope
 
 
 class WithNumpy(nn.Module):
