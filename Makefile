@@ -55,7 +55,7 @@ lint: $(SETUP)  ## Check style, format and the direction of imports
 types: $(SETUP)  ## Check types
 	$(BIN)/mypy
 
-benchmark: $(SETUP)  ## Measure what masks add to a training step
+benchmark: $(SETUP)  ## Measure what compression adds to a training step
 	$(BIN)/python benchmarks/step_overhead.py $(ARGS)
 
 # A fresh environment, so that nothing that happens to be installed gets into the lock. torch is taken as it

@@ -1,10 +1,10 @@
-"""What compression costs per training step, and the loop per epoch, on the digits network.
+"""What compression costs per training step, and the loop per epoch.
 
-Steps: blocks of bare steps and of steps with masks alternate, and the medians of the blocks' times are compared, so
-that a busy machine slows both alike. Bookkeeping: the time that the loop spends in an epoch outside of the user's
-train and validate functions, checkpoint included.
+Steps: blocks of bare steps and of compressed steps alternate, and the median of the pairs' ratios is taken, so that a
+busy machine slows both alike. Bookkeeping: the time that the loop spends in an epoch outside of the user's train and
+validate functions, checkpoint included; on the digits network.
 
-    python benchmarks/step_overhead.py [--pairs 60] [--steps 20] [--epochs 30] [--rate 0.9]
+    python benchmarks/step_overhead.py [--net digits] [--batch-sizes 32 128] [--seconds 20] [--only taylor]
 """
 
 from __future__ import annotations
@@ -13,24 +13,36 @@ import argparse
 import copy
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a script
+
+from benchmarks.nets import NETS, make
 from kedro_aat import AdaptiveCompressionTrainingLoop
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
 from kedro_aat.pipelines.digits.model import ResidualCNN
 
+Step = Callable[[], None]
+# A network in training mode, a batch and its labels -> a training step. The network is the row's own.
+MakeStep = Callable[[nn.Module, Tensor, Tensor], Step]
 
-def step_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[], None]:
+_BLOCK_SECONDS = 0.05  # of bare steps; the shorter, the more alike the neighbours of both
+_LEAST_PAIRS = 7
+
+
+def bare(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
     """A training step as the default training function makes it."""
-    model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     loss_fn = nn.CrossEntropyLoss()
 
@@ -42,30 +54,58 @@ def step_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[], N
     return step
 
 
-def seconds(step: Callable[[], None], num_steps: int) -> float:
+def compressed(settings: CompressionSettings, rate: float, model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
+    """The same step on a model under compression, as in a search: its controller is told before each step."""
+    controller = build_controller(model, settings, example_input=inputs)
+    controller.disable_scheduler()
+    controller.compression_rate = rate
+    plain = bare(model, inputs, targets)
+
+    def step() -> None:
+        controller.scheduler.step()
+        plain()
+
+    return step
+
+
+# A new way of training is a row here. What it needs beside the network, a teacher for one, its function makes itself.
+ROWS: dict[str, MakeStep] = {
+    "sparsity 0.9": partial(compressed, MagnitudeSparsity(), 0.9),
+    "sparsity 2:4": partial(compressed, MagnitudeSparsity(pattern="2:4"), 0.499),
+    "filters 0.5, l2": partial(compressed, FilterPruning(), 0.5),
+    "filters 0.5, taylor": partial(compressed, FilterPruning(importance="taylor"), 0.5),
+    "quantization": partial(compressed, Quantization(), 0.999),
+}
+
+
+def seconds(step: Step, num_steps: int) -> float:
     started = time.perf_counter()
     for _ in range(num_steps):
         step()
     return (time.perf_counter() - started) / num_steps
 
 
-def compare_steps(num_pairs: int, num_steps: int, rate: float, batch_size: int) -> tuple[float, float, float]:
-    """Median milliseconds of a bare and of a masked step, and the median ratio of the pairs."""
-    torch.manual_seed(0)
-    inputs, targets = torch.rand(batch_size, 1, 8, 8), torch.randint(10, (batch_size,))
-    bare = ResidualCNN()
-    masked = copy.deepcopy(bare)
-    build_controller(masked, MagnitudeSparsity()).compression_rate = rate
-    steps = step_of(bare, inputs, targets), step_of(masked, inputs, targets)
+def compare_steps(name: str, make_step: MakeStep, batch_size: int, duration: float) -> tuple[float, float, float]:
+    """Compares steps of a row with bare ones on a net of `NETS`.
+
+    Returns:
+        Median seconds of a bare step and of the row's, and the median ratio of the pairs.
+    """
+    model, inputs = make(name, batch_size)
+    targets = torch.randint(10, (batch_size,))
+    model.train()
+    steps = bare(copy.deepcopy(model), inputs, targets), make_step(model, inputs, targets)
     for step in steps:
-        seconds(step, num_steps)
+        seconds(step, 3)
+    num_steps = max(1, round(_BLOCK_SECONDS / seconds(steps[0], 3)))
     times: list[tuple[float, float]] = []
-    for pair in range(num_pairs):
-        order = (0, 1) if pair % 2 == 0 else (1, 0)
+    deadline = time.perf_counter() + duration
+    while len(times) < _LEAST_PAIRS or time.perf_counter() < deadline:
+        order = (0, 1) if len(times) % 2 == 0 else (1, 0)
         measured = {index: seconds(steps[index], num_steps) for index in order}
         times.append((measured[0], measured[1]))
     ratio = statistics.median(after / before for before, after in times)
-    before, after = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
+    before, after = (statistics.median(column) for column in zip(*times, strict=True))
     return before, after, ratio
 
 
@@ -126,25 +166,24 @@ def bookkeeping(num_epochs: int, num_steps: int = 10) -> tuple[list[float], list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--rate", type=float, default=0.9)
+    parser.add_argument("--net", choices=NETS, default="digits")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each row")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--epochs", type=int, default=30, help="of bookkeeping; 0 for none")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     table = Table("measured", "bare", "kedro-aat", "ratio", box=None)
-    for batch_size in (32, 128):
-        before, after, ratio = compare_steps(arguments.pairs, arguments.steps, arguments.rate, batch_size)
-        table.add_row(
-            f"training step, batch {batch_size}, rate {arguments.rate}",
-            f"{before:.3f} ms",
-            f"{after:.3f} ms",
-            f"{ratio:.3f}x",
-        )
-    same_rate, new_rate = bookkeeping(arguments.epochs)
-    table.add_row("bookkeeping per epoch, median", "", f"{statistics.median(same_rate):.2f} ms", "")
-    table.add_row("  with a change of rate", "", f"{statistics.median(new_rate):.2f} ms", "")
+    rows = {name: make_step for name, make_step in ROWS.items() if arguments.only in name}
+    for (name, make_step), batch_size in itertools.product(rows.items(), arguments.batch_sizes):
+        before, after, ratio = compare_steps(arguments.net, make_step, batch_size, arguments.seconds)
+        times = f"{1e3 * before:.3f} ms", f"{1e3 * after:.3f} ms"
+        table.add_row(f"{arguments.net}, step of batch {batch_size}, {name}", *times, f"{ratio:.3f}x")
+    if arguments.epochs:
+        same_rate, new_rate = bookkeeping(arguments.epochs)
+        table.add_row("bookkeeping per epoch, median", "", f"{statistics.median(same_rate):.2f} ms", "")
+        table.add_row("  with a change of rate", "", f"{statistics.median(new_rate):.2f} ms", "")
     Console().print(table)
 
 

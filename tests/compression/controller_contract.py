@@ -219,12 +219,14 @@ class ControllerContract:
 
     def test_rate_is_what_the_stripped_model_lacks(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
-        lacking = []
+        lacking, achieved = [], []
         for rate in (0.0, 0.5, 0.9):
             controller.compression_rate = rate
+            achieved.append(controller.compression_rate)
             bytes_left = [int(each.count_nonzero()) * each.element_size() for each in controller.strip().parameters()]
             lacking.append(1 - sum(bytes_left) / NUM_BYTES)
-        assert lacking[0] < lacking[1] < lacking[2]
+        assert lacking[0] < lacking[1] <= lacking[2]
+        assert (lacking[1] < lacking[2]) == (achieved[1] < achieved[2])  # some move in steps of a layer
         assert lacking[2] > 0.5
 
     def test_stripped_model_has_no_training_machinery(self, settings: CompressionSettings) -> None:

@@ -16,6 +16,7 @@ from tests.compression.controller_contract import ControllerContract
 CONTROLLERS: list[CompressionSettings] = [
     MagnitudeSparsity(importance="lamp", ranking="global"),
     MagnitudeSparsity(importance="normed_abs", ranking="local"),
+    MagnitudeSparsity(pattern="1:4"),
     FilterPruning(importance="l2", ranking="local"),
     FilterPruning(importance="taylor", ranking="global", rate_of="macs"),
     Quantization(),

@@ -327,12 +327,29 @@ def test_taylor_ranks_by_l2_until_it_has_seen_gradients() -> None:
     controller = pruned(model, batch, importance="taylor")
     twin, _ = make("mlp")
     assert np.array_equal(scores(controller), scores(pruned(twin, batch, importance="l2")))
+    controller.scheduler.step()
     model(batch).square().mean().backward()
     weight = model.get_submodule("0").get_parameter("weight")
     assert weight.grad is not None
     controller.scheduler.step()
     expected = (weight * weight.grad).sum(1).square() * 0.1
     assert np.allclose(scores(controller), expected.detach())
+
+
+def test_taylor_scores_are_gathered_every_fourth_step_and_never_across_epochs() -> None:
+    model, batch = make("mlp")
+    controller = pruned(model, batch, importance="taylor")
+    taylor = model.get_submodule("0").get_buffer("weight_taylor")
+    gathered = []
+    for num_steps in (6, 3):
+        controller.scheduler.epoch_step()
+        for step in range(num_steps):
+            before = taylor.clone()
+            controller.scheduler.step()  # sees the gradients of the step before
+            gathered.append((step, not torch.equal(taylor, before)))
+            model.zero_grad()
+            model(batch).square().mean().backward()
+    assert [step for step, is_new in gathered if is_new] == [1, 5, 1]
 
 
 def test_taylor_scores_travel_with_the_model_and_leave_with_the_masks() -> None:
@@ -348,6 +365,7 @@ def test_taylor_scores_travel_with_the_model_and_leave_with_the_masks() -> None:
 def test_overflown_gradients_are_not_counted() -> None:
     model, batch = make("mlp")
     controller = pruned(model, batch, importance="taylor")
+    controller.scheduler.step()
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, torch.inf)
     controller.scheduler.step()

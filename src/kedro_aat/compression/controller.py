@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -77,10 +77,17 @@ class LayerStatistics:
 
 @dataclass(frozen=True)
 class CompressionStatistics:
-    """What became of every compressed layer, and of all together."""
+    """What became of every compressed layer, and of all together.
+
+    Attributes:
+        algorithm: Its name.
+        layers: All that are not ignored.
+        left_dense: Name of a layer's weight -> why it cannot be compressed.
+    """
 
     algorithm: str
     layers: Sequence[LayerStatistics]
+    left_dense: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -104,7 +111,8 @@ class CompressionStatistics:
     def to_str(self) -> str:
         """A table for a terminal."""
         table = self.as_frame().to_string(index=False, float_format=lambda rate: f"{rate:.4f}")
-        return f"{self.algorithm}: {self.rate:.4f} of the weights are zero\n{table}"
+        dense = "".join(f"\n{name} stays dense: {reason}" for name, reason in self.left_dense.items())
+        return f"{self.algorithm}: {self.rate:.4f} of the weights are zero\n{table}{dense}"
 
 
 class CompressionLoss(nn.Module):

@@ -165,7 +165,8 @@ class FakeQuantization:
         if unseen and not is_training:
             raise ModelError(
                 f"the forward pass of {type(model).__name__} does not use the weights of {', '.join(unseen)} in a "
-                "convolution or linear function, so they cannot be quantized: name them under `ignored_scopes`."
+                "convolution or linear function of a tensor that torch made from its input, so they cannot be "
+                "quantized: name them under `ignored_scopes`."
             )
         self.plans[is_training] = plan
         return recording

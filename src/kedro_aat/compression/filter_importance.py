@@ -36,8 +36,9 @@ def unit_scores(
             arXiv:1811.00250, section 3.3). `batch_norm_scale`: mean magnitude of the scales in the
             normalisation behind (Liu et al., "Network Slimming", arXiv:1708.06519, section 3); groups without
             one are ranked by `l2`. `taylor`: the squared sum of gradient times weight over a filter (Molchanov
-            et al., arXiv:1906.10771, equation 8), averaged over recent steps and summed over the unit's
-            filters; a group that has seen no gradient yet is ranked by `l2`.
+            et al., arXiv:1906.10771, equation 8), averaged over recent steps (of an epoch the first and every
+            fourth after it, but never the last) and summed over the unit's filters; a group that has seen no
+            gradient yet is ranked by `l2`.
         weight: Gives the weights.
         taylor: Gives what `taylor` has gathered for each filter of a layer.
 

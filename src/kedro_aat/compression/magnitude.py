@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kedro_aat.compression.controller import CompressionStatistics, LayerStatistics
-from kedro_aat.compression.layers import count_zeros, prunable_weights
+from kedro_aat.compression.layers import PrunableWeight, count_zeros, prunable_weights
 from kedro_aat.compression.masks import MASK, WeightMasks
+from kedro_aat.compression.patterns import Pattern, keep_in_pattern
 from kedro_aat.compression.ranking import importance, keep_most_important
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import MagnitudeSparsity
@@ -21,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class MagnitudeSparsityController(ScheduledController):
-    """Keeps a share of a model's weights at zero: its prunable layers carry masks from now on."""
+    """Keeps a share of a model's weights at zero: its prunable layers carry masks from now on.
+
+    With `settings.pattern` the zeros lie in a pattern, and the rate reaches `maximal_compression_rate` at most.
+    """
 
     name = "magnitude_sparsity"
     settings: MagnitudeSparsity
@@ -40,6 +45,9 @@ class MagnitudeSparsityController(ScheduledController):
             raise ModelError(
                 f"{type(model).__name__} carries masks already: give the controller's strip() or a new model."
             )
+        self._pattern = Pattern.parse(settings.pattern) if settings.pattern else None
+        if self._pattern:
+            self.maximal_compression_rate = _most_zeros(model, self._pattern, weights)
         self._masks = WeightMasks(weights)
         self._masks.attach(model)
         super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
@@ -47,12 +55,17 @@ class MagnitudeSparsityController(ScheduledController):
 
     def _compress(self, rate: float) -> None:
         num_weights = sum(weight.parameter.numel() for weight in self._masks.weights)
-        scores = [importance(weight, self.settings.importance) for weight in self._masks.unmasked()]
-        if self.settings.ranking == "global":
-            keep = keep_most_important(scores, round(rate * num_weights))
+        values = self._masks.unmasked()
+        if self._pattern:
+            keep = keep_in_pattern(self._pattern, self._masks.weights, values, rate * num_weights)
+        elif self.settings.ranking == "global":
+            keep = keep_most_important(self._scores(values), round(rate * num_weights))
         else:
-            keep = [keep_most_important([score], round(rate * score.numel()))[0] for score in scores]
+            keep = [keep_most_important([score], round(rate * score.numel()))[0] for score in self._scores(values)]
         self._masks.put(keep, is_active=rate > 0)
+
+    def _scores(self, values: Sequence[Tensor]) -> list[Tensor]:
+        return [importance(value, self.settings.importance) for value in values]
 
     @property
     def achieved_rate(self) -> float:
@@ -62,14 +75,21 @@ class MagnitudeSparsityController(ScheduledController):
         return zeros / total
 
     def statistics(self) -> CompressionStatistics:
-        """Zeros of every layer."""
+        """Zeros of every layer, and the layers that cannot have the pattern."""
         self._masks.apply()
         layers = [
             LayerStatistics(weight.name, tuple(weight.parameter.shape), total, zeros)
             for weight in self._masks.weights
             for zeros, total in [count_zeros([weight])]
         ]
-        return CompressionStatistics(self.name, layers)
+        return CompressionStatistics(self.name, layers, self._left_dense())
+
+    def _left_dense(self) -> dict[str, str]:
+        pattern = self._pattern
+        if pattern is None:
+            return {}
+        reason = f"its input dimension is not divisible by {pattern.of}, as the pattern {pattern} asks"
+        return {weight.name: reason for weight in self._masks.weights if not pattern.fits(weight)}
 
     @property
     def weight_names(self) -> list[str]:
@@ -95,3 +115,14 @@ class MagnitudeSparsityController(ScheduledController):
             for weight in masks.weights:
                 weight.parameter.add_(0.0)  # a mask leaves -0.0, which compresses badly
         return controller.model
+
+
+def _most_zeros(model: nn.Module, pattern: Pattern, weights: Sequence[PrunableWeight]) -> float:
+    """Share of zeros where every layer that a pattern fits has it."""
+    num_fitting = sum(weight.parameter.numel() for weight in weights if pattern.fits(weight))
+    if not num_fitting:
+        raise ModelError(
+            f"{type(model).__name__} has no layer that can have the pattern {pattern}: no layer that the scopes leave "
+            f"has an input dimension divisible by {pattern.of}."
+        )
+    return pattern.rate * num_fitting / sum(weight.parameter.numel() for weight in weights)

@@ -73,7 +73,9 @@ class WeightMasks:
 
     def masks(self) -> list[Tensor]:
         """One mask a weight, 1 where it is kept and 0 where not."""
-        return [weight.module.get_buffer(weight.parameter_name + MASK) for weight in self.weights]
+        # Not by `get_buffer`, which looks for dots in names: that took longer than the multiplication itself.
+        found = [weight.module._buffers[weight.parameter_name + MASK] for weight in self.weights]
+        return [mask for mask in found if mask is not None]  # none is
 
     @torch.no_grad()
     def unmasked(self) -> list[Tensor]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.validated import Settings, parse
@@ -13,6 +14,23 @@ from kedro_aat.validated import Settings, parse
 Importance = Literal["lamp", "abs", "squared_abs", "normed_abs"]
 FilterImportance = Literal["l1", "l2", "geometric_median", "batch_norm_scale", "taylor"]
 RateOf = Literal["filters", "parameters", "macs"]
+
+
+def numbers_of_pattern(text: str) -> tuple[int, int]:
+    """N and M of an "N:M" pattern, N from 1 to M - 1; raises ValueError for anything else."""
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    kept, of = map(int, match.groups()) if match else (0, 0)
+    if not 0 < kept < of:
+        raise ValueError(
+            f'a pattern is written "N:M": of every M weights at most N are not zero, N from 1 to M - 1, as in "2:4"; '
+            f"but got {text!r}"
+        )
+    return kept, of
+
+
+def _checked_pattern(text: str) -> str:
+    numbers_of_pattern(text)
+    return text
 
 
 class AlgorithmSettings(Settings):
@@ -37,11 +55,17 @@ class MagnitudeSparsity(AlgorithmSettings):
     Attributes:
         importance: How weights are ranked; see `ranking.importance`.
         ranking: One threshold for the whole model, or the same rate in every layer.
+        pattern: "N:M", as in "2:4": of every M consecutive weights along the input dimension the N largest are
+            kept. Layers have the pattern or are dense, those that lose least of their energy first, until the share
+            of zeros is nearest to the rate; so it moves in steps of a layer, up to `maximal_compression_rate`.
+            Layers whose input dimension is not divisible by M stay dense. None for zeros anywhere. With a pattern
+            `importance` and `ranking` do not matter: within a layer every importance ranks by magnitude.
     """
 
     algorithm: Literal["magnitude_sparsity"] = "magnitude_sparsity"
     importance: Importance = "lamp"
     ranking: Literal["global", "local"] = "global"
+    pattern: Annotated[str, AfterValidator(_checked_pattern)] | None = None
 
 
 class FilterPruning(AlgorithmSettings):

@@ -1,0 +1,60 @@
+"""The networks that benchmarks measure, with BatchNorms as training leaves them, and a batch for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.pipelines.digits.model import BasicBlock, ResidualCNN
+
+RESNET_SHAPE = (3, 64, 64)
+DIGITS_SHAPE = (1, 8, 8)
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 (He et al. 2016, table 1): two basic blocks each of 64, 128, 256 and 512 channels, 11.2M parameters.
+
+    At 64x64 pixels it takes 148M multiplications. Its classifier has 10 classes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        inputs = [64, 64, 64, 128, 128, 256, 256, 512]
+        widths = [64, 64, 128, 128, 256, 256, 512, 512]
+        self.blocks = nn.Sequential(
+            *(
+                BasicBlock(before, width, stride=1 if before == width else 2)
+                for before, width in zip(inputs, widths, strict=True)
+            )
+        )
+        self.classifier = nn.Linear(512, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, 3, H, W) to logits (B, 10)."""
+        logits: Tensor = self.classifier(self.blocks(self.stem(x)).mean((2, 3)))
+        return logits
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "digits": (ResidualCNN, DIGITS_SHAPE),
+    "resnet18": (ResNet18, RESNET_SHAPE),
+}
+
+
+def make(name: str, batch_size: int = 64) -> tuple[nn.Module, Tensor]:
+    """A net of `NETS` with random weights and the statistics of random images, and such images (batch_size, ...)."""
+    torch.manual_seed(0)
+    build, shape = NETS[name]
+    model, images = build(), torch.randn(batch_size, *shape)
+    with torch.no_grad():
+        for _ in range(5):
+            model(images)
+    return model.eval(), images

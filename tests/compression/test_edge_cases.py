@@ -1,0 +1,234 @@
+"""Models and batches at the edge, for every algorithm: the right result, or an error that names the cause.
+
+What only one algorithm knows of is tested with it: channels of one, scales of 0 and half precision in
+`test_filters.py`, `test_quantization.py` and `test_magnitude.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.controller import CompressionController
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
+from kedro_aat.errors import ModelError
+from tests.compression.quantized import run
+from tests.compression.training import BATCH, sgd, small_net, train
+
+INPUTS = BATCH["inputs"]
+ALGORITHMS: list[CompressionSettings] = [
+    MagnitudeSparsity(),
+    MagnitudeSparsity(pattern="2:4"),
+    FilterPruning(),
+    FilterPruning(importance="taylor"),
+    Quantization(),
+]
+every_algorithm = pytest.mark.parametrize(
+    "settings", ALGORITHMS, ids=lambda settings: "-".join([settings.algorithm, *sorted(settings.model_fields_set)])
+)
+
+
+def compressed(model: nn.Module, settings: CompressionSettings, batch: Tensor, rate: float) -> CompressionController:
+    controller = build_controller(model, settings, example_input=batch)
+    controller.disable_scheduler()
+    controller.compression_rate = rate
+    return controller
+
+
+def assert_strips_alike(controller: CompressionController, batch: Tensor) -> nn.Module:
+    """The stripped model computes what the one under training does, but for a step of 8 bits."""
+    expected = run(controller.model, batch)
+    assert expected.isfinite().all()
+    stripped = controller.strip()
+    atol = 0.02 * float(expected.abs().max()) if controller.name == "quantization" else 1e-5
+    torch.testing.assert_close(run(stripped, batch), expected, rtol=1e-4, atol=atol)
+    return stripped
+
+
+# --- layers that cannot be traced ------------------------------------------------------------------------------
+
+
+class Cubed(torch.autograd.Function):
+    """A function written by hand, which only torch can run."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        cubed: Tensor = x**3
+        return cubed
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        slope: Tensor = 3 * x**2 * gradient
+        return slope
+
+
+class WithNumpy(nn.Module):
+    """Leaves torch between two of its layers, so that neither gradients nor traces pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.detach().cpu().numpy() * 2)
+
+
+class WithCubed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        cubed: Tensor = Cubed.apply(x)  # type: ignore[no-untyped-call]
+        return cubed
+
+
+def around(middle: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), middle, nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+    )
+
+
+@every_algorithm
+def test_function_written_by_hand_is_passed(settings: CompressionSettings) -> None:
+    batch = torch.randn(16, 8)
+    controller = compressed(around(WithCubed()), settings, batch, 0.4)
+    targets = torch.randint(4, (16,))
+    train(controller.model, sgd(controller.model), batch={"inputs": batch, "targets": targets})
+    assert_strips_alike(controller, batch)
+
+
+@every_algorithm
+def test_layers_around_what_leaves_torch_are_left_alone_or_named(settings: CompressionSettings) -> None:
+    batch = torch.randn(16, 8)
+    controller = compressed(around(WithNumpy()), settings, batch, 0.4)
+    if isinstance(settings, Quantization):
+        with pytest.raises(ModelError, match=r"weights of 4 .*made from its input.*ignored_scopes"):
+            run(controller.model, batch)
+        ignoring = settings.model_copy(update={"ignored_scopes": ("4",)})
+        controller = compressed(around(WithNumpy()), ignoring, batch, 0.4)
+    stripped = assert_strips_alike(controller, batch)
+    # No gradient tells what reads the channels before it, so none of them is cut.
+    assert stripped.get_parameter("0.weight").shape == (16, 8)
+    assert stripped.get_parameter("2.weight").shape == (12, 16)
+    assert controller.compression_rate > 0.1
+
+
+# --- tied weights ----------------------------------------------------------------------------------------------
+
+
+class TiedAutoencoder(nn.Module):
+    """Decodes with the weight that it encodes with, as two layers that share a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.encode, self.again = nn.Linear(8, 12), nn.Linear(12, 12), nn.Linear(12, 12)
+        self.again.weight = self.encode.weight
+        self.hidden, self.head = nn.Linear(12, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.again(F.relu(self.encode(F.relu(self.first(x))))))
+        logits: Tensor = self.head(F.relu(self.hidden(x)))
+        return logits
+
+
+@every_algorithm
+def test_tied_weights_stay_tied(settings: CompressionSettings) -> None:
+    batch, targets = torch.randn(16, 8), torch.randint(4, (16,))
+    model = TiedAutoencoder()
+    controller = compressed(model, settings, batch, 0.4)
+    assert controller.compression_rate > 0.1
+    train(model, sgd(model), batch={"inputs": batch, "targets": targets})
+    assert model.again.weight is model.encode.weight
+    stripped = assert_strips_alike(controller, batch)
+    assert stripped.get_parameter("again.weight") is stripped.get_parameter("encode.weight")
+
+
+# --- BatchNorm that switches channels off ----------------------------------------------------------------------
+
+
+@every_algorithm
+@pytest.mark.parametrize("which", [slice(0, 3), slice(None)], ids=["some", "all"])
+def test_scales_of_zero_are_sound(settings: CompressionSettings, which: slice) -> None:
+    model = small_net()
+    with torch.no_grad():
+        model.get_parameter("stem.1.weight")[which] = 0.0
+    controller = compressed(model, settings, INPUTS, 0.5)
+    train(model, sgd(model))
+    assert all(tensor.isfinite().all() for tensor in controller.model.state_dict().values())
+    assert_strips_alike(controller, INPUTS)
+
+
+# --- channels of one -------------------------------------------------------------------------------------------
+
+
+def narrow() -> nn.Sequential:
+    """A layer of one channel in the midst, and a convolution of a channel each."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU()),
+        *(nn.Conv2d(8, 1, 1), nn.BatchNorm2d(1), nn.ReLU(), nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+    )
+
+
+@every_algorithm
+@pytest.mark.parametrize("rate", [0.5, 0.998])
+def test_channels_of_one(settings: CompressionSettings, rate: float) -> None:
+    model = narrow()
+    controller = compressed(model, settings, INPUTS, rate)
+    assert controller.compression_rate > 0.01
+    train(model, sgd(model))
+    stripped = assert_strips_alike(controller, INPUTS)
+    assert stripped.get_parameter("4.weight").shape[0] == 1
+
+
+# --- half precision --------------------------------------------------------------------------------------------
+
+
+@every_algorithm
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_compressed_or_refused(settings: CompressionSettings, dtype: torch.dtype) -> None:
+    model = small_net().to(dtype)
+    if isinstance(settings, Quantization):
+        with pytest.raises(ModelError, match=r"starts from float32 weights.*model\.float\(\)"):
+            compressed(model, settings, INPUTS.to(dtype), 0.5)
+        return
+    controller = compressed(model, settings, INPUTS.to(dtype), 0.5)
+    batch = {"inputs": INPUTS.to(dtype), "targets": BATCH["targets"]}
+    train(model, sgd(model), batch=batch)
+    stripped = controller.strip()
+    assert {parameter.dtype for parameter in stripped.parameters()} == {dtype}
+    # Rounding differs from one size of matrix to another, so they are compared in single precision.
+    expected = run(copy.deepcopy(model).float(), INPUTS)
+    torch.testing.assert_close(run(stripped.float(), INPUTS), expected, rtol=1e-4, atol=1e-4)
+
+
+# --- inputs of the wrong shape ---------------------------------------------------------------------------------
+
+
+@every_algorithm
+def test_batch_of_the_wrong_shape_is_an_error_and_does_no_harm(settings: CompressionSettings) -> None:
+    controller = compressed(small_net(), settings, INPUTS, 0.5)
+    expected = run(controller.model, INPUTS)
+    with pytest.raises(RuntimeError, match="channels"):
+        run(controller.model, torch.randn(2, 3, 8, 8))
+    assert torch.equal(run(controller.model, INPUTS), expected)
+
+
+@every_algorithm
+def test_first_batch_of_the_wrong_shape_is_an_error_and_does_no_harm(settings: CompressionSettings) -> None:
+    """Quantization looks at the first batch that passes, and pruning of filters at the example."""
+    wrong = torch.randn(2, 3, 8, 8)
+    model = small_net()
+    if isinstance(settings, FilterPruning):
+        with pytest.raises(ModelError, match=r"shape \(2, 3, 8, 8\).*fails in 'stem\.0'"):
+            compressed(model, settings, wrong, 0.5)
+        assert list(model.state_dict()) == list(small_net().state_dict())
+        return
+    controller = compressed(model, settings, wrong, 0.5)
+    with pytest.raises(RuntimeError, match="channels"):
+        run(model, wrong)
+    assert run(model, INPUTS).isfinite().all()
+    assert_strips_alike(controller, INPUTS)
