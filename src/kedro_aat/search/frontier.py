@@ -160,7 +160,7 @@ class Frontier(Settings):
     epochs_per_rate: Annotated[int, Field(ge=1)] = 4
     num_path_steps: Annotated[int, Field(ge=1)] = 8
     polish_share: Annotated[float, Field(ge=0, le=1)] = 0.4
-    first_step: Annotated[float, Field(gt=0)] = 0.5
+    first_step: Annotated[float, Field(gt=0)] = 0.8
     lowest_trial_lr: Annotated[float, Field(gt=0, le=1)] = 0.15
     polish_lr: Annotated[float, Field(gt=0, le=1)] = 0.5
     lowest_polish_lr: Annotated[float, Field(gt=0, le=1)] = 0.02
