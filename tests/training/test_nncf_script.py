@@ -280,8 +280,9 @@ def test_registering_takes_the_arguments_that_nncf_took() -> None:
 
 def test_file_is_read_as_it_is_written() -> None:
     controller, _ = create_compressed_model(SmallNet(), {"compression": SPARSITY})
-    settings, schedule = controller.settings, controller.settings.schedule
+    settings = controller.settings
     assert isinstance(settings, MagnitudeSparsity)
+    schedule = settings.schedule
     assert (settings.importance, settings.ranking) == ("normed_abs", "global")
     assert settings.ignored_scopes == ("{re}NNCFLinear",)
     assert (schedule.kind, schedule.initial_rate, schedule.target_rate) == ("polynomial", 0.1, 0.3)

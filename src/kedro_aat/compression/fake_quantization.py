@@ -136,6 +136,13 @@ class FakeQuantization:
             raise DataError("calibration needs at least one batch, but got none.")
         self._set_ranges(self.plans[False].sites, total / num_batches)
 
+    def find_steps(self, batch: Tensor) -> None:
+        """Makes the plan of evaluation anew, for a model that was changed; known ranges stay what they are."""
+        known = self.ranges.any(dim=1).tolist()
+        recording = self._record(False, (batch,), {})
+        unknown = [site for site in self.plans[False].sites if not known[site.slot]]
+        self._set_ranges(unknown, self._ranges_in(recording, unknown))
+
     def _prepare(self, is_training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Makes the plans, and ranges where there are none yet, from the first batch."""
         for mode in sorted({False, is_training}):

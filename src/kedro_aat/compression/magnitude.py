@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.controller import CompressionStatistics, LayerStatistics
 from kedro_aat.compression.layers import count_zeros, prunable_weights
-from kedro_aat.compression.masks import MASK, WeightMasks
+from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks, carries_masks
 from kedro_aat.compression.ranking import importance, keep_most_important
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import MagnitudeSparsity
@@ -21,7 +21,15 @@ logger = logging.getLogger(__name__)
 
 
 class MagnitudeSparsityController(ScheduledController):
-    """Keeps a share of a model's weights at zero: its prunable layers carry masks from now on."""
+    """Keeps a share of a model's weights at zero: its prunable layers carry masks from now on.
+
+    Args:
+        model: The model, changed in place.
+        settings: Of the algorithm.
+        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
+        example_input: A batch for `export_model`, (N, ...).
+        is_part: Whether it belongs to a composite, whose other algorithms may mask the model too.
+    """
 
     name = "magnitude_sparsity"
     settings: MagnitudeSparsity
@@ -33,14 +41,16 @@ class MagnitudeSparsityController(ScheduledController):
         *,
         steps_per_epoch: int | None = None,
         example_input: Tensor | None = None,
+        is_part: bool = False,
     ) -> None:
         settings = settings or MagnitudeSparsity()
         weights = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
-        if any(hasattr(weight.module, weight.parameter_name + MASK) for weight in weights):
+        if carries_masks(model) and not is_part:
             raise ModelError(
-                f"{type(model).__name__} carries masks already: give the controller's strip() or a new model."
+                f"{type(model).__name__} carries masks already: give the controller's strip(), a new model, or "
+                "the settings of all its algorithms as a list."
             )
-        self._masks = WeightMasks(weights)
+        self._masks = WeightMasks(weights, suffix=SPARSITY_MASK)
         self._masks.attach(model)
         super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         self._set_rate(settings.schedule.initial_rate)
@@ -53,6 +63,10 @@ class MagnitudeSparsityController(ScheduledController):
         else:
             keep = [keep_most_important([score], round(rate * score.numel()))[0] for score in scores]
         self._masks.put(keep, is_active=rate > 0)
+
+    def apply_masks(self) -> None:
+        """Sets masked weights to zero where an optimizer step has moved them since the last forward pass."""
+        self._masks.apply()
 
     @property
     def achieved_rate(self) -> float:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from kedro_aat.compression.base import ModelController
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.nncf_config import BatchnormAdaptation, MagnitudeSparsityAlgorithm, NNCFConfig
@@ -46,7 +46,7 @@ def create_compressed_model(
     *,
     example_input: Tensor | None = None,
     dump_graphs: bool = False,
-) -> tuple[ScheduledController, nn.Module]:
+) -> tuple[ModelController, nn.Module]:
     """Puts a model under the compression that a configuration names.
 
     Args:
