@@ -46,6 +46,7 @@ class CompositeController(ModelController):
 
     name = "composite"
     settings: Composite
+    scheduler: CompositeScheduler
 
     def __init__(
         self,

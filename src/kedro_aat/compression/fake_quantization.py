@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedro_aat.compression.flow import Follower, Recording, change_inputs, own_forward, record
 from kedro_aat.compression.layers import PrunableWeight
+from kedro_aat.compression.masks import carries_masks
 from kedro_aat.compression.rounding import activation_scales, round_activation, round_weight
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.compression.sites import Plan, Site, describe_slot, num_slots, plan_sites
@@ -25,6 +26,21 @@ from kedro_aat.export.program import evaluating
 from kedro_aat.export.qdq import round_to_uint8
 
 ACTIVE, RANGES = "_quantized_layers", "_activation_ranges"
+
+
+def refuse_compressed(model: nn.Module) -> None:
+    """Sees to it that no algorithm has been put on a model yet.
+
+    Raises:
+        ModelError: Says which kind has, and how several go together.
+    """
+    masked = carries_masks(model)
+    if masked or hasattr(model, ACTIVE):
+        raise ModelError(
+            f"{type(model).__name__} {'carries masks' if masked else 'is under quantization'} already: give the "
+            "controller's strip(), a new model, or the settings of all its algorithms as a list, which are then put on "
+            "in an order that works."
+        )
 
 
 class FakeQuantization:

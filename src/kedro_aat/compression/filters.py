@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.costs import CutCosts
 from kedro_aat.compression.cutting import Cut, Kind, apply_plan, axes
-from kedro_aat.compression.fake_quantization import ACTIVE
+from kedro_aat.compression.fake_quantization import refuse_compressed
 from kedro_aat.compression.filter_importance import filter_sums, kept_counts, removal_order, unit_scores
 from kedro_aat.compression.filter_statistics import FilterStatistics, statistics_of
 from kedro_aat.compression.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
 from kedro_aat.compression.layers import PrunableWeight, prunable_weights
-from kedro_aat.compression.masks import MASK, WeightMasks, carries_masks
+from kedro_aat.compression.masks import MASK, WeightMasks
 from kedro_aat.compression.probing import confirmed, masked_tensors, outputs_of, relative_difference
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import FilterPruning
@@ -70,12 +70,7 @@ class FilterPruningController(ScheduledController):
                 "Filter pruning runs the model once to see which of its channels hang together: pass example_input, "
                 "a batch like those that it is trained on, for example the first of the training data."
             )
-        if carries_masks(model) or hasattr(model, ACTIVE):
-            state = "carries masks already" if carries_masks(model) else "is under quantization already"
-            raise ModelError(
-                f"{type(model).__name__} {state}: give the controller's strip(), a new model, or the settings of all "
-                "its algorithms as a list, which puts them on in an order that works."
-            )
+        refuse_compressed(model)
         super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         self.groups, self.not_cut = self._find_groups()
         self._sizes = all_places(model)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.compression.controller import CompressionStatistics, LayerStatistics
+from kedro_aat.compression.fake_quantization import refuse_compressed
 from kedro_aat.compression.layers import count_zeros, prunable_weights
-from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks, carries_masks
+from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
 from kedro_aat.compression.ranking import importance, keep_most_important
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import MagnitudeSparsity
-from kedro_aat.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +45,8 @@ class MagnitudeSparsityController(ScheduledController):
     ) -> None:
         settings = settings or MagnitudeSparsity()
         weights = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
-        if carries_masks(model) and not is_part:
-            raise ModelError(
-                f"{type(model).__name__} carries masks already: give the controller's strip(), a new model, or "
-                "the settings of all its algorithms as a list."
-            )
+        if not is_part:
+            refuse_compressed(model)
         self._masks = WeightMasks(weights, suffix=SPARSITY_MASK)
         self._masks.attach(model)
         super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)

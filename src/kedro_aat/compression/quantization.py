@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from kedro_aat.compression.fake_quantization import ACTIVE, FakeQuantization
+from kedro_aat.compression.fake_quantization import FakeQuantization, refuse_compressed
 from kedro_aat.compression.flow import install, uninstall
 from kedro_aat.compression.integers import hold_integers
 from kedro_aat.compression.layers import PrunableWeight, prunable_weights
-from kedro_aat.compression.masks import carries_masks
 from kedro_aat.compression.quantization_statistics import QuantizationStatistics, QuantizedLayerStatistics
 from kedro_aat.compression.rounding import HIGHEST_SAFE_WEIGHT, HIGHEST_WEIGHT, relative_error, weight_scales
 from kedro_aat.compression.scheduled import ScheduledController
@@ -69,15 +68,10 @@ class QuantizationController(ScheduledController):
     ) -> None:
         settings = settings or Quantization()
         layers = _quantizable(model, settings)
-        if carries_masks(model) and not is_part:
-            raise ModelError(
-                f"{type(model).__name__} carries masks: give the controller's strip(), or the settings of both "
-                "algorithms as a list."
-            )
+        if not is_part:
+            refuse_compressed(model)
         self._layers = layers
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
-        if hasattr(model, ACTIVE):
-            raise ModelError(f"{type(model).__name__} is under quantization already: give strip() or a new model.")
         self._fake = FakeQuantization(model, layers, settings, self._highest)
         install(model, self._fake)
         super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
