@@ -80,7 +80,7 @@ def test_missing_keys_are_all_named() -> None:
         ({"search": {"patience_epochs": 3}}, "search.kind: this key is required"),
         (
             {"compression": {"schedule": {"kind": "polynomal"}}},
-            "compression.schedule.kind: must be one of constant, polynomial, exponential, multistep, adaptive, "
+            "compression.schedule.kind: must be one of constant, polynomial, exponential, exponential_with_bias, multistep, adaptive, "
             "but got 'polynomal'. Did you mean 'polynomial'?",
         ),
         (
