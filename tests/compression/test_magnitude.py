@@ -83,7 +83,7 @@ def test_global_masks_equal_those_of_torch_prune(importance: Importance, rate: f
         [(layer, "weight") for layer in theirs.layers], prune.L1Unstructured, amount=round(rate * 34_272)
     )
     for mine, layer in zip(kept(ours), theirs.layers, strict=True):
-        assert torch.equal(mine, layer.get_buffer("weight_sparsity_mask").bool())
+        assert torch.equal(mine, layer.get_buffer("weight_mask").bool())
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -94,7 +94,7 @@ def test_masks_of_each_layer_equal_those_of_torch_prune(importance: Importance, 
     sparse(ours, rate, importance=importance, ranking="local")
     for mine, layer in zip(kept(ours), theirs.layers, strict=True):
         prune.l1_unstructured(layer, "weight", amount=round(rate * mine.numel()))
-        assert torch.equal(mine, layer.get_buffer("weight_sparsity_mask").bool())
+        assert torch.equal(mine, layer.get_buffer("weight_mask").bool())
 
 
 @pytest.mark.parametrize("rate", RATES)
