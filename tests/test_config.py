@@ -80,8 +80,8 @@ def test_missing_keys_are_all_named() -> None:
         ({"search": {"patience_epochs": 3}}, "search.kind: this key is required"),
         (
             {"compression": {"schedule": {"kind": "polynomal"}}},
-            "compression.schedule.kind: must be one of constant, polynomial, exponential, multistep, adaptive, "
-            "but got 'polynomal'. Did you mean 'polynomial'?",
+            "compression.schedule.kind: must be one of constant, polynomial, exponential, exponential_with_bias, "
+            "multistep, adaptive, but got 'polynomal'. Did you mean 'polynomial'?",
         ),
         (
             {"training": {"metric": "torchmetrics.Accuracy", "device": "gpu"}},

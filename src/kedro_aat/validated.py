@@ -171,7 +171,8 @@ def _wrong_form(key: str, value: Any) -> str:
 def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Location:
     """Translates pydantic's location, which also names what the user never wrote.
 
-    That is the branch taken in a union, and the index in a list that was made of a single value.
+    That is the branch taken in a union, the index in a list that was made of a single value, and the key under
+    which a list was put.
     """
     keys: list[str] = []
     members: list[type[BaseModel]] = [model]
@@ -184,9 +185,10 @@ def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Locatio
             continue
         fields = [field for member in members if (field := _field(member, part)) is not None]
         if fields:
-            keys.append(part)
             members = [nested for field in fields for nested in _models_in(field.annotation)]
-            data = data.get(part) if isinstance(data, Mapping) else None
+            if not isinstance(data, list | tuple):  # else a mapping was made of the user's list
+                keys.append(part)
+                data = data.get(part) if isinstance(data, Mapping) else None
         else:
             members = [member for member in members if _has_tag(member, part)] or members
     siblings = [field.alias or name for member in members for name, field in member.model_fields.items()]

@@ -10,9 +10,18 @@ from torch import nn
 
 from kedro_aat import CompressionStage
 from kedro_aat.compression.controller import Uncompressed
-from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
+from kedro_aat.compression.schedule import ScheduleSettings
+from kedro_aat.compression.settings import (
+    Composite,
+    CompressionSettings,
+    FilterPruning,
+    KnowledgeDistillation,
+    MagnitudeSparsity,
+    Quantization,
+)
 from tests.compression.controller_contract import ControllerContract
 
+HALF_SPARSE = MagnitudeSparsity(schedule=ScheduleSettings(initial_rate=0.5))
 CONTROLLERS: list[CompressionSettings] = [
     MagnitudeSparsity(importance="lamp", ranking="global"),
     MagnitudeSparsity(importance="normed_abs", ranking="local"),
@@ -21,10 +30,16 @@ CONTROLLERS: list[CompressionSettings] = [
     FilterPruning(importance="taylor", ranking="global", rate_of="macs"),
     Quantization(),
     Quantization(calibration_only=True),
+    Composite(algorithms=(FilterPruning(), Quantization())),
+    Composite(algorithms=(Quantization(), MagnitudeSparsity())),
+    Composite(algorithms=(HALF_SPARSE, FilterPruning(rate_of="filters"))),
+    Composite(algorithms=(Quantization(), KnowledgeDistillation(type="softmax"))),
 ]
 
 
 def _name(settings: CompressionSettings) -> str:
+    if isinstance(settings, Composite):
+        return "+".join(part.algorithm for part in settings.algorithms)
     chosen = [str(getattr(settings, key)) for key in settings.model_fields_set]
     return "-".join([settings.algorithm, *sorted(chosen)])
 

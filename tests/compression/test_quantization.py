@@ -21,7 +21,13 @@ from kedro_aat.compression.quantized_layers import (
     make_quantized,
     quantized_of,
 )
-from kedro_aat.compression.rounding import activation_scales, integer_weight, round_activation, round_weight
+from kedro_aat.compression.rounding import (
+    activation_scales,
+    integer_weight,
+    round_activation,
+    round_weight,
+    weight_scales,
+)
 from kedro_aat.compression.settings import MagnitudeSparsity, Quantization, parse_compression
 from kedro_aat.errors import ConfigurationError, DataError, ModelError
 from kedro_aat.pipelines.digits.model import ResidualCNN
@@ -42,7 +48,8 @@ def steps_of(tensor: Tensor) -> int:
 
 def test_rounded_weight_is_its_integers_times_their_scales() -> None:
     weight = torch.randn(5, 3, 3, 3)
-    integers, scales = integer_weight(weight, 127)
+    scales = weight_scales(weight, 127)
+    integers = integer_weight(weight, scales)
     assert integers.dtype == torch.int8
     assert (integers.flatten(1).abs().amax(1) == 127).all()
     assert torch.equal(round_weight(weight, 127), integers * scales.view(-1, 1, 1, 1))
@@ -137,7 +144,7 @@ def test_integers_of_folded_weights_are_those_of_training() -> None:
     factor = model.get_submodule("stem.1").get_parameter("weight").detach()
     assert (factor < 0).any()
     small = quantized(model, INPUTS, overflow_fix=False).strip()
-    integers, _ = integer_weight(weight, 127)
+    integers = integer_weight(weight, weight_scales(weight, 127))
     assert torch.equal(small.get_parameter("stem.0.weight"), integers * factor.sign().view(-1, 1, 1, 1).to(torch.int8))
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -389,3 +389,27 @@ def test_path_scheduler_keeps_what_it_knows_where_another_state_knows_less() -> 
     for _ in range(8):
         scheduler.step()
     assert rates.all == [0.8, *PATH]
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.0, 0.5), (0.1, 0.4), (0.37, 0.5), (0.0, 0.998)])
+def test_exponential_with_bias_is_steep_at_first(first: float, last: float) -> None:
+    schedule = ScheduleSettings(
+        kind="exponential_with_bias", initial_rate=first, target_rate=last, target_epoch=16, start_epoch=3
+    )
+    rates = [schedule.rate(epoch) for epoch in range(24)]
+    assert rates[:4] == [first] * 4
+    assert rates[3 + 2] == pytest.approx(0.75 * last)
+    assert rates == sorted(rates)
+    assert rates[3 + 16 :] == [last] * 5
+
+
+def test_exponential_with_bias_needs_room_to_rise() -> None:
+    with pytest.raises(ConfigurationError, match="below three quarters of its target rate"):
+        ScheduleSettings.model_validate({"kind": "exponential_with_bias", "initial_rate": 0.4, "target_rate": 0.5})
+
+
+@pytest.mark.parametrize("kind", ["polynomial", "exponential"])
+def test_rise_begins_at_its_start_epoch(kind: Literal["polynomial", "exponential"]) -> None:
+    settings: dict[str, Any] = {"kind": kind, "initial_rate": 0.1, "target_rate": 0.7, "target_epoch": 4}
+    early, late = ScheduleSettings(**settings), ScheduleSettings(**settings, start_epoch=2)
+    assert [late.rate(epoch) for epoch in range(9)] == [0.1, 0.1, *(early.rate(epoch) for epoch in range(7))]

@@ -13,11 +13,18 @@ from kedro.io import DataCatalog, DatasetError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.filters import FilterPruningController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.schedule import ScheduleSettings
-from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
+from kedro_aat.compression.settings import (
+    Composite,
+    FilterPruning,
+    KnowledgeDistillation,
+    MagnitudeSparsity,
+    Quantization,
+)
 from kedro_aat.datasets.handles import TensorBoardLog
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import ConfigurationError, ModelError
@@ -367,6 +374,51 @@ def test_quantization_controller_comes_back_ready_to_strip(catalog: DataCatalog)
     assert loaded.report() == saved.report()
     assert_same_bits(loaded.model.state_dict(), saved.model.state_dict())
     assert torch.equal(outputs(loaded.strip()), outputs(saved.strip()))
+
+
+def composite(*others: Any) -> CompositeController:
+    settings = Composite(algorithms=(FilterPruning(), Quantization(), *others))
+    made = CompositeController(built("tests.nets.SmallNet"), settings, example_input=INPUTS)
+    made.disable_scheduler()
+    made.compression_rate = 0.5
+    train(made.model, sgd(made.model))
+    return made
+
+
+@pytest.mark.parametrize("others", [(), (KnowledgeDistillation(type="mse"),), (MagnitudeSparsity(),)], ids=str)
+def test_composite_controller_comes_back_with_all_its_algorithms(catalog: DataCatalog, others: Any) -> None:
+    saved = composite(*others)
+    catalog.save("controller", saved)
+    loaded = catalog.load("controller")
+    assert isinstance(loaded, CompositeController)
+    assert loaded.settings == saved.settings
+    assert loaded.get_state() == saved.get_state()
+    assert_same_bits(loaded.model.state_dict(), saved.model.state_dict())
+    assert torch.equal(outputs(loaded.model), outputs(saved.model))
+    assert torch.equal(outputs(loaded.strip()), outputs(saved.strip()))
+    for each in (saved, loaded):
+        train(each.model, torch.optim.SGD(each.model.parameters(), lr=0.05))
+        each.compression_rate = 0.2
+    assert_same_bits(loaded.model.state_dict(), saved.model.state_dict())
+
+
+def test_cut_and_quantized_model_is_saved_without_its_controller(catalog: DataCatalog, tmp_path: Path) -> None:
+    saved = composite().strip()
+    catalog.save("model", saved)
+    loaded = catalog.load("model")
+    assert isinstance(loaded, SmallNet)
+    assert loaded.get_parameter("conv.weight").dtype == torch.int8
+    assert loaded.get_parameter("conv.weight").numel() < 576
+    assert torch.equal(outputs(loaded), outputs(saved))
+    assert_same_bits(loaded.state_dict(), saved.state_dict())
+    folder = tmp_path / "models" / "model"
+    assert listed(folder) == ["model.safetensors", "recipe.json"]
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert recipe["plan"]
+    assert recipe["quantized"]
+    assert "composite" not in (folder / "recipe.json").read_text()
+    catalog.save("model", loaded)
+    assert torch.equal(outputs(catalog.load("model")), outputs(saved))
 
 
 def test_rate_of_a_loaded_controller_can_fall_to_0(catalog: DataCatalog) -> None:

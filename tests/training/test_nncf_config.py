@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from kedro_aat import NNCFConfig
+from kedro_aat.compression.schedule import ScheduleSettings
+from kedro_aat.compression.settings import FilterPruning, Quantization
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.search.stepping import Interpolate, UniformDecrease
-from kedro_aat.training.nncf_config import AccuracyAwareSettings, MagnitudeSparsityAlgorithm
+from kedro_aat.training.nncf_algorithms import FilterPruningAlgorithm, MagnitudeSparsityAlgorithm
+from kedro_aat.training.nncf_config import AccuracyAwareSettings
+from kedro_aat.training.nncf_quantization import QuantizationAlgorithm
 from tests.mistakes import key_of
 
 SEARCH: dict[str, Any] = {
@@ -93,7 +97,7 @@ FILES: dict[str, dict[str, Any]] = {
                 "all_weights": True,
                 "prune_first_conv": True,
                 "prune_downsample_convs": True,
-                "prune_batch_norms": False,
+                "prune_batch_norms": True,
             },
         },
     },
@@ -115,7 +119,7 @@ FILES: dict[str, dict[str, Any]] = {
                 "algorithm": "quantization",
                 "preset": "mixed",
                 "quantize_inputs": False,
-                "quantize_outputs": True,
+                "quantize_outputs": False,
                 "overflow_fix": "disable",
                 "ignored_scopes": ["{re}.*softmax.*"],
                 "initializer": {
@@ -124,7 +128,7 @@ FILES: dict[str, dict[str, Any]] = {
                 },
                 "weights": {"mode": "symmetric", "bits": 8, "per_channel": True, "signed": True},
                 "activations": {"mode": "asymmetric", "bits": 8, "per_channel": False, "signed": False},
-                "params": {"activations_quant_start_epoch": 1, "weights_quant_start_epoch": 2},
+                "params": {"activations_quant_start_epoch": 2, "weights_quant_start_epoch": 2},
             },
             {"algorithm": "knowledge_distillation", "type": "softmax", "scale": 0.5, "temperature": 4.0},
         ],
@@ -140,6 +144,18 @@ def adaptive(**params: Any) -> dict[str, Any]:
 
 def sparsity(**keys: Any) -> dict[str, Any]:
     return {"compression": {"algorithm": "magnitude_sparsity", **keys}}
+
+
+def pruning(**params: Any) -> dict[str, Any]:
+    return {"compression": {"algorithm": "filter_pruning", "params": params}}
+
+
+def quantization(**keys: Any) -> dict[str, Any]:
+    return {"compression": {"algorithm": "quantization", **keys}}
+
+
+def distillation(**keys: Any) -> dict[str, Any]:
+    return {"compression": {"algorithm": "knowledge_distillation", "type": "mse", **keys}}
 
 
 def mistakes(contents: dict[str, Any]) -> list[str]:
@@ -287,6 +303,74 @@ def test_magnitude_sparsity_in_our_own_terms() -> None:
     assert (schedule.multistep_epochs, schedule.multistep_rates) == ((5, 10, 20), (0.1, 0.3, 0.5, 0.6))
 
 
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({}, {"importance": "l2", "ranking": "local", "rate_of": "filters"}),
+        ({"filter_importance": "L1"}, {"importance": "l1"}),
+        ({"filter_importance": "geometric_median"}, {"importance": "geometric_median"}),
+        ({"weight_importance": "L1"}, {"importance": "l1"}),
+        ({"all_weights": True}, {"ranking": "global"}),
+        ({"pruning_flops_target": 0.3}, {"rate_of": "macs"}),
+    ],
+)
+def test_filter_pruning_in_our_own_terms(params: dict[str, Any], expected: dict[str, Any]) -> None:
+    (algorithm,) = NNCFConfig.from_dict(pruning(**params)).parsed.compression
+    settings = algorithm.settings(("stem",), ("body",))
+    assert isinstance(settings, FilterPruning)
+    assert {key: getattr(settings, key) for key in expected} == expected
+    assert (settings.ignored_scopes, settings.target_scopes) == (("stem",), ("body",))
+
+
+@pytest.mark.parametrize(
+    ("params", "rates"),
+    [
+        ({"schedule": "baseline"}, [0.5, 0.5]),
+        ({"schedule": "baseline", "num_init_steps": 2}, [0.1, 0.1, 0.5, 0.5]),
+        ({"schedule": "exponential", "pruning_steps": 2}, [0.1, 1 - (0.9 * 0.5) ** 0.5, 0.5, 0.5]),
+        ({"pruning_steps": 2, "num_init_steps": 1}, [0.1, 0.1, 1 - (0.9 * 0.5) ** 0.5, 0.5, 0.5]),
+        ({"pruning_steps": 2, "pruning_flops_target": 0.19}, [0.1, 1 - (0.9 * 0.81) ** 0.5, 0.19]),
+        ({"schedule": "exponential_with_bias", "pruning_steps": 8}, [0.1, 0.375]),
+    ],
+)
+def test_schedules_of_filter_pruning(params: dict[str, Any], rates: list[float]) -> None:
+    contents = {"compression": {"algorithm": "filter_pruning", "pruning_init": 0.1, "params": params}}
+    (algorithm,) = NNCFConfig.from_dict(contents).parsed.compression
+    assert isinstance(algorithm, FilterPruningAlgorithm)
+    schedule = algorithm.settings().schedule
+    assert [schedule.rate(epoch) for epoch in range(len(rates))] == pytest.approx(rates)
+    assert schedule.final_rate == algorithm.params.target
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected", "num_samples"),
+    [
+        ({}, Quantization(), 256),
+        ({"preset": "mixed", "overflow_fix": "enable"}, Quantization(), 256),
+        (
+            {"quantize_inputs": False, "overflow_fix": "disable"},
+            Quantization(quantize_inputs=False, overflow_fix=False),
+            256,
+        ),
+        ({"ignored_scopes": "head"}, Quantization(ignored_scopes=("head",)), 256),
+        ({"initializer": {"range": {"num_init_samples": 10}}}, Quantization(), 10),
+        ({"initializer": {"range": [{"num_init_samples": 10}, {"num_init_samples": 30}]}}, Quantization(), 30),
+        (
+            {"params": {"weights_quant_start_epoch": 3}},
+            Quantization(
+                schedule=ScheduleSettings(kind="multistep", multistep_epochs=(3,), multistep_rates=(0.0, 0.998))
+            ),
+            256,
+        ),
+    ],
+)
+def test_quantization_in_our_own_terms(keys: dict[str, Any], expected: Quantization, num_samples: int) -> None:
+    (algorithm,) = NNCFConfig.from_dict(quantization(**keys)).parsed.compression
+    assert isinstance(algorithm, QuantizationAlgorithm)
+    assert algorithm.settings() == expected
+    assert algorithm.num_init_samples == num_samples
+
+
 # --- the search and the budget -----------------------------------------------------------------------------
 
 
@@ -365,6 +449,23 @@ def test_a_loop_needs_its_section() -> None:
             "but got 'normed_ab'. Did you mean 'normed_abs'?",
         ),
         ({"compression": {"algorithm": "knowledge_distillation"}}, "compression.type: this key is required"),
+        (
+            quantization(weights={"bits": 4}),
+            "compression.weights.bits: only 8 bits are available, which every runtime computes in, but got 4",
+        ),
+        (
+            pruning(pruning_target=0.3, pruning_flops_target=0.4),
+            "compression.params: pruning_target and pruning_flops_target exclude each other, but got both",
+        ),
+        (
+            {
+                "compression": {"algorithm": "filter_pruning", "pruning_init": 0.4}
+                | pruning()["compression"]
+                | {"params": {"schedule": "exponential_with_bias"}}
+            },
+            "compression: the schedule exponential_with_bias must begin below three quarters of its target rate "
+            "(0.5), but begins at 0.4",
+        ),
         (
             {"accuracy_aware_training": {"mode": "adaptive", "params": DROP}},
             "accuracy_aware_training.mode: must be one of early_exit, adaptive_compression_level, "
@@ -532,7 +633,31 @@ WITHOUT_MEANING = {
     "compression_lr_multiplier": sparsity(compression_lr_multiplier=10.0),
     "initializer.range": sparsity(initializer={"range": {"num_init_samples": 256}}),
     "initializer.precision": sparsity(initializer={"precision": {"type": "hawq"}}),
-    "legr_params": {"compression": {"algorithm": "filter_pruning", "params": {"legr_params": {"generations": 200}}}},
+    "legr_params": pruning(legr_params={"generations": 200}),
+    "interlayer_ranking_type": pruning(interlayer_ranking_type="learned_ranking"),
+    "prune_batch_norms": pruning(prune_batch_norms=False),
+    "preset": quantization(preset="performance"),
+    "weights.mode": quantization(weights={"mode": "asymmetric"}),
+    "weights.per_channel": quantization(weights={"per_channel": False}),
+    "weights.signed": quantization(weights={"signed": False}),
+    "weights.ignored_scopes": quantization(weights={"ignored_scopes": ["head"]}),
+    "weights.target_scopes": quantization(weights={"target_scopes": ["head"]}),
+    "activations.mode": quantization(activations={"mode": "symmetric"}),
+    "activations.per_channel": quantization(activations={"per_channel": True}),
+    "activations.signed": quantization(activations={"signed": True}),
+    "activations.logarithm_scale": quantization(activations={"logarithm_scale": True}),
+    "activations.unified_scale_ops": quantization(activations={"unified_scale_ops": [["a", "b"]]}),
+    "quantize_outputs": quantization(quantize_outputs=True),
+    "overflow_fix": quantization(overflow_fix="first_layer_only"),
+    "scope_overrides": quantization(scope_overrides={"weights": {}}),
+    "export_to_onnx_standard_ops": quantization(export_to_onnx_standard_ops=True),
+    "quantization.initializer.precision": quantization(initializer={"precision": {"type": "hawq"}}),
+    "quantization.initializer.range": quantization(initializer={"range": {"type": "threesigma"}}),
+    "the same samples": quantization(initializer={"range": [{"target_scopes": ["head"]}]}),
+    "from epoch 2 on": quantization(params={"activations_quant_start_epoch": 1, "weights_quant_start_epoch": 2}),
+    "params.base_lr": quantization(params={"base_lr": 0.1}),
+    "knowledge_distillation.ignored_scopes": distillation(ignored_scopes=["head"]),
+    "knowledge_distillation.temperature": distillation(temperature=2.0),
 }
 
 

@@ -23,10 +23,14 @@ from kedro_aat import (
     create_compressed_model,
     register_default_init_args,
 )
+from kedro_aat.compression.base import ModelController
+from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
-from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.session import open_session, run_session
+from kedro_aat.pipelines.digits.model import ResidualCNN
 from tests.compression.training import BATCH, assert_same_bits, sgd, train
 from tests.nets import SmallNet, images
 from tests.training import nncf_user_script
@@ -280,8 +284,9 @@ def test_registering_takes_the_arguments_that_nncf_took() -> None:
 
 def test_file_is_read_as_it_is_written() -> None:
     controller, _ = create_compressed_model(SmallNet(), {"compression": SPARSITY})
-    settings, schedule = controller.settings, controller.settings.schedule
+    settings = controller.settings
     assert isinstance(settings, MagnitudeSparsity)
+    schedule = settings.schedule
     assert (settings.importance, settings.ranking) == ("normed_abs", "global")
     assert settings.ignored_scopes == ("{re}NNCFLinear",)
     assert (schedule.kind, schedule.initial_rate, schedule.target_rate) == ("polynomial", 0.1, 0.3)
@@ -343,16 +348,113 @@ def test_example_input_comes_from_the_file_or_from_the_call(tmp_path: Path) -> N
         controller.export_model(tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("algorithm", ["filter_pruning", "quantization"])
-def test_algorithm_that_is_not_available_is_an_error_that_says_so(algorithm: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"'{algorithm}' is not available yet; magnitude_sparsity is"):
-        create_compressed_model(SmallNet(), {"compression": {"algorithm": algorithm}})
+# --- filter pruning, quantization, distillation, and several at once ------------------------------------------
+
+PRUNING: dict[str, Any] = {
+    "algorithm": "filter_pruning",
+    "pruning_init": 0.3,
+    "params": {"schedule": "baseline", "pruning_target": 0.3, "prune_first_conv": True},
+}
+QUANTIZATION: dict[str, Any] = {
+    "algorithm": "quantization",
+    "preset": "mixed",
+    "initializer": {"range": {"num_init_samples": 32}, "batchnorm_adaptation": {"num_bn_adaptation_samples": 64}},
+}
+DISTILLATION: dict[str, Any] = {"algorithm": "knowledge_distillation", "type": "softmax", "temperature": 4.0}
 
 
-@pytest.mark.parametrize("compression", [[], [SPARSITY, {"algorithm": "quantization"}]])
-def test_any_number_of_algorithms_but_one_is_an_error(compression: list[Any]) -> None:
-    with pytest.raises(ConfigurationError, match=f"exactly one algorithm, but names {len(compression)}"):
+def created(*algorithms: dict[str, Any], model: nn.Module | None = None, batches: Any = None) -> ModelController:
+    contents = {"input_info": {"sample_size": [2, 1, 8, 8]}, "compression": list(algorithms)}
+    config = register_default_init_args(NNCFConfig.from_dict(contents), loader() if batches is None else batches)
+    torch.manual_seed(0)
+    controller, _ = create_compressed_model(SmallNet() if model is None else model, config)
+    return controller
+
+
+def test_early_exit_over_quantization_ends_within_budget_and_exports_integers(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    config = write(tmp_path, training=EARLY_EXIT, compression=QUANTIZATION)
+    loop, controller, accuracy = nncf_user_script.main(config, str(path))
+    assert type(loop) is EarlyExitCompressionTrainingLoop
+    assert loop.outcome is Outcome.WITHIN_BUDGET
+    assert loop.statistics.compressed_accuracy == accuracy
+    assert loop.statistics.compression_rate == controller.compression_rate == 1
+    stored = {tensor.name: tensor.data_type for tensor in onnx.load(str(path)).graph.initializer}
+    assert list(stored.values()).count(onnx.TensorProto.INT8) >= 3
+    session = open_session(path.read_bytes())
+    labels = outputs(controller.strip()).argmax(1)
+    assert torch.equal(run_session(session, BATCH["inputs"]).argmax(1), labels)
+
+
+def test_adaptive_search_over_pruning_quantization_and_distillation(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    compression = [PRUNING, QUANTIZATION, DISTILLATION]
+    loop, controller, _ = nncf_user_script.main(write(tmp_path, compression=compression), str(path))
+    assert loop.outcome is Outcome.WITHIN_BUDGET
+    assert loop.statistics.compression_rate == controller.compression_rate > 0
+    model = controller.strip()
+    assert model.get_parameter("conv.weight").numel() < SmallNet().get_parameter("conv.weight").numel()
+    assert model.get_parameter("conv.weight").dtype == torch.int8
+    assert torch.equal(
+        run_session(open_session(path.read_bytes()), BATCH["inputs"]).argmax(1), outputs(model).argmax(1)
+    )
+
+
+def test_ranges_are_taken_from_the_registered_data() -> None:
+    spread = [torch.full((16, 1, 8, 8), 1.0), torch.full((16, 1, 8, 8), 3.0), torch.full((16, 1, 8, 8), 500.0)]
+    controller = created(QUANTIZATION, batches=[torch.cat([batch, -batch]) for batch in spread])
+    assert isinstance(controller, QuantizationController)
+    assert controller._fake.ranges[0].tolist() == [-1, 1]  # of the first 32
+
+
+def test_filters_of_the_first_and_of_strided_convolutions_are_kept_unless_named() -> None:
+    params = PRUNING["params"]
+    config = {"input_info": {"sample_size": [2, 1, 8, 8]}}
+    for first, strided, kept in (
+        (False, False, ("stem.0", "blocks.1.conv1", "blocks.1.shortcut.0")),
+        (True, False, ("blocks.1.conv1", "blocks.1.shortcut.0")),
+        (False, True, ("stem.0",)),
+        (True, True, ()),
+    ):
+        given = {**params, "prune_first_conv": first, "prune_downsample_convs": strided}
+        compression = {"algorithm": "filter_pruning", "params": given, "ignored_scopes": ["classifier"]}
+        controller, _ = create_compressed_model(ResidualCNN((4, 8)), {**config, "compression": compression})
+        assert isinstance(controller.settings, FilterPruning)
+        assert controller.settings.ignored_scopes == ("classifier", *kept)
+
+
+def test_pruning_needs_an_example() -> None:
+    for first in (True, False):
+        compression = {"algorithm": "filter_pruning", "params": {"prune_first_conv": first}}
+        with pytest.raises(ModelError, match="example_input"):
+            create_compressed_model(SmallNet(), {"compression": compression})
+
+
+def test_state_of_several_algorithms_is_loaded_into_a_new_model() -> None:
+    old = created(PRUNING, QUANTIZATION, DISTILLATION)
+    train(old.model, sgd(old.model))
+    state = json.loads(json.dumps(old.get_compression_state()))
+    new, restored = create_compressed_model(
+        SmallNet(), {"compression": PRUNING}, state, example_input=torch.zeros(2, 1, 8, 8)
+    )
+    restored.load_state_dict(old.model.state_dict())
+    assert isinstance(new, CompositeController)
+    assert new.settings == old.settings
+    assert new.report() == old.report()
+    assert torch.equal(outputs(restored), outputs(old.model))
+
+
+@pytest.mark.parametrize(
+    ("compression", "names"), [([], "none"), ([DISTILLATION], "knowledge_distillation"), (DISTILLATION, "knowledge")]
+)
+def test_a_file_must_name_an_algorithm_that_compresses(compression: Any, names: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"must name an algorithm that compresses .* but names {names}"):
         create_compressed_model(SmallNet(), {"compression": compression})
+
+
+def test_an_algorithm_is_named_once() -> None:
+    with pytest.raises(ConfigurationError, match="quantization is there more than once"):
+        create_compressed_model(SmallNet(), {"compression": [QUANTIZATION, QUANTIZATION]})
 
 
 def test_unknown_algorithm_is_an_error_that_names_the_likely_one() -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kedro_aat.compression.filters import FilterPruningController
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
-from kedro_aat.compression.quantization import QuantizationController
-from kedro_aat.compression.scheduled import ScheduledController
-from kedro_aat.compression.settings import CompressionSettings, FilterPruning, Quantization
+from kedro_aat.compression.base import ModelController
+from kedro_aat.compression.composite import CompositeController, build_single
+from kedro_aat.compression.settings import Composite, CompressionSettings
 
 
 def build_controller(
@@ -17,12 +15,12 @@ def build_controller(
     *,
     steps_per_epoch: int | None = None,
     example_input: Tensor | None = None,
-) -> ScheduledController:
+) -> ModelController:
     """Puts a model under compression, in place.
 
     Args:
         model: The trained model.
-        settings: Which algorithm, and how.
+        settings: Which algorithm or algorithms, and how.
         steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
         example_input: A batch for the export, (N, ...); filter pruning needs it to trace the model.
 
@@ -30,8 +28,6 @@ def build_controller(
         ConfigurationError: For scopes that match no layer.
         ModelError: For a model without layers that the algorithm can compress, or that it cannot trace.
     """
-    if isinstance(settings, FilterPruning):
-        return FilterPruningController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
-    if isinstance(settings, Quantization):
-        return QuantizationController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
-    return MagnitudeSparsityController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
+    if isinstance(settings, Composite):
+        return CompositeController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
+    return build_single(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)

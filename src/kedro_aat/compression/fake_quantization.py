@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedro_aat.compression.flow import Follower, Recording, change_inputs, own_forward, record
 from kedro_aat.compression.layers import PrunableWeight
+from kedro_aat.compression.masks import carries_masks
 from kedro_aat.compression.rounding import activation_scales, round_activation, round_weight
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.compression.sites import Plan, Site, describe_slot, num_slots, plan_sites
@@ -25,6 +26,21 @@ from kedro_aat.export.program import evaluating
 from kedro_aat.export.qdq import round_to_uint8
 
 ACTIVE, RANGES = "_quantized_layers", "_activation_ranges"
+
+
+def refuse_compressed(model: nn.Module) -> None:
+    """Sees to it that no algorithm has been put on a model yet.
+
+    Raises:
+        ModelError: Says which kind has, and how several go together.
+    """
+    masked = carries_masks(model)
+    if masked or hasattr(model, ACTIVE):
+        raise ModelError(
+            f"{type(model).__name__} {'carries masks' if masked else 'is under quantization'} already: give the "
+            "controller's strip(), a new model, or the settings of all its algorithms as a list, which are then put on "
+            "in an order that works."
+        )
 
 
 class FakeQuantization:
@@ -135,6 +151,13 @@ class FakeQuantization:
         if num_batches == 0:
             raise DataError("calibration needs at least one batch, but got none.")
         self._set_ranges(self.plans[False].sites, total / num_batches)
+
+    def find_steps(self, batch: Tensor) -> None:
+        """Makes the plan of evaluation anew, for a model that was changed; known ranges stay what they are."""
+        known = self.ranges.any(dim=1).tolist()
+        recording = self._record(False, (batch,), {})
+        unknown = [site for site in self.plans[False].sites if not known[site.slot]]
+        self._set_ranges(unknown, self._ranges_in(recording, unknown))
 
     def _prepare(self, is_training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Makes the plans, and ranges where there are none yet, from the first batch."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.costs import CutCosts
 from kedro_aat.compression.cutting import Cut, Kind, apply_plan, axes
+from kedro_aat.compression.fake_quantization import refuse_compressed
 from kedro_aat.compression.filter_importance import filter_sums, kept_counts, removal_order, unit_scores
 from kedro_aat.compression.filter_statistics import FilterStatistics, statistics_of
 from kedro_aat.compression.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
@@ -72,10 +73,7 @@ class FilterPruningController(ScheduledController):
                 "Filter pruning runs the model once to see which of its channels hang together: pass example_input, "
                 "a batch like those that it is trained on, for example the first of the training data."
             )
-        if any(name.endswith(MASK) for name, _ in model.named_buffers()):
-            raise ModelError(
-                f"{type(model).__name__} carries masks already: give the controller's strip() or a new model."
-            )
+        refuse_compressed(model)
         super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         self.groups, self.not_cut = self._find_groups()
         self._sizes = all_places(model)
@@ -218,6 +216,10 @@ class FilterPruningController(ScheduledController):
 
     def _removed(self) -> NDArray[np.int64]:
         return np.array([np.count_nonzero(~kept) for kept in self._kept()], dtype=np.int64)
+
+    def apply_masks(self) -> None:
+        """Sets masked weights to zero where an optimizer step has moved them since the last forward pass."""
+        self._masks.apply()
 
     @property
     def achieved_rate(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +19,19 @@ _HIGHEST_BIAS = 2**30
 
 
 @torch.no_grad()
-def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor) -> None:
+def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scales: Mapping[str, Tensor]) -> None:
     """Gives a model integers in place of its quantized layers' weights.
 
     Args:
         model: Changed in place; must no longer be run by `fake`.
         fake: Tells which layers are quantized, and where.
         ranges: (slots, 2) of the activations.
+        scales: Name of each quantized layer -> (out,) scales of its weight, which are those of training also where
+            the inputs with the largest weights have been cut since.
     """
     plan = fake.plans[False]
     sites = fake.sites(plan)
-    scales, zero_points = activation_scales(ranges)
+    steps, zero_points = activation_scales(ranges)
     is_rounded = {site.slot for site in sites.values()}
     num_calls = Counter(call.layer for call in plan.calls)
     calls = [call for call in plan.calls if call.layer in fake.active]
@@ -38,8 +41,8 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor) -> N
         # A bias in int32 has the scale of the products that it is added to, so it fits one call only.
         is_integer = call.slot in is_rounded and num_calls[call.layer] == 1
         name = fake.layers[call.layer].layer
-        input_scale = scales[call.slot] if is_integer and call.slot is not None else None
-        folded = _fold(model, name, call.norm, input_scale, fake.highest)
+        input_scale = steps[call.slot] if is_integer and call.slot is not None else None
+        folded = _fold(model, name, call.norm, input_scale, scales[name])
         layers.append(
             QuantizedWeight(
                 layer=name, norm=call.norm, has_bias="bias" in folded, has_integer_bias="bias_scale" in folded
@@ -51,7 +54,7 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor) -> N
         QuantizedTensor(
             step=moved.get(step, step),
             name=names[moved[step]] if step >= 0 else "",
-            scale=float(scales[site.slot]),
+            scale=float(steps[site.slot]),
             zero_point=int(zero_points[site.slot]),
         )
         for step, site in sites.items()
@@ -63,11 +66,11 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor) -> N
 
 
 def _fold(
-    model: nn.Module, name: str, norm_name: str | None, input_scale: Tensor | None, highest: int
+    model: nn.Module, name: str, norm_name: str | None, input_scale: Tensor | None, scales: Tensor
 ) -> dict[str, Tensor]:
     """Integers and scales of a layer together with the BatchNorm behind it."""
     layer = model.get_submodule(name)
-    weight, scales = integer_weight(layer.get_parameter("weight"), highest)
+    weight = integer_weight(layer.get_parameter("weight"), scales)
     bias: Tensor | None = None if layer.bias is None else layer.get_parameter("bias").detach()
     if norm_name is not None:
         norm = model.get_submodule(norm_name)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.compression.controller import CompressionStatistics, LayerStatistics
+from kedro_aat.compression.fake_quantization import refuse_compressed
 from kedro_aat.compression.layers import PrunableWeight, count_zeros, prunable_weights
-from kedro_aat.compression.masks import MASK, WeightMasks
+from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
 from kedro_aat.compression.patterns import Pattern, keep_in_pattern
 from kedro_aat.compression.ranking import importance, keep_most_important
 from kedro_aat.compression.scheduled import ScheduledController
@@ -26,6 +27,13 @@ class MagnitudeSparsityController(ScheduledController):
     """Keeps a share of a model's weights at zero: its prunable layers carry masks from now on.
 
     With `settings.pattern` the zeros lie in a pattern, and the rate reaches `maximal_compression_rate` at most.
+
+    Args:
+        model: The model, changed in place.
+        settings: Of the algorithm.
+        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
+        example_input: A batch for `export_model`, (N, ...).
+        is_part: Whether it belongs to a composite, whose other algorithms may mask the model too.
     """
 
     name = "magnitude_sparsity"
@@ -38,17 +46,16 @@ class MagnitudeSparsityController(ScheduledController):
         *,
         steps_per_epoch: int | None = None,
         example_input: Tensor | None = None,
+        is_part: bool = False,
     ) -> None:
         settings = settings or MagnitudeSparsity()
         weights = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
-        if any(hasattr(weight.module, weight.parameter_name + MASK) for weight in weights):
-            raise ModelError(
-                f"{type(model).__name__} carries masks already: give the controller's strip() or a new model."
-            )
+        if not is_part:
+            refuse_compressed(model)
         self._pattern = Pattern.parse(settings.pattern) if settings.pattern else None
         if self._pattern:
             self.maximal_compression_rate = _most_zeros(model, self._pattern, weights)
-        self._masks = WeightMasks(weights)
+        self._masks = WeightMasks(weights, suffix=SPARSITY_MASK)
         self._masks.attach(model)
         super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         self._set_rate(settings.schedule.initial_rate)
@@ -66,6 +73,10 @@ class MagnitudeSparsityController(ScheduledController):
 
     def _scores(self, values: Sequence[Tensor]) -> list[Tensor]:
         return [importance(value, self.settings.importance) for value in values]
+
+    def apply_masks(self) -> None:
+        """Sets masked weights to zero where an optimizer step has moved them since the last forward pass."""
+        self._masks.apply()
 
     @property
     def achieved_rate(self) -> float:

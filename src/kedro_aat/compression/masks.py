@@ -2,7 +2,8 @@
 
 They are applied in place, which costs one fused multiplication and works with any optimizer, whatever its
 momentum or weight decay did to a masked weight. What a weight was when it was masked is kept beside it, so that
-the rate can fall again. Both are buffers of the layer.
+the rate can fall again. Both are buffers of the layer. Two algorithms may mask the same weight: each has a mask of its
+own, and they share what stood under them, so that a weight comes back when the last of them lets go.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.layers import PrunableWeight
 
-MASK, SHADOW = "_mask", "_shadow"
+# Behind a weight's name: the mask of filter pruning, that of sparsity, and what stands under both.
+MASK, SPARSITY_MASK, SHADOW = "_mask", "_sparsity_mask", "_shadow"
+_MASKS = (MASK, SPARSITY_MASK)
+
+
+def carries_masks(model: nn.Module) -> bool:
+    """Whether any algorithm masks weights of a model."""
+    return any(name.endswith(_MASKS) for name, _ in model.named_buffers())
 
 
 class WeightMasks:
@@ -25,18 +33,25 @@ class WeightMasks:
         weights: The parameters that are masked.
         statistics: Buffers that belong to one of these, such as the running mean of a masked scale. They are not
             masked, but brought back together with it: under a mask they only follow the zeros.
+        suffix: Behind a weight's name that of its mask, another one for each algorithm.
     """
 
     def __init__(
-        self, weights: Sequence[PrunableWeight], statistics: Sequence[tuple[PrunableWeight, str]] = ()
+        self,
+        weights: Sequence[PrunableWeight],
+        statistics: Sequence[tuple[PrunableWeight, str]] = (),
+        *,
+        suffix: str = MASK,
     ) -> None:
         self.weights = weights
         self.statistics = statistics
         self.is_active = False
+        self._suffix = suffix
         for weight in weights:
             parameter = weight.parameter.detach()
-            weight.module.register_buffer(weight.parameter_name + MASK, torch.ones_like(parameter))
-            weight.module.register_buffer(weight.parameter_name + SHADOW, parameter.clone())
+            weight.module.register_buffer(weight.parameter_name + suffix, torch.ones_like(parameter))
+            if not hasattr(weight.module, weight.parameter_name + SHADOW):
+                weight.module.register_buffer(weight.parameter_name + SHADOW, parameter.clone())
         for weight, name in statistics:
             weight.module.register_buffer(name + SHADOW, weight.module.get_buffer(name).clone())
 
@@ -52,8 +67,9 @@ class WeightMasks:
                 del hooks[key]
         self.is_active = False
         for weight in self.weights:
-            delattr(weight.module, weight.parameter_name + MASK)
-            delattr(weight.module, weight.parameter_name + SHADOW)
+            delattr(weight.module, weight.parameter_name + self._suffix)
+            if not _masks_on(weight):
+                delattr(weight.module, weight.parameter_name + SHADOW)
         for weight, name in self.statistics:
             delattr(weight.module, name + SHADOW)
 
@@ -72,17 +88,17 @@ class WeightMasks:
         torch._foreach_mul_([weight.parameter.data for weight in self.weights], self.masks())
 
     def masks(self) -> list[Tensor]:
-        """One mask a weight, 1 where it is kept and 0 where not."""
+        """One mask a weight, 1 where this algorithm keeps it and 0 where not."""
         # Not by `get_buffer`, which looks for dots in names: that took longer than the multiplication itself.
-        found = [weight.module._buffers[weight.parameter_name + MASK] for weight in self.weights]
+        found = [weight.module._buffers[weight.parameter_name + self._suffix] for weight in self.weights]
         return [mask for mask in found if mask is not None]  # none is
 
     @torch.no_grad()
     def unmasked(self) -> list[Tensor]:
         """The weights, those under a mask as they were before it; they are read, never written."""
         shadows = [weight.module.get_buffer(weight.parameter_name + SHADOW) for weight in self.weights]
-        for weight, mask, shadow in zip(self.weights, self.masks(), shadows, strict=True):
-            shadow.copy_(torch.where(mask.bool(), weight.parameter, shadow))
+        for weight, shadow in zip(self.weights, shadows, strict=True):
+            shadow.copy_(torch.where(_joint_mask(weight).bool(), weight.parameter, shadow))
         return shadows
 
     @torch.no_grad()
@@ -95,11 +111,24 @@ class WeightMasks:
         """
         shadows = self.unmasked()
         for weight, name in self.statistics:
-            mask = weight.module.get_buffer(weight.parameter_name + MASK)
+            mask = weight.module.get_buffer(weight.parameter_name + self._suffix)
             now, before = weight.module.get_buffer(name), weight.module.get_buffer(name + SHADOW)
             before.copy_(torch.where(mask.bool(), now, before))
             now.copy_(before)
         for weight, mask, shadow, kept in zip(self.weights, self.masks(), shadows, keep, strict=True):
             mask.copy_(kept.view_as(mask))
-            weight.parameter.copy_(shadow * mask)
+            weight.parameter.copy_(shadow * _joint_mask(weight))
         self.is_active = is_active
+
+
+def _masks_on(weight: PrunableWeight) -> list[Tensor]:
+    names = [weight.parameter_name + suffix for suffix in _MASKS]
+    return [weight.module.get_buffer(name) for name in names if hasattr(weight.module, name)]
+
+
+def _joint_mask(weight: PrunableWeight) -> Tensor:
+    """1 where every algorithm keeps the weight, 0 where one does not."""
+    first, *others = _masks_on(weight)
+    for other in others:
+        first = first * other
+    return first

@@ -12,7 +12,7 @@ import copy
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from kedro_aat.compression.fake_quantization import ACTIVE, FakeQuantization
+from kedro_aat.compression.fake_quantization import FakeQuantization, refuse_compressed
 from kedro_aat.compression.flow import install, uninstall
 from kedro_aat.compression.integers import hold_integers
 from kedro_aat.compression.layers import PrunableWeight, prunable_weights
 from kedro_aat.compression.quantization_statistics import QuantizationStatistics, QuantizedLayerStatistics
-from kedro_aat.compression.rounding import HIGHEST_SAFE_WEIGHT, HIGHEST_WEIGHT, relative_error
+from kedro_aat.compression.rounding import HIGHEST_SAFE_WEIGHT, HIGHEST_WEIGHT, relative_error, weight_scales
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.compression.sites import Plan
@@ -45,6 +45,13 @@ class QuantizationController(ScheduledController):
 
     Convolutions and linear layers can be quantized, but for transposed convolutions, the layers inside an
     attention layer, and weights that two layers share.
+
+    Args:
+        model: The model, changed in place.
+        settings: Of the algorithm.
+        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
+        example_input: A batch, (N, ...), for `export_model`, and for ranges if there is no other.
+        is_part: Whether it belongs to a composite, whose other algorithms may mask the model.
     """
 
     name = "quantization"
@@ -57,13 +64,14 @@ class QuantizationController(ScheduledController):
         *,
         steps_per_epoch: int | None = None,
         example_input: Tensor | None = None,
+        is_part: bool = False,
     ) -> None:
         settings = settings or Quantization()
         layers = _quantizable(model, settings)
+        if not is_part:
+            refuse_compressed(model)
         self._layers = layers
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
-        if hasattr(model, ACTIVE):
-            raise ModelError(f"{type(model).__name__} is under quantization already: give strip() or a new model.")
         self._fake = FakeQuantization(model, layers, settings, self._highest)
         install(model, self._fake)
         super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
@@ -144,20 +152,47 @@ class QuantizationController(ScheduledController):
             ModelError: If the model was neither called nor calibrated, and no example input is known.
         """
         controller = copy.deepcopy(self) if do_copy else self
-        model, fake = controller.model, controller._fake
+        scales = controller.end_training()
+        controller.hold_integers(scales)
+        return controller.model
+
+    def end_training(self) -> dict[str, Tensor]:
+        """The first half of `strip`, in place: the model computes in full precision again.
+
+        Returns:
+            Name of each quantized layer -> (out,) scales of its weight.
+
+        Raises:
+            ModelError: As `strip`.
+        """
+        model, fake = self.model, self._fake
         if fake.active and False not in fake.plans:
             if self.example_input is None:
                 raise ModelError(
                     f"{type(model).__name__} was not called since it is under quantization, so the ranges of its "
                     "activations are unknown: train it, call calibrate(batches), or evaluate it on a batch."
                 )
-            controller.calibrate([self.example_input])
-        ranges = fake.ranges
+            self.calibrate([self.example_input])
         uninstall(model)
+        layers = [fake.layers[number] for number in sorted(fake.active)]
+        return {layer.layer: weight_scales(layer.parameter, self._highest) for layer in layers}
+
+    def hold_integers(self, scales: Mapping[str, Tensor], *, is_cut: bool = False) -> None:
+        """The second half: the model holds integers.
+
+        Args:
+            scales: As `end_training` gave them, without those of outputs that were cut since.
+            is_cut: Whether channels were cut since; the steps of the forward pass are then found anew, since cut
+                attention takes others.
+        """
+        fake = self._fake
+        if is_cut and fake.active:
+            assert self.example_input is not None  # without it nothing is cut
+            fake.find_steps(self.example_input.to(fake.ranges.device))
+        ranges = fake.ranges
         fake.remove()
         if fake.active:
-            hold_integers(model, fake, ranges)
-        return model
+            hold_integers(self.model, fake, ranges, scales)
 
 
 def _quantizable(model: nn.Module, settings: Quantization) -> list[PrunableWeight]:

@@ -52,10 +52,9 @@ def round_weight(weight: Tensor, highest: int) -> Tensor:
     return rounded
 
 
-def integer_weight(weight: Tensor, highest: int) -> tuple[Tensor, Tensor]:
-    """(out, ...) -> the weight as int8, and (out,) its scales; the product is what `round_weight` gives."""
-    scales = weight_scales(weight, highest)
-    return (weight.detach() / scales.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8), scales
+def integer_weight(weight: Tensor, scales: Tensor) -> Tensor:
+    """(out, ...) -> the weight as int8, of (out,) `weight_scales`; the product is what `round_weight` gives."""
+    return (weight.detach() / scales.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
 
 
 def round_activation(tensor: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ and sets the rate. Once a search has taken over, `PathScheduler` follows the pat
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field, model_validator
 
@@ -17,16 +18,21 @@ from kedro_aat.validated import Settings
 
 # What `adaptive` adds to the rate every `patience` epochs; NNCF 2.x has no key for it either.
 ADAPTIVE_INCREMENT = 0.05
+_RISES = ("polynomial", "exponential", "exponential_with_bias")
+_MOST, _EARLY = 3 / 4, 1 / 8  # of the target rate, and of the epochs, where exponential_with_bias is steep
 
 
 class ScheduleSettings(Settings):
     """A rate over the epochs of training.
 
     Attributes:
-        kind: `constant` keeps `initial_rate`. `polynomial` and `exponential` go from `initial_rate` to
-            `target_rate` in `target_epoch` epochs, the latter with a density that falls geometrically.
-            `multistep` sets `multistep_rates[i]` from epoch `multistep_epochs[i - 1]` on. `adaptive` adds
-            0.05 every `patience` epochs.
+        kind: `constant` keeps `initial_rate`. `polynomial`, `exponential` and `exponential_with_bias` go from
+            `initial_rate` to `target_rate` in `target_epoch` epochs; of the latter two the first has a density that
+            falls geometrically, and the second, a * exp(-k t) + b, is at three quarters of `target_rate` after an
+            eighth of the epochs (He et al. 2018, arXiv:1808.07471). `multistep` sets `multistep_rates[i]` from epoch
+            `multistep_epochs[i - 1]` on. `adaptive` adds 0.05 every `patience` epochs.
+        start_epoch: Epochs at `initial_rate` before a rise begins; `polynomial`, `exponential` and
+            `exponential_with_bias` know it.
         freeze_epoch: From this epoch on the masks no longer follow the weights.
         power: Exponent of `polynomial`, above 0.
         concave: Whether `polynomial` rises fast first (concave) or last (convex).
@@ -34,10 +40,13 @@ class ScheduleSettings(Settings):
         steps_per_epoch: Optimizer steps in an epoch; counted in the first epoch if None.
     """
 
-    kind: Literal["constant", "polynomial", "exponential", "multistep", "adaptive"] = "constant"
+    kind: Literal["constant", "polynomial", "exponential", "exponential_with_bias", "multistep", "adaptive"] = (
+        "constant"
+    )
     initial_rate: Rate = 0.0
     target_rate: Rate = 0.5
     target_epoch: Annotated[int, Field(ge=0)] = 90
+    start_epoch: Annotated[int, Field(ge=0)] = 0
     freeze_epoch: Annotated[int, Field(ge=0)] = 100
     power: Annotated[float, Field(gt=0)] = 0.9
     concave: bool = True
@@ -51,13 +60,22 @@ class ScheduleSettings(Settings):
     def _consistent(self) -> ScheduleSettings:
         if self.kind == "multistep":
             require_steps(self.multistep_epochs, self.multistep_rates)
+        if self.kind == "exponential_with_bias" and self.initial_rate >= _MOST * self.target_rate:
+            raise ValueError(
+                "the schedule exponential_with_bias must begin below three quarters of its target rate "
+                f"({self.target_rate}), but begins at {self.initial_rate}"
+            )
         return self
 
     def rate(self, epoch: float) -> float:
         """The rate at a (fractional) epoch of at least 0."""
         first, last = self.initial_rate, self.target_rate
+        if self.kind in _RISES:
+            if epoch < self.start_epoch:
+                return first
+            epoch -= self.start_epoch
         progress = epoch / self.target_epoch if self.target_epoch else 1.0
-        if progress >= 1 and self.kind in ("polynomial", "exponential"):
+        if progress >= 1 and self.kind in _RISES:
             return last  # exactly, without the rounding of the formulas
         match self.kind:
             case "constant":
@@ -68,6 +86,9 @@ class ScheduleSettings(Settings):
                 return first + (last - first) * math.pow(progress, self.power)
             case "exponential":
                 return 1 - (1 - first) * math.pow((1 - last) / (1 - first), progress)
+            case "exponential_with_bias":
+                fall = _steepness((_MOST * last - first) / (last - first))
+                return first + (last - first) * math.expm1(-fall * progress) / math.expm1(-fall)
             case "multistep":
                 return self.multistep_rates[sum(epoch >= start for start in self.multistep_epochs)]
             case "adaptive":
@@ -77,6 +98,16 @@ class ScheduleSettings(Settings):
     def final_rate(self) -> float:
         """The rate at which the schedule ends."""
         return {"constant": self.initial_rate, "multistep": self.multistep_rates[-1]}.get(self.kind, self.target_rate)
+
+
+@functools.cache
+def _steepness(share: float) -> float:
+    """The k for which (1 - exp(-k t)) / (1 - exp(-k)) is `share` at t = 1/8; negative below a share of 1/8."""
+    low, high = -100.0, 100.0  # for shares from 1e-38 to 0.999996
+    for _ in range(60):
+        k = (low + high) / 2 or 1e-9  # 0 stands for a straight line, which the formula cannot express
+        low, high = (k, high) if math.expm1(-k * _EARLY) / math.expm1(-k) < share else (low, k)
+    return k
 
 
 def require_steps(epochs: Sequence[int], rates: Sequence[float]) -> None:
@@ -164,6 +195,15 @@ class EpochScheduler:
         self.current_epoch = state["current_epoch"]
         self.current_step = state["current_step"]
         self.steps_per_epoch = state.get("steps_per_epoch", self.steps_per_epoch)
+
+
+@runtime_checkable
+class FollowsPath(Protocol):
+    """A scheduler that takes a path of rates."""
+
+    def follow(self, path: tuple[float, ...]) -> None:
+        """Takes a new path, of at least one rate, for the epoch that begins next."""
+        ...
 
 
 class PathScheduler:

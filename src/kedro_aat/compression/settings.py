@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.validated import Settings, parse
@@ -115,16 +115,78 @@ class Quantization(AlgorithmSettings):
     schedule: ScheduleSettings = ScheduleSettings(initial_rate=0.998)
 
 
-def _sparsity_unless_named(data: Any) -> Any:
-    """Settings that name no algorithm are those of magnitude sparsity."""
+class KnowledgeDistillation(Settings):
+    """Settings of a loss that holds the model to what it said before it was compressed; it has no rate.
+
+    Attributes:
+        type: `softmax` compares probabilities, `mse` outputs; see `distillation_loss`.
+        scale: Factor of the loss.
+        temperature: By which logits are divided before the softmax; the higher, the more the smaller ones count.
+    """
+
+    algorithm: Literal["knowledge_distillation"] = "knowledge_distillation"
+    type: Literal["softmax", "mse"]
+    scale: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+SingleAlgorithm = MagnitudeSparsity | FilterPruning | Quantization
+_PartOfComposite = Annotated[SingleAlgorithm | KnowledgeDistillation, Field(discriminator="algorithm")]
+
+# The search moves the rate of the first of these that a composite has.
+ADAPTIVE_FIRST = ("filter_pruning", "magnitude_sparsity", "quantization")
+
+
+class Composite(Settings):
+    """Several algorithms on one model.
+
+    The search moves the rate of one of them, `adaptive`; the others follow their own schedules.
+
+    Attributes:
+        algorithms: At least two, each of another kind, at least one with a rate; their order does not matter.
+    """
+
+    algorithm: Literal["composite"] = "composite"
+    algorithms: tuple[_PartOfComposite, ...]
+
+    @model_validator(mode="after")
+    def _can_work_together(self) -> Composite:
+        names = [part.algorithm for part in self.algorithms]
+        if len(names) < 2:
+            raise ValueError(f"algorithms must be at least two, but got {len(names)}; one alone needs no composite")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"algorithms must be of different kinds, but {', '.join(twice)} is there more than once")
+        return self
+
+    @property
+    def compressing(self) -> tuple[SingleAlgorithm, ...]:
+        """Those that have a rate; first the one whose rate the search moves."""
+        found = [part for part in self.algorithms if not isinstance(part, KnowledgeDistillation)]
+        return tuple(sorted(found, key=lambda part: ADAPTIVE_FIRST.index(part.algorithm)))
+
+    @property
+    def adaptive(self) -> SingleAlgorithm:
+        """The one whose rate the search moves: filter pruning, else magnitude sparsity, else quantization."""
+        return self.compressing[0]
+
+    @property
+    def distillation(self) -> KnowledgeDistillation | None:
+        """The loss beside them, if there is one."""
+        return next((part for part in self.algorithms if isinstance(part, KnowledgeDistillation)), None)
+
+
+def _named(data: Any) -> Any:
+    """Settings that name no algorithm are those of magnitude sparsity; a list of several is a composite."""
+    if isinstance(data, list | tuple):
+        return _named(data[0]) if len(data) == 1 else {"algorithm": "composite", "algorithms": data}
     is_nameless = isinstance(data, Mapping) and "algorithm" not in data
     return {"algorithm": "magnitude_sparsity", **data} if is_nameless else data
 
 
 CompressionSettings = Annotated[
-    MagnitudeSparsity | FilterPruning | Quantization,
+    SingleAlgorithm | Composite,
     Field(discriminator="algorithm"),
-    BeforeValidator(_sparsity_unless_named),
+    BeforeValidator(_named),
 ]
 
 

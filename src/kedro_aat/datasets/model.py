@@ -9,8 +9,8 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 from torch import nn
 
+from kedro_aat.compression.base import ModelController
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.datasets.folder import remove, replacing
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
@@ -72,7 +72,7 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
         return {"filepath": str(self._folder)}
 
 
-class ControllerDataset(AbstractDataset[ScheduledController, ScheduledController]):
+class ControllerDataset(AbstractDataset[ModelController, ModelController]):
     """A compression controller together with its model: one object, so that neither loses the other.
 
     Args:
@@ -85,7 +85,7 @@ class ControllerDataset(AbstractDataset[ScheduledController, ScheduledController
         self._folder = Path(filepath)
         self.metadata = metadata
 
-    def load(self) -> ScheduledController:
+    def load(self) -> ModelController:
         """Builds model and controller, and fills both."""
         recipe = Recipe.model_validate(json.loads((self._folder / "recipe.json").read_text()))
         compression = _SavedCompression.model_validate(json.loads((self._folder / "compression.json").read_text()))
@@ -99,7 +99,7 @@ class ControllerDataset(AbstractDataset[ScheduledController, ScheduledController
         controller.load_state(compression.state)
         return controller
 
-    def save(self, data: ScheduledController) -> None:
+    def save(self, data: ModelController) -> None:
         """Writes both."""
         try:
             recipe = recipe_of(data.model)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kedro_aat.budget import Budget
-    from kedro_aat.compression.scheduled import ScheduledController
+    from kedro_aat.compression.base import ModelController
     from kedro_aat.training.checkpoints import CheckpointStore
 
 
@@ -28,7 +28,7 @@ def frontier_records(trajectory: pd.DataFrame, available: list[int]) -> list[Epo
 
 
 def frontier_models(
-    controller: ScheduledController,
+    controller: ModelController,
     trajectory: pd.DataFrame,
     search_result: dict[str, Any],
     checkpoint_store: CheckpointStore,

@@ -1,7 +1,7 @@
 """Reads the configuration files of NNCF 2.x.
 
 The classes spell out what such a file may say; `NNCFConfig` is the dict that its users hold. Keys at the root
-of the file other than ours are the user's own.
+of the file other than ours are the user's own. The algorithms are in `nncf_algorithms.py`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from kedro_aat.budget import BudgetSettings
-from kedro_aat.compression.schedule import ScheduleSettings, require_steps
-from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.search.choice import AdaptivePolicy
-from kedro_aat.search.policy import Rate
 from kedro_aat.search.stepping import EarlyExit, SteppingSettings, UniformDecrease
+from kedro_aat.training.nncf_algorithms import Algorithm
+from kedro_aat.training.nncf_sections import Scopes, as_list
 from kedro_aat.validated import Settings, parse
 
 logger = logging.getLogger(__name__)
 
 
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) or value is None else [value]
-
-
-Scopes = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -61,158 +55,6 @@ class AccuracyAwareSection(Settings):
     params: AccuracyAwareParams
 
 
-class _Algorithm(Settings):
-    """Keys that every algorithm has."""
-
-    ignored_scopes: Scopes = ()
-    target_scopes: Scopes | None = None
-    initializer: Initializer | None = None
-    compression_lr_multiplier: float | None = None
-
-
-class BatchnormAdaptation(Settings):
-    """`initializer.batchnorm_adaptation`."""
-
-    num_bn_adaptation_samples: Annotated[int, Field(ge=0)] = 2000
-    num_bn_forget_samples: int | None = None
-
-
-class Initializer(Settings):
-    """`initializer`: range samples serve the quantizer alone."""
-
-    batchnorm_adaptation: BatchnormAdaptation | None = None
-    range: Any = None
-    precision: Any = None
-
-
-class MagnitudeSparsityParams(Settings):
-    """`params` of `magnitude_sparsity`."""
-
-    weight_importance: Literal["abs", "normed_abs", "squared_abs"] = "normed_abs"
-    sparsity_level_setting_mode: Literal["global", "local"] = "global"
-    schedule: Literal["polynomial", "exponential", "multistep", "adaptive"] = "polynomial"
-    sparsity_target: Rate = 0.5
-    sparsity_target_epoch: Annotated[int, Field(ge=0)] = 90
-    sparsity_freeze_epoch: Annotated[int, Field(ge=0)] = 100
-    update_per_optimizer_step: bool = False
-    steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
-    multistep_steps: tuple[Annotated[int, Field(ge=0)], ...] = (90,)
-    multistep_sparsity_levels: tuple[Rate, ...] = (0.1, 0.5)
-    patience: Annotated[int, Field(ge=1)] = 1
-    power: Annotated[float, Field(gt=0)] = 0.9
-    concave: bool = True
-
-    @model_validator(mode="after")
-    def _sound_steps(self) -> MagnitudeSparsityParams:
-        if self.schedule == "multistep":
-            require_steps(sorted(self.multistep_steps), self.multistep_sparsity_levels)  # NNCF sorts them, too
-        return self
-
-
-class MagnitudeSparsityAlgorithm(_Algorithm):
-    """`magnitude_sparsity`."""
-
-    algorithm: Literal["magnitude_sparsity"]
-    sparsity_init: Rate = 0.0
-    params: MagnitudeSparsityParams = MagnitudeSparsityParams()
-
-    def settings(self, file: NNCFFile | None = None) -> MagnitudeSparsity:
-        """The same in this project's own terms, with the scopes at the root of the file it stands in."""
-        params = self.params
-        ignored, targets = self.ignored_scopes, self.target_scopes or ()
-        if file is not None:
-            ignored, targets = (*ignored, *file.ignored_scopes), (*targets, *(file.target_scopes or ()))
-        return MagnitudeSparsity(
-            importance=params.weight_importance,
-            ranking=params.sparsity_level_setting_mode,
-            ignored_scopes=ignored,
-            target_scopes=targets or None,
-            schedule=ScheduleSettings(
-                kind=params.schedule,
-                initial_rate=self.sparsity_init,
-                target_rate=params.sparsity_target,
-                target_epoch=params.sparsity_target_epoch,
-                freeze_epoch=params.sparsity_freeze_epoch,
-                power=params.power,
-                concave=params.concave,
-                multistep_epochs=tuple(sorted(params.multistep_steps)),
-                multistep_rates=params.multistep_sparsity_levels,
-                patience=params.patience,
-                update_per_optimizer_step=params.update_per_optimizer_step,
-                steps_per_epoch=params.steps_per_epoch,
-            ),
-        )
-
-
-class FilterPruningParams(Settings):
-    """`params` of `filter_pruning`."""
-
-    filter_importance: Literal["L1", "L2", "geometric_median"] = "L2"
-    weight_importance: Literal["L1", "L2", "geometric_median"] | None = None
-    pruning_target: Rate = 0.5
-    pruning_flops_target: Rate | None = None
-    pruning_steps: Annotated[int, Field(ge=0)] = 100
-    num_init_steps: Annotated[int, Field(ge=0)] = 0
-    schedule: Literal["baseline", "exponential", "exponential_with_bias"] = "exponential"
-    interlayer_ranking_type: str = "unweighted_ranking"
-    all_weights: bool = False
-    prune_first_conv: bool = False
-    prune_downsample_convs: bool = False
-    prune_batch_norms: bool = True
-    legr_params: Any = None
-
-
-class FilterPruningAlgorithm(_Algorithm):
-    """`filter_pruning`."""
-
-    algorithm: Literal["filter_pruning"]
-    pruning_init: Rate = 0.0
-    params: FilterPruningParams = FilterPruningParams()
-
-
-class QuantizerParams(Settings):
-    """`weights` and `activations` of `quantization`."""
-
-    mode: Literal["symmetric", "asymmetric"] | None = None
-    bits: Annotated[int, Field(ge=1)] = 8
-    per_channel: bool | None = None
-    signed: bool | None = None
-    ignored_scopes: Scopes = ()
-    target_scopes: Scopes | None = None
-    logarithm_scale: bool | None = None
-    unified_scale_ops: Any = None
-
-
-class QuantizationAlgorithm(_Algorithm):
-    """`quantization`."""
-
-    algorithm: Literal["quantization"]
-    preset: Literal["performance", "mixed"] | None = None
-    weights: QuantizerParams | None = None
-    activations: QuantizerParams | None = None
-    quantize_inputs: bool = True
-    quantize_outputs: bool = False
-    overflow_fix: Literal["enable", "disable", "first_layer_only"] | None = None
-    scope_overrides: Any = None
-    export_to_onnx_standard_ops: bool | None = None
-    params: dict[str, Any] | None = None
-
-
-class KnowledgeDistillationAlgorithm(_Algorithm):
-    """`knowledge_distillation`."""
-
-    algorithm: Literal["knowledge_distillation"]
-    type: Literal["softmax", "mse"]
-    scale: float = 1.0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-
-
-Algorithm = Annotated[
-    MagnitudeSparsityAlgorithm | FilterPruningAlgorithm | QuantizationAlgorithm | KnowledgeDistillationAlgorithm,
-    Field(discriminator="algorithm"),
-]
-
-
 class InputInfo(BaseModel):
     """`input_info`: of its keys only the shape of a batch is read."""
 
@@ -226,9 +68,9 @@ class NNCFFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     ignored_scopes: Scopes = ()
     target_scopes: Scopes | None = None
-    input_info: Annotated[tuple[InputInfo, ...], BeforeValidator(_as_list)] | None = None
+    input_info: Annotated[tuple[InputInfo, ...], BeforeValidator(as_list)] | None = None
     accuracy_aware_training: AccuracyAwareSection | None = None
-    compression: Annotated[tuple[Algorithm, ...], BeforeValidator(_as_list)] = ()
+    compression: Annotated[tuple[Algorithm, ...], BeforeValidator(as_list)] = ()
 
 
 class NNCFConfig(dict[str, Any]):
@@ -328,10 +170,4 @@ def _without_meaning(file: NNCFFile) -> Iterator[str]:
         for key in sorted(given):
             yield f"accuracy_aware_training.params.{key} has no meaning in mode early_exit"
     for algorithm in file.compression:
-        if algorithm.compression_lr_multiplier is not None:
-            yield f"{algorithm.algorithm}.compression_lr_multiplier has no meaning here: no algorithm adds parameters"
-        if isinstance(algorithm, MagnitudeSparsityAlgorithm) and algorithm.initializer is not None:
-            for key in sorted(algorithm.initializer.model_fields_set - {"batchnorm_adaptation"}):
-                yield f"magnitude_sparsity.initializer.{key} has no meaning for sparsity"
-        if isinstance(algorithm, FilterPruningAlgorithm) and algorithm.params.legr_params is not None:
-            yield "filter_pruning.params.legr_params is no longer supported"
+        yield from algorithm.without_meaning()

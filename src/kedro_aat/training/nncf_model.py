@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.optim.swa_utils import update_bn
 
+from kedro_aat.compression.base import ModelController
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.scheduled import ScheduledController
-from kedro_aat.compression.settings import MagnitudeSparsity
-from kedro_aat.errors import ConfigurationError
-from kedro_aat.training.nncf_config import BatchnormAdaptation, MagnitudeSparsityAlgorithm, NNCFConfig
-
-logger = logging.getLogger(__name__)
+from kedro_aat.compression.composite import CompositeController
+from kedro_aat.compression.flow import own_forward, record
+from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.settings import CompressionSettings, parse_compression
+from kedro_aat.compression.sites import CONVOLUTIONS
+from kedro_aat.errors import ConfigurationError, ModelError
+from kedro_aat.export.program import evaluating
+from kedro_aat.training.nncf_algorithms import Algorithm, FilterPruningAlgorithm, FilterPruningParams
+from kedro_aat.training.nncf_config import NNCFConfig, NNCFFile
+from kedro_aat.training.nncf_quantization import QuantizationAlgorithm
+from kedro_aat.training.nncf_sections import BatchnormAdaptation
 
 
 def register_default_init_args(
@@ -46,37 +53,31 @@ def create_compressed_model(
     *,
     example_input: Tensor | None = None,
     dump_graphs: bool = False,
-) -> tuple[ScheduledController, nn.Module]:
+) -> tuple[ModelController, nn.Module]:
     """Puts a model under the compression that a configuration names.
 
     Args:
         model: The trained model; changed in place.
-        config: Its `compression` section names one algorithm.
+        config: Its `compression` section names one algorithm or several.
         compression_state: What `get_compression_state()` gave; the model's `state_dict` is loaded by you.
-        example_input: A batch for the export; by default one of `input_info.sample_size`.
+        example_input: A batch, for filter pruning and the export; by default one of `input_info.sample_size`.
         dump_graphs: Without effect; there for NNCF's sake.
 
     Returns:
         The controller, and the model.
 
     Raises:
-        ConfigurationError: For a mistake in the configuration, or an algorithm that is not available.
+        ConfigurationError: For a mistake in the configuration, or algorithms that do not work together.
+        ModelError: For a model that the algorithms cannot compress.
     """
     config = NNCFConfig.from_dict(config)
     file = config.parsed
-    if len(file.compression) != 1:
-        raise ConfigurationError("compression", [f"must name exactly one algorithm, but names {len(file.compression)}"])
-    algorithm = file.compression[0]
-    if not isinstance(algorithm, MagnitudeSparsityAlgorithm):
-        raise ConfigurationError(
-            "compression",
-            [f"algorithm: '{algorithm.algorithm}' is not available yet; magnitude_sparsity is"],
-        )
     if example_input is None and file.input_info:
         example_input = torch.zeros(file.input_info[0].sample_size)
-    settings = algorithm.settings(file)
-    if compression_state is not None:
-        settings = MagnitudeSparsity.model_validate(compression_state["settings"])
+    if compression_state is None:
+        settings = _settings(file, model, example_input)
+    else:
+        settings = parse_compression(compression_state["settings"])
     loader = config.train_loader
     controller = build_controller(
         model,
@@ -86,13 +87,76 @@ def create_compressed_model(
     )
     if compression_state is not None:
         controller.load_state(compression_state["state"])
-    elif settings.schedule.initial_rate > 0 and loader is not None:
-        adaptation = algorithm.initializer and algorithm.initializer.batchnorm_adaptation
-        num_samples = (adaptation or BatchnormAdaptation()).num_bn_adaptation_samples
-        if num_samples:
-            device = config.device or next(model.parameters()).device
-            update_bn(_first_samples(loader, num_samples), model, device=device)
+    elif loader is not None:
+        _initialise(controller, file.compression, loader, config.device or next(model.parameters()).device)
     return controller, model
+
+
+def _settings(file: NNCFFile, model: nn.Module, example_input: Tensor | None) -> CompressionSettings:
+    """The `compression` section in this project's own terms."""
+    names = [algorithm.algorithm for algorithm in file.compression]
+    if set(names) <= {"knowledge_distillation"}:
+        raise ConfigurationError(
+            "compression",
+            [
+                "must name an algorithm that compresses (magnitude_sparsity, filter_pruning, quantization), but names "
+                f"{', '.join(names) or 'none'}"
+            ],
+        )
+    parts = []
+    for algorithm in file.compression:
+        ignored = file.ignored_scopes
+        if isinstance(algorithm, FilterPruningAlgorithm):
+            ignored = (*ignored, *_kept_whole(model, algorithm.params, example_input))
+        parts.append(algorithm.settings(ignored, file.target_scopes))
+    return parse_compression([part.model_dump() for part in parts])
+
+
+def _kept_whole(model: nn.Module, params: FilterPruningParams, example_input: Tensor | None) -> list[str]:
+    """Names of the convolutions that filter pruning leaves alone unless it is told otherwise."""
+    found = [] if params.prune_first_conv else _first_convolutions(model, example_input)
+    if not params.prune_downsample_convs:
+        convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, _ConvNd)]
+        found += [name for name, module in convolutions if max(module.stride) > 1 and name not in found]
+    return found
+
+
+def _first_convolutions(model: nn.Module, example_input: Tensor | None) -> list[str]:
+    """Names of the convolutions that no other one comes before."""
+    if example_input is None:
+        raise ModelError(
+            "Filter pruning runs the model once to see which of its channels hang together: give "
+            "create_compressed_model a config with input_info.sample_size, or an example_input."
+        )
+    owners = {id(module.weight): name for name, module in model.named_modules() if isinstance(module, _ConvNd)}
+    batch = example_input.to(next(model.parameters()).device)
+    with evaluating(model):
+        recording = record(partial(own_forward, model), owners, (batch,), {})
+    behind: set[int | None] = set()  # values that came through a convolution
+    first = []
+    for operation in recording.operations:
+        is_convolution = operation.name in CONVOLUTIONS and operation.owner is not None
+        if is_convolution and behind.isdisjoint(operation.inputs):
+            assert operation.owner is not None
+            first.append(operation.owner)
+        if is_convolution or not behind.isdisjoint(operation.inputs):
+            behind.add(operation.output)
+    return first
+
+
+def _initialise(
+    controller: ModelController, algorithms: Iterable[Algorithm], loader: Iterable[Any], device: Any
+) -> None:
+    """Ranges of activations, then the statistics of BatchNorms for what is compressed from the start."""
+    for algorithm in algorithms:
+        if isinstance(algorithm, QuantizationAlgorithm) and algorithm.num_init_samples:
+            assert isinstance(controller, QuantizationController | CompositeController)
+            controller.calibrate(_first_samples(loader, algorithm.num_init_samples))
+    adaptations = [algorithm.initializer and algorithm.initializer.batchnorm_adaptation for algorithm in algorithms]
+    num_samples = max((each or BatchnormAdaptation()).num_bn_adaptation_samples for each in adaptations)
+    children = controller.children if isinstance(controller, CompositeController) else [controller]
+    if num_samples and any(child.report().requested_rate > 0 for child in children):
+        update_bn(_first_samples(loader, num_samples), controller.model, device=device)
 
 
 def _first_samples(loader: Iterable[Any], num_samples: int) -> Iterator[Any]:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.budget import require_finite
 from kedro_aat.compression.controller import CompressionController, report
-from kedro_aat.compression.schedule import PathScheduler
+from kedro_aat.compression.schedule import FollowsPath
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.checkpoints import Checkpoint
 
@@ -160,7 +160,7 @@ class TrainingRunner:
         if not self.is_searching:
             controller.disable_scheduler()
             self.is_searching = True
-        if len(path) > 1 and isinstance(controller.scheduler, PathScheduler):
+        if len(path) > 1 and isinstance(controller.scheduler, FollowsPath):
             controller.scheduler.follow(path)
         else:
             controller.compression_rate = path[-1]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from kedro_aat.budget import Budget, BudgetSettings, Outcome
-from kedro_aat.compression.scheduled import ScheduledController
+from kedro_aat.compression.base import ModelController
 from kedro_aat.errors import InterruptedRunError
 from kedro_aat.search.choice import Policy
 from kedro_aat.search.policy import with_epochs
@@ -53,7 +53,7 @@ class Stage:
 
     def run(
         self,
-        controller: ScheduledController,
+        controller: ModelController,
         teacher: nn.Module,
         train_data: Data,
         validation_data: Data,
@@ -81,7 +81,7 @@ class Stage:
             CheckpointError: If there is no run to choose from.
         """
 
-        def training_of(controller: ScheduledController) -> DefaultTraining:
+        def training_of(controller: ModelController) -> DefaultTraining:
             return DefaultTraining(
                 controller.model,
                 self.training,
@@ -91,7 +91,7 @@ class Stage:
                 teacher=copy.deepcopy(teacher),
             )
 
-        def runner_of(controller: ScheduledController) -> TrainingRunner:
+        def runner_of(controller: ModelController) -> TrainingRunner:
             return TrainingRunner(
                 controller.model,
                 controller,
@@ -130,7 +130,7 @@ class Stage:
     def _search(
         self,
         runner: TrainingRunner,
-        runner_of: Callable[[ScheduledController], TrainingRunner],
+        runner_of: Callable[[ModelController], TrainingRunner],
         baseline: Evaluation,
         budget: Budget,
         checkpoints: RunCheckpoints,

@@ -19,7 +19,10 @@ def test_all_mistakes_in_the_parameters_are_named_at_once(project: Project) -> N
     assert "search.acceptance_zz: unknown key (its value is 3). Did you mean 'acceptance_z'?" in text
     assert "exactly one of max_drop and max_relative_drop is required, but got both" in text
     assert "maximal_rate: should be less than 1, but got 1.5" in text
-    assert "must be one of magnitude_sparsity, quantization, but got 'magnitude_sparcity'" in text
+    assert (
+        "must be one of magnitude_sparsity, filter_pruning, quantization, composite, but got 'magnitude_sparcity'"
+        in text
+    )
     assert "sed: unknown key (its value is 1). Did you mean 'seed'?" in text
     assert "epoch 1/" not in output
     assert not (project.models / "baseline_model").exists()

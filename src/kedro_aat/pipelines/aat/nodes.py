@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kedro_aat.budget import Budget
     from kedro_aat.certificate import Forecast
     from kedro_aat.certificate.ledger import CertificateLedger
-    from kedro_aat.compression.scheduled import ScheduledController
+    from kedro_aat.compression.base import ModelController
     from kedro_aat.datasets.handles import TensorBoardLog
     from kedro_aat.export.exported import NotExported
     from kedro_aat.training.checkpoints import CheckpointStore
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 else:
     # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
     # hint that it cannot resolve switches that check off, and importing these takes seconds.
-    ModelProto = DataFrame = ExportedProgram = Module = ScheduledController = Tensor = Any
+    ModelProto = DataFrame = ExportedProgram = Module = ModelController = Tensor = Any
     TensorBoardLog = NotExported = CheckpointStore = CertificateLedger = Forecast = Budget = Evaluation = Data = Any
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def forecast_certificate(
 
 def build_controller(
     model: Module, baseline_evaluation: dict[str, Any], settings: AatSettings, train_data: Data | None = None
-) -> ScheduledController:
+) -> ModelController:
     """Puts a copy of the model under compression; filter pruning runs it once with the first training examples.
 
     Returns:
@@ -126,7 +126,7 @@ def build_controller(
 
 
 def finetune_adaptively(
-    controller: ScheduledController,
+    controller: ModelController,
     baseline_model: Module,
     train_data: Data,
     validation_data: Data,
@@ -135,7 +135,7 @@ def finetune_adaptively(
     checkpoint_store: CheckpointStore,
     tensorboard_log: TensorBoardLog,
     settings: AatSettings,
-) -> tuple[ScheduledController, dict[str, Any], DataFrame]:
+) -> tuple[ModelController, dict[str, Any], DataFrame]:
     """The loop: raises and lowers the rate while it fine-tunes, on a GPU if there is one.
 
     With `settings.choose` nothing is trained: the model is read off the frontier of the run that was made before.
@@ -175,7 +175,7 @@ def finetune_adaptively(
 
 
 def finetune_second_stage(
-    controller: ScheduledController,
+    controller: ModelController,
     baseline_model: Module,
     train_data: Data,
     validation_data: Data,
@@ -186,7 +186,7 @@ def finetune_second_stage(
     checkpoint_store: CheckpointStore,
     tensorboard_log: TensorBoardLog,
     settings: AatSettings,
-) -> tuple[ScheduledController, dict[str, Any], DataFrame]:
+) -> tuple[ModelController, dict[str, Any], DataFrame]:
     """Compresses further what the search found (or the baseline, if it found nothing), as `second_stage` says.
 
     The budget is the same, so it holds for the joint result. Without a second stage, or when a model was chosen without
@@ -239,8 +239,8 @@ def finetune_second_stage(
 
 
 def export_model(
-    controller: ScheduledController,
-    second_controller: ScheduledController,
+    controller: ModelController,
+    second_controller: ModelController,
     baseline_model: Module,
     validation_data: Data,
     baseline_evaluation: dict[str, Any],

@@ -1,0 +1,419 @@
+"""Several algorithms on one model beyond the contract: whose rate it is, how they come off, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kedro_aat import CompressionStage
+from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.composite import CompositeController
+from kedro_aat.compression.controller import CompressionLoss
+from kedro_aat.compression.filters import FilterPruningController
+from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.schedule import ScheduleSettings
+from kedro_aat.compression.settings import (
+    Composite,
+    FilterPruning,
+    KnowledgeDistillation,
+    MagnitudeSparsity,
+    Quantization,
+    parse_compression,
+)
+from kedro_aat.errors import ConfigurationError, ModelError
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.session import open_session, run_session
+from kedro_aat.pipelines.digits.model import ResidualCNN
+from tests.compression.architectures import ARCHITECTURES, make
+from tests.compression.quantized import optimized_operators, run, settled
+from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, train
+
+INPUTS = BATCH["inputs"]
+RISING = ScheduleSettings(kind="polynomial", target_rate=0.5, target_epoch=2, power=1.0)
+HALF = ScheduleSettings(initial_rate=0.5)
+
+
+def compose(*algorithms: Any, model: nn.Module | None = None, inputs: Tensor = INPUTS) -> CompositeController:
+    settings = Composite(algorithms=algorithms)
+    controller = build_controller(model or settled(small_net(), INPUTS), settings, example_input=inputs)
+    assert isinstance(controller, CompositeController)
+    return controller
+
+
+def searched(*algorithms: Any, rate: float = 0.5, model: nn.Module | None = None) -> CompositeController:
+    controller = compose(*algorithms, model=model)
+    controller.calibrate([INPUTS])
+    controller.disable_scheduler()
+    controller.compression_rate = rate
+    return controller
+
+
+def zeros(parameter: Tensor) -> float:
+    return float((parameter == 0).double().mean())
+
+
+# --- settings --------------------------------------------------------------------------------------------------
+
+PRUNING, SPARSITY, INT8 = FilterPruning(), MagnitudeSparsity(), Quantization()
+SOFTMAX, MSE = KnowledgeDistillation(type="softmax", temperature=3.0), KnowledgeDistillation(type="mse", scale=0.5)
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "adaptive"),
+    [
+        ((PRUNING, INT8), "filter_pruning"),
+        ((INT8, PRUNING), "filter_pruning"),
+        ((SPARSITY, INT8), "magnitude_sparsity"),
+        ((SPARSITY, PRUNING), "filter_pruning"),
+        ((INT8, SPARSITY, PRUNING), "filter_pruning"),
+        ((SOFTMAX, INT8), "quantization"),
+        ((SPARSITY, SOFTMAX, INT8), "magnitude_sparsity"),
+    ],
+)
+def test_the_rate_is_that_of_the_adaptive_algorithm(algorithms: tuple[Any, ...], adaptive: str) -> None:
+    controller = compose(*algorithms)
+    assert controller.adaptive.name == adaptive
+    controller.compression_rate = 0.4
+    assert controller.report() == controller.adaptive.report()
+    assert controller.report().requested_rate == 0.4
+    assert controller.maximal_compression_rate == controller.adaptive.maximal_compression_rate
+    others = [child for child in controller.children if child is not controller.adaptive]
+    assert all(child.report().requested_rate == child.settings.schedule.initial_rate for child in others)
+
+
+def test_a_list_of_settings_is_a_composite() -> None:
+    data = [{"algorithm": "filter_pruning", "rate_of": "macs"}, {"algorithm": "quantization"}]
+    expected = Composite(algorithms=(FilterPruning(rate_of="macs"), Quantization()))
+    assert parse_compression(data) == expected
+    assert parse_compression({"algorithm": "composite", "algorithms": data}) == expected
+    assert parse_compression(data[:1]) == FilterPruning(rate_of="macs")
+    assert parse_compression(expected.model_dump(mode="json")) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "mistake"),
+    [
+        ([], "compression: algorithms must be at least two, but got 0; one alone needs no composite"),
+        (
+            [{"algorithm": "quantization"}, {"algorithm": "quantization"}],
+            "compression: algorithms must be of different kinds, but quantization is there more than once",
+        ),
+        (
+            [{"algorithm": "quantization"}, {"algorithm": "filter_pruning", "round_two": 8}],
+            "compression.1.round_two: unknown key (its value is 8). Did you mean 'round_to'?",
+        ),
+        (
+            {"algorithm": "composite", "algorithms": [{"algorithm": "quantization"}, {"algorithm": "pruning"}]},
+            "compression.algorithms.1.algorithm: must be one of magnitude_sparsity, filter_pruning, quantization, "
+            "knowledge_distillation, but got 'pruning'. Did you mean 'filter_pruning'?",
+        ),
+    ],
+)
+def test_mistakes_in_a_list_are_named_where_they_stand(data: Any, mistake: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_compression(data)
+    assert caught.value.mistakes == [mistake]
+
+
+def test_distillation_alone_is_no_compression() -> None:
+    with pytest.raises(ConfigurationError, match="must be one of magnitude_sparsity, filter_pruning, quantization"):
+        parse_compression({"algorithm": "knowledge_distillation", "type": "mse"})
+
+
+# --- schedules and stages --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pruning", "sparsity", "expected"),
+    [
+        (HALF, HALF, "FFFF"),
+        (RISING, HALF, "PPPF"),
+        (HALF, RISING, "PPPF"),
+        (RISING, RISING, "UUPF"),
+        (ScheduleSettings(), RISING, "PPPF"),
+    ],
+)
+def test_stages_are_added_up(pruning: ScheduleSettings, sparsity: ScheduleSettings, expected: str) -> None:
+    controller = compose(FilterPruning(schedule=pruning), MagnitudeSparsity(schedule=sparsity), SOFTMAX)
+    stages = [controller.compression_stage()]
+    for _ in range(3):
+        controller.scheduler.epoch_step()
+        stages.append(controller.compression_stage())
+    assert "".join(stage.name[0] for stage in stages) == expected
+
+
+def test_others_follow_their_schedules_while_one_is_searched() -> None:
+    controller = compose(PRUNING, MagnitudeSparsity(schedule=RISING))
+    controller.disable_scheduler()
+    controller.compression_rate = 0.3
+    requested = []
+    for _ in range(3):
+        controller.scheduler.epoch_step()
+        controller.scheduler.step()
+        requested.append(tuple(child.report().requested_rate for child in controller.children))
+    assert requested == [(0.3, 0.0), (0.3, 0.25), (0.3, 0.5)]
+    assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
+
+
+def test_path_of_a_search_moves_the_adaptive_rate_alone() -> None:
+    controller = compose(PRUNING, INT8)
+    controller.steps_per_epoch = 2
+    controller.disable_scheduler()
+    controller.scheduler.follow((0.2, 0.4))
+    controller.scheduler.epoch_step()
+    rates = []
+    for _ in range(2):
+        controller.scheduler.step()
+        rates.append(controller.report().requested_rate)
+    assert rates == [0.2, 0.4]
+    assert controller.children[1].compression_rate == 1
+
+
+def test_state_of_other_algorithms_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="the state is of"):
+        compose(PRUNING, INT8).load_state(compose(SPARSITY, INT8).get_state())
+
+
+def test_statistics_show_every_table() -> None:
+    controller = searched(PRUNING, SPARSITY, INT8)
+    text = controller.statistics().to_str()
+    assert [text.count(word) for word in ("filter_pruning", "magnitude_sparsity", "of the weights are int8")] == [1] * 3
+    assert controller.statistics().rate == controller.compression_rate
+
+
+# --- filters and quantization ----------------------------------------------------------------------------------
+
+
+def residual() -> nn.Module:
+    """Its weights are such that those of the least important channels' readers are the largest of all."""
+    torch.manual_seed(0)
+    model = settled(ResidualCNN((8, 16)), INPUTS)
+    with torch.no_grad():
+        model.get_submodule("blocks.0.conv1").get_parameter("weight")[:3] *= 0.01
+        model.get_submodule("blocks.0.conv2").get_parameter("weight")[:, :3] *= 4
+    return model
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("overflow_fix", [True, False])
+def test_cut_integers_say_what_the_masked_model_says(rate: float, overflow_fix: bool, tmp_path: Path) -> None:
+    controller = searched(PRUNING, Quantization(overflow_fix=overflow_fix), rate=rate, model=residual())
+    train(controller.model, torch.optim.SGD(controller.model.parameters(), lr=0.01))
+    expected = run(controller.model, INPUTS)
+    small = controller.strip()
+    step = (expected.max() - expected.min()) / 255
+    assert (run(small, INPUTS) - expected).abs().max() <= step
+    assert small.get_parameter("blocks.0.conv2.weight").dtype == torch.int8
+    channels = small.get_parameter("blocks.0.conv1.weight").shape[0]
+    assert channels == 8 if rate == 0 else channels < 8
+    if not overflow_fix:  # then onnxruntime is wrong on some processors
+        return
+    file = to_onnx(small, INPUTS)
+    labels = run_session(open_session(file.SerializeToString()), INPUTS).argmax(1)
+    assert torch.equal(labels, run(small, INPUTS).argmax(1))
+    operators = optimized_operators(file, tmp_path)
+    assert operators["QLinearConv"] == 6
+    assert not operators["Conv"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_are_cut_and_hold_integers(name: str) -> None:
+    model, inputs = make(name)
+    controller = compose(PRUNING, INT8, model=model, inputs=inputs)
+    controller.calibrate([inputs])
+    controller.compression_rate = 0.4
+    expected = run(controller.model, inputs)
+    small = controller.strip()
+    assert sum(each.numel() for each in small.parameters()) < sum(
+        each.numel() for each in controller.model.parameters()
+    )
+    assert (run(small, inputs) - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+def test_cut_integers_train_no_longer_but_are_copied_whole() -> None:
+    small = searched(PRUNING, INT8).strip()
+    assert torch.equal(run(copy.deepcopy(small), INPUTS), run(small, INPUTS))
+
+
+def test_ranges_are_those_of_the_masked_model() -> None:
+    controller = compose(PRUNING, INT8)
+    controller.compression_rate = 0.6
+    with torch.no_grad():  # as a momentum moves weights under a mask
+        for parameter in controller.model.parameters():
+            parameter.add_(100.0)
+    controller.calibrate([INPUTS])
+    twin = copy.deepcopy(controller)
+    run(twin.model, INPUTS)
+    twin.calibrate([INPUTS])
+    assert_same_bits(dict(controller.model.named_buffers()), dict(twin.model.named_buffers()))
+
+
+# --- sparsity --------------------------------------------------------------------------------------------------
+
+
+def test_zeros_stay_zero_in_integers() -> None:
+    controller = searched(SPARSITY, INT8, rate=0.7)
+    train(controller.model, sgd(controller.model))
+    run(controller.model, INPUTS)
+    small = controller.strip()
+    for name in ("stem.0.weight", "conv.weight", "classifier.weight"):
+        integers, masked = small.get_parameter(name), controller.model.get_parameter(name)
+        assert integers.dtype == torch.int8
+        assert not integers[masked == 0].any()
+    assert zeros(small.get_parameter("conv.weight")) > 0.6
+    assert controller.weight_names == []
+
+
+def test_weight_under_two_masks_comes_back_when_both_let_go() -> None:
+    dense = settled(small_net(), INPUTS)
+    pruned, sparse = (copy.deepcopy(dense) for _ in range(2))
+    controller = compose(PRUNING, SPARSITY, model=pruned)
+    filters, weights = controller.children
+    before = {name: tensor.clone() for name, tensor in dense.named_parameters()}
+    for first, second in ((0.6, 0.8), (0.2, 0.8), (0.2, 0.1), (0.7, 0.5)):
+        filters.compression_rate = first
+        weights.compression_rate = second
+    alone = MagnitudeSparsityController(sparse, SPARSITY)
+    alone.compression_rate = 0.5
+    filters.compression_rate = 0.0
+    assert_same_bits(dict(pruned.named_parameters()), dict(sparse.named_parameters()))
+    filters.compression_rate = 0.6
+    weights.compression_rate = 0.0
+    filters.compression_rate = 0.0
+    assert_same_bits(dict(pruned.named_parameters()), before)
+
+
+def test_all_three_come_off_in_order() -> None:
+    controller = searched(PRUNING, MagnitudeSparsity(schedule=HALF), INT8, rate=0.4)
+    train(controller.model, sgd(controller.model))
+    expected = run(controller.model, INPUTS)
+    small = controller.strip()
+    torch.testing.assert_close(run(small, INPUTS), expected, rtol=0, atol=5e-3)
+    weight = small.get_parameter("conv.weight")
+    assert weight.dtype == torch.int8
+    assert weight.shape[0] < 8
+    assert zeros(weight) > 0.2
+    assert onnx.load_from_string(to_onnx(small, INPUTS).SerializeToString()).graph.node
+
+
+# --- distillation ----------------------------------------------------------------------------------------------
+
+
+def test_softmax_compares_probabilities_at_a_temperature() -> None:
+    model = settled(small_net(), INPUTS)
+    teacher = copy.deepcopy(model)
+    controller = searched(SPARSITY, KnowledgeDistillation(type="softmax", scale=2.0, temperature=4.0), model=model)
+    model.train()
+    outputs = model(INPUTS)
+    then, now = (each / 4.0 for each in (run(teacher, INPUTS), outputs))
+    divergence = (then.softmax(1) * (then.log_softmax(1) - now.log_softmax(1))).sum(1).mean()
+    torch.testing.assert_close(controller.loss(), 2.0 * 16.0 * divergence)
+    torch.testing.assert_close(controller.loss.calculate(), controller.loss())
+
+
+def test_mse_compares_outputs_and_teaches() -> None:
+    model = settled(small_net(), INPUTS)
+    expected = run(copy.deepcopy(model), INPUTS)
+    controller = searched(SPARSITY, MSE, rate=0.6, model=model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model.train()
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        outputs = model(INPUTS)
+        loss = controller.loss()
+        torch.testing.assert_close(loss, 0.5 * F.mse_loss(outputs, expected))
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    assert all(not parameter.requires_grad for parameter in controller.loss.parameters())
+
+
+def test_outside_of_training_the_loss_is_0() -> None:
+    controller = searched(INT8, SOFTMAX)
+    assert float(controller.loss()) == 0
+    controller.model.train()
+    controller.model(INPUTS)
+    assert float(controller.loss().detach()) > 0
+    run(controller.model, INPUTS)
+    assert float(controller.loss()) == 0
+    assert type(searched(PRUNING, INT8).loss) is CompressionLoss
+
+
+def test_teacher_has_no_share_in_what_is_trained_or_stripped() -> None:
+    controller = searched(PRUNING, SOFTMAX, INT8)
+    names = [name for name, _ in controller.model.named_parameters()]
+    assert names == [name for name, _ in small_net().named_parameters()]
+    assert any("teacher" in name for name in controller.model.state_dict())
+    assert not any("teacher" in name for name in controller.strip().state_dict())
+    assert any("teacher" in name for name in controller.model.state_dict())
+
+
+def test_controller_is_copied_between_a_forward_pass_and_its_loss() -> None:
+    controller = searched(SPARSITY, MSE)
+    controller.model.train()
+    controller.model(INPUTS)
+    twin = copy.deepcopy(controller)
+    assert float(controller.loss().detach()) > 0
+    assert float(twin.loss()) == 0
+    twin.model(INPUTS)
+    assert float(twin.loss().detach()) > 0
+    with torch.no_grad():
+        twin.model.get_parameter("classifier.bias").fill_(9)
+    assert torch.equal(controller.loss(), controller.loss())
+
+
+def test_model_that_is_built_anew_gets_the_same_teacher() -> None:
+    old = searched(SPARSITY, MSE)
+    new = searched(SPARSITY, MSE, model=settled(small_net(seed=4), INPUTS))
+    new.model.load_state_dict(old.model.state_dict())
+    new.load_state(json.loads(json.dumps(old.get_state())))
+    for controller in (old, new):
+        controller.model.train()
+        controller.model(INPUTS)
+    assert torch.equal(old.loss(), new.loss())
+    new.model.load_state_dict({name: each for name, each in old.model.state_dict().items() if "teacher" not in name})
+
+
+def test_softmax_of_outputs_without_classes_is_refused() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.net(x).sum(1)
+            return out
+
+    controller = compose(SPARSITY, SOFTMAX, model=Sum())
+    controller.model.train()
+    controller.model(INPUTS)
+    with pytest.raises(ModelError, match=r"shape \(16,\): choose type mse"):
+        controller.loss()
+
+
+# --- what is refused -------------------------------------------------------------------------------------------
+
+
+def test_filters_need_an_example() -> None:
+    with pytest.raises(ModelError, match="example_input"):
+        build_controller(small_net(), Composite(algorithms=(INT8, PRUNING)))
+
+
+@pytest.mark.parametrize("first", [MagnitudeSparsityController, FilterPruningController, QuantizationController])
+@pytest.mark.parametrize("second", [MagnitudeSparsityController, FilterPruningController, QuantizationController])
+def test_algorithms_are_not_piled_up_by_hand(first: Any, second: Any) -> None:
+    model = small_net()
+    first(model, example_input=INPUTS)
+    with pytest.raises(ModelError, match=r"carries masks|is under quantization already"):
+        second(model, example_input=INPUTS)
