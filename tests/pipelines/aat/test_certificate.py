@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.projects import SMALL, Project
 
@@ -36,7 +35,7 @@ def locked(finished: Project, tmp_path: Path) -> Project:
         (project.folder / "data/07_model_output" / name).unlink(missing_ok=True)
     (project.folder / "src" / "locked.py").write_text(LOCKED)
     entry = {"type": "locked.Locked", "filepath": "data/05_model_input/test.safetensors", "backend": "torch"}
-    (project.folder / "conf/local/catalog.yml").write_text(yaml.safe_dump({"test_data": entry}))
+    (project.folder / "conf/local/catalog.yml").write_text(json.dumps({"test_data": entry}))
     return project
 
 
