@@ -17,8 +17,6 @@ from kedro_aat.training.records import EpochRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kedro_aat.config import AatSettings
-
 _LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 _COSTS = ("parameters", "nonzero_parameters", "macs", "onnx_bytes", "onnx_gzip_bytes", "latency_ms")
@@ -39,7 +37,10 @@ def summarize(
     second: dict[str, Any],
     export: dict[str, Any],
     certificate: dict[str, Any],
-    settings: AatSettings,
+    *,
+    seed: int,
+    time_limit: float | None,
+    distillation: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """`aat_summary.json`.
 
@@ -49,7 +50,9 @@ def summarize(
         second: How the second stage ended, from `finetune_second_stage`; its outcome may be `skipped`.
         export: The files, their sizes, costs and agreement with their models, from `export_model`.
         certificate: What the test split said, from `certify_model`.
-        settings: Of the run.
+        seed: Of the run.
+        time_limit: Of the search, in seconds; None for none.
+        distillation: How the baseline taught; None where it did not.
     """
     import torch
 
@@ -84,13 +87,13 @@ def summarize(
         "candidates": export["candidates"],
         "rejected": export["rejected"],
         "stages": stages,
-        "distillation": _distillation(settings),
+        "distillation": distillation,
         "report": None,
         "agreement": agreement,
         "epochs": {key: sum(stage["epochs"][key] for stage in stages) for key in ("used", "allowed")},
-        "seconds": {"used": sum(stage["seconds"]["used"] for stage in stages), "limit": settings.time_limit},
+        "seconds": {"used": sum(stage["seconds"]["used"] for stage in stages), "limit": time_limit},
         "run": search["run"],
-        "seed": settings.seed,
+        "seed": seed,
         "environment": {
             "python": platform.python_version(),
             "processor": platform.machine(),
@@ -99,14 +102,6 @@ def summarize(
         },
         "versions": {library: version(library) for library in _LIBRARIES},
     }
-
-
-def _distillation(settings: AatSettings) -> dict[str, Any] | None:
-    """How the baseline taught; None where it did not."""
-    training = settings.training
-    if training.distillation is None or training.train_epoch is not None:
-        return None
-    return training.distillation.model_dump()
 
 
 def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:

@@ -227,6 +227,13 @@ class TrainingSettings(Settings):
             return self.higher_is_better
         return getattr(self.metric.build(), "higher_is_better", None) if self.metric else None
 
+    @property
+    def teaching(self) -> dict[str, Any] | None:
+        """How the baseline teaches, as plain data; None where it does not, as with a training function of the user's."""
+        if self.distillation is None or self.train_epoch is not None:
+            return None
+        return self.distillation.model_dump()
+
     def with_learning_rate(self, factor: float) -> TrainingSettings:
         """The same with the optimizer's learning rate multiplied, where it is given by `lr`."""
         arguments = self.optimizer.init_args

@@ -356,7 +356,16 @@ def summarize_run(
     """Puts the summary together, and prints the closing table."""
     from kedro_aat.reporting.summary import print_summary, summarize
 
-    summary = summarize(baseline_evaluation, search_result, second_result, export_report, certificate, settings)
+    summary = summarize(
+        baseline_evaluation,
+        search_result,
+        second_result,
+        export_report,
+        certificate,
+        seed=settings.seed,
+        time_limit=settings.time_limit,
+        distillation=settings.training.teaching,
+    )
     print_summary(summary)
     return summary
 
