@@ -229,7 +229,7 @@ class TrainingSettings(Settings):
 
     @property
     def teaching(self) -> dict[str, Any] | None:
-        """How the baseline teaches, as plain data; None where it does not, as with a training function of the user's."""
+        """How the baseline teaches, as plain data; None where it does not, as with an own `train_epoch`."""
         if self.distillation is None or self.train_epoch is not None:
             return None
         return self.distillation.model_dump()
