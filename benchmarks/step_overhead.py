@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from kedro_aat import AdaptiveCompressionTrainingLoop
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
 from kedro_aat.pipelines.digits.model import ResidualCNN
+from kedro_aat.training.distillation import Teacher
+from kedro_aat.training.settings import Distillation
 
 Step = Callable[[], None]
 # A network in training mode, a batch and its labels -> a training step. The network is the row's own.
@@ -68,6 +71,20 @@ def compressed(settings: CompressionSettings, rate: float, model: nn.Module, inp
     return step
 
 
+def taught(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
+    """The bare step with a teacher that answers at each step, as where examples are augmented."""
+    loss_fn = nn.CrossEntropyLoss()
+    teacher = Teacher(copy.deepcopy(model), Distillation(), loss_fn, nullcontext)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        teacher.loss(model(inputs), targets, teacher.answer(inputs)).backward()
+        optimizer.step()
+
+    return step
+
+
 # A new way of training is a row here. What it needs beside the network, a teacher for one, its function makes itself.
 ROWS: dict[str, MakeStep] = {
     "sparsity 0.9": partial(compressed, MagnitudeSparsity(), 0.9),
@@ -75,6 +92,7 @@ ROWS: dict[str, MakeStep] = {
     "filters 0.5, l2": partial(compressed, FilterPruning(), 0.5),
     "filters 0.5, taylor": partial(compressed, FilterPruning(importance="taylor"), 0.5),
     "quantization": partial(compressed, Quantization(), 0.999),
+    "distillation": taught,
 }
 
 
