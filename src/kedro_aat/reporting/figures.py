@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kedro_aat.reporting.numbers import COSTS
+from kedro_aat.reporting.numbers import COSTS, delivered_candidate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ _CLEAR = "rgba(0,0,0,0)"
 _FONT = {"family": "system-ui, sans-serif", "size": 13}
 # How many tolerated drops below the floor are shown: one epoch that went astray would flatten all others.
 _SHOWN_DROPS = 6
-_TICKS = [1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000]
+_TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 
 
 def stage_name(summary: dict[str, Any], stage: int) -> str:
@@ -33,7 +33,7 @@ def stage_name(summary: dict[str, Any], stage: int) -> str:
 
 def delivered_row(trajectory: pd.DataFrame, summary: dict[str, Any]) -> Any:
     """The index of the epoch whose model is delivered; None where none is."""
-    chosen = next((each for each in summary["candidates"] if each["name"] == summary["delivered"]), None)
+    chosen = delivered_candidate(summary)
     if chosen is None:
         return None
     rows = trajectory[(trajectory["stage"] == chosen["stage"]) & (trajectory["achieved_rate"] == chosen["rate"])]
@@ -90,7 +90,12 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.F
         rows=4,
         cols=1,
         shared_xaxes=True,
-        subplot_titles=["Rate", f"{metric}, validation", "Margin to the lowest tolerated", "Learning rate"],
+        subplot_titles=[
+            "Rate",
+            f"{metric}, dashed: the lowest tolerated",
+            "Margin to the lowest tolerated",
+            "Learning rate",
+        ],
         vertical_spacing=0.07,
     )
     first = True
@@ -131,7 +136,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.F
             showarrow=False,
         )
         first = False
-    _add_line(figure, 2, summary["budget"]["lowest_tolerated"], "lowest tolerated", RED, "dash")
+    _add_line(figure, 2, summary["budget"]["lowest_tolerated"], "", RED, "dash")
     _add_line(figure, 3, 0.0, "", RED, "dash")
     delivered = delivered_row(trajectory.reset_index(drop=True), summary)
     if delivered is not None:
@@ -163,7 +168,11 @@ def costs_figure(summary: dict[str, Any]) -> go.Figure:
             y=labels,
             mode="markers",
             name=name,
-            marker={"size": 14 if is_delivered else 10, "symbol": "star" if is_delivered else "circle", "color": colour},
+            marker={
+                "size": 14 if is_delivered else 10,
+                "symbol": "star" if is_delivered else "circle",
+                "color": colour,
+            },
             text=[text for _, _, text in pairs],
             hovertemplate="%{y}: %{text}<br>%{x:.3~g} of the baseline<extra>" + name + "</extra>",
         )
@@ -187,7 +196,10 @@ def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: boo
             showlegend=panel == 1,
             marker={"color": colour, "size": 7, "symbol": "circle" if is_within else "x"},
             error_y=_error_bars(some),
-            text=[f"epoch {row.epoch}, rate {row.achieved_rate:.4f}, margin {row.margin:+.4f}" for row in some.itertuples()],
+            text=[
+                f"epoch {row.epoch}, rate {row.achieved_rate:.4f}, margin {row.margin:+.4f}"
+                for row in some.itertuples()
+            ],
             hovertemplate="%{text}<br>%{y:.4f}<extra></extra>",
             row=panel,
             col=1,
@@ -206,7 +218,9 @@ def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: boo
         col=1,
     )
     if delivered in rows.index:
-        figure.add_scatter(x=[float(sizes[delivered])], y=[float(rows.loc[delivered, "metric"])], row=panel, col=1, **_star())
+        figure.add_scatter(
+            x=[float(sizes[delivered])], y=[float(rows.loc[delivered, "metric"])], row=panel, col=1, **_star()
+        )
 
 
 def _non_dominated(rows: pd.DataFrame) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from kedro_aat.export.exported import NotExported
-from kedro_aat.reporting.numbers import comparison, tolerated
+from kedro_aat.reporting.numbers import comparison, delivered_candidate, tolerated
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -44,8 +44,8 @@ def model_card(summary: dict[str, Any], onnx_model: ModelProto | NotExported, fi
 
 
 def _how(summary: dict[str, Any]) -> str:
-    name = str(summary["delivered"])
-    chosen = next(each for each in summary["candidates"] if each["name"] == name)
+    chosen = delivered_candidate(summary)
+    assert chosen is not None  # there is a file
     stages = summary["stages"][: chosen["stage"]]
     return ", then ".join(" and ".join(stage["algorithms"]).replace("_", " ") for stage in stages)
 
@@ -87,8 +87,8 @@ def _table(summary: dict[str, Any]) -> str:
 
 def _limitations(summary: dict[str, Any]) -> str:
     points = [
-        "The metrics are means over the splits of one data set. They promise nothing for data of another origin, nor "
-        "for each group within the data: compression can cost rare classes more than the mean shows.",
+        "The metrics are of the splits of one data set. They promise nothing for data of another origin, nor "
+        "for each group within the data: compression can cost rare classes more than they show.",
         "The validation split judged every epoch, and so chose this model; its metric is a little too good for that.",
     ]
     if not summary["certificate"]["is_certified"]:
@@ -103,7 +103,9 @@ def _limitations(summary: dict[str, Any]) -> str:
 
 def _origin(summary: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
-    return f"Run `{summary['run']}`, seed {summary['seed']}. {_plain(versions)}. The whole story: `{summary['report']}`."
+    return (
+        f"Run `{summary['run']}`, seed {summary['seed']}. {_plain(versions)}. The whole story: `{summary['report']}`."
+    )
 
 
 def _shape(value: ValueInfoProto) -> str:

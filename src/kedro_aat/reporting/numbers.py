@@ -58,10 +58,15 @@ def tolerated(summary: dict[str, Any]) -> str:
     return f"{better} {summary['budget']['lowest_tolerated']:.4f}"
 
 
+def delivered_candidate(summary: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of the model that is delivered; None where none is."""
+    return next((each for each in summary["candidates"] if each["name"] == summary["delivered"]), None)
+
+
 def not_delivered(summary: dict[str, Any], objective: str) -> dict[str, str]:
     """Why each model that is not delivered is not, by name."""
     reasons = {str(name): str(reason) for name, reason in summary["rejected"].items()}
-    chosen = next((each for each in summary["candidates"] if each["name"] == summary["delivered"]), None)
+    chosen = delivered_candidate(summary)
     for other in summary["candidates"]:
         if chosen is not None and other["name"] != chosen["name"] and other["name"] not in reasons:
             words, was, would = _by_objective(objective, chosen, other)
@@ -88,5 +93,9 @@ def _ratio(label: str, before: float | None, after: float | None, form: str) -> 
     if before is None:
         return None
     shown = "-" if after is None else form.format(after)
-    change = f"{after / before:.2f}x" if after is not None and before else ""
-    return label, form.format(before), shown, change
+    return label, form.format(before), shown, _factor(after / before) if after is not None and before else ""
+
+
+def _factor(ratio: float) -> str:
+    """Two digits that say something: 0.67x, but 0.012x."""
+    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from kedro_aat.budget import Outcome
 from kedro_aat.reporting.figures import costs_figure, stage_name
-from kedro_aat.reporting.numbers import comparison, cost_rows, not_delivered, tolerated
+from kedro_aat.reporting.numbers import comparison, cost_rows, delivered_candidate, not_delivered, tolerated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,7 @@ def _tried(trajectory: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, 
 
 def _layers(layers: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any]]:
     """A table for each algorithm of the stages that the delivered model went through."""
-    chosen = next((each for each in summary["candidates"] if each["name"] == summary["delivered"]), None)
+    chosen = delivered_candidate(summary)
     if chosen is None:
         return []
     tables = []
@@ -179,7 +179,7 @@ def _layers(layers: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any
 
 def _has_fallen_back(summary: dict[str, Any]) -> bool:
     """Whether the delivered model is a less compressed one than its stage returned, of which the layers tell."""
-    chosen = next((each for each in summary["candidates"] if each["name"] == summary["delivered"]), None)
+    chosen = delivered_candidate(summary)
     return chosen is not None and chosen["rate"] != summary["stages"][chosen["stage"] - 1]["rate"]["achieved"]
 
 

@@ -361,7 +361,7 @@ def summarize_run(
     return summary
 
 
-def require_feasible(summary: dict[str, Any], settings: AatSettings) -> None:
+def require_feasible(summary: dict[str, Any], settings: AatSettings, model_card: str = "") -> None:
     """Ends the run as an error if nothing kept the budget and `on_infeasible` says so; all is saved by then.
 
     Raises:
@@ -372,7 +372,7 @@ def require_feasible(summary: dict[str, Any], settings: AatSettings) -> None:
 
     if settings.on_infeasible == "error" and summary["outcome"] == Outcome.INFEASIBLE:
         raise InfeasibleError(
-            f"{summary['reason']} {summary['advice']} What was tried stands in the trajectory; the baseline is "
+            f"{summary['reason']} {summary['advice']} What was tried stands in the report; the baseline is "
             "untouched, and nothing was exported. (on_infeasible: keep_baseline ends such a run without an error.)"
         )
 
