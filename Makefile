@@ -41,7 +41,7 @@ clean-run:  ## Remove what runs have made, to start over; raw data and the certi
 viz: $(SETUP)  ## Show the pipeline and its results in the browser
 	$(BIN)/kedro viz run $(ARGS)
 
-test: lint types  ## Check everything but the slow tests
+test: lint types  ## Check everything but the slow tests; the report is opened in Chromium if there is one
 	$(BIN)/pytest $(ARGS)
 
 test-slow: $(SETUP)  ## Run the slow tests

@@ -6,6 +6,7 @@ it. The colours of the data are readable on both. Data are given as lists, which
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -278,11 +279,11 @@ def _error_bars(rows: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _numbers(values: pd.Series[float]) -> list[float | None]:
-    return [None if value != value else float(value) for value in values]
+    return [None if math.isnan(value) else float(value) for value in values]
 
 
 def _ticks() -> list[str]:
-    return [f"{tick:g}×" for tick in _TICKS]
+    return [f"{tick:g}x" for tick in _TICKS]
 
 
 def _finished(figure: go.Figure, height: int) -> go.Figure:

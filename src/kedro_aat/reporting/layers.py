@@ -58,7 +58,7 @@ def _with_notes(statistics: Any) -> pd.DataFrame:
     import pandas as pd
 
     notes = dict(getattr(statistics, "not_cut", None) or getattr(statistics, "left_dense", None) or {})
-    frame = statistics.as_frame()
+    frame: pd.DataFrame = statistics.as_frame()
     frame["note"] = [notes.pop(layer, "") for layer in frame["layer"]]
     # Those without a row of their own have no weights to tell of.
     rest = pd.DataFrame({"layer": list(notes), "note": list(notes.values())})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import pandas as pd
 import yaml
 from markupsafe import Markup
 
@@ -13,7 +14,6 @@ from kedro_aat.reporting.figures import costs_figure, stage_name
 from kedro_aat.reporting.numbers import comparison, cost_rows, delivered_candidate, not_delivered, tolerated
 
 if TYPE_CHECKING:
-    import pandas as pd
     import plotly.graph_objects as go
 
     from kedro_aat.config import AatSettings
@@ -104,7 +104,7 @@ def _tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     change = compressed["validation"] - baseline["validation"]
     tiles = [
         (
-            f"{baseline['onnx_bytes'] / compressed['onnx_bytes']:.3g}×",
+            f"{baseline['onnx_bytes'] / compressed['onnx_bytes']:.3g}x",
             "smaller file",
             f"{baseline['onnx_bytes']:,} → {compressed['onnx_bytes']:,} bytes",
         ),
@@ -114,7 +114,7 @@ def _tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         after = compressed["latency_ms"][size]
         faster = before / after
         words = f"faster at batch {size}" if faster >= 1 else f"the speed at batch {size}"
-        tiles.insert(len(tiles) - 1, (f"{faster:.2g}×", words, f"{before:.3f} → {after:.3f} ms"))
+        tiles.insert(len(tiles) - 1, (f"{faster:.2g}x", words, f"{before:.3f} → {after:.3f} ms"))
     return tiles
 
 
@@ -142,12 +142,12 @@ def _tried(trajectory: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, 
     """The rates that were tried in each stage, by falling rate, and the best that came of each."""
     found = []
     for stage, rows in trajectory[trajectory["achieved_rate"] > 0].groupby("stage"):
-        rounded = rows.assign(rate=rows["achieved_rate"].round(4))
-        best = rounded.loc[rounded.groupby("rate")["margin"].idxmax()].sort_values("rate", ascending=False)
-        counts = rounded["rate"].value_counts()
+        by_rate = rows.assign(rate=rows["achieved_rate"].round(4), epochs=1)
+        best = by_rate.loc[by_rate.groupby("rate")["margin"].idxmax()].set_index("rate")
+        best["epochs"] = by_rate.groupby("rate")["epochs"].sum()
         cells = [
-            (f"{row.rate:.4f}", str(counts[row.rate]), f"{row.metric:.4f}", f"{row.margin:+.4f}")
-            for row in best.itertuples()
+            (f"{row.Index:.4f}", str(row.epochs), f"{row.metric:.4f}", f"{row.margin:+.4f}")
+            for row in best.sort_index(ascending=False).itertuples()
         ]
         found.append({"title": stage_name(summary, int(str(stage))), "rows": cells})
     return found
@@ -163,14 +163,14 @@ def _layers(layers: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any
     for (_, algorithm), rows in made.groupby(["stage", "algorithm"], sort=False):
         # A reason that stands for many layers is told below the table, where it has room.
         notes = [(row.layer, row.note) for row in rows.itertuples() if isinstance(row.note, str) and row.note]
-        rows = rows[rows["rate"].notna()]
-        columns = [name for name in _LAYER_COLUMNS if name != "note" and rows[name].notna().any()]
+        told = rows[rows["rate"].notna()]
+        columns = [name for name in _LAYER_COLUMNS if name != "note" and told[name].notna().any()]
         tables.append(
             {
                 "title": str(algorithm).replace("_", " ").capitalize(),
                 "is_filters": algorithm == "filter_pruning",
                 "columns": [(_LAYER_COLUMNS[name], name not in ("layer", "shape_before", "shape")) for name in columns],
-                "rows": [[_cell(name, row[name]) for name in columns] for _, row in rows.iterrows()],
+                "rows": [[_cell(name, row[name]) for name in columns] for _, row in told.iterrows()],
                 "notes": notes,
             }
         )
@@ -184,14 +184,10 @@ def _has_fallen_back(summary: dict[str, Any]) -> bool:
 
 
 def _cell(column: str, value: Any) -> str:
-    if value != value or value is None:
+    if pd.isna(value):
         return ""
     if column == "rate":
         return f"{value:.4f}"
     if column == "sensitivity":
         return f"{value:.1e}"
-    return str(value).replace("x", "×") if isinstance(value, str) and column.startswith("shape") else _plain(value)
-
-
-def _plain(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:,}"

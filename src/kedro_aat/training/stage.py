@@ -19,7 +19,7 @@ from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.epoch import Data, DefaultTraining, data_fingerprint, seed_everything
 from kedro_aat.training.fine_tune import adaptive_problem, choose, fine_tune, fingerprint, records_of
-from kedro_aat.training.progress import LoopProgress
+from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
@@ -157,6 +157,8 @@ class Stage:
             time_limit=self.time_limit,
         )
         if writer is not None:
+            if result.outcome is not Outcome.INTERRUPTED:
+                write_hyperparameters(writer, self.identity, result)
             writer.close()
         return result
 

@@ -364,6 +364,11 @@ def summarize_run(
 def require_feasible(summary: dict[str, Any], settings: AatSettings, model_card: str = "") -> None:
     """Ends the run as an error if nothing kept the budget and `on_infeasible` says so; all is saved by then.
 
+    Args:
+        summary: Of the run.
+        settings: Likewise.
+        model_card: Not read: asking for it puts this node after those that write the run up.
+
     Raises:
         InfeasibleError: Tells what was tried.
     """
