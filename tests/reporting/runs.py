@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kedro_aat.config import AatSettings
+from kedro_aat.export.exported import NotExported
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.reporting.summary import trajectory
 from kedro_aat.training.records import EpochRecord
@@ -128,3 +129,7 @@ def layers(note: str = "its outputs are outputs of the model") -> pd.DataFrame:
 
 def onnx_model() -> onnx.ModelProto:
     return to_onnx(nn.Linear(3, 2), torch.zeros(2, 3))
+
+
+def exported(summary: dict[str, Any]) -> onnx.ModelProto | NotExported:
+    return NotExported(summary["reason"]) if summary["delivered"] is None else onnx_model()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kedro_aat.pipelines.aat.reporting import report_run
-from tests.reporting.runs import layers, onnx_model, settings, summary_of, trajectory_of
+from tests.reporting.runs import exported, layers, settings, summary_of, trajectory_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -63,7 +63,7 @@ def open_in_browser(page: Path, profile: Path, *, is_dark: bool) -> tuple[str, l
 @pytest.mark.parametrize(("outcome", "num_figures"), [("certified", 3), ("infeasible", 2)])
 def test_report_is_drawn_and_fits(tmp_path: Path, outcome: str, num_figures: int, width: int) -> None:
     summary = summary_of(outcome)
-    report, *_ = report_run(summary, trajectory_of(summary), layers(), onnx_model(), settings())
+    report, *_ = report_run(summary, trajectory_of(summary), layers(), exported(summary), settings())
     (tmp_path / "report.html").write_text(report)
     (tmp_path / "frame.html").write_text(FRAME.format(width=width))
     document, console = open_in_browser(tmp_path / "frame.html", tmp_path / "profile", is_dark=False)
@@ -78,7 +78,7 @@ def test_report_is_drawn_and_fits(tmp_path: Path, outcome: str, num_figures: int
 
 def test_figures_follow_the_dark_theme(tmp_path: Path) -> None:
     summary = summary_of("certified")
-    report, *_ = report_run(summary, trajectory_of(summary), layers(), onnx_model(), settings())
+    report, *_ = report_run(summary, trajectory_of(summary), layers(), exported(summary), settings())
     (tmp_path / "report.html").write_text(report)
     inks = {}
     for is_dark in (False, True):

@@ -18,12 +18,12 @@ from kedro_aat.export.exported import NotExported
 from kedro_aat.pipelines.aat.reporting import describe_layers, report_run
 from kedro_aat.reporting.model_card import model_card
 from tests.nets import images
-from tests.reporting.runs import layers, onnx_model, settings, summary_of, trajectory_of
+from tests.reporting.runs import exported, layers, onnx_model, settings, summary_of, trajectory_of
 
 
 def page_of(summary: dict[str, Any], **changes: Any) -> str:
     """The page without the library that draws."""
-    page, *_ = report_run(summary, trajectory_of(summary), layers(**changes), onnx_model(), settings())
+    page, *_ = report_run(summary, trajectory_of(summary), layers(**changes), exported(summary), settings())
     return re.sub(r"<script>.{100000,}?</script>", "", page, count=1, flags=re.DOTALL)
 
 
@@ -89,7 +89,7 @@ def test_distillation_is_told() -> None:
 
 def test_settings_can_be_read_back() -> None:
     page = page_of(summary_of("certified"))
-    (written,) = re.findall(r"parameters.yml</code></summary>\s*<pre>(.*?)</pre>", page, re.DOTALL)
+    (written,) = re.findall(r"in parameters.yml</summary>\s*<pre>(.*?)</pre>", page, re.DOTALL)
     assert AatSettings.model_validate(yaml.safe_load(written)) == settings()
 
 
