@@ -95,15 +95,19 @@ def test_kedro_viz_shows_the_pipeline_in_layers(finished: Project, tmp_path: Pat
     subprocess.run(command, cwd=site.folder, check=True, capture_output=True, timeout=120)
     built = json.loads((site.folder / "build/api/main").read_text())
     # An empty list would mean that the layers run in a circle and were switched off.
-    assert built["layers"] == [
-        "raw",
-        "model_input",
-        "baseline",
-        "fine_tuning",
-        "second_stage",
-        "export",
-        "certificate",
-        "reporting",
-    ]
+    steps = ["raw", "model_input", "baseline", "fine_tuning", "second_stage", "export", "certificate", "reporting"]
+    assert built["layers"] == steps
     names = {node["name"] for node in built["nodes"]}
-    assert {"evaluate_baseline", "build_controller", "finetune_adaptively", "export_model", "checkpoint_store"} <= names
+    assert {"evaluate_baseline", "build_controller", "finetune_adaptively", "export_model", "report_run"} <= names
+    assert {"checkpoint_store", "layer_statistics", "aat_report"} <= names
+    previews = {
+        node["name"]: json.loads((site.folder / f"build/api/nodes/{node['id']}").read_text()).get("preview_type")
+        for node in built["nodes"]
+        if node["name"] in ("frontier_figure", "trajectory_figure", "layer_statistics", "aat_summary")
+    }
+    assert previews == {
+        "frontier_figure": "PlotlyPreview",
+        "trajectory_figure": "PlotlyPreview",
+        "layer_statistics": "TablePreview",
+        "aat_summary": "JSONPreview",
+    }

@@ -190,6 +190,12 @@ CompressionSettings = Annotated[
 ]
 
 
+def algorithms_of(compression: CompressionSettings) -> list[str]:
+    """The names of the algorithms with a rate; the first one's rate is the whole's."""
+    parts = compression.compressing if isinstance(compression, Composite) else (compression,)
+    return [part.algorithm for part in parts]
+
+
 class _Chosen(Settings):
     compression: CompressionSettings
 

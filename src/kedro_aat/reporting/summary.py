@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kedro_aat.budget import Outcome
+from kedro_aat.reporting.numbers import COSTS, comparison, cost_rows
 from kedro_aat.training.records import EpochRecord
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
 
-_COSTS = ("parameters", "nonzero_parameters", "macs", "onnx_bytes", "onnx_gzip_bytes", "latency_ms")
+_COSTS = (*(key for _, key in COSTS), "latency_ms")
+
+REPORT = "aat_report.html"  # the page, beside the summary
 
 
 def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
@@ -88,7 +91,7 @@ def summarize(
         "rejected": export["rejected"],
         "stages": stages,
         "distillation": distillation,
-        "report": None,
+        "report": REPORT,
         "agreement": agreement,
         "epochs": {key: sum(stage["epochs"][key] for stage in stages) for key in ("used", "allowed")},
         "seconds": {"used": sum(stage["seconds"]["used"] for stage in stages), "limit": time_limit},
@@ -117,56 +120,17 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
 
 
 def _table(summary: dict[str, Any]) -> Table:
-    baseline, compressed = summary["baseline"], summary["compressed"]
-    budget, metric = summary["budget"], summary["metric"]
-    better = "at least" if metric["higher_is_better"] else "at most"
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for column in ("baseline", "compressed", "change"):
         table.add_column(column, justify="right")
-    table.add_row(
-        f"{metric['name']}, validation",
-        f"{baseline['validation']:.4f}",
-        f"{compressed['validation']:.4f}",
-        f"{compressed['validation'] - baseline['validation']:+.4f}",
-    )
-    table.add_row("  tolerated", "", f"{better} {budget['lowest_tolerated']:.4f}", f"{budget['drop']:.4g} worse")
-    if (error := compressed["validation_standard_error"]) is not None:
-        table.add_row("  standard error", "", "", f"{error:.4f}")
-    if (tested := compressed["test"]) is not None:
-        table.add_row(
-            f"{metric['name']}, test", f"{baseline['test']:.4f}", f"{tested:.4f}", f"{tested - baseline['test']:+.4f}"
-        )
-    table.add_row("compression rate", "", f"{compressed['rate']['achieved']:.4f}", "")
-    _add_costs(table, baseline, compressed)
-    epochs = summary["epochs"]
-    table.add_row("epochs", "", f"{epochs['used']} of {epochs['allowed']}", "")
+    for row in comparison(summary):
+        table.add_row(*row)
     for other in summary["candidates"]:
         if other["name"] != summary["delivered"]:
             table.add_section()
             table.add_row(f"not delivered: {other['name']}", "", "", summary["rejected"].get(other["name"], ""))
-            table.add_row(f"{metric['name']}, validation", "", f"{other['validation']:.4f}", "")
-            _add_costs(table, baseline, other)
+            table.add_row(f"{summary['metric']['name']}, validation", "", f"{other['validation']:.4f}", "")
+            for row in cost_rows(summary["baseline"], other):
+                table.add_row(*row)
     return table
-
-
-def _add_costs(table: Table, baseline: dict[str, Any], compressed: dict[str, Any]) -> None:
-    for label, key in (
-        ("parameters", "parameters"),
-        ("  of them not zero", "nonzero_parameters"),
-        ("MACs", "macs"),
-        ("ONNX file, bytes", "onnx_bytes"),
-        ("  gzipped", "onnx_gzip_bytes"),
-    ):
-        if key != "nonzero_parameters" or compressed[key] != compressed["parameters"]:
-            _add_ratio(table, label, baseline[key], compressed[key], "{:,.0f}")
-    for batch_size, latency in (baseline["latency_ms"] or {}).items():
-        measured = (compressed["latency_ms"] or {}).get(batch_size)
-        _add_ratio(table, f"latency, batch {batch_size}, ms", latency, measured, "{:.3f}")
-
-
-def _add_ratio(table: Table, label: str, before: float | None, after: float | None, form: str) -> None:
-    if before is None:
-        return
-    shown = "-" if after is None else form.format(after)
-    table.add_row(label, form.format(before), shown, f"{after / before:.2f}x" if after is not None and before else "")

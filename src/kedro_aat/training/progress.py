@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,7 +12,7 @@ from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from kedro_aat.training.records import EpochRecord
+    from kedro_aat.training.records import EpochRecord, FineTuned
 
 logger = logging.getLogger(__name__)
 
@@ -81,3 +82,34 @@ class LoopProgress:
         for name, value in scalars.items():
             if value is not None:
                 self._writer.add_scalar(name, value, record.epoch)
+
+
+def write_hyperparameters(writer: Any, settings: Mapping[str, Any], result: FineTuned) -> None:
+    """Puts settings and final metrics into TensorBoard's table of runs.
+
+    `SummaryWriter.add_hparams` would open a folder and a file of their own; these go into the run's.
+
+    Args:
+        writer: A TensorBoard `SummaryWriter`.
+        settings: Of the run, as JSON data.
+        result: How it ended.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    best, last = result.best, result.history[-1]
+    metrics = {"final/metric": result.metric, "final/rate": result.achieved_rate, "final/epochs": float(last.epoch)}
+    if best is not None:
+        metrics["final/margin"] = best.margin
+    for part in hparams(dict(_flat(settings)) | {"outcome": str(result.outcome)}, metrics):
+        writer.file_writer.add_summary(part)
+    for name, value in metrics.items():
+        writer.add_scalar(name, value, last.epoch)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
+    """Nested settings under dotted names; what TensorBoard has no type for is told as text."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, bool | int | float | str) else str(value)

@@ -19,7 +19,7 @@ from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.epoch import Data, DefaultTraining, data_fingerprint, seed_everything
 from kedro_aat.training.fine_tune import adaptive_problem, choose, fine_tune, fingerprint, records_of
-from kedro_aat.training.progress import LoopProgress
+from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
@@ -157,6 +157,8 @@ class Stage:
             time_limit=self.time_limit,
         )
         if writer is not None:
+            if result.outcome is not Outcome.INTERRUPTED:
+                write_hyperparameters(writer, self.identity, result)
             writer.close()
         return result
 
@@ -177,15 +179,17 @@ class StageResult:
     run: str
     device: str
 
-    def summary(self, allowed: int, time_limit: float | None) -> dict[str, Any]:
+    def summary(self, algorithms: list[str], allowed: int, time_limit: float | None) -> dict[str, Any]:
         """As plain data.
 
         Args:
+            algorithms: By which the model was compressed; the rate is the first one's.
             allowed: Epochs that the search was allowed.
             time_limit: Its limit in seconds.
         """
         result, best = self.result, self.result.best
         return {
+            "algorithms": algorithms,
             "outcome": str(result.outcome),
             "reason": result.reason,
             "budget": self.budget.summary,

@@ -114,6 +114,9 @@ def test_all_files_of_a_run_are_there(finished: Project) -> None:
         "06_models/compressed_model.pt2",
         "08_reporting/aat_summary.json",
         "08_reporting/trajectory.parquet",
+        "08_reporting/layer_statistics.parquet",
+        "08_reporting/aat_report.html",
+        "06_models/compressed_model.md",
     ):
         assert (finished.folder / "data" / path).exists(), path
     events = list((finished.folder / "data/08_reporting/tensorboard").rglob("events*"))

@@ -147,6 +147,7 @@ def finetune_adaptively(
     Raises:
         InterruptedRunError: If it was stopped; the same command goes on.
     """
+    from kedro_aat.compression.settings import algorithms_of
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.stage import Stage
 
@@ -170,7 +171,9 @@ def finetune_adaptively(
         tensorboard_log.writer,
         settings.choose,
     )
-    summary = done.summary(settings.search.maximal_total_epochs, settings.time_limit)
+    summary = done.summary(
+        algorithms_of(settings.compression), settings.search.maximal_total_epochs, settings.time_limit
+    )
     return controller, summary, trajectory(done.result.history)
 
 
@@ -200,6 +203,7 @@ def finetune_second_stage(
     import pandas as pd
 
     from kedro_aat.compression.build import build_controller as build
+    from kedro_aat.compression.settings import algorithms_of
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.epoch import DefaultTraining, example_input
     from kedro_aat.training.stage import Stage
@@ -235,7 +239,8 @@ def finetune_second_stage(
         tensorboard_log.writer,
     )
     both = [first, trajectory(done.result.history).assign(stage=2)]
-    return found, done.summary(second.search.maximal_total_epochs, limit), pd.concat(both, ignore_index=True)
+    summary = done.summary(algorithms_of(second.compression), second.search.maximal_total_epochs, limit)
+    return found, summary, pd.concat(both, ignore_index=True)
 
 
 def export_model(
@@ -370,8 +375,13 @@ def summarize_run(
     return summary
 
 
-def require_feasible(summary: dict[str, Any], settings: AatSettings) -> None:
+def require_feasible(summary: dict[str, Any], settings: AatSettings, model_card: str = "") -> None:
     """Ends the run as an error if nothing kept the budget and `on_infeasible` says so; all is saved by then.
+
+    Args:
+        summary: Of the run.
+        settings: Likewise.
+        model_card: Not read: asking for it puts this node after those that write the run up.
 
     Raises:
         InfeasibleError: Tells what was tried.
@@ -381,7 +391,7 @@ def require_feasible(summary: dict[str, Any], settings: AatSettings) -> None:
 
     if settings.on_infeasible == "error" and summary["outcome"] == Outcome.INFEASIBLE:
         raise InfeasibleError(
-            f"{summary['reason']} {summary['advice']} What was tried stands in the trajectory; the baseline is "
+            f"{summary['reason']} {summary['advice']} What was tried stands in the report; the baseline is "
             "untouched, and nothing was exported. (on_infeasible: keep_baseline ends such a run without an error.)"
         )
 

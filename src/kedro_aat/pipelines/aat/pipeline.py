@@ -16,6 +16,7 @@ from kedro_aat.pipelines.aat.nodes import (
     require_feasible,
     summarize_run,
 )
+from kedro_aat.pipelines.aat.reporting import describe_layers, report_run
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -114,6 +115,19 @@ def create_pipeline(**_: Any) -> Pipeline:
                 "aat_summary",
                 name="summarize_run",
             ),
-            Node(require_feasible, ["aat_summary", "params:aat"], None, name="require_feasible"),
+            Node(
+                describe_layers,
+                ["fine_tuned_controller", "second_stage_controller", "second_stage_result"],
+                "layer_statistics",
+                name="describe_layers",
+            ),
+            Node(
+                report_run,
+                ["aat_summary", "trajectory", "layer_statistics", "compressed_onnx", "params:aat"],
+                ["aat_report", "model_card", "frontier_figure", "trajectory_figure"],
+                name="report_run",
+            ),
+            # The card is asked for so that the report is written before the run may end as an error.
+            Node(require_feasible, ["aat_summary", "params:aat", "model_card"], None, name="require_feasible"),
         ]
     )

@@ -1,0 +1,117 @@
+"""The figures show what the trajectory holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kedro_aat.reporting.figures import costs_figure, delivered_row, frontier_figure, trajectory_figure
+from tests.reporting.runs import summary_of, trajectory_of
+
+OUTCOMES = ("certified", "within_budget", "infeasible")
+
+
+def _traces(figure: Any, name: str) -> list[Any]:
+    return [trace for trace in figure.data if trace.name == name]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("is_higher_better", [True, False])
+def test_every_epoch_is_a_point(outcome: str, is_higher_better: bool) -> None:
+    summary = summary_of(outcome, is_higher_better=is_higher_better)
+    trajectory = trajectory_of(summary)
+    figure = frontier_figure(trajectory, summary)
+    points = [x for name in ("within budget", "below the budget") for trace in _traces(figure, name) for x in trace.x]
+    sizes = 1 / (1 - trajectory.query("stage == 1")["achieved_rate"])
+    shares = trajectory.query("stage == 2")["achieved_rate"]
+    assert sorted(points) == pytest.approx(sorted([*sizes, *shares]))
+    assert all(trace.error_y.array is not None for trace in _traces(figure, "within budget"))
+    assert figure.layout.xaxis.type == "log"
+    lines = {shape.y0 for shape in figure.layout.shapes}
+    assert lines == {summary["budget"]["lowest_tolerated"], summary["baseline"]["validation"]}
+
+
+@pytest.mark.parametrize("is_higher_better", [True, False])
+def test_frontier_line_holds_what_no_epoch_beats(is_higher_better: bool) -> None:
+    summary = summary_of("certified", is_higher_better=is_higher_better)
+    trajectory = trajectory_of(summary)
+    line = _traces(frontier_figure(trajectory, summary), "not beaten in both")[0]
+    # Of the two epochs at rate 0.9 the second is the better one.
+    assert list(line.x) == pytest.approx([10, 5, 2, 1])
+    assert line.y[0] == trajectory["metric"][4]
+
+
+@pytest.mark.parametrize("is_higher_better", [True, False])
+def test_an_epoch_that_went_astray_does_not_flatten_the_others(is_higher_better: bool) -> None:
+    summary = summary_of("certified", is_higher_better=is_higher_better)
+    low, high = frontier_figure(trajectory_of(summary), summary).layout.yaxis.range
+    assert high - low < 0.45  # one epoch is 0.5 off
+    assert low < summary["budget"]["lowest_tolerated"] < high
+    assert low < summary["baseline"]["validation"] < high
+
+
+def test_delivered_model_is_marked() -> None:
+    summary = summary_of("within_budget")
+    trajectory = trajectory_of(summary)
+    assert delivered_row(trajectory, summary) == 6
+    for figure in (frontier_figure(trajectory, summary), trajectory_figure(trajectory, summary)):
+        (star,) = _traces(figure, "delivered")
+        assert list(star.y) == [trajectory["metric"][6]]
+
+
+def test_a_fallback_is_found_by_its_rate() -> None:
+    summary = summary_of("within_budget")
+    summary["candidates"] = [summary["candidates"][0] | {"name": "filter_pruning at rate 0.5000", "rate": 0.5}]
+    summary["delivered"] = "filter_pruning at rate 0.5000"
+    assert delivered_row(trajectory_of(summary), summary) == 1
+
+
+def test_nothing_is_marked_where_nothing_is_delivered() -> None:
+    summary = summary_of("infeasible")
+    trajectory = trajectory_of(summary)
+    assert delivered_row(trajectory, summary) is None
+    assert not _traces(frontier_figure(trajectory, summary), "delivered")
+
+
+def test_trajectory_has_both_stages_and_no_rate_of_learning_without_training() -> None:
+    summary = summary_of("certified")
+    figure = trajectory_figure(trajectory_of(summary), summary)
+    assert [list(trace.x) for trace in _traces(figure, "margin")] == [[0, 1, 2, 3, 4], [5, 6]]
+    assert [trace.y[0] for trace in _traces(figure, "learning rate")] == [None, None]
+    texts = [note.text for note in figure.layout.annotations]
+    assert "Stage 1: filter pruning" in texts
+    assert "Stage 2: quantization" in texts
+
+
+def test_one_stage_needs_no_number() -> None:
+    summary = summary_of("infeasible")
+    summary["stages"] = summary["stages"][:1]
+    texts = [note.text for note in frontier_figure(trajectory_of(summary), summary).layout.annotations]
+    assert "Filter pruning" in texts
+
+
+def test_unknown_standard_errors_have_no_bars() -> None:
+    summary = summary_of("certified")
+    trajectory = trajectory_of(summary).assign(standard_error=float("nan"))
+    for trace in frontier_figure(trajectory, summary).data:
+        assert trace.error_y.array is None
+
+
+def test_costs_are_shares_of_the_baseline() -> None:
+    figure = costs_figure(summary_of("certified"))
+    assert [trace.name for trace in figure.data] == ["filter pruning", "quantization, delivered"]
+    assert list(figure.data[1].x) == pytest.approx([0.1] * 7)
+
+
+def test_figures_hold_plain_lists() -> None:
+    summary = summary_of("certified")
+    summary["metric"]["name"] = "<script>"
+    for figure in (
+        frontier_figure(trajectory_of(summary), summary),
+        trajectory_figure(trajectory_of(summary), summary),
+    ):
+        written = figure.to_json()
+        assert "bdata" not in written  # arrays in base64, which older viewers do not read
+        assert "<script>" not in json.dumps(json.loads(written))

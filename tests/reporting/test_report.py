@@ -1,0 +1,144 @@
+"""The report tells of every outcome, and holds everything that it needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+
+from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
+from kedro_aat.config import AatSettings
+from kedro_aat.export.exported import NotExported
+from kedro_aat.pipelines.aat.reporting import describe_layers, report_run
+from kedro_aat.reporting.model_card import model_card
+from tests.nets import images
+from tests.reporting.runs import exported, layers, onnx_model, settings, summary_of, trajectory_of
+
+
+def page_of(summary: dict[str, Any], **changes: Any) -> str:
+    """The page without the library that draws."""
+    page, *_ = report_run(summary, trajectory_of(summary), layers(**changes), exported(summary), settings())
+    return re.sub(r"<script>.{100000,}?</script>", "", page, count=1, flags=re.DOTALL)
+
+
+def words_of(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "headline"),
+    [
+        ("certified", "Certified: the compressed model keeps its accuracy budget"),
+        ("within_budget", "Within budget on the validation data; not certified"),
+        ("infeasible", "No compressed model kept the accuracy budget"),
+    ],
+)
+@pytest.mark.parametrize("is_higher_better", [True, False])
+def test_verdict_is_on_top(outcome: str, headline: str, is_higher_better: bool) -> None:
+    summary = summary_of(outcome, is_higher_better=is_higher_better)
+    page = words_of(page_of(summary))
+    assert page.index(headline) < page.index("The numbers")
+    assert page.index(summary["certificate"]["words"]) < page.index("The numbers")
+    assert ("at least 0.8500" if is_higher_better else "at most 0.4500") in page
+
+
+def test_infeasible_run_tells_what_was_tried() -> None:
+    page = page_of(summary_of("infeasible"))
+    assert "What was tried" in page
+    assert "0.8000" in page
+    assert "the baseline is untouched" in words_of(page)
+    assert 'id="costs"' not in page
+    assert "What changed in each layer" not in page
+
+
+def test_others_are_told_with_why_they_are_not_delivered() -> None:
+    page = words_of(page_of(summary_of("certified")))
+    assert "Not delivered: The objective is the fewest bytes: 2,000, where the delivered one has 400." in page
+    refused = summary_of("certified")
+    refused["rejected"] = {"filter_pruning at rate 0.5000": "its ONNX file breaks the budget"}
+    assert "Not delivered: its ONNX file breaks the budget" in words_of(page_of(refused))
+
+
+def test_layers_are_those_of_the_stages_that_made_the_model() -> None:
+    summary = summary_of("certified")
+    page = words_of(page_of(summary))
+    assert "head : its outputs are outputs of the model" in page
+    assert "stem.weight" in page
+    summary["delivered"] = "filter_pruning"
+    assert "stem.weight" not in words_of(page_of(summary))
+
+
+def test_zeros_are_praised_for_what_they_are_worth() -> None:
+    sparse = words_of(page_of(summary_of("certified", algorithm="magnitude_sparsity")))
+    assert "neither the file on disk smaller nor the model faster" in sparse
+    assert "What zeros buy" not in page_of(summary_of("certified"))
+
+
+def test_distillation_is_told() -> None:
+    summary = summary_of("certified")
+    assert "the baseline taught" in page_of(summary)
+    summary["distillation"] = None
+    assert "not used" in page_of(summary)
+
+
+def test_settings_can_be_read_back() -> None:
+    page = page_of(summary_of("certified"))
+    (written,) = re.findall(r"in parameters.yml</summary>\s*<pre>(.*?)</pre>", page, re.DOTALL)
+    assert AatSettings.model_validate(yaml.safe_load(written)) == settings()
+
+
+def test_text_of_users_is_escaped() -> None:
+    hostile = "</script><img src=x onerror=alert(1)>"
+    summary = summary_of("certified")
+    summary["metric"]["name"] = summary["reason"] = summary["certificate"]["words"] = hostile
+    summary["rejected"] = {hostile: hostile}
+    assert "<img" not in page_of(summary, note=hostile)
+
+
+def test_nothing_is_fetched() -> None:
+    page = page_of(summary_of("certified"))
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_model_card_runs_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(onnx_model(), str(tmp_path / "compressed_model.onnx"))
+    card = model_card(summary_of("within_budget"), onnx_model(), "compressed_model.onnx")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["outputs"].shape == (1, 2)
+    assert names["outputs"].dtype == np.float32
+    assert "filter pruning, then quantization" in card
+    assert "not certified" in card
+
+
+def test_model_card_of_nothing_says_so() -> None:
+    card = model_card(summary_of("infeasible"), NotExported("All epochs were used."), "compressed_model.onnx")
+    assert card.startswith("# No model was delivered")
+
+
+def test_layer_table_of_real_controllers() -> None:
+    from torch import nn
+
+    inputs = images(4)["inputs"]
+    channels = inputs.shape[1]
+    net = nn.Sequential(nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    first = build_controller(net, FilterPruning(), example_input=inputs)
+    first.compression_rate = 0.5
+    second = build_controller(first.strip(), MagnitudeSparsity())
+    table = describe_layers(first, second, {"outcome": "within_budget"})
+    assert set(table["stage"]) == {1, 2}
+    cut = table.query("algorithm == 'filter_pruning'").set_index("layer").to_dict("index")
+    assert cut["0"]["parameters"] < cut["0"]["parameters_before"]
+    assert cut["4"]["note"]
+    assert table.query("algorithm == 'magnitude_sparsity'")["zeros"].notna().all()
+    assert set(describe_layers(first, first, {"outcome": "skipped"})["stage"]) == {1}
