@@ -17,7 +17,7 @@ from kedro_aat.training.records import EpochRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kedro_aat.config import AatSettings
+    from kedro_aat.training.settings import TrainingSettings
 
 _LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -39,7 +39,10 @@ def summarize(
     second: dict[str, Any],
     export: dict[str, Any],
     certificate: dict[str, Any],
-    settings: AatSettings,
+    *,
+    training: TrainingSettings,
+    seed: int,
+    time_limit: float | None,
 ) -> dict[str, Any]:
     """`aat_summary.json`.
 
@@ -49,7 +52,9 @@ def summarize(
         second: How the second stage ended, from `finetune_second_stage`; its outcome may be `skipped`.
         export: The files, their sizes, costs and agreement with their models, from `export_model`.
         certificate: What the test split said, from `certify_model`.
-        settings: Of the run.
+        training: Of the run.
+        seed: Of the run.
+        time_limit: Seconds for the search; None for no limit.
     """
     import torch
 
@@ -84,13 +89,13 @@ def summarize(
         "candidates": export["candidates"],
         "rejected": export["rejected"],
         "stages": stages,
-        "distillation": _distillation(settings),
+        "distillation": _distillation(training),
         "report": None,
         "agreement": agreement,
         "epochs": {key: sum(stage["epochs"][key] for stage in stages) for key in ("used", "allowed")},
-        "seconds": {"used": sum(stage["seconds"]["used"] for stage in stages), "limit": settings.time_limit},
+        "seconds": {"used": sum(stage["seconds"]["used"] for stage in stages), "limit": time_limit},
         "run": search["run"],
-        "seed": settings.seed,
+        "seed": seed,
         "environment": {
             "python": platform.python_version(),
             "processor": platform.machine(),
@@ -101,9 +106,8 @@ def summarize(
     }
 
 
-def _distillation(settings: AatSettings) -> dict[str, Any] | None:
+def _distillation(training: TrainingSettings) -> dict[str, Any] | None:
     """How the baseline taught; None where it did not."""
-    training = settings.training
     if training.distillation is None or training.train_epoch is not None:
         return None
     return training.distillation.model_dump()

@@ -356,9 +356,31 @@ def summarize_run(
     """Puts the summary together, and prints the closing table."""
     from kedro_aat.reporting.summary import print_summary, summarize
 
-    summary = summarize(baseline_evaluation, search_result, second_result, export_report, certificate, settings)
+    summary = summarize(
+        baseline_evaluation,
+        search_result,
+        second_result,
+        export_report,
+        certificate,
+        training=settings.training,
+        seed=settings.seed,
+        time_limit=settings.time_limit,
+    )
     print_summary(summary)
     return summary
+
+
+def collect_metrics(
+    summary: dict[str, Any], trajectory: DataFrame
+) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
+    """The summary's and the trajectory's numbers, for trackers of experiments.
+
+    Returns:
+        The summary's as `{name: number}`, and the trajectory's as `{name: [{"step": epoch, "value": number}]}`.
+    """
+    from kedro_aat.reporting.metrics import flat_metrics, metrics_history
+
+    return flat_metrics(summary), metrics_history(trajectory)
 
 
 def require_feasible(summary: dict[str, Any], settings: AatSettings) -> None:

@@ -9,6 +9,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro_aat.pipelines.aat.nodes import (
     build_controller,
     certify_model,
+    collect_metrics,
     evaluate_baseline,
     export_model,
     finetune_adaptively,
@@ -18,8 +19,13 @@ from kedro_aat.pipelines.aat.nodes import (
 )
 
 
-def create_pipeline(**_: Any) -> Pipeline:
-    """The accuracy-aware training of `baseline_model`, certified on `test_data`."""
+def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
+    """The accuracy-aware training of `baseline_model`, certified on `test_data`.
+
+    Args:
+        namespace: Prefix of all names, for a project that compresses several models: `small` reads
+            `small.baseline_model` and `params:small.aat`, and has nodes such as `small.finetune_adaptively`.
+    """
     return Pipeline(
         [
             Node(
@@ -114,6 +120,13 @@ def create_pipeline(**_: Any) -> Pipeline:
                 "aat_summary",
                 name="summarize_run",
             ),
+            Node(
+                collect_metrics,
+                ["aat_summary", "trajectory"],
+                ["aat_metrics", "aat_metrics_history"],
+                name="collect_metrics",
+            ),
             Node(require_feasible, ["aat_summary", "params:aat"], None, name="require_feasible"),
-        ]
+        ],
+        namespace=namespace,
     )
