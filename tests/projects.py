@@ -19,6 +19,7 @@ SMALL = {
     "digits.baseline.num_epochs": 3,
     "aat.budget.max_drop": 0.05,
     "aat.search.maximal_total_epochs": 5,
+    "aat.second_stage.search.maximal_total_epochs": 2,
 }
 
 

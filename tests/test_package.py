@@ -95,6 +95,15 @@ def test_kedro_viz_shows_the_pipeline_in_layers(finished: Project, tmp_path: Pat
     subprocess.run(command, cwd=site.folder, check=True, capture_output=True, timeout=120)
     built = json.loads((site.folder / "build/api/main").read_text())
     # An empty list would mean that the layers run in a circle and were switched off.
-    assert built["layers"] == ["raw", "model_input", "baseline", "fine_tuning", "export", "certificate", "reporting"]
+    assert built["layers"] == [
+        "raw",
+        "model_input",
+        "baseline",
+        "fine_tuning",
+        "second_stage",
+        "export",
+        "certificate",
+        "reporting",
+    ]
     names = {node["name"] for node in built["nodes"]}
     assert {"evaluate_baseline", "build_controller", "finetune_adaptively", "export_model", "checkpoint_store"} <= names

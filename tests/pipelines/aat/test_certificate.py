@@ -97,18 +97,17 @@ def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Pa
     project = Project(tmp_path, like=finished)
     before = project.summary
     table = choose(project)
-    assert f"{before['compressed']['rate']['achieved']:.4f}" in table
+    rate = before["stages"][0]["rate"]["achieved"]
+    assert f"{rate:.4f}" in table
 
-    rows = project.trajectory.query("achieved_rate > 0").sort_values("metric")
+    rows = project.trajectory.query("achieved_rate > 0 and stage == 1").sort_values("metric")
     smallest = before["baseline"]["validation"] - rows["metric"].iloc[-1]  # the smallest drop that any model had
     output = choose(project, "--max-drop", f"{max(smallest, 0):.6f}")
     chosen = project.summary
     assert "epoch 1 " not in output  # nothing was trained
     assert chosen["budget"]["drop"] == pytest.approx(max(smallest, 0), abs=1e-6)
     assert chosen["compressed"]["validation"] >= chosen["budget"]["lowest_tolerated"]
-    assert chosen["compressed"]["validation"] > before["compressed"]["validation"]
-    assert chosen["compressed"]["rate"]["achieved"] < before["compressed"]["rate"]["achieved"]
-    assert chosen["compressed"]["rate"]["exported"] == chosen["compressed"]["rate"]["achieved"]
+    assert 0 < chosen["compressed"]["rate"]["achieved"] < rate
     # What is chosen after the test split was read has no certificate on it.
     assert chosen["outcome"] == "within_budget"
     assert "for another choice of model and tolerated drop" in chosen["certificate"]["words"]
@@ -130,8 +129,9 @@ def test_infeasible_ends_as_an_error_where_that_is_asked_for(finished: Project, 
         "evaluate_baseline",
         **{
             "aat.budget.max_drop": 0,
-            "aat.compression.schedule.initial_rate": 0.995,
             "aat.minimal_rate": 0.99,
+            "aat.maximal_rate": 0.99,
+            "aat.second_stage": "null",
             "aat.on_infeasible": "error",
         },
     )
@@ -148,7 +148,7 @@ def test_time_limit_ends_the_search_with_the_best_so_far(finished: Project, tmp_
     summary = project.summary
     assert "An epoch takes" in output
     assert 0 < summary["epochs"]["used"] < 4000
-    assert summary["seconds"]["used"] < 6 * 1.5  # the last epoch may be slower than the others
+    assert summary["seconds"]["used"] < 6 * 2  # with the second stage, and epochs that are slower than others
     assert summary["outcome"] in ("within_budget", "certified")
     used = summary["epochs"]["used"]
     project.run("--from-nodes", "evaluate_baseline", **long, **{"aat.time_limit_minutes": 0.2})

@@ -11,18 +11,24 @@ from tests.projects import Project
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_digits_reach_a_rate_of_097_within_one_point(seed: int, project: Project) -> None:
+def test_default_job_is_small_and_fast_within_one_point(seed: int, project: Project) -> None:
     full: dict[str, Any] = {
         "digits.baseline.num_epochs": 30,
         "aat.budget.max_drop": 0.01,
-        "aat.search.maximal_total_epochs": 60,
+        "aat.search.maximal_total_epochs": 50,
+        "aat.second_stage.search.maximal_total_epochs": 10,
     }
     project.run(**full, **{"digits.baseline.seed": seed, "aat.seed": seed})
     summary = project.summary
-    assert summary["baseline"]["validation"] >= 0.985
+    baseline, compressed = summary["baseline"], summary["compressed"]
+    assert baseline["validation"] >= 0.985
     assert summary["outcome"] in ("within_budget", "certified")
-    assert summary["compressed"]["validation"] >= summary["baseline"]["validation"] - 0.01 - 1e-9
+    assert compressed["validation"] >= baseline["validation"] - 0.01 - 1e-9
     assert summary["epochs"]["used"] <= 60
-    rate = summary["compressed"]["rate"]
-    assert rate["achieved"] >= 0.97
-    assert rate["exported"] == rate["achieved"]
+    assert compressed["parameters"] <= baseline["parameters"] / 30
+    assert compressed["onnx_bytes"] <= baseline["onnx_bytes"] / 30
+    assert compressed["macs"] <= baseline["macs"] / 10
+    # Ratios of alternating runs, with room for a noisy machine; the benchmark measures them.
+    assert compressed["latency_ms"]["1"] <= 0.7 * baseline["latency_ms"]["1"]
+    assert compressed["latency_ms"]["64"] <= 0.3 * baseline["latency_ms"]["64"]
+    assert summary["agreement"]["onnx"]["same_labels"] >= 0.995

@@ -15,8 +15,9 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file
 
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.filters import FilterPruningController
 from kedro_aat.datasets.model import ControllerDataset, ModelDataset
+from kedro_aat.export.measure import num_parameters
 from tests.projects import Project
 
 CONTRACT: dict[str, Any] = {
@@ -42,30 +43,43 @@ def test_summary_has_the_keys_of_the_contract(finished: Project) -> None:
     assert {"requested", "achieved"} <= set(summary["compressed"]["rate"])
     assert set(summary["compressed"]["latency_ms"]) == {"1", "64"}
     assert summary["baseline"]["test"] >= summary["compressed"]["test"] - 0.05
-    assert summary["epochs"] == {"used": 5, "allowed": 5}
+    assert summary["epochs"] == {"used": 7, "allowed": 7}
 
 
 def test_model_keeps_its_budget(finished: Project) -> None:
     summary = finished.summary
     assert summary["outcome"] in ("within_budget", "certified")
     assert summary["compressed"]["validation"] >= summary["budget"]["lowest_tolerated"]
-    assert summary["compressed"]["rate"]["achieved"] >= 0.5
+    assert summary["compressed"]["rate"]["achieved"] > 0.3
 
 
-def test_returned_reported_and_exported_rate_are_the_same(finished: Project) -> None:
-    rate = finished.summary["compressed"]["rate"]["achieved"]
+def test_what_is_reported_is_what_the_files_hold(finished: Project) -> None:
+    summary = finished.summary
+    compressed = summary["compressed"]
     controller = ControllerDataset(filepath=str(finished.models / "fine_tuned_controller")).load()
-    assert isinstance(controller, MagnitudeSparsityController)
-    assert controller.compression_rate == rate
+    assert isinstance(controller, FilterPruningController)
+    assert controller.compression_rate == summary["stages"][0]["rate"]["achieved"]
+    assert compressed["rate"]["achieved"] in set(finished.trajectory["achieved_rate"])
     model = ModelDataset(filepath=str(finished.models / "compressed_model")).load()
-    weights = [parameter for name, parameter in model.named_parameters() if name in controller.weight_names]
-    zeros, total = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
-    assert zeros / total == rate
-    exported = onnx.load(str(finished.models / "compressed_model.onnx"))
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in exported.graph.initializer}
-    assert sum(np.sum(tensors[name] == 0) for name in controller.weight_names) / total == rate
-    assert finished.summary["compressed"]["rate"]["exported"] == rate
-    assert rate in set(finished.trajectory["achieved_rate"])
+    assert num_parameters(model) == compressed["parameters"]
+    assert compressed["onnx_bytes"] == (finished.models / "compressed_model.onnx").stat().st_size
+    # The cut is real: as much smaller as the rate says.
+    cut = num_parameters(controller.strip())
+    assert 1 - cut / summary["baseline"]["parameters"] == pytest.approx(controller.compression_rate)
+
+
+def test_candidates_of_both_stages_are_measured_and_one_is_delivered(finished: Project) -> None:
+    summary = finished.summary
+    candidates = {candidate["name"]: candidate for candidate in summary["candidates"]}
+    assert set(candidates) == {"filter_pruning", "quantization"}
+    for candidate in candidates.values():
+        assert candidate["validation"] >= summary["budget"]["lowest_tolerated"]
+        assert set(candidate["latency_ms"]) == {"1", "64"}
+    quickest = min(candidates.values(), key=lambda candidate: candidate["latency_ms"]["1"])
+    assert summary["delivered"] == quickest["name"]
+    assert candidates["quantization"]["onnx_bytes"] < candidates["filter_pruning"]["onnx_bytes"]
+    assert summary["compressed"]["onnx_bytes"] == quickest["onnx_bytes"]
+    assert set(finished.trajectory["stage"]) == {1, 2}
 
 
 def test_exported_files_do_what_the_model_does(finished: Project) -> None:
@@ -84,11 +98,12 @@ def test_onnx_file_is_lean(finished: Project) -> None:
     path = finished.models / "compressed_model.onnx"
     exported = onnx.load(str(path))
     numbers = sum(numpy_helper.to_array(tensor).nbytes for tensor in exported.graph.initializer)
-    assert path.stat().st_size - numbers < 5_000
+    # 60 bytes and the names for each tensor and node; int8 has some three times as many of these.
+    assert path.stat().st_size - numbers < (5_000 if finished.summary["delivered"] == "filter_pruning" else 12_000)
     tensors = [numpy_helper.to_array(tensor) for tensor in exported.graph.initializer]
     assert not any(np.signbit(array[array == 0]).any() for array in tensors if array.dtype == np.float32)
     baseline = finished.summary["baseline"]["onnx_gzip_bytes"]
-    assert len(gzip.compress(path.read_bytes())) < 0.6 * baseline
+    assert len(gzip.compress(path.read_bytes())) < 0.7 * baseline
 
 
 def test_all_files_of_a_run_are_there(finished: Project) -> None:
@@ -102,17 +117,17 @@ def test_all_files_of_a_run_are_there(finished: Project) -> None:
     ):
         assert (finished.folder / "data" / path).exists(), path
     events = list((finished.folder / "data/08_reporting/tensorboard").rglob("events*"))
-    assert len(events) == 1
+    assert len(events) == 2  # one a stage
 
 
 def test_tensorboard_has_the_trajectory(finished: Project) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (events,) = (finished.folder / "data/08_reporting/tensorboard").rglob("events*")
+    (events,) = (finished.folder / "data/08_reporting/tensorboard" / finished.summary["run"]).rglob("events*")
     accumulator = EventAccumulator(str(events))
     accumulator.Reload()
     logged = {event.step: event.value for event in accumulator.Scalars("metric/validation")}
-    trained = finished.trajectory.query("trained").set_index("epoch")["metric"]
+    trained = finished.trajectory.query("trained and stage == 1").set_index("epoch")["metric"]
     assert logged == pytest.approx(trained.to_dict())
 
 
@@ -139,7 +154,7 @@ def test_infeasible_exports_nothing(finished: Project, tmp_path: Path) -> None:
     output = again.run(
         "--from-nodes",
         "evaluate_baseline",
-        **{"aat.budget.max_drop": 0, "aat.compression.schedule.initial_rate": 0.995, "aat.minimal_rate": 0.99},
+        **{"aat.budget.max_drop": 0, "aat.minimal_rate": 0.99, "aat.maximal_rate": 0.99, "aat.second_stage": "null"},
     )
     assert again.summary["outcome"] == "infeasible"
     assert "Outcome: infeasible" in output
