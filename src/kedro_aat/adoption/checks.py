@@ -68,8 +68,8 @@ def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
                 f"{name}: {_where(catalog, name)} is missing; put the file there, mend its catalog entry, or "
                 "run the nodes that make it"
             )
-        elif hasattr(catalog[name], "lookup_mistakes"):
-            mistakes += catalog[name].lookup_mistakes(name)
+        elif look_up := getattr(catalog[name], "lookup_mistakes", None):
+            mistakes += look_up(name)
     return mistakes
 
 

@@ -61,11 +61,11 @@ class TableDataset(AbstractDataset[Never, "dict[str, Tensor]"]):
     def _read(self) -> pd.DataFrame:
         import pandas as pd
 
-        readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-        if self._path.suffix not in readers:
-            raise DataError(f"{self._path}: a table is read from .csv or .parquet; convert it to one of these.")
-        frame: pd.DataFrame = readers[self._path.suffix](self._path)
-        return frame
+        if self._path.suffix == ".csv":
+            return pd.read_csv(self._path)
+        if self._path.suffix == ".parquet":
+            return pd.read_parquet(self._path)
+        raise DataError(f"{self._path}: a table is read from .csv or .parquet; convert it to one of these.")
 
     def _check(self, frame: pd.DataFrame, columns: list[str]) -> None:
         from pandas.api.types import is_bool_dtype, is_numeric_dtype
