@@ -265,7 +265,7 @@ class Frontier(Settings):
         """The u of largest expected gain in size; None where none is worth a trial."""
         boundaries, _, likely = self._posterior(state)
         share = likely.sum(1)
-        chance = 1 - np.cumsum(share) + share / 2  # that the boundary lies above
+        chance = (1 - np.cumsum(share) + share / 2).clip(0, 1)  # that the boundary lies above
         lowest, highest = u_of(state.problem.minimal_rate), u_of(state.problem.maximal_rate)
         # Without a best the lowest rate must itself be worth something.
         best = u_of(state.best.requested_rate) if state.best else lowest - NEAR
