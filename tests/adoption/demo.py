@@ -1,4 +1,4 @@
-"""A project as Kedro's own template makes it, with a model and data that are not ours."""
+"""A project as Kedro's own template makes it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[2]
-
-MODEL = '''"""The project's own model."""
-
-import torch
-from torch import nn
-
-
-class WineNet(nn.Module):
-    def __init__(self, width: int = 48) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(13, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3)
-        )
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.layers(inputs)
-'''
 
 
 class Demo:
@@ -76,29 +58,24 @@ class Demo:
         text = [first, "def register_pipelines():", "    pipelines = {}", *(f"    {line}" for line in others)]
         (self.folder / "src/demo/pipeline_registry.py").write_text("\n".join([*text, "    return pipelines\n"]))
 
-    def add_model(self) -> None:
-        """A model of the project's own and its weights, as the project's people would have trained it."""
-        (self.folder / "src/demo/models.py").write_text(MODEL)
-        namespace: dict[str, Any] = {}
-        exec(MODEL, namespace)
-        torch.manual_seed(0)
-        model = namespace["WineNet"]()
-        inputs, targets = wine()["train"].values()
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for _ in range(60):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(inputs), targets).backward()
-            optimizer.step()
-        folder = self.folder / "data/06_models"
-        folder.mkdir(parents=True)
-        torch.save(model.state_dict(), folder / "my_model.pt")
+    def write(self, name: str, text: str) -> None:
+        """Writes one of the project's files."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
-    def add_tensors(self) -> None:
-        """The data as the template's catalog expects them."""
-        folder = self.folder / "data/05_model_input"
-        folder.mkdir(parents=True)
-        for split, tensors in wine().items():
-            save_file(tensors, folder / f"{split}.safetensors")
+    def python(self, name: str) -> None:
+        """Runs one of the project's scripts with its package at hand, as `PYTHONPATH=src python NAME`."""
+        packages = os.pathsep.join((str(self.folder / "src"), self._environment["PYTHONPATH"]))
+        environment = self._environment | {"PYTHONPATH": packages}
+        subprocess.run([sys.executable, name], cwd=self.folder, env=environment, check=True, capture_output=True)
+
+    def change(self, name: str, changes: dict[str, Any]) -> None:
+        """Merges changes into a YAML file of `conf/base`; all its keys must be there already, or be in an entry."""
+        path = self.base / name
+        found = OmegaConf.load(path)
+        assert set(changes) <= set(found)
+        path.write_text(OmegaConf.to_yaml(OmegaConf.merge(found, changes)))
 
     def edit(self, name: str, *changes: tuple[str, str]) -> None:
         """Replaces texts in a file of `conf/base`; each must be there."""
@@ -113,15 +90,3 @@ class Demo:
     def summary(self) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads((self.folder / "data/08_reporting/aat_summary.json").read_text())
         return loaded
-
-
-def wine() -> dict[str, dict[str, torch.Tensor]]:
-    """The wine data that scikit-learn carries, standardised, in three splits."""
-    from sklearn.datasets import load_wine
-
-    inputs, targets = load_wine(return_X_y=True)
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
-    x = torch.tensor(inputs, dtype=torch.float32)[order]
-    x, y = (x - x.mean(0)) / x.std(0), torch.tensor(targets)[order]
-    bounds = {"train": slice(0, 90), "validation": slice(90, 134), "test": slice(134, 178)}
-    return {split: {"inputs": x[part].contiguous(), "targets": y[part].contiguous()} for split, part in bounds.items()}

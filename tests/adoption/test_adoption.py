@@ -9,19 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.adoption.demo import ROOT, Demo
+from tests.documents import TUTORIAL, titled_blocks
 
-OWN_MODEL = (
-    ("class_path: my_project.models.MyModel #", "class_path: demo.models.WineNet #"),
-    ("filepath: data/06_models/my_model.safetensors", "filepath: data/06_models/my_model.pt"),
-)
-FEW_EPOCHS = (
-    ("num_classes: 10", "num_classes: 3"),
-    ("maximal_total_epochs: 50", "maximal_total_epochs: 3"),
-    ("maximal_total_epochs: 10", "maximal_total_epochs: 1"),
-    ("max_drop: 0.01", "max_drop: 0.1"),
-)
+FEW_EPOCHS = "aat.search.maximal_total_epochs=3,aat.second_stage.search.maximal_total_epochs=1"
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +79,15 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
         demo.kedro("aat", "validate", code=1)
     )
 
-    demo.add_model()
-    demo.add_tensors()
-    demo.edit("catalog_aat.yml", *OWN_MODEL)
-    demo.edit("parameters_aat.yml", ("num_clases: 3", "num_classes: 10"), *FEW_EPOCHS)
+    demo.edit("parameters_aat.yml", ("num_clases: 3", "num_classes: 10"))
+    for name, text in titled_blocks(TUTORIAL, "python").items():
+        demo.write(name, text)
+    demo.python("prepare.py")
+    for name, changes in titled_blocks(TUTORIAL, "yaml").items():
+        demo.change(Path(name).name, OmegaConf.to_container(OmegaConf.create(changes)))
     assert "are in order" in demo.kedro("aat", "validate")
 
-    demo.kedro("run", "--pipelines", "aat")
+    demo.kedro("run", "--pipelines", "aat", "--params", FEW_EPOCHS)
     summary = demo.summary
     assert summary["outcome"] in ("certified", "within_budget", "infeasible")
     assert summary["epochs"]["used"] >= 3
@@ -113,3 +108,18 @@ def test_init_never_overwrites_unless_told_to(demo: Demo) -> None:
     assert "budget:" in kept.read_text()
     for name in ("parameters_aat.yml", "catalog_aat.yml"):
         (demo.folder / "conf/local" / name).unlink()
+
+
+def test_nncf_file_of_a_project(demo: Demo) -> None:
+    params = {"maximal_absolute_accuracy_degradation": 0.2}
+    config = {
+        "accuracy_aware_training": {"mode": "adaptive_compression_level", "params": params},
+        "compression": {"algorithm": "magnitude_sparsity"},
+    }
+    demo.write("config.json", json.dumps(config))
+    out = ("--out", "conf/local/parameters_aat.yml")
+    assert "Wrote conf/local/parameters_aat.yml" in demo.kedro("aat", "from-nncf", "config.json", *out)
+    assert "is there already" in demo.kedro("aat", "from-nncf", "config.json", *out, code=1)
+    demo.kedro("aat", "from-nncf", "config.json", *out, "--force")
+    assert "max_drop: 0.2" in (demo.folder / out[1]).read_text()
+    (demo.folder / out[1]).unlink()
