@@ -70,12 +70,12 @@ class Demo:
         environment = self._environment | {"PYTHONPATH": packages}
         subprocess.run([sys.executable, name], cwd=self.folder, env=environment, check=True, capture_output=True)
 
-    def change(self, name: str, changes: dict[str, Any]) -> None:
-        """Merges changes into a YAML file of `conf/base`; all its keys must be there already, or be in an entry."""
+    def change(self, name: str, changes: str) -> None:
+        """Merges YAML into a file of `conf/base`, which must have its first keys already."""
         path = self.base / name
-        found = OmegaConf.load(path)
-        assert set(changes) <= set(found)
-        path.write_text(OmegaConf.to_yaml(OmegaConf.merge(found, changes)))
+        found, new = OmegaConf.load(path), OmegaConf.create(changes)
+        assert set(new) <= set(found)
+        path.write_text(OmegaConf.to_yaml(OmegaConf.merge(found, new)))
 
     def edit(self, name: str, *changes: tuple[str, str]) -> None:
         """Replaces texts in a file of `conf/base`; each must be there."""

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from tests.adoption.demo import ROOT, Demo
 from tests.documents import TUTORIAL, titled_blocks
@@ -84,7 +83,7 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
         demo.write(name, text)
     demo.python("prepare.py")
     for name, changes in titled_blocks(TUTORIAL, "yaml").items():
-        demo.change(Path(name).name, OmegaConf.to_container(OmegaConf.create(changes)))
+        demo.change(Path(name).name, changes)
     assert "are in order" in demo.kedro("aat", "validate")
 
     demo.kedro("run", "--pipelines", "aat", "--params", FEW_EPOCHS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,12 @@ from kedro_aat.datasets.tabular import TableDataset
 from kedro_aat.training.epoch import as_dataset, data_fingerprint, example_input
 from tests.nets import NeedsArguments
 
-ARGUMENTS = {"num_inputs": 3, "num_outputs": 2, "bias": False}
+ARGUMENTS: dict[str, Any] = {"num_inputs": 3, "num_outputs": 2, "bias": False}
 
 
-def _table(folder: Path, name: str = "table.csv", **columns: list[object]) -> Path:
+def _table(folder: Path, columns: dict[str, list[object]] | None = None, name: str = "table.csv") -> Path:
     given: dict[str, list[object]] = {"width": [1, 2, 3], "kind": [0, 1, 0], "height": [0.5, 1.5, 2.5]}
-    frame = pd.DataFrame(given | columns)
+    frame = pd.DataFrame(given | (columns or {}))
     path = folder / name
     if path.suffix == ".csv":
         frame.to_csv(path, index=False)
@@ -34,7 +35,7 @@ def _table(folder: Path, name: str = "table.csv", **columns: list[object]) -> Pa
 
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
 def test_table(name: str, tmp_path: Path) -> None:
-    path = _table(tmp_path, name)
+    path = _table(tmp_path, name=name)
     data = TableDataset(filepath=str(path), target="kind").load()
     torch.testing.assert_close(data["inputs"], torch.tensor([[1, 0.5], [2, 1.5], [3, 2.5]]))
     assert data["targets"].tolist() == [0, 1, 0]
@@ -46,7 +47,7 @@ def test_table(name: str, tmp_path: Path) -> None:
 
 
 def test_texts_are_classes_in_the_order_given(tmp_path: Path) -> None:
-    path = _table(tmp_path, kind=["pear", "apple", "pear"])
+    path = _table(tmp_path, {"kind": ["pear", "apple", "pear"]})
     data = TableDataset(filepath=str(path), target="kind", classes=["pear", "apple"]).load()
     assert data["targets"].tolist() == [0, 1, 0]
     with pytest.raises(DatasetError, match="Name them in their order under `classes`"):
@@ -65,7 +66,7 @@ def test_texts_are_classes_in_the_order_given(tmp_path: Path) -> None:
 )
 def test_mistakes_in_a_table(columns: dict[str, list[object]], target: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=words):
-        TableDataset(filepath=str(_table(tmp_path, **columns)), target=target).load()
+        TableDataset(filepath=str(_table(tmp_path, columns)), target=target).load()
 
 
 def test_table_of_another_kind(tmp_path: Path) -> None:
@@ -146,13 +147,17 @@ def test_weights_in_a_larger_checkpoint(tmp_path: Path) -> None:
     module = NeedsArguments(**ARGUMENTS)
     state = {f"model.{key}": tensor for key, tensor in module.state_dict().items()} | {"loss.weight": torch.ones(1)}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "last.ckpt")
-    entry = {"class_path": "tests.nets.NeedsArguments", "init_args": ARGUMENTS, "filepath": str(tmp_path / "last.ckpt")}
-    loaded = ImportedModelDataset(**entry, key="state_dict", prefix="model.").load()  # type: ignore[arg-type]
+    entry: dict[str, Any] = {
+        "class_path": "tests.nets.NeedsArguments",
+        "init_args": ARGUMENTS,
+        "filepath": str(tmp_path / "last.ckpt"),
+    }
+    loaded = ImportedModelDataset(**entry, key="state_dict", prefix="model.").load()
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in module.state_dict().items())
     with pytest.raises(DatasetError, match="has no key 'model'; it has epoch, state_dict"):
-        ImportedModelDataset(**entry, key="model").load()  # type: ignore[arg-type]
+        ImportedModelDataset(**entry, key="model").load()
     with pytest.raises(DatasetError, match=r"does not fit tests\.nets"):
-        ImportedModelDataset(**entry, key="state_dict").load()  # type: ignore[arg-type]
+        ImportedModelDataset(**entry, key="state_dict").load()
 
 
 def test_a_pickled_module_is_not_unpickled(tmp_path: Path) -> None:
