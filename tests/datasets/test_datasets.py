@@ -566,8 +566,12 @@ def test_file_is_replaced_removed_or_kept_as_a_whole(catalog: DataCatalog, tmp_p
 
     for _ in range(2):
         catalog.save(name, NotExported("no rate was within budget"))
-        assert not catalog.exists(name)
-    assert listed(folder) == []
+        assert not path.exists()
+        assert catalog.load(name) == NotExported("no rate was within budget")
+    assert listed(folder) == [f"{path.name}.not_exported.txt"]
+
+    catalog.save(name, first)
+    assert listed(folder) == [path.name]
 
 
 @pytest.mark.parametrize("name", ["model", "controller", "onnx", "program"])
