@@ -11,7 +11,7 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow lint types benchmark lock
+.PHONY: help setup run clean-run viz test test-slow lint types docs benchmark lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ clean-run:  ## Remove what runs have made, to start over; raw data and the certi
 viz: $(SETUP)  ## Show the pipeline and its results in the browser
 	$(BIN)/kedro viz run $(ARGS)
 
-test: lint types  ## Check everything but the slow tests, on two cores
+test: lint types docs  ## Check everything but the slow tests, on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(SETUP)  ## Run the slow tests
@@ -55,6 +55,9 @@ lint: $(SETUP)  ## Check style, format and the direction of imports
 types: $(SETUP)  ## Check types
 	$(BIN)/mypy
 
+docs: $(SETUP)  ## Build the documentation into build/site; broken links are errors
+	$(BIN)/mkdocs build --quiet
+
 benchmark: $(SETUP)  ## Measure what compression adds to a training step
 	$(BIN)/python benchmarks/step_overhead.py $(ARGS)
 
@@ -63,7 +66,7 @@ benchmark: $(SETUP)  ## Measure what compression adds to a training step
 TORCH = $(shell sed -n 's/^torch==//p' requirements.lock)
 lock:  ## Refresh requirements.lock; `make lock TORCH=2.14.0` for another torch
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet setuptools "torch==$(TORCH)" -e '.[project,dev]'
+	build/lock/bin/python -m pip install --quiet setuptools "torch==$(TORCH)" -e '.[project,dev,docs]'
 	build/lock/bin/python -m pip check
 	sed '/^#/!d' requirements.lock > build/requirements.lock
 	build/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable \

@@ -85,8 +85,12 @@ class NNCFConfig(dict[str, Any]):
     device: Any = None
 
     @classmethod
-    def from_json(cls, path: str | Path) -> NNCFConfig:
+    def from_json(cls, path: str | Path, *, warn: bool = True) -> NNCFConfig:
         """Reads a file.
+
+        Args:
+            path: Of the file.
+            warn: Whether keys without a meaning here are logged.
 
         Raises:
             ConfigurationError: If the file is missing or no JSON, and for every mistake in it, in one error.
@@ -99,16 +103,18 @@ class NNCFConfig(dict[str, Any]):
             raise ConfigurationError(str(path), [f"is not valid JSON: {error}"]) from None
         if not isinstance(contents, dict):
             raise ConfigurationError(str(path), [f"must hold a JSON object, but holds {contents!r}"])
-        return cls.from_dict(contents, where=str(path))
+        return cls.from_dict(contents, where=str(path), warn=warn)
 
     @classmethod
-    def from_dict(cls, nncf_dict: dict[str, Any], *, where: str = "the NNCF configuration") -> NNCFConfig:
+    def from_dict(
+        cls, nncf_dict: dict[str, Any], *, where: str = "the NNCF configuration", warn: bool = True
+    ) -> NNCFConfig:
         """Takes a dict, checked; an `NNCFConfig` is handed back as it is, since it may have been updated."""
         if isinstance(nncf_dict, NNCFConfig):
             return nncf_dict
         config = cls(nncf_dict)
         file = parse(NNCFFile, dict(config), where=where)
-        for warning in _without_meaning(file):
+        for warning in without_meaning(file) if warn else ():
             logger.warning("%s: %s", where, warning)
         return config
 
@@ -161,8 +167,8 @@ def _policy(params: AccuracyAwareParams) -> AdaptivePolicy:
     return kind(**{**stepping, **chosen.model_dump(include=chosen.model_fields_set)})
 
 
-def _without_meaning(file: NNCFFile) -> Iterator[str]:
-    """Keys that NNCF knows and that do nothing here."""
+def without_meaning(file: NNCFFile) -> Iterator[str]:
+    """Keys that NNCF knows and that do nothing here, or something else, each in words."""
     section = file.accuracy_aware_training
     if section is not None and section.mode == "early_exit":
         adaptive = set(SteppingSettings.model_fields) - {"maximal_total_epochs"} | {"search"}

@@ -375,6 +375,19 @@ def summarize_run(
     return summary
 
 
+def collect_metrics(
+    summary: dict[str, Any], trajectory: DataFrame
+) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
+    """The summary's and the trajectory's numbers, for trackers of experiments.
+
+    Returns:
+        The summary's as `{name: number}`, and the trajectory's as `{name: [{"step": epoch, "value": number}]}`.
+    """
+    from kedro_aat.reporting.metrics import flat_metrics, metrics_history
+
+    return flat_metrics(summary), metrics_history(trajectory)
+
+
 def require_feasible(summary: dict[str, Any], settings: AatSettings, model_card: str = "") -> None:
     """Ends the run as an error if nothing kept the budget and `on_infeasible` says so; all is saved by then.
 

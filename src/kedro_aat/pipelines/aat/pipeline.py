@@ -9,6 +9,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro_aat.pipelines.aat.nodes import (
     build_controller,
     certify_model,
+    collect_metrics,
     evaluate_baseline,
     export_model,
     finetune_adaptively,
@@ -19,8 +20,13 @@ from kedro_aat.pipelines.aat.nodes import (
 from kedro_aat.pipelines.aat.reporting import describe_layers, report_run
 
 
-def create_pipeline(**_: Any) -> Pipeline:
-    """The accuracy-aware training of `baseline_model`, certified on `test_data`."""
+def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
+    """The accuracy-aware training of `baseline_model`, certified on `test_data`.
+
+    Args:
+        namespace: Prefix of all names, for a project that compresses several models: `small` reads
+            `small.baseline_model` and `params:small.aat`, and has nodes such as `small.finetune_adaptively`.
+    """
     return Pipeline(
         [
             Node(
@@ -127,7 +133,14 @@ def create_pipeline(**_: Any) -> Pipeline:
                 ["aat_report", "model_card", "frontier_figure", "trajectory_figure"],
                 name="report_run",
             ),
+            Node(
+                collect_metrics,
+                ["aat_summary", "trajectory"],
+                ["aat_metrics", "aat_metrics_history"],
+                name="collect_metrics",
+            ),
             # The card is asked for so that the report is written before the run may end as an error.
             Node(require_feasible, ["aat_summary", "params:aat", "model_card"], None, name="require_feasible"),
-        ]
+        ],
+        namespace=namespace,
     )

@@ -1,0 +1,98 @@
+"""The configuration that `kedro aat init` writes into a project, plain or for a namespace."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from kedro_aat.errors import ConfigurationError
+
+TEMPLATES = ("parameters_aat.yml", "catalog_aat.yml")
+
+_IMPORT_LINE = "from kedro_aat.pipelines.aat import create_pipeline as aat"
+
+_MODULE = '''"""Accuracy-aware training; Kedro finds this module by its place and name."""
+
+from __future__ import annotations
+
+{import_line}
+from kedro.pipeline import Pipeline
+
+
+def create_pipeline(**_: object) -> Pipeline:
+    """The pipeline of kedro-aat."""
+    return {call}
+'''
+
+
+def pipeline_name(namespace: str | None = None) -> str:
+    """What the pipeline is called in a registry."""
+    return "aat" if namespace is None else f"aat_{namespace}"
+
+
+def registry_lines(namespace: str | None = None) -> tuple[str, str]:
+    """The two lines for a handwritten `pipeline_registry.py`: the import, and the one inside `register_pipelines`."""
+    return _IMPORT_LINE, f'pipelines["{pipeline_name(namespace)}"] = {_call(namespace)}'
+
+
+def pipeline_module(namespace: str | None = None) -> str:
+    """The text of a module that `find_pipelines` finds.
+
+    The two lines alone do not do where a registry calls `find_pipelines(raise_errors=True)`, as Kedro's template does:
+    it then refuses to run a pipeline that it has not found itself.
+    """
+    return _MODULE.format(import_line=_IMPORT_LINE, call=_call(namespace))
+
+
+def _call(namespace: str | None) -> str:
+    return "aat()" if namespace is None else f'aat(namespace="{namespace}")'
+
+
+def template(name: str, namespace: str | None = None) -> str:
+    """The text of one of `TEMPLATES`.
+
+    Args:
+        name: Its file's name.
+        namespace: Data sets are then called `namespace.data_set` and lie in folders of their own; the parameters
+            stand under `namespace`.
+
+    Raises:
+        ConfigurationError: For a namespace that is no name.
+    """
+    text = (files("kedro_aat.adoption") / "templates" / name).read_text(encoding="utf-8")
+    if namespace is None:
+        return text
+    if not namespace.isidentifier():
+        raise ConfigurationError("--namespace", [f"must be a name such as small_model, but got {namespace!r}"])
+    if name.startswith("parameters"):
+        return f"{namespace}:\n" + "".join(f"  {line}" if line.strip() else line for line in text.splitlines(True))
+    text = re.sub(r"(?m)^(# )?([a-z_]+):$", rf"\1{namespace}.\2:", text)
+    return re.sub(r"(filepath: data/\w+)/", rf"\1/{namespace}/", text)
+
+
+def configuration(folder: Path, namespace: str | None = None) -> dict[Path, str]:
+    """The files of a folder such as `conf/base`, and what is to stand in them."""
+    suffix = "" if namespace is None else f"_{namespace}"
+    return {folder / name.replace(".yml", f"{suffix}.yml"): template(name, namespace) for name in TEMPLATES}
+
+
+def write_new(texts: dict[Path, str], *, force: bool = False) -> None:
+    """Writes files, each with its text.
+
+    Args:
+        texts: What each file is to hold.
+        force: Whether files that are there are overwritten.
+
+    Raises:
+        ConfigurationError: Names the files that are there already; nothing is written then.
+    """
+    there = [] if force else [path for path in texts if path.exists()]
+    if there:
+        raise ConfigurationError(
+            "Nothing was written",
+            [f"{path} is there already; move it away, or give --force to overwrite it" for path in there],
+        )
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,124 @@
+"""kedro-aat in a project made by Kedro's own template, with a model and data that are not ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.adoption.demo import ROOT, Demo
+from tests.documents import TUTORIAL, titled_blocks
+
+FEW_EPOCHS = "aat.search.maximal_total_epochs=3,aat.second_stage.search.maximal_total_epochs=1"
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """kedro-aat as pip installs it, from a copy of the tree; its dependencies are there already."""
+    tree, target = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("packages")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(tree)]
+    subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Demo:
+    return Demo(tmp_path_factory.mktemp("projects"), packages)
+
+
+def _words(output: str) -> str:
+    return " ".join(output.split())
+
+
+def test_handwritten_registry_takes_the_two_lines(demo: Demo) -> None:
+    registry = demo.folder / "src/demo/pipeline_registry.py"
+    found = registry.read_text()
+    demo.write_registry("")
+    told = demo.kedro("aat", "init", "--namespace", "small").splitlines()
+    lines = (next(line.strip() for line in told if start in line) for start in ("from kedro_aat", "pipelines["))
+    assert "no pipeline is called 'aat_small'" in _words(
+        demo.kedro("aat", "validate", "--pipeline", "aat_small", code=1)
+    )
+    demo.write_registry(*lines)
+    missing = _words(demo.kedro("aat", "validate", "--pipeline", "aat_small", code=1))
+    assert "small.train_data: " in missing
+    assert "data/05_model_input/small/train.safetensors is missing" in missing
+    assert "small.aat" not in missing  # its parameters were found under the namespace
+    registry.write_text(found)
+    for name in ("parameters_aat_small.yml", "catalog_aat_small.yml"):
+        (demo.base / name).unlink()
+
+
+def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
+    told = demo.kedro("aat", "init")
+    assert "Wrote conf/base/parameters_aat.yml" in told
+    assert "Wrote conf/base/catalog_aat.yml" in told
+    assert "Wrote src/demo/pipelines/aat/__init__.py" in told
+
+    demo.edit("parameters_aat.yml", ("num_classes: 10", "num_clases: 3"), ("alpha: 0.05", "alpha: 5"))
+    mistaken = _words(demo.kedro("aat", "validate", code=1))
+    for words in (
+        "aat.certificate.alpha: should be less than 0.5, but got 5",
+        "baseline_model:",
+        "data/06_models/my_model.safetensors is missing",
+        "train_data:",
+        "data/05_model_input/test.safetensors is missing",
+    ):
+        assert words in mistaken
+    demo.edit("parameters_aat.yml", ("alpha: 5", "alpha: 0.05"))
+    assert "MulticlassAccuracy refuses its init_args: Unexpected keyword arguments: `num_clases`" in _words(
+        demo.kedro("aat", "validate", code=1)
+    )
+
+    demo.edit("parameters_aat.yml", ("num_clases: 3", "num_classes: 10"))
+    for name, text in titled_blocks(TUTORIAL, "python").items():
+        demo.write(name, text)
+    demo.python("prepare.py")
+    for name, changes in titled_blocks(TUTORIAL, "yaml").items():
+        demo.change(Path(name).name, changes)
+    assert "are in order" in demo.kedro("aat", "validate")
+
+    demo.kedro("run", "--pipelines", "aat", "--params", FEW_EPOCHS)
+    summary = demo.summary
+    assert summary["outcome"] in ("certified", "within_budget", "infeasible")
+    assert summary["epochs"]["used"] >= 3
+    metrics = json.loads((demo.folder / "data/08_reporting/aat_metrics.json").read_text())
+    assert metrics["baseline.validation"] == summary["baseline"]["validation"]
+
+
+def test_init_never_overwrites_unless_told_to(demo: Demo) -> None:
+    demo.kedro("aat", "init", "--env", "local", "--force")
+    kept = demo.folder / "conf/local/parameters_aat.yml"
+    kept.write_text("{}")
+    (demo.folder / "conf/local/catalog_aat.yml").unlink()
+    refused = _words(demo.kedro("aat", "init", "--env", "local", code=1))
+    assert "parameters_aat.yml is there already" in refused
+    assert kept.read_text() == "{}"
+    assert not (demo.folder / "conf/local/catalog_aat.yml").exists()
+    demo.kedro("aat", "init", "--env", "local", "--force")
+    assert "budget:" in kept.read_text()
+    for name in ("parameters_aat.yml", "catalog_aat.yml"):
+        (demo.folder / "conf/local" / name).unlink()
+
+
+def test_nncf_file_of_a_project(demo: Demo) -> None:
+    params = {"maximal_absolute_accuracy_degradation": 0.2}
+    config = {
+        "accuracy_aware_training": {"mode": "adaptive_compression_level", "params": params},
+        "compression": {"algorithm": "magnitude_sparsity"},
+    }
+    demo.write("config.json", json.dumps(config))
+    out = ("--out", "conf/local/parameters_aat.yml")
+    assert "Wrote conf/local/parameters_aat.yml" in demo.kedro("aat", "from-nncf", "config.json", *out)
+    assert "is there already" in demo.kedro("aat", "from-nncf", "config.json", *out, code=1)
+    demo.kedro("aat", "from-nncf", "config.json", *out, "--force")
+    assert "max_drop: 0.2" in (demo.folder / out[1]).read_text()
+    (demo.folder / out[1]).unlink()

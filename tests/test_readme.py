@@ -1,0 +1,122 @@
+"""What README and documentation tell people to type is what these tests run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from torch import nn
+
+from kedro_aat.config import AatSettings
+from kedro_aat.datasets.recipe import build_module
+from kedro_aat.training.settings import Imported
+from kedro_aat.validated import parse
+from tests.documents import README, ROOT, blocks, documents
+
+# Every command of a page, and what runs it.
+COMMANDS = {
+    "make run": "tests/pipelines/aat/test_run.py, as `kedro run --pipelines aat`",
+    "make test": "continuous integration",
+    "pip install path/to/kedro-aat scikit-learn": "tests/adoption/test_adoption.py, from the tree",
+    "kedro new --name demo --tools none --example n": "tests/adoption/test_adoption.py",
+    "cd demo": "tests/adoption/test_adoption.py",
+    "kedro aat init": "tests/adoption/test_adoption.py",
+    "kedro aat init --namespace small": "tests/adoption/test_adoption.py",
+    "kedro aat init --namespace large": "tests/adoption/test_templates.py, as files",
+    "PYTHONPATH=src python prepare.py": "tests/adoption/test_adoption.py",
+    "kedro aat validate": "tests/adoption/test_adoption.py",
+    "kedro aat validate --pipeline aat_small": "tests/adoption/test_adoption.py",
+    "kedro run --pipelines aat": "tests/adoption/test_adoption.py",
+    "kedro run --pipelines aat_small": "tests/adoption/test_templates.py, its wiring",
+    "kedro aat choose": "tests/pipelines/aat/test_certificate.py",
+    "kedro aat choose --max-drop 0.02": "tests/pipelines/aat/test_certificate.py",
+    "kedro aat choose --pipeline aat_small --namespace small": "tests/adoption/test_templates.py, its names",
+    "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
+}
+RUN_ELSEWHERE = ("src/demo/models.py", "prepare.py")  # files of the tutorial, which the adoption test writes and runs
+OUR_COMMAND = re.compile(r"^(?:\w+=\S+ )?(?:kedro|make|pip|python|cd) .*$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", documents(), ids=lambda page: page.name)
+def test_every_command_is_run_by_a_test(page: Path) -> None:
+    told = [line for _, text in blocks(page) for line in OUR_COMMAND.findall(text)]
+    assert {line.strip() for line in told} <= set(COMMANDS)
+
+
+def test_tests_that_run_the_commands_are_there() -> None:
+    files = {words.split(",")[0] for words in COMMANDS.values() if words.startswith("tests/")}
+    assert all((ROOT / name).exists() for name in files)
+
+
+@pytest.mark.parametrize("page", [page for page in documents() if page != README], ids=lambda page: page.name)
+def test_python_of_the_pages(page: Path) -> None:
+    for title, code in blocks(page, "python"):
+        if title not in RUN_ELSEWHERE:
+            exec(compile(code, str(page), "exec"), {"__name__": "page"})
+
+
+def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text(
+        """{"accuracy_aware_training": {"mode": "adaptive_compression_level", "params": {
+        "maximal_absolute_accuracy_degradation": 0.5, "initial_training_phase_epochs": 1, "patience_epochs": 1,
+        "maximal_total_epochs": 2}},
+        "compression": {"algorithm": "magnitude_sparsity"}}"""
+    )
+    model = build_module(Imported(class_path="torch.nn.Linear", init_args={"in_features": 4, "out_features": 2}))
+    train_loader = DataLoader(TensorDataset(torch.randn(8, 4), torch.zeros(8)), batch_size=4)
+
+    def configure_optimizers() -> tuple[torch.optim.Optimizer, None]:
+        return torch.optim.SGD(model.parameters(), lr=0.1), None
+
+    names = {
+        "model": model,
+        "train_loader": train_loader,
+        "train_epoch_fn": _train_epoch,
+        "validate_fn": lambda model, epoch=None: 0.95,
+        "configure_optimizers_fn": configure_optimizers,
+    }
+    (code,) = (text for _, text in blocks(README, "python"))
+    exec(compile(code, str(README), "exec"), names)
+    assert isinstance(names["model"], nn.Module)
+
+
+def _train_epoch(controller: object, model: nn.Module, **_: object) -> float:
+    return 0.0
+
+
+@pytest.mark.parametrize("page", documents(), ids=lambda page: page.name)
+def test_parameters_of_the_pages_are_known(page: Path) -> None:
+    whole = OmegaConf.load(ROOT / "conf/base/parameters.yml")
+    for title, text in blocks(page, "yaml"):
+        shown = OmegaConf.create(text)
+        if "aat" not in shown or "catalog" in title:
+            continue
+        merged = OmegaConf.merge(whole, shown)
+        budget = merged.aat.budget
+        if "max_relative_drop" in budget:
+            del budget["max_drop"]  # one stands for the other
+        parse(AatSettings, OmegaConf.to_container(merged.aat), where=page.name)
+
+
+def test_documentation_builds(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    assert (tmp_path / "site/tutorial.html").exists()
+    shutil.rmtree(tmp_path / "site")
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert not missing
