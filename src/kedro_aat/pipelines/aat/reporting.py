@@ -47,5 +47,5 @@ def report_run(
     from kedro_aat.reporting.report import render_report
 
     frontier, course = frontier_figure(trajectory, summary), trajectory_figure(trajectory, summary)
-    page = render_report(summary, trajectory, layers, frontier, course, settings)
+    page = render_report(summary, trajectory, layers, frontier, course, settings.model_dump(mode="json"))
     return page, model_card(summary, compressed_onnx, ONNX_FILE), frontier, course
