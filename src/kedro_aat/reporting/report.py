@@ -85,7 +85,7 @@ def render_report(
         layers=_layers(layers, summary),
         has_fallen_back=_has_fallen_back(summary),
         has_zeros=any("magnitude_sparsity" in stage["algorithms"] for stage in summary["stages"]),
-        settings=yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        settings=yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True),
         figures={name: _json(figure) for name, figure in figures.items()},
         plotly=Markup(get_plotlyjs()),
     )
