@@ -16,8 +16,6 @@ from kedro_aat.reporting.numbers import comparison, cost_rows, delivered_candida
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from kedro_aat.config import AatSettings
-
 _HEADLINES = {
     Outcome.CERTIFIED: ("good", "Certified: the compressed model keeps its accuracy budget"),
     Outcome.WITHIN_BUDGET: ("fair", "Within budget on the validation data; not certified"),
@@ -48,7 +46,7 @@ def render_report(
     layers: pd.DataFrame,
     frontier: go.Figure,
     course: go.Figure,
-    settings: AatSettings,
+    settings: dict[str, Any],
 ) -> str:
     """The page.
 
@@ -58,7 +56,7 @@ def render_report(
         layers: What became of each layer, from `layer_table`.
         frontier: From `frontier_figure`.
         course: From `trajectory_figure`.
-        settings: Of the run.
+        settings: Of the run, as JSON data.
     """
     from plotly.offline import get_plotlyjs
 
@@ -80,12 +78,12 @@ def render_report(
         tiles=_tiles(summary),
         tolerated=tolerated(summary),
         rows=comparison(summary),
-        candidates=_candidates(summary, settings),
+        candidates=_candidates(summary, settings["export"]["objective"]),
         tried=_tried(trajectory, summary),
         layers=_layers(layers, summary),
         has_fallen_back=_has_fallen_back(summary),
         has_zeros=any("magnitude_sparsity" in stage["algorithms"] for stage in summary["stages"]),
-        settings=yaml.safe_dump(settings.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True),
+        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         figures={name: _json(figure) for name, figure in figures.items()},
         plotly=Markup(get_plotlyjs()),
     )
@@ -118,9 +116,9 @@ def _tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _candidates(summary: dict[str, Any], settings: AatSettings) -> list[dict[str, Any]]:
+def _candidates(summary: dict[str, Any], objective: str) -> list[dict[str, Any]]:
     """Every model that was exported, and those whose files were refused: its costs, and why it is not delivered."""
-    reasons = not_delivered(summary, settings.export.objective)
+    reasons = not_delivered(summary, objective)
     shown = [
         {
             "name": each["name"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from kedro_aat.training.records import EpochRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kedro_aat.config import AatSettings
+    from kedro_aat.training.settings import TrainingSettings
 
 _LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -43,7 +44,11 @@ def summarize(
     second: dict[str, Any],
     export: dict[str, Any],
     certificate: dict[str, Any],
-    settings: AatSettings,
+    *,
+    compressions: Sequence[CompressionSettings],
+    training: TrainingSettings,
+    seed: int,
+    time_limit: float | None,
 ) -> dict[str, Any]:
     """`aat_summary.json`.
 
@@ -53,7 +58,10 @@ def summarize(
         second: How the second stage ended, from `finetune_second_stage`; its outcome may be `skipped`.
         export: The files, their sizes, costs and agreement with their models, from `export_model`.
         certificate: What the test split said, from `certify_model`.
-        settings: Of the run.
+        compressions: What each stage was to do.
+        training: How the model was trained.
+        seed: Of the run.
+        time_limit: Seconds for the search; None for no limit.
     """
     import torch
 
@@ -73,9 +81,6 @@ def summarize(
         | {"exported": agreement["exported_rate"] if agreement else None},
         **{key: delivered[key] for key in _COSTS},
     }
-    compressions = [settings.compression]
-    if settings.second_stage is not None:
-        compressions.append(settings.second_stage.compression)
     ended = [search] if second["outcome"] == "skipped" else [search, second]
     stages = [{"algorithms": _algorithms(how), **stage} for how, stage in zip(compressions, ended, strict=False)]
     return {
@@ -92,13 +97,13 @@ def summarize(
         "candidates": export["candidates"],
         "rejected": export["rejected"],
         "stages": stages,
-        "distillation": _distillation(settings),
+        "distillation": _distillation(training),
         "report": REPORT,
         "agreement": agreement,
         "epochs": {key: sum(stage["epochs"][key] for stage in stages) for key in ("used", "allowed")},
-        "seconds": {"used": sum(stage["seconds"]["used"] for stage in stages), "limit": settings.time_limit},
+        "seconds": {"used": sum(stage["seconds"]["used"] for stage in stages), "limit": time_limit},
         "run": search["run"],
-        "seed": settings.seed,
+        "seed": seed,
         "environment": {
             "python": platform.python_version(),
             "processor": platform.machine(),
@@ -115,9 +120,8 @@ def _algorithms(compression: CompressionSettings) -> list[str]:
     return [part.algorithm for part in parts]
 
 
-def _distillation(settings: AatSettings) -> dict[str, Any] | None:
+def _distillation(training: TrainingSettings) -> dict[str, Any] | None:
     """How the baseline taught; None where it did not."""
-    training = settings.training
     if training.distillation is None or training.train_epoch is not None:
         return None
     return training.distillation.model_dump()

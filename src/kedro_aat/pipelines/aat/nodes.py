@@ -356,7 +356,18 @@ def summarize_run(
     """Puts the summary together, and prints the closing table."""
     from kedro_aat.reporting.summary import print_summary, summarize
 
-    summary = summarize(baseline_evaluation, search_result, second_result, export_report, certificate, settings)
+    second = settings.second_stage
+    summary = summarize(
+        baseline_evaluation,
+        search_result,
+        second_result,
+        export_report,
+        certificate,
+        compressions=[settings.compression, *([second.compression] if second else [])],
+        training=settings.training,
+        seed=settings.seed,
+        time_limit=settings.time_limit,
+    )
     print_summary(summary)
     return summary
 
