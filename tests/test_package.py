@@ -91,7 +91,7 @@ def test_schema_command(project: Project) -> None:
 
 def test_kedro_viz_shows_the_pipeline_in_layers(finished: Project, tmp_path: Path) -> None:
     site = Project(tmp_path, like=finished)
-    command = [sys.executable, "-m", "kedro", "viz", "build"]
+    command = [sys.executable, "-m", "kedro", "viz", "build", "--include-previews"]
     subprocess.run(command, cwd=site.folder, check=True, capture_output=True, timeout=120)
     built = json.loads((site.folder / "build/api/main").read_text())
     # An empty list would mean that the layers run in a circle and were switched off.

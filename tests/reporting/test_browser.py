@@ -26,7 +26,7 @@ FRAME = """<!doctype html><link rel="icon" href="data:,"><body>
 <script>
 const timer = setInterval(() => {{
   const page = document.querySelector("iframe").contentDocument;
-  if (!page || !page.documentElement.dataset.drawn) return;
+  if (!page?.documentElement?.dataset.drawn) return;  // while it loads there is no element yet
   clearInterval(timer);
   const wide = page.documentElement.scrollWidth;
   const svgs = [...page.querySelectorAll(".figure")].map((figure) => figure.querySelectorAll("svg.main-svg").length);

@@ -137,7 +137,7 @@ def test_layer_table_of_real_controllers() -> None:
     second = build_controller(first.strip(), MagnitudeSparsity())
     table = describe_layers(first, second, {"outcome": "within_budget"})
     assert set(table["stage"]) == {1, 2}
-    cut = table.query("algorithm == 'filter_pruning'").set_index("layer").to_dict("index")
+    cut = {row["layer"]: row for row in table.query("algorithm == 'filter_pruning'").to_dict("records")}
     assert cut["0"]["parameters"] < cut["0"]["parameters_before"]
     assert cut["4"]["note"]
     assert table.query("algorithm == 'magnitude_sparsity'")["zeros"].notna().all()

@@ -93,7 +93,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.F
         shared_xaxes=True,
         subplot_titles=[
             "Rate",
-            f"{metric}, dashed: the lowest tolerated",
+            f"{metric}, validation",
             "Margin to the lowest tolerated",
             "Learning rate",
         ],
@@ -133,7 +133,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.F
             yref="paper",
             yanchor="bottom",
             xanchor="left",
-            text=escape(stage_name(summary, int(rows["stage"].iloc[0]))),
+            text=f"Stage {rows['stage'].iloc[0]}",  # its full name would not fit on a phone
             showarrow=False,
         )
         first = False
@@ -146,6 +146,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.F
     figure.update_yaxes(tickformat=".0%", row=1, col=1)
     figure.update_yaxes(range=_metric_range(trajectory, summary), row=2, col=1)
     figure.update_yaxes(type="log", tickformat=".0e", dtick=1, row=4, col=1)
+    figure.update_xaxes(range=[-1, len(trajectory)])
     figure.update_xaxes(title="Validations, in order", row=4, col=1)
     return _finished(figure, height=860)
 
@@ -177,8 +178,10 @@ def costs_figure(summary: dict[str, Any]) -> go.Figure:
             text=[text for _, _, text in pairs],
             hovertemplate="%{y}: %{text}<br>%{x:.3~g} of the baseline<extra>" + name + "</extra>",
         )
-    figure.add_vline(x=1, line={"color": GREY, "dash": "dot", "width": 1.5}, annotation_text="baseline")
-    figure.update_xaxes(title="Share of the baseline", type="log", tickvals=[0.001, 0.01, 0.1, 1, 10], tickformat="~g")
+    figure.add_vline(x=1, line={"color": GREY, "dash": "dot", "width": 1.5})
+    figure.update_xaxes(
+        title="Share of the baseline, which is at 1", type="log", tickvals=[0.001, 0.01, 0.1, 1, 10], tickformat="~g"
+    )
     figure.update_yaxes(autorange="reversed")
     return _finished(figure, height=420)
 

@@ -78,7 +78,7 @@ def render_report(
         tiles=_tiles(summary),
         tolerated=tolerated(summary),
         rows=comparison(summary),
-        candidates=_candidates(summary, settings),
+        candidates=_candidates(summary, settings["export"]["objective"]),
         tried=_tried(trajectory, summary),
         layers=_layers(layers, summary),
         has_fallen_back=_has_fallen_back(summary),
@@ -116,9 +116,9 @@ def _tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _candidates(summary: dict[str, Any], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def _candidates(summary: dict[str, Any], objective: str) -> list[dict[str, Any]]:
     """Every model that was exported, and those whose files were refused: its costs, and why it is not delivered."""
-    reasons = not_delivered(summary, settings["export"]["objective"])
+    reasons = not_delivered(summary, objective)
     shown = [
         {
             "name": each["name"],

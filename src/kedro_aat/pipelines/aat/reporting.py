@@ -47,5 +47,6 @@ def report_run(
     from kedro_aat.reporting.report import render_report
 
     frontier, course = frontier_figure(trajectory, summary), trajectory_figure(trajectory, summary)
-    page = render_report(summary, trajectory, layers, frontier, course, settings.model_dump(mode="json"))
+    written = settings.model_dump(mode="json", by_alias=True)
+    page = render_report(summary, trajectory, layers, frontier, course, written)
     return page, model_card(summary, compressed_onnx, ONNX_FILE), frontier, course
