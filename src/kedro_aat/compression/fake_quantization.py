@@ -108,7 +108,7 @@ class FakeQuantization:
         return self.model.get_buffer(RANGES)
 
     # Under torch.compile the model runs as it is written, since a mode that counts steps cannot be compiled.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # untyped in torch
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Called in place of the model's own."""
         is_training = self.model.training

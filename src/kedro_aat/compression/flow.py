@@ -150,7 +150,7 @@ class Follower(TorchFunctionMode):
 
     def result(self, step: int, result: Tensor) -> Tensor:
         """What an expected step returns in place of `result`."""
-        raise NotImplementedError
+        raise NotImplementedError  # the two modes that follow a recording each say what
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = self._expected.get(self._step)
@@ -172,7 +172,7 @@ class Follower(TorchFunctionMode):
         return result
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]  # untyped in torch
         missing = [step for step in self._expected if step >= self._step]
         if missing and exception[0] is None:
             raise ModelError(

@@ -93,7 +93,7 @@ class _QuantizedLayer(nn.Module):
 
     def compute(self, x: Tensor) -> Tensor:
         """The layer's result."""
-        raise NotImplementedError
+        raise NotImplementedError  # the kinds of layers below do
 
     def float_bias(self) -> Tensor | None:
         """(out,) float32, None for none."""

@@ -48,7 +48,7 @@ def weight_scales(weight: Tensor, highest: int) -> Tensor:
 def round_weight(weight: Tensor, highest: int) -> Tensor:
     """The weight as int8 gives it back, with the gradient of the weight itself; nothing is ever clipped."""
     scales = weight_scales(weight, highest).view(-1, *[1] * (weight.ndim - 1))
-    rounded: Tensor = _StraightThrough.apply(weight, scales)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _StraightThrough.apply(weight, scales)  # type: ignore[no-untyped-call]  # untyped in torch
     return rounded
 
 

@@ -43,10 +43,10 @@ class _FileDataset(AbstractDataset[Any, Any]):
         os.replace(writing, self._path)
 
     def _read(self) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # each format has its own
 
     def _write(self, data: Any, path: Path) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # each format has its own
 
     def _exists(self) -> bool:
         return self._path.exists() or self._reason.exists()
