@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a
 from benchmarks.nets import NETS, make
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import FilterPruning, Quantization
-from kedro_aat.export.measure import latency_ms
+from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
 
 BATCH_SIZES = (1, 64)
@@ -77,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, images = make(arguments.net)
     files = variants(model, images, arguments.rate, arguments.round_to)
-    times = latency_ms(list(files.values()), images, batch_sizes=BATCH_SIZES, seconds=arguments.seconds)
+    times = measure_latency(list(files.values()), images, batch_sizes=BATCH_SIZES, seconds=arguments.seconds)
     sizes = [file.ByteSize() for file in files.values()]
     table = Table("model", "bytes", "ratio", *(f"batch {size}, ms" for size in BATCH_SIZES), "ratios", box=None)
     for name, num_bytes, taken in zip(files, sizes, times, strict=True):
@@ -86,7 +86,7 @@ def main() -> None:
             f"{num_bytes:,}",
             f"1/{sizes[0] / num_bytes:.1f}",
             *(f"{taken[size]:.2f}" for size in BATCH_SIZES),
-            "  ".join(f"{taken[size] / times[0][size]:.3f}x" for size in BATCH_SIZES),
+            "  ".join(f"{taken[size].median / times[0][size].median:.3f}x" for size in BATCH_SIZES),
         )
     console = Console()
     console.print(f"The processor's flags: {processor_flags()}")

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a
 from benchmarks.nets import NETS, make
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import MagnitudeSparsity
-from kedro_aat.export.measure import latency_ms
+from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
 
 BATCH_SIZES = (1, 64)
@@ -51,7 +51,7 @@ def main() -> None:
     model, images = make(arguments.net)
     made = [with_zeros(model, images, settings, rate) for settings, rate in CASES.values()]
     files = [file for file, _ in made]
-    times = latency_ms(files, images, batch_sizes=BATCH_SIZES, seconds=arguments.seconds)
+    times = measure_latency(files, images, batch_sizes=BATCH_SIZES, seconds=arguments.seconds)
     compressed = [len(gzip.compress(file, mtime=0)) for file in files]
     batches = [f"batch {size}" for size in BATCH_SIZES]
     table = Table(arguments.net, "zeros", "ONNX bytes", "gzipped", "of dense", *batches, box=None)
@@ -62,7 +62,7 @@ def main() -> None:
             f"{len(file):,}",
             f"{small:,}",
             f"{small / compressed[0]:.2f}x",
-            *(f"{taken[size] / times[0][size]:.3f}x" for size in BATCH_SIZES),
+            *(f"{taken[size].median / times[0][size].median:.3f}x" for size in BATCH_SIZES),
         )
     Console().print(table)
 

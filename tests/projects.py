@@ -20,6 +20,7 @@ SMALL = {
     "aat.budget.max_drop": 0.05,
     "aat.search.maximal_total_epochs": 5,
     "aat.second_stage.search.maximal_total_epochs": 2,
+    "aat.export.latency_seconds": 0.1,
 }
 
 

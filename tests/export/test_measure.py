@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 
 from kedro_aat.errors import ExportError
-from kedro_aat.export.measure import latency_ms, num_macs, num_parameters
+from kedro_aat.export.measure import measure_latency, num_macs, num_parameters
+from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from tests.export.nets import Recurrent, residual_net
 
@@ -51,13 +53,35 @@ def test_latency_gives_a_median_for_each_model_and_batch_size_in_time() -> None:
     example = torch.randn(3, 64)
     files = [to_onnx(model, example) for model in (small, large)]
     start = time.perf_counter()
-    few, many = latency_ms([files[0], files[1].SerializeToString()], example, batch_sizes=(1, 16), seconds=0.4)
+    few, many = measure_latency([files[0], files[1].SerializeToString()], example, batch_sizes=(1, 16), seconds=0.2)
     assert time.perf_counter() - start < 5  # 0.4 s and opening the sessions, on a busy machine
     assert list(few) == list(many) == [1, 16]
-    assert 0 < few[1] < many[1]
-    assert 0 < few[16] < many[16]
+    assert 0 < few[1].median < many[1].median
+    assert 0 < few[16].median < many[16].median
+    for latency in (*few.values(), *many.values()):
+        assert latency.quartiles[0] <= latency.median <= latency.quartiles[1]
 
 
 def test_latency_refuses_what_is_no_model() -> None:
     with pytest.raises(ExportError, match="onnxruntime cannot load"):
-        latency_ms([b"not a model"], torch.randn(1, 4))
+        measure_latency([b"not a model"], torch.randn(1, 4))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_peak_memory_grows_with_weights_and_batch() -> None:
+    example = torch.randn(3, 64)
+    small, large = (nn.Sequential(nn.Linear(64, width), nn.Linear(width, 64)) for width in (64, 65_536))
+    few, many = (
+        peak_memory(to_onnx(model, example).SerializeToString(), example.numpy(), [256, 1]) for model in (small, large)
+    )
+    assert few is not None
+    assert many is not None
+    assert list(few) == list(many) == [1, 256]
+    weights, activations = 2 * 64 * 65_536 * 4, 256 * 65_536 * 4
+    assert many[1] - few[1] > 0.9 * weights
+    assert many[256] - many[1] > 0.9 * activations
+
+
+def test_peak_memory_of_what_is_no_model_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
+    assert peak_memory(b"not a model", torch.randn(1, 4).numpy(), [1]) is None
+    assert sys.platform != "linux" or "Peak memory could not be measured" in caplog.text

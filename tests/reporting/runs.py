@@ -64,11 +64,16 @@ def trajectory_of(summary: dict[str, Any]) -> pd.DataFrame:
 
 def candidate(name: str, stage: int, rate: float, share: float, validation: float) -> dict[str, Any]:
     costs: dict[str, Any] = {key: int(value * share) for key, value in COSTS.items()}
-    return (
-        {"name": name, "stage": stage, "rate": rate, "validation": validation}
-        | costs
-        | {"latency_ms": {"1": 0.1 * share, "64": 2.0 * share}}
-    )
+    return {"name": name, "stage": stage, "rate": rate, "validation": validation} | costs | measured(share)
+
+
+def measured(share: float) -> dict[str, Any]:
+    latencies = {"1": 0.1 * share, "64": 2.0 * share}
+    return {
+        "latency_ms": latencies,
+        "latency_quartiles_ms": {size: [0.9 * latency, 1.2 * latency] for size, latency in latencies.items()},
+        "peak_memory_bytes": {"1": int(20e6 * share), "64": int(30e6 * share)},
+    }
 
 
 def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = "filter_pruning") -> dict[str, Any]:
@@ -77,7 +82,7 @@ def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = 
     kept = baseline + (-0.02 if is_higher_better else 0.02)
     made = [candidate(algorithm, 1, 0.8, 0.5, kept), candidate("quantization", 2, 1.0, 0.1, kept)]
     delivered = None if outcome == "infeasible" else made[1]
-    compressed = delivered or dict.fromkeys((*COSTS, "latency_ms"))
+    compressed = delivered or dict.fromkeys((*COSTS, *measured(1)))
     lowest = baseline - 0.05 if is_higher_better else baseline + 0.05
     stage = {"rate": {"requested": 0.8, "achieved": 0.8}, "best_checkpoint": 2, "standard_error": 0.01}
     second = stage | {"rate": {"requested": 0.99, "achieved": 1.0}, "best_checkpoint": 1}
@@ -89,9 +94,9 @@ def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = 
         "metric": {"name": "BinaryAccuracy" if is_higher_better else "MeanAbsoluteError"}
         | {"higher_is_better": is_higher_better},
         "budget": {"kind": "absolute", "drop": 0.05, "lowest_tolerated": lowest},
-        "baseline": {"validation": baseline, "test": baseline} | COSTS | {"latency_ms": {"1": 0.1, "64": 2.0}},
+        "baseline": {"validation": baseline, "test": baseline} | COSTS | measured(1),
         "compressed": {
-            **{key: compressed[key] for key in (*COSTS, "latency_ms")},
+            **{key: compressed[key] for key in (*COSTS, *measured(1))},
             "validation": kept if delivered else baseline,
             "validation_standard_error": 0.01 if delivered else None,
             "test": kept if delivered else None,

@@ -60,7 +60,7 @@ BASELINE = Net(8)
 def delivered(
     *candidates: Candidate, fallbacks: Iterator[Candidate] | None = None, budget: Budget = BUDGET, **settings: Any
 ) -> Delivery:
-    exporting = ExportSettings.model_validate({"batch_sizes": (1, 8), **settings})
+    exporting = ExportSettings.model_validate({"batch_sizes": (1, 8), "latency_seconds": 0.05, **settings})
     return deliver(candidates, fallbacks or iter(()), BASELINE, DATA, budget, TRAINING, exporting)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+import timeit
 from collections.abc import Sequence
-from statistics import median
+from dataclasses import dataclass
 
 import onnx
 import torch
@@ -13,10 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kedro_aat.export.program import evaluating, quiet
-from kedro_aat.export.session import open_session
+from kedro_aat.export.session import bound_run, open_session
 
 _WARM_UPS = 3  # the first runs of a session allocate its memory
-_LEAST_RUNS, _MOST_RUNS = 5, 1000
+_LEAST_TURNS = 5
+_SECONDS_A_TURN = 0.001
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -79,51 +82,67 @@ def _counted(model: nn.Module, example_input: Tensor) -> FlopCounterMode:
     return counter
 
 
-def latency_ms(
+@dataclass(frozen=True)
+class Latency:
+    """Time of one run in milliseconds, over many of them.
+
+    Attributes:
+        median: Half of the runs took less.
+        quartiles: A quarter took less than the first, and a quarter more than the second.
+    """
+
+    median: float
+    quartiles: tuple[float, float]
+
+
+def measure_latency(
     models: Sequence[bytes | onnx.ModelProto],
     example_input: Tensor,
     *,
     batch_sizes: Sequence[int] = (1, 64),
     num_threads: int = 1,
     seconds: float = 2.0,
-) -> list[dict[int, float]]:
-    """Median time of one run of each ONNX model in onnxruntime on the CPU, for each batch size.
+) -> list[dict[int, Latency]]:
+    """Time of one run of each ONNX model in onnxruntime on the CPU, for each batch size.
 
-    The models take turns (A B A B ...), so that whatever else the machine does meets them all alike and their
-    ratio can be trusted; the times themselves move with the machine.
+    The models take turns of about a millisecond (A B A B ...), so that whatever else the machine does meets them all
+    alike and their ratio can be trusted; the times themselves move with the machine. Inputs and outputs are bound
+    beforehand: what is timed is the model, and not the 20 microseconds in which Python hands over an array.
 
     Args:
         models: Serialised or not.
         example_input: (B, ...), B at least 1; repeated or cut to each batch size.
         batch_sizes: At least 1 each.
         num_threads: Threads within an operator.
-        seconds: Time in all, shared equally between the batch sizes. Large models take longer: each is run at
-            least 5 times at every batch size, after 3 runs to warm up.
+        seconds: Time for each batch size. Large models take longer: each has at least 5 turns, of one run or more.
 
     Returns:
-        For each model, batch size -> median in milliseconds.
+        For each model, batch size -> time.
 
     Raises:
         ExportError: onnxruntime cannot load a model.
     """
     files = [model if isinstance(model, bytes) else model.SerializeToString() for model in models]
     sessions = [open_session(file, num_threads) for file in files]
-    results: list[dict[int, float]] = [{} for _ in sessions]
+    results: list[dict[int, Latency]] = [{} for _ in sessions]
     for batch_size in batch_sizes:
         batch = _batch_of(example_input, batch_size).numpy()
-        feeds = [{session.get_inputs()[0].name: batch} for session in sessions]
-        times: list[list[float]] = [[] for _ in sessions]
-        deadline = time.perf_counter() + seconds / len(batch_sizes)
-        for turn in range(_WARM_UPS + _MOST_RUNS):
-            if turn >= _WARM_UPS + _LEAST_RUNS and time.perf_counter() > deadline:
-                break
-            for session, feed, taken in zip(sessions, feeds, times, strict=True):
-                start = time.perf_counter()
-                session.run(None, feed)
-                taken.append(time.perf_counter() - start)
+        timers = [timeit.Timer(bound_run(session, batch)) for session in sessions]
+        runs = [_runs_a_turn(timer) for timer in timers]
+        times: list[list[float]] = [[] for _ in timers]
+        deadline = time.perf_counter() + seconds
+        while len(times[-1]) < _LEAST_TURNS or time.perf_counter() < deadline:
+            for timer, number, taken in zip(timers, runs, times, strict=True):
+                taken.append(1000 * timer.timeit(number) / number)
         for result, taken in zip(results, times, strict=True):
-            result[batch_size] = 1000 * median(taken[_WARM_UPS:])
+            low, middle, high = statistics.quantiles(taken, n=4, method="inclusive")
+            result[batch_size] = Latency(middle, (low, high))
     return results
+
+
+def _runs_a_turn(timer: timeit.Timer) -> int:
+    timer.timeit(_WARM_UPS)
+    return max(1, int(_SECONDS_A_TURN * _WARM_UPS / timer.timeit(_WARM_UPS)))
 
 
 def _batch_of(examples: Tensor, batch_size: int) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kedro_aat.errors import ExportError
@@ -35,6 +38,15 @@ def run_session(session: Any, batch: Tensor) -> Tensor:
     """Run a session with one input and return its first output."""
     (name,) = (node.name for node in session.get_inputs())
     return torch.from_numpy(session.run(None, {name: batch.detach().numpy()})[0])
+
+
+def bound_run(session: Any, batch: NDArray[Any]) -> Callable[[], None]:
+    """What runs a session with one input on a batch, without taking arrays in and out each time."""
+    binding = session.io_binding()
+    binding.bind_cpu_input(session.get_inputs()[0].name, batch)
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
+    return partial(session.run_with_iobinding, binding)
 
 
 class OnnxModel(nn.Module):

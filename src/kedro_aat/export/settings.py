@@ -36,6 +36,7 @@ class ExportSettings(Settings):
         quantized_tolerance: The same of the ONNX file of a quantized model.
         batch_sizes: At which latency is measured.
         num_threads: That onnxruntime may use meanwhile.
+        latency_seconds: Time for measuring each batch size; more time, more precise.
         objective: By which the file to deliver is chosen among those that keep the budget; latency is that of the
             first of `batch_sizes`.
         limits: What the file must keep beside the budget.
@@ -45,5 +46,6 @@ class ExportSettings(Settings):
     quantized_tolerance: Annotated[float, Field(gt=0)] = 0.1
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 64)
     num_threads: Annotated[int, Field(ge=1)] = 1
+    latency_seconds: Annotated[float, Field(gt=0)] = 2.0
     objective: Objective = "bytes"
     limits: Limits = Limits()

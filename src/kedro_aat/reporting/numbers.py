@@ -46,10 +46,20 @@ def cost_rows(baseline: dict[str, Any], compressed: dict[str, Any]) -> list[Row]
         for label, key in COSTS
         if key != "nonzero_parameters" or compressed[key] != compressed["parameters"]
     ]
-    measured = compressed["latency_ms"] or {}
-    for batch_size, latency in (baseline["latency_ms"] or {}).items():
-        rows.append(_ratio(f"latency, batch {batch_size}, ms", latency, measured.get(batch_size), "{:.3f}"))
+    for size, latency in (baseline["latency_ms"] or {}).items():
+        after = (compressed["latency_ms"] or {}).get(size)
+        rows.append(_ratio(f"latency, batch {size}, ms", latency, after, "{:.3f}"))
+        rows.append(("  half of the runs", _middle_half(baseline, size), _middle_half(compressed, size), ""))
+    for size, memory in (baseline["peak_memory_bytes"] or {}).items():
+        after = (compressed["peak_memory_bytes"] or {}).get(size)
+        rows.append(_ratio(f"peak memory, batch {size}, MB", memory / 1e6, after and after / 1e6, "{:.1f}"))
     return [row for row in rows if row is not None]
+
+
+def _middle_half(model: dict[str, Any], batch_size: Any) -> str:
+    """Between which times half of the runs lay."""
+    low, high = (model["latency_quartiles_ms"] or {}).get(batch_size, (None, None))
+    return "-" if low is None else f"{low:.3f}-{high:.3f}"
 
 
 def tolerated(summary: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
 
-_COSTS = (*(key for _, key in COSTS), "latency_ms")
+_COSTS = (*(key for _, key in COSTS), "latency_ms", "latency_quartiles_ms", "peak_memory_bytes")
 
 REPORT = "aat_report.html"  # the page, beside the summary
 

@@ -21,7 +21,8 @@ from kedro_aat.budget import Budget
 from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.compression.quantized_layers import quantized_of
 from kedro_aat.errors import ExportError
-from kedro_aat.export.measure import latency_ms, num_macs, num_parameters
+from kedro_aat.export.measure import measure_latency, num_macs, num_parameters
+from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel
@@ -64,7 +65,7 @@ class Exported:
         onnx_model: Its ONNX file.
         program: Its `.pt2` file.
         report: Name, rate, validation metrics of both files, agreement with the model, sizes and, once measured,
-            `latency_ms`.
+            latency and memory.
     """
 
     candidate: Candidate
@@ -134,19 +135,14 @@ def deliver(
     if not kept:
         reasons = "".join(f"\n  - {name}: {reason}" for name, reason in rejected.items())
         raise ExportError(f"No exported file keeps the budget that its model kept:{reasons}")
-    before, *after = latency_ms(
-        [baseline_onnx, *(exported.onnx_model for exported in kept)],
-        inputs,
-        batch_sizes=settings.batch_sizes,
-        num_threads=settings.num_threads,
-    )
-    for exported, measured in zip(kept, after, strict=True):
-        exported.report["latency_ms"] = measured
+    before, *after = measured([baseline_onnx, *(exported.onnx_model for exported in kept)], inputs, settings)
+    for exported, measurement in zip(kept, after, strict=True):
+        exported.report.update(measurement)
         if excess := list(_excess(exported.report, settings)):
             rejected[exported.candidate.name] = ", ".join(excess)
     within = [exported for exported in kept if exported.candidate.name not in rejected]
     best = min(within, key=lambda exported: _cost(exported.report, settings), default=None)
-    return Delivery(best, baseline | {"latency_ms": before}, [exported.report for exported in kept], rejected)
+    return Delivery(best, baseline | before, [exported.report for exported in kept], rejected)
 
 
 def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Evaluation:
@@ -192,6 +188,26 @@ def _export(
         **costs(model, onnx_model, inputs),
     }
     return Exported(candidate, onnx_model, program, report)
+
+
+def measured(files: Sequence[ModelProto], inputs: Tensor, settings: ExportSettings) -> list[dict[str, Any]]:
+    """Latency and memory of each file in onnxruntime, by batch size."""
+    serialised = [file.SerializeToString() for file in files]
+    latencies = measure_latency(
+        serialised,
+        inputs,
+        batch_sizes=settings.batch_sizes,
+        num_threads=settings.num_threads,
+        seconds=settings.latency_seconds,
+    )
+    return [
+        {
+            "latency_ms": {size: latency.median for size, latency in by_size.items()},
+            "latency_quartiles_ms": {size: list(latency.quartiles) for size, latency in by_size.items()},
+            "peak_memory_bytes": peak_memory(file, inputs.numpy(), settings.batch_sizes),
+        }
+        for file, by_size in zip(serialised, latencies, strict=True)
+    ]
 
 
 def costs(model: nn.Module, onnx_model: ModelProto, inputs: Tensor) -> dict[str, Any]:

@@ -269,7 +269,7 @@ def export_model(
     from kedro_aat.export.exported import NotExported
     from kedro_aat.export.onnx_file import to_onnx
     from kedro_aat.reporting.frontier import frontier_models
-    from kedro_aat.training.delivery import Candidate, costs, deliver
+    from kedro_aat.training.delivery import Candidate, costs, deliver, measured
     from kedro_aat.training.epoch import example_input
 
     budget = _budget(baseline_evaluation, search_result["budget"])
@@ -281,7 +281,9 @@ def export_model(
     ]
     if not candidates:
         inputs = example_input(validation_data)
-        baseline = costs(baseline_model, to_onnx(baseline_model, inputs), inputs) | {"latency_ms": None}
+        file = to_onnx(baseline_model, inputs)
+        (measurement,) = measured([file], inputs, settings.export)
+        baseline = costs(baseline_model, file, inputs) | measurement
         nothing = NotExported(search_result["reason"])
         report = {"outcome": Outcome.INFEASIBLE, "reason": search_result["reason"], "baseline": baseline}
         empty: dict[str, Any] = {"delivered": None, "compressed": None, "candidates": [], "rejected": {}}
