@@ -22,6 +22,7 @@ import pandas as pd
 from kedro.config import OmegaConfigLoader
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a script
 
@@ -33,6 +34,8 @@ from kedro_aat.pipelines.digits.nodes import BaselineSettings, SplitSettings, sp
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.stepping import Interpolate, UniformDecrease
 from kedro_aat.training.checkpoints import CheckpointStore
+
+Split = dict[str, Tensor]  # inputs and targets
 
 ROOT = Path(__file__).parents[1]
 POLICIES = {
@@ -53,17 +56,26 @@ def settings_of(parameters: dict[str, Any], name: str, seed: int, epochs: int) -
     return settings.model_copy(update=changes)
 
 
-def run(parameters: dict[str, Any], names: list[str], seed: int, epochs: int, folder: Path) -> list[dict[str, Any]]:
-    """The baseline of one seed, and a search by each policy."""
+def project_parameters() -> dict[str, Any]:
+    """conf/base/parameters.yml."""
+    parameters: dict[str, Any] = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")[
+        "parameters"
+    ]
+    return parameters
+
+
+def baseline_of(parameters: dict[str, Any], seed: int, folder: Path) -> tuple[nn.Module, Split, Split, Split]:
+    """The baseline of one seed, and the training, validation and test splits."""
     digits = parameters["digits"]
     table = pd.read_csv(ROOT / "data" / "01_raw" / "digits.csv")
-    train, validation, _ = split_digits(table, SplitSettings.model_validate(digits["split"]))
-    model = train_baseline(
-        train,
-        validation,
-        CheckpointStore(folder / "baseline"),
-        BaselineSettings.model_validate(digits["baseline"] | {"seed": seed}),
-    )
+    train, validation, test = split_digits(table, SplitSettings.model_validate(digits["split"]))
+    settings = BaselineSettings.model_validate(digits["baseline"] | {"seed": seed})
+    return train_baseline(train, validation, CheckpointStore(folder / "baseline"), settings), train, validation, test
+
+
+def run(parameters: dict[str, Any], names: list[str], seed: int, epochs: int, folder: Path) -> list[dict[str, Any]]:
+    """The baseline of one seed, and a search by each policy."""
+    model, train, validation, _ = baseline_of(parameters, seed, folder)
     found = []
     for name in names:
         settings = settings_of(parameters, name, seed, epochs)
@@ -96,7 +108,7 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, default=0.01)
     arguments = parser.parse_args()
     logging.getLogger("kedro_aat").setLevel(logging.ERROR)
-    parameters = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")["parameters"]
+    parameters = project_parameters()
     parameters["aat"]["budget"] = {"max_drop": arguments.max_drop}
     columns = ("policy", "seed", "outcome", "baseline", "tolerated", "compressed", "rate", "1/(1-rate)", "epochs", "s")
     table = Table(*columns, box=None)

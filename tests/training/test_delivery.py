@@ -58,10 +58,10 @@ BASELINE = Net(8)
 
 
 def delivered(
-    *candidates: Candidate, fallbacks: Iterator[Candidate] | None = None, budget: Budget = BUDGET, **settings: Any
+    *candidates: Candidate, others: Iterator[Candidate] | None = None, budget: Budget = BUDGET, **settings: Any
 ) -> Delivery:
     exporting = ExportSettings.model_validate({"batch_sizes": (1, 8), "latency_seconds": 0.05, **settings})
-    return deliver(candidates, fallbacks or iter(()), BASELINE, DATA, budget, TRAINING, exporting)
+    return deliver(candidates, others or iter(()), BASELINE, DATA, budget, TRAINING, exporting)
 
 
 @functools.cache
@@ -96,6 +96,18 @@ def test_the_smaller_file_is_delivered_and_both_are_reported() -> None:
 @pytest.mark.parametrize("objective", ["bytes", "parameters", "macs", "rate"])
 def test_each_objective_prefers_less(objective: str) -> None:
     assert name_of(delivered(LARGE, SMALL, objective=objective)) == "small"
+
+
+def test_the_quickest_of_all_within_budget_is_delivered_when_latency_is_the_objective() -> None:
+    """Wide is slow here, whatever the rate that the models are said to have."""
+    wide = Candidate("wide", 1, Net(512), 0.9)
+    others = [Candidate("rate 0.6", 1, Net(256), 0.6), Candidate("rate 0.5", 1, Net(4), 0.5, (), 0.51, 0.01)]
+    result = delivered(wide, others=iter(others), objective="latency")
+    assert name_of(result) == "rate 0.5"
+    assert [report["name"] for report in result.candidates] == ["wide", "rate 0.5"]
+    assert result.candidates[1]["requested_rate"] == 0.51
+    assert result.candidates[1]["standard_error"] == 0.01
+    assert name_of(delivered(wide, others=iter(others), objective="rate")) == "wide"
 
 
 def test_limits_exclude_what_exceeds_them() -> None:
@@ -151,12 +163,12 @@ def test_a_planted_error_within_the_tolerance_is_judged_by_the_budget(monkeypatc
 
 def test_falls_back_along_the_frontier(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     disturbing(monkeypatch, 5.0, width=1)
-    fallbacks = iter([Candidate("rate 0.6", 1, SMALL.model, 0.6), Candidate("rate 0.5", 1, LARGE.model, 0.5), LARGE])
-    result = delivered(SMALL, fallbacks=fallbacks)
+    others = iter([Candidate("rate 0.6", 1, SMALL.model, 0.6), Candidate("rate 0.5", 1, LARGE.model, 0.5), LARGE])
+    result = delivered(SMALL, others=others)
     assert name_of(result) == "rate 0.5"
     assert set(result.rejected) == {"small", "rate 0.6"}
     assert "Falling back to rate 0.5" in caplog.text
-    assert next(fallbacks) is LARGE  # no more was asked for
+    assert next(others) is LARGE  # no more was asked for
 
 
 def test_no_file_that_keeps_the_budget_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,9 @@ def frontier_models(
             other.model.load_state_dict(checkpoint.model)
             other.load_state(checkpoint.training["controller"])
             name = f"{other.settings.algorithm} at rate {row.achieved_rate:.4f}"
-            yield Candidate(name, 1, other.strip(), row.achieved_rate, other.weight_names)
+            yield Candidate(
+                name, 1, other.strip(), row.achieved_rate, other.weight_names, row.requested_rate, row.standard_error
+            )
 
 
 def print_frontier(

@@ -63,16 +63,20 @@ def summarize(
     agreement = delivered.get("agreement")
     outcome = Outcome.CERTIFIED if certificate["is_certified"] else Outcome(export["outcome"])
     tested = {model: certificate[model] for model in ("baseline", "compressed")}
-    is_second = export["delivered"] is not None and delivered["stage"] == 2
+    rate: dict[str, float | None]
+    judged: dict[str, float | None]
+    if export["delivered"] is None:  # then the model is the baseline
+        judged = {"validation": evaluation["validation"], "validation_standard_error": None}
+        rate = {"requested": 0.0, "achieved": 0.0}
+    else:
+        judged = {"validation": delivered["validation"], "validation_standard_error": delivered["standard_error"]}
+        # What the second stage made has the first one's rate, too.
+        is_first = delivered["stage"] == 1
+        rate = {"requested": delivered["requested_rate"], "achieved": delivered["rate"]} if is_first else search["rate"]
     compressed = {
-        # Where nothing is delivered the model is the baseline.
-        "validation": delivered["validation"] if export["delivered"] else evaluation["validation"],
-        "validation_standard_error": (second if is_second else search)["standard_error"]
-        if export["delivered"]
-        else None,
+        **judged,
         "test": tested["compressed"],
-        "rate": (search["rate"] if export["delivered"] else {"requested": 0.0, "achieved": 0.0})
-        | {"exported": agreement["exported_rate"] if agreement else None},
+        "rate": rate | {"exported": agreement["exported_rate"] if agreement else None},
         **{key: delivered[key] for key in _COSTS},
     }
     stages = [search] if second["outcome"] == "skipped" else [search, second]

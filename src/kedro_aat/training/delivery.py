@@ -34,6 +34,7 @@ from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
+_WORTHWHILE = 0.95  # of the latency; what is hardly quicker is not worth a lower rate
 NUM_COMPARED = 64  # examples on which the outputs of a file and its model are compared
 
 
@@ -47,6 +48,8 @@ class Candidate:
         model: As it is exported.
         rate: Its compression rate.
         weight_names: Parameters whose zeros are the rate; none where the rate is of something else.
+        requested_rate: That was asked for when it was trained; None where none was.
+        standard_error: Of its drop on the validation split; None where it is not known.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Candidate:
     model: nn.Module
     rate: float
     weight_names: Sequence[str] = ()
+    requested_rate: float | None = None
+    standard_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Delivery:
 
 def deliver(
     candidates: Sequence[Candidate],
-    fallbacks: Iterator[Candidate],
+    others: Iterator[Candidate],
     baseline_model: nn.Module,
     validation_data: Data,
     budget: Budget,
@@ -104,7 +109,8 @@ def deliver(
 
     Args:
         candidates: Models that keep the budget.
-        fallbacks: Less compressed ones, asked for one by one if no candidate's file keeps the budget.
+        others: Less compressed ones, by falling rate. They are asked for one by one if no candidate's file keeps the
+            budget, and all of them if latency is the objective, since less can be quicker.
         baseline_model: The uncompressed model.
         validation_data: Judges the files.
         budget: That they must keep.
@@ -129,12 +135,14 @@ def deliver(
 
     for candidate in candidates:
         consider(candidate)
-    while not kept and (fallback := next(fallbacks, None)) is not None:
+    while not kept and (fallback := next(others, None)) is not None:
         logger.warning("Falling back to %s", fallback.name)
         consider(fallback)
     if not kept:
         reasons = "".join(f"\n  - {name}: {reason}" for name, reason in rejected.items())
         raise ExportError(f"No exported file keeps the budget that its model kept:{reasons}")
+    if settings.objective == "latency" and (quicker := _quickest(list(others), kept, inputs, settings)):
+        consider(quicker)
     before, *after = measured([baseline_onnx, *(exported.onnx_model for exported in kept)], inputs, settings)
     for exported, measurement in zip(kept, after, strict=True):
         exported.report.update(measurement)
@@ -143,6 +151,22 @@ def deliver(
     within = [exported for exported in kept if exported.candidate.name not in rejected]
     best = min(within, key=lambda exported: _cost(exported.report, settings), default=None)
     return Delivery(best, baseline | before, [exported.report for exported in kept], rejected)
+
+
+def _quickest(
+    others: Sequence[Candidate], kept: Sequence[Exported], inputs: Tensor, settings: ExportSettings
+) -> Candidate | None:
+    """The quickest of other models at the first batch size, if it is quicker than all that were kept."""
+    files = [exported.onnx_model for exported in kept] + [to_onnx(other.model.eval(), inputs) for other in others]
+    size = settings.batch_sizes[0]
+    measurements = measure_latency(
+        files, inputs, batch_sizes=[size], num_threads=settings.num_threads, seconds=settings.latency_seconds
+    )
+    medians = [by_size[size].median for by_size in measurements]
+    known, new = medians[: len(kept)], medians[len(kept) :]
+    if not new or min(new) > _WORTHWHILE * min(known):
+        return None
+    return others[new.index(min(new))]
 
 
 def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Evaluation:
@@ -182,6 +206,8 @@ def _export(
         "name": candidate.name,
         "stage": candidate.stage,
         "rate": candidate.rate,
+        "requested_rate": candidate.requested_rate,
+        "standard_error": candidate.standard_error,
         "validation": metrics["ONNX"],
         "validation_program": metrics[".pt2"],
         "agreement": agreement,

@@ -275,7 +275,15 @@ def export_model(
     budget = _budget(baseline_evaluation, search_result["budget"])
     stages = enumerate(((controller, search_result), (second_controller, second_result)), start=1)
     candidates = [
-        Candidate(stage.settings.algorithm, number, stage.strip(), result["rate"]["achieved"], stage.weight_names)
+        Candidate(
+            stage.settings.algorithm,
+            number,
+            stage.strip(),
+            result["rate"]["achieved"],
+            stage.weight_names,
+            result["rate"]["requested"],
+            result["standard_error"],
+        )
         for number, (stage, result) in stages
         if result["outcome"] == Outcome.WITHIN_BUDGET
     ]
@@ -288,10 +296,8 @@ def export_model(
         report = {"outcome": Outcome.INFEASIBLE, "reason": search_result["reason"], "baseline": baseline}
         empty: dict[str, Any] = {"delivered": None, "compressed": None, "candidates": [], "rejected": {}}
         return nothing, nothing, nothing, report | empty
-    fallbacks = frontier_models(controller, search_trajectory, search_result, checkpoint_store, budget)
-    delivery = deliver(
-        candidates, fallbacks, baseline_model, validation_data, budget, settings.training, settings.export
-    )
+    others = frontier_models(controller, search_trajectory, search_result, checkpoint_store, budget)
+    delivery = deliver(candidates, others, baseline_model, validation_data, budget, settings.training, settings.export)
     report = {
         "outcome": Outcome.WITHIN_BUDGET,
         "reason": search_result["reason"],
