@@ -145,6 +145,34 @@ def test_tied_weights_stay_tied(settings: CompressionSettings) -> None:
     assert stripped.get_parameter("again.weight") is stripped.get_parameter("encode.weight")
 
 
+# --- buffers of the model's own --------------------------------------------------------------------------------
+
+
+class Windowed(nn.Module):
+    """Keeps a mask of its own, as attention over windows does."""
+
+    attention_mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 4)
+        self.register_buffer("attention_mask", torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(F.relu(self.hidden(F.relu(self.first(x * self.attention_mask)))))
+        return logits
+
+
+@every_algorithm
+def test_a_mask_of_the_models_own_is_none_of_ours(settings: CompressionSettings) -> None:
+    batch = torch.randn(16, 8)
+    controller = compressed(Windowed(), settings, batch, 0.4)
+    assert controller.compression_rate > 0.1
+    stripped = assert_strips_alike(controller, batch)
+    assert torch.equal(stripped.get_buffer("attention_mask"), torch.ones(8))
+
+
 # --- BatchNorm that switches channels off ----------------------------------------------------------------------
 
 
