@@ -113,6 +113,8 @@ class FilterPruningController(ScheduledController):
         for layer, module in model.named_modules():
             if isinstance(module, nn.RNNBase):
                 not_cut[layer] = "recurrent layers are not cut"
+            elif isinstance(module, nn.MultiheadAttention) and not axes(module):
+                not_cut[layer] = "attention with keys or values of another width than its queries is not cut"
         if not groups:
             reasons = "".join(f"\n  - {layer}: {reason}" for layer, reason in not_cut.items())
             raise ModelError(f"{type(model).__name__} has no channels that can be cut:{reasons}")
