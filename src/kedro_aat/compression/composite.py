@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kedro_aat.compression.base import ModelController
-from kedro_aat.compression.controller import CompressionLoss, CompressionReport, CompressionStage
+from kedro_aat.compression.controller import CompressionReport, CompressionStage
 from kedro_aat.compression.distillation_loss import DistillationLoss
 from kedro_aat.compression.filters import FilterPruningController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
@@ -56,9 +56,9 @@ class CompositeController(ModelController):
         steps_per_epoch: int | None = None,
         example_input: Tensor | None = None,
     ) -> None:
-        # The teacher is the model as it is given, so it is copied first.
-        loss = DistillationLoss(model, settings.distillation) if settings.distillation else CompressionLoss()
-        super().__init__(model, settings, loss, example_input)
+        super().__init__(model, settings, example_input)
+        if settings.distillation:  # the teacher is the model as it is given, so it is copied first
+            self.loss = DistillationLoss(model, settings.distillation)
         # The first on the model is the adaptive one: masks come before rounding, filters before single weights.
         self.children = [
             build_single(model, part, steps_per_epoch=steps_per_epoch, example_input=example_input, is_part=True)

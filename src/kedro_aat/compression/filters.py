@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.costs import CutCosts
 from kedro_aat.compression.cutting import Cut, Kind, apply_plan, axes
-from kedro_aat.compression.fake_quantization import refuse_compressed
 from kedro_aat.compression.filter_importance import filter_sums, kept_counts, removal_order, unit_scores
 from kedro_aat.compression.filter_statistics import FilterStatistics, statistics_of
 from kedro_aat.compression.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
@@ -68,13 +67,12 @@ class FilterPruningController(ScheduledController):
         example_input: Tensor | None = None,
     ) -> None:
         settings = settings or FilterPruning()
+        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         if example_input is None:
             raise ModelError(
                 "Filter pruning runs the model once to see which of its channels hang together: pass example_input, "
                 "a batch like those that it is trained on, for example the first of the training data."
             )
-        refuse_compressed(model)
-        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         self.groups, self.not_cut = self._find_groups()
         self._sizes = all_places(model)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from kedro_aat.compression.fake_quantization import FakeQuantization, refuse_compressed
+from kedro_aat.compression.fake_quantization import FakeQuantization
 from kedro_aat.compression.flow import install, uninstall
 from kedro_aat.compression.integers import hold_integers
 from kedro_aat.compression.layers import PrunableWeight, prunable_weights
@@ -68,14 +68,11 @@ class QuantizationController(ScheduledController):
         is_part: bool = False,
     ) -> None:
         settings = settings or Quantization()
-        layers = _quantizable(model, settings)
-        if not is_part:
-            refuse_compressed(model)
-        self._layers = layers
+        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input, is_part=is_part)
+        self._layers = _quantizable(model, settings)
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
-        self._fake = FakeQuantization(model, layers, settings, self._highest)
+        self._fake = FakeQuantization(model, self._layers, settings, self._highest)
         install(model, self._fake)
-        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         self._set_rate(settings.schedule.initial_rate)
 
     def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
