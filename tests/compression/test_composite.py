@@ -398,7 +398,7 @@ def test_softmax_of_outputs_without_classes_is_refused() -> None:
     controller = compose(SPARSITY, SOFTMAX, model=Sum())
     controller.model.train()
     controller.model(INPUTS)
-    with pytest.raises(ModelError, match=r"shape \(16,\): choose type mse"):
+    with pytest.raises(ModelError, match=r"shape \(16,\): choose mse"):
         controller.loss()
 
 
