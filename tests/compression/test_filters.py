@@ -352,6 +352,27 @@ def test_taylor_scores_are_gathered_every_fourth_step_and_never_across_epochs() 
     assert [step for step, is_new in gathered if is_new] == [1, 5, 1]
 
 
+@pytest.mark.parametrize("way", ["long epochs", "epochs of one step", "gradients cleared too early", "no steps"])
+def test_taylor_without_gradients_says_by_what_it_ranks(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, batch = make("mlp")
+    controller = pruned(model, batch, importance="taylor")
+    controller.steps_per_epoch = num_steps = 1 if way == "epochs of one step" else 6
+    for _ in range(2):
+        controller.scheduler.epoch_step()
+        for _ in range(num_steps):
+            if way == "gradients cleared too early":
+                model.zero_grad()
+            if way != "no steps":
+                controller.scheduler.step()
+            model.zero_grad()
+            model(batch).square().mean().backward()
+    assert ("ranked by l2" in caplog.text) is (way in ("epochs of one step", "gradients cleared too early"))
+    caplog.clear()
+    controller.compression_rate = 0.5
+    controller.strip()
+    assert ("ranked by l2" in caplog.text) is (way != "long epochs")
+
+
 def test_taylor_scores_travel_with_the_model_and_leave_with_the_masks() -> None:
     model, batch = make("mlp")
     controller = pruned(model, batch, importance="taylor")

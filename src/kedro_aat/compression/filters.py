@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,10 @@ _MEMORY = 0.9  # share of the Taylor scores that a gathering leaves; some ten of
 # Steps from one gathering of Taylor scores to the next: these are a sample of the mean over all, and gathering them in
 # each would take 4 to 5 % of a step of the digits network.
 _GATHERING_INTERVAL = 4
+_STEPS_TO_A_WARNING = 2 * _GATHERING_INTERVAL  # without scores; the first of scaled losses may overflow
+
+
+logger = logging.getLogger(__name__)
 
 
 class FilterPruningController(ScheduledController):
@@ -73,6 +78,7 @@ class FilterPruningController(ScheduledController):
                 "Filter pruning runs the model once to see which of its channels hang together: pass example_input, "
                 "a batch like those that it is trained on, for example the first of the training data."
             )
+        self._num_steps = 0
         self.groups, self.not_cut = self._find_groups()
         self._sizes = all_places(model)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)
@@ -233,6 +239,24 @@ class FilterPruningController(ScheduledController):
         The first step of an epoch is the first in turn. Its last is in no turn: its gradients are gone where a run
         goes on from a checkpoint, which is to give the same as one that was never interrupted.
         """
+        if not self._watched:
+            return
+        self._gather()
+        self._num_steps += 1
+        if self._num_steps == (1 if self.steps_per_epoch == 1 else _STEPS_TO_A_WARNING):
+            self._warn_without_scores()
+
+    def _warn_without_scores(self) -> None:
+        """Says it where `taylor` ranks by something else because it sees no gradients."""
+        if any(bool(weight.module.get_buffer(weight.parameter_name + TAYLOR).any()) for weight, _ in self._watched):
+            return
+        logger.warning(
+            "Filters of importance taylor are ranked by l2: no gradient was seen so far. They are looked at when "
+            "scheduler.step() is called, which has to be before each optimizer step, with the gradients of the step "
+            "before still there, and in epochs of more than one step."
+        )
+
+    def _gather(self) -> None:
         if self.scheduler.current_step % _GATHERING_INTERVAL:
             return
         gathered, seen, kept = [], [], []
@@ -278,6 +302,8 @@ class FilterPruningController(ScheduledController):
         """
         controller = copy.deepcopy(self) if do_copy else self
         model, plan = controller.model, controller.cut_plan()
+        if plan and controller._watched:
+            controller._warn_without_scores()
         expected = controller._outputs()
         controller._masks.apply()
         controller._masks.detach(model)
