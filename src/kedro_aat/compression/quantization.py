@@ -2,8 +2,8 @@
 
 The rate is the share of the weights that are int8, so a search can lower it until the accuracy holds, and leave
 the layers that suffer most in full precision. A layer's sensitivity is the energy of its weight's rounding error over
-that of the weight: the inverse of the signal-to-quantization-noise ratio, by which Lin et al. 2016
-(arXiv:1511.06393, section 3) divide bits among layers.
+that of the weight: the inverse of the signal-to-quantization-noise ratio, by which Lin et al. 2016 ("Fixed Point
+Quantization of Deep Convolutional Networks", arXiv:1511.06393) divide bits among layers.
 """
 
 from __future__ import annotations
