@@ -425,6 +425,17 @@ def test_softmax_of_outputs_without_classes_is_refused() -> None:
 # --- what is refused -------------------------------------------------------------------------------------------
 
 
+def test_mistake_in_one_part_leaves_the_model_as_it_was() -> None:
+    model = settled(small_net(), INPUTS)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    halves = FilterPruning(schedule=HALF), MagnitudeSparsity(schedule=HALF)
+    with pytest.raises(ConfigurationError, match="'head' matches no layer"):
+        compose(*halves, Quantization(ignored_scopes=("head",)), SOFTMAX, model=model)
+    assert_same_bits(dict(model.state_dict()), before)
+    assert not any(value for name, value in vars(model).items() if name.endswith("_hooks"))
+    compose(*halves, Quantization(ignored_scopes=("classifier",)), SOFTMAX, model=model)
+
+
 def test_filters_need_an_example() -> None:
     with pytest.raises(ModelError, match="example_input"):
         build_controller(small_net(), Composite(algorithms=(INT8, PRUNING)))
