@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -146,6 +147,54 @@ def test_minimal_above_maximal_rate() -> None:
 def names_rates_in_the_wrong_order(mistake: str) -> bool:
     words = mistake.replace("_", " ")
     return all(part in words for part in ("minimal rate", "0.9", "maximal rate", "0.5", "but got"))
+
+
+FILTERS, SPARSITY, INT8 = ({"algorithm": name} for name in ("filter_pruning", "magnitude_sparsity", "quantization"))
+TAUGHT = {"algorithm": "knowledge_distillation", "type": "mse", "scale": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (INT8, FILTERS, "nothing can follow quantization, .* but got filter_pruning; make filter_pruning the first"),
+        ([FILTERS, INT8], INT8, "nothing can follow quantization"),
+        ([INT8, SPARSITY], FILTERS, "nothing can follow quantization"),
+        (SPARSITY, FILTERS, "filters must be cut before single weights are removed"),
+        (SPARSITY, [INT8, FILTERS], "filters must be cut before single weights are removed"),
+        (FILTERS, FILTERS, "another algorithm than the first stage's, but both are filter_pruning"),
+        ([FILTERS, SPARSITY], [SPARSITY, INT8], "but both are magnitude_sparsity"),
+    ],
+)
+def test_stages_that_cannot_follow_each_other_are_refused(first: Any, second: Any, words: str) -> None:
+    (mistake,) = mistakes(compression=first, second_stage={"compression": second})
+    assert re.match(f"second_stage: .*{words}", mistake)
+
+
+@pytest.mark.parametrize("second", [INT8, SPARSITY, [SPARSITY, INT8]])
+def test_stages_that_can_follow_each_other(second: Any) -> None:
+    AatSettings.model_validate(parameters(compression=FILTERS, second_stage={"compression": second}))
+
+
+@pytest.mark.parametrize(
+    "taught",
+    [
+        {"compression": [FILTERS, TAUGHT]},
+        {"compression": FILTERS, "second_stage": {"compression": [INT8, TAUGHT]}},
+    ],
+)
+def test_a_model_has_one_teacher(taught: dict[str, Any]) -> None:
+    (mistake,) = mistakes(**taught)
+    assert mistake.startswith("training: the model would be taught twice, by knowledge_distillation in the list")
+    training = parameters()["training"]
+    settings = AatSettings.model_validate(parameters(**taught, training=training | {"distillation": None}))
+    assert settings.teaching == {"kind": "mse", "temperature": 1.0, "weight": 0.5}
+    own = training | {"train_epoch": "package.module.train_epoch"}  # which adds the compression's loss, or does not
+    AatSettings.model_validate(parameters(**taught, training=own))
+
+
+def test_the_teacher_is_that_of_the_training_where_the_compression_has_none() -> None:
+    settings = AatSettings.model_validate(parameters(compression=[FILTERS, INT8]))
+    assert settings.teaching == {"kind": "auto", "temperature": 3.0, "weight": 0.7}
 
 
 def test_five_mistakes_are_named_in_one_error() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.certificate import CertificateSettings
-from kedro_aat.compression.settings import CompressionSettings, MagnitudeSparsity, Quantization
+from kedro_aat.compression.settings import (
+    CompressionSettings,
+    MagnitudeSparsity,
+    Quantization,
+    algorithms_of,
+    distillation_of,
+)
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.search.choice import Policy
 from kedro_aat.search.frontier import Frontier
@@ -78,18 +84,39 @@ class AatSettings(Settings):
     @field_validator("second_stage")
     @classmethod
     def _in_an_order_that_works(cls, stage: SecondStage | None, given: ValidationInfo) -> SecondStage | None:
-        first = getattr(given.data.get("compression"), "algorithm", None)
-        second = stage and stage.compression.algorithm
-        if first == "quantization" and second is not None:
+        if stage is None or "compression" not in given.data:
+            return stage
+        first, second = algorithms_of(given.data["compression"]), algorithms_of(stage.compression)
+        if "quantization" in first:
+            others = " and ".join(name for name in second if name != "quantization") or "another algorithm"
             raise ValueError(
-                f"nothing can follow quantization, since its model holds integers, but got {second}; "
-                f"make {second} the first stage and quantization the second"
+                "nothing can follow quantization, since its model holds integers, but got "
+                f"{' and '.join(second)}; make {others} the first stage and quantization the second"
             )
-        if second == "filter_pruning" and first == "magnitude_sparsity":
+        if "filter_pruning" in second and "magnitude_sparsity" in first:
             raise ValueError("filters must be cut before single weights are removed; exchange the two stages")
-        if second is not None and first == second:
-            raise ValueError(f"must be another algorithm than the first stage's, but both are {first}")
+        if both := [name for name in first if name in second]:
+            raise ValueError(f"must be another algorithm than the first stage's, but both are {' and '.join(both)}")
         return stage
+
+    @field_validator("training")
+    @classmethod
+    def _one_teacher(cls, training: TrainingSettings, given: ValidationInfo) -> TrainingSettings:
+        stages = [given.data.get("compression"), getattr(given.data.get("second_stage"), "compression", None)]
+        if training.teaching is not None and any(map(distillation_of, filter(None, stages))):
+            raise ValueError(
+                "the model would be taught twice, by knowledge_distillation in the list of algorithms and by "
+                "distillation here: set distillation to null, or leave knowledge_distillation out"
+            )
+        return training
+
+    @property
+    def teaching(self) -> dict[str, Any] | None:
+        """How the model is held to what it said before compression, as plain data; None where it is not."""
+        stages = [self.compression, *([self.second_stage.compression] if self.second_stage else [])]
+        if (found := next(filter(None, map(distillation_of, stages)), None)) is not None:
+            return {"kind": found.type, "temperature": found.temperature, "weight": found.scale}
+        return self.training.teaching
 
     @property
     def time_limit(self) -> float | None:

@@ -239,6 +239,26 @@ def test_architectures_are_cut_and_hold_integers(name: str) -> None:
     assert (run(small, inputs) - expected).abs().max() < 0.03 * expected.abs().max()
 
 
+@pytest.mark.parametrize("adaptive", [PRUNING, SPARSITY], ids=lambda settings: settings.algorithm)
+def test_post_training_route_trains_as_the_other_algorithm_alone(adaptive: Any) -> None:
+    alone = build_controller(settled(small_net(), INPUTS), adaptive, example_input=INPUTS)
+    both = compose(adaptive, Quantization(calibration_only=True))
+    for controller in (alone, both):
+        controller.disable_scheduler()
+        controller.compression_rate = 0.5
+        train(controller.model, sgd(controller.model))
+    outputs = [run(controller.model, INPUTS) for controller in (alone, both)]
+    for name, parameter in alone.model.named_parameters():
+        assert torch.equal(both.model.get_parameter(name), parameter), name
+    assert both.report() == alone.report()
+    largest = float(outputs[0].abs().max())
+    assert 0 < float((outputs[1] - outputs[0]).abs().max()) < 0.1 * largest
+    small = both.strip()
+    torch.testing.assert_close(run(small, INPUTS), outputs[1], rtol=0, atol=0.02 * largest)
+    assert small.get_parameter("conv.weight").dtype == torch.int8
+    assert small.get_parameter("conv.weight").shape == alone.strip().get_parameter("conv.weight").shape
+
+
 def test_cut_integers_train_no_longer_but_are_copied_whole() -> None:
     small = searched(PRUNING, INT8).strip()
     assert torch.equal(run(copy.deepcopy(small), INPUTS), run(small, INPUTS))
@@ -398,11 +418,22 @@ def test_softmax_of_outputs_without_classes_is_refused() -> None:
     controller = compose(SPARSITY, SOFTMAX, model=Sum())
     controller.model.train()
     controller.model(INPUTS)
-    with pytest.raises(ModelError, match=r"shape \(16,\): choose type mse"):
+    with pytest.raises(ModelError, match=r"shape \(16,\): choose mse"):
         controller.loss()
 
 
 # --- what is refused -------------------------------------------------------------------------------------------
+
+
+def test_mistake_in_one_part_leaves_the_model_as_it_was() -> None:
+    model = settled(small_net(), INPUTS)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    halves = FilterPruning(schedule=HALF), MagnitudeSparsity(schedule=HALF)
+    with pytest.raises(ConfigurationError, match="'head' matches no layer"):
+        compose(*halves, Quantization(ignored_scopes=("head",)), SOFTMAX, model=model)
+    assert_same_bits(dict(model.state_dict()), before)
+    assert not any(value for name, value in vars(model).items() if name.endswith("_hooks"))
+    compose(*halves, Quantization(ignored_scopes=("classifier",)), SOFTMAX, model=model)
 
 
 def test_filters_need_an_example() -> None:

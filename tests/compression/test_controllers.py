@@ -66,5 +66,6 @@ def test_uncompressed_model_trains_under_the_same_functions() -> None:
     assert controller.compression_stage() is CompressionStage.UNCOMPRESSED
     assert float(controller.loss()) == 0.0
     controller.load_state(controller.get_state())
+    assert controller.statistics().to_str().startswith("uncompressed: 0.0000 of the weights are zero")
     assert controller.strip() is model
     assert torch.equal(model.weight, before)

@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import CompressionController
-from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
+from kedro_aat.compression.settings import (
+    Composite,
+    CompressionSettings,
+    FilterPruning,
+    KnowledgeDistillation,
+    MagnitudeSparsity,
+    Quantization,
+)
 from kedro_aat.errors import ModelError
 from tests.compression.quantized import run
 from tests.compression.training import BATCH, sgd, small_net, train
@@ -145,6 +152,34 @@ def test_tied_weights_stay_tied(settings: CompressionSettings) -> None:
     assert stripped.get_parameter("again.weight") is stripped.get_parameter("encode.weight")
 
 
+# --- buffers of the model's own --------------------------------------------------------------------------------
+
+
+class Windowed(nn.Module):
+    """Keeps a mask of its own, as attention over windows does."""
+
+    attention_mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.hidden, self.head = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 4)
+        self.register_buffer("attention_mask", torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(F.relu(self.hidden(F.relu(self.first(x * self.attention_mask)))))
+        return logits
+
+
+@every_algorithm
+def test_a_mask_of_the_models_own_is_none_of_ours(settings: CompressionSettings) -> None:
+    batch = torch.randn(16, 8)
+    controller = compressed(Windowed(), settings, batch, 0.4)
+    assert controller.compression_rate > 0.1
+    stripped = assert_strips_alike(controller, batch)
+    assert torch.equal(stripped.get_buffer("attention_mask"), torch.ones(8))
+
+
 # --- BatchNorm that switches channels off ----------------------------------------------------------------------
 
 
@@ -203,6 +238,44 @@ def test_half_precision_is_compressed_or_refused(settings: CompressionSettings, 
     # Rounding differs from one size of matrix to another, so they are compared in single precision.
     expected = run(copy.deepcopy(model).float(), INPUTS)
     torch.testing.assert_close(run(stripped.float(), INPUTS), expected, rtol=1e-4, atol=1e-4)
+
+
+# --- several inputs --------------------------------------------------------------------------------------------
+
+
+class Sum(nn.Module):
+    """Of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right, self.head = nn.Linear(8, 16), nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        logits: Tensor = self.head(F.relu(self.left(left) + self.right(right)))
+        return logits
+
+
+@every_algorithm
+def test_two_inputs_are_compressed_or_refused(settings: CompressionSettings) -> None:
+    model, batch = Sum().eval(), (torch.randn(16, 8), torch.randn(16, 6))
+    taught = Composite(algorithms=(settings, KnowledgeDistillation(type="mse")))  # type: ignore[arg-type]
+    for each in (settings, taught):
+        with pytest.raises(ModelError, match=r"must be one tensor, \(N, \.\.\.\), but got a tuple.*several"):
+            build_controller(model, each, example_input=batch)  # type: ignore[arg-type]
+    assert not model._forward_hooks
+    assert list(model.state_dict()) == list(Sum().state_dict())
+    if isinstance(settings, FilterPruning):
+        with pytest.raises(ModelError, match=r"does not take an example input.*'right'"):
+            build_controller(model, settings, example_input=batch[0])
+        return
+    controller = build_controller(model, settings)
+    controller.compression_rate = 0.5
+    assert controller.compression_rate > 0.1
+    with torch.no_grad():
+        expected = model(*batch)
+        atol = 0.02 * float(expected.abs().max()) if isinstance(settings, Quantization) else 1e-5
+        torch.testing.assert_close(controller.strip()(*batch), expected, rtol=1e-4, atol=atol)
 
 
 # --- inputs of the wrong shape ---------------------------------------------------------------------------------

@@ -352,6 +352,27 @@ def test_taylor_scores_are_gathered_every_fourth_step_and_never_across_epochs() 
     assert [step for step, is_new in gathered if is_new] == [1, 5, 1]
 
 
+@pytest.mark.parametrize("way", ["long epochs", "epochs of one step", "gradients cleared too early", "no steps"])
+def test_taylor_without_gradients_says_by_what_it_ranks(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, batch = make("mlp")
+    controller = pruned(model, batch, importance="taylor")
+    controller.steps_per_epoch = num_steps = 1 if way == "epochs of one step" else 6
+    for _ in range(2):
+        controller.scheduler.epoch_step()
+        for _ in range(num_steps):
+            if way == "gradients cleared too early":
+                model.zero_grad()
+            if way != "no steps":
+                controller.scheduler.step()
+            model.zero_grad()
+            model(batch).square().mean().backward()
+    assert ("ranked by l2" in caplog.text) is (way in ("epochs of one step", "gradients cleared too early"))
+    caplog.clear()
+    controller.compression_rate = 0.5
+    controller.strip()
+    assert ("ranked by l2" in caplog.text) is (way != "long epochs")
+
+
 def test_taylor_scores_travel_with_the_model_and_leave_with_the_masks() -> None:
     model, batch = make("mlp")
     controller = pruned(model, batch, importance="taylor")
@@ -456,6 +477,28 @@ class WithLSTM(nn.Module):
         return out
 
 
+class OtherWidths(nn.Module):
+    """Attention whose keys and values have another width than its queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.attention = nn.MultiheadAttention(16, 4, kdim=8, vdim=8, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.mlp(self.attention(self.first(x), x, x)[0])
+        return out
+
+
+class OwnGroupNorm(nn.GroupNorm):
+    """As projects derive their own normalisations."""
+
+
+class OwnPReLU(nn.PReLU):
+    """Likewise."""
+
+
 def perceptron(*middle: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 12), *middle, nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
 
@@ -483,6 +526,8 @@ REASONS: list[tuple[nn.Module, Tensor, str, str]] = [
     (FixedWidth(), torch.randn(2, 5, 16), "attention.qkv", "does not run without it"),
     (WithLSTM(), torch.randn(2, 2, 5), "first", "'lstm' (LSTM), which cannot be cut"),
     (WithLSTM(), torch.randn(2, 2, 5), "lstm", "recurrent"),
+    (OtherWidths(), torch.randn(2, 5, 8), "first", "'attention' (MultiheadAttention), which cannot be cut"),
+    (OtherWidths(), torch.randn(2, 5, 8), "attention", "another width than its queries"),
     (
         nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 12)), nn.ReLU(), *perceptron()[1:], nn.Linear(3, 2)),  # type: ignore[index]
         torch.randn(2, 6),
@@ -512,6 +557,15 @@ def test_what_cannot_be_cut_is_named_and_the_rest_is_cut(
     weight = getattr(model.get_submodule(layer), "weight", None)
     if isinstance(weight, Tensor):
         assert len(cut.get_submodule(layer).weight) == len(weight)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("middle", [OwnGroupNorm(4, 12), OwnPReLU(12)], ids=["GroupNorm", "PReLU"])
+def test_classes_derived_from_torchs_are_cut_as_those_are(middle: nn.Module) -> None:
+    model, batch = disturb(perceptron(middle)), torch.randn(4, 6)
+    controller = pruned(model, batch, 0.5)
+    cut = controller.strip()
+    assert len(cut.get_parameter("0.weight")) < 12
+    assert difference(model, cut, batch) <= TOLERANCE
 
 
 def test_scopes_keep_outputs_and_let_inputs_follow() -> None:

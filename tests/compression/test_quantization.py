@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -240,6 +241,101 @@ def test_compiled_model_trains_and_evaluates_as_it_would_without() -> None:
     assert torch.equal(torch.compile(small, backend="eager")(INPUTS), run(small, INPUTS))
 
 
+# --- models that are not as usual ------------------------------------------------------------------------------
+
+
+class ScaledLinear(nn.Linear):
+    """Does more than torch's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 10
+
+
+class PaddedConv(nn.Conv2d):
+    """Likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1)))
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    """Likewise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class RenamedConv(nn.Conv2d):
+    """Does what torch's own does."""
+
+
+class WithNicknames(nn.Module):
+    """Its BatchNorm has two names, and is called by the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+        self.norms = nn.ModuleList([self.norm])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.norms[0](self.first(x)).relu())
+        return out
+
+
+def around(*middle: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 8, 3), *middle, nn.ReLU(), nn.Conv2d(8, 8, 3))
+
+
+UNUSUAL: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
+    "scaled linear": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), ScaledLinear(8, 4)), {"1"}),
+    "padded convolution": (lambda: around(PaddedConv(8, 8, 3)), {"0", "3"}),
+    "activated norm": (lambda: nn.Sequential(nn.Conv2d(1, 8, 3), ActivatedNorm(8), nn.Conv2d(8, 8, 3)), {"0", "2"}),
+    "norm that is activated, and last": (lambda: around(nn.Conv2d(8, 8, 1), ActivatedNorm(8)), {"0", "1", "4"}),
+    "renamed convolution": (lambda: around(RenamedConv(8, 8, 3), nn.BatchNorm2d(8)), {"0", "1", "4"}),
+    "reflected edges": (lambda: around(nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")), {"0", "1", "3"}),
+    "edges from the other side": (
+        lambda: around(nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular")),
+        {"0", "1", "3"},
+    ),
+    "nicknames": (WithNicknames, {"first", "last"}),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_models_compute_the_same_in_integers(name: str) -> None:
+    torch.manual_seed(0)
+    make, in_integers = UNUSUAL[name]
+    model = settled(make(), INPUTS)
+    plain = run(model, INPUTS)
+    controller = quantized(model, INPUTS)
+    assert {layer.name.removesuffix(".weight") for layer in controller.statistics().layers} == in_integers
+    expected = run(model, INPUTS)
+    assert (expected - plain).abs().max() < 0.05 * plain.abs().max()
+    small = controller.strip()
+    assert (run(small, INPUTS) - expected).abs().max() < 0.02 * expected.abs().max()
+    description = quantized_of(small)
+    assert description is not None
+    assert {layer.layer for layer in description.layers} == in_integers
+
+
+def test_hooks_on_layers_outlive_them() -> None:
+    seen: list[str] = []
+    model = settled(SmallNet(), INPUTS)
+    conv, norm, classifier = (model.get_submodule(name) for name in ("stem.0", "stem.1", "classifier"))
+    norm.register_forward_pre_hook(lambda module, args: seen.append("norm"))
+    conv.register_forward_pre_hook(lambda module, args, kwargs: seen.append("conv"), with_kwargs=True)
+    classifier.register_forward_hook(lambda module, args, out: 10 * out)
+    conv.eval().requires_grad_(False)
+    controller = quantized(model.train(), INPUTS)
+    norm.eval()
+    small = controller.strip()
+    assert [module.training for module in small.modules()] == [module.training for module in model.modules()]
+    expected = run(model, INPUTS)
+    seen.clear()
+    assert (run(small, INPUTS) - expected).abs().max() < 0.02 * expected.abs().max()
+    assert seen == ["conv", "norm"]
+
+
 # --- which layers ----------------------------------------------------------------------------------------------
 
 
@@ -385,7 +481,9 @@ def test_half_precision_is_refused() -> None:
         QuantizationController(small_net().half())
 
 
-@pytest.mark.parametrize("model", [nn.Sequential(nn.LayerNorm(3)), nn.LSTM(2, 2), nn.ConvTranspose2d(2, 2, 3)])
+@pytest.mark.parametrize(
+    "model", [nn.Sequential(nn.LayerNorm(3)), nn.LSTM(2, 2), nn.ConvTranspose2d(2, 2, 3), nn.Linear(2, 2)]
+)
 def test_model_without_layers_that_hold_int8_is_refused(model: nn.Module) -> None:
     with pytest.raises(ModelError, match="no layer that can be"):
         QuantizationController(model)
@@ -434,18 +532,26 @@ def test_second_quantization_is_refused() -> None:
         QuantizationController(controller.strip())
 
 
-def test_weight_that_is_not_used_as_a_layers_is_refused() -> None:
-    class Scaled(nn.Module):
+@pytest.mark.parametrize("way", ["scaled", "positional", "by keyword"])
+def test_weight_that_is_not_used_as_a_layers_is_refused(way: str) -> None:
+    class Borrowing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.used, self.scaled = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.used, self.lent = nn.Linear(6, 6), nn.Linear(6, 6)
 
         def forward(self, x: Tensor) -> Tensor:
-            return F.linear(self.used(x), 2 * self.scaled.weight)
+            x = self.used.forward(x)
+            if way == "scaled":
+                return F.linear(x, 2 * self.lent.weight)
+            return F.linear(x, self.lent.weight) if way == "positional" else F.linear(x, weight=self.lent.weight)
 
-    controller = QuantizationController(Scaled())
-    with pytest.raises(ModelError, match=r"does not use the weights of scaled .*ignored_scopes"):
+    controller = QuantizationController(Borrowing())
+    with pytest.raises(ModelError, match=r"does not use the weights of lent .*ignored_scopes"):
         run(controller.model, torch.randn(2, 6))
+    inputs = torch.randn(8, 6)
+    controller = quantized(Borrowing(), inputs, ignored_scopes=("lent",))
+    expected = run(controller.model, inputs)
+    assert (run(controller.strip(), inputs) - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_forward_that_takes_another_way_is_refused() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from kedro_aat.compression.controller import Uncompressed
+from kedro_aat.errors import ModelError
 from kedro_aat.training.distillation import Teacher
 from kedro_aat.training.epoch import DefaultTraining
 from kedro_aat.training.runner import TrainingRunner
@@ -51,6 +52,11 @@ def test_dense_predictions_count_each_pixel_once() -> None:
     targets = TARGETS[:, None, None].expand(6, 5, 7)
     task = nn.CrossEntropyLoss()
     torch.testing.assert_close(teacher(task).loss(wide, targets, taught), teacher(task).loss(LOGITS, TARGETS, TAUGHT))
+
+
+def test_softmax_of_outputs_without_classes_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"shape \(6,\): choose mse"):
+        teacher(nn.MSELoss(), kind="softmax").loss(LOGITS[:, 0], LOGITS[:, 0], TAUGHT[:, 0])
 
 
 def test_other_losses_compare_outputs_themselves() -> None:

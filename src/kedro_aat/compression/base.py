@@ -22,27 +22,28 @@ class ModelController(ABC):
     Args:
         model: The model, changed in place.
         settings: Of the algorithm, or of the composite.
-        loss: What the compression adds to the task's loss.
         example_input: A batch for `export_model`, (N, ...), None if unknown.
 
     Attributes:
         model: Likewise.
         settings: Likewise.
-        loss: Likewise; there for training functions that add a compression loss.
+        loss: What the compression adds to the task's loss; there for training functions that add it.
         scheduler: Steps the schedule until `disable_scheduler`, then follows the search.
         example_input: Likewise.
+
+    Raises:
+        ModelError: If the example input is no tensor.
     """
 
     name: str
     maximal_compression_rate: float = 1.0
     scheduler: CompressionScheduler
 
-    def __init__(
-        self, model: nn.Module, settings: CompressionSettings, loss: CompressionLoss, example_input: Tensor | None
-    ) -> None:
+    def __init__(self, model: nn.Module, settings: CompressionSettings, example_input: Tensor | None) -> None:
+        require_one_tensor(example_input)
         self.model = model
         self.settings = settings
-        self.loss = loss
+        self.loss = CompressionLoss()
         self.example_input = example_input
 
     @abstractmethod
@@ -130,3 +131,17 @@ class ModelController(ABC):
                 "input_info.sample_size, or an example_input."
             )
         Path(path).write_bytes(to_onnx(self.strip().cpu(), self.example_input.cpu()).SerializeToString())
+
+
+def require_one_tensor(example_input: object) -> None:
+    """Sees to it that an example input is a tensor, if there is one.
+
+    Raises:
+        ModelError: Says what can be done for a model of several inputs.
+    """
+    if example_input is not None and not isinstance(example_input, Tensor):
+        raise ModelError(
+            f"example_input must be one tensor, (N, ...), but got a {type(example_input).__name__}: filter pruning and "
+            "export_model know models of one input. For several, magnitude_sparsity and quantization work without an "
+            "example_input."
+        )

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kedro_aat.compression.base import ModelController
-from kedro_aat.compression.controller import CompressionLoss, CompressionReport, CompressionStage
+from kedro_aat.compression.controller import CompressionReport, CompressionStage
 from kedro_aat.compression.distillation_loss import DistillationLoss
 from kedro_aat.compression.filters import FilterPruningController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
@@ -56,14 +56,18 @@ class CompositeController(ModelController):
         steps_per_epoch: int | None = None,
         example_input: Tensor | None = None,
     ) -> None:
-        # The teacher is the model as it is given, so it is copied first.
-        loss = DistillationLoss(model, settings.distillation) if settings.distillation else CompressionLoss()
-        super().__init__(model, settings, loss, example_input)
+        super().__init__(model, settings, example_input)
+        if settings.distillation:  # the teacher is the model as it is given, so it is copied first
+            self.loss = DistillationLoss(model, settings.distillation)
         # The first on the model is the adaptive one: masks come before rounding, filters before single weights.
-        self.children = [
-            build_single(model, part, steps_per_epoch=steps_per_epoch, example_input=example_input, is_part=True)
-            for part in settings.compressing
-        ]
+        self.children: list[ScheduledController] = []
+        options: dict[str, Any] = {"steps_per_epoch": steps_per_epoch, "example_input": example_input}
+        for part in settings.compressing:
+            try:
+                self.children.append(build_single(model, part, **options, is_part=True))
+            except Exception:
+                self._take_off()
+                raise
         self.adaptive = self.children[0]
         self.maximal_compression_rate = self.adaptive.maximal_compression_rate
         self.scheduler = CompositeScheduler(self.children)
@@ -81,6 +85,14 @@ class CompositeController(ModelController):
         if (quantization := self.quantization) is not None:
             self._apply_masks()
             quantization.calibrate(batches)
+
+    def _take_off(self) -> None:
+        """Leaves the model as it was given, so that it can be tried again with what was wrong put right."""
+        for child in reversed(self.children):
+            child.compression_rate = 0.0
+            child.strip(do_copy=False)
+        if isinstance(self.loss, DistillationLoss):
+            self.loss.detach(self.model)
 
     def _apply_masks(self) -> None:
         for child in self.children:

@@ -91,8 +91,9 @@ class CompressionStatistics:
 
     @property
     def rate(self) -> float:
-        """Zeros over the weights of all layers that are not ignored, in [0, 1]."""
-        return sum(layer.num_zeros for layer in self.layers) / sum(layer.num_weights for layer in self.layers)
+        """Zeros over the weights of all layers that are not ignored, in [0, 1]; 0 where there are none."""
+        num_weights = sum(layer.num_weights for layer in self.layers)
+        return sum(layer.num_zeros for layer in self.layers) / num_weights if num_weights else 0.0
 
     def as_frame(self) -> pd.DataFrame:
         """One row a layer: name, shape, weights, zeros, rate."""

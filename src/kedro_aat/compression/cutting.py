@@ -64,7 +64,8 @@ def axes(module: nn.Module) -> dict[Kind, list[tuple[str, int]]]:
     elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
         found = {"channels": [("weight", 0)]}
     elif isinstance(module, nn.MultiheadAttention):
-        found = {"projections": [("in_proj_weight", 0), ("in_proj_bias", 0)], "heads": []}
+        if module.in_proj_weight is not None:  # None where keys or values have another width than queries
+            found = {"projections": [("in_proj_weight", 0), ("in_proj_bias", 0)], "heads": []}
     elif is_attention(module):
         found = {"heads": []}
     return {
@@ -87,8 +88,12 @@ def size(module: nn.Module, kind: Kind) -> int:
         return int(getattr(module, f"{attribute}_features"))
     if isinstance(module, _ConvNd):
         return int(getattr(module, f"{attribute}_channels"))
-    name = {nn.GroupNorm: "num_channels", nn.PReLU: "num_parameters"}.get(type(module), "num_features")
-    return int(getattr(module, name))
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters
+    assert isinstance(module, _NormBase)
+    return module.num_features
 
 
 def apply_plan(model: nn.Module, plan: Iterable[Cut | Mapping[str, Any]]) -> nn.Module:

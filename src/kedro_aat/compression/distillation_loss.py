@@ -21,9 +21,8 @@ _TEACHER = "_aat_teacher."  # before the names of the teacher's tensors in the m
 class DistillationLoss(CompressionLoss):
     """Compares a model's last outputs in training with those of a frozen copy of it, on the same inputs.
 
-    `softmax` is T^2 times the Kullback-Leibler divergence of the probabilities at temperature T over dimension 1
-    (Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2), `mse` the mean squared difference; where the model
-    returns several floating-point tensors, the sum over them. Outside of training it is 0.
+    `softmax` is the `softened_divergence`, `mse` the mean squared difference; where the model returns several
+    floating-point tensors, the sum over them. Outside of training it is 0.
 
     The copy's tensors travel in the model's `state_dict`, so that a model that is built anew and loaded has the
     same teacher; a state without them leaves the teacher as it is.
@@ -92,15 +91,33 @@ class DistillationLoss(CompressionLoss):
     def _compare(self, now: Tensor, then: Tensor) -> Tensor:
         if self.settings.type == "mse":
             return F.mse_loss(now, then)
-        if now.ndim < 2:
-            raise ModelError(
-                "knowledge_distillation of type softmax needs outputs (B, classes, ...), but the model returns "
-                f"one of shape {tuple(now.shape)}: choose type mse."
-            )
-        temperature = self.settings.temperature
-        now, then = (F.log_softmax(each / temperature, dim=1) for each in (now, then))
-        divergence = F.kl_div(now, then, reduction="none", log_target=True).sum(dim=1).mean()
-        return temperature**2 * divergence
+        return softened_divergence(now, then, self.settings.temperature)
+
+
+def softened_divergence(now: Tensor, then: Tensor, temperature: float) -> Tensor:
+    """The Kullback-Leibler divergence of softened probabilities, the mean over all predictions.
+
+    Times the temperature squared, so that gradients keep their size whatever it is (Hinton, Vinyals and Dean 2015,
+    arXiv:1503.02531, section 2).
+
+    Args:
+        now: Logits of the model that learns, (B, C, ...).
+        then: Those of its teacher.
+        temperature: By which they are divided, above 0.
+
+    Raises:
+        ModelError: For logits without classes.
+    """
+    if now.ndim < 2:
+        raise ModelError(
+            "distillation by softmax needs outputs (B, classes, ...), but the model returns one of shape "
+            f"{tuple(now.shape)}: choose mse."
+        )
+    student = F.log_softmax(now.float() / temperature, dim=1)
+    teacher = F.log_softmax(then.float() / temperature, dim=1)
+    num_predictions = now.numel() // now.shape[1]
+    divergence = F.kl_div(student, teacher, reduction="sum", log_target=True) / num_predictions
+    return divergence * temperature**2
 
 
 def _is_of(hook: Any, owner: object) -> bool:

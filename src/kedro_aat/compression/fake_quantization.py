@@ -7,7 +7,7 @@ that `sites.py` finds. The parameters themselves stay in full precision, so that
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kedro_aat.compression.flow import Follower, Recording, change_inputs, own_forward, record
 from kedro_aat.compression.layers import PrunableWeight
 from kedro_aat.compression.masks import carries_masks
+from kedro_aat.compression.quantized_layers import is_replaceable
 from kedro_aat.compression.rounding import activation_scales, round_activation, round_weight
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.compression.sites import Plan, Site, describe_slot, num_slots, plan_sites
@@ -173,13 +174,15 @@ class FakeQuantization:
     def _record(self, is_training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
         """Runs the model in full precision, makes the plan, and leaves buffers and random numbers as they were."""
         model = self.model
-        owners = {
-            id(module.running_mean): name for name, module in model.named_modules() if isinstance(module, _BatchNorm)
-        }
-        owners |= {id(layer.parameter): layer.layer for layer in self.layers}
+        held: list[tuple[str, nn.Module, Tensor]] = [
+            (name, module, module.running_mean)
+            for name, module in model.named_modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None and is_replaceable(module)
+        ]
+        held += [(layer.layer, layer.module, layer.parameter) for layer in self.layers]
         forked = [self.ranges.device] if self.ranges.is_cuda else []
         mode = contextlib.nullcontext() if is_training else evaluating(model)
-        with torch.random.fork_rng(forked), _unchanged_buffers(model), mode:
+        with torch.random.fork_rng(forked), _unchanged_buffers(model), mode, _owners_at_work(held) as owners:
             recording = record(partial(own_forward, model), owners, args, kwargs)
         numbers = {layer.layer: number for number, layer in enumerate(self.layers)}
         plan = plan_sites(recording, numbers, quantize_inputs=self._settings.quantize_inputs)
@@ -187,9 +190,9 @@ class FakeQuantization:
         unseen = [layer.layer for number, layer in enumerate(self.layers) if number not in called]
         if unseen and not is_training:
             raise ModelError(
-                f"the forward pass of {type(model).__name__} does not use the weights of {', '.join(unseen)} in a "
-                "convolution or linear function of a tensor that torch made from its input, so they cannot be "
-                "quantized: name them under `ignored_scopes`."
+                f"the forward pass of {type(model).__name__} does not use the weights of {', '.join(unseen)} by "
+                "calling these layers with a tensor that torch made from its input, so they cannot be quantized: name "
+                "them under `ignored_scopes`."
             )
         self.plans[is_training] = plan
         return recording
@@ -268,6 +271,37 @@ class _Quantizing(Follower):
         if self._is_exact:
             return round_to_uint8(result.float(), scale, zero_point).to(result.dtype)
         return round_activation(result, scale, zero_point)
+
+
+@contextlib.contextmanager
+def _owners_at_work(held: Sequence[tuple[str, nn.Module, Tensor]]) -> Iterator[Mapping[int, str]]:
+    """`id` of a tensor -> name of the module that holds it, while that module's `forward` runs.
+
+    A function that is given the tensor elsewhere is not the module's work, and goes on to ask for the tensor when
+    another module has taken this one's place.
+
+    Args:
+        held: Name, module, and the tensor that tells its work.
+    """
+    owners: dict[int, str] = {}
+
+    def noted(name: str, module: nn.Module, tensor: Tensor) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            owners[id(tensor)] = name
+            try:
+                return own_forward(module, *args, **kwargs)
+            finally:
+                del owners[id(tensor)]
+
+        return forward
+
+    for name, module, tensor in held:
+        vars(module)["forward"] = noted(name, module, tensor)
+    try:
+        yield owners
+    finally:
+        for _, module, _ in held:
+            del vars(module)["forward"]
 
 
 @contextlib.contextmanager

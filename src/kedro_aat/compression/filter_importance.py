@@ -30,15 +30,17 @@ def unit_scores(
     Args:
         model: Whose layers the group names.
         group: Of n units.
-        kind: `l1` and `l2`: norm of the unit's filters (Li et al., "Pruning Filters for Efficient ConvNets",
+        kind: `l1` and `l2`: norm of the unit's filters (Li et al. 2017, "Pruning Filters for Efficient ConvNets",
             arXiv:1608.08710, section 3.1, with the sum of magnitudes). `geometric_median`: sum of the distances of
-            the unit's filters to those of all others, so that what others can stand in for goes first (He et al.,
-            arXiv:1811.00250, section 3.3). `batch_norm_scale`: mean magnitude of the scales in the
-            normalisation behind (Liu et al., "Network Slimming", arXiv:1708.06519, section 3); groups without
-            one are ranked by `l2`. `taylor`: the squared sum of gradient times weight over a filter (Molchanov
-            et al., arXiv:1906.10771, equation 8), averaged over recent steps (of an epoch the first and every
-            fourth after it, but never the last) and summed over the unit's filters; a group that has seen no
-            gradient yet is ranked by `l2`.
+            the unit's filters to those of all others, so that what others can stand in for goes first (He et al.
+            2019, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
+            arXiv:1811.00250). `batch_norm_scale`: mean magnitude of the scales in the normalisation behind (Liu et
+            al. 2017, "Learning Efficient Convolutional Networks through Network Slimming", arXiv:1708.06519,
+            section 3); groups without one are ranked by `l2`. `taylor`: the squared sum of gradient times weight
+            over a filter (Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning",
+            arXiv:1906.10771, its first-order estimate for a group of weights), averaged over recent steps (of an
+            epoch the first and every fourth after it, but never the last, so that epochs of one step give none)
+            and summed over the unit's filters; a group that has seen no gradient yet is ranked by `l2`.
         weight: Gives the weights.
         taylor: Gives what `taylor` has gathered for each filter of a layer.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.costs import CutCosts
 from kedro_aat.compression.cutting import Cut, Kind, apply_plan, axes
-from kedro_aat.compression.fake_quantization import refuse_compressed
 from kedro_aat.compression.filter_importance import filter_sums, kept_counts, removal_order, unit_scores
 from kedro_aat.compression.filter_statistics import FilterStatistics, statistics_of
 from kedro_aat.compression.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
@@ -32,6 +32,10 @@ _MEMORY = 0.9  # share of the Taylor scores that a gathering leaves; some ten of
 # Steps from one gathering of Taylor scores to the next: these are a sample of the mean over all, and gathering them in
 # each would take 4 to 5 % of a step of the digits network.
 _GATHERING_INTERVAL = 4
+_STEPS_TO_A_WARNING = 2 * _GATHERING_INTERVAL  # without scores; the first of scaled losses may overflow
+
+
+logger = logging.getLogger(__name__)
 
 
 class FilterPruningController(ScheduledController):
@@ -68,13 +72,13 @@ class FilterPruningController(ScheduledController):
         example_input: Tensor | None = None,
     ) -> None:
         settings = settings or FilterPruning()
+        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         if example_input is None:
             raise ModelError(
                 "Filter pruning runs the model once to see which of its channels hang together: pass example_input, "
                 "a batch like those that it is trained on, for example the first of the training data."
             )
-        refuse_compressed(model)
-        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
+        self._num_steps = 0
         self.groups, self.not_cut = self._find_groups()
         self._sizes = all_places(model)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)
@@ -113,6 +117,8 @@ class FilterPruningController(ScheduledController):
         for layer, module in model.named_modules():
             if isinstance(module, nn.RNNBase):
                 not_cut[layer] = "recurrent layers are not cut"
+            elif isinstance(module, nn.MultiheadAttention) and not axes(module):
+                not_cut[layer] = "attention with keys or values of another width than its queries is not cut"
         if not groups:
             reasons = "".join(f"\n  - {layer}: {reason}" for layer, reason in not_cut.items())
             raise ModelError(f"{type(model).__name__} has no channels that can be cut:{reasons}")
@@ -233,6 +239,24 @@ class FilterPruningController(ScheduledController):
         The first step of an epoch is the first in turn. Its last is in no turn: its gradients are gone where a run
         goes on from a checkpoint, which is to give the same as one that was never interrupted.
         """
+        if not self._watched:
+            return
+        self._gather()
+        self._num_steps += 1
+        if self._num_steps == (1 if self.steps_per_epoch == 1 else _STEPS_TO_A_WARNING):
+            self._warn_without_scores()
+
+    def _warn_without_scores(self) -> None:
+        """Says it where `taylor` ranks by something else because it sees no gradients."""
+        if any(bool(weight.module.get_buffer(weight.parameter_name + TAYLOR).any()) for weight, _ in self._watched):
+            return
+        logger.warning(
+            "Filters of importance taylor are ranked by l2: no gradient was seen so far. They are looked at when "
+            "scheduler.step() is called, which has to be before each optimizer step, with the gradients of the step "
+            "before still there, and in epochs of more than one step."
+        )
+
+    def _gather(self) -> None:
         if self.scheduler.current_step % _GATHERING_INTERVAL:
             return
         gathered, seen, kept = [], [], []
@@ -278,6 +302,8 @@ class FilterPruningController(ScheduledController):
         """
         controller = copy.deepcopy(self) if do_copy else self
         model, plan = controller.model, controller.cut_plan()
+        if plan and controller._watched:
+            controller._warn_without_scores()
         expected = controller._outputs()
         controller._masks.apply()
         controller._masks.detach(model)

@@ -48,7 +48,7 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scal
                 layer=name, norm=call.norm, has_bias="bias" in folded, has_integer_bias="bias_scale" in folded
             )
         )
-        tensors |= {f"{name}.{key}" if name else key: tensor for key, tensor in folded.items()}
+        tensors |= {f"{name}.{key}": tensor for key, tensor in folded.items()}
     names, moved = _renumbered(plan, calls)
     described = tuple(
         QuantizedTensor(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.compression.controller import CompressionStatistics, LayerStatistics
-from kedro_aat.compression.fake_quantization import refuse_compressed
 from kedro_aat.compression.layers import PrunableWeight, count_zeros, prunable_weights
 from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
 from kedro_aat.compression.patterns import Pattern, keep_in_pattern
@@ -49,15 +48,13 @@ class MagnitudeSparsityController(ScheduledController):
         is_part: bool = False,
     ) -> None:
         settings = settings or MagnitudeSparsity()
+        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input, is_part=is_part)
         weights = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
-        if not is_part:
-            refuse_compressed(model)
         self._pattern = Pattern.parse(settings.pattern) if settings.pattern else None
         if self._pattern:
             self.maximal_compression_rate = _most_zeros(model, self._pattern, weights)
         self._masks = WeightMasks(weights, suffix=SPARSITY_MASK)
         self._masks.attach(model)
-        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         self._set_rate(settings.schedule.initial_rate)
 
     def _compress(self, rate: float) -> None:

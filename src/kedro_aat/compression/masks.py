@@ -23,7 +23,8 @@ _MASKS = (MASK, SPARSITY_MASK)
 
 def carries_masks(model: nn.Module) -> bool:
     """Whether any algorithm masks weights of a model."""
-    return any(name.endswith(_MASKS) for name, _ in model.named_buffers())
+    # Told by what stands under the masks: buffers of a model's own may be called attn_mask, too.
+    return any(name + SHADOW in module._buffers for module in model.modules() for name in module._parameters)
 
 
 class WeightMasks:

@@ -1,7 +1,8 @@
 """N:M patterns: of every M consecutive weights along a layer's input dimension at most N are not zero.
 
-GPUs since NVIDIA's Ampere multiply by 2:4 weights at up to twice the speed (Mishra et al. 2021, arXiv:2104.08378,
-section 3), if the runtime asks them to. A layer has the pattern or it has not, so a rate is reached layer by layer.
+GPUs since NVIDIA's Ampere multiply by 2:4 weights at up to twice the speed (Mishra et al. 2021, "Accelerating Sparse
+Deep Neural Networks", arXiv:2104.08378), if the runtime asks them to. A layer has the pattern or it has not, so a rate
+is reached layer by layer.
 """
 
 from __future__ import annotations

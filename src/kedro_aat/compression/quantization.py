@@ -2,8 +2,8 @@
 
 The rate is the share of the weights that are int8, so a search can lower it until the accuracy holds, and leave
 the layers that suffer most in full precision. A layer's sensitivity is the energy of its weight's rounding error over
-that of the weight: the inverse of the signal-to-quantization-noise ratio, by which Lin et al. 2016
-(arXiv:1511.06393, section 3) divide bits among layers.
+that of the weight: the inverse of the signal-to-quantization-noise ratio, by which Lin et al. 2016 ("Fixed Point
+Quantization of Deep Convolutional Networks", arXiv:1511.06393) divide bits among layers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from kedro_aat.compression.fake_quantization import FakeQuantization, refuse_compressed
+from kedro_aat.compression.fake_quantization import FakeQuantization
 from kedro_aat.compression.flow import install, uninstall
 from kedro_aat.compression.integers import hold_integers
 from kedro_aat.compression.layers import PrunableWeight, prunable_weights
 from kedro_aat.compression.quantization_statistics import QuantizationStatistics, QuantizedLayerStatistics
+from kedro_aat.compression.quantized_layers import is_replaceable
 from kedro_aat.compression.rounding import HIGHEST_SAFE_WEIGHT, HIGHEST_WEIGHT, relative_error, weight_scales
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import Quantization
@@ -44,7 +45,7 @@ class QuantizationController(ScheduledController):
     activations come from `calibrate`, or else from the first batch, and follow those of training.
 
     Convolutions and linear layers can be quantized, but for transposed convolutions, the layers inside an
-    attention layer, and weights that two layers share.
+    attention layer, classes with a `forward` of their own, and weights that two layers share.
 
     Args:
         model: The model, changed in place.
@@ -67,14 +68,11 @@ class QuantizationController(ScheduledController):
         is_part: bool = False,
     ) -> None:
         settings = settings or Quantization()
-        layers = _quantizable(model, settings)
-        if not is_part:
-            refuse_compressed(model)
-        self._layers = layers
+        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input, is_part=is_part)
+        self._layers = _quantizable(model, settings)
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
-        self._fake = FakeQuantization(model, layers, settings, self._highest)
+        self._fake = FakeQuantization(model, self._layers, settings, self._highest)
         install(model, self._fake)
-        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
         self._set_rate(settings.schedule.initial_rate)
 
     def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
@@ -198,14 +196,23 @@ class QuantizationController(ScheduledController):
 def _quantizable(model: nn.Module, settings: Quantization) -> list[PrunableWeight]:
     found = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
     holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    layers = [weight for weight in found if _is_quantizable(weight.module) and holders[id(weight.parameter)] == 1]
+    # A model that is a layer itself has no place in which a layer with integers could be put.
+    layers = [
+        weight
+        for weight in found
+        if weight.layer and _is_quantizable(weight.module) and holders[id(weight.parameter)] == 1
+    ]
     if not layers:
         raise ModelError(
-            f"{type(model).__name__} has no layer that can be quantized: none that the scopes leave is a convolution "
-            "or nn.Linear with a weight of its own."
+            f"{type(model).__name__} has no layer that can be quantized: no part of it that the scopes leave is a "
+            "convolution or nn.Linear with torch's own forward and a weight of its own."
         )
     if others := [weight.name for weight in found if weight not in layers]:
-        logger.warning("%s stay in full precision: only convolutions and linear layers hold int8.", ", ".join(others))
+        logger.warning(
+            "%s stay in full precision: int8 is held by convolutions and linear layers with torch's own forward and a "
+            "weight that no other layer shares.",
+            ", ".join(others),
+        )
     if wrong := [layer.name for layer in layers if layer.parameter.dtype != torch.float32]:
         raise ModelError(
             f"quantization starts from float32 weights, but {', '.join(wrong)} are {layers[0].parameter.dtype}: call "
@@ -218,4 +225,4 @@ def _is_quantizable(module: nn.Module) -> bool:
     is_convolution = isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
     # The class of the linear layer inside an attention layer, which reads its weight and never calls it.
     is_linear = isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
-    return is_convolution or is_linear
+    return (is_convolution or is_linear) and is_replaceable(module)

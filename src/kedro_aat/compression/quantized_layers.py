@@ -23,6 +23,10 @@ from kedro_aat.validated import Settings
 
 _DESCRIPTION = "_aat_quantized"
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_HOOKS = (
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+)
 
 
 class QuantizedTensor(Settings):
@@ -124,11 +128,14 @@ class QuantizedConv(_QuantizedLayer):
         self.padding_mode = layer.padding_mode
         self._padded = layer._reversed_padding_repeated_twice
 
+    def forward(self, x: Tensor) -> Tensor:
+        if self.padding_mode != "zeros":  # a step of its own, as in the layer that this one stands for
+            x = F.pad(x, self._padded, mode=self.padding_mode)
+        return super().forward(x)
+
     def compute(self, x: Tensor) -> Tensor:
         convolve = _CONVOLUTIONS[self.weight.ndim - 2]
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._padded, mode=self.padding_mode), 0
+        padding: Any = self.padding if self.padding_mode == "zeros" else 0
         weight = dequantized(self.weight, self.weight_scale)
         result: Tensor = convolve(x, weight, self.float_bias(), self.stride, padding, self.dilation, self.groups)
         return result
@@ -165,22 +172,43 @@ def make_quantized(model: nn.Module, description: Quantized) -> None:
         raise ModelError(f"{type(model).__name__} has no layers {', '.join(missing)}, which a description names.")
     for described in description.layers:
         layer = model.get_submodule(described.layer)
-        model.set_submodule(described.layer, quantized_layer(layer, described))
+        _replace(model, layer, quantized_layer(layer, described))
         if described.norm is not None:
-            model.set_submodule(described.norm, nn.Identity())
+            _replace(model, model.get_submodule(described.norm), nn.Identity())
     vars(model)[_DESCRIPTION] = description
     install(model, _Rounding(model, description))
 
 
+def is_replaceable(module: nn.Module) -> bool:
+    """Whether a module runs torch's own code, and so can give way to another one that does the same.
+
+    A class derived from `nn.Conv2d` or `nn.BatchNorm2d` with a `forward` of its own may pad, scale or activate too.
+    """
+    methods = [getattr(type(module), name, None) for name in ("forward", "_conv_forward")]
+    is_torchs = all(method is None or method.__module__.startswith("torch.nn.") for method in methods)
+    return is_torchs and "forward" not in vars(module)
+
+
+def _replace(model: nn.Module, replaced: nn.Module, made: nn.Module) -> None:
+    """Puts one module in another's place, under all of its names, in its mode and with its forward hooks."""
+    made.train(replaced.training)
+    for hooks in _HOOKS:
+        vars(made)[hooks] = vars(replaced)[hooks]
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is replaced:
+                parent._modules[name] = made
+
+
 def quantized_layer(layer: nn.Module, described: QuantizedWeight) -> _QuantizedLayer:
-    """An empty layer of the same shape, on the same device and in the same mode."""
+    """An empty layer of the same shape, on the same device."""
     if isinstance(layer, nn.Linear):
         made: _QuantizedLayer = QuantizedLinear(layer, described)
     elif isinstance(layer, _ConvNd):
         made = QuantizedConv(layer, described)
     else:
         raise ModelError(f"{described.layer} is a {type(layer).__name__}; only convolutions and nn.Linear hold int8.")
-    return made.to(layer.weight.device).train(layer.training)
+    return made.to(layer.weight.device)
 
 
 def quantized_of(model: nn.Module) -> Quantized | None:

@@ -21,8 +21,8 @@ def importance(weight: Tensor, kind: Importance) -> Tensor:
         weight: Of any shape.
         kind: `abs`, `squared_abs`; `normed_abs` is relative to the layer's L2 norm; `lamp` is the squared
             weight over the sum of squares of all weights of the layer that are at least as large (Lee et
-            al., "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021, the LAMP score of
-            section 3), which keeps every layer alive at any rate.
+            al., "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021, its LAMP score), which
+            keeps every layer alive at any rate.
 
     Returns:
         float32, (weight.numel(),), at least 0.

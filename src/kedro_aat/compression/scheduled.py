@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kedro_aat.compression.base import ModelController
-from kedro_aat.compression.controller import CompressionLoss, CompressionReport, CompressionStage
+from kedro_aat.compression.controller import CompressionReport, CompressionStage
+from kedro_aat.compression.fake_quantization import refuse_compressed
 from kedro_aat.compression.schedule import EpochScheduler, PathScheduler
 from kedro_aat.compression.settings import SingleAlgorithm
 
@@ -22,6 +23,10 @@ class ScheduledController(ModelController):
         settings: Of the algorithm.
         steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
         example_input: A batch for `export_model`, (N, ...), None if unknown.
+        is_part: Whether it belongs to a composite, whose other algorithms may be on the model.
+
+    Raises:
+        ModelError: If another algorithm is on the model, and for an example input that is no tensor.
     """
 
     settings: SingleAlgorithm
@@ -34,8 +39,11 @@ class ScheduledController(ModelController):
         *,
         steps_per_epoch: int | None = None,
         example_input: Tensor | None = None,
+        is_part: bool = False,
     ) -> None:
-        super().__init__(model, settings, CompressionLoss(), example_input)
+        super().__init__(model, settings, example_input)
+        if not is_part:
+            refuse_compressed(model)
         self._requested_rate = 0.0
         self.scheduler = EpochScheduler(settings.schedule, self._set_rate, self._before_step)
         if steps_per_epoch is not None:

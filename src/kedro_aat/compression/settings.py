@@ -196,6 +196,11 @@ def algorithms_of(compression: CompressionSettings) -> list[str]:
     return [part.algorithm for part in parts]
 
 
+def distillation_of(compression: CompressionSettings) -> KnowledgeDistillation | None:
+    """The loss that comes with the compression, if it is a composite with one."""
+    return compression.distillation if isinstance(compression, Composite) else None
+
+
 class _Chosen(Settings):
     compression: CompressionSettings
 

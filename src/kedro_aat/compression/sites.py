@@ -79,7 +79,7 @@ def num_slots(num_layers: int) -> int:
 
 def describe_slot(slot: int, layers: Sequence[str]) -> str:
     """Where a slot's tensor is, in words."""
-    return f"the {'output' if slot % 2 else 'input'} of {layers[slot // 2] or 'the model'}"
+    return f"the {'output' if slot % 2 else 'input'} of {layers[slot // 2]}"
 
 
 def plan_sites(recording: Recording, layers: Mapping[str, int], *, quantize_inputs: bool) -> Plan:

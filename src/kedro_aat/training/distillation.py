@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kedro_aat.compression.distillation_loss import softened_divergence
 from kedro_aat.training.settings import Distillation
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -63,14 +64,4 @@ class Teacher:
         return (1 - weight) * self._task_loss(outputs, targets) + weight * self._loss(outputs, taught)
 
     def _softmax_loss(self, outputs: Tensor, taught: Tensor) -> Tensor:
-        """Of logits (B, C, ...): the divergence of the softened probabilities.
-
-        Times the temperature squared, so that gradients keep their size whatever it is (Hinton, Vinyals and Dean 2015,
-        arXiv:1503.02531, section 2).
-        """
-        temperature = self._settings.temperature
-        student = F.log_softmax(outputs.float() / temperature, dim=1)
-        teacher = F.log_softmax(taught.float() / temperature, dim=1)
-        num_predictions = outputs.numel() // outputs.shape[1]
-        divergence = F.kl_div(student, teacher, reduction="sum", log_target=True) / num_predictions
-        return divergence * temperature**2
+        return softened_divergence(outputs, taught, self._settings.temperature)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim.swa_utils import update_bn
 
-from kedro_aat.compression.base import ModelController
+from kedro_aat.compression.base import ModelController, require_one_tensor
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.flow import own_forward, record
@@ -129,6 +129,7 @@ def _first_convolutions(model: nn.Module, example_input: Tensor | None) -> list[
             "create_compressed_model a config with input_info.sample_size, or an example_input."
         )
     owners = {id(module.weight): name for name, module in model.named_modules() if isinstance(module, _ConvNd)}
+    require_one_tensor(example_input)
     batch = example_input.to(next(model.parameters()).device)
     with evaluating(model):
         recording = record(partial(own_forward, model), owners, (batch,), {})

@@ -377,7 +377,7 @@ def summarize_run(
         certificate,
         seed=settings.seed,
         time_limit=settings.time_limit,
-        distillation=settings.training.teaching,
+        distillation=settings.teaching,
     )
     print_summary(summary)
     return summary
