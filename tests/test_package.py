@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -87,27 +86,3 @@ def test_schema_command(project: Project) -> None:
     subprocess.run(command, cwd=project.folder, check=True, capture_output=True)
     schema = json.loads((project.folder / "schema.json").read_text())
     assert {"budget", "search", "training", "compression"} <= set(schema["properties"])
-
-
-def test_kedro_viz_shows_the_pipeline_in_layers(finished: Project, tmp_path: Path) -> None:
-    site = Project(tmp_path, like=finished)
-    command = [sys.executable, "-m", "kedro", "viz", "build", "--include-previews"]
-    subprocess.run(command, cwd=site.folder, check=True, capture_output=True, timeout=120)
-    built = json.loads((site.folder / "build/api/main").read_text())
-    # An empty list would mean that the layers run in a circle and were switched off.
-    steps = ["raw", "model_input", "baseline", "fine_tuning", "second_stage", "export", "certificate", "reporting"]
-    assert built["layers"] == steps
-    names = {node["name"] for node in built["nodes"]}
-    assert {"evaluate_baseline", "build_controller", "finetune_adaptively", "export_model", "report_run"} <= names
-    assert {"checkpoint_store", "layer_statistics", "aat_report"} <= names
-    previews = {
-        node["name"]: json.loads((site.folder / f"build/api/nodes/{node['id']}").read_text()).get("preview_type")
-        for node in built["nodes"]
-        if node["name"] in ("frontier_figure", "trajectory_figure", "layer_statistics", "aat_summary")
-    }
-    assert previews == {
-        "frontier_figure": "PlotlyPreview",
-        "trajectory_figure": "PlotlyPreview",
-        "layer_statistics": "TablePreview",
-        "aat_summary": "JSONPreview",
-    }

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from kedro_aat.pipelines.aat.reporting import report_run
+from tests.browser import CHROMIUM, open_in_browser
 from tests.reporting.runs import exported, layers, settings, summary_of, trajectory_of
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="there is no Chromium to open the report in: apt-get install chromium (.ci/run does it)"
@@ -36,27 +33,14 @@ const timer = setInterval(() => {{
 </script>"""
 
 
-def open_in_browser(page: Path, profile: Path, *, is_dark: bool) -> tuple[str, list[str]]:
+def open_report(page: Path, profile: Path, *, is_dark: bool) -> tuple[str, list[str]]:
     """The page's document once it is drawn, and what was written to the console."""
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",  # containers run as root; the page is our own
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--allow-file-access-from-files",  # so that the frame can be looked into
-        "--enable-logging=stderr",
-        f"--user-data-dir={profile}",
-        f"--blink-settings=preferredColorScheme={0 if is_dark else 1}",
-        "--virtual-time-budget=20000",
-        "--window-size=1280,3000",
-        "--dump-dom",
+    return open_in_browser(
         page.as_uri(),
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        profile,
+        "--allow-file-access-from-files",  # so that the frame can be looked into
+        f"--blink-settings=preferredColorScheme={0 if is_dark else 1}",
+    )
 
 
 @pytest.mark.parametrize("width", [1200, 390])
@@ -66,7 +50,7 @@ def test_report_is_drawn_and_fits(tmp_path: Path, outcome: str, num_figures: int
     report, *_ = report_run(summary, trajectory_of(summary), layers(), exported(summary), settings())
     (tmp_path / "report.html").write_text(report)
     (tmp_path / "frame.html").write_text(FRAME.format(width=width))
-    document, console = open_in_browser(tmp_path / "frame.html", tmp_path / "profile", is_dark=False)
+    document, console = open_report(tmp_path / "frame.html", tmp_path / "profile", is_dark=False)
     assert console == []
     (found,) = re.findall(r'data-found="([^"]*)"', document)
     drawn = json.loads(found.replace("&quot;", '"'))
@@ -82,7 +66,7 @@ def test_figures_follow_the_dark_theme(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(report)
     inks = {}
     for is_dark in (False, True):
-        document, console = open_in_browser(tmp_path / "report.html", tmp_path / "profile", is_dark=is_dark)
+        document, console = open_report(tmp_path / "report.html", tmp_path / "profile", is_dark=is_dark)
         assert console == []
         (inks[is_dark],) = set(
             re.findall(r'class="gtitle".*?fill: (rgb\([^)]*\))|class="xtitle".*?fill: (rgb\([^)]*\))', document)
@@ -93,5 +77,5 @@ def test_figures_follow_the_dark_theme(tmp_path: Path) -> None:
 def test_an_error_would_be_seen(tmp_path: Path) -> None:
     page = tmp_path / "broken.html"
     page.write_text("<script>missing()</script>")
-    _, console = open_in_browser(page, tmp_path / "profile", is_dark=False)
+    _, console = open_report(page, tmp_path / "profile", is_dark=False)
     assert any("missing is not defined" in line for line in console)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from kedro.io import AbstractDataset, DatasetError
 
 from kedro_aat.certificate.ledger import CertificateLedger
+from kedro_aat.datasets.previews import table
 from kedro_aat.training.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
+    from kedro_datasets._typing import JSONPreview, TablePreview
     from torch.utils.tensorboard import SummaryWriter
 
 
@@ -37,6 +42,19 @@ class CheckpointStoreDataset(AbstractDataset[Never, CheckpointStore]):
             "store.open(identity).save(checkpoint)."
         )
 
+    def preview(self, nrows: int = 20) -> TablePreview:
+        """The runs, the latest first, with the checkpoints that are kept; for Kedro-Viz."""
+        runs = sorted(self._folder.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        rows = []
+        for path in runs[:nrows]:
+            run = path.parent
+            numbers = self.load().numbers_of(run.name)
+            size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
+            begun = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "minutes")
+            state = "finished" if (run / "finished").exists() else "not finished"
+            rows.append((run.name, begun, state, ", ".join(map(str, numbers)), round(size / 1e6, 1)))
+        return table(["run", "begun", "state", "checkpoints", "MB"], rows)
+
     def _exists(self) -> bool:
         return True  # an empty store is a store
 
@@ -59,6 +77,10 @@ class CertificateLedgerDataset(AbstractDataset[Never, CertificateLedger]):
     def load(self) -> CertificateLedger:
         """The ledger; its file is made with the first entry."""
         return CertificateLedger(self._path)
+
+    def preview(self) -> JSONPreview:
+        """The entries; for Kedro-Viz."""
+        return self._path.read_text() if self._path.exists() else None
 
     def save(self, data: Never) -> None:
         """Refuses: an entry is made by `CertificateLedger.claim(...)`."""
@@ -112,6 +134,11 @@ class TensorBoardDataset(AbstractDataset[Never, TensorBoardLog]):
         raise DatasetError(
             "A TensorBoard log is not saved as a whole: take it as a node's input, and write with log.writer(run)."
         )
+
+    def preview(self) -> JSONPreview:
+        """The command that shows the log, and the runs in it; for Kedro-Viz."""
+        runs = sorted({str(file.parent.relative_to(self._folder)) for file in self._folder.rglob("events.out.*")})
+        return json.dumps({"command": f"tensorboard --logdir {shlex.quote(str(self._folder))}", "runs": runs})
 
     def _exists(self) -> bool:
         return True

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Never
+from typing import TYPE_CHECKING, Any, Literal, Never
 
 import numpy as np
 import torch
@@ -14,7 +18,12 @@ from torch.utils.data import Dataset
 
 from kedro_aat.errors import DataError
 
+if TYPE_CHECKING:
+    from kedro_datasets._typing import ImagePreview
+
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+_SHOWN_CLASSES = 16
+_SHOWN_PIXELS = 96  # of a preview's image, on each side
 _MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
 
 
@@ -102,6 +111,25 @@ class ImageFolderDataset(AbstractDataset[Never, ImageFolder]):
         """Refuses: images are put there by hand."""
         raise DatasetError("An ImageFolderDataset only reads; put the files into a folder for each class.")
 
+    def preview(self) -> ImagePreview:
+        """An image of each of the first classes, in squares side by side; for Kedro-Viz."""
+        folders = sorted(path for path in self._folder.glob("[!.]*") if path.is_dir())[:_SHOWN_CLASSES]
+        # Not the first by name: to find that one, all would have to be listed.
+        files = [file for folder in folders if (file := next(_image_files(folder), None)) is not None]
+        if not files:
+            return None
+        columns = math.ceil(math.sqrt(len(files)))
+        rows = math.ceil(len(files) / columns)
+        sheet = Image.new(_MODES[self._channels], (columns * _SHOWN_PIXELS, rows * _SHOWN_PIXELS))
+        for index, file in enumerate(files):
+            row, column = divmod(index, columns)
+            with Image.open(file) as image:
+                tile = image.convert(sheet.mode).resize((_SHOWN_PIXELS, _SHOWN_PIXELS))
+            sheet.paste(tile, (column * _SHOWN_PIXELS, row * _SHOWN_PIXELS))
+        written = io.BytesIO()
+        sheet.save(written, "PNG")
+        return base64.b64encode(written.getvalue()).decode()
+
     def _exists(self) -> bool:
         return self._folder.is_dir()
 
@@ -110,4 +138,8 @@ class ImageFolderDataset(AbstractDataset[Never, ImageFolder]):
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    return sorted(_image_files(folder))
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)

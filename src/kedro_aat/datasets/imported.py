@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Never
 
 from kedro.io import AbstractDataset, DatasetError
 
+from kedro_aat.datasets.previews import layer_table, tensors_in
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.errors import ModelError
 from kedro_aat.training.checkpoints import load_tensors
 from kedro_aat.training.settings import Imported
 
 if TYPE_CHECKING:
-    from torch import nn
+    from kedro_datasets._typing import TablePreview
+    from torch import Tensor, nn
 
 
 class ImportedModelDataset(AbstractDataset[Never, "nn.Module"]):
@@ -61,7 +63,7 @@ class ImportedModelDataset(AbstractDataset[Never, "nn.Module"]):
         """
         module = build_module(self._made)
         if self._path is not None:
-            state = self._state_dict(self._path)
+            state = self._own_part(_read(self._path))
             try:
                 module.load_state_dict(state)
             except RuntimeError as error:
@@ -71,11 +73,19 @@ class ImportedModelDataset(AbstractDataset[Never, "nn.Module"]):
                 ) from None
         return module.eval()
 
-    def _state_dict(self, path: Path) -> Mapping[str, Any]:
-        found = _read(path)
+    def preview(self, nrows: int = 100) -> TablePreview:
+        """The layers in the file with the weights; for Kedro-Viz."""
+        if self._path is None or not self._path.exists():
+            return None
+        if self._path.suffix == ".safetensors":
+            return layer_table(self._own_part(tensors_in(self._path)), nrows)
+        state = self._own_part(_read(self._path, "meta"))  # on this device tensors have no numbers to be read
+        return layer_table({name: (tuple(tensor.shape), _kind(tensor)) for name, tensor in state.items()}, nrows)
+
+    def _own_part(self, found: Mapping[str, Any]) -> dict[str, Any]:
         if self._key is not None:
             if self._key not in found:
-                raise ModelError(f"{path} has no key {self._key!r}; it has {', '.join(map(str, found))}.")
+                raise ModelError(f"{self._path} has no key {self._key!r}; it has {', '.join(map(str, found))}.")
             found = found[self._key]
         length = len(self._prefix)
         return {name[length:]: value for name, value in found.items() if name.startswith(self._prefix)}
@@ -94,13 +104,17 @@ class ImportedModelDataset(AbstractDataset[Never, "nn.Module"]):
         return {"filepath": None if self._path is None else str(self._path), "class_path": self._made.class_path}
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _read(path: Path, device: str = "cpu") -> Mapping[str, Any]:
     import torch
 
     if path.suffix == ".safetensors":
         return load_tensors(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(
             f"{path} holds more than tensors and plain values, and is not unpickled. Write the weights alone: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset, DatasetError
 from torch import nn
@@ -13,12 +13,16 @@ from kedro_aat.compression.base import ModelController
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.datasets.folder import remove, replacing
+from kedro_aat.datasets.previews import layer_table, tensors_in
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import AatError
 from kedro_aat.export.exported import NotExported
 from kedro_aat.training.checkpoints import load_tensors, save_tensors
 from kedro_aat.training.settings import Imported
 from kedro_aat.validated import Settings
+
+if TYPE_CHECKING:
+    from kedro_datasets._typing import JSONPreview, TablePreview
 
 _EXAMPLE = "example_input.safetensors"
 
@@ -64,6 +68,10 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
         with replacing(self._folder) as folder:
             (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
             save_tensors(data.state_dict(), folder / "model.safetensors")
+
+    def preview(self, nrows: int = 100) -> TablePreview:
+        """The layers, as they are after the cut; for Kedro-Viz."""
+        return layer_table(tensors_in(self._folder / "model.safetensors"), nrows) if self._exists() else None
 
     def _exists(self) -> bool:
         return (self._folder / "recipe.json").exists()
@@ -111,6 +119,13 @@ class ControllerDataset(AbstractDataset[ModelController, ModelController]):
             save_tensors(data.model.state_dict(), folder / "model.safetensors")
             if data.example_input is not None:
                 save_tensors({"input": data.example_input}, folder / _EXAMPLE)
+
+    def preview(self) -> JSONPreview:
+        """How the model is made and compressed; for Kedro-Viz."""
+        if not self._exists():
+            return None
+        parts = {name: json.loads((self._folder / f"{name}.json").read_text()) for name in ("recipe", "compression")}
+        return json.dumps(parts)
 
     def _exists(self) -> bool:
         return (self._folder / "compression.json").exists()

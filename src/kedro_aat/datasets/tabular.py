@@ -11,6 +11,7 @@ from kedro_aat.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from kedro_datasets._typing import TablePreview
     from torch import Tensor
 
 
@@ -58,13 +59,17 @@ class TableDataset(AbstractDataset[Never, "dict[str, Tensor]"]):
         inputs = torch.from_numpy(frame[columns].to_numpy(dtype="float32", copy=True))
         return {"inputs": inputs, "targets": self._targets(frame[self._target])}
 
-    def _read(self) -> pd.DataFrame:
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """The first rows; for Kedro-Viz."""
+        return self._read(nrows).to_dict(orient="split") if self._exists() else None
+
+    def _read(self, nrows: int | None = None) -> pd.DataFrame:
         import pandas as pd
 
         if self._path.suffix == ".csv":
-            return pd.read_csv(self._path)
+            return pd.read_csv(self._path, nrows=nrows)
         if self._path.suffix == ".parquet":
-            return pd.read_parquet(self._path)
+            return pd.read_parquet(self._path) if nrows is None else _first_rows(self._path, nrows)
         raise DataError(f"{self._path}: a table is read from .csv or .parquet; convert it to one of these.")
 
     def _check(self, frame: pd.DataFrame, columns: list[str]) -> None:
@@ -117,3 +122,12 @@ class TableDataset(AbstractDataset[Never, "dict[str, Tensor]"]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path), "target": self._target}
+
+
+def _first_rows(path: Path, nrows: int) -> pd.DataFrame:
+    """Of a Parquet file, without reading the others."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        frame: pd.DataFrame = next(file.iter_batches(batch_size=nrows)).to_pandas()
+    return frame

@@ -74,7 +74,9 @@ def frontier_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.Fig
         figure.update_yaxes(
             title=escape(summary["metric"]["name"]), range=_metric_range(rows, summary), row=panel, col=1
         )
-        _add_line(figure, panel, summary["budget"]["lowest_tolerated"], "lowest tolerated", RED, "dash")
+        # Its text stands towards the baseline: on the other side may be the end of the panel.
+        side = "top left" if summary["metric"]["higher_is_better"] else "bottom left"
+        _add_line(figure, panel, summary["budget"]["lowest_tolerated"], "lowest tolerated", RED, "dash", side)
         _add_line(figure, panel, summary["baseline"]["validation"], "baseline", GREY, "dot")
     return _finished(figure, height=460 if len(stages) == 1 else 760)
 
@@ -97,7 +99,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.F
             "Margin to the lowest tolerated",
             "Learning rate",
         ],
-        vertical_spacing=0.07,
+        vertical_spacing=0.1,  # Kedro-Viz shows the ticks of the topmost axis, too
     )
     first = True
     for _, rows in trajectory.reset_index(drop=True).groupby("stage"):
@@ -254,12 +256,14 @@ def _metric_range(rows: pd.DataFrame, summary: dict[str, Any]) -> list[float]:
     return sorted((baseline + worse * (best - margin), baseline + worse * (worst + margin)))
 
 
-def _add_line(figure: go.Figure, panel: int, value: float, text: str, colour: str, dash: str) -> None:
+def _add_line(
+    figure: go.Figure, panel: int, value: float, text: str, colour: str, dash: str, side: str = "top left"
+) -> None:
     figure.add_hline(
         y=value,
         line={"color": colour, "dash": dash, "width": 1.5},
         annotation={"text": text, "font": {"color": colour}},
-        annotation_position="bottom left" if colour == RED else "top left",
+        annotation_position=side,
         row=panel,
         col=1,
     )

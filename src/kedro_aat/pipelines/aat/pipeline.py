@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from kedro.pipeline import Node, Pipeline
+from kedro.utils import KedroExperimentalWarning
 
+from kedro_aat.pipelines.aat.diagram import loop_diagram
 from kedro_aat.pipelines.aat.nodes import (
     build_controller,
     certify_model,
@@ -42,7 +45,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 "compression_controller",
                 name="build_controller",
             ),
-            Node(
+            _drawn_node(
                 finetune_adaptively,
                 [
                     "compression_controller",
@@ -57,6 +60,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 ],
                 ["fine_tuned_controller", "search_result", "search_trajectory"],
                 name="finetune_adaptively",
+                preview_fn=loop_diagram,
             ),
             Node(
                 finetune_second_stage,
@@ -144,3 +148,9 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
         ],
         namespace=namespace,
     )
+
+
+def _drawn_node(*arguments: Any, **named: Any) -> Node:
+    """A node with a diagram. Kedro warns that these are experimental, also where nobody looks at one."""
+    with warnings.catch_warnings(action="ignore", category=KedroExperimentalWarning):
+        return Node(*arguments, **named)

@@ -1,0 +1,165 @@
+"""What Kedro-Viz shows of our data sets: never an error where nothing was written, and no tensors read."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from kedro.io import AbstractDataset
+from PIL import Image
+from torch import nn
+
+from kedro_aat.datasets.documents import MarkdownDataset, PageDataset
+from kedro_aat.datasets.exported import ExportedProgramDataset, OnnxDataset
+from kedro_aat.datasets.handles import CertificateLedgerDataset, CheckpointStoreDataset, TensorBoardDataset
+from kedro_aat.datasets.images import ImageFolderDataset
+from kedro_aat.datasets.imported import ImportedModelDataset
+from kedro_aat.datasets.model import ControllerDataset, ModelDataset
+from kedro_aat.datasets.recipe import build_module
+from kedro_aat.datasets.tabular import TableDataset
+from kedro_aat.datasets.tensors import TensorsDataset
+from kedro_aat.export.exported import NotExported
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.program import to_program
+from kedro_aat.training.checkpoints import Checkpoint
+from kedro_aat.training.settings import Imported
+
+LINEAR: dict[str, Any] = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 3, "out_features": 2}}
+
+CASES: list[tuple[type[AbstractDataset[Any, Any]], dict[str, Any], str]] = [
+    (TensorsDataset, {"backend": "torch"}, "TablePreview"),
+    (TableDataset, {"target": "label"}, "TablePreview"),
+    (ImageFolderDataset, {"size": 8}, "ImagePreview"),
+    (ImportedModelDataset, LINEAR, "TablePreview"),
+    (ModelDataset, {}, "TablePreview"),
+    (ControllerDataset, {}, "JSONPreview"),
+    (CheckpointStoreDataset, {}, "TablePreview"),
+    (CertificateLedgerDataset, {}, "JSONPreview"),
+    (TensorBoardDataset, {}, "JSONPreview"),
+    (OnnxDataset, {}, "TablePreview"),
+    (ExportedProgramDataset, {}, "TablePreview"),
+    (PageDataset, {}, "HTMLPreview"),
+    (MarkdownDataset, {}, "HTMLPreview"),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments", "preview_type"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_nothing_written_is_no_error(kind: Any, arguments: dict[str, Any], preview_type: str, tmp_path: Path) -> None:
+    dataset = kind(filepath=str(tmp_path / "missing"), **arguments)
+    shown = dataset.preview()
+    if shown is not None:  # the handles exist before anything is written
+        parts = shown["data"] if preview_type == "TablePreview" else json.loads(shown)["runs"]
+        assert parts == []
+    # Kedro-Viz goes by this name.
+    assert str(inspect.signature(dataset.preview).return_annotation) == preview_type
+
+
+def test_tensors(tmp_path: Path) -> None:
+    dataset = TensorsDataset(filepath=str(tmp_path / "split.safetensors"), backend="torch")
+    dataset.save({"inputs": torch.zeros(5, 3), "targets": torch.zeros(5, dtype=torch.int64)})
+    assert dataset.preview()["data"] == [["inputs", "5 x 3", "F32"], ["targets", "5", "I64"]]
+
+
+def test_model_is_shown_layer_by_layer(tmp_path: Path) -> None:
+    dataset = ModelDataset(filepath=str(tmp_path / "model"))
+    arguments = {"d_model": 4, "nhead": 2, "num_decoder_layers": 11, "batch_first": True}
+    dataset.save(build_module(Imported(class_path="torch.nn.Transformer", init_args=arguments)))
+    shown = dataset.preview(nrows=1000)
+    assert shown["columns"] == ["layer", "largest tensor", "type", "numbers"]
+    rows = {row[0]: row[1:] for row in shown["data"]}
+    assert rows["encoder.layers.0.linear1"] == ["2048 x 4", "F32", 2048 * 4 + 2048]
+    layers = [name.split(".")[2] for name in rows if name.startswith("decoder.layers.") and name.endswith("norm1")]
+    assert layers == [str(number) for number in range(11)]
+    assert len(dataset.preview(nrows=3)["data"]) == 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_imported_model(name: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = {f"net.{key}": value for key, value in nn.Linear(3, 2).state_dict().items()} | {"other": torch.zeros(1)}
+    path = tmp_path / name
+    if path.suffix == ".pt":
+        torch.save({"state": state}, path)
+    else:
+        save_file(state, path)
+    key = "state" if path.suffix == ".pt" else None
+    dataset = ImportedModelDataset(filepath=str(path), key=key, prefix="net.", **LINEAR)
+    (row,) = dataset.preview()["data"]
+    assert (row[1], row[3]) == ("2 x 3", 8)
+
+
+def test_weights_of_the_imported_class(tmp_path: Path) -> None:
+    assert ImportedModelDataset(filepath=None, **LINEAR).preview() is None
+
+
+def test_exported_files_show_operators(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval()
+    inputs = torch.zeros(2, 3)
+    onnx = OnnxDataset(filepath=str(tmp_path / "model.onnx"))
+    onnx.save(to_onnx(model, inputs))
+    assert onnx.preview()["data"] == [["Gemm", "0.weight (2 x 3), 0.bias (2)"], ["Relu", ""]]
+    program = ExportedProgramDataset(filepath=str(tmp_path / "model.pt2"))
+    program.save(to_program(model, inputs))
+    assert program.preview()["data"] == [["aten.linear.default", "0.weight, 0.bias"], ["aten.relu.default", ""]]
+    onnx.save(NotExported("no rate kept the budget"))
+    assert onnx.preview()["data"] == [["no rate kept the budget"]]
+
+
+def test_checkpoint_store_shows_its_runs(tmp_path: Path) -> None:
+    dataset = CheckpointStoreDataset(filepath=str(tmp_path))
+    with dataset.load().open({"seed": 0}) as run:
+        for number in (0, 1):
+            run.save(Checkpoint(number, {"weight": torch.zeros(2)}, {}, {}))
+        run.finish()
+    (row,) = dataset.preview()["data"]
+    assert (row[0], row[2], row[3]) == (run.folder.name, "finished", "0, 1")
+
+
+def test_ledger_and_tensorboard(tmp_path: Path) -> None:
+    ledger = CertificateLedgerDataset(filepath=str(tmp_path / "ledger.json"))
+    ledger.load().claim("split", {"model": "a"})
+    assert json.loads(ledger.preview())["split"]["subject"] == {"model": "a"}
+    log = TensorBoardDataset(filepath=str(tmp_path / "log"))
+    log.load().writer("run").close()
+    assert json.loads(log.preview()) == {"command": f"tensorboard --logdir {tmp_path / 'log'}", "runs": ["run"]}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_table_shows_its_first_rows(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"table{suffix}"
+    frame = pd.DataFrame({"size": range(20), "label": range(20)})
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    shown = TableDataset(filepath=str(path), target="label").preview(nrows=2)
+    assert shown["columns"] == ["size", "label"]
+    assert shown["data"] == [[0, 0], [1, 1]]
+
+
+def test_images_are_shown_side_by_side(tmp_path: Path) -> None:
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (20, 10), colour).save(tmp_path / name / "one.png")
+    shown = ImageFolderDataset(filepath=str(tmp_path), size=8).preview()
+    with Image.open(io.BytesIO(base64.b64decode(shown))) as sheet:
+        assert sheet.size == (192, 96)
+        assert [sheet.getpixel((x, 48)) for x in (48, 144)] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_page_shows_its_header(tmp_path: Path) -> None:
+    dataset = PageDataset(filepath=str(tmp_path / "page.html"))
+    dataset.save("<main><header>\n  <h1>Done</h1>\n</header><script>draw()</script></main>")
+    assert dataset.preview() == "<header> <h1>Done</h1> </header>"
+
+
+def test_markdown_tables_become_html(tmp_path: Path) -> None:
+    dataset = MarkdownDataset(filepath=str(tmp_path / "card.md"))
+    dataset.save("# Card\n\n| | a |\n| --- | ---: |\n| b | `c` |\n\nEnd\n")
+    table = "<table><tr><th></th><th>a</th></tr><tr><td>b</td><td>`c`</td></tr></table>"
+    assert dataset.preview() == f"# Card\n\n{table}\n\nEnd\n"
