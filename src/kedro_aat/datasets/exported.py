@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.export import ExportedProgram
 
+    from kedro_aat.export.openvino_file import OpenvinoFiles
+
 
 class _FileDataset(AbstractDataset[Any, Any]):
     """One file, written under another name and renamed; in place of one that was not exported stands the reason."""
@@ -34,7 +36,7 @@ class _FileDataset(AbstractDataset[Any, Any]):
         """Writes the file, or why there is none."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(data, NotExported):
-            remove(self._path)
+            self._remove()
             self._reason.write_text(data.reason)
             return
         self._reason.unlink(missing_ok=True)
@@ -47,6 +49,9 @@ class _FileDataset(AbstractDataset[Any, Any]):
 
     def _write(self, data: Any, path: Path) -> None:
         raise NotImplementedError  # each format has its own
+
+    def _remove(self) -> None:
+        remove(self._path)
 
     def _exists(self) -> bool:
         return self._path.exists() or self._reason.exists()
@@ -89,3 +94,30 @@ class ExportedProgramDataset(_FileDataset):
         import torch
 
         torch.export.save(data, path)
+
+
+class OpenvinoDataset(_FileDataset):
+    """OpenVINO's two files: the `.xml` file, and beside it the weights, `.bin` instead of `.xml`.
+
+    Args:
+        filepath: The `.xml` file.
+        metadata: For Kedro-Viz.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._weights = self._path.with_suffix(".bin")
+
+    def _read(self) -> OpenvinoFiles:
+        from kedro_aat.export.openvino_file import OpenvinoFiles
+
+        return OpenvinoFiles(self._path.read_bytes(), self._weights.read_bytes())
+
+    def _write(self, data: OpenvinoFiles, path: Path) -> None:
+        self._remove()  # a crash must not leave the graph of one model with the weights of another
+        self._weights.write_bytes(data.weights)
+        path.write_bytes(data.graph)
+
+    def _remove(self) -> None:
+        super()._remove()
+        remove(self._weights)
