@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.certificate import CertificateSettings
 from kedro_aat.compression.settings import CompressionSettings, MagnitudeSparsity, Quantization
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.search.choice import Policy
 from kedro_aat.search.frontier import Frontier
@@ -90,6 +91,15 @@ class AatSettings(Settings):
         if second is not None and first == second:
             raise ValueError(f"must be another algorithm than the first stage's, but both are {first}")
         return stage
+
+    def check(self) -> None:
+        """Looks up all that is named, before anything is trained.
+
+        Raises:
+            ConfigurationError: Lists everything that `lookup_mistakes` finds.
+        """
+        if mistakes := self.lookup_mistakes("aat"):
+            raise ConfigurationError("aat", mistakes)
 
     @property
     def time_limit(self) -> float | None:
