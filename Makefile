@@ -66,7 +66,7 @@ benchmark: $(SETUP)  ## Measure what compression adds to a training step
 TORCH = $(shell sed -n 's/^torch==//p' requirements.lock)
 lock:  ## Refresh requirements.lock; `make lock TORCH=2.14.0` for another torch
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet setuptools "torch==$(TORCH)" -e '.[project,dev,docs]'
+	build/lock/bin/python -m pip install --quiet setuptools "torch==$(TORCH)" -e '.[project,dev,docs,openvino]'
 	build/lock/bin/python -m pip check
 	sed '/^#/!d' requirements.lock > build/requirements.lock
 	build/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable \

@@ -50,7 +50,7 @@ def job(parameters: dict[str, Any], seed: int, repeats: int, folder: Path) -> di
     second_controller, second, _ = finetune_second_stage(
         controller, *(model, train, validation, evaluation, scores, search, trajectory, store, log, settings)
     )
-    delivered, file, _, report = export_model(
+    delivered, file, *_, report = export_model(
         *(controller, second_controller, model, validation, evaluation, search, second, trajectory, store, settings)
     )
     if isinstance(file, NotExported) or isinstance(delivered, NotExported):

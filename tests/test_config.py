@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from kedro_aat.budget import BudgetSettings
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.config import AatSettings
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.pipelines.aat.nodes import evaluate_baseline
 from kedro_aat.search.stepping import Interpolate
 from kedro_aat.training.settings import Imported
 from tests.mistakes import key_of
@@ -243,3 +245,13 @@ def test_rules_on_several_keys_are_named_beside_other_mistakes() -> None:
     assert len(found) == 5, found
     assert any(names_rates_in_the_wrong_order(mistake) for mistake in found)
     assert any("but got both" in mistake for mistake in found)
+
+
+def test_openvino_is_looked_up_before_training_only_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    settings = AatSettings.model_validate(parameters(training={"metric": "torchmetrics.MeanSquaredError"}))
+    settings.check()
+    asked = settings.model_copy(update={"export": settings.export.model_copy(update={"openvino": True})})
+    nothing: Any = None  # no model and no data are looked at
+    with pytest.raises(ConfigurationError, match=r"aat.export.openvino: .* install .*kedro-aat\[openvino\]"):
+        evaluate_baseline(nothing, nothing, nothing, asked)

@@ -15,6 +15,7 @@ from kedro_aat.compression.settings import (
     algorithms_of,
     distillation_of,
 )
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.search.choice import Policy
 from kedro_aat.search.frontier import Frontier
@@ -117,6 +118,15 @@ class AatSettings(Settings):
         if (found := next(filter(None, map(distillation_of, stages)), None)) is not None:
             return {"kind": found.type, "temperature": found.temperature, "weight": found.scale}
         return self.training.teaching
+
+    def check(self) -> None:
+        """Looks up all that is named, before anything is trained.
+
+        Raises:
+            ConfigurationError: Lists everything that `lookup_mistakes` finds.
+        """
+        if mistakes := self.lookup_mistakes("aat"):
+            raise ConfigurationError("aat", mistakes)
 
     @property
     def time_limit(self) -> float | None:

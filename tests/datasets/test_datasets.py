@@ -30,6 +30,7 @@ from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.exported import NotExported
 from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import open_session, run_session
 from kedro_aat.training.checkpoints import CheckpointStore
@@ -53,8 +54,9 @@ def catalog(tmp_path: Path) -> DataCatalog:
         "tensorboard": "kedro_aat.datasets.handles.TensorBoardDataset",
         "onnx": "kedro_aat.datasets.exported.OnnxDataset",
         "program": "kedro_aat.datasets.exported.ExportedProgramDataset",
+        "openvino": "kedro_aat.datasets.exported.OpenvinoDataset",
     }
-    suffixes = {"onnx": ".onnx", "program": ".pt2"}
+    suffixes = {"onnx": ".onnx", "program": ".pt2", "openvino": ".xml"}
     entries: dict[str, Any] = {
         name: {
             "type": kind,
@@ -574,7 +576,33 @@ def test_file_is_replaced_removed_or_kept_as_a_whole(catalog: DataCatalog, tmp_p
     assert listed(folder) == [path.name]
 
 
-@pytest.mark.parametrize("name", ["model", "controller", "onnx", "program"])
+def test_openvino_files_come_and_go_together(catalog: DataCatalog, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    first, second = (OpenvinoFiles(b"<net/>" + more, b"weights" + more) for more in (b"", b"2"))
+    for files in (first, second):
+        catalog.save("openvino", files)
+        assert catalog.load("openvino") == files
+        assert listed(folder) == ["openvino.bin", "openvino.xml"]
+    catalog.save("openvino", NotExported("not asked for"))
+    assert listed(folder) == ["openvino.xml.not_exported.txt"]
+    assert catalog.load("openvino") == NotExported("not asked for")
+
+
+def test_a_crash_leaves_no_graph_with_the_weights_of_another(
+    catalog: DataCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    catalog.save("openvino", OpenvinoFiles(b"<net/>", b"weights"))
+    with monkeypatch.context() as broken:
+        broken.setattr("kedro_aat.datasets.exported.os.replace", crash)
+        with pytest.raises(DatasetError, match="the disk is full"):
+            catalog.save("openvino", OpenvinoFiles(b"<other/>", b"others"))
+    assert not catalog.exists("openvino")
+
+
+@pytest.mark.parametrize("name", ["model", "controller", "onnx", "program", "openvino"])
 def test_what_is_not_there_cannot_be_loaded(catalog: DataCatalog, name: str) -> None:
     assert not catalog.exists(name)
     with pytest.raises(DatasetError, match=name):

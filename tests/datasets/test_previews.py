@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from kedro_aat.datasets.documents import MarkdownDataset, PageDataset
-from kedro_aat.datasets.exported import ExportedProgramDataset, OnnxDataset
+from kedro_aat.datasets.exported import ExportedProgramDataset, OnnxDataset, OpenvinoDataset
 from kedro_aat.datasets.handles import CertificateLedgerDataset, CheckpointStoreDataset, TensorBoardDataset
 from kedro_aat.datasets.images import ImageFolderDataset
 from kedro_aat.datasets.imported import ImportedModelDataset
@@ -27,6 +27,7 @@ from kedro_aat.datasets.tabular import TableDataset
 from kedro_aat.datasets.tensors import TensorsDataset
 from kedro_aat.export.exported import NotExported
 from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.program import to_program
 from kedro_aat.training.checkpoints import Checkpoint
 from kedro_aat.training.settings import Imported
@@ -45,6 +46,7 @@ CASES: list[tuple[type[AbstractDataset[Any, Any]], dict[str, Any], str]] = [
     (TensorBoardDataset, {}, "JSONPreview"),
     (OnnxDataset, {}, "TablePreview"),
     (ExportedProgramDataset, {}, "TablePreview"),
+    (OpenvinoDataset, {}, "TablePreview"),
     (PageDataset, {}, "HTMLPreview"),
     (MarkdownDataset, {}, "HTMLPreview"),
 ]
@@ -109,6 +111,10 @@ def test_exported_files_show_operators(tmp_path: Path) -> None:
     program = ExportedProgramDataset(filepath=str(tmp_path / "model.pt2"))
     program.save(to_program(model, inputs))
     assert program.preview()["data"] == [["aten.linear.default", "0.weight, 0.bias"], ["aten.relu.default", ""]]
+    openvino = OpenvinoDataset(filepath=str(tmp_path / "model.xml"))
+    graph = b'<net><layers><layer name="w" type="Const" /><layer name="v0" type="MatMul" /></layers></net>'
+    openvino.save(OpenvinoFiles(graph, b""))
+    assert openvino.preview()["data"] == [["MatMul", "v0"]]
     onnx.save(NotExported("no rate kept the budget"))
     assert onnx.preview()["data"] == [["no rate kept the budget"]]
 

@@ -101,7 +101,7 @@ def test_unknown_standard_errors_have_no_bars() -> None:
 def test_costs_are_shares_of_the_baseline() -> None:
     figure = costs_figure(summary_of("certified"))
     assert [trace.name for trace in figure.data] == ["filter pruning", "quantization, delivered"]
-    assert list(figure.data[1].x) == pytest.approx([0.1] * 7)
+    assert list(figure.data[1].x) == pytest.approx([0.1] * 8)
 
 
 def test_figures_hold_plain_lists() -> None:

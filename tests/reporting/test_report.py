@@ -65,6 +65,16 @@ def test_others_are_told_with_why_they_are_not_delivered() -> None:
     assert "Not delivered: its ONNX file breaks the budget" in words_of(page_of(refused))
 
 
+def test_openvino_stands_in_the_tables_only_if_it_was_asked_for() -> None:
+    summary = summary_of("certified")
+    shown = words_of(page_of(summary))
+    assert "OpenVINO latency, batch 64, ms 1.500 0.150 0.10x" in shown
+    assert "OpenVINO files, bytes 4,400 440 0.10x" in shown
+    for each in (summary["baseline"], summary["compressed"], *summary["candidates"]):
+        each.update(dict.fromkeys(key for key in each if key.startswith("openvino_")))
+    assert "OpenVINO" not in words_of(page_of(summary))
+
+
 def test_layers_are_those_of_the_stages_that_made_the_model() -> None:
     summary = summary_of("certified")
     page = words_of(page_of(summary))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from kedro_aat.budget import Budget
 from kedro_aat.errors import ExportError
 from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.openvino_file import to_openvino
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.training import delivery
@@ -133,18 +135,18 @@ def test_a_model_that_breaks_the_budget_as_a_file_is_passed_over() -> None:
 
 def disturbing(monkeypatch: pytest.MonkeyPatch, amount: float, width: int) -> None:
     """Plants an exporter error: the weights of files of nets of that width change after the export."""
+    monkeypatch.setattr(delivery, "to_onnx", lambda model, inputs: disturbed(exported(model), amount, width))
 
-    def disturbed(model: nn.Module, inputs: torch.Tensor) -> onnx.ModelProto:
-        changed_file = onnx.ModelProto()
-        changed_file.CopyFrom(exported(model))
-        for tensor in changed_file.graph.initializer:
-            array = numpy_helper.to_array(tensor)
-            if array.size == 64 * 4 * width:
-                changed = array + amount * torch.randn(array.shape, generator=torch.Generator().manual_seed(0)).numpy()
-                tensor.CopyFrom(numpy_helper.from_array(changed.astype(array.dtype), tensor.name))
-        return changed_file
 
-    monkeypatch.setattr(delivery, "to_onnx", disturbed)
+def disturbed(file: onnx.ModelProto, amount: float, width: int) -> onnx.ModelProto:
+    changed_file = onnx.ModelProto()
+    changed_file.CopyFrom(file)
+    for tensor in changed_file.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.size == 64 * 4 * width:
+            changed = array + amount * torch.randn(array.shape, generator=torch.Generator().manual_seed(0)).numpy()
+            tensor.CopyFrom(numpy_helper.from_array(changed.astype(array.dtype), tensor.name))
+    return changed_file
 
 
 def test_a_planted_exporter_error_turns_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,3 +184,42 @@ def test_a_file_is_evaluated_as_its_model_is() -> None:
     assert evaluate_file(OnnxModel(to_onnx(model, DATA["inputs"][:4])), DATA, TRAINING).metric == pytest.approx(
         evaluate_file(model, DATA, TRAINING).metric
     )
+
+
+def test_openvino_is_left_alone_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # importing it is an error
+    result = delivered(SMALL)
+    assert result.exported is not None
+    assert result.exported.files.openvino is None
+    report = result.candidates[0]
+    assert report["validation_openvino"] is report["openvino_bytes"] is report["openvino_latency_ms"] is None
+    assert "openvino" not in report["agreement"]
+
+
+def test_openvino_files_are_judged_and_measured() -> None:
+    pytest.importorskip("openvino")
+    result = delivered(SMALL, LARGE, openvino=True)
+    assert result.exported is not None
+    assert result.exported.files.openvino is not None
+    small, large = result.candidates
+    assert small["openvino_bytes"] == result.exported.files.openvino.num_bytes
+    assert small["openvino_bytes"] < large["openvino_bytes"] < result.baseline["openvino_bytes"]
+    assert small["validation_openvino"] == small["validation"]
+    assert small["agreement"]["openvino"]["difference"] < 1e-4
+    for report in (small, large, result.baseline):
+        assert set(report["openvino_latency_ms"]) == set(report["openvino_latency_quartiles_ms"]) == {1, 8}
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "reason"),
+    [(1e-4, "the OpenVINO model differs from its model"), (1e6, "its OpenVINO file breaks the budget")],
+)
+def test_an_error_planted_in_openvino_files_turns_the_verdict(
+    monkeypatch: pytest.MonkeyPatch, tolerance: float, reason: str
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(delivery, "to_openvino", lambda file: to_openvino(disturbed(file, 5.0, width=1)))
+    budget = Budget(baseline=1.0, drop=0.05)
+    result = delivered(SMALL, others=iter([LARGE]), budget=budget, openvino=True, tolerance=tolerance)
+    assert name_of(result) == "large"
+    assert reason in result.rejected["small"]

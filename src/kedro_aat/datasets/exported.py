@@ -7,6 +7,7 @@ import os
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from kedro.io import AbstractDataset
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
     from onnx import ModelProto
     from torch.export import ExportedProgram
+
+    from kedro_aat.export.openvino_file import OpenvinoFiles
 
 
 class _FileDataset(AbstractDataset[Any, Any]):
@@ -38,7 +41,7 @@ class _FileDataset(AbstractDataset[Any, Any]):
         """Writes the file, or why there is none."""
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(data, NotExported):
-            remove(self._filepath)
+            self._remove()
             self._reason.write_text(data.reason)
             return
         self._reason.unlink(missing_ok=True)
@@ -60,6 +63,9 @@ class _FileDataset(AbstractDataset[Any, Any]):
 
     def _write(self, data: Any, path: Path) -> None:
         raise NotImplementedError  # each format has its own
+
+    def _remove(self) -> None:
+        remove(self._filepath)
 
     def _exists(self) -> bool:
         return self._filepath.exists() or self._reason.exists()
@@ -123,3 +129,35 @@ class ExportedProgramDataset(_FileDataset):
         import torch
 
         torch.export.save(data, path)
+
+
+class OpenvinoDataset(_FileDataset):
+    """OpenVINO's two files: the `.xml` file, and beside it the weights, `.bin` instead of `.xml`.
+
+    Args:
+        filepath: The `.xml` file.
+        metadata: For Kedro-Viz.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._weights = self._filepath.with_suffix(".bin")
+
+    def _read(self) -> OpenvinoFiles:
+        from kedro_aat.export.openvino_file import OpenvinoFiles
+
+        return OpenvinoFiles(self._filepath.read_bytes(), self._weights.read_bytes())
+
+    def _operators(self) -> list[tuple[str, str]]:
+        layers = ElementTree.parse(self._filepath).iterfind("./layers/layer")
+        # Weights are operators of their own here, called Const.
+        return [(str(layer.get("type")), str(layer.get("name"))) for layer in layers if layer.get("type") != "Const"]
+
+    def _write(self, data: OpenvinoFiles, path: Path) -> None:
+        self._remove()  # a crash must not leave the graph of one model with the weights of another
+        self._weights.write_bytes(data.weights)
+        path.write_bytes(data.graph)
+
+    def _remove(self) -> None:
+        super()._remove()
+        remove(self._weights)

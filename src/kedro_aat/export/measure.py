@@ -1,19 +1,23 @@
-"""What a model costs: parameters, multiplications, and milliseconds in onnxruntime."""
+"""What a model costs: parameters, multiplications, and milliseconds in a runtime."""
 
 from __future__ import annotations
 
 import statistics
 import time
 import timeit
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from kedro_aat.export.openvino_file import OpenvinoFiles, bound_openvino_run, compile_openvino
 from kedro_aat.export.program import evaluating, quiet
 from kedro_aat.export.session import bound_run, open_session
 
@@ -96,21 +100,22 @@ class Latency:
 
 
 def measure_latency(
-    models: Sequence[bytes | onnx.ModelProto],
+    models: Sequence[bytes | onnx.ModelProto | OpenvinoFiles],
     example_input: Tensor,
     *,
     batch_sizes: Sequence[int] = (1, 64),
     num_threads: int = 1,
     seconds: float = 2.0,
 ) -> list[dict[int, Latency]]:
-    """Time of one run of each ONNX model in onnxruntime on the CPU, for each batch size.
+    """Time of one run of each model on the CPU, for each batch size.
 
+    ONNX models run in onnxruntime, OpenVINO's files in OpenVINO.
     The models take turns of about a millisecond (A B A B ...), so that whatever else the machine does meets them all
     alike and their ratio can be trusted; the times themselves move with the machine. Inputs and outputs are bound
     beforehand: what is timed is the model, and not the 20 microseconds in which Python hands over an array.
 
     Args:
-        models: Serialised or not.
+        models: ONNX models, serialised or not, and OpenVINO's files.
         example_input: (B, ...), B at least 1; repeated or cut to each batch size.
         batch_sizes: At least 1 each.
         num_threads: Threads within an operator.
@@ -120,14 +125,13 @@ def measure_latency(
         For each model, batch size -> time.
 
     Raises:
-        ExportError: onnxruntime cannot load a model.
+        ExportError: A runtime cannot load a model.
     """
-    files = [model if isinstance(model, bytes) else model.SerializeToString() for model in models]
-    sessions = [open_session(file, num_threads) for file in files]
-    results: list[dict[int, Latency]] = [{} for _ in sessions]
+    binders = [_opened(model, num_threads) for model in models]
+    results: list[dict[int, Latency]] = [{} for _ in binders]
     for batch_size in batch_sizes:
         batch = _batch_of(example_input, batch_size).numpy()
-        timers = [timeit.Timer(bound_run(session, batch)) for session in sessions]
+        timers = [timeit.Timer(bind(batch)) for bind in binders]
         runs = [_runs_a_turn(timer) for timer in timers]
         times: list[list[float]] = [[] for _ in timers]
         deadline = time.perf_counter() + seconds
@@ -138,6 +142,16 @@ def measure_latency(
             low, middle, high = statistics.quantiles(taken, n=4, method="inclusive")
             result[batch_size] = Latency(middle, (low, high))
     return results
+
+
+def _opened(
+    model: bytes | onnx.ModelProto | OpenvinoFiles, num_threads: int
+) -> Callable[[NDArray[Any]], Callable[[], object]]:
+    """What is given a batch, and returns what runs the model on it."""
+    if isinstance(model, OpenvinoFiles):
+        return partial(bound_openvino_run, compile_openvino(model, num_threads))
+    file = model if isinstance(model, bytes) else model.SerializeToString()
+    return partial(bound_run, open_session(file, num_threads))
 
 
 def _runs_a_turn(timer: timeit.Timer) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -33,13 +34,15 @@ class ExportSettings(Settings):
 
     Attributes:
         tolerance: Largest difference to the torch model's outputs, relative to the largest output.
-        quantized_tolerance: The same of the ONNX file of a quantized model.
+        quantized_tolerance: The same of a quantized model's files.
         batch_sizes: At which latency is measured.
-        num_threads: That onnxruntime may use meanwhile.
+        num_threads: That onnxruntime and OpenVINO may use meanwhile.
         latency_seconds: Time for measuring each batch size; more time, more precise.
         objective: By which the file to deliver is chosen among those that keep the budget; latency is that of the
             first of `batch_sizes`.
         limits: What the file must keep beside the budget.
+        openvino: Whether OpenVINO's files are made of the ONNX file, and judged and measured like it; needs the
+            extra `kedro-aat[openvino]`.
     """
 
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
@@ -49,3 +52,17 @@ class ExportSettings(Settings):
     latency_seconds: Annotated[float, Field(gt=0)] = 2.0
     objective: Objective = "bytes"
     limits: Limits = Limits()
+    openvino: bool = False
+
+    def lookup_mistakes(self, key: str) -> list[str]:
+        """OpenVINO asked for, and not there."""
+        mistakes = super().lookup_mistakes(key)
+        if self.openvino:
+            try:
+                import_module("openvino")
+            except ImportError as error:
+                mistakes.append(
+                    f"{key}.openvino: OpenVINO cannot be imported ({error}); install it with "
+                    "`pip install 'kedro-aat[openvino]'`, or set this to false"
+                )
+        return mistakes

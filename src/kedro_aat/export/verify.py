@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from kedro_aat.errors import ExportError
+from kedro_aat.export.openvino_file import OpenvinoFiles, compile_openvino, run_openvino
 from kedro_aat.export.program import evaluating, quiet
 from kedro_aat.export.session import open_session, run_session
 
@@ -78,6 +79,26 @@ def verify_program(program: ExportedProgram, model: nn.Module, inputs: Tensor, *
             not run.
     """
     return _compare("exported program", read_back(program), model, inputs, tolerance)
+
+
+def verify_openvino(files: OpenvinoFiles, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
+    """Run OpenVINO's files in OpenVINO, on the CPU, and compare them with their model in evaluation mode.
+
+    Args:
+        files: What `to_openvino` made of the model's ONNX file.
+        model: On the CPU.
+        inputs: (B, ...), B at least 1.
+        tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; allow int8 more.
+
+    Returns:
+        The agreement, within the tolerance.
+
+    Raises:
+        ExportError: They differ by more than the tolerance, or in the shape of their output; or the files do
+            not run.
+    """
+    compiled = compile_openvino(files)
+    return _compare("OpenVINO model", lambda batch: run_openvino(compiled, batch), model, inputs, tolerance)
 
 
 class _Program(nn.Module):

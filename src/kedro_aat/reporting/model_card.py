@@ -93,9 +93,10 @@ def _limitations(summary: dict[str, Any]) -> str:
     ]
     if not summary["certificate"]["is_certified"]:
         points.append("The drop is not certified: see the evidence.")
-    environment = summary["environment"]
+    environment, versions = summary["environment"], summary["versions"]
+    runtimes = " and ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "openvino") if name in versions)
     points.append(
-        f"Latencies were measured with onnxruntime {summary['versions']['onnxruntime']} on one machine "
+        f"Latencies were measured with {runtimes} on one machine "
         f"({_plain(environment['processor'])}); only their ratios say something about another."
     )
     return "\n".join(f"- {point}" for point in points)

@@ -11,6 +11,7 @@ COSTS = (
     ("MACs", "macs"),
     ("ONNX file, bytes", "onnx_bytes"),
     ("  gzipped", "onnx_gzip_bytes"),
+    ("OpenVINO files, bytes", "openvino_bytes"),
 )
 
 Row = tuple[str, str, str, str]  # label, baseline, compressed, change
@@ -46,19 +47,21 @@ def cost_rows(baseline: dict[str, Any], compressed: dict[str, Any]) -> list[Row]
         for label, key in COSTS
         if key != "nonzero_parameters" or compressed[key] != compressed["parameters"]
     ]
-    for size, latency in (baseline["latency_ms"] or {}).items():
-        after = (compressed["latency_ms"] or {}).get(size)
-        rows.append(_ratio(f"latency, batch {size}, ms", latency, after, "{:.3f}"))
-        rows.append(("  half of the runs", _middle_half(baseline, size), _middle_half(compressed, size), ""))
+    for label, prefix in (("latency", ""), ("OpenVINO latency", "openvino_")):
+        for size, latency in (baseline[f"{prefix}latency_ms"] or {}).items():
+            after = (compressed[f"{prefix}latency_ms"] or {}).get(size)
+            rows.append(_ratio(f"{label}, batch {size}, ms", latency, after, "{:.3f}"))
+            was, now = (_middle_half(model[f"{prefix}latency_quartiles_ms"], size) for model in (baseline, compressed))
+            rows.append(("  half of the runs", was, now, ""))
     for size, memory in (baseline["peak_memory_bytes"] or {}).items():
         after = (compressed["peak_memory_bytes"] or {}).get(size)
         rows.append(_ratio(f"peak memory, batch {size}, MB", memory / 1e6, after and after / 1e6, "{:.1f}"))
     return [row for row in rows if row is not None]
 
 
-def _middle_half(model: dict[str, Any], batch_size: Any) -> str:
+def _middle_half(quartiles: dict[Any, Any] | None, batch_size: Any) -> str:
     """Between which times half of the runs lay."""
-    low, high = (model["latency_quartiles_ms"] or {}).get(batch_size, (None, None))
+    low, high = (quartiles or {}).get(batch_size, (None, None))
     return "-" if low is None else f"{low:.3f}-{high:.3f}"
 
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
 
-_COSTS = (*(key for _, key in COSTS), "latency_ms", "latency_quartiles_ms", "peak_memory_bytes")
+_COSTS = (
+    *(key for _, key in COSTS),
+    *("latency_ms", "latency_quartiles_ms", "peak_memory_bytes"),
+    *("openvino_latency_ms", "openvino_latency_quartiles_ms"),
+)
 
 REPORT = "aat_report.html"  # the page, beside the summary
 
@@ -79,6 +83,7 @@ def summarize(
         "rate": rate | {"exported": agreement["exported_rate"] if agreement else None},
         **{key: delivered[key] for key in _COSTS},
     }
+    libraries = _LIBRARIES if export["baseline"]["openvino_bytes"] is None else (*_LIBRARIES, "openvino")
     stages = [search] if second["outcome"] == "skipped" else [search, second]
     return {
         "outcome": outcome,
@@ -107,7 +112,7 @@ def summarize(
             "threads": torch.get_num_threads(),
             "device": search["device"],
         },
-        "versions": {library: version(library) for library in _LIBRARIES},
+        "versions": {library: version(library) for library in libraries},
     }
 
 

@@ -21,13 +21,14 @@ from kedro_aat.budget import Budget
 from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.compression.quantized_layers import quantized_of
 from kedro_aat.errors import ExportError
-from kedro_aat.export.measure import measure_latency, num_macs, num_parameters
+from kedro_aat.export.measure import Latency, measure_latency, num_macs, num_parameters
 from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.openvino_file import OpenvinoFiles, OpenvinoModel, to_openvino
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.export.settings import ExportSettings
-from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_program
+from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
 from kedro_aat.training.epoch import Data, DefaultTraining, example_input
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
@@ -62,19 +63,32 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Files:
+    """What runtimes are given of a model.
+
+    Attributes:
+        onnx: The ONNX file.
+        openvino: OpenVINO's files, made of it; None unless they are asked for.
+    """
+
+    onnx: ModelProto
+    openvino: OpenvinoFiles | None = None
+
+
+@dataclass(frozen=True)
 class Exported:
     """A candidate's files, and what was found about them.
 
     Attributes:
         candidate: The model.
-        onnx_model: Its ONNX file.
+        files: Its ONNX file, and what was made of it.
         program: Its `.pt2` file.
-        report: Name, rate, validation metrics of both files, agreement with the model, sizes and, once measured,
+        report: Name, rate, validation metrics of all files, agreement with the model, sizes and, once measured,
             latency and memory.
     """
 
     candidate: Candidate
-    onnx_model: ModelProto
+    files: Files
     program: ExportedProgram
     report: dict[str, Any]
 
@@ -121,8 +135,8 @@ def deliver(
         ExportError: If no file keeps the budget that its model kept.
     """
     inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes))
-    baseline_onnx = to_onnx(baseline_model, inputs)
-    baseline = costs(baseline_model, baseline_onnx, inputs)
+    baseline_files = files_of(baseline_model, inputs, settings)
+    baseline = costs(baseline_model, baseline_files, inputs)
     kept: list[Exported] = []
     rejected: dict[str, str] = {}
 
@@ -143,7 +157,7 @@ def deliver(
         raise ExportError(f"No exported file keeps the budget that its model kept:{reasons}")
     if settings.objective == "latency" and (quicker := _quickest(list(others), kept, inputs, settings)):
         consider(quicker)
-    before, *after = measured([baseline_onnx, *(exported.onnx_model for exported in kept)], inputs, settings)
+    before, *after = measured([baseline_files, *(exported.files for exported in kept)], inputs, settings)
     for exported, measurement in zip(kept, after, strict=True):
         exported.report.update(measurement)
         if excess := list(_excess(exported.report, settings)):
@@ -157,7 +171,7 @@ def _quickest(
     others: Sequence[Candidate], kept: Sequence[Exported], inputs: Tensor, settings: ExportSettings
 ) -> Candidate | None:
     """The quickest of other models at the first batch size, if it is quicker than all that were kept."""
-    files = [exported.onnx_model for exported in kept] + [to_onnx(other.model.eval(), inputs) for other in others]
+    files = [exported.files.onnx for exported in kept] + [to_onnx(other.model.eval(), inputs) for other in others]
     size = settings.batch_sizes[0]
     measurements = measure_latency(
         files, inputs, batch_sizes=[size], num_threads=settings.num_threads, seconds=settings.latency_seconds
@@ -167,6 +181,12 @@ def _quickest(
     if not new or min(new) > _WORTHWHILE * min(known):
         return None
     return others[new.index(min(new))]
+
+
+def files_of(model: nn.Module, inputs: Tensor, settings: ExportSettings) -> Files:
+    """Exports a model for the runtimes that are asked for."""
+    onnx_model = to_onnx(model, inputs)
+    return Files(onnx_model, to_openvino(onnx_model) if settings.openvino else None)
 
 
 def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Evaluation:
@@ -186,16 +206,20 @@ def _export(
 ) -> Exported:
     """The candidate's files, if they do what it does and keep the budget."""
     model = candidate.model.eval()
-    onnx_model, program = to_onnx(model, inputs), to_program(model, inputs)
+    files, program = files_of(model, inputs, settings), to_program(model, inputs)
     # Where an integer is rounded up in one place and down in the other, the outputs differ by a step of 8 bits.
     tolerance = settings.tolerance if quantized_of(model) is None else settings.quantized_tolerance
     agreement = {
-        "onnx": asdict(verify_onnx(onnx_model, model, inputs, tolerance=tolerance)),
+        "onnx": asdict(verify_onnx(files.onnx, model, inputs, tolerance=tolerance)),
         "program": asdict(verify_program(program, model, inputs, tolerance=tolerance)),
-        "exported_rate": _exported_rate(onnx_model, candidate),
+        "exported_rate": _exported_rate(files.onnx, candidate),
     }
+    to_judge: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
+    if files.openvino is not None:
+        agreement["openvino"] = asdict(verify_openvino(files.openvino, model, inputs, tolerance=tolerance))
+        to_judge["OpenVINO"] = OpenvinoModel(files.openvino)
     metrics: dict[str, float] = {}
-    for kind, file in (("ONNX", OnnxModel(onnx_model)), (".pt2", read_back(program))):
+    for kind, file in to_judge.items():
         metrics[kind] = evaluate_file(file, validation_data, training).metric
         if budget.margin(metrics[kind]) < 0:
             raise ExportError(
@@ -210,41 +234,53 @@ def _export(
         "standard_error": candidate.standard_error,
         "validation": metrics["ONNX"],
         "validation_program": metrics[".pt2"],
+        "validation_openvino": metrics.get("OpenVINO"),
         "agreement": agreement,
-        **costs(model, onnx_model, inputs),
+        **costs(model, files, inputs),
     }
-    return Exported(candidate, onnx_model, program, report)
+    return Exported(candidate, files, program, report)
 
 
-def measured(files: Sequence[ModelProto], inputs: Tensor, settings: ExportSettings) -> list[dict[str, Any]]:
-    """Latency and memory of each file in onnxruntime, by batch size."""
-    serialised = [file.SerializeToString() for file in files]
+def measured(models: Sequence[Files], inputs: Tensor, settings: ExportSettings) -> list[dict[str, Any]]:
+    """Latency and memory of each model in onnxruntime, by batch size; and its latency in OpenVINO, if all go there."""
+    serialised = [files.onnx.SerializeToString() for files in models]
+    openvino_files = [files.openvino for files in models if files.openvino is not None]
     latencies = measure_latency(
-        serialised,
+        [*serialised, *openvino_files],
         inputs,
         batch_sizes=settings.batch_sizes,
         num_threads=settings.num_threads,
         seconds=settings.latency_seconds,
     )
+    in_onnxruntime = latencies[: len(models)]
+    in_openvino = latencies[len(models) :] or [{}] * len(models)
     return [
         {
-            "latency_ms": {size: latency.median for size, latency in by_size.items()},
-            "latency_quartiles_ms": {size: list(latency.quartiles) for size, latency in by_size.items()},
+            **_in_milliseconds(latency),
             "peak_memory_bytes": peak_memory(file, inputs.numpy(), settings.batch_sizes),
+            **_in_milliseconds(openvino_latency, "openvino_"),
         }
-        for file, by_size in zip(serialised, latencies, strict=True)
+        for file, latency, openvino_latency in zip(serialised, in_onnxruntime, in_openvino, strict=True)
     ]
 
 
-def costs(model: nn.Module, onnx_model: ModelProto, inputs: Tensor) -> dict[str, Any]:
-    """Sizes and operations of a model and its file; bytes are of the file as written, and compressed."""
-    file = onnx_model.SerializeToString()
+def _in_milliseconds(by_size: dict[int, Latency], prefix: str = "") -> dict[str, Any]:
+    """Median and quartiles by batch size; None where nothing was measured."""
+    medians = {size: latency.median for size, latency in by_size.items()}
+    quartiles = {size: list(latency.quartiles) for size, latency in by_size.items()}
+    return {f"{prefix}latency_ms": medians or None, f"{prefix}latency_quartiles_ms": quartiles or None}
+
+
+def costs(model: nn.Module, files: Files, inputs: Tensor) -> dict[str, Any]:
+    """Sizes and operations of a model and its files; bytes are of the files as written, and compressed."""
+    file = files.onnx.SerializeToString()
     return {
         "parameters": num_parameters(model),
         "nonzero_parameters": sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
         "macs": num_macs(model, inputs),
         "onnx_bytes": len(file),
         "onnx_gzip_bytes": len(gzip.compress(file, mtime=0)),
+        "openvino_bytes": files.openvino and files.openvino.num_bytes,
     }
 
 

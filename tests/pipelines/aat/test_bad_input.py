@@ -64,3 +64,12 @@ def test_import_paths_and_arguments_that_lead_nowhere(project: Project) -> None:
     assert "'torch.optim' has no 'SDG'. Did you mean 'SGD'?" in text
     assert "torch.optim.SGD takes no such argument. Did you mean 'momentum'?" in text
     assert "epoch 1/" not in output
+
+
+def test_openvino_that_is_not_installed_is_told_before_the_run(project: Project) -> None:
+    (project.folder / "src/openvino.py").write_text('raise ModuleNotFoundError("No module named openvino")')
+    output = project.fail(**{"aat.export.openvino": "true"})
+    text = " ".join(output.split())
+    assert "aat.export.openvino: OpenVINO cannot be imported (No module named openvino); install it with" in text
+    assert "`pip install 'kedro-aat[openvino]'`" in text
+    assert not (project.models / "baseline_model").exists()

@@ -152,6 +152,22 @@ def test_old_spelling_and_a_start_in_the_middle(finished: Project, tmp_path: Pat
     assert again.summary["compressed"]["rate"] == finished.summary["compressed"]["rate"]
 
 
+def test_openvino_files_are_written_only_if_asked_for(finished: Project, tmp_path: Path) -> None:
+    assert not (finished.models / "compressed_model.xml").exists()
+    assert not (finished.models / "compressed_model.bin").exists()
+    openvino = pytest.importorskip("openvino")
+    again = Project(tmp_path, like=finished)
+    output = again.run("--from-nodes", "export_model", **{"aat.export.openvino": "true"})
+    assert "OpenVINO latency, batch 1, ms" in output
+    summary = again.summary
+    assert summary["versions"]["openvino"].startswith(openvino.__version__.split("-")[0])
+    paths = [again.models / f"compressed_model{suffix}" for suffix in (".xml", ".bin")]
+    assert summary["compressed"]["openvino_bytes"] == sum(path.stat().st_size for path in paths)
+    assert set(summary["baseline"]["openvino_latency_ms"]) == {"1", "64"}
+    assert "OpenVINO files, bytes" in (again.folder / "data/08_reporting/aat_report.html").read_text()
+    assert " and openvino 20" in (again.models / "compressed_model.md").read_text()
+
+
 def test_infeasible_exports_nothing(finished: Project, tmp_path: Path) -> None:
     again = Project(tmp_path, like=finished)
     output = again.run(

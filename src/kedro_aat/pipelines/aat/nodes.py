@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from kedro_aat.compression.base import ModelController
     from kedro_aat.datasets.handles import TensorBoardLog
     from kedro_aat.export.exported import NotExported
+    from kedro_aat.export.openvino_file import OpenvinoFiles
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.epoch import Data
     from kedro_aat.training.runner import Evaluation
 else:
     # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
     # hint that it cannot resolve switches that check off, and importing these takes seconds.
-    ModelProto = DataFrame = ExportedProgram = Module = ModelController = Tensor = Any
+    ModelProto = DataFrame = ExportedProgram = OpenvinoFiles = Module = ModelController = Tensor = Any
     TensorBoardLog = NotExported = CheckpointStore = CertificateLedger = Forecast = Budget = Evaluation = Data = Any
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def evaluate_baseline(
     from kedro_aat.training.epoch import DefaultTraining, example_count, seed_everything
     from kedro_aat.training.runner import TrainingRunner
 
-    settings.training.check()
+    settings.check()
     seed_everything(settings.seed)
     # A copy, since the model may be moved to another device and memory format.
     model = copy.deepcopy(model)
@@ -254,22 +255,29 @@ def export_model(
     search_trajectory: DataFrame,
     checkpoint_store: CheckpointStore,
     settings: AatSettings,
-) -> tuple[Module | NotExported, ModelProto | NotExported, ExportedProgram | NotExported, dict[str, Any]]:
+) -> tuple[
+    Module | NotExported,
+    ModelProto | NotExported,
+    ExportedProgram | NotExported,
+    OpenvinoFiles | NotExported,
+    dict[str, Any],
+]:
     """Writes what each stage came to as ONNX and `.pt2`, judges and measures the files, and delivers one of them.
 
+    With `settings.export.openvino` the same goes for OpenVINO's files.
+
     Returns:
-        The delivered model, its two files, and the report: `outcome`, `reason`, the `delivered` one's name, `baseline`
-        and `compressed` with their sizes and costs, all `candidates`, and why others were `rejected`. Nothing is
-        exported where no stage kept the budget.
+        The delivered model, its files (ONNX, `.pt2`, OpenVINO's), and the report: `outcome`, `reason`, the
+        `delivered` one's name, `baseline` and `compressed` with their sizes and costs, all `candidates`, and why
+        others were `rejected`. Nothing is exported where no stage kept the budget.
 
     Raises:
         ExportError: If no file keeps the budget that its model kept.
     """
     from kedro_aat.budget import Outcome
     from kedro_aat.export.exported import NotExported
-    from kedro_aat.export.onnx_file import to_onnx
     from kedro_aat.reporting.frontier import frontier_models
-    from kedro_aat.training.delivery import Candidate, costs, deliver, measured
+    from kedro_aat.training.delivery import Candidate, costs, deliver, files_of, measured
     from kedro_aat.training.epoch import example_input
 
     budget = _budget(baseline_evaluation, search_result["budget"])
@@ -289,13 +297,13 @@ def export_model(
     ]
     if not candidates:
         inputs = example_input(validation_data)
-        file = to_onnx(baseline_model, inputs)
-        (measurement,) = measured([file], inputs, settings.export)
-        baseline = costs(baseline_model, file, inputs) | measurement
+        files = files_of(baseline_model, inputs, settings.export)
+        (measurement,) = measured([files], inputs, settings.export)
+        baseline = costs(baseline_model, files, inputs) | measurement
         nothing = NotExported(search_result["reason"])
         report = {"outcome": Outcome.INFEASIBLE, "reason": search_result["reason"], "baseline": baseline}
         empty: dict[str, Any] = {"delivered": None, "compressed": None, "candidates": [], "rejected": {}}
-        return nothing, nothing, nothing, report | empty
+        return nothing, nothing, nothing, nothing, report | empty
     others = frontier_models(controller, search_trajectory, search_result, checkpoint_store, budget)
     delivery = deliver(candidates, others, baseline_model, validation_data, budget, settings.training, settings.export)
     report = {
@@ -310,10 +318,11 @@ def export_model(
         reason = f"No model within budget keeps the limits. {nearest}."
         nothing = NotExported(reason)
         infeasible = {"outcome": Outcome.INFEASIBLE, "reason": reason, "delivered": None, "compressed": None}
-        return nothing, nothing, nothing, report | infeasible
+        return nothing, nothing, nothing, nothing, report | infeasible
     exported = delivery.exported
     chosen = {"delivered": exported.candidate.name, "compressed": exported.report}
-    return exported.candidate.model, exported.onnx_model, exported.program, report | chosen
+    openvino = exported.files.openvino or NotExported("OpenVINO's files are made where `export.openvino` is true.")
+    return exported.candidate.model, exported.files.onnx, exported.program, openvino, report | chosen
 
 
 def certify_model(

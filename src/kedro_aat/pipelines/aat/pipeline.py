@@ -94,7 +94,13 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "checkpoint_store",
                     "params:aat",
                 ],
-                ["compressed_model", "compressed_onnx", "compressed_program", "export_report"],
+                [
+                    "compressed_model",
+                    "compressed_onnx",
+                    "compressed_program",
+                    "compressed_openvino",
+                    "export_report",
+                ],
                 name="export_model",
             ),
             Node(

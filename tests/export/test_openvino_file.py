@@ -1,0 +1,95 @@
+"""OpenVINO's files do what the model does, and are measured beside the ONNX file. Needs the extra `openvino`."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from kedro_aat.datasets.exported import OpenvinoDataset
+from kedro_aat.errors import ExportError
+from kedro_aat.export.measure import measure_latency
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.openvino_file import OpenvinoFiles, OpenvinoModel, compile_openvino, to_openvino
+from kedro_aat.export.verify import verify_openvino
+from tests.compression.quantized import quantized, settled
+from tests.export.nets import residual_net
+from tests.nets import Perceptron
+
+openvino = pytest.importorskip("openvino")
+
+INPUTS = torch.randn(17, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    return residual_net().eval()
+
+
+@pytest.fixture(scope="module")
+def onnx_file(net: nn.Module) -> onnx.ModelProto:
+    return to_onnx(net, INPUTS)
+
+
+@pytest.fixture(scope="module")
+def files(onnx_file: onnx.ModelProto) -> OpenvinoFiles:
+    return to_openvino(onnx_file)
+
+
+def test_files_do_what_the_model_does_at_any_batch_size(net: nn.Module, files: OpenvinoFiles) -> None:
+    agreement = verify_openvino(files, net, INPUTS)
+    assert agreement.difference < 1e-5
+    assert agreement.same_labels == 1.0
+    assert agreement.batch_sizes == (17, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(OpenvinoModel(files)(INPUTS), net(INPUTS), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_keep_their_precision(net: nn.Module, files: OpenvinoFiles) -> None:
+    weights = sum(parameter.numel() for name, parameter in net.named_parameters() if parameter.ndim > 1)
+    assert len(files.weights) >= 4 * weights
+    compiled = compile_openvino(files, num_threads=2)
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+
+
+def test_other_weights_are_found_out(net: nn.Module, files: OpenvinoFiles) -> None:
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    with pytest.raises(ExportError, match="the OpenVINO model differs from its model by"):
+        verify_openvino(files, other, INPUTS)
+
+
+def test_int8_weights_stay_int8() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(32, 20)
+    model = settled(Perceptron([20, 256, 256, 4]), inputs)
+    full = to_openvino(to_onnx(model, inputs))
+    small = quantized(model, inputs).strip()
+    in_integers = to_openvino(to_onnx(small, inputs))
+    assert len(in_integers.weights) < 0.3 * len(full.weights)
+    assert verify_openvino(in_integers, small, inputs, tolerance=0.03).difference <= 0.03
+
+
+def test_latency_is_measured_in_turns_with_onnxruntime(onnx_file: onnx.ModelProto, files: OpenvinoFiles) -> None:
+    both = measure_latency([onnx_file, files], INPUTS, batch_sizes=(1, 16), seconds=0.1)
+    assert [list(each) for each in both] == [[1, 16], [1, 16]]
+    assert all(0 < each[1].median < each[16].median for each in both)
+
+
+def test_what_is_no_model_is_an_error() -> None:
+    with pytest.raises(ExportError, match="OpenVINO cannot load its files"):
+        compile_openvino(OpenvinoFiles(b"neither", b"nor"))
+
+
+def test_openvino_reads_what_the_dataset_wrote(net: nn.Module, files: OpenvinoFiles, tmp_path: Path) -> None:
+    OpenvinoDataset(filepath=str(tmp_path / "model.xml")).save(files)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == files.num_bytes
+    compiled = openvino.Core().compile_model(tmp_path / "model.xml", "CPU")
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(compiled(INPUTS.numpy())[0]), net(INPUTS), rtol=1e-2, atol=1e-3)
