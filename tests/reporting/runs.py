@@ -62,9 +62,10 @@ def trajectory_of(summary: dict[str, Any]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def candidate(name: str, stage: int, rate: float, share: float, validation: float) -> dict[str, Any]:
+def candidate(name: str, stage: int, checkpoint: int, rate: float, share: float, validation: float) -> dict[str, Any]:
     costs: dict[str, Any] = {key: int(value * share) for key, value in COSTS.items()}
-    return {"name": name, "stage": stage, "rate": rate, "validation": validation} | costs | measured(share)
+    told = {"name": name, "stage": stage, "checkpoint": checkpoint, "rate": rate, "validation": validation}
+    return told | costs | measured(share)
 
 
 def measured(share: float) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = 
     """A run with two stages; the smaller model, from the second, is delivered, if one is."""
     baseline = 0.9 if is_higher_better else 0.4
     kept = baseline + (-0.02 if is_higher_better else 0.02)
-    made = [candidate(algorithm, 1, 0.8, 0.5, kept), candidate("quantization", 2, 1.0, 0.1, kept)]
+    made = [candidate(algorithm, 1, 2, 0.8, 0.5, kept), candidate("quantization", 2, 1, 1.0, 0.1, kept)]
     delivered = None if outcome == "infeasible" else made[1]
     compressed = delivered or dict.fromkeys((*COSTS, *measured(1)))
     lowest = baseline - 0.05 if is_higher_better else baseline + 0.05

@@ -15,7 +15,8 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.config import AatSettings
 from kedro_aat.export.exported import NotExported
-from kedro_aat.pipelines.aat.reporting import describe_layers, report_run
+from kedro_aat.pipelines.aat.reporting import report_run
+from kedro_aat.reporting.layers import layer_table
 from kedro_aat.reporting.model_card import model_card
 from tests.nets import images
 from tests.reporting.runs import exported, layers, onnx_model, settings, summary_of, trajectory_of
@@ -135,10 +136,9 @@ def test_layer_table_of_real_controllers() -> None:
     first = build_controller(net, FilterPruning(), example_input=inputs)
     first.compression_rate = 0.5
     second = build_controller(first.strip(), MagnitudeSparsity())
-    table = describe_layers(first, second, {"outcome": "within_budget"})
+    table = layer_table([first, second])
     assert set(table["stage"]) == {1, 2}
     cut = {row["layer"]: row for row in table.query("algorithm == 'filter_pruning'").to_dict("records")}
     assert cut["0"]["parameters"] < cut["0"]["parameters_before"]
     assert cut["4"]["note"]
     assert table.query("algorithm == 'magnitude_sparsity'")["zeros"].notna().all()
-    assert set(describe_layers(first, first, {"outcome": "skipped"})["stage"]) == {1}

@@ -37,11 +37,8 @@ def delivered_row(trajectory: pd.DataFrame, summary: dict[str, Any]) -> Any:
     chosen = delivered_candidate(summary)
     if chosen is None:
         return None
-    rows = trajectory[(trajectory["stage"] == chosen["stage"]) & (trajectory["achieved_rate"] == chosen["rate"])]
-    best = rows[rows["checkpoint"] == summary["stages"][chosen["stage"] - 1]["best_checkpoint"]]
-    # A model that was fallen back to is another epoch than the best one.
-    rows = rows if best.empty else best
-    return None if rows.empty else rows["margin"].idxmax()
+    rows = trajectory[(trajectory["stage"] == chosen["stage"]) & (trajectory["checkpoint"] == chosen["checkpoint"])]
+    return None if rows.empty else rows.index[0]
 
 
 def frontier_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.Figure:

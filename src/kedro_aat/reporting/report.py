@@ -81,7 +81,6 @@ def render_report(
         candidates=_candidates(summary, settings["export"]["objective"]),
         tried=_tried(trajectory, summary),
         layers=_layers(layers, summary),
-        has_fallen_back=_has_fallen_back(summary),
         has_zeros=any("magnitude_sparsity" in stage["algorithms"] for stage in summary["stages"]),
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         figures={name: _json(figure) for name, figure in figures.items()},
@@ -173,12 +172,6 @@ def _layers(layers: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any
             }
         )
     return tables
-
-
-def _has_fallen_back(summary: dict[str, Any]) -> bool:
-    """Whether the delivered model is a less compressed one than its stage returned, of which the layers tell."""
-    chosen = delivered_candidate(summary)
-    return chosen is not None and chosen["rate"] != summary["stages"][chosen["stage"] - 1]["rate"]["achieved"]
 
 
 def _cell(column: str, value: Any) -> str:

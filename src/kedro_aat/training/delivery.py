@@ -50,6 +50,7 @@ class Candidate:
         weight_names: Parameters whose zeros are the rate; none where the rate is of something else.
         requested_rate: That was asked for when it was trained; None where none was.
         standard_error: Of its drop on the validation split; None where it is not known.
+        checkpoint: Number of the checkpoint of its stage's run that holds it; None where there is none.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Candidate:
     weight_names: Sequence[str] = ()
     requested_rate: float | None = None
     standard_error: float | None = None
+    checkpoint: int | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ def _export(
         "rate": candidate.rate,
         "requested_rate": candidate.requested_rate,
         "standard_error": candidate.standard_error,
+        "checkpoint": candidate.checkpoint,
         "validation": metrics["ONNX"],
         "validation_program": metrics[".pt2"],
         "agreement": agreement,

@@ -283,6 +283,7 @@ def export_model(
             stage.weight_names,
             result["rate"]["requested"],
             result["standard_error"],
+            result["best_checkpoint"],
         )
         for number, (stage, result) in stages
         if result["outcome"] == Outcome.WITHIN_BUDGET
@@ -296,7 +297,9 @@ def export_model(
         report = {"outcome": Outcome.INFEASIBLE, "reason": search_result["reason"], "baseline": baseline}
         empty: dict[str, Any] = {"delivered": None, "compressed": None, "candidates": [], "rejected": {}}
         return nothing, nothing, nothing, report | empty
-    others = frontier_models(controller, search_trajectory, search_result, checkpoint_store, budget)
+    others = frontier_models(
+        controller, search_trajectory, search_result, checkpoint_store, budget, settings.minimal_rate
+    )
     delivery = deliver(candidates, others, baseline_model, validation_data, budget, settings.training, settings.export)
     report = {
         "outcome": Outcome.WITHIN_BUDGET,
