@@ -38,8 +38,8 @@ class Search:
                 run.save(Checkpoint(number, dict(self.controller.model.state_dict()), training, {}))
         steps = list(zip(RATES, METRICS, strict=True))
         self.trajectory = epochs(1, steps, baseline=0.9, is_higher_better=True).drop(columns="stage")
-        rate = {"requested": 0.8, "achieved": 0.8}
-        self.result: dict[str, Any] = {"run": run.folder.name, "rate": rate, "best_checkpoint": 3}
+        returned = {"requested": 0.8, "achieved": 0.8}
+        self.result: dict[str, Any] = {"run": run.folder.name, "rate": returned, "best_checkpoint": 3}
 
     def others(self, **more: Any) -> list[Candidate]:
         return list(frontier_models(self.controller, self.trajectory, self.result, self.store, BUDGET, **more))

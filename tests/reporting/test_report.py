@@ -58,6 +58,16 @@ def test_infeasible_run_tells_what_was_tried() -> None:
     assert "What changed in each layer" not in page
 
 
+def test_a_budget_that_was_kept_is_not_blamed_for_limits_that_were_not() -> None:
+    summary = summary_of("infeasible")
+    kept = summary_of("certified")["candidates"]
+    summary |= {"candidates": kept, "rejected": {each["name"]: "macs are 5,000" for each in kept}}
+    page = words_of(page_of(summary))
+    assert page.startswith("No model within the accuracy budget keeps the limits")
+    assert "No compressed model kept the accuracy budget" not in page
+    assert "Not delivered: macs are 5,000" in page
+
+
 def test_others_are_told_with_why_they_are_not_delivered() -> None:
     page = words_of(page_of(summary_of("certified")))
     assert "Not delivered: The objective is the fewest bytes: 2,000, where the delivered one has 400." in page

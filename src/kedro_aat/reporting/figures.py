@@ -6,6 +6,7 @@ it. The colours of the data are readable on both. Data are given as lists, which
 
 from __future__ import annotations
 
+import itertools
 import math
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ def costs_figure(summary: dict[str, Any]) -> go.Figure:
     known = [(label, key) for label, key in COSTS if baseline[key] is not None]
     latencies = list(baseline["latency_ms"] or {})
     labels = [label for label, _ in known] + [f"latency, batch {size}" for size in latencies]
-    for candidate, colour in zip(summary["candidates"], (BLUE, ORANGE, GREEN, RED, GREY), strict=False):
+    for candidate, colour in zip(summary["candidates"], itertools.cycle((BLUE, ORANGE, GREEN, RED, GREY))):
         pairs = [(baseline[key], candidate[key], f"{candidate[key]:,.0f}") for _, key in known]
         for size in latencies:
             measured = candidate["latency_ms"][size]

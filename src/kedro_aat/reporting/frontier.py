@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kedro_aat.training.delivery import Candidate
 from kedro_aat.training.records import EpochRecord, frontier
@@ -88,7 +89,7 @@ def print_frontier(
     sign = 1 if metric["higher_is_better"] else -1
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("rate", metric["name"], "drop", "standard error", "epoch"):
-        table.add_column(column, justify="right")
+        table.add_column(Text(column), justify="right")
     for row in frontier_records(trajectory, checkpoint_store.numbers_of(search_result["run"])):
         drop = sign * (baseline_evaluation["validation"] - row.metric)
         error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"

@@ -73,6 +73,11 @@ def delivered_candidate(summary: dict[str, Any]) -> dict[str, Any] | None:
     return next((each for each in summary["candidates"] if each["name"] == summary["delivered"]), None)
 
 
+def breaks_limits(found: dict[str, Any]) -> bool:
+    """Whether nothing is delivered although files kept the budget; `found` is a summary or an export's report."""
+    return found["delivered"] is None and bool(found["candidates"])
+
+
 def not_delivered(summary: dict[str, Any], objective: str) -> dict[str, str]:
     """Why each model that is not delivered is not, by name."""
     reasons = {str(name): str(reason) for name, reason in summary["rejected"].items()}

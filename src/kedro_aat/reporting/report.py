@@ -11,7 +11,14 @@ from markupsafe import Markup
 
 from kedro_aat.budget import Outcome
 from kedro_aat.reporting.figures import costs_figure, stage_name
-from kedro_aat.reporting.numbers import comparison, cost_rows, delivered_candidate, not_delivered, tolerated
+from kedro_aat.reporting.numbers import (
+    breaks_limits,
+    comparison,
+    cost_rows,
+    delivered_candidate,
+    not_delivered,
+    tolerated,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -21,6 +28,8 @@ _HEADLINES = {
     Outcome.WITHIN_BUDGET: ("fair", "Within budget on the validation data; not certified"),
     Outcome.INFEASIBLE: ("bad", "No compressed model kept the accuracy budget"),
 }
+
+_BREAKS_LIMITS = "No model within the accuracy budget keeps the limits"
 
 # Titles of the columns of the layer table; counts that shrank are shown as before and after.
 _LAYER_COLUMNS = {
@@ -61,6 +70,8 @@ def render_report(
     from plotly.offline import get_plotlyjs
 
     tone, headline = _HEADLINES[Outcome(summary["outcome"])]
+    if breaks_limits(summary):
+        headline = _BREAKS_LIMITS
     figures = {"frontier": frontier, "trajectory": course}
     if summary["candidates"]:
         figures["costs"] = costs_figure(summary)

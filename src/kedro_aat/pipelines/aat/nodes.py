@@ -309,8 +309,11 @@ def export_model(
         "rejected": delivery.rejected,
     }
     if delivery.exported is None:
-        nearest = "; ".join(f"{name}: {reason}" for name, reason in delivery.rejected.items())
-        reason = f"No model within budget keeps the limits. {nearest}."
+        assert delivery.nearest is not None
+        reason = (
+            f"No model within budget keeps the limits. {delivery.nearest} comes nearest: "
+            f"{delivery.rejected[delivery.nearest]}."
+        )
         nothing = NotExported(reason)
         infeasible = {"outcome": Outcome.INFEASIBLE, "reason": reason, "delivered": None, "compressed": None}
         return nothing, nothing, nothing, report | infeasible
