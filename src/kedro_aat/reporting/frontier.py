@@ -97,5 +97,7 @@ def print_frontier(
     console = console or Console()
     console.print(table)
     console.print(
-        "kedro aat choose --max-drop DROP delivers the first of them with at most that drop.", highlight=False
+        "kedro aat choose --max-drop DROP delivers the first of them with at most that drop and a rate above 0; "
+        "or, where export.objective is latency, a quicker one below it.",
+        highlight=False,
     )
