@@ -86,6 +86,7 @@ def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = 
     compressed = delivered or dict.fromkeys((*COSTS, *measured(1)))
     lowest = baseline - 0.05 if is_higher_better else baseline + 0.05
     stage = {"rate": {"requested": 0.8, "achieved": 0.8}, "best_checkpoint": 2, "standard_error": 0.01}
+    stage |= {"outcome": "infeasible" if outcome == "infeasible" else "within_budget"}
     second = stage | {"rate": {"requested": 0.99, "achieved": 1.0}, "best_checkpoint": 1}
     return {
         "outcome": outcome,

@@ -85,6 +85,15 @@ def test_layers_are_those_of_the_stages_that_made_the_model() -> None:
     assert "stem.weight" not in words_of(page_of(summary))
 
 
+def test_a_stage_that_found_nothing_did_not_make_the_model() -> None:
+    summary = summary_of("within_budget")
+    summary["stages"][0] |= {"outcome": "infeasible", "best_checkpoint": None}
+    page = words_of(page_of(summary))
+    assert "stem.weight" in page
+    assert "head : its outputs are outputs of the model" not in page
+    assert "compressed by kedro-aat (quantization) so" in model_card(summary, onnx_model(), "model.onnx")
+
+
 def test_zeros_are_praised_for_what_they_are_worth() -> None:
     sparse = words_of(page_of(summary_of("certified", algorithm="magnitude_sparsity")))
     assert "neither the file on disk smaller nor the model faster" in sparse

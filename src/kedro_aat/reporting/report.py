@@ -17,6 +17,7 @@ from kedro_aat.reporting.numbers import (
     cost_rows,
     delivered_candidate,
     not_delivered,
+    stages_of,
     tolerated,
 )
 
@@ -167,7 +168,7 @@ def _layers(layers: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any
     if chosen is None:
         return []
     tables = []
-    made = layers[layers["stage"] <= chosen["stage"]]
+    made = layers[layers["stage"].isin(stages_of(chosen, summary))]
     for (_, algorithm), rows in made.groupby(["stage", "algorithm"], sort=False):
         # A reason that stands for many layers is told below the table, where it has room.
         notes = [(row.layer, row.note) for row in rows.itertuples() if isinstance(row.note, str) and row.note]
