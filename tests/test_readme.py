@@ -35,7 +35,7 @@ COMMANDS = {
     "kedro run --pipelines aat_small": "tests/adoption/test_templates.py, its wiring",
     "kedro aat choose": "tests/pipelines/aat/test_certificate.py",
     "kedro aat choose --max-drop 0.02": "tests/pipelines/aat/test_certificate.py",
-    "kedro aat choose --pipeline aat_small --namespace small": "tests/adoption/test_templates.py, its names",
+    "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
 }
 RUN_ELSEWHERE = ("src/demo/models.py", "prepare.py")  # files of the tutorial, which the adoption test writes and runs

@@ -52,6 +52,9 @@ def test_handwritten_registry_takes_the_two_lines(demo: Demo) -> None:
     assert "small.train_data: " in missing
     assert "data/05_model_input/small/train.safetensors is missing" in missing
     assert "small.aat" not in missing  # its parameters were found under the namespace
+    nothing = _words(demo.kedro("aat", "choose", "--namespace", "small", code=1))
+    assert "There is no search to choose from" in nothing
+    assert "`kedro run --pipelines aat_small` makes one" in nothing
     registry.write_text(found)
     for name in ("parameters_aat_small.yml", "catalog_aat_small.yml"):
         (demo.base / name).unlink()
@@ -84,7 +87,7 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     demo.python("prepare.py")
     for name, changes in titled_blocks(TUTORIAL, "yaml").items():
         demo.change(Path(name).name, changes)
-    assert "are in order" in demo.kedro("aat", "validate")
+    assert "are in order" in demo.kedro("aat", "validate", cwd=demo.base)  # from any folder of the project
 
     demo.kedro("run", "--pipelines", "aat", "--params", FEW_EPOCHS)
     summary = demo.summary

@@ -60,13 +60,34 @@ def test_texts_are_classes_in_the_order_given(tmp_path: Path) -> None:
     ("columns", "target", "words"),
     [
         ({}, "kid", "has no column kid; it has width, kind, height"),
-        ({"width": [1, None, 3]}, "kind", "has empty cells in width"),
+        ({"width": [1, None, 3]}, "kind", "has empty or infinite cells in width"),
+        ({"width": [1, float("inf"), 3]}, "kind", "has empty or infinite cells in width"),
         ({"width": ["a", "b", "c"]}, "kind", "has no numbers in width"),
     ],
 )
 def test_mistakes_in_a_table(columns: dict[str, list[object]], target: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=words):
         TableDataset(filepath=str(_table(tmp_path, columns)), target=target).load()
+
+
+def test_a_target_is_no_input(tmp_path: Path) -> None:
+    path = str(_table(tmp_path))
+    with pytest.raises(DatasetError, match="kind is the target and among the inputs"):
+        TableDataset(filepath=path, target="kind", columns=["width", "kind"]).load()
+    with pytest.raises(DatasetError, match="no columns beside kind"):
+        TableDataset(filepath=path, target="kind", columns=[]).load()
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+def test_a_table_without_rows(name: str, tmp_path: Path) -> None:
+    path = _table(tmp_path, {"width": [], "kind": [], "height": []}, name=name)
+    dataset = TableDataset(filepath=str(path), target="kind")
+    with pytest.raises(DatasetError, match="has no rows"):
+        dataset.load()
+    shown = dataset.preview()
+    assert shown is not None
+    assert shown["columns"] == ["width", "kind", "height"]
+    assert shown["data"] == []
 
 
 def test_table_of_another_kind(tmp_path: Path) -> None:
@@ -103,6 +124,23 @@ def test_images_are_read_in_a_fixed_order_and_scaled(images: Path) -> None:
     assert data_fingerprint(data) == data_fingerprint(ImageFolderDataset(filepath=str(images), size=[2, 3]).load())
     batch = next(iter(torch.utils.data.DataLoader(data, batch_size=3)))
     assert batch[1].tolist() == [0, 1, 1]
+
+
+def test_grey_of_16_bits_is_not_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.array([[0, 256 * 51], [256 * 102, 65535]], np.uint16)).save(tmp_path / "a" / "deep.png")
+    found = ImageFolderDataset(filepath=str(tmp_path), size=2, channels=1).load()[0]
+    torch.testing.assert_close(found[0], torch.tensor([[[0.0, 0.2], [0.4, 1.0]]]))
+
+
+def test_hidden_copies_are_no_examples(images: Path) -> None:
+    dataset = ImageFolderDataset(filepath=str(images), size=8)
+    before = len(dataset.load())
+    folder = next(path for path in images.iterdir() if path.is_dir())
+    (folder / ".ipynb_checkpoints").mkdir()
+    Image.new("L", (4, 4)).save(folder / ".ipynb_checkpoints" / "one-checkpoint.png")
+    (folder / "._one.png").write_bytes(b"what macOS writes on other systems' disks")
+    assert len(dataset.load()) == before
 
 
 def test_a_split_that_lacks_a_class_numbers_the_others_alike(images: Path) -> None:

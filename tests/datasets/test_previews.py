@@ -6,6 +6,9 @@ import base64
 import inspect
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +172,14 @@ def test_markdown_tables_become_html(tmp_path: Path) -> None:
     dataset.save("# Card\n\n| | a |\n| --- | ---: |\n| b | `c` |\n\nEnd\n")
     table = "<table><tr><th></th><th>a</th></tr><tr><td>b</td><td>`c`</td></tr></table>"
     assert dataset.preview() == f"# Card\n\n{table}\n\nEnd\n"
+
+
+def test_texts_are_in_utf8_where_the_system_is_not(tmp_path: Path) -> None:
+    code = (
+        "import sys; from kedro_aat.datasets.documents import PageDataset; page = PageDataset(filepath=sys.argv[1]); "
+        "page.save(chr(0x2192)); assert page.load() == chr(0x2192)"
+    )
+    path = tmp_path / "page.html"
+    system = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(path)], env=system, check=True, capture_output=True)
+    assert path.read_text(encoding="utf-8") == "\N{RIGHTWARDS ARROW}"

@@ -69,9 +69,10 @@ def trajectory_of(summary: dict[str, Any]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def candidate(name: str, stage: int, rate: float, share: float, validation: float) -> dict[str, Any]:
+def candidate(name: str, stage: int, checkpoint: int, rate: float, share: float, validation: float) -> dict[str, Any]:
     costs: dict[str, Any] = {key: int(value * share) for key, value in COSTS.items()}
-    return {"name": name, "stage": stage, "rate": rate, "validation": validation} | costs | measured(share)
+    told = {"name": name, "stage": stage, "checkpoint": checkpoint, "rate": rate, "validation": validation}
+    return told | costs | measured(share)
 
 
 def measured(share: float) -> dict[str, Any]:
@@ -90,11 +91,12 @@ def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = 
     """A run with two stages; the smaller model, from the second, is delivered, if one is."""
     baseline = 0.9 if is_higher_better else 0.4
     kept = baseline + (-0.02 if is_higher_better else 0.02)
-    made = [candidate(algorithm, 1, 0.8, 0.5, kept), candidate("quantization", 2, 1.0, 0.1, kept)]
+    made = [candidate(algorithm, 1, 2, 0.8, 0.5, kept), candidate("quantization", 2, 1, 1.0, 0.1, kept)]
     delivered = None if outcome == "infeasible" else made[1]
     compressed = delivered or dict.fromkeys((*COSTS, *measured(1)))
     lowest = baseline - 0.05 if is_higher_better else baseline + 0.05
     stage = {"rate": {"requested": 0.8, "achieved": 0.8}, "best_checkpoint": 2, "standard_error": 0.01}
+    stage |= {"outcome": "infeasible" if outcome == "infeasible" else "within_budget"}
     second = stage | {"rate": {"requested": 0.99, "achieved": 1.0}, "best_checkpoint": 1}
     return {
         "outcome": outcome,

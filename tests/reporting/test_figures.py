@@ -61,11 +61,13 @@ def test_delivered_model_is_marked() -> None:
         assert list(star.y) == [trajectory["metric"][6]]
 
 
-def test_a_fallback_is_found_by_its_rate() -> None:
+def test_a_fallback_is_the_epoch_of_its_checkpoint() -> None:
+    """Another epoch at that rate was better, but its checkpoint was no longer there."""
     summary = summary_of("within_budget")
-    summary["candidates"] = [summary["candidates"][0] | {"name": "filter_pruning at rate 0.5000", "rate": 0.5}]
-    summary["delivered"] = "filter_pruning at rate 0.5000"
-    assert delivered_row(trajectory_of(summary), summary) == 1
+    fallback = {"name": "filter_pruning at rate 0.9000 (checkpoint 3)", "rate": 0.9, "checkpoint": 3}
+    summary["candidates"] = [summary["candidates"][0] | fallback]
+    summary["delivered"] = fallback["name"]
+    assert delivered_row(trajectory_of(summary), summary) == 3
 
 
 def test_nothing_is_marked_where_nothing_is_delivered() -> None:

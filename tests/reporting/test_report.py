@@ -15,7 +15,8 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.config import AatSettings
 from kedro_aat.export.exported import NotExported
-from kedro_aat.pipelines.aat.reporting import describe_layers, report_run
+from kedro_aat.pipelines.aat.reporting import report_run
+from kedro_aat.reporting.layers import layer_table
 from kedro_aat.reporting.model_card import model_card
 from tests.nets import images
 from tests.reporting.runs import exported, layers, onnx_model, settings, summary_of, trajectory_of
@@ -57,6 +58,16 @@ def test_infeasible_run_tells_what_was_tried() -> None:
     assert "What changed in each layer" not in page
 
 
+def test_a_budget_that_was_kept_is_not_blamed_for_limits_that_were_not() -> None:
+    summary = summary_of("infeasible")
+    kept = summary_of("certified")["candidates"]
+    summary |= {"candidates": kept, "rejected": {each["name"]: "macs are 5,000" for each in kept}}
+    page = words_of(page_of(summary))
+    assert page.startswith("No model within the accuracy budget keeps the limits")
+    assert "No compressed model kept the accuracy budget" not in page
+    assert "Not delivered: macs are 5,000" in page
+
+
 def test_others_are_told_with_why_they_are_not_delivered() -> None:
     page = words_of(page_of(summary_of("certified")))
     assert "Not delivered: The objective is the fewest bytes: 2,000, where the delivered one has 400." in page
@@ -82,6 +93,15 @@ def test_layers_are_those_of_the_stages_that_made_the_model() -> None:
     assert "stem.weight" in page
     summary["delivered"] = "filter_pruning"
     assert "stem.weight" not in words_of(page_of(summary))
+
+
+def test_a_stage_that_found_nothing_did_not_make_the_model() -> None:
+    summary = summary_of("within_budget")
+    summary["stages"][0] |= {"outcome": "infeasible", "best_checkpoint": None}
+    page = words_of(page_of(summary))
+    assert "stem.weight" in page
+    assert "head : its outputs are outputs of the model" not in page
+    assert "compressed by kedro-aat (quantization) so" in model_card(summary, onnx_model(), "model.onnx")
 
 
 def test_zeros_are_praised_for_what_they_are_worth() -> None:
@@ -145,10 +165,9 @@ def test_layer_table_of_real_controllers() -> None:
     first = build_controller(net, FilterPruning(), example_input=inputs)
     first.compression_rate = 0.5
     second = build_controller(first.strip(), MagnitudeSparsity())
-    table = describe_layers(first, second, {"outcome": "within_budget"})
+    table = layer_table([first, second])
     assert set(table["stage"]) == {1, 2}
     cut = {row["layer"]: row for row in table.query("algorithm == 'filter_pruning'").to_dict("records")}
     assert cut["0"]["parameters"] < cut["0"]["parameters_before"]
     assert cut["4"]["note"]
     assert table.query("algorithm == 'magnitude_sparsity'")["zeros"].notna().all()
-    assert set(describe_layers(first, first, {"outcome": "skipped"})["stage"]) == {1}

@@ -125,6 +125,31 @@ def test_a_latency_limit_that_nothing_keeps_delivers_nothing_and_names_what_is_n
     assert result.candidates[0]["name"] == "small"
 
 
+def test_less_compressed_models_are_tried_where_no_file_keeps_the_limits() -> None:
+    """Less can be quicker, and can have fewer MACs, than what has the highest rate."""
+    limits = {"parameters": Net(1).first.weight.numel() * 2}
+    others = [Candidate("rate 0.6", 1, Net(8), 0.6), Candidate("rate 0.5", 1, Net(1), 0.5)]
+    result = delivered(LARGE, others=iter(others), limits=limits)
+    assert name_of(result) == "rate 0.5"
+    assert set(result.rejected) == {"large", "rate 0.6"}
+    assert all(report["latency_ms"] for report in result.candidates)
+
+
+def test_the_quickest_is_no_way_around_a_limit() -> None:
+    """The two that were considered first break it, the third one keeps it."""
+    wide = Candidate("wide", 1, Net(512), 0.9)
+    others = [Candidate("rate 0.6", 1, Net(2), 0.6), Candidate("rate 0.5", 1, Net(1), 0.5)]
+    result = delivered(wide, others=iter(others), objective="latency", limits={"macs": 300})
+    assert name_of(result) == "rate 0.5"
+
+
+def test_the_nearest_to_limits_that_nothing_keeps_is_named() -> None:
+    result = delivered(LARGE, SMALL, limits={"parameters": 10, "latency_ms": {8: 1000.0}})
+    assert result.exported is None
+    assert result.nearest == "small"
+    assert set(result.rejected) == {"large", "small"}
+
+
 def test_a_model_that_breaks_the_budget_as_a_file_is_passed_over() -> None:
     blind = Net(1)
     nn.init.zeros_(blind.first.weight)

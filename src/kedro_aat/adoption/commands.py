@@ -89,7 +89,8 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
         context = session.load_context()
         nodes = _registered(pipeline)
         mistakes = parameter_mistakes(nodes, _configured(context, "parameters"))
-        mistakes += data_mistakes(nodes, _catalog(context, project.project_path))
+        with chdir(project.project_path):  # paths in a catalog are relative to the project
+            mistakes += data_mistakes(nodes, _catalog(context))
     if mistakes:
         raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
     click.echo(f"Pipeline {pipeline}: parameters, import paths and data sets are in order.")
@@ -102,7 +103,8 @@ def schema(file: Path) -> None:
     from kedro_aat.config import AatSettings
 
     # To a file, since Kedro's own log lines would stand between on the standard output.
-    file.write_text(json.dumps(AatSettings.model_json_schema(), indent=2) + "\n")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(AatSettings.model_json_schema(), indent=2) + "\n", encoding="utf-8")
 
 
 @click.command()
@@ -128,16 +130,17 @@ def from_nncf(project: ProjectMetadata, file: Path, out: Path | None, force: boo
 @click.option("--max-drop", type=click.FloatRange(min=0), help="The budget, in units of the metric.")
 @click.option("--max-relative-drop", type=click.FloatRange(0, 1), help="The budget, as a fraction of the baseline.")
 @_env
-@_pipeline
+@click.option("--pipeline", help="The pipeline's name in the registry.  [default: as `kedro aat init` calls it]")
 @click.option("--namespace", help="The pipeline's namespace, if it has one.")
 @_params
 @click.pass_obj
+@_tells_mistakes
 def choose(
     project: ProjectMetadata,
     max_drop: float | None,
     max_relative_drop: float | None,
     env: str | None,
-    pipeline: str,
+    pipeline: str | None,
     namespace: str | None,
     params: str,
 ) -> None:
@@ -147,8 +150,12 @@ def choose(
     """
     from kedro.framework.session import KedroSession
 
+    from kedro_aat.adoption.templates import pipeline_name
     from kedro_aat.reporting.frontier import print_frontier
 
+    if max_drop is not None and max_relative_drop is not None:
+        raise click.UsageError("Give --max-drop or --max-relative-drop, not both.")
+    pipeline = pipeline or pipeline_name(namespace)
     prefix = "" if namespace is None else f"{namespace}."
     given = {"max_drop": max_drop, "max_relative_drop": max_relative_drop}
     budget = [f"{prefix}aat.choose.{key}={value}" for key, value in given.items() if value is not None]
@@ -159,6 +166,11 @@ def choose(
         else:
             catalog = session.load_context().catalog
             names = ("search_trajectory", "baseline_evaluation", "search_result", "checkpoint_store")
+            if missing := [prefix + name for name in names if not catalog.exists(prefix + name)]:
+                raise ConfigurationError(
+                    "There is no search to choose from",
+                    [f"{', '.join(missing)}: not there yet; `kedro run --pipelines {pipeline}` makes one"],
+                )
             print_frontier(*(catalog.load(prefix + name) for name in names))
 
 
@@ -206,9 +218,8 @@ def _configured(context: KedroContext, kind: str) -> dict[str, Any]:
     return found
 
 
-def _catalog(context: KedroContext, folder: Path) -> DataCatalog:
+def _catalog(context: KedroContext) -> DataCatalog:
     """The project's catalog, without the parameters, which a context refuses to build it with if they are mistaken."""
     from kedro.io import DataCatalog
 
-    with chdir(folder):  # paths in a catalog are relative to the project
-        return DataCatalog.from_config(_configured(context, "catalog"), _configured(context, "credentials"))
+    return DataCatalog.from_config(_configured(context, "catalog"), _configured(context, "credentials"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kedro_datasets.text import TextDataset
 
@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from kedro_datasets._typing import HTMLPreview
 
 
-class MarkdownDataset(TextDataset):  # type: ignore[misc]  # untyped in kedro-datasets
+class _Utf8Dataset(TextDataset):  # type: ignore[misc]  # untyped in kedro-datasets
+    """A text in UTF-8 on every system, where `text.TextDataset` takes the system's encoding."""
+
+    DEFAULT_FS_ARGS: ClassVar = {
+        "open_args_load": {"mode": "r", "encoding": "utf-8"},
+        "open_args_save": {"mode": "w", "encoding": "utf-8"},
+    }
+
+
+class MarkdownDataset(_Utf8Dataset):
     """A text in Markdown; takes what `text.TextDataset` takes."""
 
     def preview(self) -> HTMLPreview:
@@ -19,7 +28,7 @@ class MarkdownDataset(TextDataset):  # type: ignore[misc]  # untyped in kedro-da
         return re.sub(r"(?:^\|.*\|\n)+", _html_table, self.load(), flags=re.MULTILINE) if self.exists() else None
 
 
-class PageDataset(TextDataset):  # type: ignore[misc]  # untyped in kedro-datasets
+class PageDataset(_Utf8Dataset):
     """An HTML page that is opened in a browser; takes what `text.TextDataset` takes."""
 
     def preview(self) -> HTMLPreview:

@@ -34,7 +34,7 @@ class _FileDataset(AbstractDataset[Any, Any]):
     def load(self) -> Any:
         """The file's contents, or `NotExported` where a run ended without one."""
         if self._reason.exists() and not self._filepath.exists():
-            return NotExported(self._reason.read_text())
+            return NotExported(self._reason.read_text(encoding="utf-8"))
         return self._read()
 
     def save(self, data: Any) -> None:
@@ -42,7 +42,7 @@ class _FileDataset(AbstractDataset[Any, Any]):
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(data, NotExported):
             self._remove()
-            self._reason.write_text(data.reason)
+            self._reason.write_text(data.reason, encoding="utf-8")
             return
         self._reason.unlink(missing_ok=True)
         writing = self._filepath.with_name("writing-" + self._filepath.name)
@@ -53,7 +53,7 @@ class _FileDataset(AbstractDataset[Any, Any]):
         """The operators in their order, or why there are none; for Kedro-Viz."""
         if self._filepath.exists():
             return table(["operator", "weights"], self._operators()[:nrows])
-        return table(["not exported"], [[self._reason.read_text()]]) if self._reason.exists() else None
+        return table(["not exported"], [[self._reason.read_text(encoding="utf-8")]]) if self._reason.exists() else None
 
     def _operators(self) -> list[tuple[str, str]]:
         raise NotImplementedError  # each format has its own

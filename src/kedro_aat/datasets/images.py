@@ -49,7 +49,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         height, width = self._size
         try:
             with Image.open(path) as image:
-                scaled = image.convert(self._mode).resize((width, height), Image.Resampling.BILINEAR)
+                scaled = _in_mode(image, self._mode).resize((width, height), Image.Resampling.BILINEAR)
         except OSError as error:  # of the file, or of what stands in it
             raise DataError(f"{path} cannot be read as an image: {error}. Replace the file, or remove it.") from None
         pixels = torch.from_numpy(np.array(scaled, dtype=np.float32) / 255)
@@ -124,7 +124,7 @@ class ImageFolderDataset(AbstractDataset[Never, ImageFolder]):
         for index, file in enumerate(files):
             row, column = divmod(index, columns)
             with Image.open(file) as image:
-                tile = image.convert(sheet.mode).resize((_SHOWN_PIXELS, _SHOWN_PIXELS))
+                tile = _in_mode(image, sheet.mode).resize((_SHOWN_PIXELS, _SHOWN_PIXELS))
             sheet.paste(tile, (column * _SHOWN_PIXELS, row * _SHOWN_PIXELS))
         written = io.BytesIO()
         sheet.save(written, "PNG")
@@ -142,4 +142,16 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    """Without hidden ones: notebooks and file managers leave copies under such names."""
+    return (
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """`Image.convert`, which would cut grey of 16 bits off at 255."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    return image.convert(mode)

@@ -54,7 +54,7 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
 
     def load(self) -> nn.Module:
         """Builds the module on the CPU and fills it; it is in evaluation mode."""
-        recipe = Recipe.model_validate(json.loads((self._folder / "recipe.json").read_text()))
+        recipe = Recipe.model_validate(json.loads((self._folder / "recipe.json").read_bytes()))
         module = build_module(recipe)
         module.load_state_dict(load_tensors(self._folder / "model.safetensors"))
         return module.eval()
@@ -66,7 +66,7 @@ class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
             return
         recipe = recipe_of(data, self._recipe)
         with replacing(self._folder) as folder:
-            (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
+            (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
             save_tensors(data.state_dict(), folder / "model.safetensors")
 
     def preview(self, nrows: int = 100) -> TablePreview:
@@ -95,8 +95,8 @@ class ControllerDataset(AbstractDataset[ModelController, ModelController]):
 
     def load(self) -> ModelController:
         """Builds model and controller, and fills both."""
-        recipe = Recipe.model_validate(json.loads((self._folder / "recipe.json").read_text()))
-        compression = _SavedCompression.model_validate(json.loads((self._folder / "compression.json").read_text()))
+        recipe = Recipe.model_validate(json.loads((self._folder / "recipe.json").read_bytes()))
+        compression = _SavedCompression.model_validate(json.loads((self._folder / "compression.json").read_bytes()))
         example = self._folder / _EXAMPLE
         controller = build_controller(
             build_module(recipe),
@@ -114,7 +114,7 @@ class ControllerDataset(AbstractDataset[ModelController, ModelController]):
         except AatError as error:
             raise DatasetError(str(error)) from error
         with replacing(self._folder) as folder:
-            (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
+            (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
             (folder / "compression.json").write_text(json.dumps(data.get_compression_state(), indent=2))
             save_tensors(data.model.state_dict(), folder / "model.safetensors")
             if data.example_input is not None:
@@ -124,7 +124,7 @@ class ControllerDataset(AbstractDataset[ModelController, ModelController]):
         """How the model is made and compressed; for Kedro-Viz."""
         if not self._exists():
             return None
-        parts = {name: json.loads((self._folder / f"{name}.json").read_text()) for name in ("recipe", "compression")}
+        parts = {name: json.loads((self._folder / f"{name}.json").read_bytes()) for name in ("recipe", "compression")}
         return json.dumps(parts)
 
     def _exists(self) -> bool:

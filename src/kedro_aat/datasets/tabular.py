@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
@@ -75,12 +76,22 @@ class TableDataset(AbstractDataset[Never, "dict[str, Tensor]"]):
     def _check(self, frame: pd.DataFrame, columns: list[str]) -> None:
         from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+        if self._target in columns:
+            raise DataError(
+                f"{self._path}: {self._target} is the target and among the inputs, which it would give away; take it "
+                "out of `columns` in the catalog entry."
+            )
+        if not columns or frame.empty:
+            raise DataError(f"{self._path} has no {'rows' if columns else f'columns beside {self._target}'}.")
         wanted = [*columns, self._target]
         if missing := [column for column in wanted if column not in frame.columns]:
             there = ", ".join(map(str, frame.columns))
             raise DataError(f"{self._path} has no column {', '.join(missing)}; it has {there}.")
-        if gaps := [str(column) for column in wanted if frame[column].isna().any()]:
-            raise DataError(f"{self._path} has empty cells in {', '.join(gaps)}: fill them, or leave out those rows.")
+        infinite = [math.inf, -math.inf]
+        if gaps := [name for name in wanted if (frame[name].isna() | frame[name].isin(infinite)).any()]:
+            raise DataError(
+                f"{self._path} has empty or infinite cells in {', '.join(gaps)}: fill them, or leave out those rows."
+            )
         types = {column: frame[column].dtype for column in columns}
         texts = [str(name) for name, kind in types.items() if not (is_numeric_dtype(kind) or is_bool_dtype(kind))]
         if texts:
@@ -129,5 +140,6 @@ def _first_rows(path: Path, nrows: int) -> pd.DataFrame:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
-        frame: pd.DataFrame = next(file.iter_batches(batch_size=nrows)).to_pandas()
+        batch = next(file.iter_batches(batch_size=nrows), None)
+        frame: pd.DataFrame = (file.schema_arrow.empty_table() if batch is None else batch).to_pandas()
     return frame

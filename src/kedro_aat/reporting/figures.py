@@ -6,6 +6,7 @@ it. The colours of the data are readable on both. Data are given as lists, which
 
 from __future__ import annotations
 
+import itertools
 import math
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -37,11 +38,8 @@ def delivered_row(trajectory: pd.DataFrame, summary: dict[str, Any]) -> Any:
     chosen = delivered_candidate(summary)
     if chosen is None:
         return None
-    rows = trajectory[(trajectory["stage"] == chosen["stage"]) & (trajectory["achieved_rate"] == chosen["rate"])]
-    best = rows[rows["checkpoint"] == summary["stages"][chosen["stage"] - 1]["best_checkpoint"]]
-    # A model that was fallen back to is another epoch than the best one.
-    rows = rows if best.empty else best
-    return None if rows.empty else rows["margin"].idxmax()
+    rows = trajectory[(trajectory["stage"] == chosen["stage"]) & (trajectory["checkpoint"] == chosen["checkpoint"])]
+    return None if rows.empty else rows.index[0]
 
 
 def frontier_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.Figure:
@@ -160,7 +158,7 @@ def costs_figure(summary: dict[str, Any]) -> go.Figure:
     known = [(label, key) for label, key in COSTS if baseline[key] is not None]
     latencies = list(baseline["latency_ms"] or {})
     labels = [label for label, _ in known] + [f"latency, batch {size}" for size in latencies]
-    for candidate, colour in zip(summary["candidates"], (BLUE, ORANGE, GREEN, RED, GREY), strict=False):
+    for candidate, colour in zip(summary["candidates"], itertools.cycle((BLUE, ORANGE, GREEN, RED, GREY))):
         pairs = [(baseline[key], candidate[key], f"{candidate[key]:,.0f}") for _, key in known]
         for size in latencies:
             measured = candidate["latency_ms"][size]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from kedro_aat.export.exported import NotExported
-from kedro_aat.reporting.numbers import comparison, delivered_candidate, tolerated
+from kedro_aat.reporting.numbers import comparison, delivered_candidate, stages_of, tolerated
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -46,8 +46,8 @@ def model_card(summary: dict[str, Any], onnx_model: ModelProto | NotExported, fi
 def _how(summary: dict[str, Any]) -> str:
     chosen = delivered_candidate(summary)
     assert chosen is not None  # there is a file
-    stages = summary["stages"][: chosen["stage"]]
-    return ", then ".join(" and ".join(stage["algorithms"]).replace("_", " ") for stage in stages)
+    stages = [summary["stages"][number - 1]["algorithms"] for number in stages_of(chosen, summary)]
+    return ", then ".join(" and ".join(algorithms).replace("_", " ") for algorithms in stages)
 
 
 def _signature(model: ModelProto) -> str:

@@ -76,6 +76,17 @@ def delivered_candidate(summary: dict[str, Any]) -> dict[str, Any] | None:
     return next((each for each in summary["candidates"] if each["name"] == summary["delivered"]), None)
 
 
+def stages_of(candidate: dict[str, Any], summary: dict[str, Any]) -> list[int]:
+    """The numbers of the stages that made a candidate; one that found nothing left the model as it was."""
+    numbered = enumerate(summary["stages"][: candidate["stage"]], start=1)
+    return [number for number, stage in numbered if stage["outcome"] == "within_budget"]
+
+
+def breaks_limits(found: dict[str, Any]) -> bool:
+    """Whether nothing is delivered although files kept the budget; `found` is a summary or an export's report."""
+    return found["delivered"] is None and bool(found["candidates"])
+
+
 def not_delivered(summary: dict[str, Any], objective: str) -> dict[str, str]:
     """Why each model that is not delivered is not, by name."""
     reasons = {str(name): str(reason) for name, reason in summary["rejected"].items()}

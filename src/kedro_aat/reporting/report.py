@@ -11,7 +11,15 @@ from markupsafe import Markup
 
 from kedro_aat.budget import Outcome
 from kedro_aat.reporting.figures import costs_figure, stage_name
-from kedro_aat.reporting.numbers import comparison, cost_rows, delivered_candidate, not_delivered, tolerated
+from kedro_aat.reporting.numbers import (
+    breaks_limits,
+    comparison,
+    cost_rows,
+    delivered_candidate,
+    not_delivered,
+    stages_of,
+    tolerated,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -21,6 +29,8 @@ _HEADLINES = {
     Outcome.WITHIN_BUDGET: ("fair", "Within budget on the validation data; not certified"),
     Outcome.INFEASIBLE: ("bad", "No compressed model kept the accuracy budget"),
 }
+
+_BREAKS_LIMITS = "No model within the accuracy budget keeps the limits"
 
 # Titles of the columns of the layer table; counts that shrank are shown as before and after.
 _LAYER_COLUMNS = {
@@ -61,6 +71,8 @@ def render_report(
     from plotly.offline import get_plotlyjs
 
     tone, headline = _HEADLINES[Outcome(summary["outcome"])]
+    if breaks_limits(summary):
+        headline = _BREAKS_LIMITS
     figures = {"frontier": frontier, "trajectory": course}
     if summary["candidates"]:
         figures["costs"] = costs_figure(summary)
@@ -81,7 +93,6 @@ def render_report(
         candidates=_candidates(summary, settings["export"]["objective"]),
         tried=_tried(trajectory, summary),
         layers=_layers(layers, summary),
-        has_fallen_back=_has_fallen_back(summary),
         has_zeros=any("magnitude_sparsity" in stage["algorithms"] for stage in summary["stages"]),
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         figures={name: _json(figure) for name, figure in figures.items()},
@@ -157,7 +168,7 @@ def _layers(layers: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any
     if chosen is None:
         return []
     tables = []
-    made = layers[layers["stage"] <= chosen["stage"]]
+    made = layers[layers["stage"].isin(stages_of(chosen, summary))]
     for (_, algorithm), rows in made.groupby(["stage", "algorithm"], sort=False):
         # A reason that stands for many layers is told below the table, where it has room.
         notes = [(row.layer, row.note) for row in rows.itertuples() if isinstance(row.note, str) and row.note]
@@ -173,12 +184,6 @@ def _layers(layers: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any
             }
         )
     return tables
-
-
-def _has_fallen_back(summary: dict[str, Any]) -> bool:
-    """Whether the delivered model is a less compressed one than its stage returned, of which the layers tell."""
-    chosen = delivered_candidate(summary)
-    return chosen is not None and chosen["rate"] != summary["stages"][chosen["stage"] - 1]["rate"]["achieved"]
 
 
 def _cell(column: str, value: Any) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kedro_aat.budget import Outcome
-from kedro_aat.reporting.numbers import COSTS, comparison, cost_rows
+from kedro_aat.reporting.numbers import COSTS, breaks_limits, comparison, cost_rows
 from kedro_aat.training.records import EpochRecord
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ _COSTS = (
 )
 
 REPORT = "aat_report.html"  # the page, beside the summary
+
+LIMITS_ADVICE = (
+    "The accuracy budget was kept, but not the limits beside it: allow more in export.limits, or a larger drop."
+)
 
 
 def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
@@ -88,7 +92,7 @@ def summarize(
     return {
         "outcome": outcome,
         "reason": export["reason"],
-        "advice": outcome.advice,
+        "advice": LIMITS_ADVICE if breaks_limits(export) else outcome.advice,
         "delivered": export["delivered"],
         "metric": evaluation["metric"],
         "budget": search["budget"],
@@ -124,7 +128,7 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
     console.print()
     console.print(Text(f"Outcome: {outcome}", style=style))
     for words in (summary["reason"], summary["advice"], summary["certificate"]["words"]):
-        console.print(words, highlight=False)
+        console.print(Text(words))  # as it is: brackets in what users named are no markup
     console.print(_table(summary))
 
 
@@ -134,12 +138,15 @@ def _table(summary: dict[str, Any]) -> Table:
     for column in ("baseline", "compressed", "change"):
         table.add_column(column, justify="right")
     for row in comparison(summary):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     for other in summary["candidates"]:
         if other["name"] != summary["delivered"]:
             table.add_section()
-            table.add_row(f"not delivered: {other['name']}", "", "", summary["rejected"].get(other["name"], ""))
-            table.add_row(f"{summary['metric']['name']}, validation", "", f"{other['validation']:.4f}", "")
-            for row in cost_rows(summary["baseline"], other):
-                table.add_row(*row)
+            rows = [
+                (f"not delivered: {other['name']}", "", "", summary["rejected"].get(other["name"], "")),
+                (f"{summary['metric']['name']}, validation", "", f"{other['validation']:.4f}", ""),
+                *cost_rows(summary["baseline"], other),
+            ]
+            for row in rows:
+                table.add_row(*map(Text, row))
     return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class Candidate:
         weight_names: Parameters whose zeros are the rate; none where the rate is of something else.
         requested_rate: That was asked for when it was trained; None where none was.
         standard_error: Of its drop on the validation split; None where it is not known.
+        checkpoint: Number of the checkpoint of its stage's run that holds it; None where there is none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Candidate:
     weight_names: Sequence[str] = ()
     requested_rate: float | None = None
     standard_error: float | None = None
+    checkpoint: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,14 @@ class Delivery:
         baseline: Sizes, operations and latency of the baseline's file.
         candidates: The reports of all that kept the budget as files.
         rejected: Name -> why its file is not delivered.
+        nearest: The name of what comes nearest to the limits, where none keeps them.
     """
 
     exported: Exported | None
     baseline: dict[str, Any]
     candidates: list[dict[str, Any]]
     rejected: dict[str, str] = field(default_factory=dict)
+    nearest: str | None = None
 
 
 def deliver(
@@ -124,7 +128,7 @@ def deliver(
     Args:
         candidates: Models that keep the budget.
         others: Less compressed ones, by falling rate. They are asked for one by one if no candidate's file keeps the
-            budget, and all of them if latency is the objective, since less can be quicker.
+            budget, and all of them if latency is the objective or no file keeps the limits, since less can be quicker.
         baseline_model: The uncompressed model.
         validation_data: Judges the files.
         budget: That they must keep.
@@ -155,16 +159,34 @@ def deliver(
     if not kept:
         reasons = "".join(f"\n  - {name}: {reason}" for name, reason in rejected.items())
         raise ExportError(f"No exported file keeps the budget that its model kept:{reasons}")
-    if settings.objective == "latency" and (quicker := _quickest(list(others), kept, inputs, settings)):
-        consider(quicker)
-    before, *after = measured([baseline_files, *(exported.files for exported in kept)], inputs, settings)
-    for exported, measurement in zip(kept, after, strict=True):
-        exported.report.update(measurement)
-        if excess := list(_excess(exported.report, settings)):
-            rejected[exported.candidate.name] = ", ".join(excess)
-    within = [exported for exported in kept if exported.candidate.name not in rejected]
+    rest: list[Candidate] = []
+    if settings.objective == "latency":
+        rest = list(others)
+        if quicker := _quickest(rest, kept, inputs, settings):
+            rest.remove(quicker)
+            consider(quicker)
+
+    def measure_all() -> dict[str, Any]:
+        before, *after = measured([baseline_files, *(exported.files for exported in kept)], inputs, settings)
+        for exported, measurement in zip(kept, after, strict=True):
+            exported.report.update(measurement)
+        return before
+
+    def keep_limits() -> list[Exported]:
+        return [exported for exported in kept if not _excess(exported.report, settings)]
+
+    before = measure_all()
+    if not keep_limits() and (rest := [*rest, *others]):
+        logger.warning("No file keeps the limits; trying %d less compressed models", len(rest))
+        for other in rest:
+            consider(other)
+        before = measure_all()
+    within = keep_limits()
+    excess = {exported.candidate.name: _excess(exported.report, settings) for exported in kept}
+    rejected |= {name: ", ".join(words for words, _ in found) for name, found in excess.items() if found}
     best = min(within, key=lambda exported: _cost(exported.report, settings), default=None)
-    return Delivery(best, baseline | before, [exported.report for exported in kept], rejected)
+    nearest = None if within else min(excess, key=lambda name: max(times for _, times in excess[name]))
+    return Delivery(best, baseline | before, [exported.report for exported in kept], rejected, nearest)
 
 
 def _quickest(
@@ -232,6 +254,7 @@ def _export(
         "rate": candidate.rate,
         "requested_rate": candidate.requested_rate,
         "standard_error": candidate.standard_error,
+        "checkpoint": candidate.checkpoint,
         "validation": metrics["ONNX"],
         "validation_program": metrics[".pt2"],
         "validation_openvino": metrics.get("OpenVINO"),
@@ -313,12 +336,16 @@ def _cost(report: dict[str, Any], settings: ExportSettings) -> float:
     return float(report["onnx_bytes" if settings.objective == "bytes" else settings.objective])
 
 
-def _excess(report: dict[str, Any], settings: ExportSettings) -> Iterable[str]:
+def _excess(report: dict[str, Any], settings: ExportSettings) -> list[tuple[str, float]]:
+    """Which limits are exceeded, in words, and how many times."""
     limits = settings.limits
+    excess: list[tuple[str, float]] = []
     for key in ("onnx_bytes", "parameters", "macs"):
         limit = getattr(limits, key)
         if limit is not None and report[key] > limit:
-            yield f"{key} are {report[key]:,}, above the limit of {limit:,}"
+            excess.append((f"{key} are {report[key]:,}, above the limit of {limit:,}", report[key] / limit))
     for batch_size, longest in limits.latency_ms.items():
         if (measured := report["latency_ms"][batch_size]) > longest:
-            yield f"the latency at batch {batch_size} is {measured:.3f} ms, above the limit of {longest:.3f} ms"
+            words = f"the latency at batch {batch_size} is {measured:.3g} ms, above the limit of {longest:.3g} ms"
+            excess.append((words, measured / longest))
+    return excess

@@ -96,7 +96,7 @@ class NNCFConfig(dict[str, Any]):
             ConfigurationError: If the file is missing or no JSON, and for every mistake in it, in one error.
         """
         try:
-            contents = json.loads(Path(path).read_text())
+            contents = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
         except ValueError as error:  # of JSON's grammar, or of the text's encoding

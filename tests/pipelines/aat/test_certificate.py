@@ -106,7 +106,8 @@ def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Pa
     chosen = project.summary
     assert "epoch 1 " not in output  # nothing was trained
     assert chosen["budget"]["drop"] == pytest.approx(max(smallest, 0), abs=1e-6)
-    assert chosen["compressed"]["validation"] >= chosen["budget"]["lowest_tolerated"]
+    # The drop was given with six digits, and float32 accuracies are compared with that in mind.
+    assert chosen["compressed"]["validation"] >= chosen["budget"]["lowest_tolerated"] - 1e-6
     assert 0 < chosen["compressed"]["rate"]["achieved"] < rate
     # What is chosen after the test split was read has no certificate on it.
     assert chosen["outcome"] == "within_budget"

@@ -291,6 +291,7 @@ def export_model(
             stage.weight_names,
             result["rate"]["requested"],
             result["standard_error"],
+            result["best_checkpoint"],
         )
         for number, (stage, result) in stages
         if result["outcome"] == Outcome.WITHIN_BUDGET
@@ -304,7 +305,9 @@ def export_model(
         report = {"outcome": Outcome.INFEASIBLE, "reason": search_result["reason"], "baseline": baseline}
         empty: dict[str, Any] = {"delivered": None, "compressed": None, "candidates": [], "rejected": {}}
         return nothing, nothing, nothing, nothing, report | empty
-    others = frontier_models(controller, search_trajectory, search_result, checkpoint_store, budget)
+    others = frontier_models(
+        controller, search_trajectory, search_result, checkpoint_store, budget, settings.minimal_rate
+    )
     delivery = deliver(candidates, others, baseline_model, validation_data, budget, settings.training, settings.export)
     report = {
         "outcome": Outcome.WITHIN_BUDGET,
@@ -314,8 +317,11 @@ def export_model(
         "rejected": delivery.rejected,
     }
     if delivery.exported is None:
-        nearest = "; ".join(f"{name}: {reason}" for name, reason in delivery.rejected.items())
-        reason = f"No model within budget keeps the limits. {nearest}."
+        assert delivery.nearest is not None
+        reason = (
+            f"No model within budget keeps the limits. {delivery.nearest} comes nearest: "
+            f"{delivery.rejected[delivery.nearest]}."
+        )
         nothing = NotExported(reason)
         infeasible = {"outcome": Outcome.INFEASIBLE, "reason": reason, "delivered": None, "compressed": None}
         return nothing, nothing, nothing, nothing, report | infeasible

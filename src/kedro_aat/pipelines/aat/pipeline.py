@@ -133,7 +133,14 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
             ),
             Node(
                 describe_layers,
-                ["fine_tuned_controller", "second_stage_controller", "second_stage_result"],
+                [
+                    "fine_tuned_controller",
+                    "second_stage_controller",
+                    "search_result",
+                    "second_stage_result",
+                    "export_report",
+                    "checkpoint_store",
+                ],
                 "layer_statistics",
                 name="describe_layers",
             ),

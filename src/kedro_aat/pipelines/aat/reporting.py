@@ -13,19 +13,33 @@ if TYPE_CHECKING:
 
     from kedro_aat.compression.base import ModelController
     from kedro_aat.export.exported import NotExported
+    from kedro_aat.training.checkpoints import CheckpointStore
 else:
     # As in `nodes`: Kedro resolves the type hints, and importing these takes seconds.
-    ModelProto = DataFrame = Figure = ModelController = NotExported = Any
+    ModelProto = DataFrame = Figure = ModelController = NotExported = CheckpointStore = Any
 
 ONNX_FILE = "compressed_model.onnx"  # as the model card's example names the file that lies beside it
 
 
 def describe_layers(
-    controller: ModelController, second_controller: ModelController, second_result: dict[str, Any]
+    controller: ModelController,
+    second_controller: ModelController,
+    search_result: dict[str, Any],
+    second_result: dict[str, Any],
+    export_report: dict[str, Any],
+    checkpoint_store: CheckpointStore,
 ) -> DataFrame:
-    """What became of each layer in each stage: shapes, rates, parameters, MACs, bits, and what could not be done."""
+    """What became of each layer in each stage: shapes, rates, parameters, MACs, bits, and what could not be done.
+
+    Where another model of the first stage is delivered than its search returned, the table is of that one alone.
+    """
+    from kedro_aat.reporting.frontier import controller_at
     from kedro_aat.reporting.layers import layer_table
 
+    delivered = export_report["compressed"]
+    if delivered and delivered["stage"] == 1 and delivered["checkpoint"] != search_result["best_checkpoint"]:
+        run = search_result["run"]
+        return layer_table([controller_at(controller, checkpoint_store, run, delivered["checkpoint"])])
     was_skipped = second_result["outcome"] == "skipped"
     return layer_table([controller] if was_skipped else [controller, second_controller])
 

@@ -1,0 +1,92 @@
+"""The models that a search passed by: which of them may be delivered instead, and what is told of them then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from kedro_aat.budget import Budget
+from kedro_aat.compression.base import ModelController
+from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.pipelines.aat.reporting import describe_layers
+from kedro_aat.reporting.frontier import frontier_models
+from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore
+from kedro_aat.training.delivery import Candidate
+from tests.nets import Perceptron
+from tests.reporting.runs import epochs
+
+BUDGET = Budget(baseline=0.9, drop=0.05)
+# Two rates that agree in four digits, and one within budget above them, which the search returned.
+RATES = (0.0, 0.50001, 0.50003, 0.8)
+METRICS = (0.9, 0.89, 0.88, 0.87)
+
+
+class Search:
+    """A search that ended: its controller at the rate returned, and the checkpoints of all its epochs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.controller: ModelController = build_controller(Perceptron([6, 300, 300, 4]), MagnitudeSparsity())
+        self.store = CheckpointStore(folder)
+        with self.store.open({}) as run:
+            for number, rate in enumerate(RATES):
+                self.controller.compression_rate = rate
+                training = {"controller": self.controller.get_state()}
+                run.save(Checkpoint(number, dict(self.controller.model.state_dict()), training, {}))
+        steps = list(zip(RATES, METRICS, strict=True))
+        self.trajectory = epochs(1, steps, baseline=0.9, is_higher_better=True).drop(columns="stage")
+        returned = {"requested": 0.8, "achieved": 0.8}
+        self.result: dict[str, Any] = {"run": run.folder.name, "rate": returned, "best_checkpoint": 3}
+
+    def others(self, **more: Any) -> list[Candidate]:
+        return list(frontier_models(self.controller, self.trajectory, self.result, self.store, BUDGET, **more))
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Search:
+    return Search(tmp_path)
+
+
+def test_each_has_a_name_of_its_own_and_the_rate_that_it_says(search: Search) -> None:
+    others = search.others()
+    assert [other.checkpoint for other in others] == [2, 1]
+    assert len({other.name for other in others}) == 2
+    for other in others:
+        weights = [weight for name, weight in other.model.named_parameters() if name in set(other.weight_names)]
+        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        assert zeros / sum(weight.numel() for weight in weights) == pytest.approx(other.rate, abs=0.01)
+
+
+def test_what_is_not_worth_returning_is_not_fallen_back_to(search: Search) -> None:
+    assert [other.checkpoint for other in search.others(minimal_rate=0.50002)] == [2]
+    assert not search.others(minimal_rate=0.6)
+
+
+def test_an_unknown_standard_error_stays_unknown(search: Search, tmp_path: Path) -> None:
+    search.trajectory = search.trajectory.assign(standard_error=float("nan"))
+    search.trajectory.to_parquet(tmp_path / "trajectory.parquet")
+    search.trajectory = pd.read_parquet(tmp_path / "trajectory.parquet")
+    assert [other.standard_error for other in search.others()] == [None, None]
+
+
+def test_the_layers_are_those_of_the_delivered_model(search: Search) -> None:
+    def zeros(delivered: dict[str, Any] | None) -> int:
+        report = {"compressed": delivered}
+        skipped = {"outcome": "skipped"}
+        table = describe_layers(search.controller, search.controller, search.result, skipped, report, search.store)
+        return int(table["zeros"].sum())
+
+    best, fallback = zeros({"stage": 1, "checkpoint": 3}), zeros({"stage": 1, "checkpoint": 1})
+    assert fallback / best == pytest.approx(0.5 / 0.8, abs=0.02)
+    assert zeros(None) == best
+
+
+def test_a_fallback_had_no_second_stage(search: Search) -> None:
+    second = build_controller(search.controller.strip(), MagnitudeSparsity())
+    arguments = (search.controller, second, search.result, {"outcome": "within_budget"})
+    for delivered, stages in (({"stage": 2, "checkpoint": 1}, {1, 2}), ({"stage": 1, "checkpoint": 1}, {1})):
+        table = describe_layers(*arguments, {"compressed": delivered}, search.store)
+        assert set(table["stage"]) == stages
