@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from kedro_aat import AdaptiveCompressionTrainingLoop, Evaluation, Outcome
-from kedro_aat.errors import DataError
+from kedro_aat.budget import Budget
+from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.checkpoints import CheckpointStore
+from kedro_aat.training.fine_tune import adaptive_problem
 from tests.scripted import ScriptedController, ScriptedModel, train_epoch
 
 MAXIMAL_RATE = 0.98
@@ -222,3 +224,9 @@ def test_frontier_stays_on_disk(tmp_path: Path) -> None:
     rows = [record for record in loop.history if record.checkpoint in available]
     assert max(row.achieved_rate for row in rows) == max(row.achieved_rate for row in loop.history)
     assert len({row.achieved_rate for row in rows}) >= 5
+
+
+def test_a_rate_that_the_settings_of_compression_cannot_reach_is_named() -> None:
+    controller = ScriptedController(ScriptedModel(0.0), maximal_rate=0.9776)
+    with pytest.raises(ConfigurationError, match=r"minimal_rate: 0\.99 cannot be reached.*can lose at most 0\.9776"):
+        adaptive_problem(controller, Budget(baseline=0.9, drop=0.01), minimal_rate=0.99, maximal_rate=0.998)

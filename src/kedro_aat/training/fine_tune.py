@@ -20,7 +20,7 @@ from torch import nn
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import bootstrap_standard_error, paired_standard_error
 from kedro_aat.compression.controller import CompressionController, CompressionStage, report
-from kedro_aat.errors import CheckpointError, MetricError
+from kedro_aat.errors import CheckpointError, ConfigurationError, MetricError
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints, hash_tensors
 from kedro_aat.training.progress import LoopProgress
@@ -301,8 +301,21 @@ def _interruptible() -> Iterator[None]:
 def adaptive_problem(
     controller: CompressionController, budget: Budget, *, minimal_rate: float, maximal_rate: float
 ) -> Problem:
-    """The search problem of a controller, whose own limit may be lower than `maximal_rate`."""
+    """The search problem of a controller, whose own limit may be lower than `maximal_rate`.
+
+    Raises:
+        ConfigurationError: That limit is below the lowest rate worth returning.
+    """
     limit = float(controller.maximal_compression_rate)
+    if limit < minimal_rate <= maximal_rate:
+        raise ConfigurationError(
+            "search",
+            [
+                f"minimal_rate: {minimal_rate:g} cannot be reached, since this model can lose at most {limit:.4f} "
+                "with these settings of compression; ask for less, or let more go (by scopes, or by round_to and "
+                "minimal_channels of filters)"
+            ],
+        )
     rates = {
         "minimal_rate": minimal_rate,
         "maximal_rate": min(maximal_rate, limit),
