@@ -17,6 +17,8 @@ def test_default_job_is_small_and_fast_within_one_point(seed: int, project: Proj
         "aat.budget.max_drop": 0.01,
         "aat.search.maximal_total_epochs": 50,
         "aat.second_stage.search.maximal_total_epochs": 10,
+        "aat.compression.round_to": 8,
+        "aat.export.latency_seconds": 2.0,
     }
     project.run(**full, **{"digits.baseline.seed": seed, "aat.seed": seed})
     summary = project.summary
@@ -28,7 +30,7 @@ def test_default_job_is_small_and_fast_within_one_point(seed: int, project: Proj
     assert compressed["parameters"] <= baseline["parameters"] / 30
     assert compressed["onnx_bytes"] <= baseline["onnx_bytes"] / 30
     assert compressed["macs"] <= baseline["macs"] / 10
-    # Ratios of alternating runs, with room for a noisy machine; the benchmark measures them.
-    assert compressed["latency_ms"]["1"] <= 0.7 * baseline["latency_ms"]["1"]
-    assert compressed["latency_ms"]["64"] <= 0.3 * baseline["latency_ms"]["64"]
+    # Ratios of alternating turns, with room for a noisy machine; the benchmark measures them.
+    assert compressed["latency_ms"]["1"] <= 0.6 * baseline["latency_ms"]["1"]
+    assert compressed["latency_ms"]["64"] <= 0.25 * baseline["latency_ms"]["64"]
     assert summary["agreement"]["onnx"]["same_labels"] >= 0.995
