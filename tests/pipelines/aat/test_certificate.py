@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,8 @@ def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Pa
     assert 0 < chosen["compressed"]["rate"]["achieved"] < rate
     # What is chosen after the test split was read has no certificate on it.
     assert chosen["outcome"] == "within_budget"
-    assert "for another choice of model and tolerated drop" in chosen["certificate"]["words"]
+    # The model may be the one that was delivered, where that was quicker than more compressed ones.
+    assert re.search(r"for another choice of (model and )?tolerated drop", chosen["certificate"]["words"])
 
     project.run("--from-nodes", "evaluate_baseline")  # the model that was certified is still there
     assert project.summary["certificate"] == before["certificate"]
