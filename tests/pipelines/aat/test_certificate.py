@@ -144,6 +144,7 @@ def test_infeasible_ends_as_an_error_where_that_is_asked_for(finished: Project, 
     assert not (project.models / "compressed_model").exists()
 
 
+@pytest.mark.slow
 def test_time_limit_ends_the_search_with_the_best_so_far(finished: Project, tmp_path: Path) -> None:
     project = Project(tmp_path, like=finished)
     long = {"aat.search.maximal_total_epochs": 4000, "aat.seed": 3}
