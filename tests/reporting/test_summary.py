@@ -22,7 +22,7 @@ def printed(summary: dict[str, Any]) -> str:
 
 def test_brackets_are_printed_as_they_are() -> None:
     """An exporter's words and a metric's name are no markup."""
-    words = "cannot read [/tmp/model] as [bold]"
+    words = "cannot read [/models/net] as [bold]"
     summary = summary_of("within_budget")
     summary["reason"] = summary["certificate"]["words"] = summary["metric"]["name"] = words
     summary["rejected"] = {"filter_pruning": words}
