@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -103,17 +103,16 @@ def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Pa
 
     rows = project.trajectory.query("achieved_rate > 0 and stage == 1").sort_values("metric")
     smallest = before["baseline"]["validation"] - rows["metric"].iloc[-1]  # the smallest drop that any model had
-    output = choose(project, "--max-drop", f"{max(smallest, 0):.6f}")
+    drop = math.ceil(1e6 * max(smallest, 0)) / 1e6  # rounded down, it would leave that model out
+    output = choose(project, "--max-drop", f"{drop:.6f}")
     chosen = project.summary
     assert "epoch 1 " not in output  # nothing was trained
-    assert chosen["budget"]["drop"] == pytest.approx(max(smallest, 0), abs=1e-6)
-    # The drop was given with six digits, and float32 accuracies are compared with that in mind.
-    assert chosen["compressed"]["validation"] >= chosen["budget"]["lowest_tolerated"] - 1e-6
+    assert chosen["budget"]["drop"] == pytest.approx(drop)
+    assert chosen["compressed"]["validation"] >= chosen["budget"]["lowest_tolerated"]
     assert 0 < chosen["compressed"]["rate"]["achieved"] < rate
     # What is chosen after the test split was read has no certificate on it.
     assert chosen["outcome"] == "within_budget"
-    # The model may be the one that was delivered, where that was quicker than more compressed ones.
-    assert re.search(r"for another choice of (model and )?tolerated drop", chosen["certificate"]["words"])
+    assert "for another choice of model and tolerated drop" in chosen["certificate"]["words"]
 
     project.run("--from-nodes", "evaluate_baseline")  # the model that was certified is still there
     assert project.summary["certificate"] == before["certificate"]

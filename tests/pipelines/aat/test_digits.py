@@ -19,6 +19,7 @@ def test_default_job_is_small_and_fast_within_one_point(seed: int, project: Proj
         "aat.second_stage.search.maximal_total_epochs": 10,
         "aat.compression.round_to": 8,
         "aat.export.latency_seconds": 2.0,
+        "aat.export.objective": "latency",
     }
     project.run(**full, **{"digits.baseline.seed": seed, "aat.seed": seed})
     summary = project.summary
