@@ -79,7 +79,7 @@ def test_int8_weights_stay_int8() -> None:
 def test_latency_is_measured_in_turns_with_onnxruntime(onnx_file: onnx.ModelProto, files: OpenvinoFiles) -> None:
     both = measure_latency([onnx_file, files], INPUTS, batch_sizes=(1, 16), seconds=0.1)
     assert [list(each) for each in both] == [[1, 16], [1, 16]]
-    assert all(0 < each[1].median < each[16].median for each in both)
+    assert all(0 < each[1].fastest < each[16].fastest for each in both)
 
 
 def test_what_is_no_model_is_an_error() -> None:

@@ -7,7 +7,6 @@ import time
 import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import onnx
@@ -22,8 +21,8 @@ from kedro_aat.export.program import evaluating, quiet
 from kedro_aat.export.session import bound_run, open_session
 
 _WARM_UPS = 3  # the first runs of a session allocate its memory
-_LEAST_TURNS = 5
-_SECONDS_A_TURN = 0.001
+_OPENINGS = 5
+_SECONDS_A_TURN = 0.0003  # short enough to fall between two interruptions, long enough for the clock
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -88,15 +87,18 @@ def _counted(model: nn.Module, example_input: Tensor) -> FlopCounterMode:
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one run in milliseconds, over many of them.
+    """Time of one run in milliseconds, over many turns of a few runs.
 
     Attributes:
-        median: Half of the runs took less.
+        median: Half of the turns took less.
         quartiles: A quarter took less than the first, and a quarter more than the second.
+        fastest: The turn that was disturbed least. It says what the model takes, the others what the machine added;
+            so this is what to compare two models by.
     """
 
     median: float
     quartiles: tuple[float, float]
+    fastest: float
 
 
 def measure_latency(
@@ -105,14 +107,15 @@ def measure_latency(
     *,
     batch_sizes: Sequence[int] = (1, 64),
     num_threads: int = 1,
-    seconds: float = 2.0,
+    seconds: float = 5.0,
 ) -> list[dict[int, Latency]]:
     """Time of one run of each model on the CPU, for each batch size.
 
     ONNX models run in onnxruntime, OpenVINO's files in OpenVINO.
-    The models take turns of about a millisecond (A B A B ...), so that whatever else the machine does meets them all
-    alike and their ratio can be trusted; the times themselves move with the machine. Inputs and outputs are bound
-    beforehand: what is timed is the model, and not the 20 microseconds in which Python hands over an array.
+    The models take short turns (A B A B ...), so that whatever else the machine does meets them all alike, and each
+    finds its quiet moments. Inputs and outputs are bound beforehand: what is timed is the model, and not the 20
+    microseconds in which Python hands over an array. On a machine with other work, medians move by tens of percent
+    from one second to the next; the ratio of the fastest turns repeats within a few (`benchmarks/job.py --repeats`).
 
     Args:
         models: ONNX models, serialised or not, and OpenVINO's files.
@@ -127,31 +130,41 @@ def measure_latency(
     Raises:
         ExportError: A runtime cannot load a model.
     """
-    binders = [_opened(model, num_threads) for model in models]
-    results: list[dict[int, Latency]] = [{} for _ in binders]
+    results: list[dict[int, Latency]] = [{} for _ in models]
     for batch_size in batch_sizes:
         batch = _batch_of(example_input, batch_size).numpy()
-        timers = [timeit.Timer(bind(batch)) for bind in binders]
-        runs = [_runs_a_turn(timer) for timer in timers]
-        times: list[list[float]] = [[] for _ in timers]
-        deadline = time.perf_counter() + seconds
-        while len(times[-1]) < _LEAST_TURNS or time.perf_counter() < deadline:
-            for timer, number, taken in zip(timers, runs, times, strict=True):
-                taken.append(1000 * timer.timeit(number) / number)
-        for result, taken in zip(results, times, strict=True):
+        turns: list[list[float]] = [[] for _ in models]
+        for _ in range(_OPENINGS):
+            # Where a session's memory happens to lie makes it several percent faster or slower.
+            runs = [_opened(model, batch, num_threads) for model in models]
+            for taken, more in zip(turns, _in_turns(runs, seconds / _OPENINGS), strict=True):
+                taken.extend(more)
+        for result, taken in zip(results, turns, strict=True):
             low, middle, high = statistics.quantiles(taken, n=4, method="inclusive")
-            result[batch_size] = Latency(middle, (low, high))
+            result[batch_size] = Latency(middle, (low, high), min(taken))
     return results
 
 
+def _in_turns(runs: Sequence[Callable[[], object]], seconds: float) -> list[list[float]]:
+    """Milliseconds of a run in each of the turns of each of `runs`."""
+    timers = [timeit.Timer(run) for run in runs]
+    numbers = [_runs_a_turn(timer) for timer in timers]
+    turns: list[list[float]] = [[] for _ in timers]
+    deadline = time.perf_counter() + seconds
+    while not turns[0] or time.perf_counter() < deadline:
+        for timer, number, taken in zip(timers, numbers, turns, strict=True):
+            taken.append(1000 * timer.timeit(number) / number)
+    return turns
+
+
 def _opened(
-    model: bytes | onnx.ModelProto | OpenvinoFiles, num_threads: int
-) -> Callable[[NDArray[Any]], Callable[[], object]]:
-    """What is given a batch, and returns what runs the model on it."""
+    model: bytes | onnx.ModelProto | OpenvinoFiles, batch: NDArray[Any], num_threads: int
+) -> Callable[[], object]:
+    """What runs the model on a batch."""
     if isinstance(model, OpenvinoFiles):
-        return partial(bound_openvino_run, compile_openvino(model, num_threads))
+        return bound_openvino_run(compile_openvino(model, num_threads), batch)
     file = model if isinstance(model, bytes) else model.SerializeToString()
-    return partial(bound_run, open_session(file, num_threads))
+    return bound_run(open_session(file, num_threads), batch)
 
 
 def _runs_a_turn(timer: timeit.Timer) -> int:

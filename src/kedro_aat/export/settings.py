@@ -39,7 +39,7 @@ class ExportSettings(Settings):
         num_threads: That onnxruntime and OpenVINO may use meanwhile.
         latency_seconds: Time for measuring each batch size; more time, more precise.
         objective: By which the file to deliver is chosen among those that keep the budget; latency is that of the
-            first of `batch_sizes`.
+            fastest turn at the first of `batch_sizes`.
         limits: What the file must keep beside the budget.
         openvino: Whether OpenVINO's files are made of the ONNX file, and judged and measured like it; needs the
             extra `kedro-aat[openvino]`.
@@ -49,7 +49,7 @@ class ExportSettings(Settings):
     quantized_tolerance: Annotated[float, Field(gt=0)] = 0.1
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 64)
     num_threads: Annotated[int, Field(ge=1)] = 1
-    latency_seconds: Annotated[float, Field(gt=0)] = 2.0
+    latency_seconds: Annotated[float, Field(gt=0)] = 5.0
     objective: Objective = "bytes"
     limits: Limits = Limits()
     openvino: bool = False

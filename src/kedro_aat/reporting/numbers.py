@@ -41,28 +41,35 @@ def comparison(summary: dict[str, Any]) -> list[Row]:
 
 
 def cost_rows(baseline: dict[str, Any], compressed: dict[str, Any]) -> list[Row]:
-    """Sizes, operations and latencies of one model beside the baseline's."""
+    """Sizes, operations and latencies of one model beside the baseline's; latencies are of the fastest turns first.
+
+    Their ratio is the one that repeats; the medians move with what else the machine does.
+    """
     rows = [
         _ratio(label, baseline[key], compressed[key], "{:,.0f}")
         for label, key in COSTS
         if key != "nonzero_parameters" or compressed[key] != compressed["parameters"]
     ]
     for label, prefix in (("latency", ""), ("OpenVINO latency", "openvino_")):
-        for size, latency in (baseline[f"{prefix}latency_ms"] or {}).items():
-            after = (compressed[f"{prefix}latency_ms"] or {}).get(size)
+        fastest, medians, quartiles = (f"{prefix}latency_{kind}ms" for kind in ("fastest_", "", "quartiles_"))
+        for size, latency in (baseline[fastest] or {}).items():
+            after = (compressed[fastest] or {}).get(size)
             rows.append(_ratio(f"{label}, batch {size}, ms", latency, after, "{:.3f}"))
-            was, now = (_middle_half(model[f"{prefix}latency_quartiles_ms"], size) for model in (baseline, compressed))
-            rows.append(("  half of the runs", was, now, ""))
+            for words, key, form in (("median", medians, _milliseconds), ("half of the turns", quartiles, _between)):
+                was, now = (form((model[key] or {}).get(size)) for model in (baseline, compressed))
+                rows.append((f"  {words}", was, now, ""))
     for size, memory in (baseline["peak_memory_bytes"] or {}).items():
         after = (compressed["peak_memory_bytes"] or {}).get(size)
         rows.append(_ratio(f"peak memory, batch {size}, MB", memory / 1e6, after and after / 1e6, "{:.1f}"))
     return [row for row in rows if row is not None]
 
 
-def _middle_half(quartiles: dict[Any, Any] | None, batch_size: Any) -> str:
-    """Between which times half of the runs lay."""
-    low, high = (quartiles or {}).get(batch_size, (None, None))
-    return "-" if low is None else f"{low:.3f}-{high:.3f}"
+def _milliseconds(time: float | None) -> str:
+    return "-" if time is None else f"{time:.3f}"
+
+
+def _between(quartiles: list[float] | None) -> str:
+    return "-" if quartiles is None else "-".join(map(_milliseconds, quartiles))
 
 
 def tolerated(summary: dict[str, Any]) -> str:
@@ -102,8 +109,8 @@ def _by_objective(objective: str, chosen: dict[str, Any], other: dict[str, Any])
     if objective == "rate":
         return "the highest rate", f"{chosen['rate']:.4f}", f"{other['rate']:.4f}"
     if objective == "latency":
-        size = next(iter(chosen["latency_ms"]))
-        shown = [f"{each['latency_ms'][size]:.3f} ms" for each in (chosen, other)]
+        size = next(iter(chosen["latency_fastest_ms"]))
+        shown = [f"{each['latency_fastest_ms'][size]:.3f} ms" for each in (chosen, other)]
         return f"the lowest latency at batch {size}", shown[0], shown[1]
     key, words = {
         "bytes": ("onnx_bytes", "the fewest bytes"),

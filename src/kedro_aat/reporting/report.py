@@ -119,8 +119,8 @@ def _tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ),
         (f"{change:+.4f}", f"{summary['metric']['name']}, validation", tolerated(summary) + " is tolerated"),
     ]
-    for size, before in list((baseline["latency_ms"] or {}).items())[:2]:
-        after = compressed["latency_ms"][size]
+    for size, before in list((baseline["latency_fastest_ms"] or {}).items())[:2]:
+        after = compressed["latency_fastest_ms"][size]
         faster = before / after
         words = f"faster at batch {size}" if faster >= 1 else f"the speed at batch {size}"
         tiles.insert(len(tiles) - 1, (f"{faster:.2g}x", words, f"{before:.3f} → {after:.3f} ms"))

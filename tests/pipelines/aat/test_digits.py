@@ -18,7 +18,7 @@ def test_default_job_is_small_and_fast_within_one_point(seed: int, project: Proj
         "aat.search.maximal_total_epochs": 50,
         "aat.second_stage.search.maximal_total_epochs": 10,
         "aat.compression.round_to": 8,
-        "aat.export.latency_seconds": 2.0,
+        "aat.export.latency_seconds": 5.0,
         "aat.export.objective": "latency",
     }
     project.run(**full, **{"digits.baseline.seed": seed, "aat.seed": seed})
@@ -31,7 +31,6 @@ def test_default_job_is_small_and_fast_within_one_point(seed: int, project: Proj
     assert compressed["parameters"] <= baseline["parameters"] / 30
     assert compressed["onnx_bytes"] <= baseline["onnx_bytes"] / 30
     assert compressed["macs"] <= baseline["macs"] / 10
-    # Ratios of alternating turns, with room for a noisy machine; the benchmark measures them.
-    assert compressed["latency_ms"]["1"] <= 0.6 * baseline["latency_ms"]["1"]
-    assert compressed["latency_ms"]["64"] <= 0.25 * baseline["latency_ms"]["64"]
+    for size, share in (("1", 0.45), ("64", 0.18)):
+        assert compressed["latency_fastest_ms"][size] <= share * baseline["latency_fastest_ms"][size]
     assert summary["agreement"]["onnx"]["same_labels"] >= 0.995
