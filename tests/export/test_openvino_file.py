@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -93,3 +95,21 @@ def test_openvino_reads_what_the_dataset_wrote(net: nn.Module, files: OpenvinoFi
     compiled = openvino.Core().compile_model(tmp_path / "model.xml", "CPU")
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(compiled(INPUTS.numpy())[0]), net(INPUTS), rtol=1e-2, atol=1e-3)
+
+
+def test_signals_are_handled_after_models_are_gone(files: OpenvinoFiles, tmp_path: Path) -> None:
+    OpenvinoDataset(filepath=str(tmp_path / "model.xml")).save(files)
+    script = f"""
+import os, signal, sys
+sys.modules["openvino_telemetry"] = None
+from kedro_aat.datasets.exported import OpenvinoDataset
+from kedro_aat.export.openvino_file import compile_openvino
+files = OpenvinoDataset(filepath={str(tmp_path / "model.xml")!r}).load()
+first, second = compile_openvino(files), compile_openvino(files)
+del first
+del second
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

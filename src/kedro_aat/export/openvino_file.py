@@ -6,7 +6,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +63,27 @@ def compile_openvino(files: OpenvinoFiles, num_threads: int = 1) -> Any:
     Raises:
         ExportError: OpenVINO cannot load them.
     """
-    import openvino
-
     options = {
         "INFERENCE_PRECISION_HINT": "f32",  # some processors would otherwise compute in bf16
         "INFERENCE_NUM_THREADS": num_threads,
         "NUM_STREAMS": 1,
     }
     try:
-        core = openvino.Core()
-        return core.compile_model(core.read_model(files.graph, files.weights), "CPU", options)
+        return _core().compile_model(_core().read_model(files.graph, files.weights), "CPU", options)
     except Exception as error:  # likewise
         raise ExportError(f"OpenVINO cannot load its files: {error}") from error
+
+
+@cache
+def _core() -> Any:
+    """The one of this process.
+
+    Each core gives signal handlers a stack and takes it away when it is deleted; after a second core, deleted last, the
+    next signal that Python handles (Ctrl-C, the end of a data loader's worker) would be a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def run_openvino(compiled: Any, batch: Tensor) -> Tensor:
