@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from tests.projects import Project
 
 # OpenVINO tells its makers when it is imported, unless this package of theirs cannot be.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+# A shell's background job ignores Ctrl-C, and so would the commands that tests start, which they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
