@@ -140,7 +140,7 @@ def main() -> None:
         if originals and name != "nncf":
             ratios = [
                 epochs_to(row["trajectory"], other["rate"]["achieved"])
-                / epochs_to(other["trajectory"], other["rate"]["achieved"])
+                / max(1, epochs_to(other["trajectory"], other["rate"]["achieved"]))
                 for row, other in zip(ours, originals, strict=True)
             ]
             shown = " ".join(f"{ratio:.2f}" for ratio in ratios)

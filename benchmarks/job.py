@@ -71,7 +71,7 @@ def job(parameters: dict[str, Any], seed: int, repeats: int, folder: Path) -> di
         "bytes": baseline["onnx_bytes"] / compressed["onnx_bytes"],
         "latency": ratios,
         "labels": float((answers[0] == answers[1]).float().mean()),
-        "epochs": search["epochs"]["used"] + second["epochs"]["used"],
+        "epochs": sum(stage["epochs"]["used"] for stage in (search, second) if "epochs" in stage),
     }
 
 

@@ -1,7 +1,8 @@
 """What NNCF 2.19 was measured to cost, and what this costs: the rows of the README's table.
 
 The numbers of NNCF 2.19 were measured once, with its two training loops, on a network of the same kind, on one core; it
-does not install beside a current PyTorch. Ours are measured here. Steps and latencies are medians of alternating turns.
+does not install beside a current PyTorch. Ours are measured here. Steps are compared by the median
+ratio of alternating blocks, latencies by their fastest turns.
 
     python benchmarks/nncf.py [--seconds 20] [--seed 0]
 """

@@ -247,6 +247,11 @@ def test_rules_on_several_keys_are_named_beside_other_mistakes() -> None:
     assert any("but got both" in mistake for mistake in found)
 
 
+def test_a_latency_limit_at_a_batch_size_that_is_not_measured_is_a_mistake() -> None:
+    (found,) = mistakes(export={"batch_sizes": [1, 64], "limits": {"latency_ms": {1: 0.5, 8: 0.5}}})
+    assert "latency_ms limits batch sizes that are not measured: [8]; add them to batch_sizes" in found
+
+
 def test_openvino_is_looked_up_before_training_only_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
     settings = AatSettings.model_validate(parameters(training={"metric": "torchmetrics.MeanSquaredError"}))

@@ -121,7 +121,7 @@ def test_limits_exclude_what_exceeds_them() -> None:
 def test_a_latency_limit_that_nothing_keeps_delivers_nothing_and_names_what_is_nearest() -> None:
     result = delivered(SMALL, limits={"latency_ms": {1: 1e-6}})
     assert result.exported is None
-    assert result.rejected["small"].startswith("the latency at batch 1 is 0.0")
+    assert result.rejected["small"].startswith("the median latency at batch 1 is 0.0")
     assert result.candidates[0]["name"] == "small"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kedro.io import DataCatalog
+from kedro.io import AbstractDataset, DataCatalog
 from kedro.io.core import DatasetError
 from kedro.pipeline import Node, Pipeline
 from kedro.validation import TypeExtractor
@@ -59,23 +59,33 @@ def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
         if name.startswith(_PARAMETERS):
             continue
         try:
-            is_there = catalog.exists(name)
+            is_there = _is_there(catalog, name)
         except DatasetError as error:  # a type or an argument that leads nowhere
             mistakes.append(f"{name}: its catalog entry is wrong: {error}")
             continue
         if not is_there:
-            mistakes.append(
-                f"{name}: {_where(catalog, name)} is missing; put the file there, mend its catalog entry, or "
-                "run the nodes that make it"
-            )
+            mistakes.append(f"{name}: {_absence(catalog, name)}")
         elif look_up := getattr(catalog[name], "lookup_mistakes", None):
             mistakes += look_up(name)
     return mistakes
 
 
-def _where(catalog: DataCatalog, name: str) -> str:
-    described = catalog[name]._describe() if name in catalog else {}
-    return str(described.get("filepath", "not in the catalog"))
+def _is_there(catalog: DataCatalog, name: str) -> bool:
+    """Whether a data set can be loaded; one whose class cannot tell, which Kedro allows, is believed to be there."""
+    dataset = catalog.get(name)
+    if dataset is not None and type(dataset)._exists is AbstractDataset._exists:
+        return True
+    return catalog.exists(name)
+
+
+def _absence(catalog: DataCatalog, name: str) -> str:
+    """In what way it is not there, and how to mend that."""
+    dataset = catalog.get(name)
+    if dataset is None:
+        return "is not in the catalog; add an entry, or run the nodes that make it in the same run"
+    if (path := dataset._describe().get("filepath")) is None:
+        return f"its {type(dataset).__name__} is empty; run the nodes that make it in the same run"
+    return f"{path} is missing; put the file there, mend its catalog entry, or run the nodes that make it"
 
 
 def _at(parameters: Mapping[str, Any], key: str) -> Any:

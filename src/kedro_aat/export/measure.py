@@ -122,7 +122,8 @@ def measure_latency(
         example_input: (B, ...), B at least 1; repeated or cut to each batch size.
         batch_sizes: At least 1 each.
         num_threads: Threads within an operator.
-        seconds: Time for each batch size. Large models take longer: each has at least 5 turns, of one run or more.
+        seconds: Time for each batch size, beside that of opening each model 5 times. Large models take longer: each
+            has at least 5 turns, of one run or more.
 
     Returns:
         For each model, batch size -> time.
@@ -130,13 +131,14 @@ def measure_latency(
     Raises:
         ExportError: A runtime cannot load a model.
     """
+    files = [model.SerializeToString() if isinstance(model, onnx.ModelProto) else model for model in models]
     results: list[dict[int, Latency]] = [{} for _ in models]
     for batch_size in batch_sizes:
         batch = _batch_of(example_input, batch_size).numpy()
         turns: list[list[float]] = [[] for _ in models]
         for _ in range(_OPENINGS):
             # Where a session's memory happens to lie makes it several percent faster or slower.
-            runs = [_opened(model, batch, num_threads) for model in models]
+            runs = [_opened(file, batch, num_threads) for file in files]
             for taken, more in zip(turns, _in_turns(runs, seconds / _OPENINGS), strict=True):
                 taken.extend(more)
         for result, taken in zip(results, turns, strict=True):
@@ -157,14 +159,11 @@ def _in_turns(runs: Sequence[Callable[[], object]], seconds: float) -> list[list
     return turns
 
 
-def _opened(
-    model: bytes | onnx.ModelProto | OpenvinoFiles, batch: NDArray[Any], num_threads: int
-) -> Callable[[], object]:
+def _opened(model: bytes | OpenvinoFiles, batch: NDArray[Any], num_threads: int) -> Callable[[], object]:
     """What runs the model on a batch."""
     if isinstance(model, OpenvinoFiles):
         return bound_openvino_run(compile_openvino(model, num_threads), batch)
-    file = model if isinstance(model, bytes) else model.SerializeToString()
-    return bound_run(open_session(file, num_threads), batch)
+    return bound_run(open_session(model, num_threads), batch)
 
 
 def _runs_a_turn(timer: timeit.Timer) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.validated import Settings
 
@@ -53,6 +53,17 @@ class ExportSettings(Settings):
     objective: Objective = "bytes"
     limits: Limits = Limits()
     openvino: bool = False
+
+    @field_validator("limits")
+    @classmethod
+    def _of_what_is_measured(cls, limits: Limits, given: ValidationInfo) -> Limits:
+        measured = given.data.get("batch_sizes", limits.latency_ms)
+        if missing := [size for size in limits.latency_ms if size not in measured]:
+            raise ValueError(
+                f"latency_ms limits batch sizes that are not measured: {missing}; add them to batch_sizes, "
+                f"which are {list(measured)}"
+            )
+        return limits
 
     def lookup_mistakes(self, key: str) -> list[str]:
         """OpenVINO asked for, and not there."""

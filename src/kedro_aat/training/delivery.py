@@ -351,6 +351,8 @@ def _excess(report: dict[str, Any], settings: ExportSettings) -> list[tuple[str,
             excess.append((f"{key} are {report[key]:,}, above the limit of {limit:,}", report[key] / limit))
     for batch_size, longest in limits.latency_ms.items():
         if (measured := report["latency_ms"][batch_size]) > longest:
-            words = f"the latency at batch {batch_size} is {measured:.3g} ms, above the limit of {longest:.3g} ms"
+            words = (
+                f"the median latency at batch {batch_size} is {measured:.3g} ms, above the limit of {longest:.3g} ms"
+            )
             excess.append((words, measured / longest))
     return excess
