@@ -136,6 +136,7 @@ def require_finite(value: object, what: str) -> float:
         MetricError: If it is not a number, or is NaN or infinite.
     """
     try:
+        # What `float` does not take is the TypeError below; a text, which it may, is refused like one that it does not.
         number = float("" if isinstance(value, str | bytes) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise MetricError(

@@ -97,6 +97,20 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     assert metrics["baseline.validation"] == summary["baseline"]["validation"]
 
 
+def test_what_kedro_itself_refuses_is_told_as_a_mistake(demo: Demo) -> None:
+    demo.kedro("aat", "init", "--force")
+    other = demo.base / "catalog_other.yml"
+    other.write_text("train_data: { type: pickle.PickleDataset, filepath: data/train.pkl }\n")
+    told = demo.kedro("aat", "validate", code=1)
+    assert "catalog: Duplicate keys found" in _words(told)
+    assert "Traceback" not in told
+    other.write_text("another: { filepath: data/train.pkl }\n")
+    assert "catalog: " in _words(demo.kedro("aat", "validate", code=1))
+    other.unlink()
+    refused = demo.kedro("aat", "validate", "--params", "aat.seed:3", code=2)
+    assert "--params takes key=value, with commas between, but got aat.seed:3" in _words(refused)
+
+
 def test_init_never_overwrites_unless_told_to(demo: Demo) -> None:
     demo.kedro("aat", "init", "--env", "local", "--force")
     kept = demo.folder / "conf/local/parameters_aat.yml"

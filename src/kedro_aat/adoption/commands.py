@@ -66,6 +66,7 @@ def init(project: ProjectMetadata, env: str, namespace: str | None, force: bool)
             f"{import_line}\n    {pipeline_line}\n"
         )
     click.echo(
+        "Where the registry sums all pipelines, as Kedro's template does, a plain `kedro run` now runs this one, too.\n"
         "Name your model and data in the catalog, and your metric in the parameters. Then:\n"
         f"  kedro aat validate{'' if namespace is None else f' --pipeline {pipeline}'}\n"
         f"  kedro run --pipelines {pipeline}"
@@ -81,6 +82,7 @@ def init(project: ProjectMetadata, env: str, namespace: str | None, force: bool)
 def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: str) -> None:
     """Check parameters, import paths and data sets, without training."""
     from kedro.framework.session import KedroSession
+    from kedro.io.core import DatasetError
 
     from kedro_aat.adoption.checks import data_mistakes, parameter_mistakes
 
@@ -90,7 +92,10 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
         nodes = _registered(pipeline)
         mistakes = parameter_mistakes(nodes, _configured(context, "parameters"))
         with chdir(project.project_path):  # paths in a catalog are relative to the project
-            mistakes += data_mistakes(nodes, _catalog(context))
+            try:
+                mistakes += data_mistakes(nodes, _catalog(context))
+            except (DatasetError, KeyError, ValueError) as error:  # an entry, credentials or duplicate keys
+                mistakes.append(f"catalog: {error}")
     if mistakes:
         raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
     click.echo(f"Pipeline {pipeline}: parameters, import paths and data sets are in order.")
@@ -179,6 +184,8 @@ def _given(params: str, *more: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     own = [part for part in params.split(",") if part]
+    if mistaken := [part for part in own if "=" not in part]:
+        raise click.UsageError(f"--params takes key=value, with commas between, but got {', '.join(mistaken)}")
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist([*own, *more])))
 
 

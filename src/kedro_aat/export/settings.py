@@ -57,7 +57,7 @@ class ExportSettings(Settings):
     @field_validator("limits")
     @classmethod
     def _of_what_is_measured(cls, limits: Limits, given: ValidationInfo) -> Limits:
-        measured = given.data.get("batch_sizes", limits.latency_ms)
+        measured = given.data.get("batch_sizes", limits.latency_ms)  # mistaken ones are a mistake of their own
         if missing := [size for size in limits.latency_ms if size not in measured]:
             raise ValueError(
                 f"latency_ms limits batch sizes that are not measured: {missing}; add them to batch_sizes, "
