@@ -1,42 +1,38 @@
+"""None"""
+
 from __future__ import annotations
 
 import copy
-import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torchmetrics
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kedro_aat import TrainingRunner
-from kedro_aat.compression.controller import CompressionController, CompressionReport, Uncompressed, report
+from kedro_aat.compression.controller import CompressionReport, Uncompressed, report
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
-from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.epoch import (
-    DefaultTraining,
-    as_dataset,
-    data_fingerprint,
-    example_input,
-    pick_device,
     seed_everything,
 )
-from kedro_aat.training.settings import TrainingSettings
 from tests.compression.training import assert_same_bits
 from tests.nets import Pairs, Perceptron, Probe, SmallNet, images, vectors
 from tests.training import callables
-
-METRIC = {
-    "class_path": "torchmetrics.classification.MulticlassAccuracy",
-    "init_args": {"num_classes": 4, "average": "micro", "validate_args": False},
-}
-SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.03, "momentum": 0.9}}
-TRAIN, VALIDATION = images(96), images(40, seed=1)
+from tests.training.driven import (
+    HALVING,
+    METRIC,
+    VALIDATION,
+    Run,
+    masked,
+    named,
+    plain_sgd,
+    probed,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,62 +41,6 @@ def calls() -> Iterator[list[tuple[str, dict[str, Any]]]]:
     callables.CALLS.clear()
     yield callables.CALLS
     callables.CALLS.clear()
-
-
-def settings(**more: Any) -> TrainingSettings:
-    given: dict[str, Any] = {"batch_size": 16, "optimizer": SGD, "metric": METRIC, "device": "cpu"}
-    return TrainingSettings.model_validate(given | more)
-
-
-class Run:
-    """A model in training, driven as the loops drive it."""
-
-    def __init__(
-        self,
-        make: Callable[[], nn.Module] = SmallNet,
-        *,
-        seed: int = 0,
-        train: Any = TRAIN,
-        validation: Any = VALIDATION,
-        compress: Callable[[nn.Module], CompressionController] = Uncompressed,
-        **more: Any,
-    ) -> None:
-        seed_everything(seed)
-        self.model = make()
-        self.controller = compress(self.model)
-        self.training = DefaultTraining(self.model, settings(**more), train, validation, seed=seed)
-        self.runner = TrainingRunner(self.model, self.controller, self.training.callables())
-        self.runner.reset_training()
-
-    def epoch(self) -> float | None:
-        loss = self.runner.train_epoch()
-        metric = self.runner.validate().metric
-        self.runner.update_learning_rate(metric, loss)
-        return loss
-
-    def epochs(self, number: int) -> list[float]:
-        losses = [self.epoch() for _ in range(number)]
-        return [loss for loss in losses if loss is not None]
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of them as they are now."""
-        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-
-
-def masked(model: nn.Module) -> MagnitudeSparsityController:
-    controller = MagnitudeSparsityController(model)
-    controller.disable_scheduler()
-    controller.compression_rate = 0.6
-    return controller
-
-
-def named(function: str) -> str:
-    return f"tests.training.callables.{function}"
-
-
-def plain_sgd(learning_rate: float = 1.0) -> dict[str, Any]:
-    return {"class_path": "torch.optim.SGD", "init_args": {"lr": learning_rate}}
 
 
 # --- training and validation -----------------------------------------------------------------------------------
@@ -172,94 +112,6 @@ def test_validation_judges_in_evaluation_mode_and_training_trains_in_training_mo
     run.model.register_forward_hook(lambda module, args, out: modes.append(module.training))
     run.epochs(2)
     assert modes == ([True] * 6 + [False] * 3) * 2
-
-
-# --- batches ---------------------------------------------------------------------------------------------------
-
-
-def probed() -> Probe:
-    return Probe(SmallNet())
-
-
-def sizes(model: nn.Module) -> list[int]:
-    assert isinstance(model, Probe)
-    taken = [len(batch) for batch in model.batches]
-    model.batches.clear()
-    return taken
-
-
-@pytest.mark.parametrize("as_dictionary", [True, False])
-@pytest.mark.parametrize(
-    ("num_examples", "training", "validation"),
-    [(40, [16, 16], [16, 16, 8]), (32, [16, 16], [16, 16]), (17, [16], [16, 1]), (16, [16], [16]), (5, [5], [5])],
-)
-def test_smaller_last_batch_is_left_out_in_training_alone(
-    num_examples: int, training: list[int], validation: list[int], as_dictionary: bool
-) -> None:
-    data: Any = images(num_examples)
-    data = data if as_dictionary else Pairs(**data)
-    run = Run(probed, train=data, validation=data)
-    run.runner.train_epoch()
-    assert sizes(run.model) == training
-    assert run.training.steps_per_epoch == len(training)
-    run.runner.validate()
-    assert sizes(run.model) == validation
-
-
-def order(seed: int, epoch: int) -> list[int]:
-    data = {"inputs": torch.arange(64.0).view(64, 1), "targets": torch.arange(64)}
-    training = DefaultTraining(Perceptron([1, 4]), settings(), data, data, seed=seed)
-    return torch.cat([targets for _, targets in training.train_batches(epoch)]).tolist()
-
-
-def test_order_is_shuffled_anew_each_epoch_and_known_from_seed_and_epoch_alone() -> None:
-    orders = [order(seed=0, epoch=epoch) for epoch in range(5)]
-    assert all(sorted(each) == list(range(64)) for each in orders)
-    assert len(set(map(tuple, orders))) == 5
-    torch.manual_seed(99)  # what else is random plays no part
-    assert order(seed=0, epoch=3) == orders[3]
-
-
-def test_runs_of_neighbouring_seeds_share_no_order() -> None:
-    orders = [tuple(order(seed, epoch)) for seed, epoch in itertools.product(range(3), range(4))]
-    assert len(set(orders)) == 12
-
-
-def test_validation_keeps_its_order() -> None:
-    run = Run()
-    batches = [targets for _, targets in run.training.validation_batches()]
-    assert torch.equal(torch.cat(batches), VALIDATION["targets"])
-
-
-def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
-    def make() -> nn.Module:
-        return nn.Sequential(nn.Dropout(0.2), SmallNet())
-
-    first, again, other = (Run(make, seed=seed) for seed in (0, 0, 1))
-    start = first.weights
-    losses = []
-    for seed, run in ((0, first), (0, again), (1, other)):
-        run.model.load_state_dict(start)
-        seed_everything(seed)
-        losses.append(run.epochs(2))
-    assert losses[0] == losses[1] != losses[2]
-    assert_same_bits(first.weights, again.weights)
-    assert not torch.equal(first.weights["1.conv.weight"], other.weights["1.conv.weight"])
-
-
-def test_dataset_of_pairs_trains_as_a_dictionary_of_tensors_does() -> None:
-    tensors, pairs = Run(), Run(train=Pairs(**TRAIN), validation=Pairs(**VALIDATION))
-    assert tensors.epochs(2) == pairs.epochs(2)
-    assert_same_bits(tensors.weights, pairs.weights)
-    assert tensors.runner.validate().metric == pairs.runner.validate().metric
-
-
-@pytest.mark.parametrize("as_dictionary", [True, False])
-def test_process_that_loads_data_changes_nothing(as_dictionary: bool) -> None:
-    train, validation = (data if as_dictionary else Pairs(**data) for data in (TRAIN, VALIDATION))
-    here, there = (Run(train=train, validation=validation, num_workers=number) for number in (0, 1))
-    assert here.epochs(1) == there.epochs(1)
-    assert_same_bits(here.weights, there.weights)
 
 
 # --- precision, memory format, clipping, compilation -----------------------------------------------------------
@@ -449,8 +301,6 @@ def test_path_of_rates_is_followed_and_ends_at_its_last(steps_per_epoch: int | N
 
 # --- learning rates --------------------------------------------------------------------------------------------
 
-HALVING = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1, "gamma": 0.5}}
-
 
 def test_scheduler_steps_after_each_epoch() -> None:
     run = Run(scheduler=HALVING, optimizer=plain_sgd(0.1))
@@ -553,130 +403,6 @@ def test_early_stopping_and_learning_rates_of_the_users_own(calls: list[tuple[st
     assert name == "update_learning_rate"
     assert (given["epoch"], given["loss"]) == (1, loss)
     assert given["metric"] == run.runner.current_val_metric_value
-
-
-# --- mistakes in the settings ----------------------------------------------------------------------------------
-
-
-def test_all_mistakes_are_listed_in_one_error() -> None:
-    mistaken = settings(
-        optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentun": 0.9}},
-        scheduler="torch.optim.lr_scheduler.CosineAnealingLR",
-        loss="torch.n.CrossEntropyLoss",
-        metric="MulticlassAccuracy",
-        train_epoch="tests.training.callables.train_epok",
-        validate="no_such_module.validate",
-    )
-    with pytest.raises(ConfigurationError) as caught:
-        mistaken.check()
-    mistakes = "\n".join(caught.value.mistakes)
-    assert len(caught.value.mistakes) == 6
-    for expected in (
-        "optimizer.init_args.momentun: torch.optim.SGD takes no such argument. Did you mean 'momentum'?",
-        "scheduler.class_path: 'torch.optim.lr_scheduler' has no 'CosineAnealingLR'. Did you mean 'CosineAnnealingLR'?",
-        "loss.class_path: 'torch.n.CrossEntropyLoss' cannot be imported",
-        "metric.class_path: must be a dotted import path",
-        "train_epoch.class_path: 'tests.training.callables' has no 'train_epok'. Did you mean 'train_epoch'?",
-        "validate.class_path: 'no_such_module.validate' cannot be imported",
-    ):
-        assert expected in mistakes
-
-
-def test_good_settings_have_no_mistakes() -> None:
-    settings(scheduler=HALVING, train_epoch=named("train_epoch"), validate=named("validate")).check()
-
-
-@pytest.mark.parametrize(
-    ("mistaken", "named_in_error"),
-    [
-        ({"metric": METRIC | {"init_args": {"num_clases": 4}}}, ["metric", "num_clases"]),
-        ({"metric": "torchmetrics.classification.MulticlassAccuracy"}, ["metric", "num_classes"]),
-        ({"scheduler": "torch.optim.lr_scheduler.StepLR"}, ["scheduler", "step_size"]),
-        ({"metric": METRIC, "loss": "tests.training.callables.WeightedLoss"}, ["loss", "weights"]),
-        ({"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": -1.0}}}, ["optimizer", "-1.0"]),
-    ],
-)
-def test_arguments_that_are_missing_or_refused_are_found_before_training(
-    mistaken: dict[str, Any], named_in_error: list[str]
-) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        settings(**mistaken).check()
-    for part in named_in_error:
-        assert part in str(caught.value)
-
-
-@pytest.mark.parametrize("metric", ["torchmetrics.MeanMetric", "torchmetrics.classification.BinaryConfusionMatrix"])
-def test_metric_without_a_direction_is_an_error_unless_it_is_said(metric: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"higher_is_better: {metric} does not say"):
-        settings(metric=metric).check()
-    settings(metric=metric, higher_is_better=False).check()
-    assert settings(metric=metric, higher_is_better=False).direction() is False
-
-
-@pytest.mark.parametrize(
-    ("mistaken", "message"),
-    [
-        ({"batch_size": 0}, "batch_size: .*greater than or equal to 1, but got 0"),
-        ({"precision": "fp8"}, "precision: must be one of fp32, bf16, fp16, but got 'fp8'"),
-        ({"device": "gpu"}, "device: must be auto, cpu, cuda, cuda:1 ..., but got 'gpu'"),
-        ({"gradient_clip_norm": 0}, "gradient_clip_norm: .*greater than 0, but got 0"),
-        ({"optimiser": SGD}, "optimiser: unknown key .*Did you mean 'optimizer'"),
-        ({"optimizer": {"class_path": "torch.optim.SGD", "args": {}}}, r"optimizer\.args: unknown key"),
-        ({"scheduler_interval": "batch"}, "scheduler_interval: must be one of epoch, step"),
-        ({"num_workers": -1}, "num_workers: .*but got -1"),
-    ],
-)
-def test_value_that_cannot_be_is_an_error(mistaken: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        settings(**mistaken)
-
-
-# --- mistakes in the data --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("train", "validation", "message"),
-    [
-        (images(0), VALIDATION, "The training split is empty"),
-        (TRAIN, images(0), "The validation split is empty"),
-        (Pairs(**images(0)), VALIDATION, "The training split is empty"),
-        (TRAIN | {"targets": TRAIN["targets"][:-1]}, VALIDATION, "The training split has 96 inputs, but 95 targets"),
-        (TRAIN, {"inputs": VALIDATION["inputs"]}, "The validation split needs targets; it has inputs"),
-        (TRAIN, {}, "The validation split needs inputs and targets; it has nothing"),
-    ],
-)
-def test_data_that_cannot_be_used_are_an_error(train: Any, validation: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        DefaultTraining(SmallNet(), settings(), train, validation)
-
-
-def test_data_may_hold_more_than_is_needed() -> None:
-    assert Run(train=TRAIN | {"weights": torch.ones(3)}).epochs(1)
-
-
-def test_fingerprint_tells_splits_apart() -> None:
-    same = {name: tensor.clone() for name, tensor in TRAIN.items()}
-    assert data_fingerprint(same) == data_fingerprint(TRAIN)
-    other = same | {"targets": same["targets"].flip(0)}
-    assert data_fingerprint(other) != data_fingerprint(TRAIN)
-    assert data_fingerprint(Pairs(**TRAIN)) == data_fingerprint(Pairs(**same))
-    assert data_fingerprint(Pairs(**TRAIN)) != data_fingerprint(Pairs(**images(95)))
-
-
-def test_example_input_is_the_beginning_of_a_split() -> None:
-    for data in (TRAIN, Pairs(**TRAIN)):
-        assert torch.equal(example_input(data), TRAIN["inputs"][:2])
-        assert torch.equal(example_input(data, 1000), TRAIN["inputs"])
-
-
-def test_dataset_is_taken_as_it_is() -> None:
-    pairs = Pairs(**TRAIN)
-    assert as_dataset(pairs, "training") is pairs
-
-
-def test_device() -> None:
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 # --- no waiting for the device ---------------------------------------------------------------------------------

@@ -1,0 +1,105 @@
+"""Batches of the default training: order, sizes, and where examples come from."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kedro_aat.training.epoch import (
+    DefaultTraining,
+    seed_everything,
+)
+from tests.compression.training import assert_same_bits
+from tests.nets import Pairs, Perceptron, Probe, SmallNet, images
+from tests.training.driven import (
+    TRAIN,
+    VALIDATION,
+    Run,
+    probed,
+    settings,
+)
+
+
+def sizes(model: nn.Module) -> list[int]:
+    assert isinstance(model, Probe)
+    taken = [len(batch) for batch in model.batches]
+    model.batches.clear()
+    return taken
+
+
+@pytest.mark.parametrize("as_dictionary", [True, False])
+@pytest.mark.parametrize(
+    ("num_examples", "training", "validation"),
+    [(40, [16, 16], [16, 16, 8]), (32, [16, 16], [16, 16]), (17, [16], [16, 1]), (16, [16], [16]), (5, [5], [5])],
+)
+def test_smaller_last_batch_is_left_out_in_training_alone(
+    num_examples: int, training: list[int], validation: list[int], as_dictionary: bool
+) -> None:
+    data: Any = images(num_examples)
+    data = data if as_dictionary else Pairs(**data)
+    run = Run(probed, train=data, validation=data)
+    run.runner.train_epoch()
+    assert sizes(run.model) == training
+    assert run.training.steps_per_epoch == len(training)
+    run.runner.validate()
+    assert sizes(run.model) == validation
+
+
+def order(seed: int, epoch: int) -> list[int]:
+    data = {"inputs": torch.arange(64.0).view(64, 1), "targets": torch.arange(64)}
+    training = DefaultTraining(Perceptron([1, 4]), settings(), data, data, seed=seed)
+    return torch.cat([targets for _, targets in training.train_batches(epoch)]).tolist()
+
+
+def test_order_is_shuffled_anew_each_epoch_and_known_from_seed_and_epoch_alone() -> None:
+    orders = [order(seed=0, epoch=epoch) for epoch in range(5)]
+    assert all(sorted(each) == list(range(64)) for each in orders)
+    assert len(set(map(tuple, orders))) == 5
+    torch.manual_seed(99)  # what else is random plays no part
+    assert order(seed=0, epoch=3) == orders[3]
+
+
+def test_runs_of_neighbouring_seeds_share_no_order() -> None:
+    orders = [tuple(order(seed, epoch)) for seed, epoch in itertools.product(range(3), range(4))]
+    assert len(set(orders)) == 12
+
+
+def test_validation_keeps_its_order() -> None:
+    run = Run()
+    batches = [targets for _, targets in run.training.validation_batches()]
+    assert torch.equal(torch.cat(batches), VALIDATION["targets"])
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.2), SmallNet())
+
+    first, again, other = (Run(make, seed=seed) for seed in (0, 0, 1))
+    start = first.weights
+    losses = []
+    for seed, run in ((0, first), (0, again), (1, other)):
+        run.model.load_state_dict(start)
+        seed_everything(seed)
+        losses.append(run.epochs(2))
+    assert losses[0] == losses[1] != losses[2]
+    assert_same_bits(first.weights, again.weights)
+    assert not torch.equal(first.weights["1.conv.weight"], other.weights["1.conv.weight"])
+
+
+def test_dataset_of_pairs_trains_as_a_dictionary_of_tensors_does() -> None:
+    tensors, pairs = Run(), Run(train=Pairs(**TRAIN), validation=Pairs(**VALIDATION))
+    assert tensors.epochs(2) == pairs.epochs(2)
+    assert_same_bits(tensors.weights, pairs.weights)
+    assert tensors.runner.validate().metric == pairs.runner.validate().metric
+
+
+@pytest.mark.parametrize("as_dictionary", [True, False])
+def test_process_that_loads_data_changes_nothing(as_dictionary: bool) -> None:
+    train, validation = (data if as_dictionary else Pairs(**data) for data in (TRAIN, VALIDATION))
+    here, there = (Run(train=train, validation=validation, num_workers=number) for number in (0, 1))
+    assert here.epochs(1) == there.epochs(1)
+    assert_same_bits(here.weights, there.weights)
