@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.projects import SMALL, Project
+from tests.projects import Project
 
 # A data set that refuses to be read before all has been chosen, and counts how often it is.
 LOCKED = """
@@ -38,14 +35,6 @@ def locked(finished: Project, tmp_path: Path) -> Project:
     entry = {"type": "locked.Locked", "filepath": "data/05_model_input/test.safetensors", "backend": "torch"}
     (project.folder / "conf/local/catalog.yml").write_text(json.dumps({"test_data": entry}))
     return project
-
-
-def choose(project: Project, *arguments: str) -> str:
-    parameters = ",".join(f"{key}={value}" for key, value in SMALL.items())
-    command = [sys.executable, "-m", "kedro", "aat", "choose", *arguments, "--params", parameters]
-    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def ledger(project: Project) -> dict[str, Any]:
@@ -92,36 +81,6 @@ def test_power_is_told_before_training(finished: Project, tmp_path: Path) -> Non
     text = " ".join(output.split())
     assert "360 test examples certify it with a probability of 21%; 80% takes 2,762 test examples" in text
     assert "The validation split is too small to resolve the budget: 359 examples" in text
-
-
-def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Path) -> None:
-    project = Project(tmp_path, like=finished)
-    before = project.summary
-    table = choose(project)
-    rate = before["stages"][0]["rate"]["achieved"]
-    assert f"{rate:.4f}" in table
-
-    rows = project.trajectory.query("achieved_rate > 0 and stage == 1").sort_values("metric")
-    smallest = before["baseline"]["validation"] - rows["metric"].iloc[-1]  # the smallest drop that any model had
-    drop = math.ceil(1e6 * max(smallest, 0)) / 1e6  # rounded down, it would leave that model out
-    output = choose(project, "--max-drop", f"{drop:.6f}")
-    chosen = project.summary
-    assert "epoch 1 " not in output  # nothing was trained
-    assert chosen["budget"]["drop"] == pytest.approx(drop)
-    assert chosen["compressed"]["validation"] >= chosen["budget"]["lowest_tolerated"]
-    assert 0 < chosen["compressed"]["rate"]["achieved"] < rate
-    # What is chosen after the test split was read has no certificate on it.
-    assert chosen["outcome"] == "within_budget"
-    assert "for another choice of model and tolerated drop" in chosen["certificate"]["words"]
-
-    project.run("--from-nodes", "evaluate_baseline")  # the model that was certified is still there
-    assert project.summary["certificate"] == before["certificate"]
-
-
-def test_choosing_without_a_run_says_so(finished: Project, tmp_path: Path) -> None:
-    project = Project(tmp_path, like=finished)
-    output = project.fail("--from-nodes", "finetune_adaptively", **{"aat.choose.max_drop": 0.3, "aat.seed": 8})
-    assert "There is no run of these settings to choose from" in " ".join(output.split())
 
 
 def test_infeasible_ends_as_an_error_where_that_is_asked_for(finished: Project, tmp_path: Path) -> None:
