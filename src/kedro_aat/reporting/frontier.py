@@ -98,6 +98,7 @@ def print_frontier(
     console.print(table)
     console.print(
         "kedro aat choose --max-drop DROP delivers the first of them with at most that drop and a rate above 0; "
-        "or, where export.objective is latency, a quicker one below it.",
+        "or, where export.objective is latency, a quicker one below it. A pipeline of a namespace takes "
+        "--namespace NAME as well.",
         highlight=False,
     )
