@@ -12,9 +12,9 @@ from kedro_aat.budget import BudgetSettings
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.config import AatSettings
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.imports import Imported
 from kedro_aat.pipelines.aat.nodes import evaluate_baseline
 from kedro_aat.search.stepping import Interpolate
-from kedro_aat.training.settings import Imported
 from tests.mistakes import key_of
 
 

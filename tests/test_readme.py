@@ -14,7 +14,7 @@ from torch import nn
 
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.recipe import build_module
-from kedro_aat.training.settings import Imported
+from kedro_aat.imports import Imported
 from kedro_aat.validated import parse
 from tests.documents import README, ROOT, blocks, documents
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from kedro_aat.compression.cutting import PLAN, apply_plan
 from kedro_aat.compression.filters import FilterPruningController
+from kedro_aat.compression.operations import num_macs, num_parameters
 from kedro_aat.compression.probing import outputs_of, relative_difference
 from kedro_aat.errors import ConfigurationError, ModelError
-from kedro_aat.export.measure import num_macs, num_parameters
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import open_session, run_session
 from tests.compression.architectures import ARCHITECTURES, make, mlp

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from kedro_aat.compression.filters import FilterPruningController
+from kedro_aat.compression.operations import num_parameters
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ConfigurationError, ModelError
-from kedro_aat.export.measure import num_parameters
 from tests.compression.architectures import Attention, disturb, make, mlp
 from tests.compression.pruned import TOLERANCE, difference, pruned
 

@@ -33,8 +33,8 @@ from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import open_session, run_session
+from kedro_aat.imports import Imported
 from kedro_aat.training.checkpoints import CheckpointStore
-from kedro_aat.training.settings import Imported
 from tests import nets
 from tests.compression.training import BATCH, assert_same_bits, sgd, train
 from tests.export.nets import TiedLanguageModel

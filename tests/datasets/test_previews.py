@@ -32,8 +32,8 @@ from kedro_aat.export.exported import NotExported
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.program import to_program
+from kedro_aat.imports import Imported
 from kedro_aat.training.checkpoints import Checkpoint
-from kedro_aat.training.settings import Imported
 
 LINEAR: dict[str, Any] = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 3, "out_features": 2}}
 

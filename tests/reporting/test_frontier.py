@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from kedro_aat.budget import Budget
-from kedro_aat.compression.base import ModelController
 from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.pipelines.aat.reporting import describe_layers
 from kedro_aat.reporting.frontier import frontier_models

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from kedro_aat.errors import CheckpointError
-from kedro_aat.training.checkpoints import CheckpointStore, hash_tensors
+from kedro_aat.tensors import hash_tensors
+from kedro_aat.training.checkpoints import CheckpointStore
 from tests.training.store_contract import IDENTITY, StoreContract, checkpoint
 
 STORES: list[type[CheckpointStore]] = [CheckpointStore]

@@ -23,8 +23,8 @@ from kedro_aat import (
     create_compressed_model,
     register_default_init_args,
 )
-from kedro_aat.compression.base import ModelController
 from kedro_aat.compression.composite import CompositeController
+from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kedro_aat.compression.base import ModelController
 from kedro_aat.compression.composite import CompositeController, build_single
+from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.settings import Composite, CompressionSettings
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kedro_aat.compression.base import ModelController
-from kedro_aat.compression.controller import CompressionReport, CompressionStage
+from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
 from kedro_aat.compression.distillation_loss import DistillationLoss
 from kedro_aat.compression.filters import FilterPruningController
 from kedro_aat.compression.magnitude import MagnitudeSparsityController

@@ -1,9 +1,10 @@
-"""What the training loops know of compression: a rate to set, a rate to read, and a schedule to step."""
+"""What the training loops know of compression, and what all controllers of this package share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from kedro_aat.compression.layer_table import CompressionStatistics
+from kedro_aat.errors import ModelError
+
 if TYPE_CHECKING:
-    import pandas as pd
+    from kedro_aat.compression.settings import CompressionSettings
 
 
 class CompressionStage(IntEnum):
@@ -58,62 +62,6 @@ class CompressionReport:
 
     requested_rate: float
     achieved_rate: float
-
-
-@dataclass(frozen=True)
-class LayerStatistics:
-    """What became of one layer's weight."""
-
-    name: str
-    shape: tuple[int, ...]
-    num_weights: int
-    num_zeros: int
-
-    @property
-    def rate(self) -> float:
-        """Share of zeros, in [0, 1]."""
-        return self.num_zeros / self.num_weights
-
-
-@dataclass(frozen=True)
-class CompressionStatistics:
-    """What became of every compressed layer, and of all together.
-
-    Attributes:
-        algorithm: Its name.
-        layers: All that are not ignored.
-        left_dense: Name of a layer's weight -> why it cannot be compressed.
-    """
-
-    algorithm: str
-    layers: Sequence[LayerStatistics]
-    left_dense: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def rate(self) -> float:
-        """Zeros over the weights of all layers that are not ignored, in [0, 1]; 0 where there are none."""
-        num_weights = sum(layer.num_weights for layer in self.layers)
-        return sum(layer.num_zeros for layer in self.layers) / num_weights if num_weights else 0.0
-
-    def as_frame(self) -> pd.DataFrame:
-        """One row a layer: name, shape, weights, zeros, rate."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            {
-                "layer": [layer.name for layer in self.layers],
-                "shape": ["x".join(map(str, layer.shape)) for layer in self.layers],
-                "weights": [layer.num_weights for layer in self.layers],
-                "zeros": [layer.num_zeros for layer in self.layers],
-                "rate": [layer.rate for layer in self.layers],
-            }
-        )
-
-    def to_str(self) -> str:
-        """A table for a terminal."""
-        table = self.as_frame().to_string(index=False, float_format=lambda rate: f"{rate:.4f}")
-        dense = "".join(f"\n{name} stays dense: {reason}" for name, reason in self.left_dense.items())
-        return f"{self.algorithm}: {self.rate:.4f} of the weights are zero\n{table}{dense}"
 
 
 class CompressionLoss(nn.Module):
@@ -242,3 +190,144 @@ class Uncompressed:
     def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """Not for export."""
         raise NotImplementedError("an uncompressed baseline is exported by the export node")
+
+
+Exporter = Callable[[nn.Module, Tensor, Path], object]
+
+
+class ModelController(ABC):
+    """A controller that owns its model, so that the two pass between nodes, and are deep-copied, as one.
+
+    Args:
+        model: The model, changed in place.
+        settings: Of the algorithm, or of the composite.
+        example_input: A batch for `export_model`, (N, ...), None if unknown.
+
+    Attributes:
+        model: Likewise.
+        settings: Likewise.
+        loss: What the compression adds to the task's loss; there for training functions that add it.
+        scheduler: Steps the schedule until `disable_scheduler`, then follows the search.
+        example_input: Likewise.
+        exporter: Writes a model for an example input to a path, for `export_model`; None if there is none.
+
+    Raises:
+        ModelError: If the example input is no tensor.
+    """
+
+    name: str
+    maximal_compression_rate: float = 1.0
+    scheduler: CompressionScheduler
+
+    def __init__(self, model: nn.Module, settings: CompressionSettings, example_input: Tensor | None) -> None:
+        require_one_tensor(example_input)
+        self.model = model
+        self.settings = settings
+        self.loss = CompressionLoss()
+        self.example_input = example_input
+        self.exporter: Exporter | None = None
+
+    @abstractmethod
+    def _set_rate(self, rate: float) -> None:
+        """Brings the model to a rate in [0, 1), else ValueError."""
+
+    @property
+    @abstractmethod
+    def achieved_rate(self) -> float:
+        """The rate that the model has, in [0, 1]."""
+
+    @property
+    def weight_names(self) -> list[str]:
+        """Names of the parameters whose zeros are the rate; none where the rate is of something else."""
+        return []
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps in an epoch, for rates that move within one; None if unknown."""
+
+    @steps_per_epoch.setter
+    @abstractmethod
+    def steps_per_epoch(self, number: int) -> None: ...
+
+    @abstractmethod
+    def report(self) -> CompressionReport:
+        """The rate asked for, and the rate counted on the model."""
+
+    @abstractmethod
+    def compression_stage(self) -> CompressionStage:
+        """How far the schedule has come."""
+
+    @abstractmethod
+    def disable_scheduler(self) -> None:
+        """Ends the schedule; the rate stays what it is until it is set."""
+
+    @abstractmethod
+    def statistics(self) -> Any:
+        """What became of each layer: `to_str()`."""
+
+    @abstractmethod
+    def get_state(self) -> dict[str, Any]:
+        """What changes during training and is not in the model's `state_dict`, as plain data."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from `get_state`; tensors come with the model's `state_dict`. A search is never undone."""
+
+    @abstractmethod
+    def strip(self, do_copy: bool = True) -> nn.Module:
+        """The model as it would be exported.
+
+        Args:
+            do_copy: Whether to leave the model under training as it is.
+        """
+
+    @property
+    def compression_rate(self) -> float:
+        """The achieved rate, in [0, 1]. What is set is the requested one, in [0, 1), else ValueError."""
+        return self.achieved_rate
+
+    @compression_rate.setter
+    def compression_rate(self, rate: float) -> None:
+        self._set_rate(rate)
+
+    def get_compression_state(self) -> dict[str, Any]:
+        """Settings and state: with the model's `state_dict` all that is needed to build this again."""
+        return {"settings": self.settings.model_dump(mode="json"), "state": self.get_state()}
+
+    def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Writes the stripped model to a file, as NNCF's scripts do.
+
+        Args:
+            path: The file.
+            *args: Accepted for NNCF's sake (`save_format`, names of inputs) and without effect.
+            **kwargs: Likewise.
+
+        Raises:
+            ModelError: If no exporter or no example input is known.
+        """
+        if self.example_input is None:
+            raise ModelError(
+                "export_model needs an example input: give create_compressed_model a config with "
+                "input_info.sample_size, or an example_input."
+            )
+        if self.exporter is None:
+            raise ModelError(
+                "export_model needs a controller from create_compressed_model; for this one, call "
+                "kedro_aat.export.onnx_file.to_onnx(controller.strip(), example_input)."
+            )
+        self.exporter(self.strip().cpu(), self.example_input.cpu(), Path(path))
+
+
+def require_one_tensor(example_input: object) -> None:
+    """Sees to it that an example input is a tensor, if there is one.
+
+    Raises:
+        ModelError: Says what can be done for a model of several inputs.
+    """
+    if example_input is not None and not isinstance(example_input, Tensor):
+        raise ModelError(
+            f"example_input must be one tensor, (N, ...), but got a {type(example_input).__name__}: filter pruning and "
+            "export_model know models of one input. For several, magnitude_sparsity and quantization work without an "
+            "example_input."
+        )

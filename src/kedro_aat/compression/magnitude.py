@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.controller import CompressionStatistics, LayerStatistics
+from kedro_aat.compression.layer_table import CompressionStatistics, LayerStatistics
 from kedro_aat.compression.layers import PrunableWeight, count_zeros, prunable_weights
 from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
 from kedro_aat.compression.patterns import Pattern, keep_in_pattern

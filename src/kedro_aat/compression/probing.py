@@ -20,7 +20,7 @@ from torch.utils import _pytree
 from kedro_aat.compression.cutting import apply_plan, axes
 from kedro_aat.compression.groups import ChannelGroup, Place, layers_with, plan_of
 from kedro_aat.errors import ModelError
-from kedro_aat.export.program import evaluating, first_cause
+from kedro_aat.modes import evaluating, first_cause
 
 # Relative to the largest output. In double precision all that is left of an equal computation in another order is
 # below the first; with the second a model runs that only knows float32.

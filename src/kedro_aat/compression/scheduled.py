@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kedro_aat.compression.base import ModelController
-from kedro_aat.compression.controller import CompressionReport, CompressionStage
+from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
 from kedro_aat.compression.fake_quantization import refuse_compressed
 from kedro_aat.compression.schedule import EpochScheduler, PathScheduler
 from kedro_aat.compression.settings import SingleAlgorithm

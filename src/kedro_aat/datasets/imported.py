@@ -12,8 +12,8 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro_aat.datasets.previews import layer_table, tensors_in
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.errors import ModelError
-from kedro_aat.training.checkpoints import load_tensors
-from kedro_aat.training.settings import Imported
+from kedro_aat.imports import Imported
+from kedro_aat.tensors import load_tensors
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset, DatasetError
 from torch import nn
 
-from kedro_aat.compression.base import ModelController
 from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.datasets.folder import remove, replacing
 from kedro_aat.datasets.previews import layer_table, tensors_in
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import AatError
 from kedro_aat.export.exported import NotExported
-from kedro_aat.training.checkpoints import load_tensors, save_tensors
-from kedro_aat.training.settings import Imported
+from kedro_aat.imports import Imported
+from kedro_aat.tensors import load_tensors, save_tensors
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import nn
 from kedro_aat.compression.cutting import PLAN, Cut, apply_plan
 from kedro_aat.compression.quantized_layers import Quantized, make_quantized, quantized_of
 from kedro_aat.errors import ConfigurationError, ModelError
-from kedro_aat.training.settings import Imported
+from kedro_aat.imports import Imported
 
 _RECIPE = "_aat_recipe"
 

@@ -17,10 +17,11 @@ from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 from torch import Tensor, nn
 
+from kedro_aat.compression.qdq import as_onnx_operators
 from kedro_aat.errors import ExportError
 from kedro_aat.export.lean import make_lean
-from kedro_aat.export.program import first_cause, quiet, to_program
-from kedro_aat.export.qdq import as_onnx_operators
+from kedro_aat.export.program import to_program
+from kedro_aat.modes import first_cause, quiet
 
 # Operators that rearrange numbers. Folding them would put one or several weights into a nameless constant.
 _REARRANGING = {

@@ -17,8 +17,8 @@ from torch.export import ExportedProgram
 
 from kedro_aat.errors import ExportError
 from kedro_aat.export.openvino_file import OpenvinoFiles, compile_openvino, run_openvino
-from kedro_aat.export.program import evaluating, quiet
 from kedro_aat.export.session import open_session, run_session
+from kedro_aat.modes import evaluating, quiet
 
 Run = Callable[[Tensor], Tensor]
 

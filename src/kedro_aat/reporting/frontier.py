@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kedro_aat.budget import Budget
-    from kedro_aat.compression.base import ModelController
+    from kedro_aat.compression.controller import ModelController
     from kedro_aat.training.checkpoints import CheckpointStore
 
 

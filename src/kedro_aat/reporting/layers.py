@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kedro_aat.compression.base import ModelController
+    from kedro_aat.compression.controller import ModelController
 
 # What an algorithm does not tell stays empty.
 COLUMNS = {

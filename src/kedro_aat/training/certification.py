@@ -14,7 +14,7 @@ from kedro_aat.certificate import Certificate, certify, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.export.session import OnnxModel
-from kedro_aat.training.checkpoints import hash_tensors
+from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.delivery import evaluate_file
 from kedro_aat.training.epoch import Data, DefaultTraining, data_fingerprint, example_count
 from kedro_aat.training.runner import Evaluation, TrainingRunner

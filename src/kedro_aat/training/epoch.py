@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 
 from kedro_aat.errors import DataError
-from kedro_aat.training.checkpoints import hash_tensors
+from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.distillation import Teacher
 from kedro_aat.training.runner import Callables, Evaluation, listed, rng_state, set_rng_state
 from kedro_aat.training.scores import agrees_with, joined, resampling_for, scorer_for

@@ -22,7 +22,8 @@ from kedro_aat.certificate import bootstrap_standard_error, paired_standard_erro
 from kedro_aat.compression.controller import CompressionController, CompressionStage, report
 from kedro_aat.errors import CheckpointError, ConfigurationError, MetricError
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
-from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints, hash_tensors
+from kedro_aat.tensors import hash_tensors
+from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within, frontier, is_over
 from kedro_aat.training.runner import Evaluation, TrainingRunner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,15 +12,16 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim.swa_utils import update_bn
 
-from kedro_aat.compression.base import ModelController, require_one_tensor
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
+from kedro_aat.compression.controller import ModelController, require_one_tensor
 from kedro_aat.compression.flow import own_forward, record
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.settings import CompressionSettings, parse_compression
 from kedro_aat.compression.sites import CONVOLUTIONS
 from kedro_aat.errors import ConfigurationError, ModelError
-from kedro_aat.export.program import evaluating
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.modes import evaluating
 from kedro_aat.training.nncf_algorithms import Algorithm, FilterPruningAlgorithm, FilterPruningParams
 from kedro_aat.training.nncf_config import NNCFConfig, NNCFFile
 from kedro_aat.training.nncf_quantization import QuantizationAlgorithm
@@ -85,11 +87,16 @@ def create_compressed_model(
         steps_per_epoch=len(loader) if hasattr(loader, "__len__") else None,
         example_input=example_input,
     )
+    controller.exporter = _write_onnx
     if compression_state is not None:
         controller.load_state(compression_state["state"])
     elif loader is not None:
         _initialise(controller, file.compression, loader, config.device or next(model.parameters()).device)
     return controller, model
+
+
+def _write_onnx(model: nn.Module, example_input: Tensor, path: Path) -> None:
+    path.write_bytes(to_onnx(model, example_input).SerializeToString())
 
 
 def _settings(file: NNCFFile, model: nn.Module, example_input: Tensor | None) -> CompressionSettings:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from kedro_aat.budget import Budget, BudgetSettings, Outcome
-from kedro_aat.compression.base import ModelController
+from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import InterruptedRunError
 from kedro_aat.search.choice import Policy
 from kedro_aat.search.policy import with_epochs

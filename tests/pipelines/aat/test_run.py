@@ -16,8 +16,8 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 
 from kedro_aat.compression.filters import FilterPruningController
+from kedro_aat.compression.operations import num_parameters
 from kedro_aat.datasets.model import ControllerDataset, ModelDataset
-from kedro_aat.export.measure import num_parameters
 from tests.projects import Project
 
 CONTRACT: dict[str, Any] = {

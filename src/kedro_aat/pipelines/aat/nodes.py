@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kedro_aat.budget import Budget
     from kedro_aat.certificate import Forecast
     from kedro_aat.certificate.ledger import CertificateLedger
-    from kedro_aat.compression.base import ModelController
+    from kedro_aat.compression.controller import ModelController
     from kedro_aat.datasets.handles import TensorBoardLog
     from kedro_aat.export.exported import NotExported
     from kedro_aat.export.openvino_file import OpenvinoFiles

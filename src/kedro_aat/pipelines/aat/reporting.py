@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from plotly.graph_objects import Figure
 
-    from kedro_aat.compression.base import ModelController
+    from kedro_aat.compression.controller import ModelController
     from kedro_aat.export.exported import NotExported
     from kedro_aat.training.checkpoints import CheckpointStore
 else:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from kedro_aat.errors import DataError
-from kedro_aat.training.settings import Imported, TrainingSettings
+from kedro_aat.imports import Imported
+from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:

@@ -1,0 +1,77 @@
+"""Objects named by an import path, which are imported only when they are needed."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from kedro_aat.errors import ConfigurationError
+from kedro_aat.validated import Settings, closest
+
+
+class Imported(Settings):
+    """Something by its import path, with the arguments to call it with.
+
+    Attributes:
+        class_path: For example `torch.optim.SGD`.
+        init_args: Keyword arguments.
+    """
+
+    class_path: str
+    init_args: dict[str, Any] = Field(default_factory=dict)
+
+    def load(self) -> Any:
+        """What `class_path` names."""
+        return import_path(self.class_path)
+
+    def build(self, *args: Any, **more: Any) -> Any:
+        """Calls it with `args`, `init_args` and `more`."""
+        return self.load()(*args, **self.init_args, **more)
+
+    def lookup_mistakes(self, key: str) -> list[str]:
+        """What is wrong with the path or the names of the arguments."""
+        try:
+            signature = inspect.signature(self.load())
+        except ConfigurationError as error:
+            return [f"{key}.class_path: {mistake}" for mistake in error.mistakes]
+        except (TypeError, ValueError):  # no signature to be had (a builtin): nothing to check against
+            return []
+        parameters = signature.parameters
+        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return []
+        return [
+            f"{key}.init_args.{name}: {self.class_path} takes no such argument.{closest(name, list(parameters))}"
+            for name in self.init_args
+            if name not in parameters
+        ]
+
+
+def import_path(path: str) -> Any:
+    """The object that a dotted path names.
+
+    Raises:
+        ConfigurationError: If there is no such module or name, with the likely intended one.
+    """
+    module_path, _, name = path.rpartition(".")
+    if not module_path:
+        rule = "must be a dotted import path such as torch.optim.SGD"
+        raise ConfigurationError(path, [f"{rule}, but got '{path}'"])
+    try:
+        module = import_module(module_path)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(path, [f"'{path}' cannot be imported: {error}"]) from None
+    if not hasattr(module, name):
+        known = [known for known in dir(module) if not known.startswith("_")]
+        raise ConfigurationError(path, [f"'{module_path}' has no '{name}'.{closest(name, known)}"])
+    return getattr(module, name)
+
+
+def _from_path(value: Any) -> Any:
+    return {"class_path": value} if isinstance(value, str) else value
+
+
+# A bare import path stands for one without arguments.
+ImportedOrPath = Annotated[Imported, BeforeValidator(_from_path)]
