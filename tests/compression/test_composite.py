@@ -18,7 +18,6 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.controller import CompressionLoss
 from kedro_aat.compression.filters import FilterPruningController
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (
@@ -29,6 +28,7 @@ from kedro_aat.compression.settings import (
     Quantization,
     parse_compression,
 )
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import open_session, run_session

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.filters import FilterPruningController
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (
@@ -25,6 +24,7 @@ from kedro_aat.compression.settings import (
     MagnitudeSparsity,
     Quantization,
 )
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.datasets.handles import TensorBoardLog
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import ConfigurationError, ModelError

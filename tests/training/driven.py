@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kedro_aat import TrainingRunner
 from kedro_aat.compression.controller import CompressionController, Uncompressed
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.training.epoch import (
     DefaultTraining,
     seed_everything,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.epoch import DefaultTraining
 from kedro_aat.training.records import EpochRecord

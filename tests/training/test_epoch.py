@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kedro_aat.compression.controller import CompressionReport, Uncompressed, report
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.training.epoch import (
     seed_everything,
 )

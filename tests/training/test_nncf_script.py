@@ -25,9 +25,9 @@ from kedro_aat import (
 )
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.controller import ModelController
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.session import open_session, run_session
 from kedro_aat.pipelines.digits.model import ResidualCNN

@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
-from kedro_aat.compression.distillation_loss import DistillationLoss
+from kedro_aat.compression.distillation import DistillationLoss
 from kedro_aat.compression.filters import FilterPruningController
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.schedule import PathScheduler
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import Composite, FilterPruning, MagnitudeSparsity, SingleAlgorithm
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError
 
 

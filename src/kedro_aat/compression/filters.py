@@ -17,10 +17,10 @@ from kedro_aat.compression.cutting import Cut, Kind, apply_plan, axes
 from kedro_aat.compression.filter_importance import filter_sums, kept_counts, removal_order, unit_scores
 from kedro_aat.compression.filter_statistics import FilterStatistics, statistics_of
 from kedro_aat.compression.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
-from kedro_aat.compression.layers import PrunableWeight, prunable_weights
 from kedro_aat.compression.masks import MASK, WeightMasks
 from kedro_aat.compression.probing import confirmed, masked_tensors, outputs_of, relative_difference
 from kedro_aat.compression.scheduled import ScheduledController
+from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.compression.tracing import trace
 from kedro_aat.errors import ModelError

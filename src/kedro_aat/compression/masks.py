@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.layers import PrunableWeight
+from kedro_aat.compression.scopes import PrunableWeight
 
 # Behind a weight's name: the mask of filter pruning, that of sparsity, and what stands under both.
 MASK, SPARSITY_MASK, SHADOW = "_mask", "_sparsity_mask", "_shadow"

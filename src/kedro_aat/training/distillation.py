@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kedro_aat.compression.distillation_loss import softened_divergence
+from kedro_aat.compression.distillation import softened_divergence
 from kedro_aat.training.settings import Distillation
 
 Loss = Callable[[Tensor, Tensor], Tensor]

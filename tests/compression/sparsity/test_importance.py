@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kedro_aat.compression.ranking import importance, keep_most_important, kth_smallest
 from kedro_aat.compression.settings import Importance
+from kedro_aat.compression.sparsity.importance import importance, keep_most_important, kth_smallest
 
 DISTRIBUTIONS = [
     *("normal", "heavy tails", "few values", "two values", "constant", "mostly zero"),

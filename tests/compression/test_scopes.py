@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from kedro_aat.compression.layers import prunable_weights
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
+from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError, ModelError
 from tests.compression.training import num_zeros
 from tests.export.nets import TiedLanguageModel

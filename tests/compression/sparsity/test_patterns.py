@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.ao.pruning.sparsifier.weight_norm_sparsifier import WeightNormSparsifier
 
-from kedro_aat.compression.layers import PrunableWeight
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
-from kedro_aat.compression.patterns import Pattern
+from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import MagnitudeSparsity, parse_compression
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
+from kedro_aat.compression.sparsity.patterns import Pattern
 from kedro_aat.errors import ConfigurationError, ModelError
 from tests.compression.training import assert_same_bits, num_zeros, sgd, small_net, train
 from tests.nets import Perceptron

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from kedro_aat.compression.layers import PrunableWeight
+from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import numbers_of_pattern
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.compression.layer_table import CompressionStatistics, LayerStatistics
-from kedro_aat.compression.layers import PrunableWeight, count_zeros, prunable_weights
 from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
-from kedro_aat.compression.patterns import Pattern, keep_in_pattern
-from kedro_aat.compression.ranking import importance, keep_most_important
 from kedro_aat.compression.scheduled import ScheduledController
+from kedro_aat.compression.scopes import PrunableWeight, count_zeros, prunable_weights
 from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.compression.sparsity.importance import importance, keep_most_important
+from kedro_aat.compression.sparsity.patterns import Pattern, keep_in_pattern
 from kedro_aat.errors import ModelError
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
-from kedro_aat.compression.magnitude import MagnitudeSparsityController
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import Importance, MagnitudeSparsity
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ModelError
 from tests.compression.training import BATCH, assert_same_bits, num_zeros, sgd, small_net, train
 from tests.nets import Perceptron, SmallNet
