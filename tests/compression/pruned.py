@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.filters import FilterPruningController
-from kedro_aat.compression.probing import outputs_of, relative_difference
+from kedro_aat.compression.filters.controller import FilterPruningController
+from kedro_aat.compression.filters.probing import outputs_of, relative_difference
 from kedro_aat.compression.settings import FilterPruning
 
 TOLERANCE = 1e-4

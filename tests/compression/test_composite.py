@@ -17,7 +17,7 @@ from kedro_aat import CompressionStage
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.controller import CompressionLoss
-from kedro_aat.compression.filters import FilterPruningController
+from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from kedro_aat.compression.composite import CompositeController
-from kedro_aat.compression.filters import FilterPruningController
+from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (

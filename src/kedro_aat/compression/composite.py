@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
 from kedro_aat.compression.distillation import DistillationLoss
-from kedro_aat.compression.filters import FilterPruningController
+from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.quantization import QuantizationController
 from kedro_aat.compression.schedule import PathScheduler
 from kedro_aat.compression.scheduled import ScheduledController

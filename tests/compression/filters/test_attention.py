@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.attention import CutMultiheadAttention, heads_of
+from kedro_aat.compression.filters.attention import CutMultiheadAttention, heads_of
 
 
 def both(batch_first: bool = True, bias: bool = True) -> tuple[nn.MultiheadAttention, CutMultiheadAttention]:

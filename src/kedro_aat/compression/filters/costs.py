@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from kedro_aat.compression.attention import heads_of
-from kedro_aat.compression.cutting import Kind, axes
-from kedro_aat.compression.groups import ChannelGroup, Place
-from kedro_aat.compression.operations import macs_of_modules
+from kedro_aat.compression.filters.attention import heads_of
+from kedro_aat.compression.filters.cutting import Kind, axes
+from kedro_aat.compression.filters.groups import ChannelGroup, Place
+from kedro_aat.compression.filters.operations import macs_of_modules
 
 _WHOLE: Place = ("", "heads")  # stands for an axis that is never cut
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from kedro_aat.compression.cutting import axes
-from kedro_aat.compression.groups import ChannelGroup, Member
+from kedro_aat.compression.filters.cutting import axes
+from kedro_aat.compression.filters.groups import ChannelGroup, Member
 from kedro_aat.compression.settings import FilterImportance, FilterPruning
 
 # (layer, name of a parameter) -> its values, masked ones as they were before they were masked.

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from kedro_aat.compression.costs import CutCosts, LayerCost
-from kedro_aat.compression.cutting import Cut, axes
+from kedro_aat.compression.filters.costs import CutCosts, LayerCost
+from kedro_aat.compression.filters.cutting import Cut, axes
 
 if TYPE_CHECKING:
     import pandas as pd

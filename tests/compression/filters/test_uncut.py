@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from kedro_aat.compression.filters import FilterPruningController
-from kedro_aat.compression.operations import num_parameters
+from kedro_aat.compression.filters.controller import FilterPruningController
+from kedro_aat.compression.filters.operations import num_parameters
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ConfigurationError, ModelError
 from tests.compression.architectures import Attention, disturb, make, mlp

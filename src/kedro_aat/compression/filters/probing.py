@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from kedro_aat.compression.cutting import apply_plan, axes
-from kedro_aat.compression.groups import ChannelGroup, Place, layers_with, plan_of
+from kedro_aat.compression.filters.cutting import apply_plan, axes
+from kedro_aat.compression.filters.groups import ChannelGroup, Place, layers_with, plan_of
 from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating, first_cause
 

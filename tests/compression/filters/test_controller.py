@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from kedro_aat.compression.cutting import PLAN, apply_plan
-from kedro_aat.compression.filters import FilterPruningController
-from kedro_aat.compression.operations import num_macs, num_parameters
-from kedro_aat.compression.probing import outputs_of, relative_difference
+from kedro_aat.compression.filters.controller import FilterPruningController
+from kedro_aat.compression.filters.cutting import PLAN, apply_plan
+from kedro_aat.compression.filters.operations import num_macs, num_parameters
+from kedro_aat.compression.filters.probing import outputs_of, relative_difference
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import open_session, run_session

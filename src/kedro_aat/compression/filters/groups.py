@@ -17,8 +17,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from kedro_aat.compression.attention import heads_of
-from kedro_aat.compression.cutting import Cut, Kind, axes, size
+from kedro_aat.compression.filters.attention import heads_of
+from kedro_aat.compression.filters.cutting import Cut, Kind, axes, size
 
 Place = tuple[str, Kind]  # a layer's name, and the kind of its channels
 

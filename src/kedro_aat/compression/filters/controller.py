@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kedro_aat.compression.costs import CutCosts
-from kedro_aat.compression.cutting import Cut, Kind, apply_plan, axes
-from kedro_aat.compression.filter_importance import filter_sums, kept_counts, removal_order, unit_scores
-from kedro_aat.compression.filter_statistics import FilterStatistics, statistics_of
-from kedro_aat.compression.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
+from kedro_aat.compression.filters.costs import CutCosts
+from kedro_aat.compression.filters.cutting import Cut, Kind, apply_plan, axes
+from kedro_aat.compression.filters.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
+from kedro_aat.compression.filters.importance import filter_sums, kept_counts, removal_order, unit_scores
+from kedro_aat.compression.filters.probing import confirmed, masked_tensors, outputs_of, relative_difference
+from kedro_aat.compression.filters.statistics import FilterStatistics, statistics_of
+from kedro_aat.compression.filters.trace import trace
 from kedro_aat.compression.masks import MASK, WeightMasks
-from kedro_aat.compression.probing import confirmed, masked_tensors, outputs_of, relative_difference
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import FilterPruning
-from kedro_aat.compression.tracing import trace
 from kedro_aat.errors import ModelError
 
 TAYLOR = "_taylor"  # behind a weight's name: what its gradients said of each filter

@@ -19,9 +19,9 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree
 from torch_pruning.dependency import DependencyGraph
 
-from kedro_aat.compression.attention import heads_of
-from kedro_aat.compression.cutting import Kind, axes
-from kedro_aat.compression.groups import Couplings, Place, all_places, couple_within_layers
+from kedro_aat.compression.filters.attention import heads_of
+from kedro_aat.compression.filters.cutting import Kind, axes
+from kedro_aat.compression.filters.groups import Couplings, Place, all_places, couple_within_layers
 from kedro_aat.errors import ModelError
 
 _OUTPUT = "its outputs are outputs of the model"

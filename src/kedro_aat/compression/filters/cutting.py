@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from kedro_aat.compression.attention import CutMultiheadAttention, is_attention
+from kedro_aat.compression.filters.attention import CutMultiheadAttention, is_attention
 from kedro_aat.errors import ModelError
 from kedro_aat.validated import Settings
 
