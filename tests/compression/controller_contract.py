@@ -22,7 +22,7 @@ from kedro_aat.compression.controller import (
     CompressionStage,
     report,
 )
-from kedro_aat.compression.quantized_layers import make_quantized, quantized_of
+from kedro_aat.compression.quantization.layers import make_quantized, quantized_of
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import Composite, CompressionSettings
 from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, train

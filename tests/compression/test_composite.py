@@ -18,7 +18,7 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.controller import CompressionLoss
 from kedro_aat.compression.filters.controller import FilterPruningController
-from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (
     Composite,
@@ -34,7 +34,7 @@ from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import open_session, run_session
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from tests.compression.architectures import ARCHITECTURES, make
-from tests.compression.quantized import optimized_operators, run, settled
+from tests.compression.quantization.quantized import optimized_operators, run, settled
 from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, train
 
 INPUTS = BATCH["inputs"]

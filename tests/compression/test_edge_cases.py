@@ -24,7 +24,7 @@ from kedro_aat.compression.settings import (
     Quantization,
 )
 from kedro_aat.errors import ModelError
-from tests.compression.quantized import run
+from tests.compression.quantization.quantized import run
 from tests.compression.training import BATCH, sgd, small_net, train
 
 INPUTS = BATCH["inputs"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.filters.controller import FilterPruningController
-from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (
     Composite,

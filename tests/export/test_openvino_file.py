@@ -18,7 +18,7 @@ from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import OpenvinoFiles, OpenvinoModel, compile_openvino, to_openvino
 from kedro_aat.export.verify import verify_openvino
-from tests.compression.quantized import quantized, settled
+from tests.compression.quantization.quantized import quantized, settled
 from tests.export.nets import residual_net
 from tests.nets import Perceptron
 

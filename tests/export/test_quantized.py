@@ -11,14 +11,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import open_session, run_session
 from kedro_aat.export.verify import verify_onnx, verify_program
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from kedro_aat.pipelines.digits.nodes import SplitSettings, split_digits
-from tests.compression.quantized import Branching, Separable, Sequence, optimized_operators, quantized, run, settled
+from tests.compression.quantization.quantized import (
+    Branching,
+    Separable,
+    Sequence,
+    optimized_operators,
+    quantized,
+    run,
+    settled,
+)
 from tests.nets import Perceptron
 
 DIGITS = Path(__file__).parents[2] / "data/01_raw/digits.csv"

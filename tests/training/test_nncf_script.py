@@ -25,7 +25,7 @@ from kedro_aat import (
 )
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.controller import ModelController
-from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError, ModelError

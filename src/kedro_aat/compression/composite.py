@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
 from kedro_aat.compression.distillation import DistillationLoss
 from kedro_aat.compression.filters.controller import FilterPruningController
-from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.schedule import PathScheduler
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import Composite, FilterPruning, MagnitudeSparsity, SingleAlgorithm

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from kedro_aat.compression.controller import CompressionLoss
-from kedro_aat.compression.flow import is_floating
+from kedro_aat.compression.quantization.calls import is_floating
 from kedro_aat.compression.settings import KnowledgeDistillation
 from kedro_aat.errors import ModelError
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
-from kedro_aat.compression.fake_quantization import refuse_compressed
+from kedro_aat.compression.quantization.fake import refuse_compressed
 from kedro_aat.compression.schedule import EpochScheduler, PathScheduler
 from kedro_aat.compression.settings import SingleAlgorithm
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from kedro_aat.compression.filters.cutting import PLAN, Cut, apply_plan
-from kedro_aat.compression.quantized_layers import Quantized, make_quantized, quantized_of
+from kedro_aat.compression.quantization.layers import Quantized, make_quantized, quantized_of
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.imports import Imported
 

@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from kedro_aat.budget import Budget
 from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.compression.filters.operations import num_macs, num_parameters
-from kedro_aat.compression.quantized_layers import quantized_of
+from kedro_aat.compression.quantization.layers import quantized_of
 from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import Latency, measure_latency
 from kedro_aat.export.memory import peak_memory

@@ -15,10 +15,10 @@ from torch.optim.swa_utils import update_bn
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.controller import ModelController, require_one_tensor
-from kedro_aat.compression.flow import own_forward, record
-from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.quantization.calls import own_forward, record
+from kedro_aat.compression.quantization.controller import QuantizationController
+from kedro_aat.compression.quantization.placement import CONVOLUTIONS
 from kedro_aat.compression.settings import CompressionSettings, parse_compression
-from kedro_aat.compression.sites import CONVOLUTIONS
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.modes import evaluating

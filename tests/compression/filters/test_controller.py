@@ -19,7 +19,7 @@ from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import open_session, run_session
 from tests.compression.architectures import ARCHITECTURES, make, mlp
-from tests.compression.pruned import TOLERANCE, difference, pruned, train
+from tests.compression.filters.pruned import TOLERANCE, difference, pruned, train
 from tests.compression.training import assert_same_bits
 
 RATES = [0.3, 0.5, 0.8]

@@ -15,7 +15,7 @@ from kedro_aat.compression.filters.operations import num_parameters
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ConfigurationError, ModelError
 from tests.compression.architectures import Attention, disturb, make, mlp
-from tests.compression.pruned import TOLERANCE, difference, pruned
+from tests.compression.filters.pruned import TOLERANCE, difference, pruned
 
 # --- what is not cut -------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from kedro_aat.compression.flow import Operation, Recording
+from kedro_aat.compression.quantization.calls import Operation, Recording
 from kedro_aat.validated import Settings
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}

@@ -14,25 +14,25 @@ from torch.nn import functional as F
 
 from kedro_aat import CompressionStage
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.quantization import QuantizationController
-from kedro_aat.compression.quantized_layers import (
-    Quantized,
-    QuantizedConv,
-    QuantizedLinear,
-    make_quantized,
-    quantized_of,
-)
-from kedro_aat.compression.rounding import (
+from kedro_aat.compression.quantization.arithmetic import (
     activation_scales,
     integer_weight,
     round_activation,
     round_weight,
     weight_scales,
 )
+from kedro_aat.compression.quantization.controller import QuantizationController
+from kedro_aat.compression.quantization.layers import (
+    Quantized,
+    QuantizedConv,
+    QuantizedLinear,
+    make_quantized,
+    quantized_of,
+)
 from kedro_aat.compression.settings import MagnitudeSparsity, Quantization, parse_compression
 from kedro_aat.errors import ConfigurationError, DataError, ModelError
 from kedro_aat.pipelines.digits.model import ResidualCNN
-from tests.compression.quantized import Branching, Separable, Sequence, quantized, run, settled
+from tests.compression.quantization.quantized import Branching, Separable, Sequence, quantized, run, settled
 from tests.compression.training import BATCH, sgd, small_net, train
 from tests.nets import Perceptron, SmallNet
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kedro_aat.compression.fake_quantization import FakeQuantization
-from kedro_aat.compression.quantized_layers import Quantized, QuantizedTensor, QuantizedWeight, make_quantized
-from kedro_aat.compression.rounding import activation_scales, integer_weight
-from kedro_aat.compression.sites import LayerCall, Plan
+from kedro_aat.compression.quantization.arithmetic import activation_scales, integer_weight
+from kedro_aat.compression.quantization.fake import FakeQuantization
+from kedro_aat.compression.quantization.layers import Quantized, QuantizedTensor, QuantizedWeight, make_quantized
+from kedro_aat.compression.quantization.placement import LayerCall, Plan
 
 # Room below 2**31 for the sum of products that is added to a bias.
 _HIGHEST_BIAS = 2**30

@@ -20,16 +20,21 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from kedro_aat.compression.fake_quantization import FakeQuantization
-from kedro_aat.compression.flow import install, uninstall
-from kedro_aat.compression.integers import hold_integers
-from kedro_aat.compression.quantization_statistics import QuantizationStatistics, QuantizedLayerStatistics
-from kedro_aat.compression.quantized_layers import is_replaceable
-from kedro_aat.compression.rounding import HIGHEST_SAFE_WEIGHT, HIGHEST_WEIGHT, relative_error, weight_scales
+from kedro_aat.compression.quantization.arithmetic import (
+    HIGHEST_SAFE_WEIGHT,
+    HIGHEST_WEIGHT,
+    relative_error,
+    weight_scales,
+)
+from kedro_aat.compression.quantization.calls import install, uninstall
+from kedro_aat.compression.quantization.convert import hold_integers
+from kedro_aat.compression.quantization.fake import FakeQuantization
+from kedro_aat.compression.quantization.layers import is_replaceable
+from kedro_aat.compression.quantization.placement import Plan
+from kedro_aat.compression.quantization.statistics import QuantizationStatistics, QuantizedLayerStatistics
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import Quantization
-from kedro_aat.compression.sites import Plan
 from kedro_aat.errors import ModelError
 
 logger = logging.getLogger(__name__)

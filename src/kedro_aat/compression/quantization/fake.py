@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kedro_aat.compression.flow import Follower, Recording, change_inputs, own_forward, record
 from kedro_aat.compression.masks import carries_masks
-from kedro_aat.compression.qdq import round_to_uint8
-from kedro_aat.compression.quantized_layers import is_replaceable
-from kedro_aat.compression.rounding import activation_scales, round_activation, round_weight
+from kedro_aat.compression.quantization.arithmetic import activation_scales, round_activation, round_weight
+from kedro_aat.compression.quantization.calls import Follower, Recording, change_inputs, own_forward, record
+from kedro_aat.compression.quantization.layers import is_replaceable
+from kedro_aat.compression.quantization.placement import Plan, Site, describe_slot, num_slots, plan_sites
+from kedro_aat.compression.quantization.qdq import round_to_uint8
 from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import Quantization
-from kedro_aat.compression.sites import Plan, Site, describe_slot, num_slots, plan_sites
 from kedro_aat.errors import DataError, ModelError
 from kedro_aat.modes import evaluating
 

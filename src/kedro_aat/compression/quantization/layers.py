@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import handle_torch_function, has_torch_function
 
-from kedro_aat.compression.flow import Follower, change_inputs, install, own_forward
-from kedro_aat.compression.qdq import HIGHEST, dequantized, is_tracing_onnx, round_to_uint8
+from kedro_aat.compression.quantization.calls import Follower, change_inputs, install, own_forward
+from kedro_aat.compression.quantization.qdq import HIGHEST, dequantized, is_tracing_onnx, round_to_uint8
 from kedro_aat.errors import ModelError
 from kedro_aat.validated import Settings
 

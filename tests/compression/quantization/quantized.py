@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.quantization import QuantizationController
+from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.settings import Quantization
 
 
