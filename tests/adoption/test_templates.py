@@ -12,9 +12,9 @@ from kedro.io import DataCatalog
 from omegaconf import OmegaConf
 
 from kedro_aat.adoption.checks import parameter_mistakes
-from kedro_aat.adoption.nncf_file import parameters_from_nncf
 from kedro_aat.adoption.templates import TEMPLATES, pipeline_module, template
 from kedro_aat.config import AatSettings
+from kedro_aat.nncf.parameters import parameters_from_nncf
 from kedro_aat.pipelines.aat import create_pipeline
 from tests.projects import ROOT
 
@@ -144,12 +144,12 @@ NNCF = {
 
 def _converted(folder: Path, config: dict[str, Any]) -> tuple[str, AatSettings, list[str]]:
     (folder / "config.json").write_text(json.dumps(config))
-    text, notes = parameters_from_nncf(folder / "config.json")
+    text, notes = parameters_from_nncf(folder / "config.json", template("parameters_aat.yml"))
     return text, AatSettings.model_validate(_loaded(text)["aat"]), notes
 
 
 def test_nncf_file_becomes_parameters(tmp_path: Path) -> None:
-    from kedro_aat.training.nncf_config import AccuracyAwareSettings, NNCFConfig
+    from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig
 
     text, settings, notes = _converted(tmp_path, NNCF)
     config = NNCFConfig.from_dict(NNCF)
@@ -188,4 +188,4 @@ def test_one_algorithm_early_exit_and_a_falling_metric(tmp_path: Path) -> None:
 def test_nncf_file_without_a_budget(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"compression": NNCF["compression"]}))
     with pytest.raises(ValueError, match="this section is required"):
-        parameters_from_nncf(tmp_path / "config.json")
+        parameters_from_nncf(tmp_path / "config.json", template("parameters_aat.yml"))

@@ -120,11 +120,11 @@ def schema(file: Path) -> None:
 @_tells_mistakes
 def from_nncf(project: ProjectMetadata, file: Path, out: Path | None, force: bool) -> None:
     """Write the NNCF 2.x configuration FILE as parameters; what has no counterpart is named."""
-    from kedro_aat.adoption.nncf_file import parameters_from_nncf
-    from kedro_aat.adoption.templates import write_new
+    from kedro_aat.adoption.templates import template, write_new
+    from kedro_aat.nncf.parameters import parameters_from_nncf
 
     target = out or _configuration(project) / "base" / "parameters_aat.yml"
-    text, notes = parameters_from_nncf(file)
+    text, notes = parameters_from_nncf(file, template("parameters_aat.yml"))
     write_new({target: text}, force=force)
     click.echo(f"Wrote {target}")
     for note in notes:

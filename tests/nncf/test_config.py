@@ -13,10 +13,10 @@ from kedro_aat import NNCFConfig
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import FilterPruning, Quantization
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.nncf.algorithms import FilterPruningAlgorithm, MagnitudeSparsityAlgorithm
+from kedro_aat.nncf.config import AccuracyAwareSettings
+from kedro_aat.nncf.quantization import QuantizationAlgorithm
 from kedro_aat.search.stepping import Interpolate, UniformDecrease
-from kedro_aat.training.nncf_algorithms import FilterPruningAlgorithm, MagnitudeSparsityAlgorithm
-from kedro_aat.training.nncf_config import AccuracyAwareSettings
-from kedro_aat.training.nncf_quantization import QuantizationAlgorithm
 from tests.mistakes import key_of
 
 SEARCH: dict[str, Any] = {

@@ -33,7 +33,7 @@ from kedro_aat.export.session import open_session, run_session
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from tests.compression.training import BATCH, assert_same_bits, sgd, train
 from tests.nets import SmallNet, images
-from tests.training import nncf_user_script
+from tests.nncf import user_script
 
 WEIGHTS = ["stem.0.weight", "conv.weight", "classifier.weight"]
 
@@ -102,7 +102,7 @@ class Finished:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.onnx_path = folder / "model.onnx"
-        self.loop, self.controller, self.accuracy = nncf_user_script.main(write(folder), str(self.onnx_path))
+        self.loop, self.controller, self.accuracy = user_script.main(write(folder), str(self.onnx_path))
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_second_run_of_the_script_gives_the_same_and_leaves_the_first(finished: 
 
 def test_early_exit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write(tmp_path, training=EARLY_EXIT)
-    loop, controller, accuracy = nncf_user_script.main(config, str(tmp_path / "model.onnx"))
+    loop, controller, accuracy = user_script.main(config, str(tmp_path / "model.onnx"))
     assert loop.outcome is Outcome.WITHIN_BUDGET
     # The schedule is at its end in the third epoch, and training stops as soon as the budget is kept then.
     assert loop.history[-1].epoch >= 3
@@ -374,7 +374,7 @@ def created(*algorithms: dict[str, Any], model: nn.Module | None = None, batches
 def test_early_exit_over_quantization_ends_within_budget_and_exports_integers(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     config = write(tmp_path, training=EARLY_EXIT, compression=QUANTIZATION)
-    loop, controller, accuracy = nncf_user_script.main(config, str(path))
+    loop, controller, accuracy = user_script.main(config, str(path))
     assert type(loop) is EarlyExitCompressionTrainingLoop
     assert loop.outcome is Outcome.WITHIN_BUDGET
     assert loop.statistics.compressed_accuracy == accuracy
@@ -389,7 +389,7 @@ def test_early_exit_over_quantization_ends_within_budget_and_exports_integers(tm
 def test_adaptive_search_over_pruning_quantization_and_distillation(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     compression = [PRUNING, QUANTIZATION, DISTILLATION]
-    loop, controller, _ = nncf_user_script.main(write(tmp_path, compression=compression), str(path))
+    loop, controller, _ = user_script.main(write(tmp_path, compression=compression), str(path))
     assert loop.outcome is Outcome.WITHIN_BUDGET
     assert loop.statistics.compression_rate == controller.compression_rate > 0
     model = controller.strip()

@@ -9,20 +9,23 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from kedro_aat.adoption.templates import template
-from kedro_aat.training.nncf_algorithms import FilterPruningAlgorithm
-from kedro_aat.training.nncf_config import AccuracyAwareSettings, NNCFConfig, NNCFFile, without_meaning
+from kedro_aat.nncf.algorithms import FilterPruningAlgorithm
+from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig, NNCFFile, without_meaning
 from kedro_aat.validated import Settings
 
 # The loops' own default for the highest rate, which their users know.
 _NNCF_MAXIMAL_RATE = 0.95
 
 
-def parameters_from_nncf(path: Path) -> tuple[str, list[str]]:
+def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
     """The text of a `parameters_aat.yml`, and what of the file has no counterpart here.
 
     Budget, search and compression are the file's; what it does not speak of (optimizer, loss, metric, export) is
     the template's, to be filled in.
+
+    Args:
+        path: The JSON file.
+        template: The text of the `parameters_aat.yml` whose sections are replaced.
 
     Raises:
         ConfigurationError: If the file cannot be read, and for every mistake in it, in one error.
@@ -42,7 +45,7 @@ def parameters_from_nncf(path: Path) -> tuple[str, list[str]]:
         "second_stage": None,
     }
     notes = [*without_meaning(file), *_to_be_told(file)]
-    text = template("parameters_aat.yml")
+    text = template
     for key, value in sections.items():
         text = _with_section(text, key, value)
     # NNCF's files name their distillation under `compression`.

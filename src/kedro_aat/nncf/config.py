@@ -16,10 +16,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.nncf.algorithms import Algorithm
+from kedro_aat.nncf.sections import Scopes, as_list
 from kedro_aat.search.choice import AdaptivePolicy
 from kedro_aat.search.stepping import EarlyExit, SteppingSettings, UniformDecrease
-from kedro_aat.training.nncf_algorithms import Algorithm
-from kedro_aat.training.nncf_sections import Scopes, as_list
 from kedro_aat.validated import Settings, parse
 
 logger = logging.getLogger(__name__)

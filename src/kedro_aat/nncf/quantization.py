@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import Quantization
-from kedro_aat.training.nncf_sections import AlgorithmSection, Count, Initializer, RangeInitializer, Scopes
+from kedro_aat.nncf.sections import AlgorithmSection, Count, Initializer, RangeInitializer, Scopes
 from kedro_aat.validated import Settings
 
 # What of a rate is asked for where all layers are meant; the search ends there, too.

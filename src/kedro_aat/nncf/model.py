@@ -22,10 +22,10 @@ from kedro_aat.compression.settings import CompressionSettings, parse_compressio
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.modes import evaluating
-from kedro_aat.training.nncf_algorithms import Algorithm, FilterPruningAlgorithm, FilterPruningParams
-from kedro_aat.training.nncf_config import NNCFConfig, NNCFFile
-from kedro_aat.training.nncf_quantization import QuantizationAlgorithm
-from kedro_aat.training.nncf_sections import BatchnormAdaptation
+from kedro_aat.nncf.algorithms import Algorithm, FilterPruningAlgorithm, FilterPruningParams
+from kedro_aat.nncf.config import NNCFConfig, NNCFFile
+from kedro_aat.nncf.quantization import QuantizationAlgorithm
+from kedro_aat.nncf.sections import BatchnormAdaptation
 
 
 def register_default_init_args(

@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from kedro_aat.compression.schedule import ScheduleSettings, require_steps
 from kedro_aat.compression.settings import FilterImportance, FilterPruning, KnowledgeDistillation, MagnitudeSparsity
+from kedro_aat.nncf.quantization import QuantizationAlgorithm
+from kedro_aat.nncf.sections import AlgorithmSection, Count
 from kedro_aat.search.policy import Rate
-from kedro_aat.training.nncf_quantization import QuantizationAlgorithm
-from kedro_aat.training.nncf_sections import AlgorithmSection, Count
 from kedro_aat.validated import Settings
 
 _IMPORTANCES: dict[str, FilterImportance] = {"L1": "l1", "L2": "l2", "geometric_median": "geometric_median"}

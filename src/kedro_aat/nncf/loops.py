@@ -14,15 +14,15 @@ from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Certificate, certify
 from kedro_aat.compression.controller import CompressionController
 from kedro_aat.errors import DataError
+from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig
+from kedro_aat.nncf.statistics import TrainingLoopStatistics
 from kedro_aat.search.policy import Problem, SearchPolicy
 from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.fine_tune import adaptive_problem, fine_tune, fingerprint
-from kedro_aat.training.nncf_config import AccuracyAwareSettings, NNCFConfig
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
-from kedro_aat.training.statistics import TrainingLoopStatistics
 
 logger = logging.getLogger(__name__)
 
