@@ -12,10 +12,9 @@ from kedro_aat.budget import Budget
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.delivery.candidates import Candidate, frontier_models
 from kedro_aat.pipelines.aat.reporting import describe_layers
-from kedro_aat.reporting.frontier import frontier_models
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore
-from kedro_aat.training.delivery import Candidate
 from tests.nets import Perceptron
 from tests.reporting.runs import epochs
 

@@ -275,9 +275,9 @@ def export_model(
         ExportError: If no file keeps the budget that its model kept.
     """
     from kedro_aat.budget import Outcome
+    from kedro_aat.delivery.candidates import Candidate, frontier_models
+    from kedro_aat.delivery.deliver import costs, deliver, files_of, measured
     from kedro_aat.export.exported import NotExported
-    from kedro_aat.reporting.frontier import frontier_models
-    from kedro_aat.training.delivery import Candidate, costs, deliver, files_of, measured
     from kedro_aat.training.epoch import example_input
 
     budget = _budget(baseline_evaluation, search_result["budget"])
@@ -347,8 +347,8 @@ def certify_model(
         where there is no certificate; and the result in `words`.
     """
     from kedro_aat.certificate import Certificate
+    from kedro_aat.delivery.certify import Verdict, certify_once
     from kedro_aat.export.exported import NotExported
-    from kedro_aat.training.certification import Verdict, certify_once
 
     if isinstance(compressed_onnx, NotExported):
         verdict = Verdict(None, None, None, "Nothing was exported, so there is nothing to certify.")

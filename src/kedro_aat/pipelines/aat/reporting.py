@@ -33,7 +33,7 @@ def describe_layers(
 
     Where another model of the first stage is delivered than its search returned, the table is of that one alone.
     """
-    from kedro_aat.reporting.frontier import controller_at
+    from kedro_aat.delivery.candidates import controller_at
     from kedro_aat.reporting.layers import layer_table
 
     delivered = export_report["compressed"]

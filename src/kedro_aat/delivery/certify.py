@@ -13,9 +13,9 @@ from kedro_aat.budget import Budget
 from kedro_aat.certificate import Certificate, certify, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.compression.controller import Uncompressed
+from kedro_aat.delivery.deliver import evaluate_file
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
-from kedro_aat.training.delivery import evaluate_file
 from kedro_aat.training.epoch import Data, DefaultTraining, data_fingerprint, example_count
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings

@@ -21,6 +21,7 @@ from kedro_aat.budget import Budget
 from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.compression.filters.operations import num_macs, num_parameters
 from kedro_aat.compression.quantization.layers import quantized_of
+from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import Latency, measure_latency
 from kedro_aat.export.memory import peak_memory
@@ -38,31 +39,6 @@ logger = logging.getLogger(__name__)
 
 _WORTHWHILE = 0.95  # of the latency; what is hardly quicker is not worth a lower rate
 NUM_COMPARED = 64  # examples on which the outputs of a file and its model are compared
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model that may be delivered.
-
-    Attributes:
-        name: What it is called in the report.
-        stage: That made it, 1 or 2.
-        model: As it is exported.
-        rate: Its compression rate.
-        weight_names: Parameters whose zeros are the rate; none where the rate is of something else.
-        requested_rate: That was asked for when it was trained; None where none was.
-        standard_error: Of its drop on the validation split; None where it is not known.
-        checkpoint: Number of the checkpoint of its stage's run that holds it; None where there is none.
-    """
-
-    name: str
-    stage: int
-    model: nn.Module
-    rate: float
-    weight_names: Sequence[str] = ()
-    requested_rate: float | None = None
-    standard_error: float | None = None
-    checkpoint: int | None = None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from kedro_aat.budget import Budget
 from kedro_aat.certificate.ledger import CertificateLedger
+from kedro_aat.delivery.certify import Verdict, certify_once
 from kedro_aat.export.onnx_file import to_onnx
-from kedro_aat.training.certification import Verdict, certify_once
 from kedro_aat.training.settings import TrainingSettings
 
 ACCURACY = {
