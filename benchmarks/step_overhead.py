@@ -33,8 +33,8 @@ from kedro_aat import AdaptiveCompressionTrainingLoop
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
 from kedro_aat.pipelines.digits.model import ResidualCNN
-from kedro_aat.training.distillation import Teacher
 from kedro_aat.training.settings import Distillation
+from kedro_aat.training.teacher import Teacher
 
 Step = Callable[[], None]
 # A network in training mode, a batch and its labels -> a training step. The network is the row's own.

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from kedro_aat.datasets.images import ImageFolderDataset
 from kedro_aat.datasets.imported import ImportedModelDataset
 from kedro_aat.datasets.tabular import TableDataset
-from kedro_aat.training.epoch import as_dataset, data_fingerprint, example_input
+from kedro_aat.training.data import as_dataset, data_fingerprint, example_input
 from tests.nets import NeedsArguments
 
 ARGUMENTS: dict[str, Any] = {"num_inputs": 3, "num_outputs": 2, "bias": False}

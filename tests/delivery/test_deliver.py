@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from kedro_aat.budget import Budget
+from kedro_aat.delivery import deliver as delivery
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.deliver import Delivery, deliver, evaluate_file
 from kedro_aat.errors import ExportError
@@ -21,7 +22,6 @@ from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import to_openvino
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.export.settings import ExportSettings
-from kedro_aat.training import delivery
 from kedro_aat.training.settings import TrainingSettings
 from tests.nets import images
 

@@ -19,7 +19,7 @@ from kedro_aat import AdaptiveCompressionTrainingLoop, Evaluation, Outcome
 from kedro_aat.budget import Budget
 from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.checkpoints import CheckpointStore
-from kedro_aat.training.fine_tune import adaptive_problem
+from kedro_aat.training.loop import adaptive_problem
 from tests.scripted import ScriptedController, ScriptedModel, train_epoch
 
 MAXIMAL_RATE = 0.98

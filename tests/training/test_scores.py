@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kedro_aat.certificate import bootstrap_standard_error, paired_standard_error
 from kedro_aat.errors import ConfigurationError
-from kedro_aat.training.epoch import DefaultTraining
+from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
 

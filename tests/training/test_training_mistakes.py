@@ -8,13 +8,8 @@ import pytest
 import torch
 
 from kedro_aat.errors import ConfigurationError, DataError
-from kedro_aat.training.epoch import (
-    DefaultTraining,
-    as_dataset,
-    data_fingerprint,
-    example_input,
-    pick_device,
-)
+from kedro_aat.training.data import as_dataset, data_fingerprint, example_input
+from kedro_aat.training.default import DefaultTraining, pick_device
 from tests.nets import Pairs, SmallNet, images
 from tests.training.driven import (
     HALVING,

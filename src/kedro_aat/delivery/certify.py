@@ -16,7 +16,8 @@ from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.delivery.deliver import evaluate_file
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
-from kedro_aat.training.epoch import Data, DefaultTraining, data_fingerprint, example_count
+from kedro_aat.training.data import Data, data_fingerprint, example_count
+from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
 

@@ -31,7 +31,8 @@ from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
-from kedro_aat.training.epoch import Data, DefaultTraining, example_input
+from kedro_aat.training.data import Data, example_input
+from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kedro_aat.compression.controller import CompressionController
+from kedro_aat.training.random_state import rng_state, set_rng_state
 from kedro_aat.training.records import EpochRecord
-from kedro_aat.training.runner import TrainingRunner, rng_state, set_rng_state
+from kedro_aat.training.runner import TrainingRunner
 
 P = TypeVar("P")
 

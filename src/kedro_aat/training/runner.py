@@ -6,13 +6,11 @@ import contextlib
 import functools
 import hashlib
 import inspect
-import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -22,6 +20,7 @@ from kedro_aat.compression.controller import CompressionController, report
 from kedro_aat.compression.schedule import FollowsPath
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.checkpoints import Checkpoint
+from kedro_aat.training.random_state import rng_state, set_rng_state
 
 
 @dataclass(frozen=True)
@@ -377,33 +376,3 @@ def hash_sources(objects: Iterable[Any]) -> str:
 def _accepts_epoch(function: Callable[..., Any]) -> bool:
     parameters: Iterable[inspect.Parameter] = inspect.signature(function).parameters.values()
     return any(parameter.name == "epoch" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-
-
-def rng_state() -> dict[str, Any]:
-    """State of the generators of torch (on every device in use), numpy and python."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    version, words, gauss_next = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        # As tensors, since weights_only loading knows no arrays, and is slow with 625 separate numbers.
-        "python": (version, torch.tensor(words), gauss_next),
-        "numpy": (
-            kind,
-            torch.from_numpy(np.asarray(keys).copy()),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ),
-    }
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Goes on from `rng_state`; what a device that is not there had is left out."""
-    torch.set_rng_state(state["torch"])
-    for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(generator, index)
-    version, words, gauss_next = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss_next))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy(), position, has_gauss, cached))

@@ -17,9 +17,11 @@ from kedro_aat.search.choice import Policy
 from kedro_aat.search.policy import with_epochs
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.cost import expected_cost, timed_epoch
-from kedro_aat.training.epoch import Data, DefaultTraining, data_fingerprint, seed_everything
-from kedro_aat.training.fine_tune import adaptive_problem, choose, fine_tune, fingerprint, records_of
+from kedro_aat.training.data import Data, data_fingerprint
+from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.loop import adaptive_problem, choose, fine_tune, fingerprint, records_of
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
+from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings

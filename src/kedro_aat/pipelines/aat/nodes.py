@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kedro_aat.export.exported import NotExported
     from kedro_aat.export.openvino_file import OpenvinoFiles
     from kedro_aat.training.checkpoints import CheckpointStore
-    from kedro_aat.training.epoch import Data
+    from kedro_aat.training.data import Data
     from kedro_aat.training.runner import Evaluation
 else:
     # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
@@ -56,7 +56,9 @@ def evaluate_baseline(
     import pandas as pd
 
     from kedro_aat.compression.controller import Uncompressed
-    from kedro_aat.training.epoch import DefaultTraining, example_count, seed_everything
+    from kedro_aat.training.data import example_count
+    from kedro_aat.training.default import DefaultTraining
+    from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import TrainingRunner
 
     settings.check()
@@ -120,7 +122,7 @@ def build_controller(
     import copy
 
     from kedro_aat.compression.build import build_controller as build
-    from kedro_aat.training.epoch import example_input
+    from kedro_aat.training.data import example_input
 
     inputs = None if train_data is None else example_input(train_data)
     return build(copy.deepcopy(model), settings.compression, example_input=inputs)
@@ -206,7 +208,8 @@ def finetune_second_stage(
     from kedro_aat.compression.build import build_controller as build
     from kedro_aat.compression.settings import algorithms_of
     from kedro_aat.reporting.summary import trajectory
-    from kedro_aat.training.epoch import DefaultTraining, example_input
+    from kedro_aat.training.data import example_input
+    from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.stage import Stage
 
     first = search_trajectory.assign(stage=1)
@@ -278,7 +281,7 @@ def export_model(
     from kedro_aat.delivery.candidates import Candidate, frontier_models
     from kedro_aat.delivery.deliver import costs, deliver, files_of, measured
     from kedro_aat.export.exported import NotExported
-    from kedro_aat.training.epoch import example_input
+    from kedro_aat.training.data import example_input
 
     budget = _budget(baseline_evaluation, search_result["budget"])
     stages = enumerate(((controller, search_result), (second_controller, second_result)), start=1)

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.errors import ModelError
-from kedro_aat.training.distillation import Teacher
-from kedro_aat.training.epoch import DefaultTraining
+from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import TrainingRunner
 from kedro_aat.training.settings import Distillation, TrainingSettings
+from kedro_aat.training.teacher import Teacher
 from tests.compression.training import small_net
 from tests.nets import images
 

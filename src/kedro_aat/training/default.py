@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -23,32 +21,14 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from kedro_aat.errors import DataError
-from kedro_aat.tensors import hash_tensors
-from kedro_aat.training.distillation import Teacher
-from kedro_aat.training.runner import Callables, Evaluation, listed, rng_state, set_rng_state
+from kedro_aat.training.data import Data, Examples, as_dataset
+from kedro_aat.training.runner import Callables, Evaluation, listed
 from kedro_aat.training.scores import agrees_with, joined, resampling_for, scorer_for
 from kedro_aat.training.settings import TrainingSettings
-
-
-class Examples(Protocol):
-    """A dataset of (input, target) pairs that knows its size; torch's own `Dataset` does not promise one."""
-
-    def __len__(self) -> int:
-        """Number of pairs."""
-        ...
-
-    def __getitem__(self, index: int) -> Any:
-        """One pair."""
-        ...
-
-
-Data = Mapping[str, Tensor] | Examples
+from kedro_aat.training.teacher import Teacher
 
 # Shuffling draws from a generator of its own for each seed and epoch; this keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003
-
-NUM_HASHED_EXAMPLES = 16
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -279,63 +259,11 @@ class DefaultTraining:
         return DataLoader(whole, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
 
 
-def as_dataset(data: Data, split: str) -> Examples:
-    """A torch dataset of the given data.
-
-    Raises:
-        DataError: Names the split if it is empty or its parts do not fit together.
-    """
-    if isinstance(data, Mapping):
-        missing = [key for key in ("inputs", "targets") if key not in data]
-        if missing:
-            raise DataError(f"The {split} split needs {' and '.join(missing)}; it has {', '.join(data) or 'nothing'}.")
-        sizes = {key: len(data[key]) for key in ("inputs", "targets")}
-        if len(set(sizes.values())) > 1:
-            raise DataError(f"The {split} split has {sizes['inputs']} inputs, but {sizes['targets']} targets.")
-        data = TensorDataset(data["inputs"], data["targets"])
-    if len(data) == 0:
-        raise DataError(f"The {split} split is empty: give it examples, or a larger share of the data.")
-    return data
-
-
-def example_input(data: Data, num_examples: int = 2) -> Tensor:
-    """The first inputs of a split, (num_examples, ...)."""
-    dataset = as_dataset(data, "validation")
-    count = min(num_examples, len(dataset))
-    return torch.stack([dataset[index][0] for index in range(count)])
-
-
-def example_count(data: Data) -> int:
-    """Number of examples of a split."""
-    return len(as_dataset(data, "given"))
-
-
-def data_fingerprint(data: Data) -> str:
-    """A hash that tells one split from another: of all tensors, or of a dataset's size and some of its examples."""
-    dataset = as_dataset(data, "given")
-    if type(dataset) is TensorDataset:
-        return hash_tensors(enumerate(dataset.tensors))
-    size = len(dataset)
-    before = rng_state()
-    seed_everything(0)  # an augmentation that is drawn at random must not make it another split
-    examples = [dataset[index] for index in range(0, size, max(1, size // NUM_HASHED_EXAMPLES))]
-    set_rng_state(before)
-    parts = [torch.as_tensor(np.asarray(part)) for example in examples for part in example]
-    return f"{size}-{hash_tensors(enumerate(parts))}"
-
-
 def pick_device(name: str) -> torch.device:
     """The device of that name; `auto` is a GPU if there is one."""
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds torch, numpy and python."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
 
 
 def _with(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
