@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from kedro.config import OmegaConfigLoader
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a
 from benchmarks.search import STEPPING_RATES, Original
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.handles import TensorBoardLog
+from kedro_aat.delivery.results import SearchResult
 from kedro_aat.pipelines.aat.nodes import build_controller, evaluate_baseline, finetune_adaptively
 from kedro_aat.pipelines.digits.nodes import BaselineSettings, SplitSettings, split_digits, train_baseline
 from kedro_aat.search.frontier import Frontier
@@ -74,7 +75,18 @@ def baseline_of(parameters: dict[str, Any], seed: int, folder: Path) -> tuple[nn
     return train_baseline(train, validation, CheckpointStore(folder / "baseline"), settings), train, validation, test
 
 
-def run(parameters: dict[str, Any], names: list[str], seed: int, epochs: int, folder: Path) -> list[dict[str, Any]]:
+class Row(NamedTuple):
+    """One search: its policy and seed, the baseline's metric, the result, the trajectory and the wall time."""
+
+    policy: str
+    seed: int
+    baseline: float
+    result: SearchResult
+    trajectory: pd.DataFrame
+    seconds: float
+
+
+def run(parameters: dict[str, Any], names: list[str], seed: int, epochs: int, folder: Path) -> list[Row]:
     """The baseline of one seed, and a search by each policy."""
     model, train, validation, _ = baseline_of(parameters, seed, folder)
     found = []
@@ -87,11 +99,7 @@ def run(parameters: dict[str, Any], names: list[str], seed: int, epochs: int, fo
         _, result, trajectory = finetune_adaptively(
             controller, model, train, validation, evaluation, scores, store, log, settings
         )
-        found.append(
-            result
-            | {"policy": name, "seed": seed, "baseline": evaluation["validation"], "trajectory": trajectory}
-            | {"search_seconds": time.perf_counter() - started}
-        )
+        found.append(Row(name, seed, evaluation.validation, result, trajectory, time.perf_counter() - started))
     return found
 
 
@@ -113,35 +121,35 @@ def main() -> None:
     parameters["aat"]["budget"] = {"max_drop": arguments.max_drop}
     columns = ("policy", "seed", "outcome", "baseline", "tolerated", "compressed", "rate", "1/(1-rate)", "epochs", "s")
     table = Table(*columns, box=None)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
             rows += run(parameters, arguments.policies, seed, arguments.epochs, Path(folder))
-    for row in sorted(rows, key=lambda row: arguments.policies.index(row["policy"])):
-        rate = row["rate"]["achieved"]
+    for row in sorted(rows, key=lambda row: arguments.policies.index(row.policy)):
+        rate = row.result.rate.achieved
         table.add_row(
-            row["policy"],
-            str(row["seed"]),
-            row["outcome"],
-            f"{row['baseline']:.4f}",
-            f"{row['budget']['lowest_tolerated']:.4f}",
-            f"{row['validation']:.4f}",
+            row.policy,
+            str(row.seed),
+            row.result.outcome,
+            f"{row.baseline:.4f}",
+            f"{row.result.budget.lowest_tolerated:.4f}",
+            f"{row.result.validation:.4f}",
             f"{rate:.4f}",
             f"{1 / (1 - rate):.1f}",
-            str(row["epochs"]["used"]),
-            f"{row['search_seconds']:.0f}",
+            str(row.result.epochs.used),
+            f"{row.seconds:.0f}",
         )
     console = Console(width=120)
     console.print(table)
     for name in arguments.policies:
-        ours = [row for row in rows if row["policy"] == name]
-        mean = math.exp(statistics.mean(-math.log(1 - row["rate"]["achieved"]) for row in ours))
+        ours = [row for row in rows if row.policy == name]
+        mean = math.exp(statistics.mean(-math.log(1 - row.result.rate.achieved) for row in ours))
         console.print(f"{name}: geometric mean of 1/(1-rate) {mean:.1f}")
-        originals = [row for row in rows if row["policy"] == "nncf"]
+        originals = [row for row in rows if row.policy == "nncf"]
         if originals and name != "nncf":
             ratios = [
-                epochs_to(row["trajectory"], other["rate"]["achieved"])
-                / max(1, epochs_to(other["trajectory"], other["rate"]["achieved"]))
+                epochs_to(row.trajectory, other.result.rate.achieved)
+                / max(1, epochs_to(other.trajectory, other.result.rate.achieved))
                 for row, other in zip(ours, originals, strict=True)
             ]
             shown = " ".join(f"{ratio:.2f}" for ratio in ratios)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a
 from benchmarks.digits import baseline_of, project_parameters
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.handles import TensorBoardLog
+from kedro_aat.delivery.results import SearchResult
 from kedro_aat.export.exported import NotExported
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
@@ -50,28 +51,29 @@ def job(parameters: dict[str, Any], seed: int, repeats: int, folder: Path) -> di
     second_controller, second, _ = finetune_second_stage(
         controller, *(model, train, validation, evaluation, scores, search, trajectory, store, log, settings)
     )
-    delivered, file, *_, report = export_model(
+    delivered, file, *_, result = export_model(
         *(controller, second_controller, model, validation, evaluation, search, second, trajectory, store, settings)
     )
     if isinstance(file, NotExported) or isinstance(delivered, NotExported):
-        raise SystemExit(f"seed {seed}: {report['reason']}")
+        raise SystemExit(f"seed {seed}: {result.reason}")
     with torch.inference_mode():
         answers = [answer(test["inputs"]).argmax(1) for answer in (delivered.eval(), OnnxModel(file))]
     ratios = []
     for _ in range(repeats):
         before, after = measure_latency([to_onnx(model, test["inputs"]), file], test["inputs"])
         ratios.append({size: after[size].fastest / before[size].fastest for size in before})
-    baseline, compressed = report["baseline"], report["compressed"]
+    baseline, compressed = result.baseline, result.compressed
+    assert compressed is not None  # there is a file
     return {
         "seed": seed,
-        "delivered": report["delivered"],
-        "tolerated": search["budget"]["lowest_tolerated"],
-        "validation": compressed["validation"],
-        "parameters": baseline["parameters"] / compressed["parameters"],
-        "bytes": baseline["onnx_bytes"] / compressed["onnx_bytes"],
+        "delivered": result.delivered,
+        "tolerated": search.budget.lowest_tolerated,
+        "validation": compressed.validation,
+        "parameters": baseline.parameters / compressed.parameters,
+        "bytes": baseline.onnx_bytes / compressed.onnx_bytes,
         "latency": ratios,
         "labels": float((answers[0] == answers[1]).float().mean()),
-        "epochs": sum(stage["epochs"]["used"] for stage in (search, second) if "epochs" in stage),
+        "epochs": sum(stage.epochs.used for stage in (search, second) if isinstance(stage, SearchResult)),
     }
 
 

@@ -44,8 +44,8 @@ def targets_and_masks(seed: int) -> tuple[int, int]:
     parameters = project_parameters()
     parameters["aat"] |= {"compression": {"algorithm": "magnitude_sparsity"}, "second_stage": None}
     with tempfile.TemporaryDirectory() as folder:
-        (found,) = run(parameters, ["frontier"], seed, 60, Path(folder))
-    trained = found["trajectory"].query("epoch > 0")
+        (search,) = run(parameters, ["frontier"], seed, 60, Path(folder))
+    trained = search.trajectory.query("epoch > 0")
     return trained["requested_rate"].nunique(), trained["achieved_rate"].nunique()
 
 

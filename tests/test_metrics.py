@@ -7,31 +7,26 @@ import pandas as pd
 from kedro_aat.reporting.metrics import flat_metrics, metrics_history
 from tests.pipelines.aat.test_run import CONTRACT
 from tests.projects import Project
-
-SUMMARY = {
-    "outcome": "within_budget",
-    "budget": {"kind": "max_drop", "drop": 0.01, "lowest_tolerated": float("nan")},
-    "baseline": {"validation": 0.9, "test": None, "latency_ms": {"1": 0.5}},
-    "compressed": {"rate": {"achieved": 0.5}, "parameters": 10},
-    "certificate": {"p_value": None, "is_certified": False, "words": "none"},
-    "epochs": {"used": 3},
-    "seconds": {"used": 1.5, "limit": None},
-    "versions": {"torch": "2"},
-}
+from tests.reporting.runs import summary_of
 
 
 def test_summary_as_numbers() -> None:
-    assert flat_metrics(SUMMARY) == {
-        "is_within_budget": 1.0,
-        "is_certified": 0.0,
-        "budget.drop": 0.01,
-        "baseline.validation": 0.9,
-        "baseline.latency_ms.1": 0.5,
-        "compressed.rate.achieved": 0.5,
-        "compressed.parameters": 10.0,
-        "epochs.used": 3.0,
-        "seconds.used": 1.5,
+    summary = summary_of("within_budget")
+    metrics = flat_metrics(summary)
+    assert metrics["is_within_budget"] == 1.0
+    assert metrics["is_certified"] == 0.0
+    assert metrics["budget.drop"] == summary.budget.drop
+    assert metrics["baseline.validation"] == summary.baseline.validation
+    assert metrics["baseline.latency_ms.1"] == 0.1
+    assert metrics["compressed.rate.achieved"] == 0.8
+    assert metrics["compressed.parameters"] == 100.0
+    assert metrics["epochs.used"] == 6.0
+    assert metrics["seconds.used"] == 12.3
+    # Neither words nor truth values nor what is unknown, and nothing of settings, versions or candidates.
+    assert {key.partition(".")[0] for key in metrics} == {
+        *("is_within_budget", "is_certified", "budget", "baseline", "compressed", "epochs", "seconds")
     }
+    assert all(isinstance(value, float) for value in metrics.values())
 
 
 def test_curves() -> None:

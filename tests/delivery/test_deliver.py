@@ -14,9 +14,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from kedro_aat.budget import Budget
-from kedro_aat.delivery import deliver as delivery
+from kedro_aat.delivery import files as delivery_files
 from kedro_aat.delivery.candidates import Candidate
-from kedro_aat.delivery.deliver import Delivery, deliver, evaluate_file
+from kedro_aat.delivery.deliver import Delivery, deliver
+from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.errors import ExportError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import to_openvino
@@ -75,7 +76,7 @@ def exported(model: nn.Module) -> onnx.ModelProto:
 
 @pytest.fixture(autouse=True)
 def _export_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "to_onnx", lambda model, inputs: exported(model))
+    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: exported(model))
 
 
 def name_of(delivery: Delivery) -> str | None:
@@ -88,11 +89,12 @@ SMALL, LARGE = Candidate("small", 2, Net(1), 0.9), Candidate("large", 1, Net(4),
 def test_the_smaller_file_is_delivered_and_both_are_reported() -> None:
     result = delivered(LARGE, SMALL)
     assert name_of(result) == "small"
-    assert [report["name"] for report in result.candidates] == ["large", "small"]
+    assert [report.name for report in result.candidates] == ["large", "small"]
     large, small = result.candidates
-    assert small["onnx_bytes"] < large["onnx_bytes"] < result.baseline["onnx_bytes"]
-    assert set(small["latency_ms"]) == {1, 8}
-    assert small["validation"] == small["validation_program"] > 0.9
+    assert small.onnx_bytes < large.onnx_bytes < result.baseline.onnx_bytes
+    assert set(small.latency_ms or {}) == {1, 8}
+    assert small.validation_program is not None
+    assert small.validation == small.validation_program > 0.9
     assert not result.rejected
 
 
@@ -107,9 +109,9 @@ def test_the_quickest_of_all_within_budget_is_delivered_when_latency_is_the_obje
     others = [Candidate("rate 0.6", 1, Net(256), 0.6), Candidate("rate 0.5", 1, Net(4), 0.5, (), 0.51, 0.01)]
     result = delivered(wide, others=iter(others), objective="latency")
     assert name_of(result) == "rate 0.5"
-    assert [report["name"] for report in result.candidates] == ["wide", "rate 0.5"]
-    assert result.candidates[1]["requested_rate"] == 0.51
-    assert result.candidates[1]["standard_error"] == 0.01
+    assert [report.name for report in result.candidates] == ["wide", "rate 0.5"]
+    assert result.candidates[1].requested_rate == 0.51
+    assert result.candidates[1].standard_error == 0.01
     assert name_of(delivered(wide, others=iter(others), objective="rate")) == "wide"
 
 
@@ -123,7 +125,7 @@ def test_a_latency_limit_that_nothing_keeps_delivers_nothing_and_names_what_is_n
     result = delivered(SMALL, limits={"latency_ms": {1: 1e-6}})
     assert result.exported is None
     assert result.rejected["small"].startswith("the median latency at batch 1 is 0.0")
-    assert result.candidates[0]["name"] == "small"
+    assert result.candidates[0].name == "small"
 
 
 def test_less_compressed_models_are_tried_where_no_file_keeps_the_limits() -> None:
@@ -133,7 +135,7 @@ def test_less_compressed_models_are_tried_where_no_file_keeps_the_limits() -> No
     result = delivered(LARGE, others=iter(others), limits=limits)
     assert name_of(result) == "rate 0.5"
     assert set(result.rejected) == {"large", "rate 0.6"}
-    assert all(report["latency_ms"] for report in result.candidates)
+    assert all(report.latency_ms for report in result.candidates)
 
 
 def test_the_quickest_is_no_way_around_a_limit() -> None:
@@ -161,7 +163,7 @@ def test_a_model_that_breaks_the_budget_as_a_file_is_passed_over() -> None:
 
 def disturbing(monkeypatch: pytest.MonkeyPatch, amount: float, width: int) -> None:
     """Plants an exporter error: the weights of files of nets of that width change after the export."""
-    monkeypatch.setattr(delivery, "to_onnx", lambda model, inputs: disturbed(exported(model), amount, width))
+    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: disturbed(exported(model), amount, width))
 
 
 def disturbed(file: onnx.ModelProto, amount: float, width: int) -> onnx.ModelProto:
@@ -218,8 +220,11 @@ def test_openvino_is_left_alone_unless_it_is_asked_for(monkeypatch: pytest.Monke
     assert result.exported is not None
     assert result.exported.files.openvino is None
     report = result.candidates[0]
-    assert report["validation_openvino"] is report["openvino_bytes"] is report["openvino_latency_ms"] is None
-    assert "openvino" not in report["agreement"]
+    assert report.validation_openvino is None
+    assert report.openvino_bytes is None
+    assert report.openvino_latency_ms is None
+    assert report.agreement is not None
+    assert report.agreement.openvino is None
 
 
 def test_openvino_files_are_judged_and_measured() -> None:
@@ -228,12 +233,15 @@ def test_openvino_files_are_judged_and_measured() -> None:
     assert result.exported is not None
     assert result.exported.files.openvino is not None
     small, large = result.candidates
-    assert small["openvino_bytes"] == result.exported.files.openvino.num_bytes
-    assert small["openvino_bytes"] < large["openvino_bytes"] < result.baseline["openvino_bytes"]
-    assert small["validation_openvino"] == small["validation"]
-    assert small["agreement"]["openvino"]["difference"] < 1e-4
-    for report in (small, large, result.baseline):
-        assert set(report["openvino_latency_ms"]) == set(report["openvino_latency_quartiles_ms"]) == {1, 8}
+    assert small.openvino_bytes == result.exported.files.openvino.num_bytes
+    sizes = [costs.openvino_bytes or 0 for costs in (small, large, result.baseline)]
+    assert sizes == sorted(set(sizes))
+    assert small.validation_openvino == small.validation
+    assert small.agreement is not None
+    assert small.agreement.openvino is not None
+    assert small.agreement.openvino.difference < 1e-4
+    for costs in (small, large, result.baseline):
+        assert set(costs.openvino_latency_ms or {}) == set(costs.openvino_latency_quartiles_ms or {}) == {1, 8}
 
 
 @pytest.mark.parametrize(
@@ -244,7 +252,7 @@ def test_an_error_planted_in_openvino_files_turns_the_verdict(
     monkeypatch: pytest.MonkeyPatch, tolerance: float, reason: str
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr(delivery, "to_openvino", lambda file: to_openvino(disturbed(file, 5.0, width=1)))
+    monkeypatch.setattr(delivery_files, "to_openvino", lambda file: to_openvino(disturbed(file, 5.0, width=1)))
     budget = Budget(baseline=1.0, drop=0.05)
     result = delivered(SMALL, others=iter([LARGE]), budget=budget, openvino=True, tolerance=tolerance)
     assert name_of(result) == "large"

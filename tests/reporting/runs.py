@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from kedro_aat.config import AatSettings
+from kedro_aat.delivery.results import Summary
 from kedro_aat.export.exported import NotExported
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.reporting.summary import trajectory
@@ -57,14 +58,14 @@ def epochs(stage: int, steps: list[tuple[float, float]], *, baseline: float, is_
     return trajectory(rows).assign(stage=stage)
 
 
-def trajectory_of(summary: dict[str, Any]) -> pd.DataFrame:
+def trajectory_of(summary: Summary) -> pd.DataFrame:
     """In which the model at rate 0.8 keeps the budget and that at 0.9 does not."""
-    higher, baseline = summary["metric"]["higher_is_better"], summary["baseline"]["validation"]
+    higher, baseline = summary.metric.higher_is_better, summary.baseline.validation
     worse = -1 if higher else 1
     drops = [(0.0, 0.0), (0.5, 0.01), (0.8, 0.03), (0.9, 0.5), (0.9, 0.2)]
     steps = [(rate, baseline + worse * drop) for rate, drop in drops]
     frames = [epochs(1, steps, baseline=baseline, is_higher_better=higher)]
-    if len(summary["stages"]) == 2:
+    if len(summary.stages) == 2:
         steps = [(1.0, baseline + worse * 0.04), (1.0, baseline + worse * 0.02)]
         frames.append(epochs(2, steps, baseline=baseline, is_higher_better=higher))
     return pd.concat(frames, ignore_index=True)
@@ -90,7 +91,7 @@ def measured(share: float) -> dict[str, Any]:
     }
 
 
-def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = "filter_pruning") -> dict[str, Any]:
+def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = "filter_pruning") -> Summary:
     """A run with two stages; the smaller model, from the second, is delivered, if one is."""
     baseline = 0.9 if is_higher_better else 0.4
     kept = baseline + (-0.02 if is_higher_better else 0.02)
@@ -98,17 +99,29 @@ def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = 
     delivered = None if outcome == "infeasible" else made[1]
     compressed = delivered or dict.fromkeys((*COSTS, *measured(1)))
     lowest = baseline - 0.05 if is_higher_better else baseline + 0.05
-    stage = {"rate": {"requested": 0.8, "achieved": 0.8}, "best_checkpoint": 2, "standard_error": 0.01}
+    budget = {"kind": "absolute", "drop": 0.05, "lowest_tolerated": lowest}
+    stage: dict[str, Any] = {
+        "rate": {"requested": 0.8, "achieved": 0.8},
+        "best_checkpoint": 2,
+        "standard_error": 0.01,
+        "validation": kept,
+        "budget": budget,
+        "reason": "All 5 epochs were used.",
+        "epochs": {"used": 3, "allowed": 3},
+        "seconds": {"used": 6.15, "limit": None},
+        "device": "cpu",
+        "run": "0123456789ab",
+    }
     stage |= {"outcome": "infeasible" if outcome == "infeasible" else "within_budget"}
     second = stage | {"rate": {"requested": 0.99, "achieved": 1.0}, "best_checkpoint": 1}
-    return {
+    data = {
         "outcome": outcome,
         "reason": "All 5 epochs were used.",
         "advice": "What to do next.",
         "delivered": delivered and delivered["name"],
         "metric": {"name": "BinaryAccuracy" if is_higher_better else "MeanAbsoluteError"}
         | {"higher_is_better": is_higher_better},
-        "budget": {"kind": "absolute", "drop": 0.05, "lowest_tolerated": lowest},
+        "budget": budget,
         "baseline": {"validation": baseline, "test": baseline} | COSTS | measured(1),
         "compressed": {
             **{key: compressed[key] for key in (*COSTS, *measured(1))},
@@ -130,6 +143,20 @@ def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = 
         "environment": {"python": "3.11.7", "processor": "x86_64", "threads": 1, "device": "cpu"},
         "versions": {"onnxruntime": "1.32.0", "torch": "2.13.0"},
     }
+    return Summary.model_validate(data)
+
+
+def changed(summary: Summary, **changes: Any) -> Summary:
+    """The same summary with other values; a mapping changes the named parts of a part."""
+    return Summary.model_validate(_merged(summary.model_dump(), changes))
+
+
+def _merged(data: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = {
+        key: _merged(data[key], value) if isinstance(value, dict) and isinstance(data.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    return data | merged
 
 
 def layers(note: str = "its outputs are outputs of the model") -> pd.DataFrame:
@@ -152,5 +179,5 @@ def onnx_model() -> onnx.ModelProto:
     return to_onnx(nn.Linear(3, 2), torch.zeros(2, 3))
 
 
-def exported(summary: dict[str, Any]) -> onnx.ModelProto | NotExported:
-    return NotExported(summary["reason"]) if summary["delivered"] is None else onnx_model()
+def exported(summary: Summary) -> onnx.ModelProto | NotExported:
+    return NotExported(summary.reason) if summary.delivered is None else onnx_model()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kedro_aat.reporting.figures import costs_figure, delivered_row, frontier_figure, trajectory_figure
-from tests.reporting.runs import summary_of, trajectory_of
+from tests.reporting.runs import changed, summary_of, trajectory_of
 
 OUTCOMES = ("certified", "within_budget", "infeasible")
 
@@ -30,7 +30,7 @@ def test_every_epoch_is_a_point(outcome: str, is_higher_better: bool) -> None:
     assert all(trace.error_y.array is not None for trace in _traces(figure, "within budget"))
     assert figure.layout.xaxis.type == "log"
     lines = {shape.y0 for shape in figure.layout.shapes}
-    assert lines == {summary["budget"]["lowest_tolerated"], summary["baseline"]["validation"]}
+    assert lines == {summary.budget.lowest_tolerated, summary.baseline.validation}
 
 
 @pytest.mark.parametrize("is_higher_better", [True, False])
@@ -48,8 +48,8 @@ def test_an_epoch_that_went_astray_does_not_flatten_the_others(is_higher_better:
     summary = summary_of("certified", is_higher_better=is_higher_better)
     low, high = frontier_figure(trajectory_of(summary), summary).layout.yaxis.range
     assert high - low < 0.45  # one epoch is 0.5 off
-    assert low < summary["budget"]["lowest_tolerated"] < high
-    assert low < summary["baseline"]["validation"] < high
+    assert low < summary.budget.lowest_tolerated < high
+    assert low < summary.baseline.validation < high
 
 
 def test_delivered_model_is_marked() -> None:
@@ -65,8 +65,8 @@ def test_a_fallback_is_the_epoch_of_its_checkpoint() -> None:
     """Another epoch at that rate was better, but its checkpoint was no longer there."""
     summary = summary_of("within_budget")
     fallback = {"name": "filter_pruning at rate 0.9000 (checkpoint 3)", "rate": 0.9, "checkpoint": 3}
-    summary["candidates"] = [summary["candidates"][0] | fallback]
-    summary["delivered"] = fallback["name"]
+    candidate = summary.candidates[0].model_copy(update=fallback)
+    summary = changed(summary, candidates=[candidate], delivered=candidate.name, delivered_id=candidate.id)
     assert delivered_row(trajectory_of(summary), summary) == 3
 
 
@@ -88,7 +88,7 @@ def test_trajectory_has_both_stages_and_no_rate_of_learning_without_training() -
 
 def test_one_stage_needs_no_number() -> None:
     summary = summary_of("infeasible")
-    summary["stages"] = summary["stages"][:1]
+    summary = changed(summary, stages=summary.stages[:1])
     texts = [note.text for note in frontier_figure(trajectory_of(summary), summary).layout.annotations]
     assert "Filter pruning" in texts
 
@@ -107,8 +107,7 @@ def test_costs_are_shares_of_the_baseline() -> None:
 
 
 def test_figures_hold_plain_lists() -> None:
-    summary = summary_of("certified")
-    summary["metric"]["name"] = "<script>"
+    summary = changed(summary_of("certified"), metric={"name": "<script>"})
     for figure in (
         frontier_figure(trajectory_of(summary), summary),
         trajectory_figure(trajectory_of(summary), summary),

@@ -11,18 +11,21 @@ import onnx
 import pytest
 import yaml
 
+from kedro_aat.budget import Outcome
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.config import AatSettings
+from kedro_aat.delivery.measurements import Measurements
+from kedro_aat.delivery.results import Summary
 from kedro_aat.export.exported import NotExported
 from kedro_aat.pipelines.aat.reporting import report_run
 from kedro_aat.reporting.layers import layer_table
 from kedro_aat.reporting.model_card import model_card
 from tests.nets import images
-from tests.reporting.runs import exported, layers, onnx_model, settings, summary_of, trajectory_of
+from tests.reporting.runs import changed, exported, layers, onnx_model, settings, summary_of, trajectory_of
 
 
-def page_of(summary: dict[str, Any], **changes: Any) -> str:
+def page_of(summary: Summary, **changes: Any) -> str:
     """The page without the library that draws."""
     page, *_ = report_run(summary, trajectory_of(summary), layers(**changes), exported(summary), settings())
     return re.sub(r"<script>.{100000,}?</script>", "", page, count=1, flags=re.DOTALL)
@@ -45,7 +48,7 @@ def test_verdict_is_on_top(outcome: str, headline: str, is_higher_better: bool) 
     summary = summary_of(outcome, is_higher_better=is_higher_better)
     page = words_of(page_of(summary))
     assert page.index(headline) < page.index("The numbers")
-    assert page.index(summary["certificate"]["words"]) < page.index("The numbers")
+    assert page.index(summary.certificate.words) < page.index("The numbers")
     assert ("at least 0.8500" if is_higher_better else "at most 0.4500") in page
 
 
@@ -53,15 +56,16 @@ def test_infeasible_run_tells_what_was_tried() -> None:
     page = page_of(summary_of("infeasible"))
     assert "What was tried" in page
     assert "0.8000" in page
-    assert "the baseline is untouched" in words_of(page)
+    assert "the baseline is unchanged" in words_of(page)
     assert 'id="costs"' not in page
     assert "What changed in each layer" not in page
 
 
 def test_a_budget_that_was_kept_is_not_blamed_for_limits_that_were_not() -> None:
     summary = summary_of("infeasible")
-    kept = summary_of("certified")["candidates"]
-    summary |= {"candidates": kept, "rejected": {each["name"]: "macs are 5,000" for each in kept}}
+    kept = summary_of("certified").candidates
+    rejected = {candidate.name: "macs are 5,000" for candidate in kept}
+    summary = changed(summary, candidates=kept, rejected=rejected)
     page = words_of(page_of(summary))
     assert page.startswith("No model within the accuracy budget keeps the limits")
     assert "No compressed model kept the accuracy budget" not in page
@@ -70,9 +74,9 @@ def test_a_budget_that_was_kept_is_not_blamed_for_limits_that_were_not() -> None
 
 def test_others_are_told_with_why_they_are_not_delivered() -> None:
     page = words_of(page_of(summary_of("certified")))
-    assert "Not delivered: The objective is the fewest bytes: 2,000, where the delivered one has 400." in page
-    refused = summary_of("certified")
-    refused["rejected"] = {"filter_pruning at rate 0.5000": "its ONNX file breaks the budget"}
+    assert "Not delivered: The objective is the fewest bytes: 2,000, but the delivered file has 400." in page
+    rejected = {"filter_pruning at rate 0.5000": "its ONNX file breaks the budget"}
+    refused = changed(summary_of("certified"), rejected=rejected)
     assert "Not delivered: its ONNX file breaks the budget" in words_of(page_of(refused))
 
 
@@ -81,8 +85,9 @@ def test_openvino_stands_in_the_tables_only_if_it_was_asked_for() -> None:
     shown = words_of(page_of(summary))
     assert "OpenVINO latency, batch 64, ms 1.200 0.120 0.10x median 1.500 0.150" in shown
     assert "OpenVINO files, bytes 4,400 440 0.10x" in shown
-    for each in (summary["baseline"], summary["compressed"], *summary["candidates"]):
-        each.update(dict.fromkeys(key for key in each if key.startswith("openvino_")))
+    without = dict.fromkeys(field for field in Measurements.model_fields if field.startswith("openvino_"))
+    candidates = [candidate.model_copy(update=without) for candidate in summary.candidates]
+    summary = changed(summary, baseline=without, compressed=without, candidates=candidates)
     assert "OpenVINO" not in words_of(page_of(summary))
 
 
@@ -91,13 +96,14 @@ def test_layers_are_those_of_the_stages_that_made_the_model() -> None:
     page = words_of(page_of(summary))
     assert "head : its outputs are outputs of the model" in page
     assert "stem.weight" in page
-    summary["delivered"] = "filter_pruning"
+    summary = changed(summary, delivered="filter_pruning", delivered_id=summary.candidates[0].id)
     assert "stem.weight" not in words_of(page_of(summary))
 
 
 def test_a_stage_that_found_nothing_did_not_make_the_model() -> None:
     summary = summary_of("within_budget")
-    summary["stages"][0] |= {"outcome": "infeasible", "best_checkpoint": None}
+    first = summary.stages[0].model_copy(update={"outcome": Outcome.INFEASIBLE, "best_checkpoint": None})
+    summary = changed(summary, stages=[first, summary.stages[1]])
     page = words_of(page_of(summary))
     assert "stem.weight" in page
     assert "head : its outputs are outputs of the model" not in page
@@ -112,8 +118,8 @@ def test_zeros_are_praised_for_what_they_are_worth() -> None:
 
 def test_distillation_is_told() -> None:
     summary = summary_of("certified")
-    assert "the baseline taught" in page_of(summary)
-    summary["distillation"] = None
+    assert "the baseline is the teacher" in page_of(summary)
+    summary = changed(summary, distillation=None)
     assert "not used" in page_of(summary)
 
 
@@ -125,9 +131,13 @@ def test_settings_can_be_read_back() -> None:
 
 def test_text_of_users_is_escaped() -> None:
     hostile = "</script><img src=x onerror=alert(1)>"
-    summary = summary_of("certified")
-    summary["metric"]["name"] = summary["reason"] = summary["certificate"]["words"] = hostile
-    summary["rejected"] = {hostile: hostile}
+    summary = changed(
+        summary_of("certified"),
+        metric={"name": hostile},
+        reason=hostile,
+        certificate={"words": hostile},
+        rejected={hostile: hostile},
+    )
     assert "<img" not in page_of(summary, note=hostile)
 
 

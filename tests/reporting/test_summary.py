@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from kedro_aat.budget import Outcome
+from kedro_aat.delivery.results import BaselineEvaluation, CertificateResult, ExportResult, SkippedSearch, Summary
 from kedro_aat.reporting.summary import print_summary, summarize
-from tests.reporting.runs import summary_of
+from tests.reporting.runs import changed, summary_of
 
 
-def printed(summary: dict[str, Any]) -> str:
+def printed(summary: Summary) -> str:
     console = Console(file=io.StringIO(), width=200)
     print_summary(summary, console)
     assert isinstance(console.file, io.StringIO)
@@ -21,29 +21,78 @@ def printed(summary: dict[str, Any]) -> str:
 
 
 def test_brackets_are_printed_as_they_are() -> None:
-    """An exporter's words and a metric's name are no markup."""
+    """Brackets in an exporter's message or in a metric's name are not markup."""
     words = "cannot read [/models/net] as [bold]"
-    summary = summary_of("within_budget")
-    summary["reason"] = summary["certificate"]["words"] = summary["metric"]["name"] = words
-    summary["rejected"] = {"filter_pruning": words}
+    summary = changed(
+        summary_of("within_budget"),
+        reason=words,
+        certificate={"words": words},
+        metric={"name": words},
+        rejected={"filter_pruning": words},
+    )
     assert printed(summary).count(words) >= 5
 
 
-@pytest.mark.parametrize(("are_candidates", "advice"), [(False, "allow a larger drop"), (True, "export.limits")])
-def test_advice_is_on_what_was_not_kept(are_candidates: bool, advice: str) -> None:
-    made = summary_of("certified")
-    stage = {"epochs": {"used": 1, "allowed": 1}, "seconds": {"used": 1.0}, "run": "1", "device": "cpu"}
-    export = {key: made[key] for key in ("reason", "baseline", "rejected")}
-    export |= {"outcome": Outcome.INFEASIBLE, "delivered": None, "compressed": None}
+@pytest.mark.parametrize(("has_candidates", "advice"), [(False, "allow a larger drop"), (True, "export.limits")])
+def test_advice_names_what_was_not_kept(has_candidates: bool, advice: str) -> None:
+    run = summary_of("certified")
+    export = ExportResult(
+        outcome=Outcome.INFEASIBLE,
+        reason=run.reason,
+        delivered=None,
+        baseline=run.baseline,
+        compressed=None,
+        candidates=run.candidates if has_candidates else [],
+        rejected=run.rejected,
+    )
     summary = summarize(
-        {"validation": 0.9, "metric": made["metric"], "forecast": None},
-        stage | {"budget": made["budget"]},
-        {"outcome": "skipped"},
-        export | {"candidates": made["candidates"] if are_candidates else []},
-        {"baseline": None, "compressed": None, "is_certified": False, "words": ""},
+        BaselineEvaluation(metric=run.metric, validation=0.9, budget=run.budget),
+        run.stages[0],
+        SkippedSearch(),
+        export,
+        CertificateResult(baseline=None, compressed=None, is_certified=False, words=""),
         seed=0,
         time_limit=None,
         distillation=None,
     )
-    assert advice in summary["advice"]
+    assert advice in summary.advice
     assert advice in printed(summary)
+
+
+def test_a_delivered_second_stage_of_the_same_name_shows_its_own_numbers() -> None:
+    """If both stages are lists of algorithms, their candidates used to have the same name."""
+    run = summary_of("within_budget", algorithm="composite")
+    first, second = run.candidates
+    assert run.delivered_candidate == second
+    export = ExportResult(
+        outcome=Outcome.WITHIN_BUDGET,
+        reason=run.reason,
+        delivered="composite",
+        baseline=run.baseline,
+        compressed=second.model_copy(update={"name": "composite"}),
+        candidates=[first, second.model_copy(update={"name": "composite"})],
+        rejected={},
+    )
+    summary = summarize(
+        BaselineEvaluation(metric=run.metric, validation=run.baseline.validation, budget=run.budget),
+        run.stages[0],
+        run.stages[1],
+        export,
+        CertificateResult(baseline=None, compressed=None, is_certified=False, words=""),
+        seed=0,
+        time_limit=None,
+        distillation=None,
+    )
+    assert summary.delivered_candidate is not None
+    assert summary.delivered_candidate.onnx_bytes == second.onnx_bytes != first.onnx_bytes
+
+
+def test_a_summary_of_version_0_1_0_is_read() -> None:
+    """It knows names alone, and no identities."""
+    data = summary_of("within_budget").model_dump(mode="json", exclude={"delivered_id"})
+    for candidate in data["candidates"]:
+        del candidate["id"]
+    summary = Summary.model_validate(data)
+    assert summary == summary_of("within_budget")
+    assert summary.delivered_candidate is not None
+    assert summary.delivered_candidate.name == summary.delivered

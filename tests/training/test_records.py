@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kedro_aat.budget import Budget
-from kedro_aat.training.records import NUM_ON_FRONTIER, EpochRecord, best_within, frontier, is_over
+from kedro_aat.training.records import MAX_ON_PARETO_FRONT, EpochRecord, best_within, is_over, pareto_front
 
 RECORD = EpochRecord(
     checkpoint=0,
@@ -45,8 +45,8 @@ points = st.lists(st.tuples(st.floats(0, 0.999), st.floats(0, 1)), min_size=1, m
 @given(points=points)
 def test_nothing_on_the_frontier_is_beaten(points: list[tuple[float, float]]) -> None:
     history = history_of(*points)
-    numbers = frontier(history, range(len(history)))
-    assert 1 <= len(numbers) <= NUM_ON_FRONTIER
+    numbers = pareto_front(history, range(len(history)))
+    assert 1 <= len(numbers) <= MAX_ON_PARETO_FRONT
     for number in numbers:
         row = history[number]
         assert not any(
@@ -60,7 +60,7 @@ def test_nothing_on_the_frontier_is_beaten(points: list[tuple[float, float]]) ->
 @given(points=points)
 def test_frontier_keeps_its_ends_and_the_best_within_budget(points: list[tuple[float, float]]) -> None:
     history = history_of(*points)
-    kept = [history[number] for number in frontier(history, range(len(history)))]
+    kept = [history[number] for number in pareto_front(history, range(len(history)))]
     assert max(row.achieved_rate for row in kept) == max(row.achieved_rate for row in history)
     assert max(row.margin for row in kept) == max(row.margin for row in history)
     within = [row.achieved_rate for row in history if row.margin >= 0]
@@ -73,7 +73,7 @@ def test_frontier_grows_epoch_by_epoch(points: list[tuple[float, float]]) -> Non
     history = history_of(*points)
     kept: set[int] = set()
     for row in history:
-        kept = frontier(history[: row.checkpoint + 1], kept | {row.checkpoint})
+        kept = pareto_front(history[: row.checkpoint + 1], kept | {row.checkpoint})
     within = [row.achieved_rate for row in history if row.margin >= 0]
     assert max((history[number].achieved_rate for number in kept if history[number].margin >= 0), default=None) == max(
         within, default=None
@@ -83,8 +83,8 @@ def test_frontier_grows_epoch_by_epoch(points: list[tuple[float, float]]) -> Non
 def test_models_partly_compressed_or_removed_are_not_on_the_frontier() -> None:
     history = history_of((0.5, 0.9), (0.6, 0.9), (0.7, 0.9))
     history[2] = replace(history[2], fully_compressed=False)
-    assert frontier(history, {0, 1, 2}) == {1}
-    assert frontier(history, {0, 2}) == {0}
+    assert pareto_front(history, {0, 1, 2}) == {1}
+    assert pareto_front(history, {0, 2}) == {0}
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,8 @@ def choose(
     from kedro.framework.session import KedroSession
 
     from kedro_aat.adoption.templates import pipeline_name
-    from kedro_aat.reporting.frontier import print_frontier
+    from kedro_aat.delivery.results import BaselineEvaluation, SearchResult
+    from kedro_aat.reporting.front import print_front
 
     if max_drop is not None and max_relative_drop is not None:
         raise click.UsageError("Give --max-drop or --max-relative-drop, not both.")
@@ -176,7 +177,13 @@ def choose(
                     "There is no search to choose from",
                     [f"{', '.join(missing)}: not there yet; `kedro run --pipelines {pipeline}` makes one"],
                 )
-            print_frontier(*(catalog.load(prefix + name) for name in names))
+            trajectory, evaluation, result, store = (catalog.load(prefix + name) for name in names)
+            print_front(
+                trajectory,
+                BaselineEvaluation.model_validate(evaluation),
+                SearchResult.model_validate(result),
+                store,
+            )
 
 
 def _given(params: str, *more: str) -> dict[str, Any]:

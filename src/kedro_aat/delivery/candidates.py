@@ -1,15 +1,17 @@
-"""The models that may be delivered: what each stage found, and what a search came by on the way."""
+"""The models that may be delivered: what each search stage returned, and what the first search found on the way."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from kedro_aat.training.records import EpochRecord, frontier
+from kedro_aat.delivery.measurements import candidate_id
+from kedro_aat.delivery.results import SearchResult
+from kedro_aat.training.records import EpochRecord, pareto_front
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,14 +26,14 @@ class Candidate:
     """A model that may be delivered.
 
     Attributes:
-        name: What it is called in the report.
-        stage: That made it, 1 or 2.
-        model: As it is exported.
-        rate: Its compression rate.
-        weight_names: Parameters whose zeros are the rate; none where the rate is of something else.
-        requested_rate: That was asked for when it was trained; None where none was.
-        standard_error: Of its drop on the validation split; None where it is not known.
-        checkpoint: Number of the checkpoint of its stage's run that holds it; None where there is none.
+        name: Name that people read in the report; unique within a run.
+        stage: Search stage that made it, 1 or 2.
+        model: The model as it is exported.
+        rate: Its compression rate, in [0, 1].
+        weight_names: Parameters whose zeros are the rate; empty if the rate counts something else.
+        requested_rate: Rate that was asked for when it was trained; None if unknown.
+        standard_error: Standard error of its drop on the validation split; None if unknown.
+        checkpoint: Number of the checkpoint in its stage's run; None if it has none.
     """
 
     name: str
@@ -43,56 +45,95 @@ class Candidate:
     standard_error: float | None = None
     checkpoint: int | None = None
 
-
-def frontier_records(trajectory: pd.DataFrame, available: list[int]) -> list[EpochRecord]:
-    """The models that no other available one beats in both rate and metric, by falling rate."""
-    # What is not known is None in a record, and NaN or NA in a table.
-    known = trajectory.astype("object").where(trajectory.notna(), None)
-    history = [EpochRecord(**{str(key): value for key, value in row.items()}) for row in known.to_dict("records")]
-    numbers = frontier(history, available)
-    return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
+    @property
+    def id(self) -> str:
+        """Identity within a run."""
+        return candidate_id(self.stage, self.checkpoint)
 
 
-def frontier_models(
+def stage_candidates(stages: Sequence[tuple[int, ModelController, SearchResult]]) -> list[Candidate]:
+    """The models that search stages returned, in order.
+
+    Args:
+        stages: Number of each stage that ended within budget, the controller with its model at the returned rate, and
+            the result of the search.
+    """
+    names = [controller.settings.algorithm for _, controller, _ in stages]
+    return [
+        Candidate(
+            name=name if names.count(name) == 1 else f"{name} (stage {number})",
+            stage=number,
+            model=controller.strip(),
+            rate=result.rate.achieved,
+            weight_names=controller.weight_names,
+            requested_rate=result.rate.requested,
+            standard_error=result.standard_error,
+            checkpoint=result.best_checkpoint,
+        )
+        for name, (number, controller, result) in zip(names, stages, strict=True)
+    ]
+
+
+def front_candidates(
     controller: ModelController,
     trajectory: pd.DataFrame,
-    search_result: dict[str, Any],
+    result: SearchResult,
     checkpoint_store: CheckpointStore,
     budget: Budget,
     minimal_rate: float = 0.0,
 ) -> Iterator[Candidate]:
-    """The models within budget that are less compressed than the one that a search returned, by falling rate.
+    """Models within budget that are less compressed than the one that the first search returned, by falling rate.
 
     Args:
-        controller: At the rate returned; left as it is.
-        trajectory: Of the search.
-        search_result: Its summary.
-        checkpoint_store: Where its run is kept.
-        budget: That they keep.
-        minimal_rate: Lowest rate worth returning, in [0, 1), as it was requested.
+        controller: The first stage's controller at the returned rate; it stays as it is.
+        trajectory: Trajectory of the search.
+        result: Result of the search.
+        checkpoint_store: Store that keeps its run.
+        budget: Budget that the models must keep.
+        minimal_rate: Lowest requested rate worth returning, in [0, 1).
     """
-    run = search_result["run"]
-    for row in frontier_records(trajectory, checkpoint_store.numbers_of(run)):
-        is_smaller = 0 < row.achieved_rate < search_result["rate"]["achieved"]
+    for row in front_records(trajectory, checkpoint_store.numbers_of(result.run)):
+        is_smaller = 0 < row.achieved_rate < result.rate.achieved
         if is_smaller and row.requested_rate >= minimal_rate and budget.margin(row.metric) >= 0:
-            other = controller_at(controller, checkpoint_store, run, row.checkpoint)
+            other = controller_at(controller, checkpoint_store, result.run, row.checkpoint)
             yield Candidate(
-                # Rates may agree in all digits that are shown; checkpoints do not.
-                f"{other.settings.algorithm} at rate {row.achieved_rate:.4f} (checkpoint {row.checkpoint})",
-                1,
-                other.strip(),
-                row.achieved_rate,
-                other.weight_names,
-                row.requested_rate,
-                row.standard_error,
-                row.checkpoint,
+                # Two rates may agree in all printed digits; checkpoints do not.
+                name=f"{other.settings.algorithm} at rate {row.achieved_rate:.4f} (checkpoint {row.checkpoint})",
+                stage=1,
+                model=other.strip(),
+                rate=row.achieved_rate,
+                weight_names=other.weight_names,
+                requested_rate=row.requested_rate,
+                standard_error=row.standard_error,
+                checkpoint=row.checkpoint,
             )
+
+
+def front_records(trajectory: pd.DataFrame, available: list[int]) -> list[EpochRecord]:
+    """The epochs on the Pareto front of rate and metric, by falling rate.
+
+    Args:
+        trajectory: Trajectory of one search.
+        available: Numbers of the checkpoints on disk.
+    """
+    # An unknown value is None in a record, and NaN or NA in a table.
+    known = trajectory.astype("object").where(trajectory.notna(), None)
+    history = [EpochRecord(**{str(key): value for key, value in row.items()}) for row in known.to_dict("records")]
+    numbers = pareto_front(history, available)
+    return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
 
 
 def controller_at(
     controller: ModelController, checkpoint_store: CheckpointStore, run: str, number: int
 ) -> ModelController:
-    """A copy of a controller as it was at a checkpoint of its run."""
+    """A copy of a controller as it was at a checkpoint of its run.
+
+    Args:
+        controller: The controller at any rate; it stays as it is.
+        checkpoint_store: Store that keeps the run.
+        run: Name of the run's folder.
+        number: Number of the checkpoint.
+    """
     checkpoint = checkpoint_store.load(run, number)
     other = copy.deepcopy(controller)
     other.model.load_state_dict(checkpoint.model)

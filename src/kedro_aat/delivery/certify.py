@@ -1,10 +1,9 @@
-"""The one reading of the test split: certifies the delivered file, or says why it cannot be certified."""
+"""Reads the test split, once: certifies the delivered file, or says why it cannot be certified."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
 
 from onnx import ModelProto
 from torch import nn
@@ -13,7 +12,9 @@ from kedro_aat.budget import Budget
 from kedro_aat.certificate import Certificate, certify, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.compression.controller import Uncompressed
-from kedro_aat.delivery.deliver import evaluate_file
+from kedro_aat.delivery.files import evaluate_file
+from kedro_aat.delivery.measurements import Result
+from kedro_aat.delivery.results import CertificateResult
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.data import Data, data_fingerprint, example_count
@@ -22,26 +23,36 @@ from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the test split said.
+class Verdict(Result):
+    """What the test split says about a model.
 
     Attributes:
-        baseline: The baseline's metric; None where the split had been read for another model.
-        compressed: The returned model's metric; likewise.
-        certificate: None where there is none to be had.
+        baseline: Metric of the baseline; None if the split was already read for another model.
+        compressed: Metric of the delivered file; None in the same case.
+        certificate: None if there is none to be had.
         words: The result in plain words.
     """
 
-    baseline: float | None
-    compressed: float | None
-    certificate: Certificate | None
+    baseline: float | None = None
+    compressed: float | None = None
+    certificate: Certificate | None = None
     words: str
 
     @property
     def is_certified(self) -> bool:
         """Whether the model keeps its budget, with confidence 1 - alpha."""
         return self.certificate is not None and self.certificate.is_certified
+
+    @property
+    def result(self) -> CertificateResult:
+        """The same as one flat table, for the catalog."""
+        return CertificateResult(
+            baseline=self.baseline,
+            compressed=self.compressed,
+            is_certified=self.is_certified,
+            words=self.words,
+            **(self.certificate.model_dump() if self.certificate else {}),
+        )
 
 
 def certify_once(
@@ -54,15 +65,15 @@ def certify_once(
     *,
     alpha: float,
 ) -> Verdict:
-    """Tests the delivered file against its budget, on a split that is read for no other.
+    """Tests the delivered file against its budget, on a test split that is read for no other model.
 
     Args:
-        file: The ONNX model that is delivered.
+        file: The delivered ONNX model.
         baseline: The uncompressed model.
-        test_data: Examples that no choice was made by.
-        budget: What was tolerated.
-        training: Says how the metric is computed.
-        ledger: Knows which splits were read.
+        test_data: Examples on which nothing was chosen.
+        budget: The accuracy budget.
+        training: Settings that define the metric.
+        ledger: Remembers for which model each split was read.
         alpha: Accepted probability of certifying a model that breaks its budget.
     """
     split = data_fingerprint(test_data)
@@ -76,16 +87,13 @@ def certify_once(
     entry = ledger.claim(split, subject)
     if entry.subject != subject:
         differing = [key for key in subject if entry.subject.get(key) != subject[key]]
-        return Verdict(None, None, None, _spent(entry.claimed, differing))
+        return Verdict(words=_already_read(entry.claimed, differing))
     if entry.result is not None:
-        certificate = entry.result["certificate"]
-        known = None if certificate is None else Certificate(**certificate)
-        return Verdict(**{**entry.result, "certificate": known})
+        return Verdict.model_validate(entry.result)
     before = _evaluate(baseline, test_data, training)
     after = evaluate_file(OnnxModel(file), test_data, training)
     verdict = _judge(before, after, budget, example_count(test_data), alpha)
-    dumped = None if verdict.certificate is None else verdict.certificate.model_dump()
-    ledger.record(split, {**vars(verdict), "certificate": dumped})
+    ledger.record(split, verdict.model_dump())
     return verdict
 
 
@@ -95,13 +103,13 @@ def _evaluate(model: nn.Module, test_data: Data, settings: TrainingSettings) -> 
     return TrainingRunner(model, Uncompressed(model), training.callables()).validate()
 
 
-def _judge(before: Evaluation, after: Evaluation, budget: Budget, examples: int, alpha: float) -> Verdict:
+def _judge(before: Evaluation, after: Evaluation, budget: Budget, num_examples: int, alpha: float) -> Verdict:
     drop = budget.degradation(after.metric)
     certificate = None
     if before.scores is None or after.scores is None:
         words = (
-            f"Not certified: a certificate needs a score an example, which this metric has not. On {examples:,} test "
-            f"examples the drop is {drop:.4g}, and {budget.drop:.4g} is tolerated."
+            f"Measured drop {drop:.4g} on {num_examples:,} test examples, budget {budget.drop:.4g}: not certified, "
+            "because this metric has no score per example. Use a metric that is a mean over examples."
         )
     else:
         certificate = certify(
@@ -112,36 +120,30 @@ def _judge(before: Evaluation, after: Evaluation, budget: Budget, examples: int,
             alpha=alpha,
         )
         words = _words(certificate)
-    return Verdict(before.metric, after.metric, certificate, words)
+    return Verdict(baseline=before.metric, compressed=after.metric, certificate=certificate, words=words)
 
 
 def _words(certificate: Certificate) -> str:
-    drop, tolerated, examples = certificate.estimated_drop, certificate.tolerated_drop, certificate.examples
-    bound = f"below {certificate.upper_bound:.4g} with {1 - certificate.alpha:.0%} confidence"
+    measured = (
+        f"Measured drop {certificate.estimated_drop:.4g} ({1 - certificate.alpha:.0%} upper bound "
+        f"{certificate.upper_bound:.4g}, {certificate.examples:,} test examples)"
+    )
+    budget = f"the budget of {certificate.tolerated_drop:.4g}"
     if certificate.is_certified:
-        return (
-            f"Certified: on {examples:,} test examples, which nothing was chosen by, the drop is {drop:.4g} and truly "
-            f"{bound}; {tolerated:.4g} is tolerated."
-        )
-    if drop > tolerated:
-        return (
-            f"Not certified: on {examples:,} test examples the drop is {drop:.4g}, more than the tolerated "
-            f"{tolerated:.4g}. On new data the model may well break its budget."
-        )
+        return f"{measured} is within {budget}: certified. Nothing was chosen on these examples."
+    if certificate.estimated_drop > certificate.tolerated_drop:
+        return f"{measured} exceeds {budget}: not certified. Expect the model to break its budget on new data."
     needed = examples_to_certify(certificate)
     if needed is None:
-        more = "The drop is as large as tolerated, so no number of examples would certify it"
+        advice = "The measured drop is as large as the budget, so no number of examples would certify it."
     else:
-        more = f"If that is its true drop, about {needed:,} test examples certify it with a probability of 80%"
-    return (
-        f"Not certified: on {examples:,} test examples the drop is {drop:.4g}, but truly only {bound}, and "
-        f"{tolerated:.4g} is tolerated. {more}."
-    )
+        advice = f"If the measured drop is the true one, about {needed:,} test examples would certify it (power 80%)."
+    return f"{measured} is within {budget}, but the upper bound exceeds it: not certified. {advice}"
 
 
-def _spent(claimed: str, differing: list[str]) -> str:
+def _already_read(claimed: str, differing: list[str]) -> str:
     names = " and ".join(differing).replace("_", " ")
     return (
-        f"Not certified: the test split was read on {claimed[:10]} for another choice of {names}. What is chosen after "
-        "that cannot be certified on it; a certificate takes test examples that were never read."
+        f"Not certified: the test split was already read on {claimed[:10]} for a different {names}. A model that is "
+        "chosen after that cannot be certified on it; use test examples that were never read."
     )

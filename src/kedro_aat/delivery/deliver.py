@@ -1,94 +1,98 @@
-"""What leaves the house: the exported files of each candidate are judged and measured, and one is delivered.
+"""Exports every candidate, judges and measures its files, and chooses the one to deliver. Begin reading here.
 
-A budget can be lost between training and the file, so the verdict is on the file: its metric on the validation split,
-computed by onnxruntime. A file that does not do what its model does, or breaks the budget that its model kept, is
-passed over with the reason.
+A model can lose its budget between training and the file, so the verdict is on the file: its metric on the validation
+split, computed by the runtime. A file that does not compute what its model computes, or that breaks the budget, is
+rejected with the reason.
 """
 
 from __future__ import annotations
 
-import gzip
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from onnx import ModelProto
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from kedro_aat.budget import Budget
-from kedro_aat.compression.controller import Uncompressed
-from kedro_aat.compression.filters.operations import num_macs, num_parameters
 from kedro_aat.compression.quantization.layers import quantized_of
 from kedro_aat.delivery.candidates import Candidate
+from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
+from kedro_aat.delivery.measurements import Agreement, CandidateResult, FileAgreement, Measurements
 from kedro_aat.errors import ExportError
-from kedro_aat.export.measure import Latency, measure_latency
-from kedro_aat.export.memory import peak_memory
-from kedro_aat.export.onnx_file import to_onnx
-from kedro_aat.export.openvino_file import OpenvinoFiles, OpenvinoModel, to_openvino
+from kedro_aat.export.measure import measure_latency
+from kedro_aat.export.openvino_file import OpenvinoModel
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
 from kedro_aat.training.data import Data, example_input
-from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
-_WORTHWHILE = 0.95  # of the latency; what is hardly quicker is not worth a lower rate
+# A less compressed model is worth its lower rate only if it takes less than this fraction of the latency.
+WORTHWHILE_LATENCY = 0.95
 NUM_COMPARED = 64  # examples on which the outputs of a file and its model are compared
 
 
 @dataclass(frozen=True)
-class Files:
-    """What runtimes are given of a model.
-
-    Attributes:
-        onnx: The ONNX file.
-        openvino: OpenVINO's files, made of it; None unless they are asked for.
-    """
-
-    onnx: ModelProto
-    openvino: OpenvinoFiles | None = None
-
-
-@dataclass(frozen=True)
 class Exported:
-    """A candidate's files, and what was found about them.
+    """A candidate whose files keep the budget.
 
     Attributes:
         candidate: The model.
-        files: Its ONNX file, and what was made of it.
+        files: Its ONNX file, and OpenVINO's if the settings ask for them.
         program: Its `.pt2` file.
-        report: Name, rate, validation metrics of all files, agreement with the model, sizes and, once measured,
-            latency and memory.
+        agreement: How closely the files agree with the model.
+        validation: Metric of the ONNX file on the validation split.
+        validation_program: Metric of the `.pt2` file.
+        validation_openvino: Metric of OpenVINO's files; None if there are none.
     """
 
     candidate: Candidate
     files: Files
     program: ExportedProgram
-    report: dict[str, Any]
+    agreement: Agreement
+    validation: float
+    validation_program: float
+    validation_openvino: float | None
+
+    def result(self, measurements: Measurements) -> CandidateResult:
+        """Everything known about the candidate, once it is measured."""
+        return CandidateResult(
+            name=self.candidate.name,
+            stage=self.candidate.stage,
+            checkpoint=self.candidate.checkpoint,
+            rate=self.candidate.rate,
+            requested_rate=self.candidate.requested_rate,
+            standard_error=self.candidate.standard_error,
+            validation=self.validation,
+            validation_program=self.validation_program,
+            validation_openvino=self.validation_openvino,
+            agreement=self.agreement,
+            **measurements.model_dump(),
+        )
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What is delivered, and beside what.
+    """The delivered candidate, beside the baseline and the other candidates.
 
     Attributes:
-        exported: The one that is delivered; None where no file keeps the limits.
-        baseline: Sizes, operations and latency of the baseline's file.
-        candidates: The reports of all that kept the budget as files.
-        rejected: Name -> why its file is not delivered.
-        nearest: The name of what comes nearest to the limits, where none keeps them.
+        exported: The delivered candidate with its files; None if no file keeps the limits.
+        result: What is known of the delivered candidate; None in the same case.
+        baseline: What the baseline costs.
+        candidates: All candidates whose files keep the budget.
+        rejected: Name of a candidate -> why it is not delivered.
+        nearest: Name of the candidate that comes nearest to the limits, if none keeps them.
     """
 
     exported: Exported | None
-    baseline: dict[str, Any]
-    candidates: list[dict[str, Any]]
-    rejected: dict[str, str] = field(default_factory=dict)
+    result: CandidateResult | None
+    baseline: Measurements
+    candidates: list[CandidateResult]
+    rejected: dict[str, str]
     nearest: str | None = None
 
 
@@ -105,12 +109,13 @@ def deliver(
 
     Args:
         candidates: Models that keep the budget.
-        others: Less compressed ones, by falling rate. They are asked for one by one if no candidate's file keeps the
-            budget, and all of them if latency is the objective or no file keeps the limits, since less can be quicker.
+        others: Less compressed models, by falling rate. They are tried one by one if no candidate's file keeps the
+            budget, and all of them if latency is the objective or no file keeps the limits, because a less compressed
+            model can be faster.
         baseline_model: The uncompressed model.
-        validation_data: Judges the files.
-        budget: That they must keep.
-        training: Says how the metric is computed.
+        validation_data: The split that judges the files.
+        budget: Budget that the files must keep.
+        training: Settings that define the metric.
         settings: Tolerances, objective and limits.
 
     Raises:
@@ -118,7 +123,6 @@ def deliver(
     """
     inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes))
     baseline_files = files_of(baseline_model, inputs, settings)
-    baseline = costs(baseline_model, baseline_files, inputs)
     kept: list[Exported] = []
     rejected: dict[str, str] = {}
 
@@ -128,6 +132,12 @@ def deliver(
         except ExportError as error:
             logger.warning("%s is not delivered: %s", candidate.name, error)
             rejected[candidate.name] = str(error)
+
+    def measure_all() -> tuple[Measurements, list[CandidateResult]]:
+        models = [baseline_model, *(exported.candidate.model for exported in kept)]
+        files = [baseline_files, *(exported.files for exported in kept)]
+        baseline, *costs = measure(models, files, inputs, settings)
+        return baseline, [exported.result(cost) for exported, cost in zip(kept, costs, strict=True)]
 
     for candidate in candidates:
         consider(candidate)
@@ -140,60 +150,45 @@ def deliver(
     rest: list[Candidate] = []
     if settings.objective == "latency":
         rest = list(others)
-        if quicker := _quickest(rest, kept, inputs, settings):
-            rest.remove(quicker)
-            consider(quicker)
-
-    def measure_all() -> dict[str, Any]:
-        before, *after = measured([baseline_files, *(exported.files for exported in kept)], inputs, settings)
-        for exported, measurement in zip(kept, after, strict=True):
-            exported.report.update(measurement)
-        return before
-
-    def keep_limits() -> list[Exported]:
-        return [exported for exported in kept if not _excess(exported.report, settings)]
-
-    before = measure_all()
-    if not keep_limits() and (rest := [*rest, *others]):
+        if fastest := _fastest(rest, kept, inputs, settings):
+            rest.remove(fastest)
+            consider(fastest)
+    baseline, results = measure_all()
+    if all(_excess(result, settings) for result in results) and (rest := [*rest, *others]):
         logger.warning("No file keeps the limits; trying %d less compressed models", len(rest))
         for other in rest:
             consider(other)
-        before = measure_all()
-    within = keep_limits()
-    excess = {exported.candidate.name: _excess(exported.report, settings) for exported in kept}
+        baseline, results = measure_all()
+    excess = {result.name: _excess(result, settings) for result in results}
     rejected |= {name: ", ".join(words for words, _ in found) for name, found in excess.items() if found}
-    best = min(within, key=lambda exported: _cost(exported.report, settings), default=None)
-    nearest = None if within else min(excess, key=lambda name: max(times for _, times in excess[name]))
-    return Delivery(best, baseline | before, [exported.report for exported in kept], rejected, nearest)
+    within = [pair for pair in zip(kept, results, strict=True) if not excess[pair[1].name]]
+    if not within:
+        nearest = min(excess, key=lambda name: max(times for _, times in excess[name]))
+        return Delivery(None, None, baseline, results, rejected, nearest)
+    exported, result = min(within, key=lambda pair: _cost(pair[1], settings))
+    return Delivery(exported, result, baseline, results, rejected)
 
 
-def _quickest(
+def _fastest(
     others: Sequence[Candidate], kept: Sequence[Exported], inputs: Tensor, settings: ExportSettings
 ) -> Candidate | None:
-    """The quickest of other models at the first batch size, if it is quicker than all that were kept."""
-    files = [exported.files.onnx for exported in kept] + [to_onnx(other.model.eval(), inputs) for other in others]
+    """The fastest of the other models at the first batch size, if it is faster than all that were kept."""
+    if not others:
+        return None
+    files = [files_of(other.model.eval(), inputs, settings.model_copy(update={"openvino": False})) for other in others]
     size = settings.batch_sizes[0]
-    measurements = measure_latency(
-        files, inputs, batch_sizes=[size], num_threads=settings.num_threads, seconds=settings.latency_seconds
+    latencies = measure_latency(
+        [*(exported.files.onnx for exported in kept), *(each.onnx for each in files)],
+        inputs,
+        batch_sizes=[size],
+        num_threads=settings.num_threads,
+        seconds=settings.latency_seconds,
     )
-    fastest = [by_size[size].fastest for by_size in measurements]
-    known, new = fastest[: len(kept)], fastest[len(kept) :]
-    if not new or min(new) > _WORTHWHILE * min(known):
+    milliseconds = [by_size[size].fastest for by_size in latencies]
+    known, new = milliseconds[: len(kept)], milliseconds[len(kept) :]
+    if min(new) > WORTHWHILE_LATENCY * min(known):
         return None
     return others[new.index(min(new))]
-
-
-def files_of(model: nn.Module, inputs: Tensor, settings: ExportSettings) -> Files:
-    """Exports a model for the runtimes that are asked for."""
-    onnx_model = to_onnx(model, inputs)
-    return Files(onnx_model, to_openvino(onnx_model) if settings.openvino else None)
-
-
-def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Evaluation:
-    """The metric of an exported file, run as a module on the CPU, on a split."""
-    training = training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
-    judged = DefaultTraining(file, training, None, data)
-    return TrainingRunner(file, Uncompressed(file), judged.callables()).validate()
 
 
 def _export(
@@ -204,101 +199,52 @@ def _export(
     training: TrainingSettings,
     settings: ExportSettings,
 ) -> Exported:
-    """The candidate's files, if they do what it does and keep the budget."""
+    """The candidate's files, if they compute what its model computes and keep the budget."""
     model = candidate.model.eval()
     files, program = files_of(model, inputs, settings), to_program(model, inputs)
-    # Where an integer is rounded up in one place and down in the other, the outputs differ by a step of 8 bits.
+    # Where a number is rounded up in one runtime and down in another, the outputs differ by one step of 8 bits.
     tolerance = settings.tolerance if quantized_of(model) is None else settings.quantized_tolerance
-    agreement = {
-        "onnx": asdict(verify_onnx(files.onnx, model, inputs, tolerance=tolerance)),
-        "program": asdict(verify_program(program, model, inputs, tolerance=tolerance)),
-        "exported_rate": _exported_rate(files.onnx, candidate),
-    }
-    to_judge: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
+    onnx_agreement = verify_onnx(files.onnx, model, inputs, tolerance=tolerance)
+    program_agreement = verify_program(program, model, inputs, tolerance=tolerance)
+    exported_rate = _exported_rate(files, candidate)
+    runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
+    openvino_agreement = None
     if files.openvino is not None:
-        agreement["openvino"] = asdict(verify_openvino(files.openvino, model, inputs, tolerance=tolerance))
-        to_judge["OpenVINO"] = OpenvinoModel(files.openvino)
+        openvino_agreement = verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
+        runnable["OpenVINO"] = OpenvinoModel(files.openvino)
     metrics: dict[str, float] = {}
-    for kind, file in to_judge.items():
+    for kind, file in runnable.items():
         metrics[kind] = evaluate_file(file, validation_data, training).metric
         if budget.margin(metrics[kind]) < 0:
             raise ExportError(
                 f"its {kind} file breaks the budget: {metrics[kind]:.4f} on the validation split, where "
                 f"{budget.lowest_tolerated:.4f} is tolerated"
             )
-    report = {
-        "name": candidate.name,
-        "stage": candidate.stage,
-        "rate": candidate.rate,
-        "requested_rate": candidate.requested_rate,
-        "standard_error": candidate.standard_error,
-        "checkpoint": candidate.checkpoint,
-        "validation": metrics["ONNX"],
-        "validation_program": metrics[".pt2"],
-        "validation_openvino": metrics.get("OpenVINO"),
-        "agreement": agreement,
-        **costs(model, files, inputs),
-    }
-    return Exported(candidate, files, program, report)
-
-
-def measured(models: Sequence[Files], inputs: Tensor, settings: ExportSettings) -> list[dict[str, Any]]:
-    """Latency and memory of each model in onnxruntime, by batch size; and its latency in OpenVINO, if all go there."""
-    serialised = [files.onnx.SerializeToString() for files in models]
-    openvino_files = [files.openvino for files in models if files.openvino is not None]
-    latencies = measure_latency(
-        [*serialised, *openvino_files],
-        inputs,
-        batch_sizes=settings.batch_sizes,
-        num_threads=settings.num_threads,
-        seconds=settings.latency_seconds,
+    return Exported(
+        candidate=candidate,
+        files=files,
+        program=program,
+        agreement=Agreement(
+            onnx=FileAgreement.model_validate(onnx_agreement),
+            program=FileAgreement.model_validate(program_agreement),
+            openvino=None if openvino_agreement is None else FileAgreement.model_validate(openvino_agreement),
+            exported_rate=exported_rate,
+        ),
+        validation=metrics["ONNX"],
+        validation_program=metrics[".pt2"],
+        validation_openvino=metrics.get("OpenVINO"),
     )
-    in_onnxruntime = latencies[: len(models)]
-    in_openvino = latencies[len(models) :] or [{}] * len(models)
-    return [
-        {
-            **_in_milliseconds(latency),
-            "peak_memory_bytes": peak_memory(file, inputs.numpy(), settings.batch_sizes),
-            **_in_milliseconds(openvino_latency, "openvino_"),
-        }
-        for file, latency, openvino_latency in zip(serialised, in_onnxruntime, in_openvino, strict=True)
-    ]
 
 
-def _in_milliseconds(by_size: dict[int, Latency], prefix: str = "") -> dict[str, Any]:
-    """Median, quartiles and fastest turn by batch size; None where nothing was measured."""
-    medians = {size: latency.median for size, latency in by_size.items()}
-    quartiles = {size: list(latency.quartiles) for size, latency in by_size.items()}
-    fastest = {size: latency.fastest for size, latency in by_size.items()}
-    return {
-        f"{prefix}latency_ms": medians or None,
-        f"{prefix}latency_quartiles_ms": quartiles or None,
-        f"{prefix}latency_fastest_ms": fastest or None,
-    }
+def _exported_rate(files: Files, candidate: Candidate) -> float | None:
+    """The rate counted on the ONNX file; None if it cannot be counted there.
 
-
-def costs(model: nn.Module, files: Files, inputs: Tensor) -> dict[str, Any]:
-    """Sizes and operations of a model and its files; bytes are of the files as written, and compressed."""
-    file = files.onnx.SerializeToString()
-    return {
-        "parameters": num_parameters(model),
-        "nonzero_parameters": sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
-        "macs": num_macs(model, inputs),
-        "onnx_bytes": len(file),
-        "onnx_gzip_bytes": len(gzip.compress(file, mtime=0)),
-        "openvino_bytes": files.openvino and files.openvino.num_bytes,
-    }
-
-
-def _exported_rate(onnx_model: ModelProto, candidate: Candidate) -> float | None:
-    """The rate counted on the file, at least the one reported; None where it cannot be counted.
-
-    It is the same number, unless the exporter folded a BatchNorm of scale 0, which adds zeros.
+    It equals the candidate's rate, unless the exporter folded a BatchNorm of scale 0, which adds zeros.
     """
     if not candidate.weight_names:
         return None
     try:
-        zeros, total = count_zeros(onnx_model, candidate.weight_names)
+        zeros, total = count_zeros(files.onnx, candidate.weight_names)
     except ExportError as error:  # the outputs were compared, so a renamed weight is no reason to fail
         logger.warning("%s", error)
         return None
@@ -310,27 +256,34 @@ def _exported_rate(onnx_model: ModelProto, candidate: Candidate) -> float | None
     return zeros / total
 
 
-def _cost(report: dict[str, Any], settings: ExportSettings) -> float:
-    """What the objective wants to be small."""
-    if settings.objective == "rate":
-        return -float(report["rate"])
-    if settings.objective == "latency":
-        return float(report["latency_fastest_ms"][settings.batch_sizes[0]])
-    return float(report["onnx_bytes" if settings.objective == "bytes" else settings.objective])
+def _cost(result: CandidateResult, settings: ExportSettings) -> float:
+    """The number that the objective minimizes."""
+    match settings.objective:
+        case "rate":
+            return -result.rate
+        case "latency":
+            assert result.latency_fastest_ms is not None
+            return result.latency_fastest_ms[settings.batch_sizes[0]]
+        case "bytes":
+            return result.onnx_bytes
+        case "parameters":
+            return result.parameters
+        case "macs":
+            return result.macs
 
 
-def _excess(report: dict[str, Any], settings: ExportSettings) -> list[tuple[str, float]]:
-    """Which limits are exceeded, in words, and how many times."""
+def _excess(result: CandidateResult, settings: ExportSettings) -> list[tuple[str, float]]:
+    """The limits that are exceeded: a sentence for each, and measured value over limit."""
     limits = settings.limits
+    measured = {"onnx_bytes": result.onnx_bytes, "parameters": result.parameters, "macs": result.macs}
     excess: list[tuple[str, float]] = []
-    for key in ("onnx_bytes", "parameters", "macs"):
+    for key, value in measured.items():
         limit = getattr(limits, key)
-        if limit is not None and report[key] > limit:
-            excess.append((f"{key} are {report[key]:,}, above the limit of {limit:,}", report[key] / limit))
+        if limit is not None and value > limit:
+            excess.append((f"{key} are {value:,}, above the limit of {limit:,}", value / limit))
     for batch_size, longest in limits.latency_ms.items():
-        if (measured := report["latency_ms"][batch_size]) > longest:
-            words = (
-                f"the median latency at batch {batch_size} is {measured:.3g} ms, above the limit of {longest:.3g} ms"
-            )
-            excess.append((words, measured / longest))
+        latency = (result.latency_ms or {})[batch_size]
+        if latency > longest:
+            words = f"the median latency at batch {batch_size} is {latency:.3g} ms, above the limit of {longest:.3g} ms"
+            excess.append((words, latency / longest))
     return excess

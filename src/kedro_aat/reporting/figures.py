@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kedro_aat.reporting.numbers import COSTS, delivered_candidate
+from kedro_aat.delivery.results import Summary
+from kedro_aat.reporting.numbers import COSTS, stage_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,22 +28,16 @@ _SHOWN_DROPS = 6
 _TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 
 
-def stage_name(summary: dict[str, Any], stage: int) -> str:
-    """What a stage did, as a title: `Stage 2: quantization`, without the number where there is but one."""
-    words = " and ".join(summary["stages"][stage - 1]["algorithms"]).replace("_", " ")
-    return f"Stage {stage}: {words}" if len(summary["stages"]) > 1 else words.capitalize()
-
-
-def delivered_row(trajectory: pd.DataFrame, summary: dict[str, Any]) -> Any:
+def delivered_row(trajectory: pd.DataFrame, summary: Summary) -> Any:
     """The index of the epoch whose model is delivered; None where none is."""
-    chosen = delivered_candidate(summary)
+    chosen = summary.delivered_candidate
     if chosen is None:
         return None
-    rows = trajectory[(trajectory["stage"] == chosen["stage"]) & (trajectory["checkpoint"] == chosen["checkpoint"])]
+    rows = trajectory[(trajectory["stage"] == chosen.stage) & (trajectory["checkpoint"] == chosen.checkpoint)]
     return None if rows.empty else rows.index[0]
 
 
-def frontier_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.Figure:
+def frontier_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
     """Each epoch by its rate and metric, one panel a stage.
 
     Where the rate is a share that is removed, the axis tells how many times less is left, by logarithm. Bars are one
@@ -63,30 +58,28 @@ def frontier_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.Fig
     delivered = delivered_row(trajectory, summary)
     for panel, stage in enumerate(stages, start=1):
         rows = trajectory[trajectory["stage"] == stage]
-        is_share = summary["stages"][stage - 1]["algorithms"][0] == "quantization"
+        is_share = summary.stages[stage - 1].algorithms[0] == "quantization"
         _add_epochs(figure, rows, panel, is_share, delivered)
         axis = {"title": "Share of the weights in 8 bits", "tickformat": ".0%", "range": [-0.05, 1.05]}
         if not is_share:
             axis = {"title": "Times smaller, 1 / (1 - rate)", "type": "log", "tickvals": _TICKS, "ticktext": _ticks()}
         figure.update_xaxes(axis, row=panel, col=1)
-        figure.update_yaxes(
-            title=escape(summary["metric"]["name"]), range=_metric_range(rows, summary), row=panel, col=1
-        )
+        figure.update_yaxes(title=escape(summary.metric.name), range=_metric_range(rows, summary), row=panel, col=1)
         # Its text stands towards the baseline: on the other side may be the end of the panel.
-        side = "top left" if summary["metric"]["higher_is_better"] else "bottom left"
-        _add_line(figure, panel, summary["budget"]["lowest_tolerated"], "lowest tolerated", RED, "dash", side)
-        _add_line(figure, panel, summary["baseline"]["validation"], "baseline", GREY, "dot")
+        side = "top left" if summary.metric.higher_is_better else "bottom left"
+        _add_line(figure, panel, summary.budget.lowest_tolerated, "lowest tolerated", RED, "dash", side)
+        _add_line(figure, panel, summary.baseline.validation, "baseline", GREY, "dot")
     return _finished(figure, height=460 if len(stages) == 1 else 760)
 
 
-def trajectory_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.Figure:
+def trajectory_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
     """Rates, metric, margin and learning rate, one below the other, over the epochs of all stages.
 
     Args:
         trajectory: Of all stages, with the column `stage`.
         summary: Of the run.
     """
-    metric = escape(summary["metric"]["name"])
+    metric = escape(summary.metric.name)
     figure = make_subplots(
         rows=4,
         cols=1,
@@ -137,7 +130,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.F
             showarrow=False,
         )
         first = False
-    _add_line(figure, 2, summary["budget"]["lowest_tolerated"], "", RED, "dash")
+    _add_line(figure, 2, summary.budget.lowest_tolerated, "", RED, "dash")
     _add_line(figure, 3, 0.0, "", RED, "dash")
     delivered = delivered_row(trajectory.reset_index(drop=True), summary)
     if delivered is not None:
@@ -151,20 +144,23 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: dict[str, Any]) -> go.F
     return _finished(figure, height=860)
 
 
-def costs_figure(summary: dict[str, Any]) -> go.Figure:
+def costs_figure(summary: Summary) -> go.Figure:
     """Sizes, operations and latencies of every candidate as shares of the baseline's; further left is smaller."""
-    baseline = summary["baseline"]
+    baseline = summary.baseline
     figure = go.Figure()
-    known = [(label, key) for label, key in COSTS if baseline[key] is not None]
-    latencies = list(baseline["latency_fastest_ms"] or {})
+    known = [(label, key) for label, key in COSTS if getattr(baseline, key) is not None]
+    baseline_latencies = baseline.latency_fastest_ms or {}
+    latencies = list(baseline_latencies)
     labels = [label for label, _ in known] + [f"latency, batch {size}" for size in latencies]
-    for candidate, colour in zip(summary["candidates"], itertools.cycle((BLUE, ORANGE, GREEN, RED, GREY))):
-        pairs = [(baseline[key], candidate[key], f"{candidate[key]:,.0f}") for _, key in known]
+    for candidate, colour in zip(summary.candidates, itertools.cycle((BLUE, ORANGE, GREEN, RED, GREY))):
+        pairs = [
+            (getattr(baseline, key), getattr(candidate, key), f"{getattr(candidate, key):,.0f}") for _, key in known
+        ]
         for size in latencies:
-            measured = candidate["latency_fastest_ms"][size]
-            pairs.append((baseline["latency_fastest_ms"][size], measured, f"{measured:.3f} ms"))
-        is_delivered = candidate["name"] == summary["delivered"]
-        name = escape(candidate["name"].replace("_", " ")) + (", delivered" if is_delivered else "")
+            measured = (candidate.latency_fastest_ms or {})[size]
+            pairs.append((baseline_latencies[size], measured, f"{measured:.3f} ms"))
+        is_delivered = candidate.id == summary.delivered_id
+        name = escape(candidate.name.replace("_", " ")) + (", delivered" if is_delivered else "")
         figure.add_scatter(
             x=[after / before if before else None for before, after, _ in pairs],
             y=labels,
@@ -238,17 +234,17 @@ def _non_dominated(rows: pd.DataFrame) -> list[Any]:
     return kept
 
 
-def _metric_range(rows: pd.DataFrame, summary: dict[str, Any]) -> list[float]:
+def _metric_range(rows: pd.DataFrame, summary: Summary) -> list[float]:
     """From a little above the best to the worst, or to where the tolerated drop is exceeded many times."""
-    budget, baseline = summary["budget"], summary["baseline"]["validation"]
-    worse = -1 if summary["metric"]["higher_is_better"] else 1
+    budget, baseline = summary.budget, summary.baseline.validation
+    worse = -1 if summary.metric.higher_is_better else 1
     # Distances from the baseline, growing as the metric gets worse.
     distances = worse * (rows["metric"] - baseline)
     errors = rows["standard_error"].fillna(0)
     farthest = float((distances + errors).max())
-    if budget["drop"] > 0:
-        farthest = min(farthest, (1 + _SHOWN_DROPS) * budget["drop"])
-    worst = max(farthest, budget["drop"])
+    if budget.drop > 0:
+        farthest = min(farthest, (1 + _SHOWN_DROPS) * budget.drop)
+    worst = max(farthest, budget.drop)
     best = min(float((distances - errors).min()), 0.0)
     margin = 0.06 * (worst - best) or 1e-3
     return sorted((baseline + worse * (best - margin), baseline + worse * (worst + margin)))

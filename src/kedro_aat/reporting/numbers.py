@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from kedro_aat.delivery.measurements import CandidateResult, Measurements
+from kedro_aat.delivery.results import CompressedSummary, Summary
+from kedro_aat.export.settings import Objective
 
-# What a model costs; the label, and the key in the summary.
+# Costs of a model: label, and field of `Measurements`.
 COSTS = (
     ("parameters", "parameters"),
     ("  of them not zero", "nonzero_parameters"),
@@ -17,49 +19,51 @@ COSTS = (
 Row = tuple[str, str, str, str]  # label, baseline, compressed, change
 
 
-def comparison(summary: dict[str, Any]) -> list[Row]:
-    """Baseline beside compressed model: metrics, rate, costs and epochs."""
-    baseline, compressed = summary["baseline"], summary["compressed"]
-    budget, metric = summary["budget"], summary["metric"]
+def comparison(summary: Summary) -> list[Row]:
+    """The baseline beside the compressed model: metrics, rate, costs and epochs."""
+    baseline, compressed = summary.baseline, summary.compressed
     rows: list[Row] = [
         (
-            f"{metric['name']}, validation",
-            f"{baseline['validation']:.4f}",
-            f"{compressed['validation']:.4f}",
-            f"{compressed['validation'] - baseline['validation']:+.4f}",
+            f"{summary.metric.name}, validation",
+            f"{baseline.validation:.4f}",
+            f"{compressed.validation:.4f}",
+            f"{compressed.validation - baseline.validation:+.4f}",
         ),
-        ("  tolerated", "", tolerated(summary), f"{budget['drop']:.4g} worse"),
+        ("  tolerated", "", tolerated(summary), f"{summary.budget.drop:.4g} worse"),
     ]
-    if (error := compressed["validation_standard_error"]) is not None:
-        rows.append(("  standard error", "", "", f"{error:.4f}"))
-    if (tested := compressed["test"]) is not None:
-        change = f"{tested - baseline['test']:+.4f}"
-        rows.append((f"{metric['name']}, test", f"{baseline['test']:.4f}", f"{tested:.4f}", change))
-    rows.append(("compression rate", "", f"{compressed['rate']['achieved']:.4f}", ""))
-    epochs = ("epochs", "", f"{summary['epochs']['used']} of {summary['epochs']['allowed']}", "")
+    if compressed.validation_standard_error is not None:
+        rows.append(("  standard error", "", "", f"{compressed.validation_standard_error:.4f}"))
+    if compressed.test is not None and baseline.test is not None:
+        change = f"{compressed.test - baseline.test:+.4f}"
+        rows.append((f"{summary.metric.name}, test", f"{baseline.test:.4f}", f"{compressed.test:.4f}", change))
+    rows.append(("compression rate", "", f"{compressed.rate.achieved:.4f}", ""))
+    epochs = ("epochs", "", f"{summary.epochs.used} of {summary.epochs.allowed}", "")
     return [*rows, *cost_rows(baseline, compressed), epochs]
 
 
-def cost_rows(baseline: dict[str, Any], compressed: dict[str, Any]) -> list[Row]:
-    """Sizes, operations and latencies of one model beside the baseline's; latencies are of the fastest turns first.
+def cost_rows(baseline: Measurements, compressed: Measurements | CompressedSummary) -> list[Row]:
+    """Sizes, operations and latencies of one model beside the baseline's.
 
-    Their ratio is the one that repeats; the medians move with what else the machine does.
+    The fastest turn is the first row of each latency, because its ratio is the one that repeats; medians move with
+    whatever else the machine does.
     """
     rows = [
-        _ratio(label, baseline[key], compressed[key], "{:,.0f}")
-        for label, key in COSTS
-        if key != "nonzero_parameters" or compressed[key] != compressed["parameters"]
+        _ratio(label, getattr(baseline, field), getattr(compressed, field), "{:,.0f}")
+        for label, field in COSTS
+        if field != "nonzero_parameters" or compressed.nonzero_parameters != compressed.parameters
     ]
     for label, prefix in (("latency", ""), ("OpenVINO latency", "openvino_")):
-        fastest, medians, quartiles = (f"{prefix}latency_{kind}ms" for kind in ("fastest_", "", "quartiles_"))
-        for size, latency in (baseline[fastest] or {}).items():
-            after = (compressed[fastest] or {}).get(size)
-            rows.append(_ratio(f"{label}, batch {size}, ms", latency, after, "{:.3f}"))
-            for words, key, form in (("median", medians, _milliseconds), ("half of the turns", quartiles, _between)):
-                was, now = (form((model[key] or {}).get(size)) for model in (baseline, compressed))
-                rows.append((f"  {words}", was, now, ""))
-    for size, memory in (baseline["peak_memory_bytes"] or {}).items():
-        after = (compressed["peak_memory_bytes"] or {}).get(size)
+        for size, before in (getattr(baseline, f"{prefix}latency_fastest_ms") or {}).items():
+            after = (getattr(compressed, f"{prefix}latency_fastest_ms") or {}).get(size)
+            rows.append(_ratio(f"{label}, batch {size}, ms", before, after, "{:.3f}"))
+            medians, quartiles = (
+                [(getattr(model, f"{prefix}latency_{kind}ms") or {}).get(size) for model in (baseline, compressed)]
+                for kind in ("", "quartiles_")
+            )
+            rows.append(("  median", _milliseconds(medians[0]), _milliseconds(medians[1]), ""))
+            rows.append(("  half of the turns", _interval(quartiles[0]), _interval(quartiles[1]), ""))
+    for size, memory in (baseline.peak_memory_bytes or {}).items():
+        after = (compressed.peak_memory_bytes or {}).get(size)
         rows.append(_ratio(f"peak memory, batch {size}, MB", memory / 1e6, after and after / 1e6, "{:.1f}"))
     return [row for row in rows if row is not None]
 
@@ -68,56 +72,54 @@ def _milliseconds(time: float | None) -> str:
     return "-" if time is None else f"{time:.3f}"
 
 
-def _between(quartiles: list[float] | None) -> str:
+def _interval(quartiles: tuple[float, float] | None) -> str:
     return "-" if quartiles is None else "-".join(map(_milliseconds, quartiles))
 
 
-def tolerated(summary: dict[str, Any]) -> str:
-    """The lowest metric that is within budget: `at least 0.9844`."""
-    better = "at least" if summary["metric"]["higher_is_better"] else "at most"
-    return f"{better} {summary['budget']['lowest_tolerated']:.4f}"
+def tolerated(summary: Summary) -> str:
+    """The worst metric within budget, as in `at least 0.9844`."""
+    bound = "at least" if summary.metric.higher_is_better else "at most"
+    return f"{bound} {summary.budget.lowest_tolerated:.4f}"
 
 
-def delivered_candidate(summary: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of the model that is delivered; None where none is."""
-    return next((each for each in summary["candidates"] if each["name"] == summary["delivered"]), None)
+def stage_name(summary: Summary, number: int) -> str:
+    """A stage as a title: `Stage 2: quantization`, without the number if there is only one."""
+    words = " and ".join(summary.stages[number - 1].algorithms).replace("_", " ")
+    return f"Stage {number}: {words}" if len(summary.stages) > 1 else words.capitalize()
 
 
-def stages_of(candidate: dict[str, Any], summary: dict[str, Any]) -> list[int]:
-    """The numbers of the stages that made a candidate; one that found nothing left the model as it was."""
-    numbered = enumerate(summary["stages"][: candidate["stage"]], start=1)
-    return [number for number, stage in numbered if stage["outcome"] == "within_budget"]
+def reasons_not_delivered(summary: Summary, objective: Objective) -> dict[str, str]:
+    """Why each other candidate is not delivered, by name.
 
-
-def breaks_limits(found: dict[str, Any]) -> bool:
-    """Whether nothing is delivered although files kept the budget; `found` is a summary or an export's report."""
-    return found["delivered"] is None and bool(found["candidates"])
-
-
-def not_delivered(summary: dict[str, Any], objective: str) -> dict[str, str]:
-    """Why each model that is not delivered is not, by name."""
-    reasons = {str(name): str(reason) for name, reason in summary["rejected"].items()}
-    chosen = delivered_candidate(summary)
-    for other in summary["candidates"]:
-        if chosen is not None and other["name"] != chosen["name"] and other["name"] not in reasons:
-            words, was, would = _by_objective(objective, chosen, other)
-            reasons[other["name"]] = f"The objective is {words}: {would}, where the delivered one has {was}."
+    Args:
+        summary: Summary of the run.
+        objective: Objective that chose the delivered file.
+    """
+    reasons = dict(summary.rejected)
+    delivered = summary.delivered_candidate
+    for candidate in summary.candidates:
+        if delivered is not None and candidate.id != delivered.id and candidate.name not in reasons:
+            words, chosen, other = _by_objective(objective, delivered, candidate)
+            reasons[candidate.name] = f"The objective is {words}: {other}, but the delivered file has {chosen}."
     return reasons
 
 
-def _by_objective(objective: str, chosen: dict[str, Any], other: dict[str, Any]) -> tuple[str, str, str]:
-    if objective == "rate":
-        return "the highest rate", f"{chosen['rate']:.4f}", f"{other['rate']:.4f}"
-    if objective == "latency":
-        size = next(iter(chosen["latency_fastest_ms"]))
-        shown = [f"{each['latency_fastest_ms'][size]:.3f} ms" for each in (chosen, other)]
-        return f"the lowest latency at batch {size}", shown[0], shown[1]
-    key, words = {
-        "bytes": ("onnx_bytes", "the fewest bytes"),
-        "parameters": ("parameters", "the fewest parameters"),
-        "macs": ("macs", "the fewest MACs"),
-    }[objective]
-    return words, f"{chosen[key]:,}", f"{other[key]:,}"
+def _by_objective(objective: Objective, chosen: CandidateResult, other: CandidateResult) -> tuple[str, str, str]:
+    """The objective in words, and both candidates' values."""
+    match objective:
+        case "rate":
+            return "the highest rate", f"{chosen.rate:.4f}", f"{other.rate:.4f}"
+        case "latency":
+            assert chosen.latency_fastest_ms is not None
+            size = next(iter(chosen.latency_fastest_ms))
+            latencies = [(candidate.latency_fastest_ms or {})[size] for candidate in (chosen, other)]
+            return f"the lowest latency at batch {size}", f"{latencies[0]:.3f} ms", f"{latencies[1]:.3f} ms"
+        case "bytes":
+            return "the fewest bytes", f"{chosen.onnx_bytes:,}", f"{other.onnx_bytes:,}"
+        case "parameters":
+            return "the fewest parameters", f"{chosen.parameters:,}", f"{other.parameters:,}"
+        case "macs":
+            return "the fewest MACs", f"{chosen.macs:,}", f"{other.macs:,}"
 
 
 def _ratio(label: str, before: float | None, after: float | None, form: str) -> Row | None:
@@ -128,5 +130,5 @@ def _ratio(label: str, before: float | None, after: float | None, form: str) -> 
 
 
 def _factor(ratio: float) -> str:
-    """Two digits that say something: 0.67x, but 0.012x."""
+    """Two significant digits: 0.67x, but 0.012x."""
     return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"

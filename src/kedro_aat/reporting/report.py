@@ -1,8 +1,9 @@
-"""The report: one HTML file with everything in it, to be read without a network."""
+"""The report: one HTML file that holds everything and needs no network."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import pandas as pd
@@ -10,14 +11,14 @@ import yaml
 from markupsafe import Markup
 
 from kedro_aat.budget import Outcome
-from kedro_aat.reporting.figures import costs_figure, stage_name
+from kedro_aat.delivery.results import Summary
+from kedro_aat.export.settings import Objective
 from kedro_aat.reporting.numbers import (
-    breaks_limits,
+    Row,
     comparison,
     cost_rows,
-    delivered_candidate,
-    not_delivered,
-    stages_of,
+    reasons_not_delivered,
+    stage_name,
     tolerated,
 )
 
@@ -51,31 +52,26 @@ _LAYER_COLUMNS = {
 
 
 def render_report(
-    summary: dict[str, Any],
+    summary: Summary,
     trajectory: pd.DataFrame,
     layers: pd.DataFrame,
-    frontier: go.Figure,
-    course: go.Figure,
-    settings: dict[str, Any],
+    figures: Mapping[str, go.Figure],
+    settings: Mapping[str, object],
+    objective: Objective,
 ) -> str:
-    """The page.
+    """Renders the report as one HTML page that needs no network.
 
     Args:
-        summary: Of the run, from `summarize`.
-        trajectory: Of all stages, with the column `stage`.
-        layers: What became of each layer, from `layer_table`.
-        frontier: From `frontier_figure`.
-        course: From `trajectory_figure`.
-        settings: Of the run, as JSON data.
+        summary: Summary of the run.
+        trajectory: Trajectory of all stages, with the column `stage`.
+        layers: Layer table of the run.
+        figures: Name -> figure; empty without Plotly, and then the page has tables alone.
+        settings: Settings of the run, as JSON data.
+        objective: Objective that chose the delivered file.
     """
-    from plotly.offline import get_plotlyjs
-
-    tone, headline = _HEADLINES[Outcome(summary["outcome"])]
-    if breaks_limits(summary):
+    tone, headline = _HEADLINES[summary.outcome]
+    if summary.breaks_limits:
         headline = _BREAKS_LIMITS
-    figures = {"frontier": frontier, "trajectory": course}
-    if summary["candidates"]:
-        figures["costs"] = costs_figure(summary)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kedro_aat.reporting", "."),
         autoescape=True,
@@ -90,98 +86,130 @@ def render_report(
         tiles=_tiles(summary),
         tolerated=tolerated(summary),
         rows=comparison(summary),
-        candidates=_candidates(summary, settings["export"]["objective"]),
+        candidates=_candidates(summary, objective),
         tried=_tried(trajectory, summary),
         layers=_layers(layers, summary),
-        has_zeros=any("magnitude_sparsity" in stage["algorithms"] for stage in summary["stages"]),
-        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        has_zeros=any("magnitude_sparsity" in stage.algorithms for stage in summary.stages),
+        settings=yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True),
         figures={name: _json(figure) for name, figure in figures.items()},
-        plotly=Markup(get_plotlyjs()),
+        plotly=_plotly() if figures else "",
     )
 
 
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
+
+
 def _json(figure: go.Figure) -> Markup:
-    """A figure for a script element; no text of a user's can end that element."""
+    """A figure for a script element; no text from a user can end that element."""
     return Markup(figure.to_json().replace("<", "\\u003c").replace("\u2028", "").replace("\u2029", ""))
 
 
-def _tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The few numbers that matter: value, what it is, how it came about."""
-    baseline, compressed = summary["baseline"], summary["compressed"]
-    if summary["delivered"] is None:
+class Tile(NamedTuple):
+    """One of the few numbers on top of the page."""
+
+    value: str
+    title: str
+    origin: str
+
+
+def _tiles(summary: Summary) -> list[Tile]:
+    baseline, delivered = summary.baseline, summary.delivered_candidate
+    if delivered is None:
         return []
-    change = compressed["validation"] - baseline["validation"]
-    tiles = [
-        (
-            f"{baseline['onnx_bytes'] / compressed['onnx_bytes']:.3g}x",
-            "smaller file",
-            f"{baseline['onnx_bytes']:,} → {compressed['onnx_bytes']:,} bytes",
-        ),
-        (f"{change:+.4f}", f"{summary['metric']['name']}, validation", tolerated(summary) + " is tolerated"),
-    ]
-    for size, before in list((baseline["latency_fastest_ms"] or {}).items())[:2]:
-        after = compressed["latency_fastest_ms"][size]
-        faster = before / after
-        words = f"faster at batch {size}" if faster >= 1 else f"the speed at batch {size}"
-        tiles.insert(len(tiles) - 1, (f"{faster:.2g}x", words, f"{before:.3f} → {after:.3f} ms"))
-    return tiles
+    change = summary.compressed.validation - baseline.validation
+    smaller = Tile(
+        f"{baseline.onnx_bytes / delivered.onnx_bytes:.3g}x",
+        "smaller file",
+        f"{baseline.onnx_bytes:,} → {delivered.onnx_bytes:,} bytes",
+    )
+    accuracy = Tile(f"{change:+.4f}", f"{summary.metric.name}, validation", f"{tolerated(summary)} is tolerated")
+    latencies = []
+    for size, before in list((baseline.latency_fastest_ms or {}).items())[:2]:
+        after = (delivered.latency_fastest_ms or {})[size]
+        title = f"faster at batch {size}" if before >= after else f"the speed at batch {size}"
+        latencies.append(Tile(f"{before / after:.2g}x", title, f"{before:.3f} → {after:.3f} ms"))
+    return [smaller, *latencies, accuracy]
 
 
-def _candidates(summary: dict[str, Any], objective: str) -> list[dict[str, Any]]:
-    """Every model that was exported, and those whose files were refused: its costs, and why it is not delivered."""
-    reasons = not_delivered(summary, objective)
+class ShownCandidate(NamedTuple):
+    """A model that was exported, or whose files were rejected: its costs, and why it is not delivered."""
+
+    name: str
+    is_delivered: bool
+    reason: str
+    validation: str
+    rows: list[Row]
+
+
+def _candidates(summary: Summary, objective: Objective) -> list[ShownCandidate]:
+    reasons = reasons_not_delivered(summary, objective)
     shown = [
-        {
-            "name": each["name"],
-            "is_delivered": each["name"] == summary["delivered"],
-            "reason": reasons.pop(each["name"], ""),
-            "validation": f"{each['validation']:.4f}",
-            "rows": cost_rows(summary["baseline"], each),
-        }
-        for each in summary["candidates"]
+        ShownCandidate(
+            name=candidate.name,
+            is_delivered=candidate.id == summary.delivered_id,
+            reason=reasons.pop(candidate.name, ""),
+            validation=f"{candidate.validation:.4f}",
+            rows=cost_rows(summary.baseline, candidate),
+        )
+        for candidate in summary.candidates
     ]
-    refused = [
-        {"name": name, "is_delivered": False, "reason": reason, "validation": "", "rows": []}
-        for name, reason in reasons.items()
-    ]
-    return shown + refused
+    return shown + [ShownCandidate(name, False, reason, "", []) for name, reason in reasons.items()]
 
 
-def _tried(trajectory: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rates that were tried in each stage, by falling rate, and the best that came of each."""
-    found = []
+class TriedRates(NamedTuple):
+    """The rates that one stage tried, by falling rate, and the best epoch of each."""
+
+    title: str
+    rows: list[tuple[str, ...]]
+
+
+def _tried(trajectory: pd.DataFrame, summary: Summary) -> list[TriedRates]:
+    tables = []
     for stage, rows in trajectory[trajectory["achieved_rate"] > 0].groupby("stage"):
         by_rate = rows.assign(rate=rows["achieved_rate"].round(4), epochs=1)
         best = by_rate.loc[by_rate.groupby("rate")["margin"].idxmax()].set_index("rate")
         best["epochs"] = by_rate.groupby("rate")["epochs"].sum()
-        cells = [
+        cells: list[tuple[str, ...]] = [
             (f"{row.Index:.4f}", str(row.epochs), f"{row.metric:.4f}", f"{row.margin:+.4f}")
             for row in best.sort_index(ascending=False).itertuples()
         ]
-        found.append({"title": stage_name(summary, int(str(stage))), "rows": cells})
-    return found
+        tables.append(TriedRates(stage_name(summary, int(str(stage))), cells))
+    return tables
 
 
-def _layers(layers: pd.DataFrame, summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """A table for each algorithm of the stages that the delivered model went through."""
-    chosen = delivered_candidate(summary)
-    if chosen is None:
+class ShownLayers(NamedTuple):
+    """The layers of the delivered model after one algorithm."""
+
+    title: str
+    is_filters: bool
+    columns: list[tuple[str, bool]]  # title, whether numeric
+    rows: list[list[str]]
+    notes: list[tuple[str, str]]  # layer, why it was not compressed
+
+
+def _layers(layers: pd.DataFrame, summary: Summary) -> list[ShownLayers]:
+    """A table for each algorithm of the stages that changed the delivered model."""
+    delivered = summary.delivered_candidate
+    if delivered is None:
         return []
     tables = []
-    made = layers[layers["stage"].isin(stages_of(chosen, summary))]
-    for (_, algorithm), rows in made.groupby(["stage", "algorithm"], sort=False):
-        # A reason that stands for many layers is told below the table, where it has room.
-        notes = [(row.layer, row.note) for row in rows.itertuples() if isinstance(row.note, str) and row.note]
-        told = rows[rows["rate"].notna()]
-        columns = [name for name in _LAYER_COLUMNS if name != "note" and told[name].notna().any()]
+    changed = layers[layers["stage"].isin(summary.stages_of(delivered))]
+    for (_, algorithm), rows in changed.groupby(["stage", "algorithm"], sort=False):
+        # A reason may be long, so it stands below the table.
+        notes = [(str(row.layer), row.note) for row in rows.itertuples() if isinstance(row.note, str) and row.note]
+        compressed = rows[rows["rate"].notna()]
+        columns = [name for name in _LAYER_COLUMNS if name != "note" and compressed[name].notna().any()]
         tables.append(
-            {
-                "title": str(algorithm).replace("_", " ").capitalize(),
-                "is_filters": algorithm == "filter_pruning",
-                "columns": [(_LAYER_COLUMNS[name], name not in ("layer", "shape_before", "shape")) for name in columns],
-                "rows": [[_cell(name, row[name]) for name in columns] for _, row in told.iterrows()],
-                "notes": notes,
-            }
+            ShownLayers(
+                title=str(algorithm).replace("_", " ").capitalize(),
+                is_filters=algorithm == "filter_pruning",
+                columns=[(_LAYER_COLUMNS[name], name not in ("layer", "shape_before", "shape")) for name in columns],
+                rows=[[_cell(name, row[name]) for name in columns] for _, row in compressed.iterrows()],
+                notes=notes,
+            )
         )
     return tables
 

@@ -1,4 +1,4 @@
-"""The summary of a run: as JSON for machines, as a table for the terminal."""
+"""The summary of a run: as JSON for programs, as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -12,21 +12,32 @@ from rich.table import Table
 from rich.text import Text
 
 from kedro_aat.budget import Outcome
-from kedro_aat.reporting.numbers import COSTS, breaks_limits, comparison, cost_rows
+from kedro_aat.delivery.measurements import Measurements
+from kedro_aat.delivery.results import (
+    BaselineEvaluation,
+    BaselineSummary,
+    CertificateFields,
+    CertificateResult,
+    CompressedSummary,
+    DistillationSummary,
+    Environment,
+    EpochCount,
+    ExportedRates,
+    ExportResult,
+    Rates,
+    SearchResult,
+    SecondSearchResult,
+    Summary,
+    WallTime,
+)
+from kedro_aat.reporting.numbers import comparison, cost_rows
 from kedro_aat.training.records import EpochRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
-
-_COSTS = (
-    *(key for _, key in COSTS),
-    *("latency_ms", "latency_quartiles_ms", "latency_fastest_ms", "peak_memory_bytes"),
-    *("openvino_latency_ms", "openvino_latency_quartiles_ms", "openvino_latency_fastest_ms"),
-)
-
-REPORT = "aat_report.html"  # the page, beside the summary
+LIBRARIES = ("kedro-aat", "kedro", "torch", "torchmetrics", "onnx", "onnxscript", "onnxruntime", "numpy")
+REPORT = "aat_report.html"  # file name of the report, beside the summary
 
 LIMITS_ADVICE = (
     "The accuracy budget was kept, but not the limits beside it: allow more in export.limits, or a larger drop."
@@ -34,7 +45,7 @@ LIMITS_ADVICE = (
 
 
 def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
-    """One row an epoch, with the fields of `EpochRecord` as columns."""
+    """One row per epoch, with the fields of `EpochRecord` as columns."""
     import pandas as pd
 
     whole_numbers = {"started_from": "Int64"}
@@ -43,109 +54,113 @@ def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
 
 
 def summarize(
-    evaluation: dict[str, Any],
-    search: dict[str, Any],
-    second: dict[str, Any],
-    export: dict[str, Any],
-    certificate: dict[str, Any],
+    evaluation: BaselineEvaluation,
+    search: SearchResult,
+    second: SecondSearchResult,
+    export: ExportResult,
+    certificate: CertificateResult,
     *,
     seed: int,
     time_limit: float | None,
-    distillation: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """`aat_summary.json`.
+    distillation: DistillationSummary | None,
+) -> Summary:
+    """Puts the summary of a run together.
 
     Args:
-        evaluation: Of the baseline, from `evaluate_baseline`.
-        search: How the search ended, from `finetune_adaptively`.
-        second: How the second stage ended, from `finetune_second_stage`; its outcome may be `skipped`.
-        export: The files, their sizes, costs and agreement with their models, from `export_model`.
-        certificate: What the test split said, from `certify_model`.
-        seed: Of the run.
-        time_limit: Of the search, in seconds; None for none.
-        distillation: How the baseline taught; None where it did not.
+        evaluation: The baseline, from `evaluate_baseline`.
+        search: Result of the first stage, from `finetune_adaptively`.
+        second: Result of the second stage, from `finetune_second_stage`.
+        export: Result of the export, from `export_model`.
+        certificate: What the test split says, from `certify_model`.
+        seed: Seed of the run.
+        time_limit: Time limit of the search, in seconds; None for no limit.
+        distillation: How the baseline taught; None if it did not.
     """
     import torch
 
-    delivered = export["compressed"] or dict.fromkeys(_COSTS)
-    agreement = delivered.get("agreement")
-    outcome = Outcome.CERTIFIED if certificate["is_certified"] else Outcome(export["outcome"])
-    tested = {model: certificate[model] for model in ("baseline", "compressed")}
-    rate: dict[str, float | None]
-    judged: dict[str, float | None]
-    if export["delivered"] is None:  # then the model is the baseline
-        judged = {"validation": evaluation["validation"], "validation_standard_error": None}
-        rate = {"requested": 0.0, "achieved": 0.0}
+    delivered = export.compressed
+    agreement = delivered.agreement if delivered else None
+    outcome = Outcome.CERTIFIED if certificate.is_certified else export.outcome
+    stages = [search, second] if isinstance(second, SearchResult) else [search]
+    libraries = LIBRARIES if export.baseline.openvino_bytes is None else (*LIBRARIES, "openvino")
+    if delivered is None:  # then the model is the baseline
+        validation, standard_error, rate = evaluation.validation, None, Rates(requested=0.0, achieved=0.0)
     else:
-        judged = {"validation": delivered["validation"], "validation_standard_error": delivered["standard_error"]}
-        # What the second stage made has the first one's rate, too.
-        is_first = delivered["stage"] == 1
-        rate = {"requested": delivered["requested_rate"], "achieved": delivered["rate"]} if is_first else search["rate"]
-    compressed = {
-        **judged,
-        "test": tested["compressed"],
-        "rate": rate | {"exported": agreement["exported_rate"] if agreement else None},
-        **{key: delivered[key] for key in _COSTS},
-    }
-    libraries = _LIBRARIES if export["baseline"]["openvino_bytes"] is None else (*_LIBRARIES, "openvino")
-    stages = [search] if second["outcome"] == "skipped" else [search, second]
-    return {
-        "outcome": outcome,
-        "reason": export["reason"],
-        "advice": LIMITS_ADVICE if breaks_limits(export) else outcome.advice,
-        "delivered": export["delivered"],
-        "metric": evaluation["metric"],
-        "budget": search["budget"],
-        "baseline": {"validation": evaluation["validation"], "test": tested["baseline"], **export["baseline"]},
-        "compressed": compressed,
-        "certificate": {key: value for key, value in certificate.items() if key not in tested},
-        "forecast": evaluation["forecast"],
-        "candidates": export["candidates"],
-        "rejected": export["rejected"],
-        "stages": stages,
-        "distillation": distillation,
-        "report": REPORT,
-        "agreement": agreement,
-        "epochs": {key: sum(stage["epochs"][key] for stage in stages) for key in ("used", "allowed")},
-        "seconds": {"used": sum(stage["seconds"]["used"] for stage in stages), "limit": time_limit},
-        "run": search["run"],
-        "seed": seed,
-        "environment": {
-            "python": platform.python_version(),
-            "processor": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "device": search["device"],
-        },
-        "versions": {library: version(library) for library in libraries},
-    }
+        validation, standard_error = delivered.validation, delivered.standard_error
+        # What the second stage delivers also has the first stage's rate.
+        is_first = delivered.stage == 1
+        rate = Rates(requested=delivered.requested_rate, achieved=delivered.rate) if is_first else search.rate
+    return Summary(
+        outcome=outcome,
+        reason=export.reason,
+        advice=LIMITS_ADVICE if export.breaks_limits else outcome.advice,
+        delivered=export.delivered,
+        delivered_id=delivered.id if delivered else None,
+        metric=evaluation.metric,
+        budget=search.budget,
+        baseline=BaselineSummary(
+            validation=evaluation.validation, test=certificate.baseline, **_costs(export.baseline)
+        ),
+        compressed=CompressedSummary(
+            validation=validation,
+            validation_standard_error=standard_error,
+            test=certificate.compressed,
+            rate=ExportedRates(**rate.model_dump(), exported=agreement.exported_rate if agreement else None),
+            **(_costs(delivered) if delivered else {}),
+        ),
+        certificate=CertificateFields.model_validate(certificate),
+        forecast=evaluation.forecast,
+        candidates=export.candidates,
+        rejected=export.rejected,
+        stages=stages,
+        distillation=distillation,
+        report=REPORT,
+        agreement=agreement,
+        epochs=EpochCount(
+            used=sum(stage.epochs.used for stage in stages), allowed=sum(stage.epochs.allowed for stage in stages)
+        ),
+        seconds=WallTime(used=sum(stage.seconds.used for stage in stages), limit=time_limit),
+        run=search.run,
+        seed=seed,
+        environment=Environment(
+            python=platform.python_version(),
+            processor=platform.machine(),
+            threads=torch.get_num_threads(),
+            device=search.device,
+        ),
+        versions={library: version(library) for library in libraries},
+    )
 
 
-def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
-    """The closing table: outcome, and baseline beside compressed model."""
+def _costs(model: Measurements) -> dict[str, Any]:
+    return model.model_dump(include=set(Measurements.model_fields))
+
+
+def print_summary(summary: Summary, console: Console | None = None) -> None:
+    """Prints the closing table: the outcome, and the baseline beside the compressed model."""
     console = console or Console()
-    outcome = Outcome(summary["outcome"])
-    style = "bold green" if outcome in (Outcome.CERTIFIED, Outcome.WITHIN_BUDGET) else "bold red"
+    is_good = summary.outcome in (Outcome.CERTIFIED, Outcome.WITHIN_BUDGET)
     console.print()
-    console.print(Text(f"Outcome: {outcome}", style=style))
-    for words in (summary["reason"], summary["advice"], summary["certificate"]["words"]):
-        console.print(Text(words))  # as it is: brackets in what users named are no markup
+    console.print(Text(f"Outcome: {summary.outcome}", style="bold green" if is_good else "bold red"))
+    for words in (summary.reason, summary.advice, summary.certificate.words):
+        console.print(Text(words))  # as plain text: brackets in users' names are no markup
     console.print(_table(summary))
 
 
-def _table(summary: dict[str, Any]) -> Table:
+def _table(summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for column in ("baseline", "compressed", "change"):
         table.add_column(column, justify="right")
     for row in comparison(summary):
         table.add_row(*map(Text, row))
-    for other in summary["candidates"]:
-        if other["name"] != summary["delivered"]:
+    for candidate in summary.candidates:
+        if candidate.id != summary.delivered_id:
             table.add_section()
             rows = [
-                (f"not delivered: {other['name']}", "", "", summary["rejected"].get(other["name"], "")),
-                (f"{summary['metric']['name']}, validation", "", f"{other['validation']:.4f}", ""),
-                *cost_rows(summary["baseline"], other),
+                (f"not delivered: {candidate.name}", "", "", summary.rejected.get(candidate.name, "")),
+                (f"{summary.metric.name}, validation", "", f"{candidate.validation:.4f}", ""),
+                *cost_rows(summary.baseline, candidate),
             ]
             for row in rows:
                 table.add_row(*map(Text, row))

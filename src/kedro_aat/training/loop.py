@@ -25,7 +25,7 @@ from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, S
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.progress import LoopProgress
-from kedro_aat.training.records import EpochRecord, FineTuned, best_within, frontier, is_over
+from kedro_aat.training.records import EpochRecord, FineTuned, best_within, is_over, pareto_front
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.validated import parse
 
@@ -69,11 +69,11 @@ def fine_tune(
         MetricError: If a metric or loss is not finite; the model is then in its last good state.
     """
     history: list[EpochRecord] = []
-    on_frontier: set[int] = set()
+    on_front: set[int] = set()
     state = policy.initial(problem)
     if (checkpoint := checkpoints.latest()) is not None:
         history, state = _resume(runner, policy, checkpoint)
-        on_frontier = set(checkpoints.numbers)
+        on_front = set(checkpoints.numbers)
         if checkpoints.is_finished:
             logger.info("The run in %s has ended; its result is taken", checkpoints.folder)
         else:
@@ -90,8 +90,8 @@ def fine_tune(
                 saved = {"search": state.model_dump_json(), "history": [vars(row) for row in history]}
                 # The first is the model as it was given. The one before this, with what it needs, is there for
                 # the case that this one is found damaged.
-                on_frontier = frontier(history, on_frontier | {record.checkpoint})
-                keep = {0, record.checkpoint - 1} | on_frontier | state.needed | still_needed
+                on_front = pareto_front(history, on_front | {record.checkpoint})
+                keep = {0, record.checkpoint - 1} | on_front | state.needed | still_needed
                 checkpoint = runner.checkpoint(record.checkpoint, saved)
                 checkpoints.save(checkpoint, runner.dump, keep=keep, wait=False)
                 still_needed = state.needed
@@ -260,7 +260,7 @@ def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, ch
     if best is None:
         stop = Stop(outcome=Outcome.INFEASIBLE, best=None, reason="No model on the frontier keeps the chosen budget.")
     else:
-        reason = f"Read off the frontier of {len(frontier(history, checkpoints.numbers))} models, without training."
+        reason = f"Read off the frontier of {len(pareto_front(history, checkpoints.numbers))} models, without training."
         stop = Stop(outcome=Outcome.WITHIN_BUDGET, best=best.checkpoint, reason=reason)
     return _finish(runner, stop, history, checkpoints)
 

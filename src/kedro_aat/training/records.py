@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from kedro_aat.budget import Budget, Outcome
 
 # Models of the frontier that stay available.
-NUM_ON_FRONTIER = 12
+MAX_ON_PARETO_FRONT = 12
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class FineTuned:
     history: list[EpochRecord] = field(repr=False)
 
 
-def frontier(history: list[EpochRecord], available: Collection[int]) -> set[int]:
+def pareto_front(history: list[EpochRecord], available: Collection[int]) -> set[int]:
     """Numbers of the checkpoints that no other available one beats in both rate and metric, within budget or not.
 
-    They are what other budgets can be read off from. Where they are more than `NUM_ON_FRONTIER`, those are left out
+    They are what other budgets can be read off from. Where they are more than `MAX_ON_PARETO_FRONT`, those are left out
     that lie closest between their neighbours in size.
     """
     rows = [row for row in history if row.checkpoint in available and row.fully_compressed]
@@ -85,7 +85,7 @@ def frontier(history: list[EpochRecord], available: Collection[int]) -> set[int]
         if not kept or row.margin > kept[-1].margin:
             kept.append(row)
     sizes = [math.log(max(1 - row.achieved_rate, 1e-9)) for row in kept]
-    while len(kept) > NUM_ON_FRONTIER:
+    while len(kept) > MAX_ON_PARETO_FRONT:
         # The best within budget is never among them: it is what the search returns.
         best = next((index for index, row in enumerate(kept) if row.margin >= 0), None)
         inner = [index for index in range(1, len(kept) - 1) if index != best]
@@ -99,7 +99,9 @@ def best_within(history: list[EpochRecord], available: Collection[int], budget: 
     rows = [
         row
         for row in history
-        if row.checkpoint in frontier(history, available) and row.achieved_rate > 0 and budget.margin(row.metric) >= 0
+        if row.checkpoint in pareto_front(history, available)
+        and row.achieved_rate > 0
+        and budget.margin(row.metric) >= 0
     ]
     return max(rows, key=lambda row: (row.achieved_rate, budget.margin(row.metric)), default=None)
 

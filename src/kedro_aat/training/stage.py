@@ -32,7 +32,7 @@ WriterOf = Callable[..., Any]  # (run, next_epoch=) -> a TensorBoard writer
 
 
 @dataclass(frozen=True)
-class Stage:
+class SearchStage:
     """What one stage is to do.
 
     Attributes:
@@ -64,7 +64,7 @@ class Stage:
         store: CheckpointStore,
         writer_of: WriterOf,
         choice: BudgetSettings | None = None,
-    ) -> StageResult:
+    ) -> SearchStageResult:
         """Fine-tunes the controller's model, and leaves it, on the CPU, at the best rate within budget.
 
         Args:
@@ -127,7 +127,7 @@ class Stage:
                 f"Its checkpoints are in {checkpoints.folder}."
             )
         controller.model.cpu()
-        return StageResult(result, budget, checkpoints.folder.name, str(training.device))
+        return SearchStageResult(result, budget, checkpoints.folder.name, str(training.device))
 
     def _search(
         self,
@@ -166,41 +166,17 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class StageResult:
+class SearchStageResult:
     """How a stage ended.
 
     Attributes:
-        result: Of its search.
+        fine_tuned: How its search ended.
         budget: That its model keeps.
         run: The name of the run's folder in the store.
         device: On which it was trained.
     """
 
-    result: FineTuned
+    fine_tuned: FineTuned
     budget: Budget
     run: str
     device: str
-
-    def summary(self, algorithms: list[str], allowed: int, time_limit: float | None) -> dict[str, Any]:
-        """As plain data.
-
-        Args:
-            algorithms: By which the model was compressed; the rate is the first one's.
-            allowed: Epochs that the search was allowed.
-            time_limit: Its limit in seconds.
-        """
-        result, best = self.result, self.result.best
-        return {
-            "algorithms": algorithms,
-            "outcome": str(result.outcome),
-            "reason": result.reason,
-            "budget": self.budget.summary,
-            "validation": result.metric,
-            "standard_error": best.standard_error if best else None,
-            "rate": {"requested": best.requested_rate if best else 0.0, "achieved": result.achieved_rate},
-            "epochs": {"used": result.history[-1].epoch, "allowed": allowed},
-            "seconds": {"used": sum(row.seconds for row in result.history), "limit": time_limit},
-            "best_checkpoint": best.checkpoint if best else None,
-            "device": self.device,
-            "run": self.run,
-        }

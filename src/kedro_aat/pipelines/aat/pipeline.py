@@ -1,30 +1,33 @@
-"""How the data go through the nodes. All that passes between two of them is in the catalog."""
+"""How data flows through the nodes. Everything that passes between two of them is in the catalog."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 from kedro.utils import KedroExperimentalWarning
 
+from kedro_aat.pipelines.aat.as_json import with_json
 from kedro_aat.pipelines.aat.diagram import loop_diagram
 from kedro_aat.pipelines.aat.nodes import (
     build_controller,
     certify_model,
     collect_metrics,
+    describe_layers,
     evaluate_baseline,
     export_model,
     finetune_adaptively,
     finetune_second_stage,
+    report_run,
     require_feasible,
     summarize_run,
 )
-from kedro_aat.pipelines.aat.reporting import describe_layers, report_run
 
 
 def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
-    """The accuracy-aware training of `baseline_model`, certified on `test_data`.
+    """Accuracy-aware training of `baseline_model`, certified on `test_data`.
 
     Args:
         namespace: Prefix of all names, for a project that compresses several models: `small` reads
@@ -32,20 +35,18 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
     """
     return Pipeline(
         [
-            Node(
+            _node(
                 evaluate_baseline,
                 ["baseline_model", "train_data", "validation_data", "params:aat"],
                 ["baseline_evaluation", "baseline_scores"],
-                name="evaluate_baseline",
             ),
-            Node(
+            _node(
                 build_controller,
-                # The evaluation is asked for so that a bad baseline or budget is found first.
+                # The evaluation is an input so that a bad baseline or budget is found first.
                 ["baseline_model", "baseline_evaluation", "params:aat", "train_data"],
                 "compression_controller",
-                name="build_controller",
             ),
-            _drawn_node(
+            _node(
                 finetune_adaptively,
                 [
                     "compression_controller",
@@ -59,10 +60,9 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "params:aat",
                 ],
                 ["fine_tuned_controller", "search_result", "search_trajectory"],
-                name="finetune_adaptively",
                 preview_fn=loop_diagram,
             ),
-            Node(
+            _node(
                 finetune_second_stage,
                 [
                     "fine_tuned_controller",
@@ -78,9 +78,8 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "params:aat",
                 ],
                 ["second_stage_controller", "second_stage_result", "trajectory"],
-                name="finetune_second_stage",
             ),
-            Node(
+            _node(
                 export_model,
                 [
                     "fine_tuned_controller",
@@ -101,11 +100,10 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "compressed_openvino",
                     "export_report",
                 ],
-                name="export_model",
             ),
-            Node(
+            _node(
                 certify_model,
-                # The test split is read here alone, and after the file is chosen that is delivered.
+                # This node alone reads the test split, after the delivered file is chosen.
                 [
                     "compressed_onnx",
                     "baseline_model",
@@ -116,9 +114,8 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "params:aat",
                 ],
                 "certificate",
-                name="certify_model",
             ),
-            Node(
+            _node(
                 summarize_run,
                 [
                     "baseline_evaluation",
@@ -129,9 +126,8 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "params:aat",
                 ],
                 "aat_summary",
-                name="summarize_run",
             ),
-            Node(
+            _node(
                 describe_layers,
                 [
                     "fine_tuned_controller",
@@ -142,28 +138,26 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "checkpoint_store",
                 ],
                 "layer_statistics",
-                name="describe_layers",
             ),
-            Node(
+            _node(
                 report_run,
                 ["aat_summary", "trajectory", "layer_statistics", "compressed_onnx", "params:aat"],
                 ["aat_report", "model_card", "frontier_figure", "trajectory_figure"],
-                name="report_run",
             ),
-            Node(
+            _node(
                 collect_metrics,
                 ["aat_summary", "trajectory"],
                 ["aat_metrics", "aat_metrics_history"],
-                name="collect_metrics",
             ),
-            # The card is asked for so that the report is written before the run may end as an error.
-            Node(require_feasible, ["aat_summary", "params:aat", "model_card"], None, name="require_feasible"),
+            # The card is an input so that the report is written before the run may end as an error.
+            _node(require_feasible, ["aat_summary", "params:aat", "model_card"], None),
         ],
         namespace=namespace,
     )
 
 
-def _drawn_node(*arguments: Any, **named: Any) -> Node:
-    """A node with a diagram. Kedro warns that these are experimental, also where nobody looks at one."""
+def _node(function: Callable[..., Any], inputs: list[str], outputs: str | list[str] | None, **options: Any) -> Node:
+    """A node named like its function, which reads and writes JSON."""
+    # Kedro warns that previews of nodes are experimental, even if nobody looks at one.
     with warnings.catch_warnings(action="ignore", category=KedroExperimentalWarning):
-        return Node(*arguments, **named)
+        return Node(with_json(function), inputs, outputs, name=function.__name__, **options)

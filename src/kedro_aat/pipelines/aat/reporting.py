@@ -1,10 +1,21 @@
-"""The nodes that tell people what came of a run; they change nothing."""
+"""Nodes that write down what a run did; they change nothing."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from kedro_aat.config import AatSettings
+from kedro_aat.delivery.results import (
+    BaselineEvaluation,
+    CertificateResult,
+    DistillationSummary,
+    ExportResult,
+    SearchResult,
+    SecondSearchResult,
+    SkippedSearch,
+    Summary,
+)
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -15,52 +26,159 @@ if TYPE_CHECKING:
     from kedro_aat.export.exported import NotExported
     from kedro_aat.training.checkpoints import CheckpointStore
 else:
-    # As in `nodes`: Kedro resolves the type hints, and importing these takes seconds.
+    # Kedro resolves the type hints, and importing these takes seconds; see `search.py`.
     ModelProto = DataFrame = Figure = ModelController = NotExported = CheckpointStore = Any
 
-ONNX_FILE = "compressed_model.onnx"  # as the model card's example names the file that lies beside it
+logger = logging.getLogger(__name__)
+
+ONNX_FILE = "compressed_model.onnx"  # name of the file beside the model card, for the card's example
+
+
+def summarize_run(
+    baseline_evaluation: BaselineEvaluation,
+    search_result: SearchResult,
+    second_result: SecondSearchResult,
+    export_result: ExportResult,
+    certificate: CertificateResult,
+    settings: AatSettings,
+) -> Summary:
+    """Puts the summary together, and prints the closing table.
+
+    Args:
+        baseline_evaluation: The baseline on the validation split.
+        search_result: Result of the first stage.
+        second_result: Result of the second stage.
+        export_result: Result of the export.
+        certificate: What the test split says.
+        settings: Settings of the pipeline.
+    """
+    from kedro_aat.reporting.summary import print_summary, summarize
+
+    teaching = settings.teaching
+
+    summary = summarize(
+        baseline_evaluation,
+        search_result,
+        second_result,
+        export_result,
+        certificate,
+        seed=settings.seed,
+        time_limit=settings.time_limit,
+        distillation=None if teaching is None else DistillationSummary.model_validate(teaching),
+    )
+    print_summary(summary)
+    return summary
+
+
+def collect_metrics(
+    summary: Summary, trajectory: DataFrame
+) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
+    """The numbers of summary and trajectory, for experiment trackers.
+
+    Args:
+        summary: Summary of the run.
+        trajectory: Trajectory of all stages.
+
+    Returns:
+        The summary's numbers as `{name: number}`, and the trajectory's as
+        `{name: [{"step": epoch, "value": number}]}`.
+    """
+    from kedro_aat.reporting.metrics import flat_metrics, metrics_history
+
+    return flat_metrics(summary), metrics_history(trajectory)
+
+
+def require_feasible(summary: Summary, settings: AatSettings, model_card: str = "") -> None:
+    """Ends the run as an error if nothing kept the budget and `on_infeasible` says so; everything is saved by then.
+
+    Args:
+        summary: Summary of the run.
+        settings: Settings of the pipeline.
+        model_card: Not read. As an input it puts this node after those that write the report.
+
+    Raises:
+        InfeasibleError: If nothing kept the budget and `on_infeasible` is `error`.
+    """
+    from kedro_aat.budget import Outcome
+    from kedro_aat.errors import InfeasibleError
+
+    if settings.on_infeasible == "error" and summary.outcome is Outcome.INFEASIBLE:
+        raise InfeasibleError(
+            f"{summary.reason} {summary.advice} The report shows what was tried; the baseline is unchanged, and "
+            "nothing was exported. (Set on_infeasible to keep_baseline to end such a run without an error.)"
+        )
 
 
 def describe_layers(
     controller: ModelController,
     second_controller: ModelController,
-    search_result: dict[str, Any],
-    second_result: dict[str, Any],
-    export_report: dict[str, Any],
+    search_result: SearchResult,
+    second_result: SecondSearchResult,
+    export_result: ExportResult,
     checkpoint_store: CheckpointStore,
 ) -> DataFrame:
-    """What became of each layer in each stage: shapes, rates, parameters, MACs, bits, and what could not be done.
+    """Describes each layer after each stage: shapes, rates, parameters, MACs, bits, and what could not be compressed.
 
-    Where another model of the first stage is delivered than its search returned, the table is of that one alone.
+    If a model of the first stage other than the one its search returned is delivered, the table describes that model
+    alone.
+
+    Args:
+        controller: The first stage's controller.
+        second_controller: The second stage's controller; the first one if that stage was skipped.
+        search_result: Result of the first stage.
+        second_result: Result of the second stage.
+        export_result: Result of the export, which names the delivered model.
+        checkpoint_store: Store with the checkpoints of the first stage.
     """
     from kedro_aat.delivery.candidates import controller_at
     from kedro_aat.reporting.layers import layer_table
 
-    delivered = export_report["compressed"]
-    if delivered and delivered["stage"] == 1 and delivered["checkpoint"] != search_result["best_checkpoint"]:
-        run = search_result["run"]
-        return layer_table([controller_at(controller, checkpoint_store, run, delivered["checkpoint"])])
-    was_skipped = second_result["outcome"] == "skipped"
+    delivered = export_result.compressed
+    if delivered and delivered.stage == 1 and delivered.checkpoint not in (None, search_result.best_checkpoint):
+        return layer_table([controller_at(controller, checkpoint_store, search_result.run, delivered.checkpoint)])
+    was_skipped = isinstance(second_result, SkippedSearch)
     return layer_table([controller] if was_skipped else [controller, second_controller])
 
 
 def report_run(
-    summary: dict[str, Any],
+    summary: Summary,
     trajectory: DataFrame,
     layers: DataFrame,
     compressed_onnx: ModelProto | NotExported,
     settings: AatSettings,
-) -> tuple[str, str, Figure, Figure]:
-    """Writes the run up for people, also where nothing was delivered.
+) -> tuple[str, str, Figure | NotExported, Figure | NotExported]:
+    """Writes the report and the model card, even if nothing was delivered.
+
+    Args:
+        summary: Summary of the run.
+        trajectory: Trajectory of all stages.
+        layers: Layer table.
+        compressed_onnx: The delivered ONNX file, or why there is none.
+        settings: Settings of the pipeline.
 
     Returns:
-        The report as one HTML page, the model card in Markdown, and the figures of frontier and trajectory.
+        The report as one HTML page, the model card in Markdown, and the figures of Pareto front and trajectory.
     """
-    from kedro_aat.reporting.figures import frontier_figure, trajectory_figure
+    from importlib.util import find_spec
+
+    from kedro_aat.export.exported import NotExported
     from kedro_aat.reporting.model_card import model_card
     from kedro_aat.reporting.report import render_report
 
-    frontier, course = frontier_figure(trajectory, summary), trajectory_figure(trajectory, summary)
+    card = model_card(summary, compressed_onnx, ONNX_FILE)
     written = settings.model_dump(mode="json", by_alias=True)
-    page = render_report(summary, trajectory, layers, frontier, course, written)
-    return page, model_card(summary, compressed_onnx, ONNX_FILE), frontier, course
+    objective = settings.export.objective
+    if find_spec("plotly") is None:
+        missing = "Plotly is not installed; install it with `pip install 'kedro-aat[report]'` for figures."
+        logger.warning("The report has no figures: %s", missing)
+        page = render_report(summary, trajectory, layers, {}, written, objective)
+        return page, card, NotExported(missing), NotExported(missing)
+    from kedro_aat.reporting.figures import costs_figure, frontier_figure, trajectory_figure
+
+    figures = {
+        "frontier": frontier_figure(trajectory, summary),
+        "trajectory": trajectory_figure(trajectory, summary),
+    }
+    shown = figures | ({"costs": costs_figure(summary)} if summary.candidates else {})
+    page = render_report(summary, trajectory, layers, shown, written, objective)
+    return page, card, figures["frontier"], figures["trajectory"]

@@ -8,11 +8,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kedro_aat.budget import Budget
+from kedro_aat.budget import Budget, Outcome
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.settings import MagnitudeSparsity
-from kedro_aat.delivery.candidates import Candidate, frontier_models
+from kedro_aat.delivery.candidates import Candidate, front_candidates
+from kedro_aat.delivery.measurements import CandidateResult, Measurements
+from kedro_aat.delivery.results import (
+    BudgetResult,
+    EpochCount,
+    ExportResult,
+    Rates,
+    SearchResult,
+    SkippedSearch,
+    WallTime,
+)
 from kedro_aat.pipelines.aat.reporting import describe_layers
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore
 from tests.nets import Perceptron
@@ -22,6 +32,42 @@ BUDGET = Budget(baseline=0.9, drop=0.05)
 # Two rates that agree in four digits, and one within budget above them, which the search returned.
 RATES = (0.0, 0.50001, 0.50003, 0.8)
 METRICS = (0.9, 0.89, 0.88, 0.87)
+
+
+def search_result(run: str) -> SearchResult:
+    return SearchResult(
+        algorithms=["magnitude_sparsity"],
+        outcome=Outcome.WITHIN_BUDGET,
+        reason="",
+        budget=BudgetResult.model_validate(BUDGET),
+        validation=METRICS[3],
+        standard_error=None,
+        rate=Rates(requested=0.8, achieved=0.8),
+        epochs=EpochCount(used=3, allowed=3),
+        seconds=WallTime(used=1.0, limit=None),
+        best_checkpoint=3,
+        device="cpu",
+        run=run,
+    )
+
+
+def export_of(stage: int | None, checkpoint: int | None = None) -> ExportResult:
+    """An export that delivers the model of that checkpoint; nothing for None."""
+    costs = Measurements(parameters=1, nonzero_parameters=1, macs=1, onnx_bytes=1, onnx_gzip_bytes=1)
+    delivered = None
+    if stage is not None:
+        delivered = CandidateResult(
+            name="model", stage=stage, checkpoint=checkpoint, rate=0.5, validation=0.9, **costs.model_dump()
+        )
+    return ExportResult(
+        outcome=Outcome.WITHIN_BUDGET,
+        reason="",
+        delivered="model",
+        baseline=costs,
+        compressed=delivered,
+        candidates=[],
+        rejected={},
+    )
 
 
 class Search:
@@ -37,11 +83,10 @@ class Search:
                 run.save(Checkpoint(number, dict(self.controller.model.state_dict()), training, {}))
         steps = list(zip(RATES, METRICS, strict=True))
         self.trajectory = epochs(1, steps, baseline=0.9, is_higher_better=True).drop(columns="stage")
-        returned = {"requested": 0.8, "achieved": 0.8}
-        self.result: dict[str, Any] = {"run": run.folder.name, "rate": returned, "best_checkpoint": 3}
+        self.result = search_result(run.folder.name)
 
     def others(self, **more: Any) -> list[Candidate]:
-        return list(frontier_models(self.controller, self.trajectory, self.result, self.store, BUDGET, **more))
+        return list(front_candidates(self.controller, self.trajectory, self.result, self.store, BUDGET, **more))
 
 
 @pytest.fixture
@@ -72,20 +117,18 @@ def test_an_unknown_standard_error_stays_unknown(search: Search, tmp_path: Path)
 
 
 def test_the_layers_are_those_of_the_delivered_model(search: Search) -> None:
-    def zeros(delivered: dict[str, Any] | None) -> int:
-        report = {"compressed": delivered}
-        skipped = {"outcome": "skipped"}
-        table = describe_layers(search.controller, search.controller, search.result, skipped, report, search.store)
+    def zeros(result: ExportResult) -> int:
+        controllers = (search.controller, search.controller)
+        table = describe_layers(*controllers, search.result, SkippedSearch(), result, search.store)
         return int(table["zeros"].sum())
 
-    best, fallback = zeros({"stage": 1, "checkpoint": 3}), zeros({"stage": 1, "checkpoint": 1})
+    best, fallback = zeros(export_of(1, 3)), zeros(export_of(1, 1))
     assert fallback / best == pytest.approx(0.5 / 0.8, abs=0.02)
-    assert zeros(None) == best
+    assert zeros(export_of(None)) == best
 
 
 def test_a_fallback_had_no_second_stage(search: Search) -> None:
     second = build_controller(search.controller.strip(), MagnitudeSparsity())
-    arguments = (search.controller, second, search.result, {"outcome": "within_budget"})
-    for delivered, stages in (({"stage": 2, "checkpoint": 1}, {1, 2}), ({"stage": 1, "checkpoint": 1}, {1})):
-        table = describe_layers(*arguments, {"compressed": delivered}, search.store)
+    for delivered, stages in ((export_of(2, 1), {1, 2}), (export_of(1, 1), {1})):
+        table = describe_layers(search.controller, second, search.result, search.result, delivered, search.store)
         assert set(table["stage"]) == stages

@@ -1,0 +1,113 @@
+"""A model as files for runtimes: exported, evaluated and measured."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from kedro_aat.compression.controller import Uncompressed
+from kedro_aat.compression.filters.operations import num_macs, num_parameters
+from kedro_aat.delivery.measurements import Measurements
+from kedro_aat.export.measure import Latency, measure_latency
+from kedro_aat.export.memory import peak_memory
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.openvino_file import OpenvinoFiles, to_openvino
+from kedro_aat.export.settings import ExportSettings
+from kedro_aat.training.data import Data
+from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one model.
+
+    Attributes:
+        onnx: The ONNX file.
+        openvino: OpenVINO's files, made from the ONNX file; None unless the settings ask for them.
+    """
+
+    onnx: ModelProto
+    openvino: OpenvinoFiles | None = None
+
+
+def files_of(model: nn.Module, inputs: Tensor, settings: ExportSettings) -> Files:
+    """Exports a model for the runtimes that the settings ask for.
+
+    Args:
+        model: Model on the CPU, in evaluation mode.
+        inputs: Example inputs, (B, ...).
+        settings: Settings of the export.
+    """
+    onnx_model = to_onnx(model, inputs)
+    return Files(onnx_model, to_openvino(onnx_model) if settings.openvino else None)
+
+
+def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Evaluation:
+    """Evaluates an exported file on a split, on the CPU in full precision.
+
+    Args:
+        file: The file, wrapped as a module that runs it.
+        data: The split.
+        training: Settings that define the metric.
+    """
+    training = training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
+    judged = DefaultTraining(file, training, None, data)
+    return TrainingRunner(file, Uncompressed(file), judged.callables()).validate()
+
+
+def measure(
+    models: Sequence[nn.Module], files: Sequence[Files], inputs: Tensor, settings: ExportSettings
+) -> list[Measurements]:
+    """Sizes, operations, latency and memory of several models, timed in alternating turns.
+
+    Latency is measured in onnxruntime, and in OpenVINO too if all models have its files.
+
+    Args:
+        models: The models.
+        files: Their files, in the same order.
+        inputs: Example inputs, (B, ...).
+        settings: Settings of the export: batch sizes, threads, seconds.
+    """
+    serialized = [each.onnx.SerializeToString() for each in files]
+    openvino_files = [each.openvino for each in files if each.openvino is not None]
+    latencies = measure_latency(
+        [*serialized, *openvino_files],
+        inputs,
+        batch_sizes=settings.batch_sizes,
+        num_threads=settings.num_threads,
+        seconds=settings.latency_seconds,
+    )
+    in_onnxruntime = latencies[: len(files)]
+    in_openvino = latencies[len(files) :] or [{}] * len(files)
+    return [
+        Measurements(
+            parameters=num_parameters(model),
+            nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
+            macs=num_macs(model, inputs),
+            onnx_bytes=len(file),
+            onnx_gzip_bytes=len(gzip.compress(file, mtime=0)),
+            openvino_bytes=each.openvino.num_bytes if each.openvino else None,
+            peak_memory_bytes=peak_memory(file, inputs.numpy(), settings.batch_sizes),
+            **_in_milliseconds(latency),
+            **_in_milliseconds(openvino_latency, "openvino_"),
+        )
+        for model, each, file, latency, openvino_latency in zip(
+            models, files, serialized, in_onnxruntime, in_openvino, strict=True
+        )
+    ]
+
+
+def _in_milliseconds(by_size: dict[int, Latency], prefix: str = "") -> dict[str, Any]:
+    """Median, quartiles and fastest turn by batch size, as fields of `Measurements`."""
+    return {
+        f"{prefix}latency_ms": {size: latency.median for size, latency in by_size.items()} or None,
+        f"{prefix}latency_quartiles_ms": {size: latency.quartiles for size, latency in by_size.items()} or None,
+        f"{prefix}latency_fastest_ms": {size: latency.fastest for size, latency in by_size.items()} or None,
+    }

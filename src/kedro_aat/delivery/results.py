@@ -1,0 +1,393 @@
+"""What a run hands on from node to node, as frozen models; in the catalog they are plain JSON.
+
+The models read JSON that older versions wrote: unknown keys are ignored, and every key that was added after 0.1.0 has
+a default. Keys are added and never renamed, because users' tools read these files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from kedro_aat.budget import Budget, Outcome
+from kedro_aat.certificate import Forecast
+from kedro_aat.delivery.measurements import Agreement, CandidateResult, Latencies, Measurements, Result
+
+
+class MetricInfo(Result):
+    """The metric that the budget limits.
+
+    Attributes:
+        name: Class name of the metric, or the name of the user's validation function.
+        higher_is_better: Direction of the metric.
+    """
+
+    name: str
+    higher_is_better: bool
+
+
+class BudgetResult(Result):
+    """The accuracy budget, worked out for the measured baseline.
+
+    Attributes:
+        kind: Whether the user stated the drop in metric units or relative to the baseline.
+        drop: Tolerated drop in metric units, at least 0.
+        lowest_tolerated: The worst metric within budget (the highest one if lower is better).
+    """
+
+    kind: Literal["absolute", "relative"]
+    drop: float
+    lowest_tolerated: float
+
+
+class SplitSizes(Result):
+    """Number of examples in each split that was read before the search.
+
+    Attributes:
+        training: Examples in the training split.
+        validation: Examples in the validation split.
+    """
+
+    training: int
+    validation: int
+
+
+class BaselineEvaluation(Result):
+    """The uncompressed model on the validation split, and the budget that follows from it.
+
+    Attributes:
+        metric: The metric.
+        validation: Its value on the validation split.
+        budget: What is tolerated.
+        forecast: What to expect of the certificate; None if it is unknown before training.
+        examples: Sizes of the splits.
+    """
+
+    metric: MetricInfo
+    validation: float
+    budget: BudgetResult
+    forecast: Forecast | None = None
+    examples: SplitSizes | None = None
+
+    def budget_of(self, budget: BudgetResult | None = None) -> Budget:
+        """The budget as the object that judges metrics.
+
+        Args:
+            budget: Another budget for the same baseline; by default this evaluation's own.
+        """
+        budget = budget or self.budget
+        return Budget(
+            kind=budget.kind,
+            baseline=self.validation,
+            drop=budget.drop,
+            higher_is_better=self.metric.higher_is_better,
+        )
+
+
+class Rates(Result):
+    """The compression rate asked for and the one reached.
+
+    Attributes:
+        requested: In [0, 1); None if the model was not trained at a requested rate.
+        achieved: In [0, 1], counted on the model.
+    """
+
+    requested: float | None
+    achieved: float
+
+
+class EpochCount(Result):
+    """Epochs of a search, or of all searches of a run.
+
+    Attributes:
+        used: Epochs trained.
+        allowed: Epochs that the settings allow.
+    """
+
+    used: int
+    allowed: int
+
+
+class WallTime(Result):
+    """Wall time of a search, or of all searches of a run, in seconds.
+
+    Attributes:
+        used: Seconds spent in epochs.
+        limit: Seconds that the settings allow; None for no limit.
+    """
+
+    used: float
+    limit: float | None
+
+
+class SearchResult(Result):
+    """How one search stage ended.
+
+    Attributes:
+        algorithms: Names of the compression algorithms; the rate is the first one's.
+        outcome: The kind of ending.
+        reason: Why the search ended, in words.
+        budget: The budget that the model was searched for.
+        validation: Metric of the returned model on the validation split.
+        standard_error: Standard error of its difference to the baseline; None if unknown.
+        rate: Rates of the returned model.
+        epochs: Epochs used and allowed.
+        seconds: Seconds used and allowed.
+        best_checkpoint: Number of the checkpoint that was returned; None if the model was put back.
+        device: Device that it was trained on.
+        run: Name of the run's folder in the checkpoint store.
+    """
+
+    algorithms: list[str]
+    outcome: Outcome
+    reason: str
+    budget: BudgetResult
+    validation: float
+    standard_error: float | None
+    rate: Rates
+    epochs: EpochCount
+    seconds: WallTime
+    best_checkpoint: int | None
+    device: str
+    run: str
+
+
+class SkippedSearch(Result):
+    """Stands for a second stage that the settings do not ask for.
+
+    Attributes:
+        outcome: Always `skipped`.
+    """
+
+    outcome: Literal["skipped"] = "skipped"
+
+
+SecondSearchResult = SearchResult | SkippedSearch
+
+
+class ExportResult(Result):
+    """Which file is delivered, beside the baseline and all other candidates.
+
+    Attributes:
+        outcome: `within_budget` if a file is delivered, else `infeasible`.
+        reason: Why the search ended, or why nothing is delivered, in words.
+        delivered: Name of the delivered candidate; None if nothing is delivered.
+        baseline: What the baseline costs.
+        compressed: The delivered candidate; None if nothing is delivered.
+        candidates: All candidates whose files keep the budget.
+        rejected: Name of a candidate -> why it is not delivered.
+    """
+
+    outcome: Outcome
+    reason: str
+    delivered: str | None
+    baseline: Measurements
+    compressed: CandidateResult | None
+    candidates: list[CandidateResult]
+    rejected: dict[str, str]
+
+    @property
+    def breaks_limits(self) -> bool:
+        """Whether nothing is delivered although some files keep the accuracy budget."""
+        return self.compressed is None and bool(self.candidates)
+
+
+class CertificateFields(Result):
+    """The statistics of a certificate; all None if there is none. See `kedro_aat.certificate.Certificate`.
+
+    Attributes:
+        is_certified: Whether the model keeps its budget with confidence 1 - alpha.
+        statistic: Test statistic.
+        p_value: Its p-value.
+        alpha: Accepted probability of certifying a model that breaks its budget.
+        examples: Number of test examples.
+        discordant: Numbers of examples lost and won; None unless scores are right or wrong.
+        unit: Score of a right example, or the range of the scores.
+        tolerated_drop: The budget, in units of the scores.
+        estimated_drop: Mean drop on the test split.
+        upper_bound: The true drop is below it with confidence 1 - alpha.
+        words: The result in plain words.
+    """
+
+    is_certified: bool
+    statistic: float | None = None
+    p_value: float | None = None
+    alpha: float | None = None
+    examples: int | None = None
+    discordant: tuple[int, int] | None = None
+    unit: float | None = None
+    tolerated_drop: float | None = None
+    estimated_drop: float | None = None
+    upper_bound: float | None = None
+    words: str
+
+
+class CertificateResult(CertificateFields):
+    """What the test split says about the delivered file.
+
+    Attributes:
+        baseline: Metric of the baseline on the test split; None if the split was already read for another model.
+        compressed: Metric of the delivered file on the test split; None in the same case.
+    """
+
+    baseline: float | None
+    compressed: float | None
+
+
+class BaselineSummary(Measurements):
+    """The baseline in the summary.
+
+    Attributes:
+        validation: Metric on the validation split.
+        test: Metric on the test split; None if it was not measured.
+    """
+
+    validation: float
+    test: float | None = None
+
+
+class ExportedRates(Rates):
+    """Rates of the delivered model.
+
+    Attributes:
+        exported: Rate counted on the ONNX file; None if it cannot be counted there.
+    """
+
+    exported: float | None = None
+
+
+class CompressedSummary(Latencies):
+    """The delivered model in the summary; its costs are None if nothing is delivered.
+
+    Attributes:
+        validation: Metric on the validation split.
+        validation_standard_error: Standard error of its difference to the baseline; None if unknown.
+        test: Metric on the test split; None if it was not measured.
+        rate: Its compression rates; 0 if nothing is delivered.
+        parameters: Numbers in the parameters, zeros included.
+        nonzero_parameters: Those that are not zero.
+        macs: Multiply-accumulate operations per example.
+        onnx_bytes: Size of the ONNX file.
+        onnx_gzip_bytes: Size of the gzipped ONNX file.
+    """
+
+    validation: float
+    validation_standard_error: float | None = None
+    test: float | None = None
+    rate: ExportedRates
+    parameters: int | None = None
+    nonzero_parameters: int | None = None
+    macs: int | None = None
+    onnx_bytes: int | None = None
+    onnx_gzip_bytes: int | None = None
+
+
+class DistillationSummary(Result):
+    """How the baseline taught the compressed model.
+
+    Attributes:
+        kind: Loss between teacher and student: `auto`, `softmax` or `mse`, or NNCF's name for it.
+        temperature: Temperature of the softmax, above 0; None if the kind has none.
+        weight: Weight of the teacher's part in the loss.
+    """
+
+    kind: str
+    temperature: float | None = None
+    weight: float
+
+
+class Environment(Result):
+    """The machine of the run.
+
+    Attributes:
+        python: Version of Python.
+        processor: Processor architecture.
+        threads: Threads that torch used.
+        device: Device that the model was trained on.
+    """
+
+    python: str
+    processor: str
+    threads: int
+    device: str
+
+
+class Summary(Result):
+    """The whole run: `aat_summary.json`.
+
+    Attributes:
+        outcome: How the run ended.
+        reason: Why, in words.
+        advice: What to do next, in words.
+        delivered: Name of the delivered candidate; None if nothing is delivered.
+        delivered_id: Identity of the delivered candidate among `candidates`.
+        metric: The metric that the budget limits.
+        budget: What is tolerated.
+        baseline: The uncompressed model.
+        compressed: The delivered model; the baseline's metrics if nothing is delivered.
+        certificate: What the test split says.
+        forecast: What to expect of the certificate before training.
+        candidates: All models whose files keep the budget.
+        rejected: Name of a candidate -> why it is not delivered.
+        stages: How each search stage ended.
+        distillation: How the baseline taught; None if it did not.
+        report: File name of the HTML report beside the summary.
+        agreement: How closely the delivered files agree with their model.
+        epochs: Epochs of all stages.
+        seconds: Wall time of all stages.
+        run: Name of the first stage's folder in the checkpoint store.
+        seed: Seed of the run.
+        environment: The machine.
+        versions: Package -> version.
+    """
+
+    outcome: Outcome
+    reason: str
+    advice: str
+    delivered: str | None
+    delivered_id: str | None = None
+    metric: MetricInfo
+    budget: BudgetResult
+    baseline: BaselineSummary
+    compressed: CompressedSummary
+    certificate: CertificateFields
+    forecast: Forecast | None = None
+    candidates: list[CandidateResult]
+    rejected: dict[str, str]
+    stages: Annotated[list[SearchResult], Field(min_length=1)]
+    distillation: DistillationSummary | None = None
+    report: str
+    agreement: Agreement | None = None
+    epochs: EpochCount
+    seconds: WallTime
+    run: str
+    seed: int
+    environment: Environment
+    versions: Mapping[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _identify_delivered(cls, data: Any) -> Any:
+        """Adds the identity that 0.1.0, which knew names alone, did not write."""
+        if isinstance(data, Mapping) and data.get("delivered") is not None and data.get("delivered_id") is None:
+            named = [CandidateResult.model_validate(candidate) for candidate in data["candidates"]]
+            identity = next((candidate.id for candidate in named if candidate.name == data["delivered"]), None)
+            return {**data, "delivered_id": identity}
+        return data
+
+    @property
+    def delivered_candidate(self) -> CandidateResult | None:
+        """The delivered candidate; None if nothing is delivered."""
+        return next((candidate for candidate in self.candidates if candidate.id == self.delivered_id), None)
+
+    @property
+    def breaks_limits(self) -> bool:
+        """Whether nothing is delivered although some files keep the accuracy budget."""
+        return self.delivered is None and bool(self.candidates)
+
+    def stages_of(self, candidate: CandidateResult) -> list[int]:
+        """Numbers of the stages that changed a candidate; a stage that found nothing left the model as it was."""
+        stages = enumerate(self.stages[: candidate.stage], start=1)
+        return [number for number, stage in stages if stage.outcome is Outcome.WITHIN_BUDGET]

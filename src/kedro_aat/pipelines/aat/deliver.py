@@ -1,0 +1,175 @@
+"""Nodes that export the models, deliver one file, and certify it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from kedro_aat.config import AatSettings
+from kedro_aat.delivery.results import (
+    BaselineEvaluation,
+    CertificateResult,
+    ExportResult,
+    SearchResult,
+    SecondSearchResult,
+)
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from pandas import DataFrame
+    from torch.export import ExportedProgram
+    from torch.nn import Module
+
+    from kedro_aat.certificate.ledger import CertificateLedger
+    from kedro_aat.compression.controller import ModelController
+    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export.openvino_file import OpenvinoFiles
+    from kedro_aat.training.checkpoints import CheckpointStore
+    from kedro_aat.training.data import Data
+else:
+    # Kedro resolves the type hints, and importing these takes seconds; see `search.py`.
+    ModelProto = DataFrame = ExportedProgram = OpenvinoFiles = Module = ModelController = Any
+    NotExported = CheckpointStore = CertificateLedger = Data = Any
+
+logger = logging.getLogger(__name__)
+
+
+def export_model(
+    controller: ModelController,
+    second_controller: ModelController,
+    baseline_model: Module,
+    validation_data: Data,
+    baseline_evaluation: BaselineEvaluation,
+    search_result: SearchResult,
+    second_result: SecondSearchResult,
+    search_trajectory: DataFrame,
+    checkpoint_store: CheckpointStore,
+    settings: AatSettings,
+) -> tuple[
+    Module | NotExported,
+    ModelProto | NotExported,
+    ExportedProgram | NotExported,
+    OpenvinoFiles | NotExported,
+    ExportResult,
+]:
+    """Exports the model of each stage as ONNX and `.pt2`, judges and measures the files, and delivers one of them.
+
+    With `settings.export.openvino` OpenVINO's files are made, judged and measured too.
+
+    Args:
+        controller: The first stage's controller.
+        second_controller: The second stage's controller; the first one if that stage was skipped.
+        baseline_model: The uncompressed model.
+        validation_data: Validation split, which judges the files.
+        baseline_evaluation: The baseline on it.
+        search_result: Result of the first stage.
+        second_result: Result of the second stage.
+        search_trajectory: Trajectory of the first stage.
+        checkpoint_store: Store with the checkpoints to fall back to.
+        settings: Settings of the pipeline.
+
+    Returns:
+        The delivered model, its files (ONNX, `.pt2`, OpenVINO's), and the result of the export. Nothing is exported
+        if no stage kept the budget, or if no file keeps the limits.
+
+    Raises:
+        ExportError: If no file keeps the budget that its model kept.
+    """
+    from kedro_aat.budget import Outcome
+    from kedro_aat.delivery.candidates import front_candidates, stage_candidates
+    from kedro_aat.delivery.deliver import deliver
+    from kedro_aat.delivery.files import files_of, measure
+    from kedro_aat.export.exported import NotExported
+    from kedro_aat.training.data import example_input
+
+    budget = baseline_evaluation.budget_of(search_result.budget)
+    stages = ((1, controller, search_result), (2, second_controller, second_result))
+    within_budget = [
+        (number, stage, result)
+        for number, stage, result in stages
+        if isinstance(result, SearchResult) and result.outcome is Outcome.WITHIN_BUDGET
+    ]
+    if not within_budget:
+        inputs = example_input(validation_data)
+        files = files_of(baseline_model, inputs, settings.export)
+        (baseline,) = measure([baseline_model], [files], inputs, settings.export)
+        nothing = NotExported(search_result.reason)
+        result = ExportResult(
+            outcome=Outcome.INFEASIBLE,
+            reason=search_result.reason,
+            delivered=None,
+            baseline=baseline,
+            compressed=None,
+            candidates=[],
+            rejected={},
+        )
+        return nothing, nothing, nothing, nothing, result
+    others = front_candidates(
+        controller, search_trajectory, search_result, checkpoint_store, budget, settings.minimal_rate
+    )
+    delivery = deliver(
+        stage_candidates(within_budget),
+        others,
+        baseline_model,
+        validation_data,
+        budget,
+        settings.training,
+        settings.export,
+    )
+    exported, delivered, nearest = delivery.exported, delivery.result, delivery.nearest
+    reason = search_result.reason
+    if nearest is not None:
+        rejected_for = delivery.rejected[nearest]
+        reason = f"No model within budget keeps the limits. {nearest} comes nearest: {rejected_for}."
+    result = ExportResult(
+        outcome=Outcome.WITHIN_BUDGET if delivered else Outcome.INFEASIBLE,
+        reason=reason,
+        delivered=delivered.name if delivered else None,
+        baseline=delivery.baseline,
+        compressed=delivered,
+        candidates=delivery.candidates,
+        rejected=delivery.rejected,
+    )
+    if exported is None:
+        nothing = NotExported(reason)
+        return nothing, nothing, nothing, nothing, result
+    openvino = exported.files.openvino or NotExported("Set export.openvino to true to get OpenVINO's files.")
+    return exported.candidate.model, exported.files.onnx, exported.program, openvino, result
+
+
+def certify_model(
+    compressed_onnx: ModelProto | NotExported,
+    baseline_model: Module,
+    test_data: Data,
+    baseline_evaluation: BaselineEvaluation,
+    search_result: SearchResult,
+    certificate_ledger: CertificateLedger,
+    settings: AatSettings,
+) -> CertificateResult:
+    """Tests the delivered file on the test split: the only node that reads it, after everything was chosen.
+
+    Args:
+        compressed_onnx: The delivered ONNX file, or why there is none.
+        baseline_model: The uncompressed model.
+        test_data: Test split.
+        baseline_evaluation: The baseline on the validation split.
+        search_result: Result of the first stage, which states the budget.
+        certificate_ledger: Remembers for which model each test split was read.
+        settings: Settings of the pipeline.
+    """
+    from kedro_aat.delivery.certify import Verdict, certify_once
+    from kedro_aat.export.exported import NotExported
+
+    if isinstance(compressed_onnx, NotExported):
+        return Verdict(words="Nothing was exported, so there is nothing to certify.").result
+    verdict = certify_once(
+        compressed_onnx,
+        baseline_model,
+        test_data,
+        baseline_evaluation.budget_of(search_result.budget),
+        settings.training,
+        certificate_ledger,
+        alpha=settings.certificate.alpha,
+    )
+    logger.info("%s", verdict.words)
+    return verdict.result

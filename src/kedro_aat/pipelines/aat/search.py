@@ -1,0 +1,327 @@
+"""Nodes that evaluate the baseline and search for the highest rate within its budget.
+
+torch is imported when a node runs, so that listing pipelines stays fast.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from kedro_aat.config import AatSettings
+from kedro_aat.delivery.results import (
+    BaselineEvaluation,
+    BudgetResult,
+    EpochCount,
+    MetricInfo,
+    Rates,
+    SearchResult,
+    SecondSearchResult,
+    SkippedSearch,
+    SplitSizes,
+    WallTime,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from torch import Tensor
+    from torch.nn import Module
+
+    from kedro_aat.certificate import Forecast
+    from kedro_aat.compression.controller import ModelController
+    from kedro_aat.datasets.handles import TensorBoardLog
+    from kedro_aat.training.checkpoints import CheckpointStore
+    from kedro_aat.training.data import Data
+    from kedro_aat.training.runner import Evaluation
+    from kedro_aat.training.stage import SearchStageResult
+else:
+    # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
+    # hint that it cannot resolve switches that check off, and importing these takes seconds.
+    DataFrame = Module = ModelController = Tensor = TensorBoardLog = CheckpointStore = Any
+    Forecast = Evaluation = Data = SearchStageResult = Any
+
+logger = logging.getLogger(__name__)
+
+NUM_CALIBRATION_BATCHES = 10  # training batches that give the ranges of activations before the second stage
+
+
+def evaluate_baseline(
+    model: Module, train_data: Data, validation_data: Data, settings: AatSettings
+) -> tuple[BaselineEvaluation, DataFrame]:
+    """Evaluates the uncompressed model, works out its budget, and forecasts the certificate.
+
+    Everything that can be checked without training is checked here: import paths, splits, metric and budget.
+
+    Args:
+        model: The uncompressed model; it stays as it is.
+        train_data: Training split.
+        validation_data: Validation split.
+        settings: Settings of the pipeline.
+
+    Returns:
+        The evaluation, and a table with one `score` per validation example or, for a metric that is not a mean over
+        examples, with the metric on each of the `resampled` splits.
+    """
+    import copy
+
+    import pandas as pd
+
+    from kedro_aat.compression.controller import Uncompressed
+    from kedro_aat.training.data import example_count
+    from kedro_aat.training.default import DefaultTraining
+    from kedro_aat.training.random_state import seed_everything
+    from kedro_aat.training.runner import TrainingRunner
+
+    settings.check()
+    seed_everything(settings.seed)
+    # A copy, because the model may be moved to another device and memory format.
+    model = copy.deepcopy(model)
+    training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
+    evaluation = TrainingRunner(model, Uncompressed(model), training.callables()).validate()
+    higher_is_better = settings.training.direction()
+    assert higher_is_better is not None  # settings.check() made sure of it
+    budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)
+    logger.info("Baseline metric %.4f; lowest tolerated %.4f", evaluation.metric, budget.lowest_tolerated)
+    values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}
+    scores = {name: [] if value is None else value.tolist() for name, value in values.items()}
+    sizes = SplitSizes(training=example_count(train_data), validation=example_count(validation_data))
+    result = BaselineEvaluation(
+        metric=MetricInfo(name=settings.training.metric_name, higher_is_better=higher_is_better),
+        validation=evaluation.metric,
+        budget=BudgetResult.model_validate(budget),
+        forecast=forecast_certificate(evaluation.scores, budget.drop, sizes.validation, settings),
+        examples=sizes,
+    )
+    return result, pd.DataFrame(scores, dtype="float64")
+
+
+def forecast_certificate(
+    scores: Tensor | None, tolerated_drop: float, num_validation: int, settings: AatSettings
+) -> Forecast | None:
+    """Logs what to expect of the certificate.
+
+    Args:
+        scores: One score per validation example, (N,); None for a metric without such scores.
+        tolerated_drop: The budget, in metric units.
+        num_validation: Number of validation examples.
+        settings: Settings of the pipeline.
+
+    Returns:
+        The forecast; None if it is unknown before training.
+    """
+    from kedro_aat.certificate import forecast
+
+    if scores is None:
+        logger.warning("The outcome cannot be certified, because the metric has no score per example.")
+        return None
+    if not bool(((scores == 0) | (scores == 1)).all()):
+        return None  # how much such scores will differ is unknown
+    expected = forecast(settings.certificate, tolerated_drop, num_validation)
+    if expected is not None:
+        logger.info("%s", expected)
+        if expected.num_validation_needed > num_validation:
+            logger.warning(
+                "%d validation examples cannot resolve the budget of %.4g: they measure a drop with a standard error "
+                "of about %.2g. %d examples would bring it to a third of the budget.",
+                num_validation,
+                tolerated_drop,
+                expected.validation_standard_error,
+                expected.num_validation_needed,
+            )
+    return expected
+
+
+def build_controller(
+    model: Module, baseline_evaluation: BaselineEvaluation, settings: AatSettings, train_data: Data | None = None
+) -> ModelController:
+    """Puts a copy of the model under compression.
+
+    Args:
+        model: The uncompressed model; it stays as it is.
+        baseline_evaluation: Not read. As an input it makes sure that a bad baseline or budget is found first.
+        settings: Settings of the pipeline.
+        train_data: Training split; filter pruning runs the model once with its first examples.
+
+    Returns:
+        The controller; it owns the model, so that the two pass between nodes as one.
+    """
+    import copy
+
+    from kedro_aat.compression.build import build_controller as build
+    from kedro_aat.training.data import example_input
+
+    inputs = None if train_data is None else example_input(train_data)
+    return build(copy.deepcopy(model), settings.compression, example_input=inputs)
+
+
+def finetune_adaptively(
+    controller: ModelController,
+    baseline_model: Module,
+    train_data: Data,
+    validation_data: Data,
+    baseline_evaluation: BaselineEvaluation,
+    baseline_scores: DataFrame,
+    checkpoint_store: CheckpointStore,
+    tensorboard_log: TensorBoardLog,
+    settings: AatSettings,
+) -> tuple[ModelController, SearchResult, DataFrame]:
+    """Runs the loop that raises and lowers the rate while it fine-tunes the model, on a GPU if there is one.
+
+    With `settings.choose` nothing is trained: the model is read off the Pareto front of the run made before.
+
+    Args:
+        controller: The controller with its model; changed in place.
+        baseline_model: The uncompressed model, which teaches if distillation is on.
+        train_data: Training split.
+        validation_data: Validation split, which judges every epoch.
+        baseline_evaluation: The baseline on the validation split.
+        baseline_scores: Its scores per example, or its metric on resamples.
+        checkpoint_store: Store in which the run continues.
+        tensorboard_log: Log for TensorBoard.
+        settings: Settings of the pipeline.
+
+    Returns:
+        The controller with its model at the best rate within budget (or unchanged, at rate 0), the result of the
+        search, and its trajectory.
+
+    Raises:
+        InterruptedRunError: If the run was stopped; the same command continues it.
+    """
+    from kedro_aat.compression.settings import algorithms_of
+    from kedro_aat.reporting.summary import trajectory
+    from kedro_aat.training.stage import SearchStage
+
+    stage = SearchStage(
+        policy=settings.search,
+        training=settings.training,
+        minimal_rate=settings.minimal_rate,
+        maximal_rate=settings.maximal_rate,
+        seed=settings.seed,
+        time_limit=settings.time_limit,
+        identity=settings.model_dump(mode="json", include=settings.SEARCHED),
+    )
+    ended = stage.run(
+        controller,
+        baseline_model,
+        train_data,
+        validation_data,
+        _evaluation(baseline_evaluation.validation, baseline_scores),
+        baseline_evaluation.budget_of(),
+        checkpoint_store,
+        tensorboard_log.writer,
+        settings.choose,
+    )
+    result = _search_result(
+        ended, algorithms_of(settings.compression), settings.search.maximal_total_epochs, settings.time_limit
+    )
+    return controller, result, trajectory(ended.fine_tuned.history)
+
+
+def finetune_second_stage(
+    controller: ModelController,
+    baseline_model: Module,
+    train_data: Data,
+    validation_data: Data,
+    baseline_evaluation: BaselineEvaluation,
+    baseline_scores: DataFrame,
+    search_result: SearchResult,
+    search_trajectory: DataFrame,
+    checkpoint_store: CheckpointStore,
+    tensorboard_log: TensorBoardLog,
+    settings: AatSettings,
+) -> tuple[ModelController, SecondSearchResult, DataFrame]:
+    """Compresses further what the search found (or the baseline, if it found nothing), as `second_stage` says.
+
+    The budget is the same, so it holds for the joint result. Without a second stage, or if a model was chosen without
+    training, everything is passed on unchanged.
+
+    Args:
+        controller: The first stage's controller; it stays as it is.
+        baseline_model: The uncompressed model, which teaches if distillation is on.
+        train_data: Training split.
+        validation_data: Validation split, which judges every epoch.
+        baseline_evaluation: The baseline on the validation split.
+        baseline_scores: Its scores per example, or its metric on resamples.
+        search_result: Result of the first stage.
+        search_trajectory: Trajectory of the first stage.
+        checkpoint_store: Store in which the run continues.
+        tensorboard_log: Log for TensorBoard.
+        settings: Settings of the pipeline.
+
+    Returns:
+        The second stage's controller, the result of its search, and the trajectory of both stages.
+    """
+    import itertools
+
+    import pandas as pd
+
+    from kedro_aat.compression.build import build_controller as build
+    from kedro_aat.compression.settings import algorithms_of
+    from kedro_aat.reporting.summary import trajectory
+    from kedro_aat.training.data import example_input
+    from kedro_aat.training.default import DefaultTraining
+    from kedro_aat.training.stage import SearchStage
+
+    first = search_trajectory.assign(stage=1)
+    second = settings.second_stage
+    if second is None or settings.choose is not None:
+        return controller, SkippedSearch(), first
+    training = settings.training.with_learning_rate(second.learning_rate_factor)
+    second_controller = build(controller.strip(), second.compression, example_input=example_input(train_data))
+    if hasattr(second_controller, "calibrate"):
+        batches = DefaultTraining(second_controller.model, training, train_data, validation_data).train_batches(0)
+        second_controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
+    limit = settings.time_limit
+    stage = SearchStage(
+        policy=second.search,
+        training=training,
+        minimal_rate=second.minimal_rate,
+        maximal_rate=settings.maximal_rate,
+        seed=settings.seed,
+        time_limit=None if limit is None else max(limit - search_result.seconds.used, 1.0),
+        identity=settings.model_dump(mode="json", include=settings.SEARCHED | {"second_stage"}),
+    )
+    logger.info("Second stage: %s", second.compression.algorithm)
+    ended = stage.run(
+        second_controller,
+        baseline_model,
+        train_data,
+        validation_data,
+        _evaluation(baseline_evaluation.validation, baseline_scores),
+        baseline_evaluation.budget_of(),
+        checkpoint_store,
+        tensorboard_log.writer,
+    )
+    both = [first, trajectory(ended.fine_tuned.history).assign(stage=2)]
+    result = _search_result(ended, algorithms_of(second.compression), second.search.maximal_total_epochs, limit)
+    return second_controller, result, pd.concat(both, ignore_index=True)
+
+
+def _search_result(
+    ended: SearchStageResult, algorithms: list[str], num_allowed: int, time_limit: float | None
+) -> SearchResult:
+    fine_tuned, best = ended.fine_tuned, ended.fine_tuned.best
+    return SearchResult(
+        algorithms=algorithms,
+        outcome=fine_tuned.outcome,
+        reason=fine_tuned.reason,
+        budget=BudgetResult.model_validate(ended.budget),
+        validation=fine_tuned.metric,
+        standard_error=best.standard_error if best else None,
+        rate=Rates(requested=best.requested_rate if best else 0.0, achieved=fine_tuned.achieved_rate),
+        epochs=EpochCount(used=fine_tuned.history[-1].epoch, allowed=num_allowed),
+        seconds=WallTime(used=sum(row.seconds for row in fine_tuned.history), limit=time_limit),
+        best_checkpoint=best.checkpoint if best else None,
+        device=ended.device,
+        run=ended.run,
+    )
+
+
+def _evaluation(metric: float, scores: DataFrame) -> Evaluation:
+    """The baseline's evaluation, from what `evaluate_baseline` saved of it."""
+    import torch
+
+    from kedro_aat.training.runner import Evaluation
+
+    values = {name: torch.tensor(column.to_numpy()) for name, column in scores.items() if len(column)}
+    return Evaluation(metric, values.get("score"), values.get("resampled"))
