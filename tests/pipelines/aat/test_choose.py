@@ -38,7 +38,7 @@ def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Pa
     assert 0 < chosen["compressed"]["rate"]["achieved"] < rate
     # What is chosen after the test split was read has no certificate on it.
     assert chosen["outcome"] == "within_budget"
-    assert "for another choice of model and tolerated drop" in chosen["certificate"]["words"]
+    assert "for a different model and tolerated drop" in chosen["certificate"]["words"]
 
     project.run("--from-nodes", "evaluate_baseline")  # the model that was certified is still there
     assert project.summary["certificate"] == before["certificate"]
