@@ -132,7 +132,7 @@ class CompressionController(Protocol):
         ...
 
 
-def report(controller: CompressionController) -> CompressionReport:
+def rates_of(controller: CompressionController) -> CompressionReport:
     """The rates of any controller, also of one that has no `report` of its own."""
     own = getattr(controller, "report", None)
     if own is not None:

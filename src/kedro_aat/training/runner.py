@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.budget import require_finite
-from kedro_aat.compression.controller import CompressionController, report
+from kedro_aat.compression.controller import CompressionController, rates_of
 from kedro_aat.compression.schedule import FollowsPath
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.checkpoints import Checkpoint
@@ -171,7 +171,7 @@ class TrainingRunner:
 
     def finish_rate_path(self, rate: float) -> None:
         """Sets the path's last rate if a training function stepped too seldom to reach it."""
-        if report(self.compression_controller).requested_rate != rate:
+        if rates_of(self.compression_controller).requested_rate != rate:
             self.compression_controller.compression_rate = rate
 
     def uncompress(self) -> None:
@@ -332,7 +332,7 @@ class TrainingRunner:
     @property
     def achieved_rate(self) -> float:
         """The rate that the model has."""
-        return report(self.compression_controller).achieved_rate
+        return rates_of(self.compression_controller).achieved_rate
 
 
 def listed(one_or_many: Any) -> list[Any]:
