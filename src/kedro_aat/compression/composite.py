@@ -220,11 +220,11 @@ class CompositeScheduler:
         for child in self._children:
             child.scheduler.epoch_step(next_epoch)
 
-    def follow(self, path: tuple[float, ...]) -> None:
+    def follow_rate_path(self, path: tuple[float, ...]) -> None:
         """Gives the adaptive algorithm a path of rates for one epoch, once its schedule is disabled."""
         scheduler = self._children[0].scheduler
         assert isinstance(scheduler, PathScheduler)  # the runner disables the schedule first
-        scheduler.follow(path)
+        scheduler.follow_rate_path(path)
 
     def get_state(self) -> dict[str, Any]:
         """Algorithm -> plain data from which `load_state` goes on."""

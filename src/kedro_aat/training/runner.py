@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.budget import require_finite
 from kedro_aat.compression.controller import CompressionController, rates_of
-from kedro_aat.compression.schedule import FollowsPath
+from kedro_aat.compression.schedule import FollowsRatePath
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.checkpoints import Checkpoint
 from kedro_aat.training.random_state import rng_state, set_rng_state
@@ -159,8 +159,8 @@ class TrainingRunner:
         if not self.is_searching:
             controller.disable_scheduler()
             self.is_searching = True
-        if len(path) > 1 and isinstance(controller.scheduler, FollowsPath):
-            controller.scheduler.follow(path)
+        if len(path) > 1 and isinstance(controller.scheduler, FollowsRatePath):
+            controller.scheduler.follow_rate_path(path)
         else:
             controller.compression_rate = path[-1]
 
