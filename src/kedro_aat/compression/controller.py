@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.layer_table import CompressionStatistics
+from kedro_aat.compression.layer_table import LayerTable, LayerTables
 from kedro_aat.errors import ModelError
 
 if TYPE_CHECKING:
@@ -168,9 +168,9 @@ class Uncompressed:
     def disable_scheduler(self) -> None:
         """Nothing to disable."""
 
-    def statistics(self) -> CompressionStatistics:
+    def statistics(self) -> LayerTable:
         """No layer is compressed."""
-        return CompressionStatistics(self.name, [])
+        return LayerTable(self.name, 0.0, "0.0000 of the weights are zero", {})
 
     def get_compression_state(self) -> dict[str, Any]:
         """No state."""
@@ -263,8 +263,8 @@ class ModelController(ABC):
         """Ends the schedule; the rate stays what it is until it is set."""
 
     @abstractmethod
-    def statistics(self) -> Any:
-        """What became of each layer: `to_str()`."""
+    def statistics(self) -> LayerTable | LayerTables:
+        """What the compression did to each layer."""
 
     @abstractmethod
     def get_state(self) -> dict[str, Any]:
