@@ -143,55 +143,6 @@ def rates_of(controller: CompressionController) -> CompressionReport:
     return CompressionReport(requested_rate=rate, achieved_rate=rate)
 
 
-class Uncompressed:
-    """A controller that does nothing, so that a baseline is trained by the same functions."""
-
-    name = "uncompressed"
-    maximal_compression_rate = 0.0
-    compression_rate = 0.0
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.loss = CompressionLoss()
-        self.scheduler: CompressionScheduler = self
-
-    def step(self, next_step: int | None = None) -> None:
-        """Nothing to step."""
-
-    def epoch_step(self, next_epoch: int | None = None) -> None:
-        """Nothing to step."""
-
-    def compression_stage(self) -> CompressionStage:
-        """Always UNCOMPRESSED."""
-        return CompressionStage.UNCOMPRESSED
-
-    def disable_scheduler(self) -> None:
-        """Nothing to disable."""
-
-    def statistics(self) -> LayerTable:
-        """No layer is compressed."""
-        return LayerTable(self.name, 0.0, "0.0000 of the weights are zero", {})
-
-    def get_compression_state(self) -> dict[str, Any]:
-        """No state."""
-        return {}
-
-    def get_state(self) -> dict[str, Any]:
-        """No state."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """No state."""
-
-    def strip(self) -> nn.Module:
-        """The model itself."""
-        return self.model
-
-    def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Not for export."""
-        raise NotImplementedError("an uncompressed baseline is exported by the export node")
-
-
 Exporter = Callable[[nn.Module, Tensor, Path], object]
 
 

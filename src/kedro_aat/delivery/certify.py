@@ -12,13 +12,12 @@ from torch import nn
 from kedro_aat.budget import Budget
 from kedro_aat.certificate import Certificate, certify, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
-from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.delivery.deliver import evaluate_file
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.runner import Evaluation, evaluate
 from kedro_aat.training.settings import TrainingSettings
 
 
@@ -92,7 +91,7 @@ def certify_once(
 def _evaluate(model: nn.Module, test_data: Data, settings: TrainingSettings) -> Evaluation:
     model = copy.deepcopy(model)  # it may be moved to another device
     training = DefaultTraining(model, settings, None, test_data)
-    return TrainingRunner(model, Uncompressed(model), training.callables()).validate()
+    return evaluate(model, training.callables().validate)
 
 
 def _judge(before: Evaluation, after: Evaluation, budget: Budget, examples: int, alpha: float) -> Verdict:

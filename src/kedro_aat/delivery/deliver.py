@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from kedro_aat.budget import Budget
-from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.compression.filters.operations import num_macs, num_parameters
 from kedro_aat.compression.quantization.layers import quantized_of
 from kedro_aat.delivery.candidates import Candidate
@@ -33,7 +32,7 @@ from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
 from kedro_aat.training.data import Data, example_input
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.runner import Evaluation, evaluate
 from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -193,7 +192,7 @@ def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Ev
     """The metric of an exported file, run as a module on the CPU, on a split."""
     training = training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
     judged = DefaultTraining(file, training, None, data)
-    return TrainingRunner(file, Uncompressed(file), judged.callables()).validate()
+    return evaluate(file, judged.callables().validate)
 
 
 def _export(

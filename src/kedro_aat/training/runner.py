@@ -81,6 +81,25 @@ class Callables:
         return hash_sources(value for name, value in vars(self).items() if name != "state" and value is not None)
 
 
+def evaluate(model: nn.Module, validate: Callable[..., Any], *, epoch: int = 0) -> Evaluation:
+    """Calls a validation function on a model, without gradients.
+
+    Args:
+        model: The model, compressed or not, or an exported file that runs as a module.
+        validate: Takes the model, and `epoch` if it has such a parameter; returns a number or an `Evaluation`.
+        epoch: Number of epochs trained so far.
+
+    Raises:
+        MetricError: If the metric is not a finite number.
+    """
+    arguments = {"epoch": epoch} if _accepts_epoch(validate) else {}
+    with torch.no_grad():
+        result = validate(model, **arguments)
+    if not isinstance(result, Evaluation):
+        result = Evaluation(result)
+    return replace(result, metric=require_finite(result.metric, f"the metric of epoch {epoch}"))
+
+
 class TrainingRunner:
     """Drives training only through the functions it was given.
 
@@ -209,17 +228,11 @@ class TrainingRunner:
         Raises:
             MetricError: If the metric is not a finite number.
         """
-        function = self.callables.validate
-        arguments = {"epoch": self.cumulative_epoch_count} if _accepts_epoch(function) else {}
-        with torch.no_grad():
-            result = function(self.model, **arguments)
-        if not isinstance(result, Evaluation):
-            result = Evaluation(result)
-        metric = require_finite(result.metric, f"the metric of epoch {self.cumulative_epoch_count}")
-        self.current_val_metric_value = metric
+        evaluation = evaluate(self.model, self.callables.validate, epoch=self.cumulative_epoch_count)
+        metric = self.current_val_metric_value = evaluation.metric
         if self.best_val_metric_value is None or self._is_better(metric, self.best_val_metric_value):
             self.best_val_metric_value = metric
-        return replace(result, metric=metric)
+        return evaluation
 
     def stops_early(self, metric: float) -> bool:
         """Whether the user's early-stopping function ends this phase of training."""
