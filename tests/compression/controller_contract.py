@@ -20,7 +20,7 @@ from kedro_aat.compression.controller import (
     CompressionReport,
     CompressionScheduler,
     CompressionStage,
-    report,
+    rates_of,
 )
 from kedro_aat.compression.quantization.layers import make_quantized, quantized_of
 from kedro_aat.compression.schedule import ScheduleSettings
@@ -115,15 +115,15 @@ class ControllerContract:
 
     def test_begins_at_the_rate_of_its_schedule(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings, ScheduleSettings(kind="constant", initial_rate=0.5))
-        assert report(controller).requested_rate == 0.5
-        assert report(controller).achieved_rate > 0.1
+        assert rates_of(controller).requested_rate == 0.5
+        assert rates_of(controller).achieved_rate > 0.1
         assert compress(small_net(), settings).compression_rate == 0
 
     @pytest.mark.parametrize("rate", RATES)
     def test_rate_is_set_and_read(self, settings: CompressionSettings, rate: float) -> None:
         controller = compress(small_net(), settings)
         controller.compression_rate = rate
-        rates = report(controller)
+        rates = rates_of(controller)
         assert isinstance(rates, CompressionReport)
         assert rates.requested_rate == rate
         assert 0 <= rates.achieved_rate <= 1
@@ -143,10 +143,10 @@ class ControllerContract:
     def test_rate_outside_its_limits_is_refused(self, settings: CompressionSettings, rate: float) -> None:
         controller = compress(small_net(), settings)
         controller.compression_rate = 0.5
-        before, rates = outputs(controller.model), report(controller)
+        before, rates = outputs(controller.model), rates_of(controller)
         with pytest.raises(ValueError, match=r"\[0, 1\)"):
             controller.compression_rate = rate
-        assert report(controller) == rates
+        assert rates_of(controller) == rates
         assert torch.equal(outputs(controller.model), before)
 
     def test_rates_fall_as_well_as_rise(self, settings: CompressionSettings) -> None:
@@ -155,7 +155,7 @@ class ControllerContract:
             controller.compression_rate = rate
             direct = compress(small_net(), settings)
             direct.compression_rate = rate
-            assert report(controller) == report(direct)
+            assert rates_of(controller) == rates_of(direct)
             assert torch.equal(outputs(controller.model), outputs(direct.model))
 
     def test_at_rate_0_the_dense_weights_are_back(self, settings: CompressionSettings) -> None:
@@ -170,9 +170,9 @@ class ControllerContract:
         controller = compress(small_net(), settings)
         search_begins(controller)
         controller.compression_rate = 0.5
-        before, weights = report(controller), dense_parameters(controller.model)
+        before, weights = rates_of(controller), dense_parameters(controller.model)
         train(controller.model, sgd(controller.model))
-        assert report(controller) == before
+        assert rates_of(controller) == before
         assert any(not torch.equal(weights[name], now) for name, now in dense_parameters(controller.model).items())
 
     # --- state -----------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class ControllerContract:
         if not model_first:
             new.model.load_state_dict(tensors)
 
-        assert report(new) == report(old)
+        assert rates_of(new) == rates_of(old)
         assert new.compression_stage() == old.compression_stage()
         assert torch.equal(outputs(new.model), outputs(old.model))
         # Both go on in the same way: weights trained further, then a rate that falls, then none at all.
@@ -214,9 +214,9 @@ class ControllerContract:
             old.scheduler.epoch_step()
         new.model.load_state_dict(old.model.state_dict())
         new.load_state(json.loads(json.dumps(old.get_state())))
-        assert report(new).requested_rate == 0.25
+        assert rates_of(new).requested_rate == 0.25
         new.scheduler.epoch_step()
-        assert report(new).requested_rate == 0.5
+        assert rates_of(new).requested_rate == 0.5
 
     def test_state_goes_back_to_an_earlier_one(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
@@ -224,12 +224,12 @@ class ControllerContract:
         controller.compression_rate = 0.3
         state, before = controller.get_state(), outputs(controller.model)
         tensors = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
-        rates = report(controller)
+        rates = rates_of(controller)
         controller.compression_rate = 0.9
         train(controller.model, sgd(controller.model))
         controller.model.load_state_dict(tensors)
         controller.load_state(state)
-        assert report(controller) == rates
+        assert rates_of(controller) == rates
         assert torch.equal(outputs(controller.model), before)
 
     def test_compression_state_is_plain_data(self, settings: CompressionSettings) -> None:
@@ -307,20 +307,20 @@ class ControllerContract:
         original = compress(small_net(), settings)
         search_begins(original)
         original.compression_rate = 0.3
-        before, rates = outputs(original.model), report(original)
+        before, rates = outputs(original.model), rates_of(original)
         twin = copy.deepcopy(original)
         assert twin.model is not original.model
 
         twin.compression_rate = 0.9
         train(twin.model, sgd(twin.model))
-        twin_rates = report(twin)
+        twin_rates = rates_of(twin)
         assert twin_rates.requested_rate == 0.9
         assert twin_rates.achieved_rate > rates.achieved_rate
-        assert report(original) == rates
+        assert rates_of(original) == rates
         assert torch.equal(outputs(original.model), before)
 
         original.compression_rate = 0.0
-        assert report(twin) == twin_rates
+        assert rates_of(twin) == twin_rates
 
     def test_deep_copy_of_the_model_alone_keeps_its_own_rate(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
@@ -360,12 +360,12 @@ class ControllerContract:
         for _ in range(2):
             controller.scheduler.epoch_step()
         controller.disable_scheduler()
-        assert report(controller).requested_rate == 0.25
+        assert rates_of(controller).requested_rate == 0.25
         assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
         for _ in range(3):
             controller.scheduler.epoch_step()
             controller.scheduler.step()
-        assert report(controller).requested_rate == 0.25
+        assert rates_of(controller).requested_rate == 0.25
         controller.compression_rate = 0.0
         assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
         controller.disable_scheduler()  # a second time does no harm

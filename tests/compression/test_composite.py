@@ -168,7 +168,7 @@ def test_path_of_a_search_moves_the_adaptive_rate_alone() -> None:
     controller = compose(PRUNING, INT8)
     controller.steps_per_epoch = 2
     controller.disable_scheduler()
-    controller.scheduler.follow((0.2, 0.4))
+    controller.scheduler.follow_rate_path((0.2, 0.4))
     controller.scheduler.epoch_step()
     rates = []
     for _ in range(2):

@@ -5,11 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import torch
-from torch import nn
 
 from kedro_aat import CompressionStage
-from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (
     Composite,
@@ -53,19 +50,3 @@ class TestEveryController(ControllerContract):
 def test_stages_of_two_algorithms_combine(left: CompressionStage, right: CompressionStage) -> None:
     together = left + right
     assert together is (left if left is right else CompressionStage.PARTIALLY_COMPRESSED)
-
-
-def test_uncompressed_model_trains_under_the_same_functions() -> None:
-    model = nn.Linear(3, 2)
-    controller = Uncompressed(model)
-    before = model.weight.clone()
-    controller.scheduler.epoch_step()
-    controller.scheduler.step()
-    controller.disable_scheduler()
-    assert controller.compression_rate == 0.0
-    assert controller.compression_stage() is CompressionStage.UNCOMPRESSED
-    assert float(controller.loss()) == 0.0
-    controller.load_state(controller.get_state())
-    assert controller.statistics().to_str().startswith("uncompressed: 0.0000 of the weights are zero")
-    assert controller.strip() is model
-    assert torch.equal(model.weight, before)

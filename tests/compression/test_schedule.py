@@ -250,7 +250,7 @@ def followed(num_steps: int, path: tuple[float, ...] = PATH, steps_per_epoch: in
     """The rate at each step of an epoch."""
     rates = Rates()
     scheduler = PathScheduler(rates, num_steps if steps_per_epoch == 0 else steps_per_epoch)
-    scheduler.follow(path)
+    scheduler.follow_rate_path(path)
     scheduler.epoch_step()
     found = []
     for _ in range(num_steps):
@@ -279,7 +279,7 @@ def test_every_rate_gets_its_share_of_the_steps(num_steps: int, length: int) -> 
 def test_function_that_never_steps_gets_the_last_rate() -> None:
     rates = Rates()
     scheduler = PathScheduler(rates, 16)
-    scheduler.follow(PATH)
+    scheduler.follow_rate_path(PATH)
     scheduler.epoch_step()
     assert rates.last == 0.8
 
@@ -294,7 +294,7 @@ def test_unknown_steps_are_counted_in_one_epoch_and_serve_the_next() -> None:
     scheduler.epoch_step()
     for _ in range(8):
         scheduler.step()
-    scheduler.follow(PATH)
+    scheduler.follow_rate_path(PATH)
     scheduler.epoch_step()
     rates.take()
     for _ in range(8):
@@ -309,7 +309,7 @@ def test_epoch_that_is_longer_than_thought_ends_at_the_last_rate() -> None:
 def test_path_is_over_with_its_epoch() -> None:
     rates = Rates()
     scheduler = PathScheduler(rates, 8)
-    scheduler.follow(PATH)
+    scheduler.follow_rate_path(PATH)
     for _ in range(2):
         scheduler.epoch_step()
         for _ in range(8):
@@ -322,7 +322,7 @@ def test_path_that_was_not_ended_does_not_go_on_in_the_next_epoch(num_steps: int
     """A rate that is set from outside at the end of an epoch holds from then on."""
     rates = Rates()
     scheduler = PathScheduler(rates, 8)
-    scheduler.follow(PATH)
+    scheduler.follow_rate_path(PATH)
     scheduler.epoch_step()
     for _ in range(num_steps):
         scheduler.step()
@@ -342,7 +342,7 @@ def test_step_before_anything_else_does_no_harm() -> None:
     scheduler = PathScheduler(rates, 8)
     scheduler.step()
     assert rates.all == []
-    scheduler.follow(PATH)
+    scheduler.follow_rate_path(PATH)
     scheduler.epoch_step()
     for _ in range(8):
         scheduler.step()
@@ -357,7 +357,7 @@ def test_path_scheduler_goes_on_from_its_state() -> None:
     rates = Rates()
     new = PathScheduler(rates, None)
     new.load_state(json.loads(json.dumps(old.get_state())))
-    new.follow(PATH)
+    new.follow_rate_path(PATH)
     new.epoch_step()
     for _ in range(8):
         new.step()
@@ -373,7 +373,7 @@ def test_path_scheduler_takes_the_state_of_a_schedule_that_counted_the_steps() -
     rates = Rates()
     scheduler = PathScheduler(rates, None)
     scheduler.load_state(json.loads(json.dumps(before.get_state())))
-    scheduler.follow(PATH)
+    scheduler.follow_rate_path(PATH)
     scheduler.epoch_step()
     for _ in range(8):
         scheduler.step()
@@ -384,7 +384,7 @@ def test_path_scheduler_keeps_what_it_knows_where_another_state_knows_less() -> 
     rates = Rates()
     scheduler = PathScheduler(rates, 8)
     scheduler.load_state(json.loads(json.dumps(EpochScheduler(ScheduleSettings(), Rates()).get_state())))
-    scheduler.follow(PATH)
+    scheduler.follow_rate_path(PATH)
     scheduler.epoch_step()
     for _ in range(8):
         scheduler.step()

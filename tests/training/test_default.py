@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kedro_aat.compression.controller import CompressionReport, Uncompressed, report
+from kedro_aat.compression.controller import CompressionReport, rates_of
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
+from kedro_aat.training.fit import Uncompressed
 from kedro_aat.training.random_state import seed_everything
 from tests.compression.training import assert_same_bits
 from tests.nets import Pairs, Perceptron, Probe, SmallNet, images, vectors
@@ -286,12 +287,12 @@ def test_path_of_rates_is_followed_and_ends_at_its_last(steps_per_epoch: int | N
         return MagnitudeSparsityController(model, steps_per_epoch=steps_per_epoch)
 
     run, rates = Run(compress=compress), list[float]()
-    run.model.register_forward_hook(lambda *_: rates.append(report(run.controller).requested_rate))
+    run.model.register_forward_hook(lambda *_: rates.append(rates_of(run.controller).requested_rate))
     run.runner.set_rate((0.2, 0.4, 0.6))
     run.runner.train_epoch()
     run.runner.finish_rate_path(0.6)
     assert rates == expected
-    assert report(run.controller) == CompressionReport(0.6, 408 / 680)
+    assert rates_of(run.controller) == CompressionReport(0.6, 408 / 680)
     rates.clear()
     run.runner.train_epoch()  # of which the search asked for no other rate
     assert rates == [0.6] * 6

@@ -6,7 +6,6 @@ import copy
 import functools
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
 from kedro_aat.compression.distillation import DistillationLoss
 from kedro_aat.compression.filters.controller import FilterPruningController
+from kedro_aat.compression.layer_table import LayerTables
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.schedule import PathScheduler
 from kedro_aat.compression.scheduled import ScheduledController
@@ -132,9 +132,9 @@ class CompositeController(ModelController):
         """Ends the schedule of the adaptive algorithm; the others go on with theirs."""
         self.adaptive.disable_scheduler()
 
-    def statistics(self) -> CompositeStatistics:
+    def statistics(self) -> LayerTables:
         """The tables of all algorithms."""
-        return CompositeStatistics({child.name: child.statistics() for child in self.children})
+        return LayerTables(tuple(table for child in self.children for table in child.statistics().tables))
 
     def get_state(self) -> dict[str, Any]:
         """Algorithm -> its state."""
@@ -220,11 +220,11 @@ class CompositeScheduler:
         for child in self._children:
             child.scheduler.epoch_step(next_epoch)
 
-    def follow(self, path: tuple[float, ...]) -> None:
+    def follow_rate_path(self, path: tuple[float, ...]) -> None:
         """Gives the adaptive algorithm a path of rates for one epoch, once its schedule is disabled."""
         scheduler = self._children[0].scheduler
         assert isinstance(scheduler, PathScheduler)  # the runner disables the schedule first
-        scheduler.follow(path)
+        scheduler.follow_rate_path(path)
 
     def get_state(self) -> dict[str, Any]:
         """Algorithm -> plain data from which `load_state` goes on."""
@@ -234,23 +234,3 @@ class CompositeScheduler:
         """Goes on from what `get_state` gave."""
         for child in self._children:
             child.scheduler.load_state(state[child.name])
-
-
-@dataclass(frozen=True)
-class CompositeStatistics:
-    """What became of each layer under each algorithm.
-
-    Attributes:
-        algorithms: Name -> its own statistics.
-    """
-
-    algorithms: dict[str, Any]
-
-    @property
-    def rate(self) -> float:
-        """That of the adaptive algorithm, which is the first, in [0, 1]."""
-        return float(next(iter(self.algorithms.values())).rate)
-
-    def to_str(self) -> str:
-        """The tables one below the other."""
-        return "\n\n".join(each.to_str() for each in self.algorithms.values())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.layer_table import CompressionStatistics
+from kedro_aat.compression.layer_table import LayerTable, LayerTables
 from kedro_aat.errors import ModelError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class CompressionController(Protocol):
         ...
 
 
-def report(controller: CompressionController) -> CompressionReport:
+def rates_of(controller: CompressionController) -> CompressionReport:
     """The rates of any controller, also of one that has no `report` of its own."""
     own = getattr(controller, "report", None)
     if own is not None:
@@ -141,55 +141,6 @@ def report(controller: CompressionController) -> CompressionReport:
         return result
     rate = float(controller.compression_rate)
     return CompressionReport(requested_rate=rate, achieved_rate=rate)
-
-
-class Uncompressed:
-    """A controller that does nothing, so that a baseline is trained by the same functions."""
-
-    name = "uncompressed"
-    maximal_compression_rate = 0.0
-    compression_rate = 0.0
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.loss = CompressionLoss()
-        self.scheduler: CompressionScheduler = self
-
-    def step(self, next_step: int | None = None) -> None:
-        """Nothing to step."""
-
-    def epoch_step(self, next_epoch: int | None = None) -> None:
-        """Nothing to step."""
-
-    def compression_stage(self) -> CompressionStage:
-        """Always UNCOMPRESSED."""
-        return CompressionStage.UNCOMPRESSED
-
-    def disable_scheduler(self) -> None:
-        """Nothing to disable."""
-
-    def statistics(self) -> CompressionStatistics:
-        """No layer is compressed."""
-        return CompressionStatistics(self.name, [])
-
-    def get_compression_state(self) -> dict[str, Any]:
-        """No state."""
-        return {}
-
-    def get_state(self) -> dict[str, Any]:
-        """No state."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """No state."""
-
-    def strip(self) -> nn.Module:
-        """The model itself."""
-        return self.model
-
-    def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Not for export."""
-        raise NotImplementedError("an uncompressed baseline is exported by the export node")
 
 
 Exporter = Callable[[nn.Module, Tensor, Path], object]
@@ -263,8 +214,8 @@ class ModelController(ABC):
         """Ends the schedule; the rate stays what it is until it is set."""
 
     @abstractmethod
-    def statistics(self) -> Any:
-        """What became of each layer: `to_str()`."""
+    def statistics(self) -> LayerTable | LayerTables:
+        """What the compression did to each layer."""
 
     @abstractmethod
     def get_state(self) -> dict[str, Any]:

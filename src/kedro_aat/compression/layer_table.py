@@ -1,4 +1,4 @@
-"""What compression makes of each layer, as tables."""
+"""What compression did to each layer, one row per layer."""
 
 from __future__ import annotations
 
@@ -11,56 +11,69 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LayerStatistics:
-    """What became of one layer's weight."""
-
-    name: str
-    shape: tuple[int, ...]
-    num_weights: int
-    num_zeros: int
-
-    @property
-    def rate(self) -> float:
-        """Share of zeros, in [0, 1]."""
-        return self.num_zeros / self.num_weights
-
-
-@dataclass(frozen=True)
-class CompressionStatistics:
-    """What became of every compressed layer, and of all together.
+class LayerTable:
+    """What one algorithm did to each layer.
 
     Attributes:
-        algorithm: Its name.
-        layers: All that are not ignored.
-        left_dense: Name of a layer's weight -> why it cannot be compressed.
+        algorithm: Name of the algorithm.
+        rate: The achieved rate of the whole model, in [0, 1].
+        headline: The rate and what it is the rate of, for the line above the table.
+        columns: Name of a column -> one value per layer; the first column is `layer`.
+        notes: Layer -> why it was not compressed, or not completely. May name layers that have no row.
+        note_format: The line that prints a note, with `{layer}` and `{reason}`.
+        number_formats: Column of floats -> how to print them; four decimal places for the others.
     """
 
     algorithm: str
-    layers: Sequence[LayerStatistics]
-    left_dense: Mapping[str, str] = field(default_factory=dict)
+    rate: float
+    headline: str
+    columns: Mapping[str, Sequence[str] | Sequence[int] | Sequence[float]]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    note_format: str = "{layer}: {reason}"
+    number_formats: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> tuple[LayerTable, ...]:
+        """This table alone; see `LayerTables`."""
+        return (self,)
+
+    def as_frame(self) -> pd.DataFrame:
+        """One row per layer, without the notes."""
+        import pandas as pd
+
+        return pd.DataFrame(dict(self.columns))
+
+    def to_str(self) -> str:
+        """The headline, the table and the notes, for a terminal."""
+        table = self.as_frame().to_string(
+            index=False,
+            float_format="{:.4f}".format,
+            formatters={column: text.format for column, text in self.number_formats.items()},
+        )
+        notes = [self.note_format.format(layer=layer, reason=reason) for layer, reason in self.notes.items()]
+        return "\n".join([f"{self.algorithm}: {self.headline}", table, *notes])
+
+
+@dataclass(frozen=True)
+class LayerTables:
+    """What several algorithms did to the layers of one model.
+
+    Attributes:
+        tables: One table per algorithm; the first is that of the algorithm whose rate the search moves.
+    """
+
+    tables: tuple[LayerTable, ...]
 
     @property
     def rate(self) -> float:
-        """Zeros over the weights of all layers that are not ignored, in [0, 1]; 0 where there are none."""
-        num_weights = sum(layer.num_weights for layer in self.layers)
-        return sum(layer.num_zeros for layer in self.layers) / num_weights if num_weights else 0.0
-
-    def as_frame(self) -> pd.DataFrame:
-        """One row a layer: name, shape, weights, zeros, rate."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            {
-                "layer": [layer.name for layer in self.layers],
-                "shape": ["x".join(map(str, layer.shape)) for layer in self.layers],
-                "weights": [layer.num_weights for layer in self.layers],
-                "zeros": [layer.num_zeros for layer in self.layers],
-                "rate": [layer.rate for layer in self.layers],
-            }
-        )
+        """The achieved rate of the first algorithm, in [0, 1]."""
+        return self.tables[0].rate
 
     def to_str(self) -> str:
-        """A table for a terminal."""
-        table = self.as_frame().to_string(index=False, float_format=lambda rate: f"{rate:.4f}")
-        dense = "".join(f"\n{name} stays dense: {reason}" for name, reason in self.left_dense.items())
-        return f"{self.algorithm}: {self.rate:.4f} of the weights are zero\n{table}{dense}"
+        """The tables, one below the other, for a terminal."""
+        return "\n\n".join(table.to_str() for table in self.tables)
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as it is printed, for example `8x1x3x3`; empty for a layer without parameters."""
+    return "x".join(map(str, shape))

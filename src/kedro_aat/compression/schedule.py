@@ -163,7 +163,7 @@ class EpochScheduler:
             self.steps_per_epoch = self.current_step + 1
         self.current_epoch = self.current_epoch + 1 if next_epoch is None else next_epoch
         self.current_step = -1
-        self._follow(self.current_epoch)
+        self._set_rate_of(self.current_epoch)
 
     def step(self, next_step: int | None = None) -> None:
         """Begins an optimizer step: the next, or the one named."""
@@ -171,9 +171,9 @@ class EpochScheduler:
             self._before_step()
         self.current_step = self.current_step + 1 if next_step is None else next_step
         if self.settings.update_per_optimizer_step and self.steps_per_epoch:
-            self._follow(max(self.current_epoch, 0) + self.current_step / self.steps_per_epoch)
+            self._set_rate_of(max(self.current_epoch, 0) + self.current_step / self.steps_per_epoch)
 
-    def _follow(self, epoch: float) -> None:
+    def _set_rate_of(self, epoch: float) -> None:
         """Sets the rate of `epoch`; from the freezing on only if it is another one, so that masks stay."""
         rate = self.settings.rate(epoch)
         if epoch < self.settings.freeze_epoch or rate != self._rate:
@@ -198,10 +198,10 @@ class EpochScheduler:
 
 
 @runtime_checkable
-class FollowsPath(Protocol):
+class FollowsRatePath(Protocol):
     """A scheduler that takes a path of rates."""
 
-    def follow(self, path: tuple[float, ...]) -> None:
+    def follow_rate_path(self, path: tuple[float, ...]) -> None:
         """Takes a new path, of at least one rate, for the epoch that begins next."""
         ...
 
@@ -228,7 +228,7 @@ class PathScheduler:
         self._has_begun = False  # steps before the first epoch are not counted
         self.current_step = -1
 
-    def follow(self, path: tuple[float, ...]) -> None:
+    def follow_rate_path(self, path: tuple[float, ...]) -> None:
         """Takes a new path, of at least one rate."""
         self._path, self._position, self._is_path_new = path, -1, True
         self._set_rate(path[-1])

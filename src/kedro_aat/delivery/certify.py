@@ -11,7 +11,6 @@ from torch import nn
 from kedro_aat.budget import Budget
 from kedro_aat.certificate import Certificate, certify, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
-from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.delivery.measurements import Result
 from kedro_aat.delivery.results import CertificateResult
@@ -19,7 +18,7 @@ from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.runner import Evaluation, evaluate
 from kedro_aat.training.settings import TrainingSettings
 
 
@@ -100,7 +99,7 @@ def certify_once(
 def _evaluate(model: nn.Module, test_data: Data, settings: TrainingSettings) -> Evaluation:
     model = copy.deepcopy(model)  # it may be moved to another device
     training = DefaultTraining(model, settings, None, test_data)
-    return TrainingRunner(model, Uncompressed(model), training.callables()).validate()
+    return evaluate(model, training.callables().validate)
 
 
 def _judge(before: Evaluation, after: Evaluation, budget: Budget, num_examples: int, alpha: float) -> Verdict:

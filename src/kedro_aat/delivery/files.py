@@ -10,7 +10,6 @@ from typing import Any
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from kedro_aat.compression.controller import Uncompressed
 from kedro_aat.compression.filters.operations import num_macs, num_parameters
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.export.measure import Latency, measure_latency
@@ -20,7 +19,7 @@ from kedro_aat.export.openvino_file import OpenvinoFiles, to_openvino
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.training.data import Data
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.runner import Evaluation, evaluate
 from kedro_aat.training.settings import TrainingSettings
 
 
@@ -59,7 +58,7 @@ def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Ev
     """
     training = training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
     judged = DefaultTraining(file, training, None, data)
-    return TrainingRunner(file, Uncompressed(file), judged.callables()).validate()
+    return evaluate(file, judged.callables().validate)
 
 
 def measure(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from kedro_aat.compression.controller import ModelController
+    from kedro_aat.compression.layer_table import LayerTable
 
 # What an algorithm does not tell stays empty.
 COLUMNS = {
@@ -41,25 +42,15 @@ def layer_table(controllers: list[ModelController]) -> pd.DataFrame:
     import pandas as pd
 
     frames = [
-        _with_notes(part).assign(stage=stage, algorithm=algorithm)
+        _with_notes(table).assign(stage=stage, algorithm=table.algorithm)
         for stage, controller in enumerate(controllers, start=1)
-        for algorithm, part in _parts(controller)
+        for table in controller.statistics().tables
     ]
     return pd.concat(frames, ignore_index=True).reindex(columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def _parts(controller: ModelController) -> list[tuple[str, Any]]:
-    """Algorithm and statistics, one by one for a composite."""
-    statistics = controller.statistics()
-    return list(getattr(statistics, "algorithms", {controller.name: statistics}).items())
-
-
-def _with_notes(statistics: Any) -> pd.DataFrame:
-    import pandas as pd
-
-    notes = dict(getattr(statistics, "not_cut", None) or getattr(statistics, "left_dense", None) or {})
-    frame: pd.DataFrame = statistics.as_frame()
-    frame["note"] = [notes.pop(layer, "") for layer in frame["layer"]]
-    # Those without a row of their own have no weights to tell of.
-    rest = pd.DataFrame({"layer": list(notes), "note": list(notes.values())})
-    return pd.concat([frame, rest], ignore_index=True) if len(rest) else frame
+def _with_notes(table: LayerTable) -> pd.DataFrame:
+    """The table with a column `note`, and a row for each layer that has a note but no weights."""
+    frame = table.as_frame().set_index("layer")
+    frame = frame.reindex([*frame.index, *(layer for layer in table.notes if layer not in frame.index)])
+    return frame.assign(note=[table.notes.get(layer, "") for layer in frame.index]).reset_index()

@@ -19,7 +19,7 @@ from torch import nn
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import bootstrap_standard_error, paired_standard_error
-from kedro_aat.compression.controller import CompressionController, CompressionStage, report
+from kedro_aat.compression.controller import CompressionController, CompressionStage, rates_of
 from kedro_aat.errors import CheckpointError, ConfigurationError, MetricError
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
 from kedro_aat.tensors import hash_tensors
@@ -185,7 +185,7 @@ def _judge(
     history: list[EpochRecord],
 ) -> EpochResult:
     controller = runner.compression_controller
-    rates = report(controller)
+    rates = rates_of(controller)
     requested_rate = rates.requested_rate
     if move.rate_path is not None:
         requested_rate = move.rate_path[-1]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.budget import require_finite
-from kedro_aat.compression.controller import CompressionController, report
-from kedro_aat.compression.schedule import FollowsPath
+from kedro_aat.compression.controller import CompressionController, rates_of
+from kedro_aat.compression.schedule import FollowsRatePath
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.checkpoints import Checkpoint
 from kedro_aat.training.random_state import rng_state, set_rng_state
@@ -79,6 +79,25 @@ class Callables:
     def fingerprint(self) -> str:
         """A hash of the functions' source."""
         return hash_sources(value for name, value in vars(self).items() if name != "state" and value is not None)
+
+
+def evaluate(model: nn.Module, validate: Callable[..., Any], *, epoch: int = 0) -> Evaluation:
+    """Calls a validation function on a model, without gradients.
+
+    Args:
+        model: The model, compressed or not, or an exported file that runs as a module.
+        validate: Takes the model, and `epoch` if it has such a parameter; returns a number or an `Evaluation`.
+        epoch: Number of epochs trained so far.
+
+    Raises:
+        MetricError: If the metric is not a finite number.
+    """
+    arguments = {"epoch": epoch} if _accepts_epoch(validate) else {}
+    with torch.no_grad():
+        result = validate(model, **arguments)
+    if not isinstance(result, Evaluation):
+        result = Evaluation(result)
+    return replace(result, metric=require_finite(result.metric, f"the metric of epoch {epoch}"))
 
 
 class TrainingRunner:
@@ -159,8 +178,8 @@ class TrainingRunner:
         if not self.is_searching:
             controller.disable_scheduler()
             self.is_searching = True
-        if len(path) > 1 and isinstance(controller.scheduler, FollowsPath):
-            controller.scheduler.follow(path)
+        if len(path) > 1 and isinstance(controller.scheduler, FollowsRatePath):
+            controller.scheduler.follow_rate_path(path)
         else:
             controller.compression_rate = path[-1]
 
@@ -171,7 +190,7 @@ class TrainingRunner:
 
     def finish_rate_path(self, rate: float) -> None:
         """Sets the path's last rate if a training function stepped too seldom to reach it."""
-        if report(self.compression_controller).requested_rate != rate:
+        if rates_of(self.compression_controller).requested_rate != rate:
             self.compression_controller.compression_rate = rate
 
     def uncompress(self) -> None:
@@ -209,17 +228,11 @@ class TrainingRunner:
         Raises:
             MetricError: If the metric is not a finite number.
         """
-        function = self.callables.validate
-        arguments = {"epoch": self.cumulative_epoch_count} if _accepts_epoch(function) else {}
-        with torch.no_grad():
-            result = function(self.model, **arguments)
-        if not isinstance(result, Evaluation):
-            result = Evaluation(result)
-        metric = require_finite(result.metric, f"the metric of epoch {self.cumulative_epoch_count}")
-        self.current_val_metric_value = metric
+        evaluation = evaluate(self.model, self.callables.validate, epoch=self.cumulative_epoch_count)
+        metric = self.current_val_metric_value = evaluation.metric
         if self.best_val_metric_value is None or self._is_better(metric, self.best_val_metric_value):
             self.best_val_metric_value = metric
-        return replace(result, metric=metric)
+        return evaluation
 
     def stops_early(self, metric: float) -> bool:
         """Whether the user's early-stopping function ends this phase of training."""
@@ -332,7 +345,7 @@ class TrainingRunner:
     @property
     def achieved_rate(self) -> float:
         """The rate that the model has."""
-        return report(self.compression_controller).achieved_rate
+        return rates_of(self.compression_controller).achieved_rate
 
 
 def listed(one_or_many: Any) -> list[Any]:

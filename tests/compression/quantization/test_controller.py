@@ -308,7 +308,7 @@ def test_unusual_models_compute_the_same_in_integers(name: str) -> None:
     model = settled(make(), INPUTS)
     plain = run(model, INPUTS)
     controller = quantized(model, INPUTS)
-    assert {layer.name.removesuffix(".weight") for layer in controller.statistics().layers} == in_integers
+    assert {name.removesuffix(".weight") for name in controller.statistics().as_frame()["layer"]} == in_integers
     expected = run(model, INPUTS)
     assert (expected - plain).abs().max() < 0.05 * plain.abs().max()
     small = controller.strip()
@@ -381,8 +381,7 @@ def test_statistics_list_every_layer() -> None:
     assert list(frame) == ["layer", "shape", "bits", "weights", "sensitivity", "rate"]
     assert frame["layer"].tolist() == ["conv.weight", "classifier.weight"]
     assert frame["shape"].tolist() == ["8x8x3x3", "4x8"]
-    assert statistics.num_bytes == 576 + 32
-    assert "1.0000 of the weights are int8, in 2 of 2 layers" in statistics.to_str()
+    assert "1.0000 of the weights are int8, in 2 of 2 layers; all weights take 608 bytes" in statistics.to_str()
 
 
 # --- ranges ----------------------------------------------------------------------------------------------------
@@ -498,7 +497,7 @@ def test_layers_that_stay_in_full_precision_are_named(caplog: pytest.LogCaptureF
 def test_weight_that_two_layers_share_stays_in_full_precision() -> None:
     model = Perceptron([4, 4, 4, 4])
     model.layers[2].weight = model.layers[0].weight
-    assert [layer.name for layer in QuantizationController(model).statistics().layers] == ["layers.1.weight"]
+    assert QuantizationController(model).statistics().as_frame()["layer"].tolist() == ["layers.1.weight"]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kedro_aat.compression.filters.costs import CutCosts
+from kedro_aat.compression.filters.costs import KINDS, CutCosts, layer_columns
 from kedro_aat.compression.filters.cutting import Cut, Kind, apply_plan, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
 from kedro_aat.compression.filters.importance import filter_sums, kept_counts, removal_order, unit_scores
 from kedro_aat.compression.filters.probing import confirmed, masked_tensors, outputs_of, relative_difference
-from kedro_aat.compression.filters.statistics import FilterStatistics, statistics_of
 from kedro_aat.compression.filters.trace import trace
+from kedro_aat.compression.layer_table import LayerTable
 from kedro_aat.compression.masks import MASK, WeightMasks
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
@@ -286,10 +286,19 @@ class FilterPruningController(ScheduledController):
         """What `strip` cuts now; `cutting.apply_plan` does the same to a model built anew."""
         return plan_of(self.groups, self._kept(), self._sizes)
 
-    def statistics(self) -> FilterStatistics:
+    def statistics(self) -> LayerTable:
         """Shapes and costs of every layer, before the cut and after it."""
-        rate_of, removed = self.settings.rate_of, self._removed()
-        return statistics_of(self.name, self.model, self._costs, rate_of, removed, self.cut_plan(), self.not_cut)
+        rate_of, removed, costs = self.settings.rate_of, self._removed(), self._costs
+        totals = ", ".join(f"{kind} {costs.total(kind)} -> {costs.left(kind, removed)}" for kind in KINDS)
+        rate = costs.rate(rate_of, removed)
+        return LayerTable(
+            algorithm=self.name,
+            rate=rate,
+            headline=f"{rate:.4f} of the {rate_of} are removed ({totals})",
+            columns=layer_columns(self.model, costs, removed, self.cut_plan()),
+            notes=self.not_cut,
+            note_format="not cut: {layer}: {reason}",
+        )
 
     def strip(self, do_copy: bool = True) -> nn.Module:
         """The model without the masked channels, masks and hooks, with its plan in `kedro_aat_plan`.

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from kedro_aat.compression.filters.attention import heads_of
-from kedro_aat.compression.filters.cutting import Kind, axes
+from kedro_aat.compression.filters.cutting import Cut, Kind, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, Place
 from kedro_aat.compression.filters.operations import macs_of_modules
+from kedro_aat.compression.layer_table import shape_text
 
+KINDS = ("filters", "parameters", "macs")  # what a rate can be the removed share of
 _WHOLE: Place = ("", "heads")  # stands for an axis that is never cut
 
 
@@ -75,7 +77,7 @@ class CutCosts:
             if isinstance(module, _ConvNd | nn.Linear) and (name, "outputs") in number:
                 self._filters.append(number[name, "outputs"])
         self._parameters, self._products = self._per_channel(parameters), self._per_channel(products)
-        self._before = {kind: self._count(kind, self._sizes) for kind in ("filters", "parameters", "macs")}
+        self._before = {kind: self._count(kind, self._sizes) for kind in KINDS}
 
     def total(self, rate_of: str) -> int:
         """Filters, parameters or MACs of the model before any cut."""
@@ -113,6 +115,43 @@ class CutCosts:
         table = np.array(rows, dtype=np.float64).reshape(-1, 4)
         layer, first, second = (table[:, column].astype(np.int64) for column in range(3))
         return layer, first, second, table[:, 3] / (self._sizes[first] * self._sizes[second])
+
+
+def layer_columns(
+    model: nn.Module, costs: CutCosts, removed: NDArray[np.int64], plan: Sequence[Cut]
+) -> dict[str, list[str] | list[int] | list[float]]:
+    """Shapes and costs of every layer before and after a cut, as columns of a `LayerTable`.
+
+    Args:
+        model: Before the cut.
+        costs: Of that model.
+        removed: (groups,), units removed from each group.
+        plan: The cuts that remove them.
+
+    Returns:
+        A shape is that of the layer's first parameter; the rate is the removed share of its own parameters, in [0, 1).
+    """
+    shapes_before, shapes = [], []
+    for layer in costs.layers:
+        module = model.get_submodule(layer)
+        parameter, shape = next(((key, list(p.shape)) for key, p in module.named_parameters(recurse=False)), ("", []))
+        shapes_before.append(shape_text(shape))
+        for cut in plan:
+            if cut.layer == layer:
+                for dim in (dim for key, dim in axes(module)[cut.kind] if key == parameter):
+                    shape[dim] = len(cut.kept)
+        shapes.append(shape_text(shape))
+    before, after = costs.of_layers(np.zeros_like(removed)), costs.of_layers(removed)
+    return {
+        "layer": costs.layers,
+        "shape_before": shapes_before,
+        "shape": shapes,
+        "rate": [1 - b.parameters / a.parameters if a.parameters else 0.0 for a, b in zip(before, after, strict=True)],
+        "parameters_before": [cost.parameters for cost in before],
+        "parameters": [cost.parameters for cost in after],
+        "macs_before": [cost.macs for cost in before],
+        "macs": [cost.macs for cost in after],
+    }
 
 
 def _is_product(module: nn.Module) -> bool:

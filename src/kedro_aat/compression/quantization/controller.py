@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
@@ -31,7 +32,6 @@ from kedro_aat.compression.quantization.convert import hold_integers
 from kedro_aat.compression.quantization.fake import FakeQuantization
 from kedro_aat.compression.quantization.layers import is_replaceable
 from kedro_aat.compression.quantization.placement import Plan
-from kedro_aat.compression.quantization.statistics import QuantizationStatistics, QuantizedLayerStatistics
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import Quantization
@@ -113,19 +113,27 @@ class QuantizationController(ScheduledController):
         sizes = [layer.parameter.numel() for layer in self._layers]
         return sum(sizes[number] for number in self._fake.active) / sum(sizes)
 
-    def statistics(self) -> QuantizationStatistics:
-        """Bits and sensitivity of every layer."""
-        return QuantizationStatistics(
-            [
-                QuantizedLayerStatistics(
-                    layer.name,
-                    tuple(layer.parameter.shape),
-                    layer.parameter.numel(),
-                    8 if number in self._fake.active else 32,
-                    sensitivity,
-                )
-                for number, (layer, sensitivity) in enumerate(zip(self._layers, self._sensitivities(), strict=True))
-            ]
+    def statistics(self) -> LayerTable:
+        """Bits and sensitivity of every layer that can be quantized."""
+        sizes = [layer.parameter.numel() for layer in self._layers]
+        bits = [8 if number in self._fake.active else 32 for number in range(len(sizes))]
+        num_bytes = sum(size * width // 8 for size, width in zip(sizes, bits, strict=True))
+        return LayerTable(
+            algorithm=self.name,
+            rate=self.achieved_rate,
+            headline=(
+                f"{self.achieved_rate:.4f} of the weights are int8, in {bits.count(8)} of {len(bits)} layers; "
+                f"all weights take {num_bytes} bytes"
+            ),
+            columns={
+                "layer": [layer.name for layer in self._layers],
+                "shape": [shape_text(layer.parameter.shape) for layer in self._layers],
+                "bits": bits,
+                "weights": sizes,
+                "sensitivity": self._sensitivities(),
+                "rate": [1.0 if width == 8 else 0.0 for width in bits],
+            },
+            number_formats={"sensitivity": "{:.2e}", "rate": "{:.0f}"},
         )
 
     def get_state(self) -> dict[str, Any]:

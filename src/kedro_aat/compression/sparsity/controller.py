@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.layer_table import CompressionStatistics, LayerStatistics
+from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, count_zeros, prunable_weights
@@ -82,22 +82,30 @@ class MagnitudeSparsityController(ScheduledController):
         zeros, total = count_zeros(self._masks.weights)
         return zeros / total
 
-    def statistics(self) -> CompressionStatistics:
+    def statistics(self) -> LayerTable:
         """Zeros of every layer, and the layers that cannot have the pattern."""
         self._masks.apply()
-        layers = [
-            LayerStatistics(weight.name, tuple(weight.parameter.shape), total, zeros)
-            for weight in self._masks.weights
-            for zeros, total in [count_zeros([weight])]
-        ]
-        return CompressionStatistics(self.name, layers, self._left_dense())
-
-    def _left_dense(self) -> dict[str, str]:
-        pattern = self._pattern
-        if pattern is None:
-            return {}
-        reason = f"its input dimension is not divisible by {pattern.of}, as the pattern {pattern} asks"
-        return {weight.name: reason for weight in self._masks.weights if not pattern.fits(weight)}
+        weights, pattern = self._masks.weights, self._pattern
+        zeros, sizes = zip(*(count_zeros([weight]) for weight in weights), strict=True)
+        notes = {}
+        if pattern is not None:
+            reason = f"its input dimension is not divisible by {pattern.of}, as the pattern {pattern} asks"
+            notes = {weight.name: reason for weight in weights if not pattern.fits(weight)}
+        rate = sum(zeros) / sum(sizes)
+        return LayerTable(
+            algorithm=self.name,
+            rate=rate,
+            headline=f"{rate:.4f} of the weights are zero",
+            columns={
+                "layer": [weight.name for weight in weights],
+                "shape": [shape_text(weight.parameter.shape) for weight in weights],
+                "weights": sizes,
+                "zeros": zeros,
+                "rate": [num_zeros / size for num_zeros, size in zip(zeros, sizes, strict=True)],
+            },
+            notes=notes,
+            note_format="{layer} stays dense: {reason}",
+        )
 
     @property
     def weight_names(self) -> list[str]:

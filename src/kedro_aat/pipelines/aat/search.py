@@ -66,18 +66,17 @@ def evaluate_baseline(
 
     import pandas as pd
 
-    from kedro_aat.compression.controller import Uncompressed
     from kedro_aat.training.data import example_count
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.random_state import seed_everything
-    from kedro_aat.training.runner import TrainingRunner
+    from kedro_aat.training.runner import evaluate
 
     settings.check()
     seed_everything(settings.seed)
     # A copy, because the model may be moved to another device and memory format.
     model = copy.deepcopy(model)
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
-    evaluation = TrainingRunner(model, Uncompressed(model), training.callables()).validate()
+    evaluation = evaluate(model, training.callables().validate)
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # settings.check() made sure of it
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)

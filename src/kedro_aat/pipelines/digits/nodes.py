@@ -223,11 +223,10 @@ def train_baseline(
     Returns:
         The trained network, on the CPU.
     """
-    from kedro_aat.compression.controller import Uncompressed
     from kedro_aat.datasets.recipe import build_module
     from kedro_aat.training.data import data_fingerprint
     from kedro_aat.training.default import DefaultTraining
-    from kedro_aat.training.fit import fit
+    from kedro_aat.training.fit import Uncompressed, fit
     from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import TrainingRunner, hash_sources
 
