@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kedro_aat.config import AatSettings
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.reporting.summary import trajectory
 from kedro_aat.training.records import EpochRecord

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 from kedro_aat.reporting.numbers import comparison, delivered_candidate, stages_of, tolerated
 
 if TYPE_CHECKING:

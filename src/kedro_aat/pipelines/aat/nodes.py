@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kedro_aat.certificate.ledger import CertificateLedger
     from kedro_aat.compression.controller import ModelController
     from kedro_aat.datasets.handles import TensorBoardLog
-    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export import NotExported
     from kedro_aat.export.openvino_file import OpenvinoFiles
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
@@ -280,7 +280,7 @@ def export_model(
     from kedro_aat.budget import Outcome
     from kedro_aat.delivery.candidates import Candidate, frontier_models
     from kedro_aat.delivery.deliver import costs, deliver, files_of, measured
-    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export import NotExported
     from kedro_aat.training.data import example_input
 
     budget = _budget(baseline_evaluation, search_result["budget"])
@@ -351,7 +351,7 @@ def certify_model(
     """
     from kedro_aat.certificate import Certificate
     from kedro_aat.delivery.certify import Verdict, certify_once
-    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export import NotExported
 
     if isinstance(compressed_onnx, NotExported):
         verdict = Verdict(None, None, None, "Nothing was exported, so there is nothing to certify.")

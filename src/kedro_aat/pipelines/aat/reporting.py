@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from kedro_aat.compression.controller import ModelController
-    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export import NotExported
     from kedro_aat.training.checkpoints import CheckpointStore
 else:
     # As in `nodes`: Kedro resolves the type hints, and importing these takes seconds.
