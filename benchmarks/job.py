@@ -24,7 +24,7 @@ from benchmarks.digits import baseline_of, project_parameters
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.handles import TensorBoardLog
 from kedro_aat.delivery.results import SearchResult
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel

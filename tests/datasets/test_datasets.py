@@ -28,7 +28,7 @@ from kedro_aat.compression.sparsity.controller import MagnitudeSparsityControlle
 from kedro_aat.datasets.handles import TensorBoardLog
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import ConfigurationError, ModelError
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.program import to_program

@@ -28,7 +28,7 @@ from kedro_aat.datasets.model import ControllerDataset, ModelDataset
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.datasets.tabular import TableDataset
 from kedro_aat.datasets.tensors import TensorsDataset
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.program import to_program

@@ -12,7 +12,7 @@ from torch import nn
 
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.results import Summary
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.reporting.summary import trajectory
 from kedro_aat.training.records import EpochRecord

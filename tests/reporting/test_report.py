@@ -17,7 +17,7 @@ from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.delivery.results import Summary
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 from kedro_aat.pipelines.aat.reporting import report_run
 from kedro_aat.reporting.layers import layer_table
 from kedro_aat.reporting.model_card import model_card

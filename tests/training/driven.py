@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from kedro_aat import TrainingRunner
 from kedro_aat.compression.controller import CompressionController
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
+from kedro_aat.pipelines.digits.baseline import Uncompressed
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.fit import Uncompressed
 from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.settings import TrainingSettings
 from tests.nets import Probe, SmallNet, images

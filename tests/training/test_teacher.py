@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from kedro_aat.errors import ModelError
+from kedro_aat.pipelines.digits.baseline import Uncompressed
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.fit import Uncompressed
 from kedro_aat.training.runner import TrainingRunner
 from kedro_aat.training.settings import Distillation, TrainingSettings
 from kedro_aat.training.teacher import Teacher

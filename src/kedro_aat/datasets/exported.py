@@ -13,7 +13,7 @@ from kedro.io import AbstractDataset
 
 from kedro_aat.datasets.folder import remove
 from kedro_aat.datasets.previews import shape_text, table
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview

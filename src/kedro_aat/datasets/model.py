@@ -16,7 +16,7 @@ from kedro_aat.datasets.folder import remove, replacing
 from kedro_aat.datasets.previews import layer_table, tensors_in
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import AatError
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 from kedro_aat.imports import Imported
 from kedro_aat.tensors import load_tensors, save_tensors
 from kedro_aat.validated import Settings

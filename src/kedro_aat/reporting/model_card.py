@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from kedro_aat.delivery.results import Summary
-from kedro_aat.export.exported import NotExported
+from kedro_aat.export import NotExported
 from kedro_aat.reporting.numbers import comparison, tolerated
 
 if TYPE_CHECKING:

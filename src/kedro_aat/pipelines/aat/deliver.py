@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kedro_aat.certificate.ledger import CertificateLedger
     from kedro_aat.compression.controller import ModelController
-    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export import NotExported
     from kedro_aat.export.openvino_file import OpenvinoFiles
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
@@ -79,7 +79,7 @@ def export_model(
     from kedro_aat.delivery.candidates import front_candidates, stage_candidates
     from kedro_aat.delivery.deliver import deliver
     from kedro_aat.delivery.files import files_of, measure
-    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export import NotExported
     from kedro_aat.training.data import example_input
 
     budget = baseline_evaluation.budget_of(search_result.budget)
@@ -158,7 +158,7 @@ def certify_model(
         settings: Settings of the pipeline.
     """
     from kedro_aat.delivery.certify import Verdict, certify_once
-    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export import NotExported
 
     if isinstance(compressed_onnx, NotExported):
         return Verdict(words="Nothing was exported, so there is nothing to certify.").result

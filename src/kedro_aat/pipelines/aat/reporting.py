@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from kedro_aat.compression.controller import ModelController
-    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export import NotExported
     from kedro_aat.training.checkpoints import CheckpointStore
 else:
     # Kedro resolves the type hints, and importing these takes seconds; see `search.py`.
@@ -161,7 +161,7 @@ def report_run(
     """
     from importlib.util import find_spec
 
-    from kedro_aat.export.exported import NotExported
+    from kedro_aat.export import NotExported
     from kedro_aat.reporting.model_card import model_card
     from kedro_aat.reporting.report import render_report
 

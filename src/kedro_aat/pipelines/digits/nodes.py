@@ -224,9 +224,9 @@ def train_baseline(
         The trained network, on the CPU.
     """
     from kedro_aat.datasets.recipe import build_module
+    from kedro_aat.pipelines.digits.baseline import Uncompressed, fit
     from kedro_aat.training.data import data_fingerprint
     from kedro_aat.training.default import DefaultTraining
-    from kedro_aat.training.fit import Uncompressed, fit
     from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import TrainingRunner, hash_sources
 

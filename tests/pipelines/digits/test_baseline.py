@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from kedro_aat import CompressionStage
-from kedro_aat.training.fit import Uncompressed
+from kedro_aat.pipelines.digits.baseline import Uncompressed
 
 
 def test_uncompressed_model_trains_under_the_same_functions() -> None:
