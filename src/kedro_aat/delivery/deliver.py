@@ -19,8 +19,8 @@ from torch.export import ExportedProgram
 
 from kedro_aat.budget import Budget
 from kedro_aat.compression.controller import Uncompressed
-from kedro_aat.compression.filters.operations import num_macs, num_parameters
-from kedro_aat.compression.quantization.layers import quantized_of
+from kedro_aat.compression.filters.costs import num_macs, num_parameters
+from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import Latency, measure_latency
@@ -208,7 +208,7 @@ def _export(
     model = candidate.model.eval()
     files, program = files_of(model, inputs, settings), to_program(model, inputs)
     # Where an integer is rounded up in one place and down in the other, the outputs differ by a step of 8 bits.
-    tolerance = settings.tolerance if quantized_of(model) is None else settings.quantized_tolerance
+    tolerance = settings.tolerance if quantized_spec(model) is None else settings.quantized_tolerance
     agreement = {
         "onnx": asdict(verify_onnx(files.onnx, model, inputs, tolerance=tolerance)),
         "program": asdict(verify_program(program, model, inputs, tolerance=tolerance)),
