@@ -26,7 +26,7 @@ from benchmarks.digits import project_parameters, run
 from benchmarks.nets import make
 from benchmarks.resnet import cut, in_8_bits
 from benchmarks.step_overhead import ROWS, bookkeeping, compare_steps
-from kedro_aat.compression.filters.operations import num_parameters
+from kedro_aat.compression.filters.costs import num_parameters
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
 

@@ -22,7 +22,7 @@ from kedro_aat.compression.controller import (
     CompressionStage,
     rates_of,
 )
-from kedro_aat.compression.quantization.layers import make_quantized, quantized_of
+from kedro_aat.compression.quantization.layers import make_quantized, quantized_spec
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import Composite, CompressionSettings
 from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, train
@@ -88,7 +88,7 @@ def dense_parameters(model: nn.Module) -> dict[str, Tensor]:
 def fresh_like(stripped: nn.Module) -> nn.Module:
     """A model of the same class, made ready for the stripped model's tensors."""
     fresh = small_net()
-    if (description := quantized_of(stripped)) is not None:
+    if (description := quantized_spec(stripped)) is not None:
         make_quantized(fresh, description)
     return fresh
 
@@ -248,7 +248,7 @@ class ControllerContract:
         train(controller.model, sgd(controller.model))
         stripped = controller.strip()
         # Where integers are computed, one may be rounded the other way: a step of 8 bits.
-        atol = 1e-5 if quantized_of(stripped) is None else 5e-3
+        atol = 1e-5 if quantized_spec(stripped) is None else 5e-3
         torch.testing.assert_close(outputs(stripped), outputs(controller.model), rtol=1.3e-6, atol=atol)
 
     def test_rate_is_what_the_stripped_model_lacks(self, settings: CompressionSettings) -> None:

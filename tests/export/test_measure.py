@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kedro_aat.compression.filters.operations import num_macs, num_parameters
+from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.memory import peak_memory

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from kedro_aat.compression.filters.cutting import PLAN, Cut, apply_plan
-from kedro_aat.compression.quantization.layers import Quantized, make_quantized, quantized_of
+from kedro_aat.compression.filters.cutting import CUT_PLAN, Cut, apply_cut_plan
+from kedro_aat.compression.quantization.layers import QuantizedModelSpec, make_quantized, quantized_spec
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.imports import Imported
 
@@ -27,7 +27,7 @@ class Recipe(Imported):
     """
 
     plan: tuple[Cut, ...] = ()
-    quantized: Quantized | None = None
+    quantized: QuantizedModelSpec | None = None
 
 
 def build_module(recipe: Imported) -> nn.Module:
@@ -52,7 +52,7 @@ def build_module(recipe: Imported) -> nn.Module:
     module: nn.Module = recipe.build()
     object.__setattr__(module, _RECIPE, Imported(class_path=recipe.class_path, init_args=recipe.init_args))
     if isinstance(recipe, Recipe):
-        module = apply_plan(module, recipe.plan)
+        module = apply_cut_plan(module, recipe.plan)
         if recipe.quantized is not None:
             make_quantized(module, recipe.quantized)
     return module
@@ -70,8 +70,8 @@ def recipe_of(module: nn.Module, built: Imported | None = None) -> Imported:
     """
     recipe = built or getattr(module, _RECIPE, None)
     if isinstance(recipe, Imported):
-        plan = tuple(Cut.model_validate(step) for step in getattr(module, PLAN, []))
-        quantized = quantized_of(module)
+        plan = tuple(Cut.model_validate(step) for step in getattr(module, CUT_PLAN, []))
+        quantized = quantized_spec(module)
         if not plan and quantized is None:
             return recipe
         return Recipe(class_path=recipe.class_path, init_args=recipe.init_args, plan=plan, quantized=quantized)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from kedro_aat.budget import Budget
-from kedro_aat.compression.quantization.layers import quantized_of
+from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.delivery.measurements import Agreement, CandidateResult, FileAgreement, Measurements
@@ -203,7 +203,7 @@ def _export(
     model = candidate.model.eval()
     files, program = files_of(model, inputs, settings), to_program(model, inputs)
     # Where a number is rounded up in one runtime and down in another, the outputs differ by one step of 8 bits.
-    tolerance = settings.tolerance if quantized_of(model) is None else settings.quantized_tolerance
+    tolerance = settings.tolerance if quantized_spec(model) is None else settings.quantized_tolerance
     onnx_agreement = verify_onnx(files.onnx, model, inputs, tolerance=tolerance)
     program_agreement = verify_program(program, model, inputs, tolerance=tolerance)
     exported_rate = _exported_rate(files, candidate)

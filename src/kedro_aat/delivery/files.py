@@ -10,7 +10,7 @@ from typing import Any
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from kedro_aat.compression.filters.operations import num_macs, num_parameters
+from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.export.measure import Latency, measure_latency
 from kedro_aat.export.memory import peak_memory

@@ -17,7 +17,7 @@ from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 from torch import Tensor, nn
 
-from kedro_aat.compression.quantization.qdq import as_onnx_operators
+from kedro_aat.compression.quantization.arithmetic import as_onnx_operators
 from kedro_aat.errors import ExportError
 from kedro_aat.export.lean import make_lean
 from kedro_aat.export.program import to_program

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.controller import ModelController, require_one_tensor
-from kedro_aat.compression.quantization.calls import own_forward, record
+from kedro_aat.compression.quantization.calls import own_forward, record_calls
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.placement import CONVOLUTIONS
 from kedro_aat.compression.settings import CompressionSettings, parse_compression
@@ -139,7 +139,7 @@ def _first_convolutions(model: nn.Module, example_input: Tensor | None) -> list[
     require_one_tensor(example_input)
     batch = example_input.to(next(model.parameters()).device)
     with evaluating(model):
-        recording = record(partial(own_forward, model), owners, (batch,), {})
+        recording = record_calls(partial(own_forward, model), owners, (batch,), {})
     behind: set[int | None] = set()  # values that came through a convolution
     first = []
     for operation in recording.operations:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from kedro_aat.compression.filters.controller import FilterPruningController
-from kedro_aat.compression.filters.cutting import PLAN, apply_plan
-from kedro_aat.compression.filters.operations import num_macs, num_parameters
+from kedro_aat.compression.filters.costs import num_macs, num_parameters
+from kedro_aat.compression.filters.cutting import CUT_PLAN, apply_cut_plan
 from kedro_aat.compression.filters.probing import outputs_of, relative_difference
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.onnx_file import to_onnx
@@ -128,7 +128,7 @@ def test_dense_weights_come_back_bit_by_bit(name: str) -> None:
         controller.compression_rate = rate
     stripped = controller.strip()
     assert_same_bits(dict(stripped.state_dict()), dict(make(name)[0].state_dict()))
-    assert not hasattr(stripped, PLAN)
+    assert not hasattr(stripped, CUT_PLAN)
     assert controller.cut_plan() == []
 
 
@@ -149,9 +149,9 @@ def test_plan_brings_a_new_model_to_the_cut_shapes(name: str) -> None:
     model, batch = make(name)
     controller = pruned(model, batch, 0.5)
     cut = controller.strip()
-    plan = json.loads(json.dumps(getattr(cut, PLAN)))
+    plan = json.loads(json.dumps(getattr(cut, CUT_PLAN)))
     assert plan == [step.model_dump(mode="json") for step in controller.cut_plan()]
-    fresh = apply_plan(make(name, seed=1)[0], plan)
+    fresh = apply_cut_plan(make(name, seed=1)[0], plan)
     fresh.load_state_dict(cut.state_dict())
     assert relative_difference(outputs_of(cut, batch), outputs_of(fresh, batch)) == 0
 
@@ -162,7 +162,7 @@ def test_cut_model_can_be_cut_again(name: str) -> None:
     once = pruned(model, batch, 0.3).strip()
     twice = pruned(once, batch, 0.4).strip()
     assert num_parameters(twice) < num_parameters(model) * 0.6
-    fresh = apply_plan(make(name, seed=1)[0], getattr(twice, PLAN))
+    fresh = apply_cut_plan(make(name, seed=1)[0], getattr(twice, CUT_PLAN))
     fresh.load_state_dict(twice.state_dict())
     assert relative_difference(outputs_of(twice, batch), outputs_of(fresh, batch)) == 0
 
@@ -180,12 +180,12 @@ def test_cut_model_can_be_cut_again(name: str) -> None:
 )
 def test_plan_for_another_model_is_refused(step: dict[str, Any], words: str) -> None:
     with pytest.raises(ModelError, match=words):
-        apply_plan(mlp(), [step])
+        apply_cut_plan(mlp(), [step])
 
 
 def test_damaged_plan_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="kind"):
-        apply_plan(mlp(), [{"layer": "0", "kind": "rows", "size": 24, "kept": [0]}])
+        apply_cut_plan(mlp(), [{"layer": "0", "kind": "rows", "size": 24, "kept": [0]}])
 
 
 # --- the rate --------------------------------------------------------------------------------------------------

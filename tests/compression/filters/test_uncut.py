@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from kedro_aat.compression.filters.controller import FilterPruningController
-from kedro_aat.compression.filters.operations import num_parameters
+from kedro_aat.compression.filters.costs import num_parameters
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ConfigurationError, ModelError
 from tests.compression.architectures import Attention, disturb, make, mlp

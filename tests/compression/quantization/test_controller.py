@@ -23,11 +23,11 @@ from kedro_aat.compression.quantization.arithmetic import (
 )
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.layers import (
-    Quantized,
     QuantizedConv,
     QuantizedLinear,
+    QuantizedModelSpec,
     make_quantized,
-    quantized_of,
+    quantized_spec,
 )
 from kedro_aat.compression.settings import MagnitudeSparsity, Quantization, parse_compression
 from kedro_aat.errors import ConfigurationError, DataError, ModelError
@@ -313,7 +313,7 @@ def test_unusual_models_compute_the_same_in_integers(name: str) -> None:
     assert (expected - plain).abs().max() < 0.05 * plain.abs().max()
     small = controller.strip()
     assert (run(small, INPUTS) - expected).abs().max() < 0.02 * expected.abs().max()
-    description = quantized_of(small)
+    description = quantized_spec(small)
     assert description is not None
     assert {layer.layer for layer in description.layers} == in_integers
 
@@ -454,10 +454,10 @@ def test_loaded_controller_can_be_stripped_without_a_batch() -> None:
 
 def test_stripped_model_is_built_again_from_its_description() -> None:
     small = quantized(settled(small_net(), INPUTS), INPUTS).strip()
-    description = quantized_of(small)
+    description = quantized_spec(small)
     assert description is not None
     again = small_net(seed=5)
-    make_quantized(again, Quantized.model_validate(json.loads(description.model_dump_json())))
+    make_quantized(again, QuantizedModelSpec.model_validate(json.loads(description.model_dump_json())))
     again.load_state_dict(small.state_dict())
     assert torch.equal(run(again, INPUTS), run(small, INPUTS))
     assert torch.equal(run(copy.deepcopy(again), INPUTS), run(small, INPUTS))
@@ -580,7 +580,7 @@ def test_forward_that_takes_another_way_is_refused() -> None:
 
 
 def test_description_of_another_model_is_refused() -> None:
-    description = quantized_of(quantized(small_net(), INPUTS).strip())
+    description = quantized_spec(quantized(small_net(), INPUTS).strip())
     assert description is not None
     with pytest.raises(ModelError, match=r"Perceptron has no layers classifier, conv, stem\.0"):
         make_quantized(Perceptron([2, 2]), description)

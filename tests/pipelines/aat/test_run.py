@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from safetensors.torch import load_file
 
 from kedro_aat.compression.filters.controller import FilterPruningController
-from kedro_aat.compression.filters.operations import num_parameters
+from kedro_aat.compression.filters.costs import num_parameters
 from kedro_aat.datasets.model import ControllerDataset, ModelDataset
 from tests.projects import Project
 

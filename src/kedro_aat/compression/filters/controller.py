@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kedro_aat.compression.filters.costs import KINDS, CutCosts, layer_columns
-from kedro_aat.compression.filters.cutting import Cut, Kind, apply_plan, axes
+from kedro_aat.compression.filters.cutting import Cut, Kind, apply_cut_plan, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
 from kedro_aat.compression.filters.importance import filter_sums, kept_counts, removal_order, unit_scores
 from kedro_aat.compression.filters.probing import confirmed, masked_tensors, outputs_of, relative_difference
@@ -283,7 +283,7 @@ class FilterPruningController(ScheduledController):
         self._masks.is_active = self._requested_rate > 0
 
     def cut_plan(self) -> list[Cut]:
-        """What `strip` cuts now; `cutting.apply_plan` does the same to a model built anew."""
+        """What `strip` cuts now; `cutting.apply_cut_plan` does the same to a model built anew."""
         return plan_of(self.groups, self._kept(), self._sizes)
 
     def statistics(self) -> LayerTable:
@@ -319,7 +319,7 @@ class FilterPruningController(ScheduledController):
         for module in model.modules():
             for name in [name for name in module._buffers if name.endswith(TAYLOR)]:
                 delattr(module, name)
-        apply_plan(model, plan)
+        apply_cut_plan(model, plan)
         if plan and (difference := relative_difference(expected, controller._outputs())) > _TOLERANCE:
             raise ModelError(
                 f"The cut {type(model).__name__} gives other outputs than the masked one: they differ by "

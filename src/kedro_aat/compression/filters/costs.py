@@ -1,4 +1,4 @@
-"""What a model would cost with fewer channels, worked out without cutting it."""
+"""What a model costs: parameters and multiply-accumulate operations, as it is and after a cut that was not made."""
 
 from __future__ import annotations
 
@@ -6,18 +6,81 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
 
 from kedro_aat.compression.filters.attention import heads_of
 from kedro_aat.compression.filters.cutting import Cut, Kind, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, Place
-from kedro_aat.compression.filters.operations import macs_of_modules
 from kedro_aat.compression.layer_table import shape_text
+from kedro_aat.modes import evaluating, quiet
 
 KINDS = ("filters", "parameters", "macs")  # what a rate can be the removed share of
 _WHOLE: Place = ("", "heads")  # stands for an axis that is never cut
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Counts the numbers in a model's parameters, including zeros and frozen ones; a shared parameter counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def num_macs(model: nn.Module, example_input: Tensor) -> int:
+    """Counts multiply-accumulate operations per example in evaluation mode, including those with zeros.
+
+    Convolutions, matrix products and attention count, as in `torch.utils.flop_counter`; elementwise operations,
+    normalization and pooling do not.
+
+    Args:
+        model: Its modules keep their modes (training or evaluation).
+        example_input: (B, ...), B at least 1, on the device of the model; only the first example is run.
+    """
+    return _count_operations(model, example_input).get_total_flops() // 2  # a multiplication and an addition
+
+
+def macs_of_modules(model: nn.Module, example_input: Tensor) -> dict[str, int]:
+    """Counts what each module itself, without its children, contributes to `num_macs`.
+
+    Args:
+        model: Its modules keep their modes (training or evaluation).
+        example_input: (B, ...), B at least 1, on the device of the model; only the first example is run.
+
+    Returns:
+        Name as in `named_modules()` -> operations per example; modules without operations are left out.
+    """
+    counts = _count_operations(model, example_input).get_flop_counts()
+    root = type(model).__name__
+    with_children = {
+        name: sum(counts.get(f"{root}.{name}" if name else root, {}).values()) // 2 for name, _ in model.named_modules()
+    }
+    own = dict(with_children)
+    for name, number in with_children.items():
+        if name:
+            own[name.rpartition(".")[0]] -= number
+    return {name: number for name, number in own.items() if number}
+
+
+def _count_operations(model: nn.Module, example_input: Tensor) -> FlopCounterMode:
+    counter = FlopCounterMode(display=False)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    # Fused kernels (whole encoder layers, LSTMs, attention) hide their products from the counter.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            evaluating(model),
+            quiet(),
+            torch.no_grad(),
+            torch.backends.mkldnn.flags(enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            counter,
+        ):
+            model(example_input[:1])
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return counter
 
 
 @dataclass(frozen=True)

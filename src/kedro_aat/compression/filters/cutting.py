@@ -20,7 +20,7 @@ from kedro_aat.compression.filters.attention import CutMultiheadAttention, is_at
 from kedro_aat.errors import ModelError
 from kedro_aat.validated import Settings
 
-PLAN = "kedro_aat_plan"  # the attribute in which a cut model carries its plan
+CUT_PLAN = "kedro_aat_plan"  # the attribute in which a cut model carries its plan
 
 Kind = Literal["outputs", "inputs", "channels", "projections", "heads"]
 
@@ -96,7 +96,7 @@ def size(module: nn.Module, kind: Kind) -> int:
     return module.num_features
 
 
-def apply_plan(model: nn.Module, plan: Iterable[Cut | Mapping[str, Any]]) -> nn.Module:
+def apply_cut_plan(model: nn.Module, plan: Iterable[Cut | Mapping[str, Any]]) -> nn.Module:
     """Cuts a model in place, as was planned for another one of the same architecture; it is not run for that.
 
     The steps are taken in order; what is kept of each tensor keeps its values. The model then carries the plan
@@ -131,8 +131,8 @@ def apply_plan(model: nn.Module, plan: Iterable[Cut | Mapping[str, Any]]) -> nn.
             )
         _cut(module, step.kind, step.kept)
     if steps:
-        done = [*getattr(model, PLAN, []), *(step.model_dump(mode="json") for step in steps)]
-        object.__setattr__(model, PLAN, done)
+        done = [*getattr(model, CUT_PLAN, []), *(step.model_dump(mode="json") for step in steps)]
+        object.__setattr__(model, CUT_PLAN, done)
     return model
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from kedro_aat.compression.filters.cutting import apply_plan, axes
+from kedro_aat.compression.filters.cutting import apply_cut_plan, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, Place, layers_with, plan_of
 from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating, first_cause
@@ -162,7 +162,7 @@ def _difference(trial: _Trial, groups: list[ChannelGroup], sizes: dict[Place, in
         zero_units(masked, group, np.flatnonzero(~keep))
     expected = outputs_of(masked, trial.batch)
     try:
-        apply_plan(cut, plan_of(groups, kept, sizes))
+        apply_cut_plan(cut, plan_of(groups, kept, sizes))
         got = outputs_of(cut, trial.batch)
     except Exception as error:  # a forward function that counts on the width raises anything
         return f"the model does not run without it: {first_cause(error).splitlines()[0][:200]}"

@@ -1,36 +1,45 @@
-"""The arithmetic of 8 bits: scales, zero points, and numbers rounded to them, with gradients for training.
+"""The arithmetic of 8-bit integers: scales and zero points, rounding during training, and the same as ONNX operators.
 
-Activations are unsigned, one scale and zero point a tensor; weights are signed and symmetric, one scale an output
-channel (Krishnamoorthi 2018, arXiv:1806.08342, section 2; Jacob et al. 2018, arXiv:1712.05877, equation 1). What
-is rounded passes its gradient through as if it were not, except where an activation was clipped to its range
-(Jacob et al. 2018, section 3). A BatchNorm behind a layer only rescales its channels, and with a scale a channel
-the int8 numbers of the folded weight are those of the weight itself; so none is folded during training.
+Activations are unsigned, with one scale and zero point per tensor. Weights are signed and symmetric, with one scale
+per output channel (Krishnamoorthi 2018, arXiv:1806.08342, section 2; Jacob et al. 2018, arXiv:1712.05877, equation 1).
+During training the gradient passes through the rounding unchanged, but is zero where an activation was clipped to its
+range (Jacob et al. 2018, section 3). A BatchNorm after a layer only rescales the layer's channels. With one scale per
+channel the integers of the folded weight are those of the weight itself, so nothing is folded during training.
+
+A stripped model uses `round_to_uint8` and `dequantize`. They compute with plain torch operators, which a `.pt2` file
+needs, or emit QuantizeLinear and DequantizeLinear, which onnxruntime fuses; see `as_onnx_operators`.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
-HIGHEST_ACTIVATION = 255
-HIGHEST_WEIGHT = 127  # -128 is left out, so that the negative of every weight exists
-# Twice the product of one of these and an activation fits 16 bits, which processors without VNNI add up in.
+HIGHEST_ACTIVATION = 255  # of uint8
+HIGHEST_WEIGHT = 127  # of int8; -128 is not used, so that every weight has a negative
+# Twice the product of this weight and an activation fits in the 16 bits in which processors without VNNI add.
 HIGHEST_SAFE_WEIGHT = 63
-# Small enough never to matter, and large enough that its inverse is finite. Stands in for the scale of a channel
-# of zeros, or of a tensor that was always zero.
+# The scale of a channel of zeros, or of a tensor that was always zero: too small to matter, and large enough for a
+# finite inverse.
 _LEAST_SCALE = 1e-12
+
+_AS_ONNX: ContextVar[bool] = ContextVar("as_onnx", default=False)
 
 
 def activation_scales(ranges: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of each range.
+    """Computes the scale and zero point of each range.
 
     Args:
-        ranges: (N, 2) - lowest and highest number; widened to hold 0, which must be exact for padding and ReLU.
+        ranges: (N, 2) - lowest and highest value. Each range is widened to include 0, because padding and ReLU need
+            an exact 0.
 
     Returns:
-        (N,) float32 and (N,) int32.
+        (N,) float32 scales and (N,) int32 zero points.
     """
     low, high = ranges[:, 0].clamp(max=0), ranges[:, 1].clamp(min=0)
     scales = ((high - low) / HIGHEST_ACTIVATION).clamp(min=_LEAST_SCALE)
@@ -39,35 +48,50 @@ def activation_scales(ranges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weight_scales(weight: Tensor, highest: int) -> Tensor:
-    """(out, ...) -> (out,) scales with which each channel's largest weight becomes `highest`."""
+    """(out, ...) -> (out,) scales that map the largest weight of each channel to `highest`."""
     largest = torch.linalg.vector_norm(weight.detach().flatten(1), ord=torch.inf, dim=1)
     scales: Tensor = (largest / highest).clamp_(min=_LEAST_SCALE)
     return scales
 
 
 def round_weight(weight: Tensor, highest: int) -> Tensor:
-    """The weight as int8 gives it back, with the gradient of the weight itself; nothing is ever clipped."""
-    scales = weight_scales(weight, highest).view(-1, *[1] * (weight.ndim - 1))
+    """Rounds a weight to int8 and back; the gradient passes through, since no weight is ever clipped."""
+    scales = broadcast_along(0, weight_scales(weight, highest), weight)
     rounded: Tensor = _StraightThrough.apply(weight, scales)  # type: ignore[no-untyped-call]  # untyped in torch
     return rounded
 
 
 def integer_weight(weight: Tensor, scales: Tensor) -> Tensor:
-    """(out, ...) -> the weight as int8, of (out,) `weight_scales`; the product is what `round_weight` gives."""
-    return (weight.detach() / scales.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
+    """(out, ...) weight and its (out,) `weight_scales` -> int8; times the scales it equals `round_weight`."""
+    return (weight.detach() / broadcast_along(0, scales, weight)).round().to(torch.int8)
 
 
 def round_activation(tensor: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """A tensor as uint8 gives it back; gradient 0 where it was clipped."""
+    """Rounds a tensor to uint8 and back, for training.
+
+    Args:
+        tensor: Any shape and floating-point type.
+        scale: Scalar float32, greater than 0.
+        zero_point: Scalar int32, in [0, 255].
+
+    Returns:
+        The same shape and type; its gradient is 0 where the tensor was clipped.
+    """
     rounded = torch.fake_quantize_per_tensor_affine(tensor.float(), scale, zero_point, 0, HIGHEST_ACTIVATION)
-    return rounded.to(tensor.dtype)  # autocast may have made it bfloat16
+    return rounded.to(tensor.dtype)  # under autocast it may be bfloat16
 
 
-@torch.no_grad()
-def relative_error(weight: Tensor, highest: int) -> float:
-    """Energy of the rounding error over that of the weight, at least 0; the inverse of the SQNR."""
-    energy = float(weight.square().sum())
-    return float((round_weight(weight, highest) - weight).square().sum()) / energy if energy else 0.0
+def broadcast_along(dim: int, values: Tensor, tensor: Tensor) -> Tensor:
+    """Reshapes values so that each applies to one index of a dimension of a tensor.
+
+    Args:
+        dim: Dimension of `tensor`.
+        values: (N,), where N is the size of that dimension.
+        tensor: Only its number of dimensions matters.
+    """
+    shape = [1] * tensor.ndim
+    shape[dim] = -1
+    return values.view(shape)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -78,3 +102,56 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
+
+
+@contextlib.contextmanager
+def as_onnx_operators() -> Iterator[None]:
+    """Makes `round_to_uint8` and `dequantize` emit ONNX operators; they can then only be traced by `torch.export`."""
+    token = _AS_ONNX.set(True)
+    try:
+        yield
+    finally:
+        _AS_ONNX.reset(token)
+
+
+def is_tracing_onnx() -> bool:
+    """Whether `as_onnx_operators` is in effect."""
+    return _AS_ONNX.get()
+
+
+def round_to_uint8(tensor: Tensor, scale: float | Tensor, zero_point: int | Tensor) -> Tensor:
+    """Rounds a tensor to uint8 and back as ONNX does: QuantizeLinear, then DequantizeLinear.
+
+    Args:
+        tensor: float32, any shape.
+        scale: Greater than 0.
+        zero_point: In [0, 255].
+    """
+    if not is_tracing_onnx():
+        return ((tensor / scale).round() + zero_point).clamp(0, HIGHEST_ACTIVATION).sub(zero_point) * scale
+    from torch.onnx.ops import symbolic
+
+    constants = torch.as_tensor(scale), torch.as_tensor(zero_point, dtype=torch.uint8)
+    integers = symbolic("QuantizeLinear", (tensor, *constants), dtype=torch.uint8, shape=tensor.shape)
+    return symbolic("DequantizeLinear", (integers, *constants), dtype=torch.float32, shape=tensor.shape)
+
+
+def dequantize(tensor: Tensor, scales: Tensor, axis: int = 0) -> Tensor:
+    """Multiplies integers by their scales: ONNX's DequantizeLinear.
+
+    Args:
+        tensor: int8 or int32, any shape.
+        scales: (N,), one for each index of `axis`.
+        axis: Dimension of `tensor` along which the scales differ.
+
+    Returns:
+        float32, of the shape of `tensor`.
+    """
+    if not is_tracing_onnx():
+        return tensor.to(scales.dtype) * broadcast_along(axis, scales, tensor)
+    from torch.onnx.ops import symbolic
+
+    inputs = [tensor, scales]
+    if tensor.dtype == torch.int8:  # onnxruntime fuses no Gemm whose weight lacks zero points
+        inputs.append(torch.zeros(scales.shape, dtype=torch.int8))
+    return symbolic("DequantizeLinear", inputs, {"axis": axis}, dtype=torch.float32, shape=tensor.shape)

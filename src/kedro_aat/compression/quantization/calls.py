@@ -69,7 +69,9 @@ class Recording:
 
 
 @torch.no_grad()
-def record(forward: Any, owners: Mapping[int, str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
+def record_calls(
+    forward: Any, owners: Mapping[int, str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Recording:
     """Runs a forward pass and notes how its tensors flow.
 
     Args:

@@ -9,7 +9,6 @@ Quantization of Deep Convolutional Networks", arXiv:1511.06393) divide bits amon
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
-    relative_error,
+    round_weight,
     weight_scales,
 )
 from kedro_aat.compression.quantization.calls import install, uninstall
@@ -99,13 +99,11 @@ class QuantizationController(ScheduledController):
             self._fake.active = frozenset(range(len(sizes)))
             return
         errors = self._sensitivities()
-        order = sorted(range(len(sizes)), key=lambda number: (errors[number], number))
-        reached = [0, *itertools.accumulate(sizes[number] for number in order)]
-        nearest = min(range(len(reached)), key=lambda count: abs(reached[count] - rate * reached[-1]))
-        self._fake.active = frozenset(order[:nearest])
+        self._fake.active = frozenset(least_damaged(errors, sizes, rate * sum(sizes)))
 
     def _sensitivities(self) -> list[float]:
-        return [relative_error(layer.parameter.detach(), self._highest) for layer in self._layers]
+        weights = [layer.parameter.detach() for layer in self._layers]
+        return [relative_energy(round_weight(weight, self._highest) - weight, weight) for weight in weights]
 
     @property
     def achieved_rate(self) -> float:

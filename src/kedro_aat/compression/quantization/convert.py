@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kedro_aat.compression.quantization.arithmetic import activation_scales, integer_weight
+from kedro_aat.compression.quantization.arithmetic import activation_scales, broadcast_along, integer_weight
 from kedro_aat.compression.quantization.fake import FakeQuantization
-from kedro_aat.compression.quantization.layers import Quantized, QuantizedTensor, QuantizedWeight, make_quantized
+from kedro_aat.compression.quantization.layers import (
+    QuantizedLayerSpec,
+    QuantizedModelSpec,
+    QuantizedTensorSpec,
+    make_quantized,
+)
 from kedro_aat.compression.quantization.placement import LayerCall, Plan
 
 # Room below 2**31 for the sum of products that is added to a bias.
@@ -44,14 +49,14 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scal
         input_scale = steps[call.slot] if is_integer and call.slot is not None else None
         folded = _fold(model, name, call.norm, input_scale, scales[name])
         layers.append(
-            QuantizedWeight(
+            QuantizedLayerSpec(
                 layer=name, norm=call.norm, has_bias="bias" in folded, has_integer_bias="bias_scale" in folded
             )
         )
         tensors |= {f"{name}.{key}": tensor for key, tensor in folded.items()}
     names, moved = _renumbered(plan, calls)
     described = tuple(
-        QuantizedTensor(
+        QuantizedTensorSpec(
             step=moved.get(step, step),
             name=names[moved[step]] if step >= 0 else "",
             scale=float(steps[site.slot]),
@@ -59,7 +64,7 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scal
         )
         for step, site in sites.items()
     )
-    make_quantized(model, Quantized(layers=tuple(layers), tensors=described))
+    make_quantized(model, QuantizedModelSpec(layers=tuple(layers), tensors=described))
     state = model.state_dict()
     for name, tensor in tensors.items():
         state[name].copy_(tensor)
@@ -77,7 +82,7 @@ def _fold(
         assert isinstance(norm, _BatchNorm)
         factor, shift = _affine(norm)
         # The scale of a channel takes its factor, and the integers its sign, so that they are those of training.
-        weight = weight * factor.sign().to(torch.int8).view(-1, *[1] * (weight.ndim - 1))
+        weight = weight * broadcast_along(0, factor.sign().to(torch.int8), weight)
         scales = scales * factor.abs()
         bias = shift if bias is None else bias * factor + shift
     if bias is None or input_scale is None:
@@ -87,7 +92,7 @@ def _fold(
     least = bias.abs() / (input_scale * _HIGHEST_BIAS)
     coarser = torch.maximum(scales, least)
     ratio = torch.where(coarser > 0, scales / coarser, 0.0)
-    weight = (weight * ratio.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
+    weight = (weight * broadcast_along(0, ratio, weight)).round().to(torch.int8)
     tensors = _with_sound_scales(weight, coarser)
     bias_scale = tensors["weight_scale"] * input_scale
     return tensors | {"bias": (bias / bias_scale).round().to(torch.int32), "bias_scale": bias_scale}
@@ -107,7 +112,7 @@ def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 def _with_sound_scales(weight: Tensor, scales: Tensor) -> dict[str, Tensor]:
     """A channel of scale 0 holds zeros, of whatever scale."""
     is_zero = scales == 0
-    weight = weight.masked_fill(is_zero.view(-1, *[1] * (weight.ndim - 1)), 0)
+    weight = weight.masked_fill(broadcast_along(0, is_zero, weight), 0)
     return {"weight": weight, "weight_scale": scales.masked_fill(is_zero, 1.0)}
 
 

@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedro_aat.compression.masks import carries_masks
-from kedro_aat.compression.quantization.arithmetic import activation_scales, round_activation, round_weight
-from kedro_aat.compression.quantization.calls import Follower, Recording, change_inputs, own_forward, record
+from kedro_aat.compression.quantization.arithmetic import (
+    activation_scales,
+    round_activation,
+    round_to_uint8,
+    round_weight,
+)
+from kedro_aat.compression.quantization.calls import Follower, Recording, change_inputs, own_forward, record_calls
 from kedro_aat.compression.quantization.layers import is_replaceable
 from kedro_aat.compression.quantization.placement import Plan, Site, describe_slot, num_slots, plan_sites
-from kedro_aat.compression.quantization.qdq import round_to_uint8
 from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import DataError, ModelError
@@ -183,7 +187,7 @@ class FakeQuantization:
         forked = [self.ranges.device] if self.ranges.is_cuda else []
         mode = contextlib.nullcontext() if is_training else evaluating(model)
         with torch.random.fork_rng(forked), _unchanged_buffers(model), mode, _owners_at_work(held) as owners:
-            recording = record(partial(own_forward, model), owners, args, kwargs)
+            recording = record_calls(partial(own_forward, model), owners, args, kwargs)
         numbers = {layer.layer: number for number, layer in enumerate(self.layers)}
         plan = plan_sites(recording, numbers, quantize_inputs=self._settings.quantize_inputs)
         called = {call.layer for call in plan.calls}

@@ -16,8 +16,13 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import handle_torch_function, has_torch_function
 
+from kedro_aat.compression.quantization.arithmetic import (
+    HIGHEST_ACTIVATION,
+    dequantize,
+    is_tracing_onnx,
+    round_to_uint8,
+)
 from kedro_aat.compression.quantization.calls import Follower, change_inputs, install, own_forward
-from kedro_aat.compression.quantization.qdq import HIGHEST, dequantized, is_tracing_onnx, round_to_uint8
 from kedro_aat.errors import ModelError
 from kedro_aat.validated import Settings
 
@@ -29,7 +34,7 @@ _HOOKS = (
 )
 
 
-class QuantizedTensor(Settings):
+class QuantizedTensorSpec(Settings):
     """A tensor of the forward pass that is held in uint8.
 
     Attributes:
@@ -42,10 +47,10 @@ class QuantizedTensor(Settings):
     step: int
     name: str
     scale: Annotated[float, Field(gt=0)]
-    zero_point: Annotated[int, Field(ge=0, le=HIGHEST)]
+    zero_point: Annotated[int, Field(ge=0, le=HIGHEST_ACTIVATION)]
 
 
-class QuantizedWeight(Settings):
+class QuantizedLayerSpec(Settings):
     """A layer that holds int8.
 
     Attributes:
@@ -61,11 +66,11 @@ class QuantizedWeight(Settings):
     has_integer_bias: bool
 
 
-class Quantized(Settings):
+class QuantizedModelSpec(Settings):
     """What a model has to be told, beside its tensors, to be a quantized one."""
 
-    layers: tuple[QuantizedWeight, ...]
-    tensors: tuple[QuantizedTensor, ...]
+    layers: tuple[QuantizedLayerSpec, ...]
+    tensors: tuple[QuantizedTensorSpec, ...]
 
 
 class _QuantizedLayer(nn.Module):
@@ -83,7 +88,7 @@ class _QuantizedLayer(nn.Module):
     bias: Tensor | None
     bias_scale: Tensor | None
 
-    def __init__(self, shape: torch.Size, described: QuantizedWeight) -> None:
+    def __init__(self, shape: torch.Size, described: QuantizedLayerSpec) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(shape, dtype=torch.int8), requires_grad=False)
         self.register_buffer("weight_scale", torch.ones(shape[0]))
@@ -103,7 +108,7 @@ class _QuantizedLayer(nn.Module):
         """(out,) float32, None for none."""
         if self.bias is None or self.bias_scale is None:
             return self.bias
-        return dequantized(self.bias, self.bias_scale)
+        return dequantize(self.bias, self.bias_scale)
 
 
 def run_quantized(x: Tensor, layer: _QuantizedLayer) -> Tensor:
@@ -117,7 +122,7 @@ def run_quantized(x: Tensor, layer: _QuantizedLayer) -> Tensor:
 class QuantizedConv(_QuantizedLayer):
     """`nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` with an int8 weight."""
 
-    def __init__(self, layer: _ConvNd, described: QuantizedWeight) -> None:
+    def __init__(self, layer: _ConvNd, described: QuantizedLayerSpec) -> None:
         super().__init__(layer.weight.shape, described)
         self.stride, self.padding, self.dilation, self.groups = (
             layer.stride,
@@ -136,7 +141,7 @@ class QuantizedConv(_QuantizedLayer):
     def compute(self, x: Tensor) -> Tensor:
         convolve = _CONVOLUTIONS[self.weight.ndim - 2]
         padding: Any = self.padding if self.padding_mode == "zeros" else 0
-        weight = dequantized(self.weight, self.weight_scale)
+        weight = dequantize(self.weight, self.weight_scale)
         result: Tensor = convolve(x, weight, self.float_bias(), self.stride, padding, self.dilation, self.groups)
         return result
 
@@ -144,19 +149,19 @@ class QuantizedConv(_QuantizedLayer):
 class QuantizedLinear(_QuantizedLayer):
     """`nn.Linear` with an int8 weight."""
 
-    def __init__(self, layer: nn.Linear, described: QuantizedWeight) -> None:
+    def __init__(self, layer: nn.Linear, described: QuantizedLayerSpec) -> None:
         super().__init__(layer.weight.shape, described)
 
     def compute(self, x: Tensor) -> Tensor:
         bias = self.float_bias()
         if x.ndim == 2 or not is_tracing_onnx():
-            return F.linear(x, dequantized(self.weight, self.weight_scale), bias)
+            return F.linear(x, dequantize(self.weight, self.weight_scale), bias)
         # Of more than two dimensions ONNX makes a MatMul, whose weight is fused only as it is.
-        result = x @ dequantized(self.weight.t(), self.weight_scale, axis=1)
+        result = x @ dequantize(self.weight.t(), self.weight_scale, axis=1)
         return result if bias is None else result + bias
 
 
-def make_quantized(model: nn.Module, description: Quantized) -> None:
+def make_quantized(model: nn.Module, description: QuantizedModelSpec) -> None:
     """Gives a model quantized layers, in place; its `state_dict` is then that of a stripped model.
 
     Args:
@@ -200,7 +205,7 @@ def _replace(model: nn.Module, replaced: nn.Module, made: nn.Module) -> None:
                 parent._modules[name] = made
 
 
-def quantized_layer(layer: nn.Module, described: QuantizedWeight) -> _QuantizedLayer:
+def quantized_layer(layer: nn.Module, described: QuantizedLayerSpec) -> _QuantizedLayer:
     """An empty layer of the same shape, on the same device."""
     if isinstance(layer, nn.Linear):
         made: _QuantizedLayer = QuantizedLinear(layer, described)
@@ -211,17 +216,17 @@ def quantized_layer(layer: nn.Module, described: QuantizedWeight) -> _QuantizedL
     return made.to(layer.weight.device)
 
 
-def quantized_of(model: nn.Module) -> Quantized | None:
+def quantized_spec(model: nn.Module) -> QuantizedModelSpec | None:
     """The description of a stripped model, None for one without quantized layers."""
     description = vars(model).get(_DESCRIPTION)
-    assert description is None or isinstance(description, Quantized)
+    assert description is None or isinstance(description, QuantizedModelSpec)
     return description
 
 
 class _Rounding:
     """Runs a model and rounds the tensors that a description names."""
 
-    def __init__(self, model: nn.Module, description: Quantized) -> None:
+    def __init__(self, model: nn.Module, description: QuantizedModelSpec) -> None:
         self._model = model
         self._tensors = {tensor.step: tensor for tensor in description.tensors}
 
@@ -233,7 +238,7 @@ class _Rounding:
 
 
 class _RoundingFollower(Follower):
-    def __init__(self, tensors: dict[int, QuantizedTensor]) -> None:
+    def __init__(self, tensors: dict[int, QuantizedTensorSpec]) -> None:
         super().__init__({step: tensor.name for step, tensor in tensors.items() if step >= 0})
         self._tensors = tensors
 
@@ -241,5 +246,5 @@ class _RoundingFollower(Follower):
         return _rounded(result, self._tensors[step])
 
 
-def _rounded(tensor: Tensor, described: QuantizedTensor | None) -> Tensor:
+def _rounded(tensor: Tensor, described: QuantizedTensorSpec | None) -> Tensor:
     return tensor if described is None else round_to_uint8(tensor, described.scale, described.zero_point)

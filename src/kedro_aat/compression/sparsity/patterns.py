@@ -7,7 +7,6 @@ is reached layer by layer.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import numbers_of_pattern
 
@@ -88,19 +88,11 @@ def keep_in_pattern(
     keep = [torch.ones_like(value, dtype=torch.bool) for value in values]
     fitting = [number for number, weight in enumerate(weights) if pattern.fits(weight)]
     sparse = {number: pattern.keep(weights[number], values[number]) for number in fitting}
-    damage = {number: _lost_energy(values[number], sparse[number]) for number in fitting}
-    order = sorted(fitting, key=lambda number: (damage[number], number))
-    reached = [0, *itertools.accumulate(int((~sparse[number]).sum()) for number in order)]
-    nearest = min(range(len(reached)), key=lambda count: abs(reached[count] - num_zeros))
-    for number in order[:nearest]:
-        keep[number] = sparse[number]
+    damages = [relative_energy(values[number][~sparse[number]], values[number]) for number in fitting]
+    sizes = [int((~sparse[number]).sum()) for number in fitting]
+    for index in least_damaged(damages, sizes, num_zeros):
+        keep[fitting[index]] = sparse[fitting[index]]
     return keep
-
-
-def _lost_energy(values: Tensor, keep: Tensor) -> float:
-    """Share in [0, 1] of the sum of squares; 0 for a layer of zeros."""
-    energy = float(values.float().square().sum())
-    return float(values[~keep].float().square().sum()) / energy if energy else 0.0
 
 
 def _input_dimension(weight: PrunableWeight) -> int:
