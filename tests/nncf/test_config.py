@@ -13,9 +13,8 @@ from kedro_aat import NNCFConfig
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import FilterPruning, Quantization
 from kedro_aat.errors import ConfigurationError
-from kedro_aat.nncf.algorithms import FilterPruningAlgorithm, MagnitudeSparsityAlgorithm
 from kedro_aat.nncf.config import AccuracyAwareSettings
-from kedro_aat.nncf.quantization import QuantizationAlgorithm
+from kedro_aat.nncf.sections import FilterPruningAlgorithm, MagnitudeSparsityAlgorithm, QuantizationAlgorithm
 from kedro_aat.search.stepping import Interpolate, UniformDecrease
 from tests.mistakes import key_of
 
@@ -288,7 +287,7 @@ def test_defaults_of_the_algorithms(name: str) -> None:
 def test_magnitude_sparsity_in_our_own_terms() -> None:
     (algorithm,) = NNCFConfig.from_dict(FILES["sparsity, adaptive"]).parsed.compression
     assert isinstance(algorithm, MagnitudeSparsityAlgorithm)
-    settings = algorithm.settings()
+    settings = algorithm.to_settings()
     assert (settings.importance, settings.ranking) == ("abs", "local")
     assert settings.ignored_scopes == ("ResNet/Linear[fc]", "{re}.*downsample.*")
     assert settings.target_scopes == ("{re}.*conv.*",)
@@ -299,7 +298,7 @@ def test_magnitude_sparsity_in_our_own_terms() -> None:
     assert (schedule.update_per_optimizer_step, schedule.steps_per_epoch) == (True, 196)
     (multistep,) = NNCFConfig.from_dict(FILES["sparsity, multistep, early exit"]).parsed.compression
     assert isinstance(multistep, MagnitudeSparsityAlgorithm)
-    schedule = multistep.settings().schedule
+    schedule = multistep.to_settings().schedule
     assert (schedule.multistep_epochs, schedule.multistep_rates) == ((5, 10, 20), (0.1, 0.3, 0.5, 0.6))
 
 
@@ -316,7 +315,7 @@ def test_magnitude_sparsity_in_our_own_terms() -> None:
 )
 def test_filter_pruning_in_our_own_terms(params: dict[str, Any], expected: dict[str, Any]) -> None:
     (algorithm,) = NNCFConfig.from_dict(pruning(**params)).parsed.compression
-    settings = algorithm.settings(("stem",), ("body",))
+    settings = algorithm.to_settings(("stem",), ("body",))
     assert isinstance(settings, FilterPruning)
     assert {key: getattr(settings, key) for key in expected} == expected
     assert (settings.ignored_scopes, settings.target_scopes) == (("stem",), ("body",))
@@ -337,7 +336,7 @@ def test_schedules_of_filter_pruning(params: dict[str, Any], rates: list[float])
     contents = {"compression": {"algorithm": "filter_pruning", "pruning_init": 0.1, "params": params}}
     (algorithm,) = NNCFConfig.from_dict(contents).parsed.compression
     assert isinstance(algorithm, FilterPruningAlgorithm)
-    schedule = algorithm.settings().schedule
+    schedule = algorithm.to_settings().schedule
     assert [schedule.rate(epoch) for epoch in range(len(rates))] == pytest.approx(rates)
     assert schedule.final_rate == algorithm.params.target
 
@@ -367,7 +366,7 @@ def test_schedules_of_filter_pruning(params: dict[str, Any], rates: list[float])
 def test_quantization_in_our_own_terms(keys: dict[str, Any], expected: Quantization, num_samples: int) -> None:
     (algorithm,) = NNCFConfig.from_dict(quantization(**keys)).parsed.compression
     assert isinstance(algorithm, QuantizationAlgorithm)
-    assert algorithm.settings() == expected
+    assert algorithm.to_settings() == expected
     assert algorithm.num_init_samples == num_samples
 
 
@@ -451,11 +450,11 @@ def test_a_loop_needs_its_section() -> None:
         ({"compression": {"algorithm": "knowledge_distillation"}}, "compression.type: this key is required"),
         (
             quantization(weights={"bits": 4}),
-            "compression.weights.bits: only 8 bits are available, which every runtime computes in, but got 4",
+            "compression.weights.bits: must be 8, the only width that every runtime computes in, but got 4",
         ),
         (
             pruning(pruning_target=0.3, pruning_flops_target=0.4),
-            "compression.params: pruning_target and pruning_flops_target exclude each other, but got both",
+            "compression.params: only one of pruning_target and pruning_flops_target is allowed, but got both",
         ),
         (
             {
