@@ -20,7 +20,7 @@ SEARCH: dict[str, Any] = {
 }
 DROP = {"maximal_relative_accuracy_degradation": 1.0}
 
-# Between them these files say everything that is known about such a file, each key at least once.
+# Together, these files have every key that is supported without a warning at least once.
 FILES: dict[str, dict[str, Any]] = {
     "sparsity, adaptive": {
         "model": "resnet20",

@@ -54,7 +54,7 @@ DISTILLATION: dict[str, Any] = {"algorithm": "knowledge_distillation", "type": "
 
 
 def contents(folder: Path, training: dict[str, Any] = ADAPTIVE, compression: Any = None) -> dict[str, Any]:
-    """An NNCF file with keys of the user's own at its root."""
+    """A whole file, with keys of the user's own at its root."""
     return {
         "model": "SmallNet",
         "model_params": {"width": 8},

@@ -31,7 +31,7 @@ def test_files_are_accepted_unchanged_and_without_warning(
     assert not caplog.records
 
 
-def test_a_plain_dict_is_copied_and_a_config_handed_back() -> None:
+def test_a_plain_dict_is_copied_and_a_config_is_returned_as_is() -> None:
     contents = dict(FILES["pruning"])
     config = NNCFConfig.from_dict(contents)
     config["log_dir"] = "elsewhere"
@@ -52,7 +52,7 @@ def test_a_config_is_used_as_a_dict() -> None:
     assert AccuracyAwareSettings.from_config(config).budget.max_relative_drop == 0.01
 
 
-def test_what_an_update_brings_is_checked_when_it_is_used() -> None:
+def test_an_update_is_checked_when_it_is_used() -> None:
     config = NNCFConfig.from_dict(sparsity())
     config.update(adaptive(**DROP, patience_epoch=3))
     with pytest.raises(ConfigurationError, match=r"accuracy_aware_training\.params\.patience_epoch"):
@@ -68,9 +68,6 @@ def test_one_scope_may_stand_without_a_list() -> None:
 def test_keys_at_the_root_are_the_users_own(caplog: pytest.LogCaptureFixture) -> None:
     NNCFConfig.from_dict({"patience_epoch": 3, "compresion": {"algorithm": "none"}})
     assert not caplog.records
-
-
-# --- the search and the budget -----------------------------------------------------------------------------
 
 
 def test_defaults_of_accuracy_aware_training() -> None:
@@ -98,7 +95,7 @@ def test_defaults_of_accuracy_aware_training() -> None:
     ],
     ids=str,
 )
-def test_search_names_the_policy_and_the_other_keys_hold_for_it(search: Any, expected: Any) -> None:
+def test_search_names_the_policy_and_the_other_keys_are_its_defaults(search: Any, expected: Any) -> None:
     params = DROP | SEARCH | ({} if search is None else {"search": search})
     settings = AccuracyAwareSettings.from_config(NNCFConfig.from_dict(adaptive(**params)))
     assert settings.search == expected
@@ -122,15 +119,15 @@ def test_lower_may_be_better() -> None:
     [({}, "neither"), (DROP | {"maximal_absolute_accuracy_degradation": 0.01}, "both")],
     ids=["neither", "both"],
 )
-def test_exactly_one_drop_is_needed(params: dict[str, Any], count: str) -> None:
+def test_exactly_one_drop_is_required(params: dict[str, Any], count: str) -> None:
     (mistake,) = mistakes(adaptive(**params))
-    # Under the names that the file has for them.
+    # The message uses the names of the file, not those of our settings.
     assert "maximal_relative_accuracy_degradation" in mistake
     assert "maximal_absolute_accuracy_degradation" in mistake
     assert mistake.endswith(f"but got {count}")
 
 
-def test_a_loop_needs_its_section() -> None:
+def test_a_loop_requires_its_section() -> None:
     config = NNCFConfig.from_dict(FILES["no compression"])
     with pytest.raises(ConfigurationError, match=r"accuracy_aware_training: .*\n.*this section is required"):
         AccuracyAwareSettings.from_config(config)

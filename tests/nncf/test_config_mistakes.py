@@ -82,7 +82,7 @@ from tests.nncf.files import DROP, adaptive, mistakes, pruning, quantization, sp
     ],
     ids=key_of,
 )
-def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(contents: dict[str, Any], mistake: str) -> None:
+def test_a_message_names_the_key_the_rule_and_the_value(contents: dict[str, Any], mistake: str) -> None:
     assert mistakes(contents) == [mistake]
 
 
@@ -115,13 +115,13 @@ def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(contents: dict[s
     ],
     ids=key_of,
 )
-def test_a_mistyped_key_gets_the_likely_one(contents: dict[str, Any], key: str, likely: str) -> None:
+def test_a_mistyped_key_gets_a_suggestion(contents: dict[str, Any], key: str, likely: str) -> None:
     (mistake,) = mistakes(contents)
     assert mistake.startswith(f"{key}: unknown key")
     assert mistake.endswith(f"Did you mean '{likely}'?")
 
 
-def test_an_unknown_search_gets_the_known_ones_and_the_likely_one() -> None:
+def test_an_unknown_search_gets_the_known_ones_and_a_suggestion() -> None:
     (mistake,) = mistakes(adaptive(**DROP, search={"kind": "interpolat"}))
     assert mistake.startswith(
         "accuracy_aware_training.params.search.kind: must be one of uniform_decrease, interpolate"
@@ -129,7 +129,7 @@ def test_an_unknown_search_gets_the_known_ones_and_the_likely_one() -> None:
     assert mistake.endswith("but got 'interpolat'. Did you mean 'interpolate'?")
 
 
-def test_a_file_with_five_mistakes_gets_one_error_that_names_five(tmp_path: Path) -> None:
+def test_five_mistakes_in_a_file_are_listed_in_one_error(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(
         json.dumps(
@@ -166,7 +166,7 @@ def test_a_file_with_five_mistakes_gets_one_error_that_names_five(tmp_path: Path
         assert all(name in line for name in names), line
 
 
-def test_rules_on_several_keys_are_named_beside_other_mistakes() -> None:
+def test_rules_on_several_keys_are_listed_beside_other_mistakes() -> None:
     params = DROP | {"maximal_absolute_accuracy_degradation": 0.01, "patience_epoch": 3}
     contents = adaptive(**params) | sparsity(
         sparsity_int=0.0, params={"schedule": "multistep", "multistep_steps": [10], "sparsity_target": 2.0}
@@ -186,7 +186,7 @@ def test_rules_on_several_keys_are_named_beside_other_mistakes() -> None:
     ],
     ids=["steps that repeat", "too many levels"],
 )
-def test_a_multistep_schedule_has_to_make_sense(params: dict[str, Any]) -> None:
+def test_an_invalid_multistep_schedule(params: dict[str, Any]) -> None:
     (mistake,) = mistakes(sparsity(params=params))
     assert "multistep" in mistake
     assert "but got" in mistake
@@ -200,7 +200,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "contents", [b"{'a': 1}", b'{"a": 1', b"", b"[1, 2]", b'"text"', b"null", b'{"a": "\xff"}'], ids=repr
 )
-def test_a_file_that_is_no_json_object(contents: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_json_object(contents: bytes, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(contents)
     with pytest.raises(ConfigurationError) as caught:

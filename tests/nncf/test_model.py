@@ -47,32 +47,32 @@ def running_mean(model: SmallNet) -> Tensor:
     return model.get_buffer("stem.1.running_mean")
 
 
-def mean_before_normalisation(model: SmallNet, num_examples: int) -> Tensor:
+def mean_before_normalization(model: SmallNet, num_examples: int) -> Tensor:
     batch = torch.cat([inputs for inputs, _ in loader()])[:num_examples]
     with torch.no_grad():
         return model.get_submodule("stem.0")(batch).mean((0, 2, 3))  # type: ignore[no-any-return]
 
 
-def test_normalisation_is_adapted_to_the_sparse_weights() -> None:
+def test_normalization_is_adapted_to_the_sparse_weights() -> None:
     model = adapted()
     assert not model.training or running_mean(model).any()
-    torch.testing.assert_close(running_mean(model), mean_before_normalisation(model, 96))
+    torch.testing.assert_close(running_mean(model), mean_before_normalization(model, 96))
 
 
 @pytest.mark.parametrize(("num_samples", "used"), [(32, 32), (33, 64), (1000, 96)])
 def test_number_of_samples_for_the_adaptation(num_samples: int, used: int) -> None:
     model = adapted(num_samples)
-    torch.testing.assert_close(running_mean(model), mean_before_normalisation(model, used))
+    torch.testing.assert_close(running_mean(model), mean_before_normalization(model, used))
 
 
-def test_nothing_is_adapted_where_nothing_is_compressed_or_no_samples_are_wanted() -> None:
+def test_nothing_is_adapted_if_nothing_is_compressed_or_the_number_of_samples_is_0() -> None:
     assert not running_mean(adapted(rate=0.0)).any()
     assert not running_mean(adapted(num_samples=0)).any()
 
 
 def test_batches_for_the_adaptation_may_be_bare_tensors() -> None:
     model = adapted(batches=[inputs for inputs, _ in loader()])
-    torch.testing.assert_close(running_mean(model), mean_before_normalisation(model, 96))
+    torch.testing.assert_close(running_mean(model), mean_before_normalization(model, 96))
 
 
 def test_adaptation_keeps_the_mode_of_the_model() -> None:
@@ -84,7 +84,7 @@ def test_adaptation_keeps_the_mode_of_the_model() -> None:
         assert model.training is training
 
 
-def test_registering_takes_the_arguments_that_nncf_took() -> None:
+def test_registering_accepts_the_arguments_of_nncf() -> None:
     config = NNCFConfig.from_dict({"compression": SPARSITY})
     batches = loader()
     criterion = nn.CrossEntropyLoss()
@@ -96,7 +96,7 @@ def test_registering_takes_the_arguments_that_nncf_took() -> None:
     assert register_default_init_args({"compression": SPARSITY}, batches)["compression"] == SPARSITY
 
 
-def test_file_is_read_as_it_is_written() -> None:
+def test_all_keys_of_a_file_are_used() -> None:
     controller, _ = create_compressed_model(SmallNet(), {"compression": SPARSITY})
     settings = controller.settings
     assert isinstance(settings, MagnitudeSparsity)
@@ -108,7 +108,7 @@ def test_file_is_read_as_it_is_written() -> None:
     assert controller.report().requested_rate == 0.1
 
 
-def test_config_that_was_updated_is_read_as_it_is_now() -> None:
+def test_an_updated_config_is_read_again() -> None:
     config = NNCFConfig.from_dict({"compression": {"algorithm": "magnitude_sparsity"}})
     config.update({"compression": {"algorithm": "magnitude_sparsity", "sparsity_init": 0.4}})
     controller, _ = create_compressed_model(SmallNet(), config)
@@ -122,7 +122,7 @@ def test_compression_may_be_a_list_of_one(as_list: bool) -> None:
     assert isinstance(controller, MagnitudeSparsityController)
 
 
-def test_state_goes_through_json_and_the_rate_can_fall_to_0_afterwards() -> None:
+def test_state_survives_json_and_the_rate_can_return_to_0() -> None:
     torch.manual_seed(0)
     dense = SmallNet()
     config = {"compression": {"algorithm": "magnitude_sparsity", "sparsity_init": 0.2}}
@@ -142,7 +142,7 @@ def test_state_goes_through_json_and_the_rate_can_fall_to_0_afterwards() -> None
     assert_same_bits(new.strip().state_dict(), dense.state_dict())
 
 
-def test_state_brings_its_own_settings() -> None:
+def test_state_includes_its_settings() -> None:
     old, _ = create_compressed_model(SmallNet(), {"compression": SPARSITY})
     plain = {"compression": {"algorithm": "magnitude_sparsity"}}
     new, _ = create_compressed_model(SmallNet(), plain, old.get_compression_state())
@@ -177,10 +177,10 @@ def test_ranges_are_taken_from_the_registered_data() -> None:
     spread = [torch.full((16, 1, 8, 8), 1.0), torch.full((16, 1, 8, 8), 3.0), torch.full((16, 1, 8, 8), 500.0)]
     controller = created(QUANTIZATION, batches=[torch.cat([batch, -batch]) for batch in spread])
     assert isinstance(controller, QuantizationController)
-    assert controller._fake.ranges[0].tolist() == [-1, 1]  # of the first 32
+    assert controller._fake.ranges[0].tolist() == [-1, 1]  # range of the first 32 examples
 
 
-def test_filters_of_the_first_and_of_strided_convolutions_are_kept_unless_named() -> None:
+def test_first_and_strided_convolutions_are_not_pruned_by_default() -> None:
     params = PRUNING["params"]
     config = {"input_info": {"sample_size": [2, 1, 8, 8]}}
     for first, strided, kept in (
@@ -189,14 +189,14 @@ def test_filters_of_the_first_and_of_strided_convolutions_are_kept_unless_named(
         (False, True, ("stem.0",)),
         (True, True, ()),
     ):
-        given = {**params, "prune_first_conv": first, "prune_downsample_convs": strided}
-        compression = {"algorithm": "filter_pruning", "params": given, "ignored_scopes": ["classifier"]}
+        changed = {**params, "prune_first_conv": first, "prune_downsample_convs": strided}
+        compression = {"algorithm": "filter_pruning", "params": changed, "ignored_scopes": ["classifier"]}
         controller, _ = create_compressed_model(ResidualCNN((4, 8)), {**config, "compression": compression})
         assert isinstance(controller.settings, FilterPruning)
         assert controller.settings.ignored_scopes == ("classifier", *kept)
 
 
-def test_pruning_needs_an_example() -> None:
+def test_pruning_requires_an_example_input() -> None:
     for first in (True, False):
         compression = {"algorithm": "filter_pruning", "params": {"prune_first_conv": first}}
         with pytest.raises(ModelError, match="example_input"):
@@ -225,12 +225,12 @@ def test_a_file_must_name_an_algorithm_that_compresses(compression: Any, names: 
         create_compressed_model(SmallNet(), {"compression": compression})
 
 
-def test_an_algorithm_is_named_once() -> None:
+def test_an_algorithm_named_twice_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="quantization is there more than once"):
         create_compressed_model(SmallNet(), {"compression": [QUANTIZATION, QUANTIZATION]})
 
 
-def test_unknown_algorithm_is_an_error_that_names_the_likely_one() -> None:
+def test_unknown_algorithm_is_an_error_with_a_suggestion() -> None:
     with pytest.raises(ConfigurationError, match="Did you mean 'magnitude_sparsity'"):
         create_compressed_model(SmallNet(), {"compression": {"algorithm": "magnitude_sparsty"}})
 

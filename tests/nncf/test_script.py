@@ -38,7 +38,7 @@ WEIGHTS = ["stem.0.weight", "conv.weight", "classifier.weight"]
 
 
 class Finished:
-    """The script has run once; tests only look at what it left."""
+    """A finished run of the script; tests only read its results."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -106,7 +106,7 @@ def test_saved_state_is_loaded_into_a_new_model(finished: Finished) -> None:
     assert controller.settings == finished.controller.settings
 
 
-def test_second_run_of_the_script_gives_the_same_and_leaves_the_first(finished: Finished) -> None:
+def test_second_run_of_the_script_gives_the_same_results_and_keeps_the_files_of_the_first(finished: Finished) -> None:
     before = {path: path.read_bytes() for path in (finished.folder / "logs").rglob("*") if path.is_file()}
     again = Finished(finished.folder)
     assert again.loop.statistics == finished.loop.statistics
@@ -123,13 +123,13 @@ def test_early_exit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write(tmp_path, training=EARLY_EXIT)
     loop, controller, accuracy = user_script.main(config, str(tmp_path / "model.onnx"))
     assert loop.outcome is Outcome.WITHIN_BUDGET
-    # The schedule is at its end in the third epoch, and training stops as soon as the budget is kept then.
+    # The schedule ends in the third epoch; from then on, training stops after the first epoch within budget.
     assert loop.history[-1].epoch >= 3
     assert loop.history[-1].fully_compressed
     assert all(not row.fully_compressed or row.margin < 0 for row in loop.history[:-1])
     assert controller.report().requested_rate == pytest.approx(0.3)
     assert loop.statistics.compressed_accuracy == accuracy
-    # What the script prints, and where it was told to write.
+    # What the script prints and where it writes.
     printed = capsys.readouterr().out
     assert loop.statistics.to_str() in printed
     assert all(part in printed for part in ("Uncompressed accuracy", "Compression rate", "conv.weight"))
@@ -140,7 +140,7 @@ def test_early_exit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("training", "kind"), [(ADAPTIVE, AdaptiveCompressionTrainingLoop), (EARLY_EXIT, EarlyExitCompressionTrainingLoop)]
 )
 def test_mode_of_the_file_picks_the_loop(tmp_path: Path, training: dict[str, Any], kind: type) -> None:
-    config = contents(tmp_path, training)  # a plain dict is taken too
+    config = contents(tmp_path, training)  # a plain dict works, too
     controller, _ = create_compressed_model(SmallNet(), config)
     loop = create_accuracy_aware_training_loop(
         config, controller, uncompressed_model_accuracy=90.0, verbose=False, dump_checkpoints=False

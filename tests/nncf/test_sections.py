@@ -64,7 +64,7 @@ def test_defaults_of_the_algorithms(name: str) -> None:
     assert (dumped["ignored_scopes"], dumped["target_scopes"]) == ((), None)
 
 
-def test_magnitude_sparsity_in_our_own_terms() -> None:
+def test_magnitude_sparsity_is_translated() -> None:
     (algorithm,) = NNCFConfig.from_dict(FILES["sparsity, adaptive"]).parsed.compression
     assert isinstance(algorithm, MagnitudeSparsityAlgorithm)
     settings = algorithm.to_settings()
@@ -93,7 +93,7 @@ def test_magnitude_sparsity_in_our_own_terms() -> None:
         ({"pruning_flops_target": 0.3}, {"rate_of": "macs"}),
     ],
 )
-def test_filter_pruning_in_our_own_terms(params: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_filter_pruning_is_translated(params: dict[str, Any], expected: dict[str, Any]) -> None:
     (algorithm,) = NNCFConfig.from_dict(pruning(**params)).parsed.compression
     settings = algorithm.to_settings(("stem",), ("body",))
     assert isinstance(settings, FilterPruning)
@@ -112,7 +112,7 @@ def test_filter_pruning_in_our_own_terms(params: dict[str, Any], expected: dict[
         ({"schedule": "exponential_with_bias", "pruning_steps": 8}, [0.1, 0.375]),
     ],
 )
-def test_schedules_of_filter_pruning(params: dict[str, Any], rates: list[float]) -> None:
+def test_schedules_of_filter_pruning_are_translated(params: dict[str, Any], rates: list[float]) -> None:
     contents = {"compression": {"algorithm": "filter_pruning", "pruning_init": 0.1, "params": params}}
     (algorithm,) = NNCFConfig.from_dict(contents).parsed.compression
     assert isinstance(algorithm, FilterPruningAlgorithm)
@@ -143,17 +143,14 @@ def test_schedules_of_filter_pruning(params: dict[str, Any], rates: list[float])
         ),
     ],
 )
-def test_quantization_in_our_own_terms(keys: dict[str, Any], expected: Quantization, num_samples: int) -> None:
+def test_quantization_is_translated(keys: dict[str, Any], expected: Quantization, num_samples: int) -> None:
     (algorithm,) = NNCFConfig.from_dict(quantization(**keys)).parsed.compression
     assert isinstance(algorithm, QuantizationAlgorithm)
     assert algorithm.to_settings() == expected
     assert algorithm.num_init_samples == num_samples
 
 
-# --- warnings ----------------------------------------------------------------------------------------------
-
-
-WITHOUT_MEANING = {
+DIFFERENCES = {
     **{key: early_exit(**{key: value}) for key, value in SEARCH.items() if key != "maximal_total_epochs"},
     "search": early_exit(search={"kind": "interpolate"}),
     "compression_lr_multiplier": sparsity(compression_lr_multiplier=10.0),
@@ -187,14 +184,14 @@ WITHOUT_MEANING = {
 }
 
 
-@pytest.mark.parametrize("key", WITHOUT_MEANING)
-def test_a_key_without_meaning_is_named_in_a_warning(key: str, caplog: pytest.LogCaptureFixture) -> None:
-    NNCFConfig.from_dict(WITHOUT_MEANING[key])
+@pytest.mark.parametrize("key", DIFFERENCES)
+def test_a_key_that_differs_from_nncf_is_named_in_a_warning(key: str, caplog: pytest.LogCaptureFixture) -> None:
+    NNCFConfig.from_dict(DIFFERENCES[key])
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert key in record.getMessage()
 
 
-def test_legr_is_said_to_be_no_longer_supported(caplog: pytest.LogCaptureFixture) -> None:
-    NNCFConfig.from_dict(WITHOUT_MEANING["legr_params"])
+def test_legr_is_reported_as_no_longer_supported(caplog: pytest.LogCaptureFixture) -> None:
+    NNCFConfig.from_dict(DIFFERENCES["legr_params"])
     assert "no longer supported" in caplog.text
