@@ -156,7 +156,7 @@ def test_nncf_file_becomes_parameters(tmp_path: Path) -> None:
     assert settings.budget.max_relative_drop == 0.015
     assert settings.search == AccuracyAwareSettings.from_config(config).search
     assert settings.compression.algorithm == "composite"
-    expected = [part.settings(("{re}.*head.*",)) for part in config.parsed.compression]
+    expected = [part.to_settings(("{re}.*head.*",)) for part in config.parsed.compression]
     assert list(settings.compression.algorithms) == expected
     assert settings.second_stage is None
     assert settings.training.distillation is None

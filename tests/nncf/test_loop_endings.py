@@ -1,4 +1,4 @@
-"""How the loops end and go on, on the scripted model: interruptions, and nothing within budget."""
+"""How the loops end and resume, on the scripted model: interruptions, and searches without a rate within budget."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.training.subjects import (
 )
 
 
-def test_the_scripted_run_turns_and_finds_a_rate(tmp_path: Path) -> None:
-    # What the other tests rely on: several rates up, a turn, and epochs that go on at a rate.
+def test_the_scripted_run_changes_direction_and_finds_a_rate(tmp_path: Path) -> None:
+    # The other tests rely on this: several rates upward, a change of direction, and several epochs at one rate.
     subject = Subject()
     subject.run(tmp_path)
     rates = [record.requested_rate for record in subject.trained]
@@ -48,7 +48,7 @@ def interrupting(
 ) -> Callable[..., float | None]:
     """The subject's training function, interrupted in the middle of its `number`-th call.
 
-    A run is known by the source of its functions, so that one which is to go on needs this one too.
+    A run is identified by the source of its functions, so the resumed run must use this function, too.
     """
 
     def train(controller: Any, model: ScriptedModel, epoch: int, **more: Any) -> float | None:
@@ -80,7 +80,7 @@ def scheduled(subject: Subject) -> Callable[[], tuple[Any, Any]]:
 @pytest.mark.filterwarnings("ignore:.*deprecat.*:UserWarning")
 @pytest.mark.parametrize("interrupt", [press_ctrl_c, terminate])
 @pytest.mark.parametrize("number", [1, 2, 7, 12])
-def test_an_interrupted_run_is_at_its_best_and_goes_on_as_if_it_had_not_been(
+def test_an_interrupted_run_returns_its_best_model_and_resumes_as_if_uninterrupted(
     number: int, interrupt: Callable[[], None], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ def test_an_interrupted_run_is_at_its_best_and_goes_on_as_if_it_had_not_been(
     best_after: dict[int, dict[str, Tensor]] = {}
 
     def validate(model: ScriptedModel, epoch: int) -> float:
-        # The best so far is the last that was within budget, since its rate only ever rises.
+        # The best model so far is the last one within budget, since the rates within budget only increase.
         metric = whole.validate(model, epoch)
         best_after[epoch] = state_of(model) if metric >= BASELINE - 0.01 else best_after[epoch - 1]
         return metric
@@ -103,7 +103,7 @@ def test_an_interrupted_run_is_at_its_best_and_goes_on_as_if_it_had_not_been(
     assert_same_state(first.model, best_after[number - 1])
     assert first.loop.statistics.accuracy_budget >= 0
 
-    torch.manual_seed(1)  # the random numbers go on with the run, whatever they are by now
+    torch.manual_seed(1)  # the resumed run restores its own random state
     second = Subject(params=PATIENT)
     second.run(tmp_path / "parts", train=interrupting(second), configure=scheduled(second))
     assert second.num_trained == whole.num_trained - (number - 1)
@@ -114,7 +114,7 @@ def test_an_interrupted_run_is_at_its_best_and_goes_on_as_if_it_had_not_been(
     assert len(list((tmp_path / "parts").iterdir())) == 1
 
 
-def test_a_run_may_be_interrupted_again_and_again(tmp_path: Path) -> None:
+def test_a_run_may_be_interrupted_repeatedly(tmp_path: Path) -> None:
     torch.manual_seed(0)
     whole = Subject()
     whole.run(tmp_path / "whole")
@@ -132,7 +132,7 @@ def test_a_run_may_be_interrupted_again_and_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 4])
-def test_an_early_exit_run_goes_on_too(number: int, tmp_path: Path) -> None:
+def test_an_early_exit_run_resumes_too(number: int, tmp_path: Path) -> None:
     params = {"maximal_absolute_accuracy_degradation": 0.001, "maximal_total_epochs": 6}
     metrics = {epoch: 0.95 if epoch == 5 else 0.5 for epoch in range(7)}
     outcomes = []
@@ -151,7 +151,7 @@ def test_an_early_exit_run_goes_on_too(number: int, tmp_path: Path) -> None:
     torch.testing.assert_close(outcomes[2][2], outcomes[0][2], rtol=0, atol=0)
 
 
-def test_an_interruption_with_nothing_within_budget_leaves_the_model_as_given(tmp_path: Path) -> None:
+def test_an_interruption_with_nothing_within_budget_restores_the_original_model(tmp_path: Path) -> None:
     subject = Subject()
     weight = subject.model.weight.item()
     train = interrupting(subject, 3, press_ctrl_c)
@@ -162,7 +162,7 @@ def test_an_interruption_with_nothing_within_budget_leaves_the_model_as_given(tm
     assert len(subject.trained) == 2
 
 
-def test_an_interruption_before_the_first_validation_has_ended_is_passed_on(tmp_path: Path) -> None:
+def test_an_interruption_during_the_first_validation_is_raised(tmp_path: Path) -> None:
     subject = Subject()
 
     def validate(model: ScriptedModel) -> float:
@@ -177,7 +177,7 @@ def test_an_interruption_before_the_first_validation_has_ended_is_passed_on(tmp_
 
 
 @pytest.mark.parametrize("mode", ["adaptive_compression_level", "early_exit"])
-def test_an_infeasible_run_returns_the_model_as_given_at_rate_0(mode: str, tmp_path: Path) -> None:
+def test_an_infeasible_run_returns_the_original_model_at_rate_0(mode: str, tmp_path: Path) -> None:
     subject = Subject(mode=mode)
     weight = subject.model.weight.item()
     subject.run(tmp_path, validate=lambda model: 0.5)
@@ -187,17 +187,17 @@ def test_an_infeasible_run_returns_the_model_as_given_at_rate_0(mode: str, tmp_p
     assert subject.model.weight.item() == weight
     assert subject.loop.statistics.compression_rate == 0.0
     assert subject.controller.compression_rate == 0.0
-    # What was tried is still told.
+    # The history still has all epochs.
     assert len(subject.trained) == subject.num_trained
     assert {record.best_rate for record in subject.loop.history} == {None}
 
 
 @pytest.mark.parametrize("sparsity_init", [0.0, 0.5])
-def test_an_infeasible_run_gives_real_weights_back(sparsity_init: float, tmp_path: Path) -> None:
+def test_an_infeasible_run_restores_the_weights_of_a_real_model(sparsity_init: float, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model: nn.Module = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     inputs = torch.randn(32, 8)
-    as_given, outputs = state_of(model), model(inputs)
+    original, outputs = state_of(model), model(inputs)
     config = NNCFConfig.from_dict(
         {
             "input_info": {"sample_size": [1, 8]},
@@ -228,7 +228,7 @@ def test_an_infeasible_run_gives_real_weights_back(sparsity_init: float, tmp_pat
     assert loop.outcome is Outcome.INFEASIBLE
     assert controller.compression_rate == 0.0
     assert loop.statistics.compression_rate == 0.0
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in as_given.items())
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in original.items())
     assert torch.equal(model(inputs), outputs)
 
 

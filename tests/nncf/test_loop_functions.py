@@ -1,4 +1,4 @@
-"""The user's other functions in the loops, and where checkpoints lie."""
+"""The user's optional functions in the loops, and the folders of checkpoints."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_users_own_checkpoints(
     assert set(loaded) == {"own.json"}
 
 
-def test_a_dump_may_write_to_a_place_of_its_own(tmp_path: Path) -> None:
+def test_a_dump_may_write_to_a_folder_of_its_own(tmp_path: Path) -> None:
     subject = Subject()
     own = tmp_path / "own"
     own.mkdir()
@@ -86,7 +86,7 @@ def test_a_dump_may_write_to_a_place_of_its_own(tmp_path: Path) -> None:
     assert loaded[-1] == str(own / f"{best.checkpoint}.json")
 
 
-def test_a_loader_alone_gets_the_files_that_nncf_wrote(tmp_path: Path) -> None:
+def test_a_loader_alone_gets_files_with_the_keys_of_nncf(tmp_path: Path) -> None:
     usual, subject = Subject(), Subject()
     loaded: list[int] = []
 
@@ -112,21 +112,21 @@ def test_a_dump_alone_does_not_need_a_loader(tmp_path: Path) -> None:
     assert subject.model.state.tolist() == usual.model.state.tolist()
 
 
-def test_early_stopping_is_asked_only_when_fully_compressed(tmp_path: Path) -> None:
+def test_early_stopping_is_called_only_when_fully_compressed(tmp_path: Path) -> None:
     params = PARAMS | {"initial_training_phase_epochs": 3, "maximal_total_epochs": 7, "patience_epochs": 4}
     subject = Subject(params=params, is_partial_until_search=True)
-    asked: list[float] = []
+    metrics: list[float] = []
 
     def stop(metric: float) -> bool:
-        asked.append(metric)
+        metrics.append(metric)
         return True
 
     subject.run(tmp_path, validate=lambda model: 0.5, early_stopping_fn=stop)
     partial = [record for record in subject.trained if not record.fully_compressed]
     full = [record for record in subject.trained if record.fully_compressed]
     assert len(partial) == 3
-    assert asked == [record.metric for record in full]
-    # Each answer was yes, so that each rate had one epoch of its four.
+    assert metrics == [record.metric for record in full]
+    # Each call returned True, so each rate got one of its four epochs.
     assert len({record.requested_rate for record in full}) == len(full)
 
 
@@ -159,21 +159,21 @@ def test_tensorboard_gets_the_scalars_of_each_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train_epoch_fn", "validate_fn", "configure_optimizers_fn", "early_stopping_fn"])
-def test_what_is_no_function_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_argument_that_is_not_callable_is_refused(name: str, tmp_path: Path) -> None:
     subject = Subject()
     functions: dict[str, Any] = {"train_epoch_fn": subject.train, "validate_fn": subject.validate}
     with pytest.raises(ConfigurationError, match=f"{name}: must be callable, but got 'x'"):
         subject.loop.run(subject.model, **{**functions, name: "x"}, log_dir=tmp_path)
 
 
-def test_checkpoints_lie_in_runs_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_in_runs_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Subject().run(None)
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert list((tmp_path / "runs").rglob("manifest.json"))
 
 
-def test_checkpoints_lie_in_the_log_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_in_the_log_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Subject().run("elsewhere")
     Subject().run(tmp_path / "there")

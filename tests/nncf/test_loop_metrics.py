@@ -1,4 +1,4 @@
-"""Metrics that the loops are given: directions, forms, and what is no number."""
+"""Metrics in the loops: directions, types, and values that are not finite numbers."""
 
 from __future__ import annotations
 
@@ -57,22 +57,22 @@ def test_metrics_of_either_direction_and_sign_give_the_same_search(
         dump_checkpoint_fn=dump,
     )
     assert len(other.loop.history) == len(usual.loop.history)
-    for mine, expected in zip(other.loop.history, usual.loop.history, strict=True):
-        assert mine.requested_rate == expected.requested_rate
-        assert mine.metric == pytest.approx(metric_of(expected.metric), abs=1e-12)
-        assert mine.margin == pytest.approx(expected.margin, abs=1e-12)
-        assert mine.best_rate == expected.best_rate
-    closing, usually = other.loop.statistics, usual.loop.statistics
-    assert closing.compression_rate == usually.compression_rate
-    assert closing.absolute_accuracy_degradation == pytest.approx(usually.absolute_accuracy_degradation)
-    assert closing.accuracy_budget == pytest.approx(usually.accuracy_budget)
-    # Two epochs at rate 0.5, the second of which is better than the first; the runner knows which is.
+    for record, expected in zip(other.loop.history, usual.loop.history, strict=True):
+        assert record.requested_rate == expected.requested_rate
+        assert record.metric == pytest.approx(metric_of(expected.metric), abs=1e-12)
+        assert record.margin == pytest.approx(expected.margin, abs=1e-12)
+        assert record.best_rate == expected.best_rate
+    closing, usual_closing = other.loop.statistics, usual.loop.statistics
+    assert closing.compression_rate == usual_closing.compression_rate
+    assert closing.absolute_accuracy_degradation == pytest.approx(usual_closing.absolute_accuracy_degradation)
+    assert closing.accuracy_budget == pytest.approx(usual_closing.accuracy_budget)
+    # Two epochs at rate 0.5, of which the second is better than the first; the runner knows the better one.
     first, second = (n for n, record in enumerate(usual.loop.history) if record.requested_rate == 0.5)
     assert best_seen[first] == pytest.approx(other.loop.history[first].metric)
     assert best_seen[second] == pytest.approx(other.loop.history[second].metric)
 
 
-def test_relative_degradation_is_positive_where_a_negative_metric_got_worse(tmp_path: Path) -> None:
+def test_relative_degradation_is_positive_if_a_negative_metric_got_worse(tmp_path: Path) -> None:
     subject = Subject(baseline=-1.0, params=PARAMS | {"higher_is_better": False})
     subject.run(tmp_path, validate=lambda model: -0.995)
     assert subject.loop.statistics.absolute_accuracy_degradation == pytest.approx(0.005)
@@ -82,57 +82,55 @@ def test_relative_degradation_is_positive_where_a_negative_metric_got_worse(tmp_
 @pytest.mark.parametrize("mode", ["adaptive_compression_level", "early_exit"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("bad_epoch", [1, 2, 5])
-def test_a_metric_that_is_not_finite_leaves_the_last_good_state(
+def test_a_metric_that_is_not_finite_restores_the_last_valid_state(
     bad_epoch: int, bad: float, mode: str, tmp_path: Path
 ) -> None:
     subject = Subject(mode=mode, params=PARAMS | {"initial_training_phase_epochs": 2})
-    good: dict[int, dict[str, Tensor]] = {}
+    states: dict[int, dict[str, Tensor]] = {}
 
     def validate(model: ScriptedModel, epoch: int) -> float:
-        good[epoch] = state_of(model)
+        states[epoch] = state_of(model)
         if epoch == bad_epoch:
             return bad
         return subject.validate(model, epoch) if mode == "adaptive_compression_level" else 0.5
 
     with pytest.raises(MetricError, match=rf"the metric of epoch {bad_epoch} must be a finite number"):
         subject.run(tmp_path, validate=validate)
-    assert_same_state(subject.model, good[bad_epoch - 1])
+    assert_same_state(subject.model, states[bad_epoch - 1])
     assert subject.loop.outcome is None
 
 
 @pytest.mark.parametrize("bad_epoch", [1, 4])
-def test_a_loss_that_is_not_finite_leaves_the_last_good_state(bad_epoch: int, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_restores_the_last_valid_state(bad_epoch: int, tmp_path: Path) -> None:
     subject = Subject()
-    good: dict[int, dict[str, Tensor]] = {}
+    states: dict[int, dict[str, Tensor]] = {}
 
     def train(controller: Any, model: ScriptedModel, epoch: int, **more: Any) -> float:
         subject.train(controller, model, epoch, **more)
         return math.nan if epoch + 1 == bad_epoch else 0.1
 
     def validate(model: ScriptedModel, epoch: int) -> float:
-        good[epoch] = state_of(model)
+        states[epoch] = state_of(model)
         return subject.validate(model, epoch)
 
     with pytest.raises(MetricError, match=rf"the loss of epoch {bad_epoch} must be a finite number"):
         subject.run(tmp_path, train=train, validate=validate)
-    assert max(good) == bad_epoch - 1
-    assert_same_state(subject.model, good[bad_epoch - 1])
+    assert max(states) == bad_epoch - 1
+    assert_same_state(subject.model, states[bad_epoch - 1])
 
 
 @pytest.mark.parametrize("answer", [None, "0.95", "good", {"accuracy": 0.95}, math.nan], ids=repr)
-def test_a_validation_function_that_returns_no_number_is_noticed_before_any_training(
-    answer: Any, tmp_path: Path
-) -> None:
+def test_a_validation_function_that_returns_no_number_fails_before_any_training(answer: Any, tmp_path: Path) -> None:
     subject = Subject()
-    as_given = state_of(subject.model)
+    original = state_of(subject.model)
     with pytest.raises(MetricError, match=r"the metric of epoch 0 must be a .*number"):
         subject.run(tmp_path, validate=lambda model, epoch: answer)
     assert subject.num_trained == 0
-    assert_same_state(subject.model, as_given)
+    assert_same_state(subject.model, original)
 
 
 @pytest.mark.parametrize("form", [torch.tensor, lambda metric: Evaluation(metric, torch.ones(4)), Evaluation])
-def test_forms_of_a_metric(form: Callable[[float], Any], tmp_path: Path) -> None:
+def test_types_of_a_metric(form: Callable[[float], Any], tmp_path: Path) -> None:
     usual, other = Subject(), Subject()
     usual.run(tmp_path / "usual")
     other.run(tmp_path / "other", validate=lambda model, epoch: form(round(model.accuracy(FORMULA), 3)))
@@ -166,7 +164,7 @@ def _validate_at_some_length(model: ScriptedModel, length: int = 3) -> float:
     ],
     ids=["lambda", "object", "partial", "other defaults"],
 )
-def test_a_validation_function_may_do_without_the_epoch(validate: Callable[..., float], tmp_path: Path) -> None:
+def test_a_validation_function_may_omit_the_epoch(validate: Callable[..., float], tmp_path: Path) -> None:
     usual, other = Subject(), Subject()
     for subject, function in ((usual, usual.validate), (other, validate)):
         torch.manual_seed(0)
@@ -184,5 +182,5 @@ def test_validation_counts_epochs_and_needs_no_gradients(tmp_path: Path) -> None
         return subject.validate(model, epoch)
 
     subject.run(tmp_path, validate=validate)
-    # As given, again before the search, then each epoch, and at last what is returned.
+    # The original model, the same again before the search, then each epoch, and finally the returned model.
     assert epochs == [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 8]

@@ -21,26 +21,26 @@ from tests.training.subjects import (
 )
 
 
-def test_no_optimizer_is_needed(tmp_path: Path) -> None:
+def test_no_optimizer_is_required(tmp_path: Path) -> None:
     subject = Subject()
-    given: list[tuple[Any, Any]] = []
+    received: list[tuple[Any, Any]] = []
 
     def train(controller: Any, model: ScriptedModel, epoch: int, optimizer: Any, lr_scheduler: Any) -> None:
-        given.append((optimizer, lr_scheduler))
+        received.append((optimizer, lr_scheduler))
         model.state[1:] += 1
 
     subject.loop.run(subject.model, train, subject.validate, log_dir=tmp_path)
-    assert set(given) == {(None, None)}
+    assert set(received) == {(None, None)}
     assert subject.loop.outcome is Outcome.WITHIN_BUDGET
     assert {record.learning_rate for record in subject.trained} == {None}
     assert {record.loss for record in subject.trained} == {None}
 
 
-def test_optimizers_start_anew_at_every_change_of_rate(tmp_path: Path) -> None:
+def test_optimizers_are_created_at_every_change_of_rate(tmp_path: Path) -> None:
     subject = Subject()
     subject.run(tmp_path)
     num_rates = len({record.requested_rate for record in subject.trained})
-    assert subject.num_configured == 2 + num_rates  # the beginning, and the beginning of the search
+    assert subject.num_configured == 2 + num_rates  # also at the start of the run and of the search
 
 
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
@@ -65,7 +65,7 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
 
 @pytest.mark.filterwarnings("ignore:.*deprecat.*:UserWarning", "ignore:.*lr_scheduler.step.*:UserWarning")
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_the_learning_rate_is_the_schedulers_times_the_factor_of_the_search(name: str, tmp_path: Path) -> None:
+def test_the_learning_rate_is_that_of_the_scheduler_times_the_factor_of_the_search(name: str, tmp_path: Path) -> None:
     make = SCHEDULERS[name]
     alone = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
     scheduler = make(alone)
@@ -111,16 +111,16 @@ def test_lists_of_optimizers_and_schedulers(tmp_path: Path) -> None:
     assert max(record.lr_scale for record in subject.trained) > min(record.lr_scale for record in subject.trained)
 
 
-def test_reduce_on_plateau_is_fed_the_current_metric(tmp_path: Path) -> None:
-    fed: list[float] = []
+def test_reduce_on_plateau_gets_the_current_metric(tmp_path: Path) -> None:
+    metrics_received: list[float] = []
 
     class Noting(schedulers.ReduceLROnPlateau):
         def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
-            fed.append(float(metrics))
+            metrics_received.append(float(metrics))
             super().step(metrics, epoch)
 
     subject = Subject(params=PATIENT | {"maximal_total_epochs": 9})
-    # A metric that falls from epoch to epoch, so that the current one is never the best.
+    # A metric that falls from epoch to epoch, so the current one is never the best.
     metrics = iter(0.5 - 0.01 * n for n in range(100))
 
     def configure() -> tuple[Any, Any]:
@@ -129,8 +129,8 @@ def test_reduce_on_plateau_is_fed_the_current_metric(tmp_path: Path) -> None:
 
     subject.run(tmp_path, validate=lambda model: next(metrics), configure=configure)
     records = subject.trained
-    assert fed == [record.metric for record in records]
-    # The first epoch of a rate is the best; the third is the second in succession that is worse.
+    assert metrics_received == [record.metric for record in records]
+    # The first epoch of a rate is the best; the third is the second worse one in a row.
     (rate,) = {record.requested_rate for record in records[1:5]}
     at_rate = [record for record in records if record.requested_rate == rate]
     assert [record.learning_rate for record in at_rate] == pytest.approx([1.0, 1.0, 1.0, 0.1])
@@ -151,15 +151,15 @@ def test_the_users_own_update_of_the_learning_rate(tmp_path: Path) -> None:
         calls.append((lr_scheduler, epoch, metric, loss))
 
     subject.run(tmp_path, configure=configure, update_learning_rate_fn=update)
-    # Epochs are counted from the last change of rate on.
+    # Epochs are counted from the last change of the rate.
     assert [epoch for _, epoch, _, _ in calls] == [1, 1, 1, 1, 2, 1, 2, 1]
     assert [metric for _, _, metric, _ in calls] == [record.metric for record in subject.trained]
     assert [loss for *_, loss in calls] == [1.0 / epoch for epoch in range(1, 9)]
-    # Ours did not step the scheduler beside it.
+    # The loop did not step the scheduler in addition.
     assert {rate for (rate,) in subject.learning_rates} == {record.lr_scale for record in subject.trained}
 
 
-def test_learning_rates_are_left_alone_when_told_so(tmp_path: Path) -> None:
+def test_learning_rates_are_not_updated_if_lr_updates_needed_is_false(tmp_path: Path) -> None:
     subject = Subject(lr_updates_needed=False, params=PATIENT)
     calls: list[Any] = []
 

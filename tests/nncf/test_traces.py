@@ -1,8 +1,8 @@
-"""Replays recorded runs of NNCF 2.19's loops: same epochs, rates, steps, learning rates and metrics.
+"""Replays recorded runs of NNCF 2.19's loops: same epochs, rates, increments, learning rates and metrics.
 
-A trace is followed to its end, or up to the point where a mended defect of the original changes it. `MENDED`
-names each such trace with the defect (the numbers are those of the project's list of defects) and what our
-loop does instead.
+Our loop follows a trace to its end, or up to the point where a fixed defect of the original changes it. The constants
+below name each such trace with the defect (the numbers are those of the project's list of defects) and what our loop
+does instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TRACES: dict[str, Any] = {
     for recorded in json.loads((Path(__file__).parent / "nncf_traces.json").read_text())["traces"]
 }
 
-# Defect 4: the original gave its last rate one epoch; ours gives it its patience, so epochs follow.
+# Defect 4: the original trained its last rate for one epoch; ours for `patience_epochs`, so epochs follow.
 LAST_RATE_GETS_ITS_PATIENCE = {
     *(
         "defaults",
@@ -45,28 +45,28 @@ LAST_RATE_GETS_ITS_PATIENCE = {
     *("lr_factor_0.1", "lr_factor_1", "earlystop_noimprove", "noisy_1", "noisy_no_dump", "drift_down"),
     *("metric_percent", "random_0"),
 }
-# Defect 3: the original stopped before it had ever trained at the maximal rate; ours trains there.
+# Defect 3: the original stopped before training at the maximal rate; ours trains there.
 TRAINS_AT_THE_MAXIMAL_RATE = {
     "always_satisfies_hits_max": 0.95,
     "controller_max_0.42": 0.42,
     "random_6": 0.7,
     "random_10": 0.7,
 }
-# Defect 8: the initial phase ignored the limit on all epochs; ours keeps it, so epochs are missing.
+# Defect 8: the initial phase ignored the limit on the total number of epochs; ours respects it, so epochs are missing.
 INITIAL_PHASE_KEEPS_THE_LIMIT = {"total_3_less_than_init": 3}
-# Defect 5: checkpoints of rates that agree in three decimals overwrote each other; ours has the right weights,
-# which shows in the epochs that the weights were trained (`c`) from this row on, and in nothing else.
+# Defect 5: checkpoints of rates that agree in three decimals overwrote each other; ours has the right weights. The only
+# difference is the number of epochs for which the weights were trained (`c`), from this row on.
 CLOSE_RATES_KEEP_THEIR_CHECKPOINTS = {"step_0.4": 11}
-# Defect 2: without any rate within budget the original returned what was in memory, and its last target.
+# Defect 2: without a rate within budget the original returned the model in memory and its last target rate.
 NOTHING_WITHIN_BUDGET = {
     *("never_satisfies", "never_satisfies_min_rate_0.2", "total_3_less_than_init", "ee_never", "ee_no_dump"),
-    # Defect 17: a model that never became fully compressed ended in a TypeError after all the training.
+    # Defect 17: if the model never became fully compressed, the original raised a TypeError after all the training.
     "ee_partial_stage_never_full",
 }
 
 
 class Replay:
-    """Runs our loop on the scenario of a trace, and notes a row at every validation."""
+    """Runs our loop on the scenario of a trace, and records a row at every validation."""
 
     def __init__(self, scenario: dict[str, Any], folder: Path) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -140,16 +140,16 @@ def test_there_are_34_traces() -> None:
 def test_loop_follows_the_trace(name: str, tmp_path: Path) -> None:
     scenario, trace = TRACES[name]["scenario"], TRACES[name]["trace"]
     replay = Replay(scenario, tmp_path)
-    ours, theirs = replay.rows[:-1], trace["per_validation"]  # ours validates once more after the final load
+    ours, theirs = replay.rows[:-1], trace["per_validation"]  # our loop validates once more after the final load
     if scenario["mode"] == "adaptive_compression_level":
         theirs = theirs[:-1]
     wrong_weights_from = CLOSE_RATES_KEEP_THEIR_CHECKPOINTS.get(name, len(theirs))
-    for number, (mine, original) in enumerate(zip(ours, theirs, strict=False)):
-        if mine["epoch"] >= INITIAL_PHASE_KEEPS_THE_LIMIT.get(name, float("inf")) < original["epoch"]:
+    for number, (row, original) in enumerate(zip(ours, theirs, strict=False)):
+        if row["epoch"] >= INITIAL_PHASE_KEEPS_THE_LIMIT.get(name, float("inf")) < original["epoch"]:
             break
-        keys = set(mine) - ({"c"} if number >= wrong_weights_from else set())
+        keys = set(row) - ({"c"} if number >= wrong_weights_from else set())
         for key in keys:
-            assert mine[key] == pytest.approx(original[key], abs=1e-9), (number, key)
+            assert row[key] == pytest.approx(original[key], abs=1e-9), (number, key)
 
     if name in LAST_RATE_GETS_ITS_PATIENCE:
         assert len(ours) > len(theirs)
@@ -185,9 +185,9 @@ def test_targets_and_steps_follow_the_trace(name: str, tmp_path: Path) -> None:
         if record.epoch != original["epoch"]:
             assert name in INITIAL_PHASE_KEEPS_THE_LIMIT
             break
-        seen = {key: value for key, value in vars(record).items() if key in EpochResult.model_fields}
+        result = {key: value for key, value in vars(record).items() if key in EpochResult.model_fields}
         stopped = stops_early is not None and record.trained and stops_early(record.metric)
-        state = policy.tell(state, EpochResult(**seen, early_stop=stopped))
+        state = policy.tell(state, EpochResult(**result, early_stop=stopped))
         target = original["target_rate"]
         assert state.target_rate == (None if target is None else pytest.approx(target, abs=1e-9))
         assert state.step == pytest.approx(original["step"], abs=1e-9)
@@ -199,7 +199,7 @@ def test_returned_model_and_statistics(name: str, tmp_path: Path) -> None:
     scenario, trace = TRACES[name]["scenario"], TRACES[name]["trace"]
     replay = Replay(scenario, tmp_path)
     statistics = replay.loop.statistics
-    # Defect 6: the rate that is reported is the one that the model has after the final load.
+    # Defect 6: the reported rate is the rate of the model after the final load.
     assert statistics.compression_rate == replay.controller.compression_rate
     assert trace["minimal_tolerable_accuracy"] == pytest.approx(
         statistics.compressed_accuracy - statistics.accuracy_budget, abs=1e-9
@@ -207,11 +207,11 @@ def test_returned_model_and_statistics(name: str, tmp_path: Path) -> None:
     if name in NOTHING_WITHIN_BUDGET:
         assert replay.loop.outcome is Outcome.INFEASIBLE
         assert statistics.compression_rate == 0.0
-        assert replay.model.state.tolist() == [0.0, 0.0, 0.0]  # as it was given, at rate 0
+        assert replay.model.state.tolist() == [0.0, 0.0, 0.0]  # the original model at rate 0
         return
     assert replay.loop.outcome is Outcome.WITHIN_BUDGET
     assert statistics.accuracy_budget >= 0
-    # A mended defect adds epochs, and these only ever find a higher rate.
+    # A fixed defect adds epochs, which can only find a higher rate.
     original_rate = trace["final_model"]["rate"]
     adds_epochs = name in LAST_RATE_GETS_ITS_PATIENCE or name in TRAINS_AT_THE_MAXIMAL_RATE
     if adds_epochs and statistics.compression_rate > original_rate:

@@ -1,4 +1,4 @@
-"""A script as users of NNCF 2.x wrote it for accuracy-aware sparsity. Of it only these imports were changed:
+"""A script as users of NNCF 2.x wrote it for accuracy-aware sparsity. Only these imports were changed:
 
 from nncf import NNCFConfig
 from nncf.torch import create_compressed_model, register_default_init_args

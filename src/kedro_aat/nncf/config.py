@@ -1,7 +1,7 @@
 """Reads the configuration files of NNCF 2.x.
 
-The classes spell out what such a file may say; `NNCFConfig` is the dict that its users hold. Keys at the root
-of the file other than ours are the user's own. The algorithms are in `nncf_algorithms.py`.
+The pydantic classes list the keys that a file may have; `NNCFConfig` is the dict that users hold. Keys at the root of
+the file that are not listed here are the user's own. The algorithms' sections are in `sections.py`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.errors import ConfigurationError
-from kedro_aat.nncf.algorithms import Algorithm
-from kedro_aat.nncf.sections import Scopes, as_list
+from kedro_aat.nncf.sections import Algorithm, Scopes, wrap_in_list
 from kedro_aat.search.choice import AdaptivePolicy
 from kedro_aat.search.stepping import EarlyExit, SteppingSettings, UniformDecrease
 from kedro_aat.validated import Settings, parse
 
 logger = logging.getLogger(__name__)
 
-
+Mode = Literal["early_exit", "adaptive_compression_level"]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class AccuracyAwareParams(SteppingSettings):
-    """`accuracy_aware_training.params`; `search` and `higher_is_better` are this project's own keys."""
+    """`accuracy_aware_training.params`; NNCF does not have the keys `search` and `higher_is_better`."""
 
     maximal_relative_accuracy_degradation: Percent | None = None
     maximal_absolute_accuracy_degradation: Annotated[float, Field(ge=0)] | None = None
@@ -37,13 +36,13 @@ class AccuracyAwareParams(SteppingSettings):
     search: AdaptivePolicy | None = None
 
     @model_validator(mode="after")
-    def _exactly_one_drop(self) -> AccuracyAwareParams:
+    def _check_single_drop(self) -> AccuracyAwareParams:
         drops = (self.maximal_relative_accuracy_degradation, self.maximal_absolute_accuracy_degradation)
-        given = sum(drop is not None for drop in drops)
-        if given != 1:
+        num_drops = sum(drop is not None for drop in drops)
+        if num_drops != 1:
             raise ValueError(
                 "exactly one of maximal_relative_accuracy_degradation and maximal_absolute_accuracy_degradation is "
-                f"required, but got {'both' if given else 'neither'}"
+                f"required, but got {'both' if num_drops else 'neither'}"
             )
         return self
 
@@ -51,34 +50,44 @@ class AccuracyAwareParams(SteppingSettings):
 class AccuracyAwareSection(Settings):
     """`accuracy_aware_training`."""
 
-    mode: Literal["early_exit", "adaptive_compression_level"]
+    mode: Mode
     params: AccuracyAwareParams
 
 
 class InputInfo(BaseModel):
-    """`input_info`: of its keys only the shape of a batch is read."""
+    """`input_info`: only the shape of a batch is used, other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     sample_size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 
 
 class NNCFFile(BaseModel):
-    """The whole file. Scopes at its root hold for every algorithm, beside the algorithm's own."""
+    """The whole file. Scopes at its root apply to every algorithm, in addition to the algorithm's own."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     ignored_scopes: Scopes = ()
     target_scopes: Scopes | None = None
-    input_info: Annotated[tuple[InputInfo, ...], BeforeValidator(as_list)] | None = None
+    input_info: Annotated[tuple[InputInfo, ...], BeforeValidator(wrap_in_list)] | None = None
     accuracy_aware_training: AccuracyAwareSection | None = None
-    compression: Annotated[tuple[Algorithm, ...], BeforeValidator(as_list)] = ()
+    compression: Annotated[tuple[Algorithm, ...], BeforeValidator(wrap_in_list)] = ()
+
+    def explain_differences(self) -> Iterator[str]:
+        """Explains each key in use that has no effect here, or a different one than in NNCF."""
+        section = self.accuracy_aware_training
+        if section is not None and section.mode == "early_exit":
+            adaptive_keys = set(SteppingSettings.model_fields) - {"maximal_total_epochs"} | {"search"}
+            for key in sorted(section.params.model_fields_set & adaptive_keys):
+                yield f"accuracy_aware_training.params.{key} has no effect in mode early_exit"
+        for algorithm in self.compression:
+            yield from algorithm.explain_differences()
 
 
 class NNCFConfig(dict[str, Any]):
-    """A configuration as NNCF 2.x users hold it: a dict that knows how it was read.
+    """A configuration in the form that users of NNCF 2.x know: a dict.
 
     Attributes:
-        train_loader: Batches for initialisation, set by `register_default_init_args`; None until then.
-        device: Where to initialise, likewise.
+        train_loader: Batches for initialization, set by `register_default_init_args`; None until then.
+        device: Device for initialization, set by `register_default_init_args`; None for the model's own device.
     """
 
     train_loader: Any = None
@@ -89,45 +98,55 @@ class NNCFConfig(dict[str, Any]):
         """Reads a file.
 
         Args:
-            path: Of the file.
-            warn: Whether keys without a meaning here are logged.
+            path: Path of the JSON file.
+            warn: Whether to log a warning for each key that has no effect here.
 
         Raises:
-            ConfigurationError: If the file is missing or no JSON, and for every mistake in it, in one error.
+            ConfigurationError: If the file is missing or is not JSON; otherwise lists every mistake in it.
         """
         try:
             contents = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
-        except ValueError as error:  # of JSON's grammar, or of the text's encoding
+        except ValueError as error:  # from the JSON parser or from decoding the text
             raise ConfigurationError(str(path), [f"is not valid JSON: {error}"]) from None
         if not isinstance(contents, dict):
-            raise ConfigurationError(str(path), [f"must hold a JSON object, but holds {contents!r}"])
+            raise ConfigurationError(str(path), [f"must contain a JSON object, but contains {contents!r}"])
         return cls.from_dict(contents, where=str(path), warn=warn)
 
     @classmethod
     def from_dict(
         cls, nncf_dict: dict[str, Any], *, where: str = "the NNCF configuration", warn: bool = True
     ) -> NNCFConfig:
-        """Takes a dict, checked; an `NNCFConfig` is handed back as it is, since it may have been updated."""
+        """Checks a dict and copies it. An `NNCFConfig` is returned as is; it is checked when it is used.
+
+        Args:
+            nncf_dict: The contents of a file.
+            where: Name of the configuration in messages.
+            warn: Whether to log a warning for each key that has no effect here.
+
+        Raises:
+            ConfigurationError: Lists every mistake.
+        """
         if isinstance(nncf_dict, NNCFConfig):
             return nncf_dict
         config = cls(nncf_dict)
         file = parse(NNCFFile, dict(config), where=where)
-        for warning in without_meaning(file) if warn else ():
-            logger.warning("%s: %s", where, warning)
+        if warn:
+            for explanation in file.explain_differences():
+                logger.warning("%s: %s", where, explanation)
         return config
 
     @property
     def parsed(self) -> NNCFFile:
-        """The contents, checked as they are now."""
+        """The current contents, checked again, since a dict can change."""
         return parse(NNCFFile, dict(self), where="the NNCF configuration")
 
 
 class AccuracyAwareSettings(Settings):
-    """What a loop takes from the file, in this project's own terms."""
+    """The section `accuracy_aware_training`, translated to our settings."""
 
-    mode: Literal["early_exit", "adaptive_compression_level"]
+    mode: Mode
     budget: BudgetSettings
     higher_is_better: bool
     search: AdaptivePolicy
@@ -135,45 +154,32 @@ class AccuracyAwareSettings(Settings):
 
     @classmethod
     def from_config(cls, config: NNCFConfig) -> AccuracyAwareSettings:
-        """Reads the section `accuracy_aware_training`.
+        """Reads the section.
 
         Raises:
-            ConfigurationError: If it is missing or mistaken.
+            ConfigurationError: If the section is missing, or lists every mistake in the configuration.
         """
-        where = "accuracy_aware_training"
         section = config.parsed.accuracy_aware_training
         if section is None:
-            raise ConfigurationError(where, ["this section is required for an accuracy-aware training loop"])
+            raise ConfigurationError(
+                "accuracy_aware_training", ["this section is required for an accuracy-aware training loop"]
+            )
         params = section.params
-        relative = params.maximal_relative_accuracy_degradation
-        budget = {
-            "max_drop": params.maximal_absolute_accuracy_degradation,
-            "max_relative_drop": None if relative is None else relative / 100,
-        }
+        percent = params.maximal_relative_accuracy_degradation
         return cls(
             mode=section.mode,
-            budget=parse(BudgetSettings, budget, where=where),
+            budget=BudgetSettings(
+                max_drop=params.maximal_absolute_accuracy_degradation,
+                max_relative_drop=None if percent is None else percent / 100,
+            ),
             higher_is_better=params.higher_is_better,
-            search=_policy(params),
+            search=_make_policy(params),
             early_exit=EarlyExit(maximal_total_epochs=params.maximal_total_epochs),
         )
 
 
-def _policy(params: AccuracyAwareParams) -> AdaptivePolicy:
-    """The search that `params.search` names; what it leaves out stands in `params` itself."""
+def _make_policy(params: AccuracyAwareParams) -> AdaptivePolicy:
+    """The policy that `params.search` names; keys that it omits are taken from `params` itself."""
     chosen = params.search or UniformDecrease()
-    kind = type(chosen)
-    stepping = params.model_dump(include=set(SteppingSettings.model_fields) & params.model_fields_set)
-    return kind(**{**stepping, **chosen.model_dump(include=chosen.model_fields_set)})
-
-
-def without_meaning(file: NNCFFile) -> Iterator[str]:
-    """Keys that NNCF knows and that do nothing here, or something else, each in words."""
-    section = file.accuracy_aware_training
-    if section is not None and section.mode == "early_exit":
-        adaptive = set(SteppingSettings.model_fields) - {"maximal_total_epochs"} | {"search"}
-        given = section.params.model_fields_set & adaptive
-        for key in sorted(given):
-            yield f"accuracy_aware_training.params.{key} has no meaning in mode early_exit"
-    for algorithm in file.compression:
-        yield from algorithm.without_meaning()
+    shared = params.model_dump(include=set(SteppingSettings.model_fields) & params.model_fields_set)
+    return type(chosen)(**{**shared, **chosen.model_dump(include=chosen.model_fields_set)})

@@ -1,4 +1,4 @@
-"""The training loops of NNCF 2.x: its two classes and their factory, around `fine_tune`."""
+"""The two training loops of NNCF 2.x and their factory; the work is done by `training.loop.fine_tune`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from kedro_aat.budget import Budget, Outcome
+from kedro_aat.budget import Outcome
 from kedro_aat.certificate import Certificate, certify
 from kedro_aat.compression.controller import CompressionController
 from kedro_aat.errors import DataError
@@ -28,20 +28,20 @@ logger = logging.getLogger(__name__)
 
 
 class BaseEarlyExitCompressionTrainingLoop:
-    """What both loops share.
+    """The base of both loops.
 
     Args:
-        nncf_config: An `NNCFConfig`, or a dict of the same form.
+        nncf_config: An `NNCFConfig`, or a dict with the same keys.
         compression_controller: Any object with the interface of `CompressionController`.
-        uncompressed_model_accuracy: Metric of the model before compression; an `Evaluation` with scores lets margins
-            have a paired standard error.
+        uncompressed_model_accuracy: Metric of the model before compression. With an `Evaluation` that has scores, each
+            margin gets a paired standard error.
         lr_updates_needed: Whether the loop steps the learning-rate schedulers after each epoch.
         verbose: Whether to show progress.
-        dump_checkpoints: Whether checkpoints stay on disk; without them a killed run starts over.
+        dump_checkpoints: Whether to keep checkpoints on disk; without them a killed run starts over.
 
     Attributes:
-        outcome: How the run ended; None before.
-        history: The trajectory, one `EpochRecord` an epoch.
+        outcome: How the run ended; None until then.
+        history: The trajectory, one `EpochRecord` per epoch.
 
     Raises:
         ConfigurationError: Lists every mistake in the configuration.
@@ -90,23 +90,24 @@ class BaseEarlyExitCompressionTrainingLoop:
     ) -> nn.Module:
         """Fine-tunes `model` until the search ends.
 
-        A run that was killed goes on where it stood when the same call is made again with the same functions; one
-        that ended is not touched, and a new one is made beside it.
+        To resume a run that was killed, make the same call with the same functions. A run that has ended is left
+        untouched: the next call starts a new one in a folder of its own.
 
         Args:
-            model: The controller's model; changed in place.
+            model: The controller's model; modified in place.
             train_epoch_fn: `(controller, model, epoch=, optimizer=, lr_scheduler=)` -> mean loss or None.
             validate_fn: `(model, epoch=)` or `(model)` -> metric, a float or an `Evaluation`.
             configure_optimizers_fn: `()` -> `(optimizer or list, lr_scheduler or list or None)`.
-            dump_checkpoint_fn: `(model, controller, runner, save_dir)` -> path of what it wrote.
-            load_checkpoint_fn: `(model, path)`.
+            dump_checkpoint_fn: `(model, controller, runner, save_dir)` -> path of the file that it wrote.
+            load_checkpoint_fn: `(model, path)` -> None.
             early_stopping_fn: `(metric)` -> True to end this phase of training.
             tensorboard_writer: A `SummaryWriter`.
-            log_dir: Where checkpoints go, `runs` by default.
-            update_learning_rate_fn: `(lr_scheduler, epoch, metric, loss)`, called after each epoch.
+            log_dir: Folder for checkpoints; `runs` by default.
+            update_learning_rate_fn: `(lr_scheduler, epoch, metric, loss)` -> None, called after each epoch.
 
         Returns:
-            `model`, at the highest rate within budget; or as it was given, at rate 0, if there is none.
+            `model`, at the highest rate within budget. If no rate is within budget, with its original weights and
+            rate 0.
         """
         callables = Callables(
             train_epoch=train_epoch_fn,
@@ -126,9 +127,9 @@ class BaseEarlyExitCompressionTrainingLoop:
             higher_is_better=self._budget.higher_is_better,
             lr_updates_needed=self.lr_updates_needed,
         )
-        total = self._policy.maximal_total_epochs
+        limit = self._policy.maximal_total_epochs
         progress = LoopProgress(
-            verbose=self.verbose, total=total if total < UNLIMITED_EPOCHS else None, writer=tensorboard_writer
+            verbose=self.verbose, total=limit if limit < UNLIMITED_EPOCHS else None, writer=tensorboard_writer
         )
         with ExitStack() as stack:
             folder = Path(log_dir or "runs")
@@ -159,35 +160,35 @@ class BaseEarlyExitCompressionTrainingLoop:
 
     @property
     def statistics(self) -> TrainingLoopStatistics:
-        """The closing figures.
+        """The final metrics and rate.
 
         Raises:
             RuntimeError: Before `run` has ended.
         """
         if self._result is None:
             raise RuntimeError("There are no statistics before run() has ended.")
-        return statistics_of(self._result, self._budget)
+        return TrainingLoopStatistics.of(self._result, self._budget)
 
     def certify(self, uncompressed: Evaluation, compressed: Evaluation, *, alpha: float = 0.05) -> Certificate:
-        """Tests the returned model once, on test data that nothing was chosen by; `outcome` then says the result.
+        """Tests the returned model once, on test data that played no part in any choice, and updates `outcome`.
 
         Args:
-            uncompressed: The uncompressed model on the test split, with scores.
-            compressed: The returned model on the same examples in the same order.
+            uncompressed: Evaluation of the uncompressed model on the test split, with scores.
+            compressed: Evaluation of the returned model on the same examples in the same order, with scores.
             alpha: Accepted probability of certifying a model that breaks its budget, in (0, 0.5).
 
         Raises:
-            RuntimeError: Without a model within budget, or at a second call: one test split certifies one model once.
-            DataError: Without scores.
+            RuntimeError: If no model is within budget, or on a second call: a test split certifies one model once.
+            DataError: If scores are missing.
         """
         if self.outcome is not Outcome.WITHIN_BUDGET or self._is_tested:
             raise RuntimeError(
                 f"Only a model within budget can be certified, and only once; the outcome is {self.outcome}"
-                f"{', and it was tested before' if self._is_tested else ''}."
+                f"{', and the model was already tested' if self._is_tested else ''}."
             )
         if uncompressed.scores is None or compressed.scores is None:
             raise DataError(
-                "A certificate needs a score an example; let validate_fn return Evaluation(metric, scores)."
+                "A certificate needs one score per example; let validate_fn return Evaluation(metric, scores)."
             )
         certificate = certify(
             uncompressed.scores.cpu().numpy(),
@@ -203,21 +204,26 @@ class BaseEarlyExitCompressionTrainingLoop:
 
 
 class EarlyExitCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
-    """Trains under the controller's own schedule, and stops at the first epoch within budget."""
+    """Trains with the controller's own schedule, and stops after the first epoch within budget."""
 
 
 class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
-    """Seeks the highest rate within budget, with the policy that `params.search` of the config names.
+    """Searches for the highest rate within budget, with the policy that `params.search` of the config names.
 
     Args:
-        nncf_config: See `BaseEarlyExitCompressionTrainingLoop`.
-        compression_controller: Likewise; its `compression_rate` must be settable.
-        uncompressed_model_accuracy: Likewise.
-        lr_updates_needed: Likewise.
-        verbose: Likewise.
+        nncf_config: An `NNCFConfig`, or a dict with the same keys.
+        compression_controller: Any object with the interface of `CompressionController` whose `compression_rate` can
+            be set.
+        uncompressed_model_accuracy: Metric of the model before compression. With an `Evaluation` that has scores, each
+            margin gets a paired standard error.
+        lr_updates_needed: Whether the loop steps the learning-rate schedulers after each epoch.
+        verbose: Whether to show progress.
         minimal_compression_rate: Lowest rate worth returning, in [0, 1).
         maximal_compression_rate: Highest rate to try, in [0, 1); the controller may lower it.
-        dump_checkpoints: See `BaseEarlyExitCompressionTrainingLoop`.
+        dump_checkpoints: Whether to keep checkpoints on disk; without them a killed run starts over.
+
+    Raises:
+        ConfigurationError: Lists every mistake in the configuration.
     """
 
     def __init__(
@@ -254,21 +260,17 @@ def create_accuracy_aware_training_loop(
     uncompressed_model_accuracy: float | Evaluation,
     **runner_args: Any,
 ) -> BaseEarlyExitCompressionTrainingLoop:
-    """The loop that `accuracy_aware_training.mode` names, made with `runner_args`."""
+    """Creates the loop that `accuracy_aware_training.mode` names.
+
+    Args:
+        nncf_config: An `NNCFConfig`, or a dict with the same keys.
+        compression_ctrl: Any object with the interface of `CompressionController`.
+        uncompressed_model_accuracy: Metric of the model before compression, or its `Evaluation`.
+        **runner_args: Further arguments of the loop's class.
+
+    Raises:
+        ConfigurationError: Lists every mistake in the configuration.
+    """
     settings = AccuracyAwareSettings.from_config(NNCFConfig.from_dict(nncf_config))
-    kind = EarlyExitCompressionTrainingLoop if settings.mode == "early_exit" else AdaptiveCompressionTrainingLoop
-    return kind(nncf_config, compression_ctrl, uncompressed_model_accuracy, **runner_args)
-
-
-def statistics_of(result: FineTuned, budget: Budget) -> TrainingLoopStatistics:
-    """The closing figures of a search."""
-    degradation = budget.degradation(result.metric)
-    relative = 100 * degradation / abs(budget.baseline) if budget.baseline else float("nan")
-    return TrainingLoopStatistics(
-        uncompressed_accuracy=budget.baseline,
-        compression_rate=result.achieved_rate,
-        compressed_accuracy=result.metric,
-        absolute_accuracy_degradation=degradation,
-        relative_accuracy_degradation=relative,
-        accuracy_budget=budget.margin(result.metric),
-    )
+    loop = EarlyExitCompressionTrainingLoop if settings.mode == "early_exit" else AdaptiveCompressionTrainingLoop
+    return loop(nncf_config, compression_ctrl, uncompressed_model_accuracy, **runner_args)

@@ -1,21 +1,26 @@
-"""The closing figures of a training loop, under the names NNCF 2.x users know."""
+"""The final metrics and rate of a training loop, under the names that users of NNCF 2.x know."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kedro_aat.budget import Budget
+    from kedro_aat.training.records import FineTuned
 
 
 @dataclass(frozen=True)
 class TrainingLoopStatistics:
-    """What a loop ended with.
+    """Final metrics and rate of a training loop.
 
     Attributes:
         uncompressed_accuracy: Metric of the uncompressed model.
         compression_rate: Rate of the returned model, in [0, 1).
         compressed_accuracy: Metric of the returned model.
-        absolute_accuracy_degradation: How much worse it is, in metric units; negative where it is better.
-        relative_accuracy_degradation: The same in percent of the uncompressed metric.
-        accuracy_budget: Distance to the lowest tolerated metric; at least 0 is within budget.
+        absolute_accuracy_degradation: Drop of the metric in metric units; negative if the returned model is better.
+        relative_accuracy_degradation: Drop of the metric in percent of the uncompressed metric's magnitude.
+        accuracy_budget: Distance to the lowest tolerated metric; at least 0 if the model is within budget.
     """
 
     uncompressed_accuracy: float
@@ -25,8 +30,23 @@ class TrainingLoopStatistics:
     relative_accuracy_degradation: float
     accuracy_budget: float
 
+    @classmethod
+    def of(cls, result: FineTuned, budget: Budget) -> TrainingLoopStatistics:
+        """Computes the statistics of a search that ended with `result`."""
+        degradation = budget.degradation(result.metric)
+        return cls(
+            uncompressed_accuracy=budget.baseline,
+            compression_rate=result.achieved_rate,
+            compressed_accuracy=result.metric,
+            absolute_accuracy_degradation=degradation,
+            relative_accuracy_degradation=(
+                100 * degradation / abs(budget.baseline) if budget.baseline else float("nan")
+            ),
+            accuracy_budget=budget.margin(result.metric),
+        )
+
     def to_str(self) -> str:
-        """A table for a terminal."""
+        """Formats the statistics as a table for a terminal."""
         rows = {
             "Uncompressed accuracy": f"{self.uncompressed_accuracy:.4f}",
             "Compressed accuracy": f"{self.compressed_accuracy:.4f}",
