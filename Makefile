@@ -47,9 +47,10 @@ test: lint types docs  ## Check everything but the slow tests, on two cores
 test-slow: $(SETUP)  ## Run the slow tests
 	$(BIN)/pytest -m slow $(ARGS)
 
-lint: $(SETUP)  ## Check style, format and the direction of imports
+lint: $(SETUP)  ## Check style, format, spelling and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/lint-imports
 
 types: $(SETUP)  ## Check types
@@ -66,7 +67,7 @@ benchmark: $(SETUP)  ## Measure what compression adds to a training step
 TORCH = $(shell sed -n 's/^torch==//p' requirements.lock)
 lock:  ## Refresh requirements.lock; `make lock TORCH=2.14.0` for another torch
 	$(PYTHON) -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet setuptools "torch==$(TORCH)" -e '.[project,dev,docs,openvino]'
+	build/lock/bin/python -m pip install --quiet setuptools "torch==$(TORCH)" -e '.[project,dev,docs]'
 	build/lock/bin/python -m pip check
 	sed '/^#/!d' requirements.lock > build/requirements.lock
 	build/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable \
