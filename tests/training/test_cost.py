@@ -31,7 +31,7 @@ def never() -> float:
 def test_epochs_and_time_of_a_new_search() -> None:
     cost = expected_cost([], 60, lambda: 2.5, None)
     assert (cost.epochs, cost.seconds_per_epoch, cost.seconds) == (60, 2.5, 150)
-    assert str(cost) == "An epoch takes 2.5 s, so up to 60 epochs in all take about 2 min"
+    assert str(cost) == "2.5 s per epoch: up to 60 epochs take about 2 min"
 
 
 def test_history_tells_how_long_an_epoch_takes() -> None:

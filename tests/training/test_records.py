@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kedro_aat.budget import Budget
-from kedro_aat.training.records import MAX_ON_PARETO_FRONT, EpochRecord, best_within, is_over, pareto_front
+from kedro_aat.training.records import MAX_ON_PARETO_FRONT, EpochRecord, best_within, exceeds_time_limit, pareto_front
 
 RECORD = EpochRecord(
     checkpoint=0,
@@ -114,8 +114,8 @@ def test_lower_is_better() -> None:
 @pytest.mark.parametrize(("limit", "expected"), [(None, False), (4.0, False), (3.9, True), (0.5, True)])
 def test_another_epoch_must_fit_into_the_limit(limit: float | None, expected: bool) -> None:
     history = [replace(RECORD, seconds=1.0), replace(RECORD, seconds=1.0), replace(RECORD, seconds=1.0)]
-    assert is_over(limit, history) is expected
+    assert exceeds_time_limit(limit, history) is expected
 
 
 def test_first_epoch_is_always_begun() -> None:
-    assert not is_over(0.1, [])
+    assert not exceeds_time_limit(0.1, [])

@@ -1,4 +1,4 @@
-"""What a search will cost, told before it begins, and how many epochs fit into a time limit."""
+"""Estimates what a search will cost before it begins, and how many epochs fit into a time limit."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from kedro_aat.compression.controller import CompressionController
 from kedro_aat.training.random_state import rng_state, set_rng_state
 from kedro_aat.training.records import EpochRecord
 from kedro_aat.training.runner import TrainingRunner
 
-P = TypeVar("P")
-
 
 @dataclass(frozen=True)
 class Cost:
-    """Expected costs of a search.
+    """Expected cost of a search.
 
     Attributes:
-        seconds_per_epoch: Of training, validation and bookkeeping, as timed.
-        epochs: That the search may train in all, the time limit considered.
-        seconds: For those that are still to be trained.
+        seconds_per_epoch: Measured time of training, validation and bookkeeping.
+        epochs: Epochs that the search may train in total, within the time limit.
+        seconds: Expected time of the epochs that are still to be trained.
     """
 
     seconds_per_epoch: float
@@ -33,14 +31,14 @@ class Cost:
 
     def __str__(self) -> str:
         total = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
-        return f"An epoch takes {self.seconds_per_epoch:.2g} s, so up to {self.epochs} epochs in all take about {total}"
+        return f"{self.seconds_per_epoch:.2g} s per epoch: up to {self.epochs} epochs take about {total}"
 
 
 def timed_epoch(controller: CompressionController, runner_for: Callable[[Any], TrainingRunner]) -> float:
     """Seconds of one epoch of training and validation, on a copy that is thrown away.
 
     Args:
-        controller: Left as it is, and the random numbers too.
+        controller: Controller with its model; both stay as they are, and so do the random generators.
         runner_for: Makes the runner of a controller.
     """
     before = rng_state()
@@ -57,13 +55,13 @@ def timed_epoch(controller: CompressionController, runner_for: Callable[[Any], T
 def expected_cost(
     history: list[EpochRecord], maximal_epochs: int, time_epoch: Callable[[], float], time_limit: float | None
 ) -> Cost:
-    """The cost of a search that is to begin, or to go on after `history`.
+    """The cost of a search that begins, or continues after `history`.
 
     Args:
-        history: What was done before.
-        maximal_epochs: The search's limit.
-        time_epoch: Times an epoch; asked only where `history` has none.
-        time_limit: Seconds for the whole search, those of `history` included; None for no limit.
+        history: Epochs so far.
+        maximal_epochs: The search's limit of epochs.
+        time_epoch: Measures the seconds of an epoch; called only if `history` has none.
+        time_limit: Seconds for the whole search, including `history`; None for no limit.
     """
     trained = [row.seconds for row in history if row.trained]
     if len(trained) >= maximal_epochs:

@@ -1,6 +1,6 @@
-"""The loop that raises and lowers a model's compression while it is fine-tuned. Begin reading here.
+"""The loop that raises and lowers a model's compression while it fine-tunes the model. Start reading here.
 
-`fine_tune` is the whole of it: ask the search policy for an epoch, train, judge, tell, save.
+`fine_tune` is the whole loop: ask the search policy for an epoch, train, judge, tell the policy, save.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, S
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.progress import LoopProgress
-from kedro_aat.training.records import EpochRecord, FineTuned, best_within, is_over, pareto_front
+from kedro_aat.training.records import EpochRecord, FineTuned, best_within, exceeds_time_limit, pareto_front
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.validated import parse
 
 logger = logging.getLogger(__name__)
 
-# A rate is below 1; a model of nothing but zeros, which reports 1, may still be given.
+# Rates are below 1, but a user may pass a model whose weights are all zero, which reports 1.
 MAXIMAL_INITIAL_RATE = 1 - 1e-9
 
-# A standard error of more than this share of the tolerated drop is told to the user: chance then decides much.
+# A standard error above this fraction of the tolerated drop is worth a warning: chance then decides too much.
 LARGEST_RESOLVING_ERROR = 1 / 3
 
 
@@ -51,19 +51,18 @@ def fine_tune(
 ) -> FineTuned:
     """Fine-tunes the runner's model as the policy asks, and leaves it at the best rate within budget.
 
-    Goes on where `checkpoints` stand. Ctrl-C and SIGTERM end the search with the best model so far.
+    Continues from the latest of `checkpoints`. Ctrl-C and SIGTERM end the search with the best model so far.
 
     Args:
         runner: The model, its controller and the user's functions.
-        policy: Chooses the rates.
-        problem: Their limits.
-        budget: Judges each epoch.
-        checkpoints: Of this run.
+        policy: Search policy, which chooses the rates.
+        problem: Limits of the rates.
+        budget: Accuracy budget, which judges each epoch.
+        checkpoints: Checkpoints of this run.
         progress: Shows each epoch.
-        baseline: The uncompressed model on the validation split; with its scores, or its metric on resamples, each
-            margin gets a paired standard error.
-        time_limit: Seconds after which no further epoch is begun, those of earlier attempts at this run included; None
-            for no limit.
+        baseline: The uncompressed model on the validation split; its scores per example, or its metric on resamples,
+            give each margin a paired standard error.
+        time_limit: Seconds after which no epoch begins, including earlier attempts at this run; None for no limit.
 
     Raises:
         MetricError: If a metric or loss is not finite; the model is then in its last good state.
@@ -75,21 +74,21 @@ def fine_tune(
         history, state = _resume(runner, policy, checkpoint)
         on_front = set(checkpoints.numbers)
         if checkpoints.is_finished:
-            logger.info("The run in %s has ended; its result is taken", checkpoints.folder)
+            logger.info("The run in %s has ended; using its result", checkpoints.folder)
         else:
-            logger.info("Going on after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
+            logger.info("Continuing after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
     still_needed = state.needed
     with progress, _interruptible():
         try:
             while isinstance(move := policy.ask(state), Epoch):
-                if is_over(time_limit, history):
+                if exceeds_time_limit(time_limit, history):
                     stop = state.stop(f"The time limit of {time_limit:.0f} s leaves no time for another epoch.")
                     break
                 state, record = _try(runner, policy, move, state, budget, baseline, checkpoints, history)
                 history.append(record)
                 saved = {"search": state.model_dump_json(), "history": [vars(row) for row in history]}
-                # The first is the model as it was given. The one before this, with what it needs, is there for
-                # the case that this one is found damaged.
+                # Checkpoint 0 is the initial model. The previous one and what it needs stay in case this one turns
+                # out to be damaged.
                 on_front = pareto_front(history, on_front | {record.checkpoint})
                 keep = {0, record.checkpoint - 1} | on_front | state.needed | still_needed
                 checkpoint = runner.checkpoint(record.checkpoint, saved)
@@ -99,11 +98,11 @@ def fine_tune(
                 _warn_if_unresolved(budget, history)
             else:
                 stop = move
-                if time_limit is None:  # otherwise the run may go on when it is given more time
+                if time_limit is None:  # otherwise the run may continue with more time
                     checkpoints.finish()
         except KeyboardInterrupt:
             checkpoint = checkpoints.latest()
-            if checkpoint is None:  # not even the first validation came to its end
+            if checkpoint is None:  # not even the first validation finished
                 raise
             history, state = _resume(runner, policy, checkpoint)
             stop = state.stop("The run was interrupted.").model_copy(update={"outcome": Outcome.INTERRUPTED})
@@ -126,9 +125,9 @@ def _try(
     checkpoints: RunCheckpoints,
     history: list[EpochRecord],
 ) -> tuple[Any, EpochRecord]:
-    """Trains and judges as `move` says, and tells the policy."""
+    """Trains and judges one epoch, and tells the policy."""
     started = time.perf_counter()
-    loss = _prepare_and_train(runner, move, checkpoints, here=len(history) - 1)
+    loss = _prepare_and_train(runner, move, checkpoints, current=len(history) - 1)
     learning_rate = runner.learning_rate
     evaluation = runner.validate()
     seen = _judge(runner, budget, move, evaluation.metric, standard_error_of(baseline, evaluation), history)
@@ -155,9 +154,11 @@ def _try(
     return state, record
 
 
-def _prepare_and_train(runner: TrainingRunner, move: Epoch, checkpoints: RunCheckpoints, *, here: int) -> float | None:
-    """Does what `move` says, up to the validation; `here` is the checkpoint that the model stands at."""
-    if move.start_from is not None and move.start_from != here:
+def _prepare_and_train(
+    runner: TrainingRunner, move: Epoch, checkpoints: RunCheckpoints, *, current: int
+) -> float | None:
+    """Restores and trains as `move` says; `current` is the number of the checkpoint that the model is in."""
+    if move.start_from is not None and move.start_from != current:
         start = checkpoints.load(move.start_from)
         runner.restore_model(start)
         if not move.new_optimizer:
@@ -169,7 +170,7 @@ def _prepare_and_train(runner: TrainingRunner, move: Epoch, checkpoints: RunChec
     runner.scale_learning_rate(move.lr_scale)
     loss = runner.train_epoch() if move.train else None
     if move.rate_path is not None and len(move.rate_path) > 1:
-        # A training function may step less often than was thought, and so not reach the path's end.
+        # A training function may take fewer steps than expected, and so not reach the end of the path.
         runner.finish_rate_path(move.rate_path[-1])
     if move.rate_path is not None:
         runner.adapt()
@@ -208,7 +209,15 @@ def _judge(
 
 
 def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> float | None:
-    """Of the difference of the two metrics; None where it cannot be told."""
+    """Standard error of the difference of two metrics.
+
+    Args:
+        baseline: The uncompressed model; None if unknown.
+        evaluation: The compressed model on the same examples.
+
+    Returns:
+        The standard error; None without scores per example or metrics on resamples.
+    """
     if baseline is None:
         return None
     if baseline.scores is not None and evaluation.scores is not None:
@@ -219,15 +228,14 @@ def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> fl
 
 
 def _warn_if_unresolved(budget: Budget, history: list[EpochRecord]) -> None:
-    """Once in a run, at the first standard error that is too large."""
+    """Warns once per run, at the first standard error that is too large."""
     limit = LARGEST_RESOLVING_ERROR * budget.drop
     *before, standard_error = (row.standard_error or 0.0 for row in history)
     if standard_error > limit > 0 and max(before, default=0.0) <= limit:
         times = (standard_error / limit) ** 2
         logger.warning(
-            "The validation split is too small to resolve the budget: a drop is measured with a standard error of "
-            "%.4g, and %.4g is tolerated. About %.1f times as many examples would bring it to a third of that. "
-            "A larger search.acceptance_z keeps more in hand.",
+            "The standard error of a measured drop is %.4g, too large for a budget of %.4g. Use about %.1f times as "
+            "many validation examples to bring it to a third of the budget, or raise search.acceptance_z.",
             standard_error,
             budget.drop,
             times,
@@ -240,33 +248,43 @@ def _resume(runner: TrainingRunner, policy: SearchPolicy[Any], checkpoint: Check
 
 
 def records_of(checkpoint: Checkpoint | None) -> list[EpochRecord]:
-    """The trajectory up to a checkpoint; none without one."""
+    """The trajectory up to a checkpoint; empty without one."""
     return [] if checkpoint is None else [EpochRecord(**row) for row in checkpoint.state["history"]]
 
 
 def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, checkpoints: RunCheckpoints) -> FineTuned:
-    """Reads a model for another budget off the frontier of a run, without training.
+    """Reads a model for another budget off the Pareto front of a run, without training.
+
+    Args:
+        runner: The model, its controller and the user's functions.
+        policy: Search policy of the run.
+        budget: The other budget.
+        checkpoints: Checkpoints of the run.
 
     Raises:
-        CheckpointError: If there is no such run.
+        CheckpointError: If there is no run with these settings.
     """
     checkpoint = checkpoints.latest()
     if checkpoint is None:
         raise CheckpointError(
-            "There is no run of these settings to choose from: make one first, with the same settings but `choose`."
+            "There is no run with these settings to choose from. Run the pipeline first with the same settings, "
+            "without `choose`."
         )
     history, _ = _resume(runner, policy, checkpoint)
     best = best_within(history, checkpoints.numbers, budget)
     if best is None:
-        stop = Stop(outcome=Outcome.INFEASIBLE, best=None, reason="No model on the frontier keeps the chosen budget.")
+        stop = Stop(
+            outcome=Outcome.INFEASIBLE, best=None, reason="No model on the Pareto front keeps the chosen budget."
+        )
     else:
-        reason = f"Read off the frontier of {len(pareto_front(history, checkpoints.numbers))} models, without training."
+        num_models = len(pareto_front(history, checkpoints.numbers))
+        reason = f"Chosen from the {num_models} models on the Pareto front, without training."
         stop = Stop(outcome=Outcome.WITHIN_BUDGET, best=best.checkpoint, reason=reason)
     return _finish(runner, stop, history, checkpoints)
 
 
 def _finish(runner: TrainingRunner, stop: Stop, history: list[EpochRecord], checkpoints: RunCheckpoints) -> FineTuned:
-    """Loads what is returned, and validates it once more."""
+    """Loads the model that is returned, and validates it once more."""
     if stop.best is not None:
         runner.restore_model(checkpoints.load(stop.best))
     else:
@@ -284,7 +302,7 @@ def _finish(runner: TrainingRunner, stop: Stop, history: list[EpochRecord], chec
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Lets SIGTERM end a run in the way Ctrl-C does."""
+    """Lets SIGTERM end a run as Ctrl-C does."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -304,17 +322,23 @@ def adaptive_problem(
 ) -> Problem:
     """The search problem of a controller, whose own limit may be lower than `maximal_rate`.
 
+    Args:
+        controller: The controller with its model.
+        budget: Accuracy budget.
+        minimal_rate: Lowest rate worth returning, in [0, 1).
+        maximal_rate: Highest rate to try, in [0, 1).
+
     Raises:
-        ConfigurationError: That limit is below the lowest rate worth returning.
+        ConfigurationError: If the controller's limit is below `minimal_rate`.
     """
     limit = float(controller.maximal_compression_rate)
     if limit < minimal_rate <= maximal_rate:
         raise ConfigurationError(
             "search",
             [
-                f"minimal_rate: {minimal_rate:g} cannot be reached, since this model can lose at most {limit:.4f} "
-                "with these settings of compression; ask for less, or let more go (by scopes, or by round_to and "
-                "minimal_channels of filters)"
+                f"minimal_rate: {minimal_rate:g} cannot be reached, because this model can lose at most {limit:.4f} "
+                "with these compression settings; lower it, or let more layers and channels be removed (scopes, or "
+                "round_to and minimal_channels of filter_pruning)"
             ],
         )
     rates = {

@@ -1,4 +1,4 @@
-"""One stage of compression from data and settings: what the pipeline's nodes and notebooks call."""
+"""One search stage, from data and settings: what the pipeline's nodes and notebooks call."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ WriterOf = Callable[..., Any]  # (run, next_epoch=) -> a TensorBoard writer
 
 @dataclass(frozen=True)
 class SearchStage:
-    """What one stage is to do.
+    """Settings of one search stage.
 
     Attributes:
-        policy: Chooses the rates.
+        policy: Search policy, which chooses the rates.
         training: How the model is trained and judged.
         minimal_rate: Lowest rate worth returning, in [0, 1).
         maximal_rate: Highest rate to try, in [0, 1).
-        seed: Of shuffling, dropout and augmentation.
+        seed: Seed of shuffling, dropout and augmentation.
         time_limit: Seconds for the search; None for no limit.
-        identity: What else tells its run from others, as JSON data.
+        identity: What else identifies its run, as JSON data.
     """
 
     policy: Policy
@@ -65,21 +65,21 @@ class SearchStage:
         writer_of: WriterOf,
         choice: BudgetSettings | None = None,
     ) -> SearchStageResult:
-        """Fine-tunes the controller's model, and leaves it, on the CPU, at the best rate within budget.
+        """Fine-tunes the controller's model, and leaves it on the CPU at the best rate within budget.
 
         Args:
-            controller: With the model under compression.
-            teacher: The uncompressed model; left as it is.
-            train_data: To train on.
-            validation_data: That judges every epoch.
-            baseline: The uncompressed model on it.
-            budget: What is tolerated.
-            store: Keeps the run; the same call goes on with it.
+            controller: Controller with the model under compression; changed in place.
+            teacher: The uncompressed model; it stays as it is.
+            train_data: Training split.
+            validation_data: Validation split, which judges every epoch.
+            baseline: The uncompressed model on the validation split.
+            budget: Accuracy budget.
+            store: Checkpoint store that keeps the run; the same call continues it.
             writer_of: Makes a TensorBoard writer.
-            choice: Another budget, for which a model is read off the frontier of the run without training.
+            choice: Another budget, for which a model is read off the Pareto front of the run without training.
 
         Raises:
-            InterruptedRunError: If it was stopped; the same call goes on.
+            InterruptedRunError: If the run was stopped; the same call continues it.
             CheckpointError: If there is no run to choose from.
         """
 
@@ -167,13 +167,13 @@ class SearchStage:
 
 @dataclass(frozen=True)
 class SearchStageResult:
-    """How a stage ended.
+    """How a search stage ended.
 
     Attributes:
         fine_tuned: How its search ended.
-        budget: That its model keeps.
-        run: The name of the run's folder in the store.
-        device: On which it was trained.
+        budget: Budget that its model keeps.
+        run: Name of the run's folder in the store.
+        device: Device on which it was trained.
     """
 
     fine_tuned: FineTuned

@@ -47,4 +47,4 @@ def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Pa
 def test_choosing_without_a_run_says_so(finished: Project, tmp_path: Path) -> None:
     project = Project(tmp_path, like=finished)
     output = project.fail("--from-nodes", "finetune_adaptively", **{"aat.choose.max_drop": 0.3, "aat.seed": 8})
-    assert "There is no run of these settings to choose from" in " ".join(output.split())
+    assert "There is no run with these settings to choose from" in " ".join(output.split())

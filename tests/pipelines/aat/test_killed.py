@@ -55,7 +55,7 @@ def test_sigkill_at_random_epochs_changes_nothing(finished: Project, tmp_path: P
         process.wait()
     output = killed.run(*LOOP, **EPOCHS)
 
-    assert "Going on after epoch" in output
+    assert "Continuing after epoch" in output
     pd.testing.assert_frame_equal(
         _without_times(killed.trajectory), _without_times(uninterrupted.trajectory), check_exact=True
     )

@@ -73,7 +73,7 @@ def fit(runner: TrainingRunner, num_epochs: int, checkpoints: RunCheckpoints) ->
         if checkpoints.is_finished:
             logger.info("The training in %s has ended; its model is taken", checkpoints.folder)
         else:
-            logger.info("Going on after epoch %d of the training in %s", checkpoint.number, checkpoints.folder)
+            logger.info("Continuing after epoch %d of the training in %s", checkpoint.number, checkpoints.folder)
     while runner.cumulative_epoch_count < num_epochs:
         loss = runner.train_epoch()
         metric = runner.validate().metric
