@@ -153,14 +153,14 @@ def test_fifty_validation_examples_are_said_to_be_too_few(tmp_path: Path, caplog
     assert loop.outcome in (Outcome.WITHIN_BUDGET, Outcome.INFEASIBLE)
     if loop.outcome is Outcome.WITHIN_BUDGET:
         assert loop.statistics.compressed_accuracy >= loop.statistics.uncompressed_accuracy - DROP - 1e-9
-    (warning,) = (record.getMessage() for record in caplog.records if "too small" in record.getMessage())
-    assert "0.02 is tolerated" in warning
-    assert "times as many examples" in warning
+    (warning,) = (record.getMessage() for record in caplog.records if "too large for a budget" in record.getMessage())
+    assert "too large for a budget of 0.02" in warning
+    assert "times as many validation examples" in warning
 
 
 def test_enough_examples_are_not_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     searched(Examples(0.8, num_examples=20_000), tmp_path)
-    assert not [record for record in caplog.records if "too small" in record.getMessage()]
+    assert not [record for record in caplog.records if "too large for a budget" in record.getMessage()]
 
 
 def test_metric_without_scores_is_searched_all_the_same(tmp_path: Path) -> None:
