@@ -167,7 +167,7 @@ def test_metric_without_scores_is_searched_all_the_same(tmp_path: Path) -> None:
     loop = searched(Examples(0.8), tmp_path, score=lambda evaluation: evaluation.metric)
     assert loop.outcome is Outcome.WITHIN_BUDGET
     assert all(record.standard_error is None for record in loop.history)
-    with pytest.raises(DataError, match="a score an example"):
+    with pytest.raises(DataError, match="one score per example"):
         loop.certify(Evaluation(0.9), Evaluation(0.9))
 
 
@@ -192,7 +192,7 @@ def test_metric_on_resamples_has_a_standard_error(tmp_path: Path) -> None:
 def test_certified_on_data_that_the_search_never_saw(tmp_path: Path) -> None:
     loop = searched(Examples(0.8), tmp_path)
     test = Examples(0.85, num_examples=20_000, seed=1)
-    with pytest.raises(DataError, match="a score an example"):
+    with pytest.raises(DataError, match="one score per example"):
         loop.certify(Evaluation(0.95), Evaluation(0.94))
     certificate = loop.certify(test.evaluate(0.0), test.evaluate(rate_of(loop)))
     assert certificate.is_certified
@@ -206,7 +206,7 @@ def test_not_certified_stays_within_budget_and_is_tested_once(tmp_path: Path) ->
     test = Examples(0.8, num_examples=100, seed=1)
     assert not loop.certify(test.evaluate(0.0), test.evaluate(rate_of(loop))).is_certified
     assert loop.outcome is Outcome.WITHIN_BUDGET
-    with pytest.raises(RuntimeError, match="tested before"):
+    with pytest.raises(RuntimeError, match="already tested"):
         loop.certify(test.evaluate(0.0), test.evaluate(rate_of(loop)))
 
 
