@@ -34,10 +34,10 @@ def test_every_epoch_is_a_point(outcome: str, is_higher_better: bool) -> None:
 
 
 @pytest.mark.parametrize("is_higher_better", [True, False])
-def test_frontier_line_holds_what_no_epoch_beats(is_higher_better: bool) -> None:
+def test_pareto_front_holds_what_no_epoch_beats(is_higher_better: bool) -> None:
     summary = summary_of("certified", is_higher_better=is_higher_better)
     trajectory = trajectory_of(summary)
-    line = _traces(frontier_figure(trajectory, summary), "not beaten in both")[0]
+    line = _traces(frontier_figure(trajectory, summary), "Pareto front")[0]
     # Of the two epochs at rate 0.9 the second is the better one.
     assert list(line.x) == pytest.approx([10, 5, 2, 1])
     assert line.y[0] == trajectory["metric"][4]

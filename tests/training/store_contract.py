@@ -438,7 +438,7 @@ class StoreContract:
 
     def test_two_processes_cannot_hold_one_run(self, store: CheckpointStore, store_type: StoreType) -> None:
         with another_process_at_work(store_type, store.root) as (_, folder):
-            with pytest.raises(CheckpointError, match="process is at work") as caught:
+            with pytest.raises(CheckpointError, match="Another process holds the run") as caught:
                 store.open(IDENTITY)
             assert str(folder) in str(caught.value)
             with store.open(IDENTITY, reuse_finished=False) as run:

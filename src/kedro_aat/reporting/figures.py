@@ -1,7 +1,7 @@
-"""The figures of a run: rate against metric, the course of both stages, and what the files cost.
+"""The figures of a run: rate against metric, the trajectory of all stages, and the costs of the files.
 
-No figure sets the colour of its text or background: the report and Kedro-Viz lay their own light or dark theme under
-it. The colours of the data are readable on both. Data are given as lists, which every version of plotly.js reads.
+No figure sets the color of its text or background, because the report and Kedro-Viz apply their own light or dark
+theme. The colors of the data are readable on both. Data are lists, which every version of plotly.js reads.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, RED, GREY = "#4a86e8", "#e07b39", "#2ca373", "#d9534f", "#8a8f98"
 _CLEAR = "rgba(0,0,0,0)"
 _FONT = {"family": "system-ui, sans-serif", "size": 13}
-# How many tolerated drops below the floor are shown: one epoch that went astray would flatten all others.
+# Tolerated drops that are shown below the lowest tolerated metric; a single bad epoch would flatten all others.
 _SHOWN_DROPS = 6
 _TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 
 
 def delivered_row(trajectory: pd.DataFrame, summary: Summary) -> Any:
-    """The index of the epoch whose model is delivered; None where none is."""
+    """Index of the epoch whose model is delivered; None if nothing is delivered."""
     chosen = summary.delivered_candidate
     if chosen is None:
         return None
@@ -38,14 +38,14 @@ def delivered_row(trajectory: pd.DataFrame, summary: Summary) -> Any:
 
 
 def frontier_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
-    """Each epoch by its rate and metric, one panel a stage.
+    """Each epoch by rate and metric, one panel per stage.
 
-    Where the rate is a share that is removed, the axis tells how many times less is left, by logarithm. Bars are one
+    If the rate is a removed fraction, the axis is logarithmic and shows how many times less is left. Bars are one
     standard error of the metric's difference to the baseline.
 
     Args:
-        trajectory: Of all stages, with the column `stage`.
-        summary: Of the run.
+        trajectory: Trajectory of all stages, with the column `stage`.
+        summary: Summary of the run.
     """
     stages = sorted(int(stage) for stage in trajectory["stage"].unique())
     figure = make_subplots(
@@ -65,7 +65,7 @@ def frontier_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
             axis = {"title": "Times smaller, 1 / (1 - rate)", "type": "log", "tickvals": _TICKS, "ticktext": _ticks()}
         figure.update_xaxes(axis, row=panel, col=1)
         figure.update_yaxes(title=escape(summary.metric.name), range=_metric_range(rows, summary), row=panel, col=1)
-        # Its text stands towards the baseline: on the other side may be the end of the panel.
+        # The text is on the side of the baseline; on the other side the panel may end.
         side = "top left" if summary.metric.higher_is_better else "bottom left"
         _add_line(figure, panel, summary.budget.lowest_tolerated, "lowest tolerated", RED, "dash", side)
         _add_line(figure, panel, summary.baseline.validation, "baseline", GREY, "dot")
@@ -73,11 +73,11 @@ def frontier_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
 
 
 def trajectory_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
-    """Rates, metric, margin and learning rate, one below the other, over the epochs of all stages.
+    """Rates, metric, margin and learning rate over the epochs of all stages, one panel each.
 
     Args:
-        trajectory: Of all stages, with the column `stage`.
-        summary: Of the run.
+        trajectory: Trajectory of all stages, with the column `stage`.
+        summary: Summary of the run.
     """
     metric = escape(summary.metric.name)
     figure = make_subplots(
@@ -90,13 +90,13 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
             "Margin to the lowest tolerated",
             "Learning rate",
         ],
-        vertical_spacing=0.1,  # Kedro-Viz shows the ticks of the topmost axis, too
+        vertical_spacing=0.1,  # Kedro-Viz also shows the ticks of the topmost axis
     )
     first = True
     for _, rows in trajectory.reset_index(drop=True).groupby("stage"):
         position = [int(index) for index in rows.index]
         texts = [f"stage {row.stage}, epoch {row.epoch}" for row in rows.itertuples()]
-        for panel, column, name, colour, dash in (
+        for panel, column, name, color, dash in (
             (1, "requested_rate", "requested", GREY, "dot"),
             (1, "achieved_rate", "achieved", BLUE, "solid"),
             (2, "metric", metric, BLUE, "solid"),
@@ -109,7 +109,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
                 y=_numbers(values),
                 mode="lines+markers",
                 name=name,
-                line={"color": colour, "dash": dash, "width": 1.5, "shape": "hv" if panel == 1 else "linear"},
+                line={"color": color, "dash": dash, "width": 1.5, "shape": "hv" if panel == 1 else "linear"},
                 marker={"size": 4},
                 error_y=_error_bars(rows) if column == "margin" else None,
                 text=texts,
@@ -145,14 +145,14 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
 
 
 def costs_figure(summary: Summary) -> go.Figure:
-    """Sizes, operations and latencies of every candidate as shares of the baseline's; further left is smaller."""
+    """Sizes, operations and latencies of every candidate, as fractions of the baseline's; further left is smaller."""
     baseline = summary.baseline
     figure = go.Figure()
     known = [(label, key) for label, key in COSTS if getattr(baseline, key) is not None]
     baseline_latencies = baseline.latency_fastest_ms or {}
     latencies = list(baseline_latencies)
     labels = [label for label, _ in known] + [f"latency, batch {size}" for size in latencies]
-    for candidate, colour in zip(summary.candidates, itertools.cycle((BLUE, ORANGE, GREEN, RED, GREY))):
+    for candidate, color in zip(summary.candidates, itertools.cycle((BLUE, ORANGE, GREEN, RED, GREY))):
         pairs = [
             (getattr(baseline, key), getattr(candidate, key), f"{getattr(candidate, key):,.0f}") for _, key in known
         ]
@@ -169,7 +169,7 @@ def costs_figure(summary: Summary) -> go.Figure:
             marker={
                 "size": 14 if is_delivered else 10,
                 "symbol": "star" if is_delivered else "circle",
-                "color": colour,
+                "color": color,
             },
             text=[text for _, _, text in pairs],
             hovertemplate="%{y}: %{text}<br>%{x:.3~g} of the baseline<extra>" + name + "</extra>",
@@ -185,7 +185,7 @@ def costs_figure(summary: Summary) -> go.Figure:
 def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: bool, delivered: Any) -> None:
     left = (1 - rows["achieved_rate"]).clip(lower=1e-6)
     sizes = rows["achieved_rate"] if is_share else 1 / left
-    for is_within, name, colour in ((True, "within budget", GREEN), (False, "below the budget", ORANGE)):
+    for is_within, name, color in ((True, "within budget", GREEN), (False, "below the budget", ORANGE)):
         some = rows[(rows["margin"] >= 0) == is_within]
         figure.add_scatter(
             x=_numbers(sizes[some.index]),
@@ -194,7 +194,7 @@ def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: boo
             name=name,
             legendgroup=name,
             showlegend=panel == 1,
-            marker={"color": colour, "size": 7, "symbol": "circle" if is_within else "x"},
+            marker={"color": color, "size": 7, "symbol": "circle" if is_within else "x"},
             error_y=_error_bars(some),
             text=[
                 f"epoch {row.epoch}, rate {row.achieved_rate:.4f}, margin {row.margin:+.4f}"
@@ -204,13 +204,13 @@ def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: boo
             row=panel,
             col=1,
         )
-    best = _non_dominated(rows)
+    best = _pareto_front(rows)
     figure.add_scatter(
         x=_numbers(sizes[best]),
         y=_numbers(rows.loc[best, "metric"]),
         mode="lines",
-        name="not beaten in both",
-        legendgroup="frontier",
+        name="Pareto front",
+        legendgroup="front",
         showlegend=panel == 1,
         line={"color": BLUE, "width": 2},
         hoverinfo="skip",
@@ -223,8 +223,8 @@ def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: boo
         )
 
 
-def _non_dominated(rows: pd.DataFrame) -> list[Any]:
-    """Indices of the epochs that no other one beats in both rate and metric, by falling rate."""
+def _pareto_front(rows: pd.DataFrame) -> list[Any]:
+    """Indices of the epochs on the Pareto front of rate and metric, by falling rate."""
     kept: list[Any] = []
     highest = float("-inf")
     for index, row in rows.sort_values(["achieved_rate", "margin"], ascending=False).iterrows():
@@ -235,7 +235,7 @@ def _non_dominated(rows: pd.DataFrame) -> list[Any]:
 
 
 def _metric_range(rows: pd.DataFrame, summary: Summary) -> list[float]:
-    """From a little above the best to the worst, or to where the tolerated drop is exceeded many times."""
+    """From slightly above the best metric to the worst one, or to several tolerated drops below the baseline."""
     budget, baseline = summary.budget, summary.baseline.validation
     worse = -1 if summary.metric.higher_is_better else 1
     # Distances from the baseline, growing as the metric gets worse.
@@ -251,12 +251,12 @@ def _metric_range(rows: pd.DataFrame, summary: Summary) -> list[float]:
 
 
 def _add_line(
-    figure: go.Figure, panel: int, value: float, text: str, colour: str, dash: str, side: str = "top left"
+    figure: go.Figure, panel: int, value: float, text: str, color: str, dash: str, side: str = "top left"
 ) -> None:
     figure.add_hline(
         y=value,
-        line={"color": colour, "dash": dash, "width": 1.5},
-        annotation={"text": text, "font": {"color": colour}},
+        line={"color": color, "dash": dash, "width": 1.5},
+        annotation={"text": text, "font": {"color": color}},
         annotation_position=side,
         row=panel,
         col=1,

@@ -1,14 +1,14 @@
-"""A store of checkpoints that a crash at any moment leaves usable.
+"""A store of checkpoints that stays usable after a crash at any moment.
 
-    root/<run>/run.json                    what the run is: its configuration, for people to read
-    root/<run>/checkpoint-000012/          one folder a checkpoint
+    root/<run>/run.json                    identity of the run: its configuration, for people to read
+    root/<run>/checkpoint-000012/          one folder per checkpoint
         model.safetensors                  tensors of the model's state_dict
         training.pt                        optimizer, scheduler, controller and RNG state (weights_only)
         state.json                         search state, counters, history
         manifest.json                      checksums of the files above, written last
 
-A checkpoint is written under a temporary name, flushed to disk and renamed. One that is torn or damaged fails
-its checksums and is passed over with a warning. Nothing here is ever unpickled into arbitrary objects.
+A checkpoint is written under a temporary name, flushed to disk and renamed. A torn or damaged one fails its checksums
+and is skipped with a warning. Nothing is ever unpickled into arbitrary objects.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _NAME = re.compile(r"checkpoint-(\d{6,})")
 
 @dataclass
 class Checkpoint:
-    """All that a run needs to go on from an epoch boundary.
+    """Everything that a run needs to continue from an epoch boundary.
 
     Attributes:
-        number: Counts the validations of the run, from 0.
+        number: Number of the checkpoint; counts the validations of the run from 0.
         model: The model's `state_dict`.
-        training: Whatever else holds tensors; plain containers, numbers, strings and tensors only.
+        training: Other state with tensors; plain containers, numbers, strings and tensors only.
         state: Plain JSON data.
-        folder: Where it lies; set when it is read.
+        folder: Folder of the checkpoint; set when it is read.
     """
 
     number: int
@@ -74,14 +74,14 @@ class CheckpointStore:
     def open(self, identity: Mapping[str, Any], *, reuse_finished: bool = True) -> RunCheckpoints:
         """The checkpoints of the run with this identity, locked for this process.
 
-        The same identity finds the same run again, so that it goes on where it stood.
+        The same identity finds the same run again, which then continues.
 
         Args:
-            identity: JSON data (and paths) that tells this run from others: configuration, seed, hashes of the inputs.
-            reuse_finished: Whether a run that ended is returned too; otherwise a new one is begun beside it.
+            identity: JSON data (and paths) that identifies the run: configuration, seed, hashes of the inputs.
+            reuse_finished: Whether to return a finished run; otherwise a new run begins beside it.
 
         Raises:
-            CheckpointError: If another process is at work on this run and `reuse_finished` is set.
+            CheckpointError: If another process holds this run and `reuse_finished` is set.
         """
         text = json.dumps(identity, sort_keys=True, indent=2, default=_path_as_text)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -95,7 +95,7 @@ class CheckpointStore:
             except Timeout:
                 if reuse_finished:
                     raise CheckpointError(
-                        f"Another process is at work on the run in {folder}. Wait for it or stop it."
+                        f"Another process holds the run in {folder}. Wait until it ends, or stop it."
                     ) from None
             else:
                 run = RunCheckpoints(folder, lock)
@@ -111,7 +111,11 @@ class CheckpointStore:
         return _numbers_in(self.root / run)
 
     def load(self, run: str, number: int) -> Checkpoint:
-        """Reads a checkpoint of a run that has ended.
+        """Reads a checkpoint of a finished run.
+
+        Args:
+            run: Name of the run's folder.
+            number: Number of the checkpoint.
 
         Raises:
             CheckpointError: If it is missing, torn or damaged.
@@ -120,7 +124,7 @@ class CheckpointStore:
 
 
 class RunCheckpoints:
-    """The checkpoints of one run. A context manager that holds the run's lock."""
+    """The checkpoints of one run; a context manager that holds the run's lock."""
 
     def __init__(self, folder: Path, lock: FileLock) -> None:
         self.folder = folder
@@ -139,7 +143,7 @@ class RunCheckpoints:
         self.close()
 
     def close(self) -> None:
-        """Lets other processes have the run, when all is on disk."""
+        """Waits until everything is on disk, then releases the run's lock."""
         try:
             self.wait()
         finally:
@@ -148,17 +152,17 @@ class RunCheckpoints:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the search of this run came to its end."""
+        """Whether the search of this run has ended."""
         return (self.folder / "finished").exists()
 
     def finish(self) -> None:
-        """Notes that the search came to its end."""
+        """Records that the search has ended."""
         self.wait()
         (self.folder / "finished").touch()
 
     @property
     def numbers(self) -> list[int]:
-        """Numbers of the checkpoints on disk, rising; a damaged one is among them until it is read."""
+        """Numbers of the checkpoints on disk, ascending, including damaged ones."""
         self.wait()
         return _numbers_in(self.folder)
 
@@ -170,15 +174,14 @@ class RunCheckpoints:
         keep: Collection[int] | None = None,
         wait: bool = True,
     ) -> None:
-        """Writes a checkpoint, all of it or nothing.
+        """Writes a checkpoint, completely or not at all.
 
         Args:
-            checkpoint: What to write.
-            dump: Writes files of the user's own into the folder it is given, and returns the path of the
-                one to load them from.
-            keep: Numbers of the checkpoints that stay beside this one when it is on disk; None keeps all.
-            wait: Whether to return only when it is on disk. Otherwise it is taken as it is now and written while
-                training goes on; whatever else is asked of this object waits for it.
+            checkpoint: The checkpoint.
+            dump: Writes the user's own files into a folder, and returns the path to load them from.
+            keep: Numbers of the checkpoints to keep besides this one; None keeps all.
+            wait: Whether to return only when the checkpoint is on disk. Otherwise a copy of it is written while
+                training continues, and every other method waits for it.
 
         Raises:
             CheckpointError: If `training` holds objects that could not be read back safely.
@@ -187,13 +190,13 @@ class RunCheckpoints:
         target = self._path(checkpoint.number)
         writing = self.folder / f".writing-{checkpoint.number:06d}"
         require_plain(checkpoint.training, "training")
-        if writing.exists():  # left by a save that failed
+        if writing.exists():  # left by a failed save
             shutil.rmtree(writing)
         writing.mkdir()
         state = dict(checkpoint.state)
         if dump is not None:
             state["dumped"] = _relative_to(dump(writing), writing)
-        if not wait:  # what is written must not change while training goes on
+        if not wait:  # the copy must not change while training continues
             checkpoint = replace(checkpoint, model=_copied(checkpoint.model), training=_copied(checkpoint.training))
         self._pending = self._writer.submit(self._write, writing, replace(checkpoint, state=state), target, keep)
         if wait:
@@ -207,7 +210,7 @@ class RunCheckpoints:
             "training.pt": training.getvalue(),
             "state.json": json.dumps(checkpoint.state, allow_nan=False).encode(),
         }
-        # Files of the user's own are there already.
+        # The user's own files are already there.
         checksums = {str(path.relative_to(writing)): _checksum(path.read_bytes()) for path in _files_in(writing)}
         checksums |= {name: _checksum(written) for name, written in contents.items()}
         contents["manifest.json"] = json.dumps(checksums, indent=1).encode()
@@ -215,7 +218,7 @@ class RunCheckpoints:
             (writing / name).write_bytes(written)
         for path in (*_files_in(writing), writing):
             _sync(path)
-        if target.exists():  # a damaged checkpoint that the run went back behind
+        if target.exists():  # a damaged checkpoint that the run is replacing
             shutil.rmtree(target)
         writing.rename(target)
         _sync(self.folder)
@@ -223,7 +226,7 @@ class RunCheckpoints:
             self._remove_all_but({target, *map(self._path, keep)})
 
     def wait(self) -> None:
-        """Waits until all is on disk, and raises what went wrong on the way."""
+        """Waits until everything is on disk, and raises any error of the writer."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -238,12 +241,12 @@ class RunCheckpoints:
         return _read(self._path(number), number)
 
     def latest(self) -> Checkpoint | None:
-        """The last checkpoint that can be read, None if there is none."""
+        """The last readable checkpoint; None if there is none."""
         for number in reversed(self.numbers):
             try:
                 return self.load(number)
             except CheckpointError as error:
-                logger.warning("%s. The checkpoint before it is used.", error)
+                logger.warning("%s. Using the checkpoint before it.", error)
         return None
 
     def keep_only(self, numbers: Collection[int]) -> None:
@@ -267,7 +270,7 @@ def _read(folder: Path, number: int) -> Checkpoint:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         if not isinstance(manifest, dict) or not manifest.keys() >= _FILES:
-            raise CheckpointError(f"{folder} is damaged: its manifest does not list what belongs to a checkpoint")
+            raise CheckpointError(f"{folder} is damaged: its manifest does not list all files of a checkpoint")
         damaged = [name for name, checksum in manifest.items() if _checksum((folder / name).read_bytes()) != checksum]
         if damaged:
             raise CheckpointError(f"{folder} is damaged: the checksum of {', '.join(damaged)} is wrong")
@@ -288,7 +291,7 @@ def _numbers_in(folder: Path) -> list[int]:
 
 
 def _copied(value: Any) -> Any:
-    """A nested state with its tensors copied to the CPU."""
+    """A copy of a nested state, with its tensors on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Counter):
@@ -303,8 +306,12 @@ def _copied(value: Any) -> Any:
 def require_plain(value: Any, where: str) -> None:
     """Checks that a state can be read back without running code.
 
+    Args:
+        value: The state.
+        where: Name of the state, for the message.
+
     Raises:
-        CheckpointError: Names the first thing that is neither tensor, number, string nor plain container.
+        CheckpointError: If it holds anything but tensors, numbers, strings and plain containers.
     """
     if isinstance(value, Mapping) and type(value) in _CONTAINERS:
         for key, part in value.items():
@@ -315,7 +322,7 @@ def require_plain(value: Any, where: str) -> None:
             require_plain(part, f"{where}[{index}]")
     elif type(value) not in _PLAIN and not isinstance(value, Tensor):
         raise CheckpointError(
-            f"{where} of a checkpoint is a {type(value).__qualname__}, which could not be read back without running "
+            f"{where} of a checkpoint is a {type(value).__qualname__}, which cannot be read back without running "
             "code. Let get_state() and state_dict() return tensors, numbers, strings and plain containers."
         )
 
@@ -323,11 +330,11 @@ def require_plain(value: Any, where: str) -> None:
 def _path_as_text(value: object) -> str:
     if isinstance(value, Path):
         return str(value)
-    raise CheckpointError(f"the configuration holds {value!r}, by which a run could not be found again")
+    raise CheckpointError(f"the configuration holds {value!r}, which cannot identify a run")
 
 
 def _relative_to(written: object, folder: Path) -> str:
-    """The path that a user's function returned, relative where it lies inside `folder`."""
+    """The path that a user's function returned, relative to `folder` if it lies inside."""
     if not isinstance(written, str | Path):
         raise CheckpointError(f"dump_checkpoint_fn must return the path of what it wrote, but returned {written!r}")
     path, folder = Path(written).resolve(), folder.resolve()

@@ -16,7 +16,7 @@ from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_
 
 
 class Examples(Protocol):
-    """A dataset of (input, target) pairs that knows its size; torch's own `Dataset` does not promise one."""
+    """A dataset of (input, target) pairs with a length; torch's own `Dataset` does not promise one."""
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -33,21 +33,21 @@ NUM_HASHED_EXAMPLES = 16
 
 
 def as_dataset(data: Data, split: str) -> Examples:
-    """A torch dataset of the given data.
+    """The data of a split as a torch dataset.
 
     Raises:
-        DataError: Names the split if it is empty or its parts do not fit together.
+        DataError: If the split is empty, or inputs and targets differ in number.
     """
     if isinstance(data, Mapping):
         missing = [key for key in ("inputs", "targets") if key not in data]
         if missing:
-            raise DataError(f"The {split} split needs {' and '.join(missing)}; it has {', '.join(data) or 'nothing'}.")
+            raise DataError(f"The {split} split needs {' and '.join(missing)}, but has {', '.join(data) or 'nothing'}.")
         sizes = {key: len(data[key]) for key in ("inputs", "targets")}
         if len(set(sizes.values())) > 1:
             raise DataError(f"The {split} split has {sizes['inputs']} inputs, but {sizes['targets']} targets.")
         data = TensorDataset(data["inputs"], data["targets"])
     if len(data) == 0:
-        raise DataError(f"The {split} split is empty: give it examples, or a larger share of the data.")
+        raise DataError(f"The {split} split has 0 examples. Add examples, or give it a larger share of the data.")
     return data
 
 
@@ -64,13 +64,13 @@ def example_count(data: Data) -> int:
 
 
 def data_fingerprint(data: Data) -> str:
-    """A hash that tells one split from another: of all tensors, or of a dataset's size and some of its examples."""
+    """Hash that identifies a split: of all tensors, or of a dataset's size and some of its examples."""
     dataset = as_dataset(data, "given")
     if type(dataset) is TensorDataset:
         return hash_tensors(enumerate(dataset.tensors))
     size = len(dataset)
     before = rng_state()
-    seed_everything(0)  # an augmentation that is drawn at random must not make it another split
+    seed_everything(0)  # random augmentation must not change the hash
     examples = [dataset[index] for index in range(0, size, max(1, size // NUM_HASHED_EXAMPLES))]
     set_rng_state(before)
     parts = [torch.as_tensor(np.asarray(part)) for example in examples for part in example]

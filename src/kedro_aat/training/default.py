@@ -1,4 +1,4 @@
-"""The default training and validation functions, for people who write no training code."""
+"""The default training and validation functions, for users who write no training code."""
 
 from __future__ import annotations
 
@@ -27,28 +27,29 @@ from kedro_aat.training.scores import agrees_with, joined, resampling_for, score
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.teacher import Teacher
 
-# Shuffling draws from a generator of its own for each seed and epoch; this keeps those of different seeds apart.
+# Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DefaultTraining:
-    """Trains and judges one model as `TrainingSettings` say.
+    """Trains and validates one model as `TrainingSettings` say.
 
-    The order of the examples is a function of seed and epoch alone, so that a resumed run sees them as an
-    uninterrupted one does. Loss and metric are summed on the device and read once an epoch.
+    The order of the examples depends only on seed and epoch, so a resumed run sees the same order as an uninterrupted
+    one. Loss and metric are summed on the device and read once per epoch.
 
     Args:
-        model: Moved to the device, and to channels-last if asked for.
-        settings: How to train.
-        train_data: `{"inputs": (N, ...), "targets": (N, ...)}` or a dataset of (input, target) pairs.
-        validation_data: Likewise.
-        seed: Of shuffling; `seed_everything` sees to the rest.
-        teacher: The baseline, if it is to teach; moved as the model is, and never trained.
+        model: The model; moved to the device, and to channels-last if the settings say so.
+        settings: Settings of the training.
+        train_data: `{"inputs": (N, ...), "targets": (N, ...)}` or a dataset of (input, target) pairs; None if the
+            model is only validated.
+        validation_data: Validation split, in the same form.
+        seed: Seed of shuffling; `seed_everything` seeds everything else.
+        teacher: The baseline, for distillation; moved like the model, and never trained.
 
     Raises:
-        DataError: For an empty split, or tensors that do not fit together.
+        DataError: If a split is empty, or inputs and targets differ in number.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class DefaultTraining:
         self._teacher: Teacher | None = None
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
             self._teacher = Teacher(self._placed(teacher), settings.distillation, self._loss, self._autocast)
-            self._ask_ahead()
+            self._precompute_answers()
 
     def _placed(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device)
@@ -88,8 +89,8 @@ class DefaultTraining:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
 
-    def _ask_ahead(self) -> None:
-        """Lets the teacher answer once for all, where the examples are always the same and its answers are small."""
+    def _precompute_answers(self) -> None:
+        """Computes the teacher's outputs once, if the examples never change and the outputs are small."""
         assert self._teacher is not None
         dataset = self._train_data
         if type(dataset) is not TensorDataset or self.settings.train_epoch is not None:
@@ -106,13 +107,13 @@ class DefaultTraining:
         return len(self.train_batches(0))
 
     def train_batches(self, epoch: int) -> DataLoader[Any]:
-        """The shuffled batches of one epoch; a last, smaller one is left out, for BatchNorm's sake."""
+        """The shuffled batches of one epoch, without a last smaller one, whose BatchNorm statistics would be poor."""
         assert self._train_data is not None
         generator = torch.Generator().manual_seed((self._seed * EPOCHS_PER_SEED + epoch) % 2**63)
         return self._batches(self._train_data, RandomSampler(self._train_data, generator=generator), drop_last=True)
 
     def validation_batches(self) -> DataLoader[Any]:
-        """The validation split in its own order."""
+        """The batches of the validation split, in its own order."""
         return self._batches(
             self._validation_data,
             SequentialSampler(self._validation_data),
@@ -129,7 +130,14 @@ class DefaultTraining:
     def train_epoch(
         self, compression_controller: Any, model: nn.Module, *, epoch: int, optimizer: Any, lr_scheduler: Any
     ) -> float:
-        """One pass over the training data.
+        """Trains for one pass over the training data.
+
+        Args:
+            compression_controller: Controller of the model.
+            model: The model.
+            epoch: Number of epochs trained so far; selects the order of the examples.
+            optimizer: One optimizer, or a list.
+            lr_scheduler: One learning-rate scheduler, a list, or None.
 
         Returns:
             The mean loss.
@@ -137,7 +145,7 @@ class DefaultTraining:
         model.train()
         total = torch.zeros((), device=self.device)
         batches = self.train_batches(epoch)
-        for inputs, labels, *taught in batches:
+        for inputs, labels, *precomputed in batches:
             compression_controller.scheduler.step()
             moved, targets = self._to_device(inputs), labels.to(self.device, non_blocking=True)
             with self._autocast():
@@ -145,7 +153,11 @@ class DefaultTraining:
                 if self._teacher is None:
                     loss = self._loss(outputs, targets)
                 else:
-                    answers = taught[0].to(self.device, non_blocking=True) if taught else self._teacher.answer(moved)
+                    answers = (
+                        precomputed[0].to(self.device, non_blocking=True)
+                        if precomputed
+                        else self._teacher.answer(moved)
+                    )
                     loss = self._teacher.loss(outputs, targets, answers)
             loss = loss + compression_controller.loss()
             self._optimizer_step(loss, listed(optimizer))
@@ -156,16 +168,18 @@ class DefaultTraining:
         return float(total) / len(batches)
 
     def adapt(self, model: nn.Module) -> None:
-        """Takes the statistics of BatchNorms anew, from the first training batches in a fixed order."""
+        """Recomputes the statistics of BatchNorms from the first training batches, in a fixed order."""
         inputs = (self._to_device(inputs) for inputs, *_ in self.train_batches(0))
         update_bn(itertools.islice(inputs, self.settings.batch_norm_adaptation_batches), model)
 
     def validate(self, model: nn.Module, epoch: int | None = None) -> Evaluation:
-        """The metric over the validation split, with what its standard error can be told from.
+        """Validates the model.
 
-        That is a score an example where the metric is a mean of such; of other metrics their values on resamples.
+        Returns:
+            The metric over the validation split, with one score per example if the metric is their mean, else with
+            its values on resamples.
         """
-        assert self._metric is not None  # the settings ask for a metric, or for a function in place of this one
+        assert self._metric is not None  # the settings require a metric, or a function instead of this one
         model.eval()
         self._metric.reset()
         scores: list[Tensor] = []
@@ -183,12 +197,12 @@ class DefaultTraining:
         metric = self._metric.compute()
         if resampling is not None:
             return Evaluation(metric, resampled=resampling.compute())
-        if not scores or not agrees_with(together := joined(scores), metric):
+        if not scores or not agrees_with(all_scores := joined(scores), metric):
             return Evaluation(metric)
-        return Evaluation(float(together.mean()), together)
+        return Evaluation(float(all_scores.mean()), all_scores)
 
     def callables(self) -> Callables:
-        """What a training loop is to call: these functions, or the user's own in their place."""
+        """The functions for a training loop: these, or the user's own instead."""
         own = self.settings.function
         train, validate, configure = own("train_epoch"), own("validate_"), own("configure_optimizers")
         return Callables(
@@ -197,9 +211,9 @@ class DefaultTraining:
             configure_optimizers=_with(configure, model=self.model) if configure else self.configure_optimizers,
             early_stopping=own("early_stopping"),
             adapt=self.adapt if self._train_data is not None and self.settings.batch_norm_adaptation_batches else None,
-            # Schedulers that step with the optimizer are through with an epoch when it ends.
+            # A scheduler that steps with the optimizer needs no step at the end of an epoch.
             update_learning_rate=own("update_learning_rate")
-            or (_leave_alone if self.settings.scheduler_interval == "step" else None),
+            or (_do_nothing if self.settings.scheduler_interval == "step" else None),
             state=self,
         )
 
@@ -208,7 +222,7 @@ class DefaultTraining:
         return {"scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict`."""
+        """Restores what `state_dict` returned."""
         self._scaler.load_state_dict(state["scaler"])
 
     def _optimizer_step(self, loss: Tensor, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -226,7 +240,7 @@ class DefaultTraining:
         self._scaler.update()
 
     def _with_train_data(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Hands the epoch's batches to a user's training function that takes `data`."""
+        """Passes the epoch's batches to a user's training function that has a parameter `data`."""
 
         @functools.wraps(function)
         def train_epoch(controller: Any, model: nn.Module, *, epoch: int, **more: Any) -> Any:
@@ -252,11 +266,11 @@ class DefaultTraining:
             "num_workers": self.settings.num_workers,
             "pin_memory": self.device.type == "cuda",
         }
-        whole = cast(Dataset[Any], dataset)  # what torch's loader asks for, and its own datasets are
+        torch_dataset = cast(Dataset[Any], dataset)  # the type that torch's loader asks for
         if type(dataset) is TensorDataset:  # a batch is one indexing of the tensors, with nothing to collate
             sampler = BatchSampler(sampler, size, drop_last)
-            return DataLoader(whole, sampler=sampler, batch_size=None, **options)
-        return DataLoader(whole, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
+            return DataLoader(torch_dataset, sampler=sampler, batch_size=None, **options)
+        return DataLoader(torch_dataset, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
 
 
 def pick_device(name: str) -> torch.device:
@@ -267,11 +281,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def _with(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
-    """`function` with those of the extra arguments that it takes."""
+    """`function` with those extra arguments that it has parameters for."""
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     return partial(function, **{key: value for key, value in extra.items() if takes_all or key in parameters})
 
 
-def _leave_alone(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:
+def _do_nothing(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:
     pass

@@ -1,4 +1,4 @@
-"""What a person sees while the loop runs: a live bar on a terminal, log lines elsewhere, TensorBoard scalars."""
+"""Progress of the loop: a live bar in a terminal, log lines elsewhere, and TensorBoard scalars."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 class LoopProgress:
-    """Shows each epoch as it ends.
+    """Shows each epoch when it ends.
 
     Args:
-        verbose: Whether to show anything on the terminal or in the log.
-        total: Epochs allowed; None if there is no sensible limit.
+        verbose: Whether to show anything in the terminal or in the log.
+        total: Number of epochs allowed; None if unlimited.
         writer: A TensorBoard `SummaryWriter` or None.
     """
 
@@ -57,7 +57,7 @@ class LoopProgress:
             self._writer.flush()
 
     def show(self, record: EpochRecord) -> None:
-        """Shows one epoch, and writes its scalars."""
+        """Shows one epoch, and writes its scalars to TensorBoard."""
         best = "none" if record.best_rate is None else f"{record.best_rate:.4f}"
         line = f"rate {record.achieved_rate:.4f}  metric {record.metric:.4f}  margin {record.margin:+.4f}  best {best}"
         if self._bar is not None:
@@ -85,14 +85,14 @@ class LoopProgress:
 
 
 def write_hyperparameters(writer: Any, settings: Mapping[str, Any], result: FineTuned) -> None:
-    """Puts settings and final metrics into TensorBoard's table of runs.
+    """Adds settings and final metrics to TensorBoard's table of runs.
 
-    `SummaryWriter.add_hparams` would open a folder and a file of their own; these go into the run's.
+    `SummaryWriter.add_hparams` would create a folder and a file of its own; this function writes to the run's file.
 
     Args:
         writer: A TensorBoard `SummaryWriter`.
-        settings: Of the run, as JSON data.
-        result: How it ended.
+        settings: Settings of the run, as JSON data.
+        result: How the run ended.
     """
     from torch.utils.tensorboard.summary import hparams
 
@@ -107,7 +107,7 @@ def write_hyperparameters(writer: Any, settings: Mapping[str, Any], result: Fine
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
-    """Nested settings under dotted names; what TensorBoard has no type for is told as text."""
+    """Nested settings under dotted names; values of other types than TensorBoard's become text."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -10,20 +10,20 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds torch, numpy and python."""
+    """Seeds the generators of torch, NumPy and Python."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 def rng_state() -> dict[str, Any]:
-    """State of the generators of torch (on every device in use), numpy and python."""
+    """State of the generators of torch (on every device in use), NumPy and Python."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
     version, words, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        # As tensors, since weights_only loading knows no arrays, and is slow with 625 separate numbers.
+        # As tensors, because weights_only loading refuses arrays, and is slow with 625 separate numbers.
         "python": (version, torch.tensor(words), gauss_next),
         "numpy": (
             kind,
@@ -36,7 +36,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Goes on from `rng_state`; what a device that is not there had is left out."""
+    """Restores what `rng_state` returned, except for devices that this machine does not have."""
     torch.set_rng_state(state["torch"])
     for index, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(generator, index)

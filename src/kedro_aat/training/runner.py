@@ -1,4 +1,4 @@
-"""Calls the user's functions, one epoch at a time, and knows all the state that training has."""
+"""Calls the user's functions, one epoch at a time, and saves and restores all state of the training."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from kedro_aat.training.random_state import rng_state, set_rng_state
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a validation function may return in place of a number.
+    """What a validation function may return instead of a number.
 
     Attributes:
-        metric: The metric over the whole split.
-        scores: One score a validation example, in a fixed order, (N,); None for a metric that is no mean of such.
-        resampled: The metric on R resamples of the examples, the same ones for every model, (R,); gives a metric
-            without scores its standard error.
+        metric: Metric over the whole split.
+        scores: One score per validation example, in a fixed order, (N,); None if the metric is not their mean.
+        resampled: Metric on R resamples of the examples, the same for every model, (R,); the source of the standard
+            error of a metric without scores.
     """
 
     metric: float
@@ -40,20 +40,20 @@ class Evaluation:
 
 
 class Stateful(Protocol):
-    """Something that a checkpoint has to hold, such as a loss scaler."""
+    """Something with state that belongs into a checkpoint, such as a loss scaler."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers, strings and plain containers."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict`."""
+        """Restores what `state_dict` returned."""
         ...
 
 
 @dataclass(frozen=True)
 class Callables:
-    """The functions that a user gives to `run`; only the first two are needed."""
+    """The functions that a user passes to `run`; only the first two are required."""
 
     train_epoch: Callable[..., Any]
     validate: Callable[..., Any]
@@ -77,7 +77,7 @@ class Callables:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the functions' source."""
+        """Hash of the functions' source."""
         return hash_sources(value for name, value in vars(self).items() if name != "state" and value is not None)
 
 
@@ -101,20 +101,20 @@ def evaluate(model: nn.Module, validate: Callable[..., Any], *, epoch: int = 0) 
 
 
 class TrainingRunner:
-    """Drives training only through the functions it was given.
+    """Trains and validates through the user's functions alone.
 
     Attributes:
         model: The model under compression.
         compression_controller: Its controller.
-        optimizer: What `configure_optimizers_fn` last gave: an optimizer, a list of them, or None.
-        lr_scheduler: Likewise.
-        cumulative_epoch_count: Epochs trained in all.
+        optimizer: What `configure_optimizers_fn` last returned: an optimizer, a list of optimizers, or None.
+        lr_scheduler: The learning-rate scheduler from the same call: one, a list, or None.
+        cumulative_epoch_count: Epochs trained in total.
         training_epoch_count: Epochs trained since the optimizer was last configured.
         current_val_metric_value: The last metric; None before the first validation.
-        best_val_metric_value: The best since the optimizer was last configured; likewise.
-        current_loss: The last epoch's mean loss; None if unknown.
+        best_val_metric_value: The best metric since the optimizer was last configured; None before the first one.
+        current_loss: Mean loss of the last epoch; None if unknown.
         uncompressed_model_accuracy: Metric of the uncompressed model; None while a baseline is trained.
-        minimal_tolerable_accuracy: The worst metric within budget; likewise.
+        minimal_tolerable_accuracy: The worst metric within budget; None while a baseline is trained.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class TrainingRunner:
     # --- one epoch -------------------------------------------------------------------------------------------
 
     def reset_training(self) -> None:
-        """Begins a phase of training: new optimizers and schedulers, no best metric yet."""
+        """Starts a phase of training with new optimizers and schedulers, and no best metric yet."""
         self.training_epoch_count = 0
         self.best_val_metric_value = None
         self.lr_scale = 1.0
@@ -156,14 +156,14 @@ class TrainingRunner:
             self.optimizer, self.lr_scheduler = self.callables.configure_optimizers()
 
     def scale_learning_rate(self, scale: float) -> None:
-        """Sets the factor on the learning rates that the optimizers were configured with."""
+        """Multiplies the learning rates that the optimizers were configured with by `scale`."""
         ratio = scale / self.lr_scale
         self.lr_scale = scale
         if ratio == 1.0:
             return
         for optimizer in listed(self.optimizer):
             for group in optimizer.param_groups:
-                # The one-cycle and cyclic schedulers keep their limits in the groups.
+                # OneCycleLR and CyclicLR keep their limits in the parameter groups.
                 for key in ("lr", "initial_lr", "max_lr", "min_lr"):
                     if key in group:
                         group[key] = group[key] * ratio
@@ -173,7 +173,7 @@ class TrainingRunner:
                     setattr(scheduler, key, [rate * ratio for rate in getattr(scheduler, key)])
 
     def set_rate(self, path: tuple[float, ...]) -> None:
-        """Takes the rate over from the controller's own schedule."""
+        """Sets the rate, or the path of rates within an epoch, instead of the controller's own schedule."""
         controller = self.compression_controller
         if not self.is_searching:
             controller.disable_scheduler()
@@ -184,25 +184,25 @@ class TrainingRunner:
             controller.compression_rate = path[-1]
 
     def adapt(self) -> None:
-        """Lets the model settle at a new rate without training, where there is a function for that."""
+        """Adapts the model to a new rate without training, if there is a function for that."""
         if self.callables.adapt is not None:
             self.callables.adapt(self.model)
 
     def finish_rate_path(self, rate: float) -> None:
-        """Sets the path's last rate if a training function stepped too seldom to reach it."""
+        """Sets the path's last rate if the training function took too few steps to reach it."""
         if rates_of(self.compression_controller).requested_rate != rate:
             self.compression_controller.compression_rate = rate
 
     def uncompress(self) -> None:
-        """Sets rate 0, where the controller has a rate that can be set."""
+        """Sets rate 0, if the controller has a rate that can be set."""
         with contextlib.suppress(AttributeError, NotImplementedError):
             self.compression_controller.compression_rate = 0.0
 
     def train_epoch(self) -> float | None:
-        """One epoch of the user's training function.
+        """Runs one epoch of the user's training function.
 
         Returns:
-            Its mean loss, None if it returned nothing.
+            Its mean loss; None if it returned nothing.
 
         Raises:
             MetricError: If the loss is not a finite number.
@@ -223,7 +223,7 @@ class TrainingRunner:
         return self.current_loss
 
     def validate(self) -> Evaluation:
-        """The user's validation function, without gradients.
+        """Runs the user's validation function, without gradients.
 
         Raises:
             MetricError: If the metric is not a finite number.
@@ -240,7 +240,7 @@ class TrainingRunner:
         return function is not None and bool(function(metric))
 
     def update_learning_rate(self, metric: float, loss: float | None) -> None:
-        """Steps the learning-rate schedulers after an epoch, in the user's way or PyTorch's."""
+        """Steps the learning-rate schedulers after an epoch, by the user's function if there is one."""
         if not self.lr_updates_needed:
             return
         if self.callables.update_learning_rate is not None:
@@ -254,14 +254,14 @@ class TrainingRunner:
 
     @property
     def learning_rate(self) -> float | None:
-        """Of the first parameter group, None without an optimizer."""
+        """Learning rate of the first parameter group; None without an optimizer."""
         optimizers = listed(self.optimizer)
         return float(optimizers[0].param_groups[0]["lr"]) if optimizers else None
 
     # --- state -----------------------------------------------------------------------------------------------
 
     def checkpoint(self, number: int, state: dict[str, Any]) -> Checkpoint:
-        """All state at an epoch boundary, with `state` from the search beside it."""
+        """All state at an epoch boundary, together with `state` from the search."""
         controller = self.compression_controller
         get_state = getattr(controller, "get_state", None)
         return Checkpoint(
@@ -286,9 +286,10 @@ class TrainingRunner:
 
     @property
     def dump(self) -> Callable[[Path], object] | None:
-        """The user's own writer of checkpoints, for `RunCheckpoints.save`.
+        """The user's function that writes checkpoints, for `RunCheckpoints.save`; None if there is none.
 
-        A loader without a writer gets what NNCF's default wrote: a dict with `state_dict` and `epoch`.
+        If the user only has a function that loads checkpoints, it gets what NNCF wrote by default: a dict with
+        `state_dict` and `epoch`.
         """
         dump, load = self.callables.dump_checkpoint, self.callables.load_checkpoint
         if dump is not None:
@@ -306,7 +307,7 @@ class TrainingRunner:
         return path
 
     def restore_model(self, checkpoint: Checkpoint) -> None:
-        """Puts model and controller back into the state of `checkpoint`."""
+        """Restores model and controller from `checkpoint`."""
         if self.callables.load_checkpoint is not None:
             assert checkpoint.folder is not None
             self.callables.load_checkpoint(self.model, str(checkpoint.folder / checkpoint.state["dumped"]))
@@ -317,7 +318,7 @@ class TrainingRunner:
             load_state(checkpoint.training["controller"])
 
     def restore_optimizers(self, checkpoint: Checkpoint) -> None:
-        """Puts optimizers and learning-rate schedulers, newly configured, into the state of `checkpoint`."""
+        """Configures new optimizers and learning-rate schedulers, and restores their state from `checkpoint`."""
         self.reset_training()
         for optimizer, saved in zip(listed(self.optimizer), checkpoint.training["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -329,7 +330,7 @@ class TrainingRunner:
         self.training_epoch_count = checkpoint.state["training_epoch_count"]
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Goes on exactly where `checkpoint` was written, random numbers included."""
+        """Continues exactly where `checkpoint` was written, including the random generators."""
         if checkpoint.state["is_searching"] and not self.is_searching:
             self.compression_controller.disable_scheduler()
             self.is_searching = True
@@ -344,7 +345,7 @@ class TrainingRunner:
 
     @property
     def achieved_rate(self) -> float:
-        """The rate that the model has."""
+        """Achieved rate of the model."""
         return rates_of(self.compression_controller).achieved_rate
 
 
@@ -356,17 +357,17 @@ def listed(one_or_many: Any) -> list[Any]:
 
 
 def _all_schedulers(scheduler: Any) -> Iterator[Any]:
-    """The schedulers, with those inside SequentialLR and ChainedScheduler."""
+    """All schedulers, including those inside SequentialLR and ChainedScheduler."""
     for one in listed(scheduler):
         yield one
         yield from _all_schedulers(getattr(one, "_schedulers", None))
 
 
 def hash_sources(objects: Iterable[Any]) -> str:
-    """A hash of the source of functions and classes, so that an edited one is told from what it was.
+    """Hash of the source of functions and classes, which changes if one of them is edited.
 
-    Plain numbers and strings among its defaults, and the arguments of a partial, count too; what it closes over does
-    not, since that may change while it runs.
+    Plain numbers and strings among the defaults, and the arguments of a partial, count too. Closures do not count,
+    because they may change while a function runs.
     """
     digest = hashlib.blake2b(digest_size=8)
     for thing in objects:

@@ -1,8 +1,8 @@
-"""What a validation tells beside the metric: one score an example, or the metric on resamples of the examples.
+"""Scores per example of a metric, or the metric on resamples of the examples, for its standard error.
 
-The accuracy budget is judged on the difference to the baseline, and that is known much better when both models are
-compared example by example. Which metrics are means over examples is looked up here; others, such as AUC or IoU, are
-computed on the same resamples for every model.
+The accuracy budget limits the difference to the baseline, which is known much better if both models are compared
+example by example. This module knows which metrics are means over examples; others, such as AUC or IoU, are computed
+on the same resamples for every model.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torchmetrics.wrappers import BootStrapper
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
-# How far the mean of the scores may be from the metric, relative to the larger of 1 and the metric.
+# Largest difference of the scores' mean to the metric, relative to the larger of 1 and the metric.
 TOLERANCE = 1e-5
 
 
 def scorer_for(metric: Any) -> Scorer | None:
-    """The function of outputs (B, ...) and targets (B, ...) that gives the metric's scores (B,); None if unknown."""
+    """The function from outputs (B, ...) and targets (B, ...) to the metric's scores (B,); None if unknown."""
     kind = type(metric).__name__
     if kind == "MulticlassAccuracy":
         is_mean = metric.average == "micro" and metric.top_k == 1 and metric.ignore_index is None
@@ -41,21 +41,21 @@ def scorer_for(metric: Any) -> Scorer | None:
 class Resampling:
     """A metric on resamples of the validation examples.
 
-    Each resample takes an example a Poisson-distributed number of times, so that batches can be resampled one by one.
-    What is drawn depends on the order of the examples and the batch size alone, and so is the same for all models.
+    Each resample contains an example a Poisson-distributed number of times, so that batches can be resampled one by
+    one. The draw depends only on the order of the examples and the batch size, so it is the same for all models.
 
     Args:
-        metric: The metric, a torchmetrics one.
-        num_resamples: R.
+        metric: A torchmetrics metric.
+        num_resamples: Number of resamples, R.
     """
 
     def __init__(self, metric: Any, num_resamples: int) -> None:
         self._bootstrap = BootStrapper(metric, num_bootstraps=num_resamples, mean=False, std=False, raw=True)
-        self._bootstrap.reset()  # `metric` may have been used
+        self._bootstrap.reset()  # `metric` may have been used before
         self._generator = torch.Generator().manual_seed(0)
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Takes in a batch, (B, ...) each."""
+        """Adds a batch of outputs (B, ...) and targets (B, ...)."""
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._generator.get_state())
             self._bootstrap.update(outputs, targets)
@@ -67,12 +67,12 @@ class Resampling:
 
 
 def resampling_for(metric: Any, num_resamples: int) -> Resampling | None:
-    """Resamples of a torchmetrics metric; None for another one, or if there are to be none."""
+    """Resamples of a torchmetrics metric; None for any other metric, or if `num_resamples` is 0."""
     return Resampling(metric, num_resamples) if num_resamples and isinstance(metric, Metric) else None
 
 
 def agrees_with(scores: Tensor, metric: Tensor) -> bool:
-    """Whether the metric is the mean of the scores, as it has to be."""
+    """Whether the metric is the mean of the scores."""
     difference = float((scores.double().mean() - metric.double().cpu()).abs())
     return difference <= TOLERANCE * max(1.0, float(metric.abs()))
 
@@ -88,5 +88,5 @@ def _is_right_binary(outputs: Tensor, targets: Tensor, *, threshold: float) -> T
 
 
 def joined(parts: list[Tensor]) -> Tensor:
-    """The scores of all batches, on the CPU, (N,) in double precision."""
+    """The scores of all batches, (N,) in float64 on the CPU."""
     return torch.cat(parts).double().cpu()

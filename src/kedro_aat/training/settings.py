@@ -1,4 +1,4 @@
-"""Settings of the default training; what they name is imported only when it is needed."""
+"""Settings of the default training; what they name by import path is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from kedro_aat.errors import ConfigurationError
 from kedro_aat.imports import Imported, ImportedOrPath, import_path
 from kedro_aat.validated import Settings
 
-# Settings that are import paths of functions of the user's own.
+# Settings that are import paths of the user's own functions.
 _CALLABLES = ("train_epoch", "validate_", "configure_optimizers", "early_stopping", "update_learning_rate")
 
 
 class Distillation(Settings):
-    """How the baseline, as a teacher, joins in the loss of the compressed model; see `distillation.Teacher`.
+    """How the compressed model learns from the outputs of the baseline; see `teacher.Teacher`.
 
     Attributes:
-        kind: `softmax` compares class probabilities, `mse` the outputs themselves; `auto` takes `softmax` where the
-            loss is a cross-entropy over classes.
-        temperature: By which logits are divided before the softmax, above 0; higher shows more of the wrong classes.
-        weight: Of the teacher's part in the loss, in (0, 1]; the rest is the loss on the targets.
+        kind: `softmax` compares class probabilities, `mse` the outputs themselves; `auto` takes `softmax` if the loss
+            is a cross-entropy over classes.
+        temperature: Divisor of the logits before the softmax, above 0; a higher one gives more weight to the wrong
+            classes.
+        weight: Weight of the teacher's part in the loss, in (0, 1]; the rest is the loss on the targets.
     """
 
     kind: Literal["auto", "softmax", "mse"] = "auto"
@@ -31,35 +32,37 @@ class Distillation(Settings):
 
 
 class TrainingSettings(Settings):
-    """How a model is trained and judged by those who write no training code.
+    """How a model is trained and validated, for users who write no training code.
 
     Attributes:
         batch_size: Examples in a training step and in a validation batch.
-        optimizer: Called with the model's parameters.
-        scheduler: Learning-rate scheduler, called with the optimizer; None keeps the rate.
-        scheduler_interval: Whether it is stepped after each epoch or each optimizer step.
-        loss: Called as `loss(outputs, targets)`.
-        metric: A torchmetrics metric; needed unless `validate` is given.
+        optimizer: Optimizer, called with the model's parameters.
+        scheduler: Learning-rate scheduler, called with the optimizer; None keeps the learning rate.
+        scheduler_interval: Whether the scheduler steps after each epoch or after each optimizer step.
+        loss: Loss, called as `loss(outputs, targets)`.
+        metric: A torchmetrics metric; required unless `validate` is given.
         higher_is_better: Direction of the metric; None takes the metric's own.
-        num_bootstrap_resamples: Resamples of the validation split on which a metric that is no mean over examples, such
-            as AUC or IoU, is computed too, for its standard error; 0 does without.
-        distillation: What the baseline teaches the compressed model beside the targets; None for nothing.
-        batch_norm_adaptation_batches: Training batches from which BatchNorms take their statistics anew after an epoch
+        num_bootstrap_resamples: Resamples of the validation split that give the standard error of a metric that is not
+            a mean over examples, such as AUC or IoU; 0 for none.
+        distillation: How the compressed model learns from the baseline, besides the targets; None for not at all.
+        batch_norm_adaptation_batches: Training batches from which BatchNorms recompute their statistics after an epoch
             in which the rate changed; 0 for none.
-        device: `auto` takes a GPU if there is one; or any name that torch knows.
+        device: `auto` takes a GPU if there is one; or any device name that torch knows.
         precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
-        channels_last: Whether images lie in memory channel by channel last.
+        channels_last: Whether images have the channels-last memory format.
         compile: Whether the model is compiled for training.
         gradient_clip_norm: Largest norm of all gradients together; None does not clip.
-        num_workers: Processes that load data.
+        num_workers: Number of processes that load data.
         num_threads: Threads of torch on the CPU, set for the whole process; None leaves it to torch. Only runs with
-            the same number agree bit for bit, and a small network is quicker with one.
-        train_epoch: Import path of a function used instead of ours; it is called as the loops' callable is,
-            and with `data=` (the training batches) if it takes that.
-        validate_: Likewise, with the validation batches; spelt `validate` in YAML.
-        configure_optimizers: Likewise, with `model=` if it takes that.
-        early_stopping: Import path; see the loops' `run`.
-        update_learning_rate: Likewise.
+            the same number agree bit for bit, and a small network is faster with one.
+        train_epoch: Import path of a function to use instead of the default one. It is called like the loops'
+            `train_epoch_fn`, with `data=` (the training batches) if it has that parameter.
+        validate_: Import path of a validation function, called like `validate_fn`, with `data=` (the validation
+            batches) if it has that parameter; spelled `validate` in YAML.
+        configure_optimizers: Import path of a function called like `configure_optimizers_fn`, with `model=` if it has
+            that parameter.
+        early_stopping: Import path of a function called like the loops' `early_stopping_fn`.
+        update_learning_rate: Import path of a function called like the loops' `update_learning_rate_fn`.
     """
 
     batch_size: Annotated[int, Field(ge=1)] = 32
@@ -109,7 +112,7 @@ class TrainingSettings(Settings):
         return number
 
     def lookup_mistakes(self, key: str) -> list[str]:
-        """Paths that cannot be imported, arguments that are not taken, a metric without a direction."""
+        """Paths that cannot be imported, unknown arguments, and a metric without a direction."""
         mistakes = super().lookup_mistakes(key)
         for function in _CALLABLES:
             path = getattr(self, function)
@@ -117,14 +120,14 @@ class TrainingSettings(Settings):
             mistakes += Imported(class_path=path).lookup_mistakes(name) if path else []
         mistakes = mistakes or self._refused(key)
         if self.metric is None and self.validate_ is None:
-            mistakes.append(f"{key}.metric: this key is required where no validate function is given")
+            mistakes.append(f"{key}.metric: this key is required unless a validate function is given")
         elif not mistakes and self.direction() is None:
             metric = self.metric.class_path if self.metric else "a validate function"
-            mistakes.append(f"{key}.higher_is_better: {metric} does not say which direction is better; say it here")
+            mistakes.append(f"{key}.higher_is_better: {metric} does not say which direction is better; set it here")
         return mistakes
 
     def _refused(self, key: str) -> list[str]:
-        """What does not take its arguments, found by building it."""
+        """Objects that refuse their arguments, found by building them."""
         import torch
 
         mistakes: list[str] = []
@@ -134,7 +137,7 @@ class TrainingSettings(Settings):
                 return None
             try:
                 return imported.build(*args)
-            except Exception as error:  # whatever a user's class raises is the answer
+            except Exception as error:  # a user's class may raise anything
                 mistakes.append(f"{key}.{name}: {imported.class_path} refuses its init_args: {error}")
                 return None
 
@@ -146,7 +149,7 @@ class TrainingSettings(Settings):
         return mistakes
 
     def check(self) -> None:
-        """Imports all that is named, before anything is trained.
+        """Imports everything that the settings name, before anything is trained.
 
         Raises:
             ConfigurationError: Lists everything that `lookup_mistakes` finds.
@@ -162,13 +165,13 @@ class TrainingSettings(Settings):
 
     @property
     def teaching(self) -> dict[str, Any] | None:
-        """How the baseline teaches, as plain data; None where it does not, as with an own `train_epoch`."""
+        """How the baseline teaches, as plain data; None if it does not, as with the user's own `train_epoch`."""
         if self.distillation is None or self.train_epoch is not None:
             return None
         return self.distillation.model_dump()
 
     def with_learning_rate(self, factor: float) -> TrainingSettings:
-        """The same with the optimizer's learning rate multiplied, where it is given by `lr`."""
+        """The same settings with the optimizer's learning rate multiplied by `factor`, if `lr` is given."""
         arguments = self.optimizer.init_args
         if "lr" not in arguments:
             return self
@@ -177,11 +180,11 @@ class TrainingSettings(Settings):
 
     @property
     def metric_name(self) -> str:
-        """What the metric is called: the last part of its path."""
+        """Name of the metric: the last part of its import path."""
         path = self.validate_ or (self.metric.class_path if self.metric else "")
         return path.rpartition(".")[2]
 
     def function(self, key: str) -> Callable[..., Any] | None:
-        """The user's own function for `key`, None if there is none."""
+        """The user's own function for `key`; None if there is none."""
         path = getattr(self, key)
         return import_path(path) if path else None

@@ -1,4 +1,4 @@
-"""Distillation: the baseline says how sure it is of each answer, and the compressed model learns that too."""
+"""The teacher of distillation: the compressed model also learns the outputs of the baseline."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Teacher:
-    """A baseline that only answers.
+    """The baseline as a teacher.
 
     Args:
-        model: Put into evaluation mode, and no longer to be trained.
-        settings: How it teaches.
-        task_loss: The loss on the targets, which the teacher's joins.
-        autocast: Makes the context in which models are called.
+        model: The baseline; put into evaluation mode and never trained.
+        settings: Kind, temperature and weight of the distillation loss.
+        task_loss: Loss on the targets.
+        autocast: Makes the autocast context in which models are called.
     """
 
     def __init__(
@@ -43,25 +43,25 @@ class Teacher:
 
     @torch.no_grad()
     def answer(self, inputs: Tensor) -> Tensor:
-        """Its outputs for a batch."""
+        """Its outputs for a batch, (B, ...)."""
         with self._autocast():
             outputs: Tensor = self._model(inputs)
         return outputs
 
     def answers(self, batches: Iterable[Tensor]) -> Tensor:
-        """Its outputs for all batches, (N, ...), on the CPU in single precision."""
+        """Its outputs for all batches, (N, ...), on the CPU in float32."""
         return torch.cat([self.answer(inputs).float().cpu() for inputs in batches])
 
-    def loss(self, outputs: Tensor, targets: Tensor, taught: Tensor) -> Tensor:
-        """Both losses, weighted; a scalar.
+    def loss(self, outputs: Tensor, targets: Tensor, answers: Tensor) -> Tensor:
+        """The weighted sum of the losses on targets and teacher, a scalar.
 
         Args:
-            outputs: Of the model that learns, (B, ...).
-            targets: Of the data.
-            taught: The teacher's outputs for the same inputs, (B, ...).
+            outputs: Outputs of the compressed model, (B, ...).
+            targets: Targets of the batch.
+            answers: Outputs of the teacher for the same inputs, (B, ...).
         """
         weight = self._settings.weight
-        return (1 - weight) * self._task_loss(outputs, targets) + weight * self._loss(outputs, taught)
+        return (1 - weight) * self._task_loss(outputs, targets) + weight * self._loss(outputs, answers)
 
-    def _softmax_loss(self, outputs: Tensor, taught: Tensor) -> Tensor:
-        return softened_divergence(outputs, taught, self._settings.temperature)
+    def _softmax_loss(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        return softened_divergence(outputs, answers, self._settings.temperature)
