@@ -91,7 +91,7 @@ class CompositeController(ModelController):
             child.compression_rate = 0.0
             child.strip(do_copy=False)
         if isinstance(self.loss, DistillationLoss):
-            self.loss.detach(self.model)
+            self.loss.detach()
 
     def _apply_masks(self) -> None:
         for child in self.children:
@@ -165,7 +165,7 @@ class CompositeController(ModelController):
         model, quantization = controller.model, controller.quantization
         controller._apply_masks()
         if isinstance(controller.loss, DistillationLoss):
-            controller.loss.detach(model)
+            controller.loss.detach()
         scales = quantization.end_training() if quantization is not None else {}
         is_cut = False
         # What was put on last comes off first: single zeros are made for good before whole filters are cut.
