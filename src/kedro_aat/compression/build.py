@@ -1,4 +1,4 @@
-"""From settings to a controller."""
+"""Builds the controller that settings describe."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def build_controller(
 
     Args:
         model: The trained model.
-        settings: Which algorithm or algorithms, and how.
-        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
-        example_input: A batch for the export, (N, ...); filter pruning needs it to trace the model.
+        settings: Settings of one algorithm or of a composite.
+        steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
+        example_input: A batch, (N, ...), for `export_model`; filter pruning needs it to trace the model.
 
     Raises:
-        ConfigurationError: For scopes that match no layer.
-        ModelError: For a model without layers that the algorithm can compress, or that it cannot trace.
+        ConfigurationError: If a scope matches no layer.
+        ModelError: If the model has no layer that the algorithm can compress, or cannot be traced.
     """
     if isinstance(settings, Composite):
         return CompositeController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)

@@ -1,4 +1,4 @@
-"""Several algorithms on one model: the search moves the rate of one, the others follow their own schedules."""
+"""Several algorithms on one model: the search sets the rate of one, the others follow their own schedules."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from kedro_aat.errors import ConfigurationError
 
 
 class CompositeController(ModelController):
-    """Puts several algorithms on one model.
+    """Compresses one model with several algorithms.
 
-    Filters are masked first, then single weights, and what is left is rounded, whatever the order of the settings;
-    `strip` cuts the filters and then holds the rest in integers. Rates are those of the `adaptive` algorithm.
+    In any order of the settings, filters are masked first, then single weights, and the result is quantized. `strip`
+    cuts the filters and then converts the rest to integers. The rates are those of the `adaptive` algorithm.
 
     Args:
         model: The model, changed in place.
-        settings: Of all algorithms.
-        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
-        example_input: A batch, (N, ...); filter pruning needs it.
+        settings: Settings of all algorithms.
+        steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
+        example_input: A batch, (N, ...), for `export_model`; filter pruning needs it to trace the model.
 
     Attributes:
-        children: One controller for each algorithm with a rate, in the order in which they were put on the model.
-        adaptive: The child whose rate this controller's rate is.
+        children: One controller per algorithm with a rate, in the order in which they were put on the model.
+        adaptive: The child whose rate is this controller's rate.
 
     Raises:
-        ConfigurationError: For scopes that match no layer.
-        ModelError: As the algorithms raise it.
+        ConfigurationError: If a scope matches no layer.
+        ModelError: If one of the algorithms cannot compress the model.
     """
 
     name = "composite"
@@ -56,16 +56,16 @@ class CompositeController(ModelController):
         example_input: Tensor | None = None,
     ) -> None:
         super().__init__(model, settings, example_input)
-        if settings.distillation:  # the teacher is the model as it is given, so it is copied first
+        if settings.distillation:  # the teacher is a copy of the uncompressed model, so it comes first
             self.loss = DistillationLoss(model, settings.distillation)
-        # The first on the model is the adaptive one: masks come before rounding, filters before single weights.
+        # The first one is the adaptive one: masks come before rounding, filters before single weights.
         self.children: list[ScheduledController] = []
         options: dict[str, Any] = {"steps_per_epoch": steps_per_epoch, "example_input": example_input}
         for part in settings.compressing:
             try:
                 self.children.append(build_single(model, part, **options, is_part=True))
             except Exception:
-                self._take_off()
+                self._restore_model()
                 raise
         self.adaptive = self.children[0]
         self.maximal_compression_rate = self.adaptive.maximal_compression_rate
@@ -77,21 +77,21 @@ class CompositeController(ModelController):
         return next((child for child in self.children if isinstance(child, QuantizationController)), None)
 
     def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
-        """Takes the ranges of activations from batches, the masks applied; see `QuantizationController.calibrate`.
+        """Sets the ranges of activations from batches, with the masks applied; without quantization it does nothing.
 
-        Without quantization it does nothing.
+        See `QuantizationController.calibrate`.
         """
         if (quantization := self.quantization) is not None:
             self._apply_masks()
             quantization.calibrate(batches)
 
-    def _take_off(self) -> None:
-        """Leaves the model as it was given, so that it can be tried again with what was wrong put right."""
+    def _restore_model(self) -> None:
+        """Undoes the changes to the model, so that the caller can correct the mistake and try again."""
         for child in reversed(self.children):
             child.compression_rate = 0.0
             child.strip(do_copy=False)
         if isinstance(self.loss, DistillationLoss):
-            self.loss.detach(self.model)
+            self.loss.detach()
 
     def _apply_masks(self) -> None:
         for child in self.children:
@@ -102,17 +102,17 @@ class CompositeController(ModelController):
 
     @property
     def achieved_rate(self) -> float:
-        """That of the adaptive algorithm, in [0, 1]."""
+        """The achieved rate of the adaptive algorithm, in [0, 1]."""
         return self.adaptive.achieved_rate
 
     @property
     def weight_names(self) -> list[str]:
-        """Of sparse weights, unless they are exported as integers, under other names and with more zeros."""
+        """Names of sparse weights; empty with quantization, whose integers have other names and more zeros."""
         return [] if self.quantization else self.adaptive.weight_names
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Optimizer steps in an epoch, for rates that move within one; None if unknown."""
+        """Optimizer steps per epoch, for rates that change within an epoch; None if unknown."""
         return self.adaptive.steps_per_epoch
 
     @steps_per_epoch.setter
@@ -121,54 +121,55 @@ class CompositeController(ModelController):
             child.steps_per_epoch = number
 
     def report(self) -> CompressionReport:
-        """The rates of the adaptive algorithm."""
+        """Returns the rates of the adaptive algorithm."""
         return self.adaptive.report()
 
     def compression_stage(self) -> CompressionStage:
-        """The stages of all algorithms with a rate, added up."""
+        """Returns the sum of the stages of all algorithms with a rate."""
         return functools.reduce(operator.add, (child.compression_stage() for child in self.children))
 
     def disable_scheduler(self) -> None:
-        """Ends the schedule of the adaptive algorithm; the others go on with theirs."""
+        """Ends the schedule of the adaptive algorithm; the others continue theirs."""
         self.adaptive.disable_scheduler()
 
     def statistics(self) -> LayerTables:
-        """The tables of all algorithms."""
+        """Returns the layer tables of all algorithms."""
         return LayerTables(tuple(table for child in self.children for table in child.statistics().tables))
 
     def get_state(self) -> dict[str, Any]:
-        """Algorithm -> its state."""
+        """Returns the state of each algorithm, by its name."""
         return {child.name: child.get_state() for child in self.children}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `get_state`; tensors come with the model's `state_dict`. A search is never undone.
+        """Continues from `get_state`; the tensors are in the model's `state_dict`.
 
         Raises:
-            ConfigurationError: If it is the state of other algorithms.
+            ConfigurationError: If the state belongs to other algorithms.
         """
-        own = [child.name for child in self.children]
-        if sorted(own) != sorted(state):
-            raise ConfigurationError("compression", [f"the state is of {sorted(state)}, but this composite has {own}"])
+        names = [child.name for child in self.children]
+        if sorted(names) != sorted(state):
+            mistake = f"the state is of {', '.join(sorted(state))}, but this composite has {', '.join(sorted(names))}"
+            raise ConfigurationError("compression", [mistake])
         for child in self.children:
             child.load_state(state[child.name])
 
     def strip(self, do_copy: bool = True) -> nn.Module:
-        """The model without training machinery: filters cut, zeros in place, quantized layers in integers.
+        """Returns the model without training machinery: filters cut, weights set to zero, layers in integers.
 
         Args:
-            do_copy: Whether to leave the model under training as it is.
+            do_copy: Whether to strip a copy and leave the model under training unchanged.
 
         Raises:
-            ModelError: As the algorithms raise it.
+            ModelError: If the cut model's outputs differ from the masked model's, or ranges of activations are unknown.
         """
         controller = copy.deepcopy(self) if do_copy else self
         model, quantization = controller.model, controller.quantization
         controller._apply_masks()
         if isinstance(controller.loss, DistillationLoss):
-            controller.loss.detach(model)
+            controller.loss.detach()
         scales = quantization.end_training() if quantization is not None else {}
         is_cut = False
-        # What was put on last comes off first: single zeros are made for good before whole filters are cut.
+        # In reverse order: single weights are set to zero for good before whole filters are cut.
         for child in reversed(controller.children):
             if isinstance(child, FilterPruningController):
                 plan = child.cut_plan()
@@ -191,7 +192,15 @@ def build_single(
     example_input: Tensor | None = None,
     is_part: bool = False,
 ) -> ScheduledController:
-    """The controller of one algorithm; see `build.build_controller`."""
+    """Builds the controller of one algorithm; see `build.build_controller`.
+
+    Args:
+        model: The model, changed in place.
+        settings: Settings of the algorithm.
+        steps_per_epoch: Optimizer steps per epoch; counted if None.
+        example_input: A batch, (N, ...).
+        is_part: Whether it belongs to a composite, whose other algorithms may compress the same model.
+    """
     common: dict[str, Any] = {"steps_per_epoch": steps_per_epoch, "example_input": example_input}
     if isinstance(settings, FilterPruning):  # always the first of a composite
         return FilterPruningController(model, settings, **common)
@@ -201,36 +210,36 @@ def build_single(
 
 
 class CompositeScheduler:
-    """Steps the schedulers of all children; each is looked up anew, since a search replaces one of them.
+    """Steps the schedulers of all children; it looks them up at each step, since a search replaces one of them.
 
     Args:
-        children: The first is the adaptive one.
+        children: The children of the composite, the adaptive one first.
     """
 
     def __init__(self, children: Sequence[ScheduledController]) -> None:
         self._children = children
 
     def step(self, next_step: int | None = None) -> None:
-        """Begins an optimizer step: the next, or the one named."""
+        """Begins an optimizer step: the next one, or the given one."""
         for child in self._children:
             child.scheduler.step(next_step)
 
     def epoch_step(self, next_epoch: int | None = None) -> None:
-        """Begins an epoch: the next, or the one named."""
+        """Begins an epoch: the next one, or the given one."""
         for child in self._children:
             child.scheduler.epoch_step(next_epoch)
 
     def follow_rate_path(self, path: tuple[float, ...]) -> None:
-        """Gives the adaptive algorithm a path of rates for one epoch, once its schedule is disabled."""
+        """Sets the rate path of the adaptive algorithm for the next epoch, once its schedule is disabled."""
         scheduler = self._children[0].scheduler
         assert isinstance(scheduler, PathScheduler)  # the runner disables the schedule first
         scheduler.follow_rate_path(path)
 
     def get_state(self) -> dict[str, Any]:
-        """Algorithm -> plain data from which `load_state` goes on."""
+        """Returns the state of each algorithm's scheduler, by the algorithm's name."""
         return {child.name: child.scheduler.get_state() for child in self._children}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what `get_state` gave."""
+        """Continues from what `get_state` returned."""
         for child in self._children:
             child.scheduler.load_state(state[child.name])

@@ -1,4 +1,4 @@
-"""What the training loops know of compression, and what all controllers of this package share."""
+"""The protocol that the training loops ask of a controller, and the base class of all controllers in this package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class CompressionStage(IntEnum):
-    """How far a controller's own schedule has come. Two that differ combine to PARTIALLY_COMPRESSED."""
+    """How far a controller's own schedule has come. Two different stages add up to PARTIALLY_COMPRESSED."""
 
     UNCOMPRESSED = 0
     PARTIALLY_COMPRESSED = 1
@@ -32,32 +32,32 @@ class CompressionStage(IntEnum):
 
 @runtime_checkable
 class CompressionScheduler(Protocol):
-    """Moves the rate as training goes on."""
+    """Changes the rate during training."""
 
     def step(self, next_step: int | None = None) -> None:
-        """To be called before each optimizer step."""
+        """Begins an optimizer step: the next one, or the given one. Call it before each step."""
         ...
 
     def epoch_step(self, next_epoch: int | None = None) -> None:
-        """To be called before each epoch."""
+        """Begins an epoch: the next one, or the given one. Call it before each epoch."""
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """Plain data from which `load_state` goes on."""
+        """Returns plain data for `load_state`."""
         ...
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what `get_state` gave."""
+        """Continues from what `get_state` returned."""
         ...
 
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """The rate asked for and the rate reached.
+    """The requested and the achieved compression rate.
 
     Attributes:
-        requested_rate: In [0, 1).
-        achieved_rate: What the user gets, in [0, 1]; measured on the model.
+        requested_rate: The rate that was set, in [0, 1).
+        achieved_rate: The rate measured on the model, in [0, 1].
     """
 
     requested_rate: float
@@ -65,22 +65,23 @@ class CompressionReport:
 
 
 class CompressionLoss(nn.Module):
-    """The loss that an algorithm adds to the task's; ours add none."""
+    """The term that an algorithm adds to the task's loss; 0 for all algorithms here except distillation."""
 
     def forward(self) -> Tensor:
-        """A scalar to be added to the task's loss."""
+        """Returns a scalar to add to the task's loss."""
         return torch.zeros(())
 
     def calculate(self) -> Tensor:
-        """The same under its other name."""
+        """Calls `forward`, under NNCF's other name for it."""
         return self.forward()
 
 
 @runtime_checkable
 class CompressionController(Protocol):
-    """A model under compression, as the training loops see it. Any object with these works.
+    """A model under compression, as the training loops see it. Any object with these members works.
 
-    `report()` is asked for where it exists; without it the achieved rate is `compression_rate`.
+    If it also has `report()`, the loops take both rates from there; otherwise `compression_rate` is the requested and
+    the achieved rate.
     """
 
     name: str
@@ -93,7 +94,7 @@ class CompressionController(Protocol):
 
     @property
     def scheduler(self) -> CompressionScheduler:
-        """Moves the rate until `disable_scheduler`."""
+        """Changes the rate until `disable_scheduler` is called."""
         ...
 
     compression_rate: float
@@ -104,27 +105,27 @@ class CompressionController(Protocol):
         ...
 
     def disable_scheduler(self) -> None:
-        """From now on the rate is set from outside alone."""
+        """Ends the schedule: from now on the rate changes only when it is set."""
         ...
 
     def statistics(self) -> Any:
-        """An object with `to_str()`."""
+        """Returns an object with `to_str()`."""
         ...
 
     def get_compression_state(self) -> dict[str, Any]:
-        """Plain data from which the controller can be built again."""
+        """Returns plain data from which the controller can be rebuilt."""
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """Plain data that changes during training."""
+        """Returns plain data that changes during training."""
         ...
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what `get_state` gave."""
+        """Continues from what `get_state` returned."""
         ...
 
     def strip(self) -> nn.Module:
-        """The model as it would be exported."""
+        """Returns the model as it would be exported."""
         ...
 
     def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -133,7 +134,7 @@ class CompressionController(Protocol):
 
 
 def rates_of(controller: CompressionController) -> CompressionReport:
-    """The rates of any controller, also of one that has no `report` of its own."""
+    """Returns the rates of any controller, with or without a `report` method."""
     own = getattr(controller, "report", None)
     if own is not None:
         result = own()
@@ -147,23 +148,23 @@ Exporter = Callable[[nn.Module, Tensor, Path], object]
 
 
 class ModelController(ABC):
-    """A controller that owns its model, so that the two pass between nodes, and are deep-copied, as one.
+    """A controller that owns its model, so that the two are passed between nodes and deep-copied as one object.
 
     Args:
         model: The model, changed in place.
-        settings: Of the algorithm, or of the composite.
-        example_input: A batch for `export_model`, (N, ...), None if unknown.
+        settings: Settings of the algorithm, or of the composite.
+        example_input: A batch for `export_model`, (N, ...); None if unknown.
 
     Attributes:
-        model: Likewise.
-        settings: Likewise.
-        loss: What the compression adds to the task's loss; there for training functions that add it.
-        scheduler: Steps the schedule until `disable_scheduler`, then follows the search.
-        example_input: Likewise.
-        exporter: Writes a model for an example input to a path, for `export_model`; None if there is none.
+        model: The model under compression.
+        settings: The settings that were passed in.
+        loss: The term that training functions add to the task's loss.
+        scheduler: Follows the schedule until `disable_scheduler` is called, then the rate paths of the search.
+        example_input: The batch that was passed in.
+        exporter: Writes a model with an example input to a path, for `export_model`; None if there is none.
 
     Raises:
-        ModelError: If the example input is no tensor.
+        ModelError: If the example input is not a tensor.
     """
 
     name: str
@@ -180,22 +181,22 @@ class ModelController(ABC):
 
     @abstractmethod
     def _set_rate(self, rate: float) -> None:
-        """Brings the model to a rate in [0, 1), else ValueError."""
+        """Compresses the model to a rate in [0, 1); raises ValueError for any other."""
 
     @property
     @abstractmethod
     def achieved_rate(self) -> float:
-        """The rate that the model has, in [0, 1]."""
+        """The rate measured on the model, in [0, 1]."""
 
     @property
     def weight_names(self) -> list[str]:
-        """Names of the parameters whose zeros are the rate; none where the rate is of something else."""
+        """Names of the parameters whose share of zeros is the rate; empty if the rate is not about zeros."""
         return []
 
     @property
     @abstractmethod
     def steps_per_epoch(self) -> int | None:
-        """Optimizer steps in an epoch, for rates that move within one; None if unknown."""
+        """Optimizer steps per epoch, for rates that change within an epoch; None if unknown."""
 
     @steps_per_epoch.setter
     @abstractmethod
@@ -203,39 +204,42 @@ class ModelController(ABC):
 
     @abstractmethod
     def report(self) -> CompressionReport:
-        """The rate asked for, and the rate counted on the model."""
+        """Returns the requested rate and the rate measured on the model."""
 
     @abstractmethod
     def compression_stage(self) -> CompressionStage:
-        """How far the schedule has come."""
+        """Returns how far the schedule has come."""
 
     @abstractmethod
     def disable_scheduler(self) -> None:
-        """Ends the schedule; the rate stays what it is until it is set."""
+        """Ends the schedule; the rate stays the same until it is set."""
 
     @abstractmethod
     def statistics(self) -> LayerTable | LayerTables:
-        """What the compression did to each layer."""
+        """Returns what the compression did to each layer."""
 
     @abstractmethod
     def get_state(self) -> dict[str, Any]:
-        """What changes during training and is not in the model's `state_dict`, as plain data."""
+        """Returns what changes during training and is not in the model's `state_dict`, as plain data."""
 
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `get_state`; tensors come with the model's `state_dict`. A search is never undone."""
+        """Continues from `get_state`; the tensors are in the model's `state_dict`.
+
+        A controller that a search has taken over does not return to its schedule.
+        """
 
     @abstractmethod
     def strip(self, do_copy: bool = True) -> nn.Module:
-        """The model as it would be exported.
+        """Returns the model as it would be exported.
 
         Args:
-            do_copy: Whether to leave the model under training as it is.
+            do_copy: Whether to strip a copy and leave the model under training unchanged.
         """
 
     @property
     def compression_rate(self) -> float:
-        """The achieved rate, in [0, 1]. What is set is the requested one, in [0, 1), else ValueError."""
+        """The achieved rate, in [0, 1]. Setting it sets the requested rate, in [0, 1), or raises ValueError."""
         return self.achieved_rate
 
     @compression_rate.setter
@@ -243,42 +247,42 @@ class ModelController(ABC):
         self._set_rate(rate)
 
     def get_compression_state(self) -> dict[str, Any]:
-        """Settings and state: with the model's `state_dict` all that is needed to build this again."""
+        """Returns settings and state; with the model's `state_dict` they are enough to rebuild the controller."""
         return {"settings": self.settings.model_dump(mode="json"), "state": self.get_state()}
 
     def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """Writes the stripped model to a file, as NNCF's scripts do.
 
         Args:
-            path: The file.
-            *args: Accepted for NNCF's sake (`save_format`, names of inputs) and without effect.
-            **kwargs: Likewise.
+            path: The file to write.
+            *args: Ignored; NNCF's scripts pass `save_format` and names of inputs.
+            **kwargs: Ignored, like `*args`.
 
         Raises:
-            ModelError: If no exporter or no example input is known.
+            ModelError: If the controller has no exporter or no example input.
         """
         if self.example_input is None:
             raise ModelError(
-                "export_model needs an example input: give create_compressed_model a config with "
-                "input_info.sample_size, or an example_input."
+                "export_model needs an example input: pass create_compressed_model an example_input, or a config with "
+                "input_info.sample_size."
             )
         if self.exporter is None:
             raise ModelError(
-                "export_model needs a controller from create_compressed_model; for this one, call "
+                "export_model only works for controllers from create_compressed_model; for this one, call "
                 "kedro_aat.export.onnx_file.to_onnx(controller.strip(), example_input)."
             )
         self.exporter(self.strip().cpu(), self.example_input.cpu(), Path(path))
 
 
 def require_one_tensor(example_input: object) -> None:
-    """Sees to it that an example input is a tensor, if there is one.
+    """Checks that an example input, if there is one, is a tensor.
 
     Raises:
-        ModelError: Says what can be done for a model of several inputs.
+        ModelError: If it is not; the message says what works for models with several inputs.
     """
     if example_input is not None and not isinstance(example_input, Tensor):
         raise ModelError(
             f"example_input must be one tensor, (N, ...), but got a {type(example_input).__name__}: filter pruning and "
-            "export_model know models of one input. For several, magnitude_sparsity and quantization work without an "
-            "example_input."
+            "export_model only support models with one input. magnitude_sparsity and quantization also compress models "
+            "with several inputs; do not pass them an example_input."
         )

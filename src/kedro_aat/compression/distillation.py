@@ -1,4 +1,4 @@
-"""A loss that holds a model under compression to what it said before: knowledge distillation from itself."""
+"""Knowledge distillation: a loss that keeps a model's outputs close to those it had before compression."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from kedro_aat.compression.quantization.calls import is_floating
 from kedro_aat.compression.settings import KnowledgeDistillation
 from kedro_aat.errors import ModelError
 
-_TEACHER = "_aat_teacher."  # before the names of the teacher's tensors in the model's state_dict
+_TEACHER = "_aat_teacher."  # prefix of the teacher's tensors in the model's state_dict
 
 
 class DistillationLoss(CompressionLoss):
-    """Compares a model's last outputs in training with those of a frozen copy of it, on the same inputs.
+    """Compares a model's last outputs in training mode with those of a frozen copy, the teacher, on the same inputs.
 
-    `softmax` is the `softened_divergence`, `mse` the mean squared difference; where the model returns several
-    floating-point tensors, the sum over them. Outside of training it is 0.
+    `softmax` is the `softened_divergence`, `mse` the mean squared difference. If the model returns several
+    floating-point tensors, their losses are summed. In evaluation mode the loss is 0.
 
-    The copy's tensors travel in the model's `state_dict`, so that a model that is built anew and loaded has the
-    same teacher; a state without them leaves the teacher as it is.
+    The teacher's tensors are in the model's `state_dict`, so that a model that is rebuilt and loaded has the same
+    teacher. A state without them leaves the teacher unchanged.
 
     Args:
-        model: Before anything else is put on it; gets hooks.
-        settings: Of the loss.
+        model: The model before anything else was attached to it; it gets hooks.
+        settings: Settings of the loss.
     """
 
     def __init__(self, model: nn.Module, settings: KnowledgeDistillation) -> None:
@@ -37,25 +37,25 @@ class DistillationLoss(CompressionLoss):
         self.settings = settings
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self._last: tuple[tuple[Any, ...], dict[str, Any], list[Tensor]] | None = None
-        model.register_forward_hook(self._after_forward, with_kwargs=True)
-        model._register_state_dict_hook(self._add_teacher)
-        model.register_load_state_dict_pre_hook(self._take_teacher)
+        self._hooks = [
+            model.register_forward_hook(self._after_forward, with_kwargs=True),
+            model._register_state_dict_hook(self._add_teacher),
+            model.register_load_state_dict_pre_hook(self._take_teacher),
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the last outputs: they belong to a graph, which cannot be copied."""
+        """Leaves out the last outputs: they belong to an autograd graph, which cannot be copied."""
         return self.__dict__ | {"_last": None}
 
     def train(self, mode: bool = True) -> DistillationLoss:
-        """The teacher stays in evaluation mode."""
+        """Sets the mode of the loss; the teacher stays in evaluation mode."""
         self.training = mode
         return self
 
-    def detach(self, model: nn.Module) -> None:
-        """Takes the hooks out of the model again."""
-        for hooks in (model._forward_hooks, model._state_dict_hooks, model._load_state_dict_pre_hooks):
-            for key in [key for key, hook in hooks.items() if _is_of(hook, self)]:
-                del hooks[key]
-                model._forward_hooks_with_kwargs.pop(key, None)
+    def detach(self) -> None:
+        """Removes the hooks from the model."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _after_forward(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         is_training = model.training and torch.is_grad_enabled()
@@ -71,55 +71,50 @@ class DistillationLoss(CompressionLoss):
             self.teacher.load_state_dict({name.removeprefix(start): state.pop(name) for name in names})
 
     def forward(self) -> Tensor:
-        """A scalar to be added to the task's loss, `scale` included.
+        """Returns a scalar to add to the task's loss, multiplied by `scale`.
 
         Raises:
-            ModelError: For `softmax`, if the model returns a tensor without classes.
+            ModelError: If the loss is `softmax` and the model returns a tensor without a dimension for classes.
         """
         if self._last is None:
             return super().forward()
         args, kwargs, outputs = self._last
         with torch.no_grad():
             expected = list(filter(is_floating, tree_leaves(self._teacher_on(outputs)(*args, **kwargs))))
-        terms = [self._compare(now.float(), then.float()) for now, then in zip(outputs, expected, strict=True)]
+        terms = [self._compare(*(tensor.float() for tensor in pair)) for pair in zip(outputs, expected, strict=True)]
         return self.settings.scale * torch.stack(terms).sum()
 
     def _teacher_on(self, outputs: list[Tensor]) -> nn.Module:
-        """The teacher, which follows the model to its device."""
+        """Moves the teacher to the device of the model's outputs."""
         return self.teacher.to(outputs[0].device) if outputs else self.teacher
 
-    def _compare(self, now: Tensor, then: Tensor) -> Tensor:
+    def _compare(self, outputs: Tensor, expected: Tensor) -> Tensor:
         if self.settings.type == "mse":
-            return F.mse_loss(now, then)
-        return softened_divergence(now, then, self.settings.temperature)
+            return F.mse_loss(outputs, expected)
+        return softened_divergence(outputs, expected, self.settings.temperature)
 
 
-def softened_divergence(now: Tensor, then: Tensor, temperature: float) -> Tensor:
-    """The Kullback-Leibler divergence of softened probabilities, the mean over all predictions.
+def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Returns the Kullback-Leibler divergence of softened probabilities, averaged over all predictions.
 
-    Times the temperature squared, so that gradients keep their size whatever it is (Hinton, Vinyals and Dean 2015,
-    arXiv:1503.02531, section 2).
+    It is multiplied by the squared temperature, so that the gradients have the same size at any temperature (Hinton,
+    Vinyals and Dean 2015, arXiv:1503.02531, section 2).
 
     Args:
-        now: Logits of the model that learns, (B, C, ...).
-        then: Those of its teacher.
-        temperature: By which they are divided, above 0.
+        student: Logits of the model that learns, (B, C, ...).
+        teacher: Logits of its teacher, (B, C, ...).
+        temperature: Divisor of the logits, above 0.
 
     Raises:
-        ModelError: For logits without classes.
+        ModelError: If the logits have no dimension for classes.
     """
-    if now.ndim < 2:
+    if student.ndim < 2:
         raise ModelError(
-            "distillation by softmax needs outputs (B, classes, ...), but the model returns one of shape "
-            f"{tuple(now.shape)}: choose mse."
+            "distillation by softmax needs outputs of shape (B, classes, ...), but the model returns one of shape "
+            f"{tuple(student.shape)}: choose mse."
         )
-    student = F.log_softmax(now.float() / temperature, dim=1)
-    teacher = F.log_softmax(then.float() / temperature, dim=1)
-    num_predictions = now.numel() // now.shape[1]
-    divergence = F.kl_div(student, teacher, reduction="sum", log_target=True) / num_predictions
+    log_student = F.log_softmax(student.float() / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)
+    num_predictions = student.numel() // student.shape[1]
+    divergence = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) / num_predictions
     return divergence * temperature**2
-
-
-def _is_of(hook: Any, owner: object) -> bool:
-    """Whether a hook is a method of an object; torch wraps some hooks."""
-    return getattr(getattr(hook, "hook", hook), "__self__", None) is owner

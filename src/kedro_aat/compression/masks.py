@@ -1,40 +1,46 @@
-"""Masks on a model's parameters, applied before every forward pass, and what stood under them.
+"""Masks on a model's parameters, applied before every forward pass, and the values of the masked weights.
 
-They are applied in place, which costs one fused multiplication and works with any optimizer, whatever its
-momentum or weight decay did to a masked weight. What a weight was when it was masked is kept beside it, so that
-the rate can fall again. Both are buffers of the layer. Two algorithms may mask the same weight: each has a mask of its
-own, and they share what stood under them, so that a weight comes back when the last of them lets go.
+A mask is applied in place, which costs one fused multiplication and works with any optimizer, whatever its momentum or
+weight decay did to a masked weight. The value that a weight had when it was masked is kept in a second buffer, the
+shadow, so that the rate can fall again. Two algorithms may mask the same weight: each has its own mask, and they share
+the shadow, so that a weight comes back when neither masks it any more.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kedro_aat.compression.scopes import PrunableWeight
 
-# Behind a weight's name: the mask of filter pruning, that of sparsity, and what stands under both.
-MASK, SPARSITY_MASK, SHADOW = "_mask", "_sparsity_mask", "_shadow"
+# Suffixes of the buffers' names, after the name of the weight.
+MASK = "_mask"  # of filter pruning
+SPARSITY_MASK = "_sparsity_mask"
+SHADOW = "_shadow"  # shared by all masks
 _MASKS = (MASK, SPARSITY_MASK)
 
 
 def carries_masks(model: nn.Module) -> bool:
     """Whether any algorithm masks weights of a model."""
-    # Told by what stands under the masks: buffers of a model's own may be called attn_mask, too.
+    # By the shadow, not by the masks: a model's own buffers may be called attn_mask.
     return any(name + SHADOW in module._buffers for module in model.modules() for name in module._parameters)
 
 
 class WeightMasks:
-    """The masks of a model's weights; holds on to the layers, so that deep copies stay whole.
+    """The masks of one algorithm on a model's weights.
+
+    It refers to layers, not to tensors, so that a deep copy of model and controller stays consistent.
 
     Args:
-        weights: The parameters that are masked.
-        statistics: Buffers that belong to one of these, such as the running mean of a masked scale. They are not
-            masked, but brought back together with it: under a mask they only follow the zeros.
-        suffix: Behind a weight's name that of its mask, another one for each algorithm.
+        weights: The parameters to mask.
+        statistics: Buffers that belong to one of these parameters, such as the running mean of a masked scale. They
+            are not masked, but restored together with the parameter: while it is masked, they only follow the zeros.
+        suffix: Ending of the masks' names, different for each algorithm.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class WeightMasks:
         self.statistics = statistics
         self.is_active = False
         self._suffix = suffix
+        self._hooks: list[RemovableHandle] = []
         for weight in weights:
             parameter = weight.parameter.detach()
             weight.module.register_buffer(weight.parameter_name + suffix, torch.ones_like(parameter))
@@ -57,15 +64,16 @@ class WeightMasks:
             weight.module.register_buffer(name + SHADOW, weight.module.get_buffer(name).clone())
 
     def attach(self, model: nn.Module) -> None:
-        """From now on the masks hold whenever `model` is called or its state is read."""
-        model.register_forward_pre_hook(self._before_forward)
-        model.register_state_dict_pre_hook(self._before_state_dict)
+        """Applies the masks from now on whenever `model` is called or its state is read."""
+        self._hooks += [
+            model.register_forward_pre_hook(self._before_forward),
+            model.register_state_dict_pre_hook(self._before_state_dict),
+        ]
 
-    def detach(self, model: nn.Module) -> None:
-        """Takes hooks and buffers out of `model` again; its weights stay as they are."""
-        for hooks in (model._forward_pre_hooks, model._state_dict_pre_hooks):
-            for key in [key for key, hook in hooks.items() if getattr(hook, "__self__", None) is self]:
-                del hooks[key]
+    def detach(self) -> None:
+        """Removes hooks and buffers from the model; its weights keep their values."""
+        for hook in self._hooks:
+            hook.remove()
         self.is_active = False
         for weight in self.weights:
             delattr(weight.module, weight.parameter_name + self._suffix)
@@ -82,21 +90,21 @@ class WeightMasks:
 
     def apply(self) -> None:
         """Sets the masked weights to zero, in place."""
-        if not self.is_active:  # at rate 0 every mask is one
+        if not self.is_active:  # at rate 0 all masks are ones
             return
-        # `.data` leaves autograd's version counter alone: masked weights are zero already when a model is
-        # called twice before one backward pass, so what the first call saved stays right.
+        # `.data` does not touch autograd's version counter: if a model is called twice before one backward pass, the
+        # masked weights are already zero, so what autograd saved in the first call is still correct.
         torch._foreach_mul_([weight.parameter.data for weight in self.weights], self.masks())
 
     def masks(self) -> list[Tensor]:
-        """One mask a weight, 1 where this algorithm keeps it and 0 where not."""
-        # Not by `get_buffer`, which looks for dots in names: that took longer than the multiplication itself.
+        """Returns one mask per weight, 1 where this algorithm keeps the weight and 0 where it does not."""
+        # Not with `get_buffer`, which looks for dots in names: that took longer than the multiplication itself.
         found = [weight.module._buffers[weight.parameter_name + self._suffix] for weight in self.weights]
-        return [mask for mask in found if mask is not None]  # none is
+        return [mask for mask in found if mask is not None]  # for mypy; none is None
 
     @torch.no_grad()
     def unmasked(self) -> list[Tensor]:
-        """The weights, those under a mask as they were before it; they are read, never written."""
+        """Returns the weights as they were before they were masked; the caller must not change them."""
         shadows = [weight.module.get_buffer(weight.parameter_name + SHADOW) for weight in self.weights]
         for weight, shadow in zip(self.weights, shadows, strict=True):
             shadow.copy_(torch.where(_joint_mask(weight).bool(), weight.parameter, shadow))
@@ -104,18 +112,18 @@ class WeightMasks:
 
     @torch.no_grad()
     def put(self, keep: Sequence[Tensor], *, is_active: bool) -> None:
-        """Puts on new masks, and brings back what is no longer masked.
+        """Replaces the masks, and restores the weights that are no longer masked.
 
         Args:
-            keep: Of as many numbers as each weight; true where it is kept.
-            is_active: Whether anything is masked.
+            keep: One tensor per weight, with as many elements; true where the weight is kept.
+            is_active: Whether any weight is masked.
         """
         shadows = self.unmasked()
         for weight, name in self.statistics:
             mask = weight.module.get_buffer(weight.parameter_name + self._suffix)
-            now, before = weight.module.get_buffer(name), weight.module.get_buffer(name + SHADOW)
-            before.copy_(torch.where(mask.bool(), now, before))
-            now.copy_(before)
+            buffer, shadow = weight.module.get_buffer(name), weight.module.get_buffer(name + SHADOW)
+            shadow.copy_(torch.where(mask.bool(), buffer, shadow))
+            buffer.copy_(shadow)
         for weight, mask, shadow, kept in zip(self.weights, self.masks(), shadows, keep, strict=True):
             mask.copy_(kept.view_as(mask))
             weight.parameter.copy_(shadow * _joint_mask(weight))
@@ -128,8 +136,5 @@ def _masks_on(weight: PrunableWeight) -> list[Tensor]:
 
 
 def _joint_mask(weight: PrunableWeight) -> Tensor:
-    """1 where every algorithm keeps the weight, 0 where one does not."""
-    first, *others = _masks_on(weight)
-    for other in others:
-        first = first * other
-    return first
+    """Returns 1 where every algorithm keeps the weight, and 0 elsewhere."""
+    return functools.reduce(torch.mul, _masks_on(weight))

@@ -1,7 +1,7 @@
-"""Rate schedules within and across epochs.
+"""Rate schedules across epochs and within one epoch.
 
-A schedule is a pure function of the (fractional) epoch; a scheduler counts epochs and steps, asks the schedule
-and sets the rate. Once a search has taken over, `PathScheduler` follows the path that the policy asked for.
+A schedule is a pure function of the (fractional) epoch. A scheduler counts epochs and steps, asks the schedule and sets
+the rate. Once a search has taken over, `PathScheduler` follows the rate path that the search policy asked for.
 """
 
 from __future__ import annotations
@@ -16,28 +16,39 @@ from pydantic import Field, model_validator
 from kedro_aat.search.policy import Rate
 from kedro_aat.validated import Settings
 
-# What `adaptive` adds to the rate every `patience` epochs; NNCF 2.x has no key for it either.
+# Added to the rate by `adaptive` every `patience` epochs; NNCF 2.x uses the same number and has no key for it either.
 ADAPTIVE_INCREMENT = 0.05
+
 _RISES = ("polynomial", "exponential", "exponential_with_bias")
-_MOST, _EARLY = 3 / 4, 1 / 8  # of the target rate, and of the epochs, where exponential_with_bias is steep
+
+# `exponential_with_bias` reaches this share of the target rate after this share of the epochs (He et al. 2018).
+_EARLY_RATE = 3 / 4
+_EARLY_EPOCHS = 1 / 8
 
 
 class ScheduleSettings(Settings):
-    """A rate over the epochs of training.
+    """The compression rate as a function of the epoch.
 
     Attributes:
         kind: `constant` keeps `initial_rate`. `polynomial`, `exponential` and `exponential_with_bias` go from
-            `initial_rate` to `target_rate` in `target_epoch` epochs; of the latter two the first has a density that
-            falls geometrically, and the second, a * exp(-k t) + b, is at three quarters of `target_rate` after an
-            eighth of the epochs (He et al. 2018, arXiv:1808.07471). `multistep` sets `multistep_rates[i]` from epoch
-            `multistep_epochs[i - 1]` on. `adaptive` adds 0.05 every `patience` epochs.
-        start_epoch: Epochs at `initial_rate` before a rise begins; `polynomial`, `exponential` and
-            `exponential_with_bias` know it.
-        freeze_epoch: From this epoch on the masks no longer follow the weights.
+            `initial_rate` to `target_rate` in `target_epoch` epochs: with `exponential` the density (1 - rate) falls
+            geometrically, and `exponential_with_bias`, a * exp(-k t) + b, reaches three quarters of `target_rate`
+            after an eighth of the epochs (He et al. 2018, arXiv:1808.07471). `multistep` sets `multistep_rates[i]`
+            from epoch `multistep_epochs[i - 1]` on. `adaptive` adds 0.05 every `patience` epochs, up to
+            `target_rate`.
+        initial_rate: Rate at epoch 0, in [0, 1).
+        target_rate: Rate at the end of the schedule, in [0, 1); not used by `constant` and `multistep`.
+        target_epoch: Length in epochs of `polynomial`, `exponential` and `exponential_with_bias`.
+        start_epoch: Epochs at `initial_rate` before `polynomial`, `exponential` or `exponential_with_bias` begins;
+            the other kinds ignore it.
+        freeze_epoch: From this epoch on, the masks are recomputed only if the rate changes.
         power: Exponent of `polynomial`, above 0.
-        concave: Whether `polynomial` rises fast first (concave) or last (convex).
-        update_per_optimizer_step: Whether the rate moves at every `step()` rather than once an epoch.
-        steps_per_epoch: Optimizer steps in an epoch; counted in the first epoch if None.
+        concave: Whether `polynomial` rises fast at first (concave) or at the end (convex).
+        multistep_epochs: Epochs at which `multistep` changes the rate, in rising order.
+        multistep_rates: Rates of `multistep`, in [0, 1); one more than `multistep_epochs`.
+        patience: Epochs between two increments of `adaptive`.
+        update_per_optimizer_step: Whether the rate changes at every `step()` instead of once per epoch.
+        steps_per_epoch: Optimizer steps per epoch; counted in the first epoch if None.
     """
 
     kind: Literal["constant", "polynomial", "exponential", "exponential_with_bias", "multistep", "adaptive"] = (
@@ -60,7 +71,7 @@ class ScheduleSettings(Settings):
     def _consistent(self) -> ScheduleSettings:
         if self.kind == "multistep":
             require_steps(self.multistep_epochs, self.multistep_rates)
-        if self.kind == "exponential_with_bias" and self.initial_rate >= _MOST * self.target_rate:
+        if self.kind == "exponential_with_bias" and self.initial_rate >= _EARLY_RATE * self.target_rate:
             raise ValueError(
                 "the schedule exponential_with_bias must begin below three quarters of its target rate "
                 f"({self.target_rate}), but begins at {self.initial_rate}"
@@ -68,7 +79,7 @@ class ScheduleSettings(Settings):
         return self
 
     def rate(self, epoch: float) -> float:
-        """The rate at a (fractional) epoch of at least 0."""
+        """Returns the rate at a (fractional) epoch of at least 0."""
         first, last = self.initial_rate, self.target_rate
         if self.kind in _RISES:
             if epoch < self.start_epoch:
@@ -76,7 +87,7 @@ class ScheduleSettings(Settings):
             epoch -= self.start_epoch
         progress = epoch / self.target_epoch if self.target_epoch else 1.0
         if progress >= 1 and self.kind in _RISES:
-            return last  # exactly, without the rounding of the formulas
+            return last  # without the rounding errors of the formulas
         match self.kind:
             case "constant":
                 return first
@@ -87,8 +98,8 @@ class ScheduleSettings(Settings):
             case "exponential":
                 return 1 - (1 - first) * math.pow((1 - last) / (1 - first), progress)
             case "exponential_with_bias":
-                fall = _steepness((_MOST * last - first) / (last - first))
-                return first + (last - first) * math.expm1(-fall * progress) / math.expm1(-fall)
+                k = _steepness((_EARLY_RATE * last - first) / (last - first))
+                return first + (last - first) * math.expm1(-k * progress) / math.expm1(-k)
             case "multistep":
                 return self.multistep_rates[sum(epoch >= start for start in self.multistep_epochs)]
             case "adaptive":
@@ -96,25 +107,25 @@ class ScheduleSettings(Settings):
 
     @property
     def final_rate(self) -> float:
-        """The rate at which the schedule ends."""
+        """The rate at the end of the schedule."""
         return {"constant": self.initial_rate, "multistep": self.multistep_rates[-1]}.get(self.kind, self.target_rate)
 
 
 @functools.cache
 def _steepness(share: float) -> float:
-    """The k for which (1 - exp(-k t)) / (1 - exp(-k)) is `share` at t = 1/8; negative below a share of 1/8."""
+    """Returns the k for which (1 - exp(-k t)) / (1 - exp(-k)) is `share` at t = 1/8; negative if `share` < 1/8."""
     low, high = -100.0, 100.0  # for shares from 1e-38 to 0.999996
     for _ in range(60):
-        k = (low + high) / 2 or 1e-9  # 0 stands for a straight line, which the formula cannot express
-        low, high = (k, high) if math.expm1(-k * _EARLY) / math.expm1(-k) < share else (low, k)
+        k = (low + high) / 2 or 1e-9  # k = 0 would be a straight line, for which the formula is 0 / 0
+        low, high = (k, high) if math.expm1(-k * _EARLY_EPOCHS) / math.expm1(-k) < share else (low, k)
     return k
 
 
 def require_steps(epochs: Sequence[int], rates: Sequence[float]) -> None:
-    """Checks the two sequences of a `multistep` schedule.
+    """Checks the epochs and rates of a `multistep` schedule.
 
     Raises:
-        ValueError: If they do not fit together, or the epochs do not rise.
+        ValueError: If there is not one rate more than epochs, or the epochs do not rise.
     """
     if len(rates) != len(epochs) + 1:
         raise ValueError(
@@ -130,12 +141,12 @@ class EpochScheduler:
     Args:
         settings: The schedule.
         set_rate: Called with each new rate.
-        before_step: Called at every `step`, first of all.
+        before_step: Called at the beginning of every `step`.
 
     Attributes:
-        current_epoch: Number of the epoch under way, -1 before the first.
-        current_step: Number of the step under way within it, -1 before the first.
-        steps_per_epoch: Optimizer steps in an epoch; None until they are told or counted.
+        current_epoch: Number of the current epoch, -1 before the first.
+        current_step: Number of the current step within the epoch, -1 before the first.
+        steps_per_epoch: Optimizer steps per epoch; None until it is set or counted.
     """
 
     def __init__(
@@ -154,11 +165,11 @@ class EpochScheduler:
 
     @property
     def target_level(self) -> float:
-        """The rate at which the schedule ends, under NNCF's name for it."""
+        """The rate at the end of the schedule, under NNCF's name for it."""
         return self.settings.final_rate
 
     def epoch_step(self, next_epoch: int | None = None) -> None:
-        """Begins an epoch: the next, or the one named."""
+        """Begins an epoch: the next one, or the given one."""
         if self.current_epoch >= 0 and self.current_step >= 0 and self.settings.steps_per_epoch is None:
             self.steps_per_epoch = self.current_step + 1
         self.current_epoch = self.current_epoch + 1 if next_epoch is None else next_epoch
@@ -166,7 +177,7 @@ class EpochScheduler:
         self._set_rate_of(self.current_epoch)
 
     def step(self, next_step: int | None = None) -> None:
-        """Begins an optimizer step: the next, or the one named."""
+        """Begins an optimizer step: the next one, or the given one."""
         if self._before_step is not None:
             self._before_step()
         self.current_step = self.current_step + 1 if next_step is None else next_step
@@ -174,14 +185,14 @@ class EpochScheduler:
             self._set_rate_of(max(self.current_epoch, 0) + self.current_step / self.steps_per_epoch)
 
     def _set_rate_of(self, epoch: float) -> None:
-        """Sets the rate of `epoch`; from the freezing on only if it is another one, so that masks stay."""
+        """Sets the rate of `epoch`; from `freeze_epoch` on, only if it changes, so that the masks stay the same."""
         rate = self.settings.rate(epoch)
         if epoch < self.settings.freeze_epoch or rate != self._rate:
             self._rate = rate
             self._set_rate(rate)
 
     def get_state(self) -> dict[str, Any]:
-        """Plain data from which `load_state` goes on."""
+        """Returns plain data for `load_state`."""
         return {
             "rate": self._rate,
             "current_epoch": self.current_epoch,
@@ -190,7 +201,7 @@ class EpochScheduler:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what `get_state` gave."""
+        """Continues from what `get_state` returned."""
         self._rate = state.get("rate")
         self.current_epoch = state["current_epoch"]
         self.current_step = state["current_step"]
@@ -199,18 +210,23 @@ class EpochScheduler:
 
 @runtime_checkable
 class FollowsRatePath(Protocol):
-    """A scheduler that takes a path of rates."""
+    """A scheduler that can change the rate along a path within an epoch."""
 
     def follow_rate_path(self, path: tuple[float, ...]) -> None:
-        """Takes a new path, of at least one rate, for the epoch that begins next."""
+        """Sets the path of the next epoch, at least one rate."""
         ...
 
 
 class PathScheduler:
-    """Follows the path of rates that a policy asked for within one epoch, in equal parts of its steps.
+    """Follows the rate path that a search policy asked for within one epoch; each rate has equally many steps.
 
-    The last rate is set at once, so that a training function which never calls `step` trains at it; the
-    first call of `step` then goes back to the beginning of the path.
+    The last rate is set at once, so that a training function that never calls `step` trains at this rate. The first
+    call of `step` then goes back to the beginning of the path.
+
+    Args:
+        set_rate: Called with each new rate.
+        steps_per_epoch: Optimizer steps per epoch; None if unknown.
+        before_step: Called at the beginning of every `step`.
     """
 
     def __init__(
@@ -225,25 +241,25 @@ class PathScheduler:
         self._path: tuple[float, ...] = ()
         self._position = -1
         self._is_path_new = False
-        self._has_begun = False  # steps before the first epoch are not counted
+        self._has_begun = False  # steps before the first epoch do not count
         self.current_step = -1
 
     def follow_rate_path(self, path: tuple[float, ...]) -> None:
-        """Takes a new path, of at least one rate."""
+        """Sets the path of the next epoch, at least one rate, and the path's last rate."""
         self._path, self._position, self._is_path_new = path, -1, True
         self._set_rate(path[-1])
 
     def epoch_step(self, next_epoch: int | None = None) -> None:
-        """Begins an epoch; the length of the one before serves where the number of steps is unknown."""
+        """Begins an epoch, with as many steps as were counted in the previous one."""
         if self._has_begun and self.current_step >= 0:
             self.steps_per_epoch = self.current_step + 1
         self._has_begun, self.current_step = True, -1
         if not self._is_path_new:
-            self._path = ()  # a path is for one epoch
+            self._path = ()  # a path lasts one epoch
         self._is_path_new = False
 
     def step(self, next_step: int | None = None) -> None:
-        """Begins an optimizer step: moves on along the path."""
+        """Begins an optimizer step, and sets the path's rate at this step."""
         if self._before_step is not None:
             self._before_step()
         self.current_step = self.current_step + 1 if next_step is None else next_step
@@ -257,10 +273,10 @@ class PathScheduler:
             self._path = ()
 
     def get_state(self) -> dict[str, Any]:
-        """Plain data from which `load_state` goes on; a path never outlives its epoch."""
+        """Returns plain data for `load_state`; a path is not part of it, since it lasts one epoch."""
         return {"steps_per_epoch": self.steps_per_epoch if self.current_step < 0 else self.current_step + 1}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what `get_state` gave, also where that was another scheduler's."""
+        """Continues from what `get_state` returned, also if that was an `EpochScheduler`'s state."""
         counted = state.get("current_step", -1) + 1
         self.steps_per_epoch = state.get("steps_per_epoch") or counted or self.steps_per_epoch

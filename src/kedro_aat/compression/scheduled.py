@@ -1,4 +1,4 @@
-"""What the controllers of single algorithms share: a rate that a schedule moves, and later a search."""
+"""The base class of the controllers of single algorithms: their rate is set by a schedule, and later by a search."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from kedro_aat.compression.settings import SingleAlgorithm
 
 
 class ScheduledController(ModelController):
-    """The controller of one algorithm, which adds how a rate is set, counted, described and stripped.
+    """The controller of one algorithm. Subclasses add how a rate is set, measured, described and stripped.
 
     Args:
         model: The model, changed in place.
-        settings: Of the algorithm.
-        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
-        example_input: A batch for `export_model`, (N, ...), None if unknown.
-        is_part: Whether it belongs to a composite, whose other algorithms may be on the model.
+        settings: Settings of the algorithm.
+        steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
+        example_input: A batch for `export_model`, (N, ...); None if unknown.
+        is_part: Whether it belongs to a composite, whose other algorithms may compress the same model.
 
     Raises:
-        ModelError: If another algorithm is on the model, and for an example input that is no tensor.
+        ModelError: If another algorithm compresses the model already, or if the example input is not a tensor.
     """
 
     settings: SingleAlgorithm
@@ -50,17 +50,17 @@ class ScheduledController(ModelController):
 
     @abstractmethod
     def _compress(self, rate: float) -> None:
-        """Brings the model to a rate in [0, 1)."""
+        """Compresses the model to a rate in [0, 1)."""
 
     def _before_step(self) -> None:
-        """Called before each optimizer step, when the gradients are still those of the step before."""
+        """Called before each optimizer step, while the gradients are still those of the previous step."""
 
     def apply_masks(self) -> None:
-        """Sets masked weights to zero where an optimizer step has moved them since the last forward pass."""
+        """Sets masked weights to zero again if an optimizer step changed them since the last forward pass."""
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Optimizer steps in an epoch, for rates that move within one; None if unknown."""
+        """Optimizer steps per epoch, for rates that change within an epoch; None if unknown."""
         return self.scheduler.steps_per_epoch
 
     @steps_per_epoch.setter
@@ -74,11 +74,10 @@ class ScheduledController(ModelController):
         self._requested_rate = float(rate)
 
     def report(self) -> CompressionReport:
-        """The rate asked for, and the rate counted on the model."""
         return CompressionReport(requested_rate=self._requested_rate, achieved_rate=self.achieved_rate)
 
     def compression_stage(self) -> CompressionStage:
-        """FULLY_COMPRESSED at the end of the schedule, and always once a search sets the rate."""
+        """Returns FULLY_COMPRESSED at the end of the schedule, and always once a search sets the rate."""
         if isinstance(self.scheduler, PathScheduler):
             return CompressionStage.FULLY_COMPRESSED
         if self._requested_rate >= self.settings.schedule.final_rate:
@@ -86,12 +85,10 @@ class ScheduledController(ModelController):
         return CompressionStage.PARTIALLY_COMPRESSED if self._requested_rate else CompressionStage.UNCOMPRESSED
 
     def disable_scheduler(self) -> None:
-        """Ends the schedule; the rate stays what it is until it is set."""
         if not isinstance(self.scheduler, PathScheduler):
             self.scheduler = PathScheduler(self._set_rate, self.steps_per_epoch, self._before_step)
 
     def get_state(self) -> dict[str, Any]:
-        """What changes during training and is not in the model's `state_dict`, as plain data."""
         return {
             "requested_rate": self._requested_rate,
             "searching": isinstance(self.scheduler, PathScheduler),
@@ -99,7 +96,6 @@ class ScheduledController(ModelController):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `get_state`; tensors come with the model's `state_dict`. A search is never undone."""
         if state["searching"]:
             self.disable_scheduler()
         self.scheduler.load_state(state["scheduler"])

@@ -1,4 +1,4 @@
-"""Which weights of a model can be compressed, and which of them a user's scopes name."""
+"""Finds the weights of a model that can be compressed, and selects those that the user's scopes name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
@@ -25,9 +24,9 @@ class PrunableWeight:
 
     Attributes:
         layer: The layer's name in the model, e.g. `blocks.0.conv1`.
-        scope: The same in NNCF's spelling, e.g. `Net/Sequential[blocks]/Block[0]/Conv2d[conv1]`.
+        scope: The layer's name in NNCF's spelling, e.g. `Net/Sequential[blocks]/Block[0]/Conv2d[conv1]`.
         module: The layer.
-        parameter_name: The weight's name in the layer.
+        parameter_name: The weight's name in the layer, e.g. `weight`.
     """
 
     layer: str
@@ -37,12 +36,12 @@ class PrunableWeight:
 
     @property
     def name(self) -> str:
-        """The parameter's name in the model, as in `named_parameters()`."""
+        """The weight's name in the model, as in `named_parameters()`."""
         return f"{self.layer}.{self.parameter_name}" if self.layer else self.parameter_name
 
     @property
     def parameter(self) -> Tensor:
-        """The weight itself; read anew each time, since `model.to()` may replace it."""
+        """The weight itself; looked up at each access, since `model.to()` may replace it."""
         parameter = self.module._parameters[self.parameter_name]
         assert parameter is not None
         return parameter
@@ -51,53 +50,53 @@ class PrunableWeight:
 def prunable_weights(
     model: nn.Module, *, ignored_scopes: Sequence[str] = (), target_scopes: Sequence[str] | None = None
 ) -> list[PrunableWeight]:
-    """Weights of convolutions, linear, recurrent and attention layers that the scopes leave.
+    """Returns the weights of convolutions, linear, recurrent and attention layers that the scopes select.
 
-    A scope is a layer's name (with all that is below it), a pattern with `*`, a name in NNCF's spelling
-    (`Net/NNCFConv2d[conv1]/conv2d_0`), or, after `{re}`, a regular expression for either.
+    A scope is a layer's name (which includes the layers inside it), a pattern with `*`, a name in NNCF's spelling
+    (`Net/NNCFConv2d[conv1]/conv2d_0`), or `{re}` followed by a regular expression for either spelling.
 
     Args:
-        model: Any model; a tensor shared by two layers is taken once.
-        ignored_scopes: Layers to leave alone.
-        target_scopes: The only layers to take; None for all.
+        model: Any model; a weight shared by several layers is returned once.
+        ignored_scopes: Layers to leave out.
+        target_scopes: The only layers to include; None for all.
 
     Raises:
-        ConfigurationError: Names every scope that matches no layer.
-        ModelError: If no weight is left.
+        ConfigurationError: If scopes match no layer; the message lists them.
+        ModelError: If no weight is selected.
     """
     found = list(_all_prunable(model))
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no layer that can be pruned: none of its modules is a convolution, "
-            "a linear, a recurrent or an attention layer with a weight of its own."
+            "a linear, a recurrent or an attention layer with its own weight."
         )
-    given = [
-        (key, scope)
-        for key, scopes in (("ignored_scopes", ignored_scopes), ("target_scopes", target_scopes or ()))
-        for scope in scopes
-    ]
-    mistakes = [f"{key}: '{scope}' is no regular expression" for key, scope in given if not _is_sound(scope)]
+    named = [("ignored_scopes", scope) for scope in ignored_scopes]
+    named += [("target_scopes", scope) for scope in target_scopes or ()]
+    mistakes = [f"{key}: '{scope}' is not a regular expression" for key, scope in named if not _is_valid(scope)]
     mistakes = mistakes or [
         f"{key}: '{scope}' matches no layer.{closest(scope, [weight.layer for weight in found])}"
-        for key, scope in given
+        for key, scope in named
         if not any(_matches(weight, scope) for weight in found)
     ]
     if mistakes:
         layers = ", ".join(weight.layer for weight in found[:20])
         raise ConfigurationError(f"compression (the layers are {layers})", mistakes)
-    kept = [weight for weight in found if not _matches_any(weight, ignored_scopes)]
+    selected = [weight for weight in found if not _matches_any(weight, ignored_scopes)]
     if target_scopes is not None:
-        kept = [weight for weight in kept if _matches_any(weight, target_scopes)]
-    if not kept:
-        raise ModelError(f"The scopes leave none of the {len(found)} prunable weights; name fewer of them.")
-    return kept
+        selected = [weight for weight in selected if _matches_any(weight, target_scopes)]
+    if not selected:
+        raise ModelError(
+            f"The scopes select none of the {len(found)} prunable weights: shorten ignored_scopes, or extend "
+            "target_scopes."
+        )
+    return selected
 
 
 def _all_prunable(model: nn.Module) -> Iterator[PrunableWeight]:
     seen: set[int] = set()
     for layer, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            logger.warning("%s is parametrized (weight norm, spectral norm ...) and is left uncompressed.", layer)
+            logger.warning("%s is parametrized (weight norm, spectral norm, ...) and is not compressed.", layer)
             continue
         for parameter_name in _weight_names(module):
             parameter = module._parameters.get(parameter_name)
@@ -133,34 +132,24 @@ def _matches(weight: PrunableWeight, scope: str) -> bool:
         pattern = re.compile(scope.removeprefix("{re}"))
         return any(pattern.search(text) for text in (weight.layer, weight.scope, _with_nncf(weight.scope)))
     if "/" in scope:
-        # NNCF names the wrapped layer (NNCFConv2d) and, behind the last slash, the operation in it.
-        named = re.sub(r"\bNNCF(?=[A-Z])", "", scope)
-        named = re.sub(r"/[a-z_0-9]+_\d+$", "", named)
-        return weight.scope == named or weight.scope.startswith(named + "/")
+        # NNCF names the class of the wrapped layer (NNCFConv2d) and, after the last slash, the operation in it.
+        plain = re.sub(r"\bNNCF(?=[A-Z])", "", scope)
+        plain = re.sub(r"/[a-z_0-9]+_\d+$", "", plain)
+        return weight.scope == plain or weight.scope.startswith(plain + "/")
     return weight.layer == scope or weight.layer.startswith(scope + ".") or fnmatch.fnmatch(weight.layer, scope)
 
 
 def _with_nncf(scope: str) -> str:
-    """The scope with the operation behind it, e.g. `Net/NNCFConv2d[conv1]/conv2d_0`."""
+    """Returns the scope as NNCF prints it, with the operation at the end, e.g. `Net/NNCFConv2d[conv1]/conv2d_0`."""
     head, _, last = scope.rpartition("/")
     kind = last.partition("[")[0]
     operation = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
     return f"{head}/NNCF{last}/{operation}_0"
 
 
-def _is_sound(scope: str) -> bool:
+def _is_valid(scope: str) -> bool:
     try:
         re.compile(scope.removeprefix("{re}") if scope.startswith("{re}") else "")
     except re.error:
         return False
     return True
-
-
-@torch.no_grad()
-def count_zeros(weights: Iterable[PrunableWeight]) -> tuple[int, int]:
-    """Zeros and weights in all."""
-    zeros = total = 0
-    for weight in weights:
-        total += weight.parameter.numel()
-        zeros += weight.parameter.numel() - int(weight.parameter.count_nonzero())
-    return zeros, total

@@ -1,4 +1,4 @@
-"""Settings of the compression algorithms; no torch here, so that a configuration is checked quickly."""
+"""Settings of the compression algorithms. This module does not import torch, so that checking them is quick."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ RateOf = Literal["filters", "parameters", "macs"]
 
 
 def numbers_of_pattern(text: str) -> tuple[int, int]:
-    """N and M of an "N:M" pattern, N from 1 to M - 1; raises ValueError for anything else."""
+    """Returns N and M of an "N:M" pattern.
+
+    Raises:
+        ValueError: If the text is not a pattern with N from 1 to M - 1.
+    """
     match = re.fullmatch(r"(\d+):(\d+)", text)
-    kept, of = map(int, match.groups()) if match else (0, 0)
-    if not 0 < kept < of:
+    num_kept, size = map(int, match.groups()) if match else (0, 0)
+    if not 0 < num_kept < size:
         raise ValueError(
-            f'a pattern is written "N:M": of every M weights at most N are not zero, N from 1 to M - 1, as in "2:4"; '
-            f"but got {text!r}"
+            'a pattern must be "N:M", for at most N nonzero weights out of every M, with N from 1 to M - 1, as in '
+            f'"2:4", but got {text!r}'
         )
-    return kept, of
+    return num_kept, size
 
 
 def _checked_pattern(text: str) -> str:
@@ -34,13 +38,13 @@ def _checked_pattern(text: str) -> str:
 
 
 class AlgorithmSettings(Settings):
-    """What the settings of every algorithm have.
+    """Settings that every algorithm has.
 
     Attributes:
-        algorithm: Tells algorithms apart.
-        ignored_scopes: Layers to leave as they are; see `layers.prunable_weights`.
+        algorithm: Name of the algorithm.
+        ignored_scopes: Layers that are not compressed; see `scopes.prunable_weights`.
         target_scopes: The only layers to compress; None for all.
-        schedule: The rate before a search takes over.
+        schedule: The rate until a search takes over.
     """
 
     algorithm: str
@@ -53,13 +57,14 @@ class MagnitudeSparsity(AlgorithmSettings):
     """Settings of magnitude sparsity.
 
     Attributes:
-        importance: How weights are ranked; see `ranking.importance`.
-        ranking: One threshold for the whole model, or the same rate in every layer.
-        pattern: "N:M", as in "2:4": of every M consecutive weights along the input dimension the N largest are
-            kept. Layers have the pattern or are dense, those that lose least of their energy first, until the share
-            of zeros is nearest to the rate; so it moves in steps of a layer, up to `maximal_compression_rate`.
-            Layers whose input dimension is not divisible by M stay dense. None for zeros anywhere. With a pattern
-            `importance` and `ranking` do not matter: within a layer every importance ranks by magnitude.
+        importance: How weights are ranked; see `sparsity.importance.importance`.
+        ranking: `global` sets one threshold for the whole model, `local` sets the same rate in every layer.
+        pattern: "N:M", as in "2:4": the N largest of every M consecutive weights along the input dimension are kept.
+            A layer either has the pattern or is dense. The layers that lose the smallest share of their energy get
+            the pattern first, until the share of zeros is nearest to the rate; so the rate changes by whole layers,
+            up to `maximal_compression_rate`. Layers whose input dimension is not divisible by M stay dense. With a
+            pattern, `importance` and `ranking` have no effect: within a layer, every importance ranks by magnitude.
+            None for zeros anywhere.
     """
 
     algorithm: Literal["magnitude_sparsity"] = "magnitude_sparsity"
@@ -69,17 +74,17 @@ class MagnitudeSparsity(AlgorithmSettings):
 
 
 class FilterPruning(AlgorithmSettings):
-    """Settings of filter pruning: whole channels and attention heads are cut, with all that hangs on them.
+    """Settings of filter pruning, which cuts whole channels and attention heads with everything that depends on them.
 
     Attributes:
-        importance: How units of channels are ranked; see `filter_importance.unit_scores`.
-        ranking: The same share of every group of channels, or the least important ones of the whole model, in
-            proportion to the mean importance of their group.
-        round_to: The channels left of a group are a multiple of this; odd numbers can be slow on a GPU.
-        rate_of: What the rate is the removed share of: output channels of convolutions and linear layers,
-            parameters, or multiply-accumulate operations, each of the whole model.
-        minimal_channels: Fewest channels left of a group.
-        ignored_scopes: Layers whose outputs are all kept; their inputs follow the layers before them.
+        importance: How units of channels are ranked; see `filters.importance.unit_scores`.
+        ranking: `local` removes the same share of every group of channels, `global` the least important units of the
+            whole model, where a unit's importance is relative to the mean of its group.
+        round_to: The number of remaining channels of a group is a multiple of this; odd numbers can be slow on a GPU.
+        rate_of: What the rate is the removed share of, in the whole model: `filters` (output channels of
+            convolutions and linear layers), `parameters`, or `macs` (multiply-accumulate operations).
+        minimal_channels: Smallest number of remaining channels of a group.
+        ignored_scopes: Layers whose outputs are all kept; their inputs are cut if the preceding layers' outputs are.
         target_scopes: The only layers whose outputs are cut; None for all.
     """
 
@@ -95,15 +100,15 @@ class Quantization(AlgorithmSettings):
     """Settings of quantization to 8 bits; its rate is the share of the weights that are int8.
 
     Attributes:
-        quantize_inputs: Whether the model's own input is rounded to 8 bits as well; without it the layers that
-            read it are not computed in integers.
-        calibration_only: Whether training is left as it is and only the ranges of activations are watched, so that
-            the model is quantized whenever it is evaluated (post-training quantization).
+        quantize_inputs: Whether the model's own input is rounded to 8 bits, too; otherwise the layers that read it
+            are not computed in integers.
+        calibration_only: Whether training stays in full precision and only observes the ranges of activations, so
+            that the model is quantized only when it is evaluated (post-training quantization).
         range_momentum: Weight of a new batch in the moving averages of the ranges, in (0, 1].
-        observed_steps: Training steps after which the ranges stay what they are; None for never.
-        overflow_fix: Whether weights use 7 of their 8 bits, so that pairs of products fit the 16 bits in which
-            onnxruntime adds them up on x86 processors without VNNI; there the file is wrong without it.
-        schedule: All layers at once, unless told otherwise.
+        observed_steps: Number of training steps after which the ranges stay the same; None for no limit.
+        overflow_fix: Whether weights use only 7 of their 8 bits, so that the sum of two products fits into the 16 bits
+            that onnxruntime uses for it on x86 CPUs without VNNI. On these CPUs the exported model is wrong without it.
+        schedule: The rate until a search takes over; by default, all layers are quantized from the start.
     """
 
     algorithm: Literal["quantization"] = "quantization"
@@ -116,12 +121,13 @@ class Quantization(AlgorithmSettings):
 
 
 class KnowledgeDistillation(Settings):
-    """Settings of a loss that holds the model to what it said before it was compressed; it has no rate.
+    """Settings of a loss that keeps the model's outputs close to those before compression; it has no rate.
 
     Attributes:
-        type: `softmax` compares probabilities, `mse` outputs; see `distillation_loss`.
-        scale: Factor of the loss.
-        temperature: By which logits are divided before the softmax; the higher, the more the smaller ones count.
+        algorithm: Name of the algorithm.
+        type: `softmax` compares probabilities, `mse` compares outputs; see `distillation.DistillationLoss`.
+        scale: Factor of the loss, at least 0.
+        temperature: Divisor of the logits before the softmax, above 0; the higher, the more small logits count.
     """
 
     algorithm: Literal["knowledge_distillation"] = "knowledge_distillation"
@@ -133,17 +139,18 @@ class KnowledgeDistillation(Settings):
 SingleAlgorithm = MagnitudeSparsity | FilterPruning | Quantization
 _PartOfComposite = Annotated[SingleAlgorithm | KnowledgeDistillation, Field(discriminator="algorithm")]
 
-# The search moves the rate of the first of these that a composite has.
+# The search sets the rate of the first of these algorithms that a composite contains.
 ADAPTIVE_FIRST = ("filter_pruning", "magnitude_sparsity", "quantization")
 
 
 class Composite(Settings):
     """Several algorithms on one model.
 
-    The search moves the rate of one of them, `adaptive`; the others follow their own schedules.
+    The search sets the rate of one of them, `adaptive`; the others follow their own schedules.
 
     Attributes:
-        algorithms: At least two, each of another kind, at least one with a rate; their order does not matter.
+        algorithm: `composite`.
+        algorithms: Settings of at least two different algorithms, at least one of them with a rate, in any order.
     """
 
     algorithm: Literal["composite"] = "composite"
@@ -153,30 +160,30 @@ class Composite(Settings):
     def _can_work_together(self) -> Composite:
         names = [part.algorithm for part in self.algorithms]
         if len(names) < 2:
-            raise ValueError(f"algorithms must be at least two, but got {len(names)}; one alone needs no composite")
+            raise ValueError(f"algorithms must be at least two, but got {len(names)}; a single one needs no composite")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"algorithms must be of different kinds, but {', '.join(twice)} is there more than once")
         return self
 
     @property
     def compressing(self) -> tuple[SingleAlgorithm, ...]:
-        """Those that have a rate; first the one whose rate the search moves."""
-        found = [part for part in self.algorithms if not isinstance(part, KnowledgeDistillation)]
-        return tuple(sorted(found, key=lambda part: ADAPTIVE_FIRST.index(part.algorithm)))
+        """Settings of the algorithms that have a rate; the first is the one whose rate the search sets."""
+        parts = [part for part in self.algorithms if not isinstance(part, KnowledgeDistillation)]
+        return tuple(sorted(parts, key=lambda part: ADAPTIVE_FIRST.index(part.algorithm)))
 
     @property
     def adaptive(self) -> SingleAlgorithm:
-        """The one whose rate the search moves: filter pruning, else magnitude sparsity, else quantization."""
+        """Settings of the algorithm whose rate the search sets: filter pruning, else sparsity, else quantization."""
         return self.compressing[0]
 
     @property
     def distillation(self) -> KnowledgeDistillation | None:
-        """The loss beside them, if there is one."""
+        """Settings of the distillation loss, if there is one."""
         return next((part for part in self.algorithms if isinstance(part, KnowledgeDistillation)), None)
 
 
 def _named(data: Any) -> Any:
-    """Settings that name no algorithm are those of magnitude sparsity; a list of several is a composite."""
+    """Adds the name of the algorithm: `magnitude_sparsity` if there is none, `composite` for a list of several."""
     if isinstance(data, list | tuple):
         return _named(data[0]) if len(data) == 1 else {"algorithm": "composite", "algorithms": data}
     is_nameless = isinstance(data, Mapping) and "algorithm" not in data
@@ -191,13 +198,13 @@ CompressionSettings = Annotated[
 
 
 def algorithms_of(compression: CompressionSettings) -> list[str]:
-    """The names of the algorithms with a rate; the first one's rate is the whole's."""
+    """Returns the names of the algorithms with a rate; the first one's rate is the controller's."""
     parts = compression.compressing if isinstance(compression, Composite) else (compression,)
     return [part.algorithm for part in parts]
 
 
 def distillation_of(compression: CompressionSettings) -> KnowledgeDistillation | None:
-    """The loss that comes with the compression, if it is a composite with one."""
+    """Returns the settings of the distillation loss, if the compression is a composite that has one."""
     return compression.distillation if isinstance(compression, Composite) else None
 
 
@@ -209,6 +216,6 @@ def parse_compression(data: Any) -> CompressionSettings:
     """Reads the settings of any algorithm from plain data.
 
     Raises:
-        ConfigurationError: Lists every mistake.
+        ConfigurationError: If there are mistakes; the message lists all of them.
     """
     return parse(_Chosen, {"compression": data}).compression

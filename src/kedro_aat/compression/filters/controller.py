@@ -315,7 +315,7 @@ class FilterPruningController(ScheduledController):
             controller._warn_without_scores()
         expected = controller._outputs()
         controller._masks.apply()
-        controller._masks.detach(model)
+        controller._masks.detach()
         for module in model.modules():
             for name in [name for name in module._buffers if name.endswith(TAYLOR)]:
                 delattr(module, name)

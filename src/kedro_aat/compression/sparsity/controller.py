@@ -126,7 +126,7 @@ class MagnitudeSparsityController(ScheduledController):
         controller = copy.deepcopy(self) if do_copy else self
         masks = controller._masks
         masks.apply()
-        masks.detach(controller.model)
+        masks.detach()
         with torch.no_grad():
             for weight in masks.weights:
                 weight.parameter.add_(0.0)  # a mask leaves -0.0, which compresses badly
