@@ -1,4 +1,4 @@
-"""What the `aat` pipeline's settings accept, and what mistakes get."""
+"""What the `aat` pipeline's settings accept, and messages about mistakes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.mistakes import key_of
 
 
 def parameters(**changes: Any) -> dict[str, Any]:
-    """The least that is needed, with changes at the root."""
+    """The required parameters, with changes at the root."""
     return {"budget": {"max_drop": 0.01}, "training": {"metric": "torchmetrics.Accuracy"}} | changes
 
 
@@ -60,7 +60,7 @@ def test_all_parts_are_read() -> None:
     assert settings.export.batch_sizes == (1, 8)
 
 
-def test_missing_keys_are_all_named() -> None:
+def test_all_missing_keys_are_listed() -> None:
     with pytest.raises(ConfigurationError) as caught:
         AatSettings.model_validate({})
     assert sorted(caught.value.mistakes) == [
@@ -94,7 +94,7 @@ def test_missing_keys_are_all_named() -> None:
     ],
     ids=key_of,
 )
-def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(changes: dict[str, Any], mistake: str) -> None:
+def test_a_message_names_the_key_the_rule_and_the_value(changes: dict[str, Any], mistake: str) -> None:
     assert mistakes(**changes) == [mistake]
 
 
@@ -107,7 +107,7 @@ def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(changes: dict[st
     ],
     ids=key_of,
 )
-def test_an_unknown_kind_gets_the_known_ones_and_the_likely_one(changes: dict[str, Any], key: str, likely: str) -> None:
+def test_an_unknown_kind_gets_the_known_ones_and_a_suggestion(changes: dict[str, Any], key: str, likely: str) -> None:
     (mistake,) = mistakes(**changes)
     rule, _, got = mistake.partition(", but got ")
     assert rule.startswith(f"{key}: must be one of ")
@@ -135,7 +135,7 @@ def test_an_unknown_kind_gets_the_known_ones_and_the_likely_one(changes: dict[st
     ],
     ids=key_of,
 )
-def test_a_mistyped_key_gets_the_likely_one(changes: dict[str, Any], key: str, likely: str) -> None:
+def test_a_mistyped_key_gets_a_suggestion(changes: dict[str, Any], key: str, likely: str) -> None:
     (mistake,) = mistakes(**changes)
     assert mistake.startswith(f"{key}: unknown key")
     assert mistake.endswith(f"Did you mean '{likely}'?")
@@ -152,54 +152,58 @@ def names_rates_in_the_wrong_order(mistake: str) -> bool:
 
 
 FILTERS, SPARSITY, INT8 = ({"algorithm": name} for name in ("filter_pruning", "magnitude_sparsity", "quantization"))
-TAUGHT = {"algorithm": "knowledge_distillation", "type": "mse", "scale": 0.5}
+DISTILLATION = {"algorithm": "knowledge_distillation", "type": "mse", "scale": 0.5}
 
 
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        (INT8, FILTERS, "nothing can follow quantization, .* but got filter_pruning; make filter_pruning the first"),
-        ([FILTERS, INT8], INT8, "nothing can follow quantization"),
-        ([INT8, SPARSITY], FILTERS, "nothing can follow quantization"),
+        (
+            INT8,
+            FILTERS,
+            "quantization must be the last stage.* followed by filter_pruning; make filter_pruning the first",
+        ),
+        ([FILTERS, INT8], INT8, "quantization must be the last stage"),
+        ([INT8, SPARSITY], FILTERS, "quantization must be the last stage"),
         (SPARSITY, FILTERS, "filters must be cut before single weights are removed"),
         (SPARSITY, [INT8, FILTERS], "filters must be cut before single weights are removed"),
-        (FILTERS, FILTERS, "another algorithm than the first stage's, but both are filter_pruning"),
-        ([FILTERS, SPARSITY], [SPARSITY, INT8], "but both are magnitude_sparsity"),
+        (FILTERS, FILTERS, "an algorithm that the first stage does not use, but got filter_pruning"),
+        ([FILTERS, SPARSITY], [SPARSITY, INT8], "but got magnitude_sparsity"),
     ],
 )
-def test_stages_that_cannot_follow_each_other_are_refused(first: Any, second: Any, words: str) -> None:
+def test_stages_in_an_order_that_does_not_work(first: Any, second: Any, words: str) -> None:
     (mistake,) = mistakes(compression=first, second_stage={"compression": second})
     assert re.match(f"second_stage: .*{words}", mistake)
 
 
 @pytest.mark.parametrize("second", [INT8, SPARSITY, [SPARSITY, INT8]])
-def test_stages_that_can_follow_each_other(second: Any) -> None:
+def test_stages_in_an_order_that_works(second: Any) -> None:
     AatSettings.model_validate(parameters(compression=FILTERS, second_stage={"compression": second}))
 
 
 @pytest.mark.parametrize(
-    "taught",
+    "changes",
     [
-        {"compression": [FILTERS, TAUGHT]},
-        {"compression": FILTERS, "second_stage": {"compression": [INT8, TAUGHT]}},
+        {"compression": [FILTERS, DISTILLATION]},
+        {"compression": FILTERS, "second_stage": {"compression": [INT8, DISTILLATION]}},
     ],
 )
-def test_a_model_has_one_teacher(taught: dict[str, Any]) -> None:
-    (mistake,) = mistakes(**taught)
-    assert mistake.startswith("training: the model would be taught twice, by knowledge_distillation in the list")
+def test_a_second_distillation_is_refused(changes: dict[str, Any]) -> None:
+    (mistake,) = mistakes(**changes)
+    assert mistake.startswith("training: only one distillation is allowed, but got knowledge_distillation in the list")
     training = parameters()["training"]
-    settings = AatSettings.model_validate(parameters(**taught, training=training | {"distillation": None}))
+    settings = AatSettings.model_validate(parameters(**changes, training=training | {"distillation": None}))
     assert settings.teaching == {"kind": "mse", "temperature": 1.0, "weight": 0.5}
-    own = training | {"train_epoch": "package.module.train_epoch"}  # which adds the compression's loss, or does not
-    AatSettings.model_validate(parameters(**taught, training=own))
+    own = training | {"train_epoch": "package.module.train_epoch"}  # it decides whether to add the compression's loss
+    AatSettings.model_validate(parameters(**changes, training=own))
 
 
-def test_the_teacher_is_that_of_the_training_where_the_compression_has_none() -> None:
+def test_the_distillation_of_the_training_is_used_if_the_compression_has_none() -> None:
     settings = AatSettings.model_validate(parameters(compression=[FILTERS, INT8]))
     assert settings.teaching == {"kind": "auto", "temperature": 3.0, "weight": 0.7}
 
 
-def test_five_mistakes_are_named_in_one_error() -> None:
+def test_five_mistakes_are_listed_in_one_error() -> None:
     found = mistakes(
         maximal_rte=0.9,
         seed="ten",
@@ -220,7 +224,7 @@ def test_five_mistakes_are_named_in_one_error() -> None:
         assert names in line
 
 
-def test_five_other_mistakes_are_named_in_one_error() -> None:
+def test_five_other_mistakes_are_listed_in_one_error() -> None:
     found = mistakes(
         budget={"max_dro": 0.01},
         compression={"algorithm": "magnitude_sparsty"},
@@ -234,7 +238,7 @@ def test_five_other_mistakes_are_named_in_one_error() -> None:
         assert any(mistake.startswith(key) for mistake in found), key
 
 
-def test_rules_on_several_keys_are_named_beside_other_mistakes() -> None:
+def test_rules_on_several_keys_are_listed_beside_other_mistakes() -> None:
     found = mistakes(
         sed=0,
         minimal_rate=0.9,
@@ -252,11 +256,11 @@ def test_a_latency_limit_at_a_batch_size_that_is_not_measured_is_a_mistake() -> 
     assert "latency_ms limits batch sizes that are not measured: [8]; add them to batch_sizes" in found
 
 
-def test_openvino_is_looked_up_before_training_only_if_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+def test_openvino_is_checked_before_training_only_if_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # simulates that it is not installed
     settings = AatSettings.model_validate(parameters(training={"metric": "torchmetrics.MeanSquaredError"}))
     settings.check()
-    asked = settings.model_copy(update={"export": settings.export.model_copy(update={"openvino": True})})
-    nothing: Any = None  # no model and no data are looked at
+    changed = settings.model_copy(update={"export": settings.export.model_copy(update={"openvino": True})})
+    unused: Any = None  # neither the model nor the data are used
     with pytest.raises(ConfigurationError, match=r"aat.export.openvino: .* install .*kedro-aat\[openvino\]"):
-        evaluate_baseline(nothing, nothing, nothing, asked)
+        evaluate_baseline(unused, unused, unused, changed)

@@ -1,14 +1,17 @@
-"""What a user meets first: the import, the names, the commands."""
+"""The first things that a user meets: the import, the public names, the commands."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import kedro_aat
+from kedro_aat.adoption.commands import aat
 from tests.projects import Project
 
 PUBLIC = {
@@ -32,6 +35,7 @@ def _python(code: str) -> str:
 
 
 def test_public_names() -> None:
+    assert set(kedro_aat.__all__) == PUBLIC
     assert set(dir(kedro_aat)) >= PUBLIC
     for name in PUBLIC:
         assert getattr(kedro_aat, name).__name__ == name
@@ -86,3 +90,19 @@ def test_schema_command(project: Project) -> None:
     subprocess.run(command, cwd=project.folder, check=True, capture_output=True)
     schema = json.loads((project.folder / "schema.json").read_text())
     assert {"budget", "search", "training", "compression"} <= set(schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("subject", "keys"),
+    [
+        ("settings", {"budget", "search", "training", "compression"}),
+        ("summary", {"outcome", "metric", "budget", "baseline", "compressed", "certificate", "epochs", "versions"}),
+    ],
+)
+def test_schema_of_settings_and_summary(subject: str, keys: set[str], tmp_path: Path) -> None:
+    if subject == "summary":
+        pytest.importorskip("kedro_aat.delivery.results")
+    path = tmp_path / "folder" / "schema.json"
+    done = CliRunner().invoke(aat, ["schema", str(path), "--of", subject])
+    assert done.exit_code == 0, done.output
+    assert keys <= set(json.loads(path.read_text())["properties"])

@@ -1,6 +1,7 @@
 """Accuracy-aware training for PyTorch: as small and fast as a stated accuracy budget allows.
 
-The public names are loaded when they are first used, so that importing the package imports no torch.
+`__all__` lists the public names, which follow NNCF 2.x; start reading in `training/loop.py`. A name is loaded when it
+is first used, so importing the package does not import torch. Names are added here, never removed or renamed.
 """
 
 from importlib import import_module
@@ -8,50 +9,55 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Public name -> the module that defines it.
-_PUBLIC = {
-    "AdaptiveCompressionTrainingLoop": "kedro_aat.nncf.loops",
-    "BaseEarlyExitCompressionTrainingLoop": "kedro_aat.nncf.loops",
-    "CompressionStage": "kedro_aat.compression.controller",
-    "EarlyExitCompressionTrainingLoop": "kedro_aat.nncf.loops",
-    "Evaluation": "kedro_aat.training.runner",
-    "NNCFConfig": "kedro_aat.nncf.config",
-    "Outcome": "kedro_aat.budget",
-    "TrainingLoopStatistics": "kedro_aat.nncf.statistics",
-    "TrainingRunner": "kedro_aat.training.runner",
-    "create_accuracy_aware_training_loop": "kedro_aat.nncf.loops",
-    "create_compressed_model": "kedro_aat.nncf.model",
-    "register_default_init_args": "kedro_aat.nncf.model",
-}
+__all__ = [
+    "AdaptiveCompressionTrainingLoop",
+    "BaseEarlyExitCompressionTrainingLoop",
+    "CompressionStage",
+    "EarlyExitCompressionTrainingLoop",
+    "Evaluation",
+    "NNCFConfig",
+    "Outcome",
+    "TrainingLoopStatistics",
+    "TrainingRunner",
+    "create_accuracy_aware_training_loop",
+    "create_compressed_model",
+    "register_default_init_args",
+]
 
 if TYPE_CHECKING:
-    from kedro_aat.budget import Outcome as Outcome
-    from kedro_aat.compression.controller import CompressionStage as CompressionStage
-    from kedro_aat.nncf.config import NNCFConfig as NNCFConfig
+    from kedro_aat.budget import Outcome
+    from kedro_aat.compression.controller import CompressionStage
+    from kedro_aat.nncf.config import NNCFConfig
     from kedro_aat.nncf.loops import (
-        AdaptiveCompressionTrainingLoop as AdaptiveCompressionTrainingLoop,
+        AdaptiveCompressionTrainingLoop,
+        BaseEarlyExitCompressionTrainingLoop,
+        EarlyExitCompressionTrainingLoop,
+        create_accuracy_aware_training_loop,
     )
-    from kedro_aat.nncf.loops import (
-        BaseEarlyExitCompressionTrainingLoop as BaseEarlyExitCompressionTrainingLoop,
-    )
-    from kedro_aat.nncf.loops import (
-        EarlyExitCompressionTrainingLoop as EarlyExitCompressionTrainingLoop,
-    )
-    from kedro_aat.nncf.loops import (
-        create_accuracy_aware_training_loop as create_accuracy_aware_training_loop,
-    )
-    from kedro_aat.nncf.model import create_compressed_model as create_compressed_model
-    from kedro_aat.nncf.model import register_default_init_args as register_default_init_args
-    from kedro_aat.nncf.statistics import TrainingLoopStatistics as TrainingLoopStatistics
-    from kedro_aat.training.runner import Evaluation as Evaluation
-    from kedro_aat.training.runner import TrainingRunner as TrainingRunner
+    from kedro_aat.nncf.model import create_compressed_model, register_default_init_args
+    from kedro_aat.nncf.statistics import TrainingLoopStatistics
+    from kedro_aat.training.runner import Evaluation, TrainingRunner
+
+# Modules that define the public names. They are searched in this order: those that do not import torch come first.
+_MODULES = (
+    "budget",
+    "nncf.config",
+    "nncf.statistics",
+    "compression.controller",
+    "training.runner",
+    "nncf.loops",
+    "nncf.model",
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+    if name in __all__:
+        for module in _MODULES:
+            names = vars(import_module(f"{__name__}.{module}"))
+            if name in names:
+                return names[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*_PUBLIC, "__version__"]
+    return [*__all__, "__version__"]

@@ -1,4 +1,4 @@
-"""The `aat` pipeline's configuration: one tree, each part of it owned by the room that uses it."""
+"""The `aat` pipeline's settings: one tree, whose parts are defined by the packages that use them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from kedro_aat.validated import Settings
 
 
 class SecondStage(Settings):
-    """What is done to the model that the search found: a compression that is applied to a model once it is cut.
+    """A second compression, applied to the model that the first search returns, whose filters are already cut.
 
     Attributes:
-        compression: What is compressed, and how.
-        search: The policy that chooses the rates; its epochs come on top.
-        learning_rate_factor: On the learning rate of `training`, above 0: a model in 8 bits bears less.
+        compression: The algorithm or algorithms, and their settings.
+        search: The policy that chooses the rates; its epochs are in addition to those of the first search.
+        learning_rate_factor: Factor on the learning rate of `training`, above 0; a quantized model tolerates less.
         minimal_rate: Lowest rate worth returning, in [0, 1).
     """
 
@@ -41,26 +41,27 @@ class SecondStage(Settings):
 
 
 class AatSettings(Settings):
-    """Everything that the `aat` pipeline is told.
+    """All settings of the `aat` pipeline.
 
     Attributes:
-        seed: Of shuffling, dropout and augmentation.
+        seed: Seed of shuffling, dropout and augmentation, at least 0.
         budget: The tolerated drop in accuracy.
         minimal_rate: Lowest compression rate worth returning, in [0, 1).
         maximal_rate: Highest rate to try, in [0, 1).
-        compression: What is compressed, and how.
+        compression: The algorithm or algorithms, and their settings.
         search: The policy that chooses the rates.
-        second_stage: What is done after that, to the model that is found; None for nothing.
-        training: How the model is trained and judged.
-        time_limit_minutes: Wall time of the search; the best model so far is what comes back. None for no limit.
+        second_stage: A second compression of the model that the search returns; None for none.
+        training: How the model is trained and evaluated.
+        time_limit_minutes: Wall time for the search, in minutes; then the best model so far is returned. None for no
+            limit.
         certificate: How the returned model is certified.
-        export: How the exported files are checked and measured.
-        on_infeasible: Whether a run that finds no model within budget ends as an error.
-        choose: Another budget, for which a model is read off the frontier of a finished search without training;
+        export: How the exported files are checked and measured, and which one is delivered.
+        on_infeasible: Whether a run that finds no model within budget keeps the baseline or raises an error.
+        choose: Another budget, for which a model is taken from the Pareto front of a finished search without training;
             `kedro aat choose` sets it.
     """
 
-    # What a search depends on; a run is told from others by these.
+    # The settings that the result of a search depends on; they identify a run.
     SEARCHED: ClassVar = {"seed", "budget", "minimal_rate", "maximal_rate", "compression", "search", "training"}
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -79,56 +80,56 @@ class AatSettings(Settings):
 
     @field_validator("maximal_rate")
     @classmethod
-    def _at_least_the_minimal_rate(cls, rate: float, given: ValidationInfo) -> float:
-        return require_at_least(rate, given.data.get("minimal_rate"))
+    def _check_rates(cls, rate: float, info: ValidationInfo) -> float:
+        return require_at_least(rate, info.data.get("minimal_rate"))
 
     @field_validator("second_stage")
     @classmethod
-    def _in_an_order_that_works(cls, stage: SecondStage | None, given: ValidationInfo) -> SecondStage | None:
-        if stage is None or "compression" not in given.data:
+    def _check_order_of_stages(cls, stage: SecondStage | None, info: ValidationInfo) -> SecondStage | None:
+        if stage is None or "compression" not in info.data:
             return stage
-        first, second = algorithms_of(given.data["compression"]), algorithms_of(stage.compression)
+        first, second = algorithms_of(info.data["compression"]), algorithms_of(stage.compression)
         if "quantization" in first:
             others = " and ".join(name for name in second if name != "quantization") or "another algorithm"
             raise ValueError(
-                "nothing can follow quantization, since its model holds integers, but got "
+                "quantization must be the last stage, since its model holds integers, but is followed by "
                 f"{' and '.join(second)}; make {others} the first stage and quantization the second"
             )
         if "filter_pruning" in second and "magnitude_sparsity" in first:
-            raise ValueError("filters must be cut before single weights are removed; exchange the two stages")
+            raise ValueError("filters must be cut before single weights are removed; swap the two stages")
         if both := [name for name in first if name in second]:
-            raise ValueError(f"must be another algorithm than the first stage's, but both are {' and '.join(both)}")
+            raise ValueError(f"must be an algorithm that the first stage does not use, but got {' and '.join(both)}")
         return stage
 
     @field_validator("training")
     @classmethod
-    def _one_teacher(cls, training: TrainingSettings, given: ValidationInfo) -> TrainingSettings:
-        stages = [given.data.get("compression"), getattr(given.data.get("second_stage"), "compression", None)]
+    def _check_single_distillation(cls, training: TrainingSettings, info: ValidationInfo) -> TrainingSettings:
+        stages = [info.data.get("compression"), getattr(info.data.get("second_stage"), "compression", None)]
         if training.teaching is not None and any(map(distillation_of, filter(None, stages))):
             raise ValueError(
-                "the model would be taught twice, by knowledge_distillation in the list of algorithms and by "
-                "distillation here: set distillation to null, or leave knowledge_distillation out"
+                "only one distillation is allowed, but got knowledge_distillation in the list of algorithms and "
+                "distillation here: set distillation to null, or remove knowledge_distillation"
             )
         return training
 
     @property
     def teaching(self) -> dict[str, Any] | None:
-        """How the model is held to what it said before compression, as plain data; None where it is not."""
+        """The distillation of either the compression or the training, as plain data; None if there is none."""
         stages = [self.compression, *([self.second_stage.compression] if self.second_stage else [])]
         if (found := next(filter(None, map(distillation_of, stages)), None)) is not None:
             return {"kind": found.type, "temperature": found.temperature, "weight": found.scale}
         return self.training.teaching
 
     def check(self) -> None:
-        """Looks up all that is named, before anything is trained.
+        """Looks up everything that the settings name, before anything is trained.
 
         Raises:
-            ConfigurationError: Lists everything that `lookup_mistakes` finds.
+            ConfigurationError: Lists every mistake that `lookup_mistakes` finds.
         """
         if mistakes := self.lookup_mistakes("aat"):
             raise ConfigurationError("aat", mistakes)
 
     @property
     def time_limit(self) -> float | None:
-        """Seconds for the search; None for no limit."""
+        """Wall time for the search, in seconds; None for no limit."""
         return None if self.time_limit_minutes is None else 60 * self.time_limit_minutes

@@ -1,4 +1,4 @@
-"""The pipelines of this project."""
+"""The pipelines of this repository's project."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from kedro_aat.pipelines import aat, digits
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """`aat` does the whole job on the digits; it is also what a plain `kedro run` does."""
+    """Registers `aat`, the whole job on the digits and the default of `kedro run`, and `digits`, the baseline alone."""
     whole = digits.create_pipeline() + aat.create_pipeline()
     return {"__default__": whole, "aat": whole, "digits": digits.create_pipeline()}

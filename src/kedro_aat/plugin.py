@@ -1,4 +1,4 @@
-"""What kedro-aat adds to any Kedro project: checks before a run, and the `kedro aat` commands."""
+"""The plugin that Kedro loads in every project: checks before a run, and the `kedro aat` commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
 from kedro_aat.adoption.checks import data_mistakes, free_inputs
-from kedro_aat.adoption.commands import choose, from_nncf, init, schema, validate
+from kedro_aat.adoption.commands import aat
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings
 
@@ -19,15 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 class AatHooks:
-    """Finds what is missing before hours are spent."""
+    """Finds mistakes before a run spends hours, and shows our errors above Kedro's traceback."""
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Looks up all that our nodes are told to read or import.
+        """Checks everything that our nodes load or import.
+
+        Args:
+            run_params: Arguments of `kedro run`; not used.
+            pipeline: The pipeline that is about to run.
+            catalog: Its datasets and parameters.
 
         Raises:
-            ConfigurationError: Names every data set that is not there, and every import path or argument in our
-                settings that leads nowhere.
+            ConfigurationError: Lists every missing dataset, and every import path or argument in our settings that
+                does not exist.
         """
         mistakes: list[str] = []
         for name in free_inputs(pipeline):
@@ -41,7 +46,7 @@ class AatHooks:
 
     @hook_impl
     def on_node_error(self, error: Exception, node: Node) -> None:
-        """Says the one sentence that matters before Kedro's traceback."""
+        """Logs the message of our errors before Kedro's traceback."""
         if isinstance(error, AatError):
             logger.error("%s: %s", node.name, error)
 
@@ -54,10 +59,4 @@ def commands() -> None:
     """Commands of the plugins of this project."""
 
 
-@commands.group(name="aat")
-def aat() -> None:
-    """Accuracy-aware training."""
-
-
-for command in (init, validate, schema, choose, from_nncf):
-    aat.add_command(command)
+commands.add_command(aat)

@@ -1,13 +1,13 @@
-"""Kedro's settings of this project. The hooks come from the plugin's entry point, as in any other project."""
+"""Kedro settings of this repository's project. Hooks are registered by the plugin's entry point, as in any project."""
 
 import sys
 import warnings
 
 import rich
 
-# Kedro registers its resolvers under omegaconf's old name, which warns on every run and helps nobody.
+# Kedro registers resolvers with a deprecated function of omegaconf; users cannot do anything about the warning.
 warnings.filterwarnings("ignore", message=r"register_new_resolver\(\) is deprecated")
 
-# Without a terminal rich takes 80 columns, and would break each log line of a file in two or three.
+# Without a terminal, rich assumes 80 columns and would wrap most log lines in a file.
 if not sys.stdout.isatty():
     rich.reconfigure(width=200)

@@ -1,4 +1,4 @@
-"""A project as Kedro's own template makes it."""
+"""A project made from Kedro's own template."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class Demo:
-    """The project `demo` in its folder, driven through the command line.
+    """The project `demo`, used through the command line.
 
     Args:
-        folder: Where it is made.
-        packages: A folder in which kedro-aat is installed.
+        folder: Folder in which the project is created.
+        packages: Folder in which kedro-aat is installed.
     """
 
     def __init__(self, folder: Path, packages: Path) -> None:
@@ -33,7 +33,7 @@ class Demo:
         self.kedro("new", "--name", "demo", "--tools", "none", "--example", "n", "--telemetry", "no", cwd=folder)
 
     def kedro(self, *arguments: str, cwd: Path | None = None, code: int = 0) -> str:
-        """Runs a `kedro` command to its end, and returns what it printed."""
+        """Runs a `kedro` command, checks its exit code and returns its output."""
         command = [sys.executable, "-m", "kedro", *arguments]
         done = subprocess.run(
             command,
@@ -53,7 +53,7 @@ class Demo:
         return self.folder / "conf" / "base"
 
     def write_registry(self, *lines: str) -> None:
-        """A handwritten registry, with the two lines that `kedro aat init` tells."""
+        """Writes a registry by hand, with the two lines that `kedro aat init` prints."""
         first, *others = lines
         text = [first, "def register_pipelines():", "    pipelines = {}", *(f"    {line}" for line in others)]
         (self.folder / "src/demo/pipeline_registry.py").write_text("\n".join([*text, "    return pipelines\n"]))
@@ -65,20 +65,20 @@ class Demo:
         path.write_text(text)
 
     def python(self, name: str) -> None:
-        """Runs one of the project's scripts with its package at hand, as `PYTHONPATH=src python NAME`."""
+        """Runs one of the project's scripts with its package on the path, as `PYTHONPATH=src python NAME`."""
         packages = os.pathsep.join((str(self.folder / "src"), self._environment["PYTHONPATH"]))
         environment = self._environment | {"PYTHONPATH": packages}
         subprocess.run([sys.executable, name], cwd=self.folder, env=environment, check=True, capture_output=True)
 
     def change(self, name: str, changes: str) -> None:
-        """Merges YAML into a file of `conf/base`, which must have its first keys already."""
+        """Merges YAML into a file of `conf/base`, which must already have the top-level keys."""
         path = self.base / name
-        found, new = OmegaConf.load(path), OmegaConf.create(changes)
-        assert set(new) <= set(found)
-        path.write_text(OmegaConf.to_yaml(OmegaConf.merge(found, new)))
+        old, new = OmegaConf.load(path), OmegaConf.create(changes)
+        assert set(new) <= set(old)
+        path.write_text(OmegaConf.to_yaml(OmegaConf.merge(old, new)))
 
     def edit(self, name: str, *changes: tuple[str, str]) -> None:
-        """Replaces texts in a file of `conf/base`; each must be there."""
+        """Replaces texts in a file of `conf/base`; each must occur in it."""
         path = self.base / name
         text = path.read_text()
         for old, new in changes:

@@ -1,4 +1,4 @@
-"""kedro-aat in a project made by Kedro's own template, with a model and data that are not ours."""
+"""kedro-aat in a project made from Kedro's own template, with a model and data of the tutorial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEW_EPOCHS = "aat.search.maximal_total_epochs=3,aat.second_stage.search.maximal_
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """kedro-aat as pip installs it, from a copy of the tree; its dependencies are there already."""
+    """A folder in which pip installed kedro-aat from a copy of the tree, without its dependencies."""
     tree, target = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("packages")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
@@ -38,12 +38,12 @@ def _words(output: str) -> str:
     return " ".join(output.split())
 
 
-def test_handwritten_registry_takes_the_two_lines(demo: Demo) -> None:
+def test_two_lines_in_a_handwritten_registry(demo: Demo) -> None:
     registry = demo.folder / "src/demo/pipeline_registry.py"
-    found = registry.read_text()
+    original = registry.read_text()
     demo.write_registry("")
-    told = demo.kedro("aat", "init", "--namespace", "small").splitlines()
-    lines = (next(line.strip() for line in told if start in line) for start in ("from kedro_aat", "pipelines["))
+    output = demo.kedro("aat", "init", "--namespace", "small").splitlines()
+    lines = (next(line.strip() for line in output if start in line) for start in ("from kedro_aat", "pipelines["))
     assert "no pipeline is called 'aat_small'" in _words(
         demo.kedro("aat", "validate", "--pipeline", "aat_small", code=1)
     )
@@ -51,20 +51,20 @@ def test_handwritten_registry_takes_the_two_lines(demo: Demo) -> None:
     missing = _words(demo.kedro("aat", "validate", "--pipeline", "aat_small", code=1))
     assert "small.train_data: " in missing
     assert "data/05_model_input/small/train.safetensors is missing" in missing
-    assert "small.aat" not in missing  # its parameters were found under the namespace
+    assert "small.aat" not in missing  # its parameters are found under the namespace
     nothing = _words(demo.kedro("aat", "choose", "--namespace", "small", code=1))
     assert "There is no search to choose from" in nothing
-    assert "`kedro run --pipelines aat_small` makes one" in nothing
-    registry.write_text(found)
+    assert "`kedro run --pipelines aat_small` creates them" in nothing
+    registry.write_text(original)
     for name in ("parameters_aat_small.yml", "catalog_aat_small.yml"):
         (demo.base / name).unlink()
 
 
 def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
-    told = demo.kedro("aat", "init")
-    assert "Wrote conf/base/parameters_aat.yml" in told
-    assert "Wrote conf/base/catalog_aat.yml" in told
-    assert "Wrote src/demo/pipelines/aat/__init__.py" in told
+    output = demo.kedro("aat", "init")
+    assert "Wrote conf/base/parameters_aat.yml" in output
+    assert "Wrote conf/base/catalog_aat.yml" in output
+    assert "Wrote src/demo/pipelines/aat/__init__.py" in output
 
     demo.edit("parameters_aat.yml", ("num_classes: 10", "num_clases: 3"), ("alpha: 0.05", "alpha: 5"))
     mistaken = _words(demo.kedro("aat", "validate", code=1))
@@ -87,7 +87,7 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     demo.python("prepare.py")
     for name, changes in titled_blocks(TUTORIAL, "yaml").items():
         demo.change(Path(name).name, changes)
-    assert "are in order" in demo.kedro("aat", "validate", cwd=demo.base)  # from any folder of the project
+    assert "no mistakes in parameters" in demo.kedro("aat", "validate", cwd=demo.base)  # from any folder of the project
 
     demo.kedro("run", "--pipelines", "aat", "--params", FEW_EPOCHS)
     summary = demo.summary
@@ -97,27 +97,27 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     assert metrics["baseline.validation"] == summary["baseline"]["validation"]
 
 
-def test_what_kedro_itself_refuses_is_told_as_a_mistake(demo: Demo) -> None:
+def test_an_error_of_kedro_in_the_catalog_is_reported_as_a_mistake(demo: Demo) -> None:
     demo.kedro("aat", "init", "--force")
     other = demo.base / "catalog_other.yml"
     other.write_text("train_data: { type: pickle.PickleDataset, filepath: data/train.pkl }\n")
-    told = demo.kedro("aat", "validate", code=1)
-    assert "catalog: Duplicate keys found" in _words(told)
-    assert "Traceback" not in told
+    output = demo.kedro("aat", "validate", code=1)
+    assert "catalog: Duplicate keys found" in _words(output)
+    assert "Traceback" not in output
     other.write_text("another: { filepath: data/train.pkl }\n")
     assert "catalog: " in _words(demo.kedro("aat", "validate", code=1))
     other.unlink()
     refused = demo.kedro("aat", "validate", "--params", "aat.seed:3", code=2)
-    assert "--params takes key=value, with commas between, but got aat.seed:3" in _words(refused)
+    assert "--params takes key=value pairs separated by commas, but got aat.seed:3" in _words(refused)
 
 
-def test_init_never_overwrites_unless_told_to(demo: Demo) -> None:
+def test_init_overwrites_only_with_force(demo: Demo) -> None:
     demo.kedro("aat", "init", "--env", "local", "--force")
     kept = demo.folder / "conf/local/parameters_aat.yml"
     kept.write_text("{}")
     (demo.folder / "conf/local/catalog_aat.yml").unlink()
     refused = _words(demo.kedro("aat", "init", "--env", "local", code=1))
-    assert "parameters_aat.yml is there already" in refused
+    assert "parameters_aat.yml exists already" in refused
     assert kept.read_text() == "{}"
     assert not (demo.folder / "conf/local/catalog_aat.yml").exists()
     demo.kedro("aat", "init", "--env", "local", "--force")
@@ -135,7 +135,7 @@ def test_nncf_file_of_a_project(demo: Demo) -> None:
     demo.write("config.json", json.dumps(config))
     out = ("--out", "conf/local/parameters_aat.yml")
     assert "Wrote conf/local/parameters_aat.yml" in demo.kedro("aat", "from-nncf", "config.json", *out)
-    assert "is there already" in demo.kedro("aat", "from-nncf", "config.json", *out, code=1)
+    assert "exists already" in demo.kedro("aat", "from-nncf", "config.json", *out, code=1)
     demo.kedro("aat", "from-nncf", "config.json", *out, "--force")
     assert "max_drop: 0.2" in (demo.folder / out[1]).read_text()
     (demo.folder / out[1]).unlink()

@@ -1,4 +1,4 @@
-"""What is said of data sets that cannot be read."""
+"""Messages about datasets that cannot be read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kedro_datasets_experimental.safetensors import SafetensorsDataset
 from kedro_aat.adoption.checks import data_mistakes
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
 
-OURS = ("baseline_model", "train_data", "validation_data", "test_data")
+REQUIRED = ("baseline_model", "train_data", "validation_data", "test_data")
 
 
-class CannotTell(AbstractDataset[Any, Any]):
-    """As Kedro allows, without `_exists`."""
+class WithoutExists(AbstractDataset[Any, Any]):
+    """A dataset without `_exists`, which Kedro allows."""
 
     def load(self) -> Any:
         return {}
@@ -28,12 +28,12 @@ class CannotTell(AbstractDataset[Any, Any]):
 
 
 def mistakes(**changed: Any) -> list[str]:
-    datasets = {name: CannotTell() for name in OURS} | changed
+    datasets = {name: WithoutExists() for name in REQUIRED} | changed
     catalog = DataCatalog({name: each for name, each in datasets.items() if each is not None})
-    return [mistake for mistake in data_mistakes(create_pipeline(), catalog) if mistake.startswith(OURS)]
+    return [mistake for mistake in data_mistakes(create_pipeline(), catalog) if mistake.startswith(REQUIRED)]
 
 
-def test_a_class_that_cannot_tell_whether_it_exists_is_believed() -> None:
+def test_a_dataset_without_exists_is_assumed_to_exist() -> None:
     assert mistakes() == []
 
 
@@ -45,6 +45,6 @@ def test_a_class_that_cannot_tell_whether_it_exists_is_believed() -> None:
         (SafetensorsDataset(filepath="no/such/file", backend="torch"), "no/such/file is missing; put the file there"),
     ],
 )
-def test_what_is_absent_is_named_with_how_to_mend_it(dataset: Any, words: str) -> None:
+def test_a_missing_dataset_is_reported_with_a_remedy(dataset: Any, words: str) -> None:
     (mistake,) = mistakes(train_data=dataset)
     assert words in mistake

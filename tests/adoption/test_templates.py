@@ -1,4 +1,4 @@
-"""The templates say what this repository's own configuration says, and give a pipeline all that it asks for."""
+"""The templates agree with this repository's own configuration, and have everything that the pipeline needs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,32 @@ from omegaconf import OmegaConf
 from kedro_aat.adoption.checks import parameter_mistakes
 from kedro_aat.adoption.templates import TEMPLATES, pipeline_module, template
 from kedro_aat.config import AatSettings
+from kedro_aat.imports import Imported
 from kedro_aat.nncf.parameters import parameters_from_nncf
 from kedro_aat.pipelines.aat import create_pipeline
+from kedro_aat.validated import Settings
 from tests.projects import ROOT
 
 YOURS = {"baseline_model", "train_data", "validation_data", "test_data"}
-# What depends on the data, and so differs from what suits the digits.
+# Parameters that depend on the model or the data, and therefore differ from those of the digits.
 DIFFERENT = {
     "aat.training.optimizer.class_path",
     "aat.training.optimizer.init_args",
     "aat.training.metric.init_args",
     "aat.training.num_threads",
     "aat.certificate.test_examples",
+}
+# Parameters that differ from the defaults of their settings classes.
+NOT_DEFAULT = {
+    "aat.budget.max_drop": 0.01,  # the budget has no default
+    "aat.compression.round_to": 8,
+    "aat.search.maximal_total_epochs": 50,
+    "aat.second_stage.search.maximal_total_epochs": 10,
+    "aat.training.optimizer": Imported(class_path="torch.optim.AdamW", init_args={"lr": 1e-3}),
+    "aat.training.metric": Imported(
+        class_path="torchmetrics.classification.MulticlassAccuracy", init_args={"num_classes": 10, "average": "micro"}
+    ),
+    "aat.export.objective": "latency",
 }
 
 
@@ -47,6 +61,22 @@ def _leaves(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
+def _not_default(settings: Settings, written: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """The written values that differ from the defaults of their class."""
+    for key, value in written.items():
+        nested = getattr(settings, key)
+        if isinstance(nested, Settings) and not isinstance(nested, Imported):
+            yield from _not_default(nested, value, f"{prefix}{key}.")
+        elif nested != type(settings).model_fields[key].get_default(call_default_factory=True):
+            yield f"{prefix}{key}", nested
+
+
+def test_parameters_are_defaults_unless_stated() -> None:
+    written = _loaded(template("parameters_aat.yml"))["aat"]
+    settings = AatSettings.model_validate(written)  # which refuses unknown keys
+    assert dict(_not_default(settings, written, "aat.")) == NOT_DEFAULT
+
+
 def test_parameters_are_those_of_this_repository() -> None:
     ours = dict(_leaves({"aat": _own("parameters.yml")["aat"]}))
     theirs = dict(_leaves(_loaded(template("parameters_aat.yml"))))
@@ -57,18 +87,16 @@ def test_parameters_are_those_of_this_repository() -> None:
 def test_catalog_is_that_of_this_repository() -> None:
     ours = _own("catalog.yml")
     theirs = _loaded(template("catalog_aat.yml"))
-    written = set(theirs) - YOURS
-    assert {name: theirs[name] for name in written} == {name: ours[name] for name in written}
-    pipeline = create_pipeline()
-    asked = {name for name in pipeline.datasets() if not name.startswith("params:")}
-    assert set(theirs) == asked
+    outputs = set(theirs) - YOURS
+    assert {name: theirs[name] for name in outputs} == {name: ours[name] for name in outputs}
+    assert set(theirs) == {name for name in create_pipeline().datasets() if not name.startswith("params:")}
 
 
-def test_every_other_form_in_the_catalog_can_be_built(tmp_path: Path) -> None:
+def test_every_alternative_in_the_catalog_can_be_created(tmp_path: Path) -> None:
     text = template("catalog_aat.yml")
-    forms = [block for block in text.split("\n\n") if "\n# " in block and "#   type:" in block]
-    assert len(forms) == 4
-    for block in forms:
+    alternatives = [block for block in text.split("\n\n") if "\n# " in block and "#   type:" in block]
+    assert len(alternatives) == 4
+    for block in alternatives:
         lines = [line.removeprefix("# ") for line in block.splitlines() if line.startswith("# ")]
         start = next(number for number, line in enumerate(lines) if line.endswith(":") and " " not in line)
         catalog = DataCatalog.from_config(_loaded("\n".join(lines[start:])))
@@ -101,9 +129,9 @@ def test_two_models_share_nothing() -> None:
     assert "small.finetune_adaptively" in {node.name for node in both.nodes}
 
 
-def test_parameters_that_are_not_there() -> None:
+def test_missing_parameters() -> None:
     (mistake,) = parameter_mistakes(create_pipeline(namespace="small"), {"aat": {}})
-    assert mistake == "small.aat: there are no such parameters; `kedro aat init` writes them"
+    assert mistake == "small.aat: these parameters are missing; `kedro aat init` writes them"
 
 
 def test_namespace_must_be_a_name() -> None:
@@ -111,7 +139,7 @@ def test_namespace_must_be_a_name() -> None:
         template("catalog_aat.yml", "a b")
 
 
-def test_module_for_autodiscovery() -> None:
+def test_module_for_find_pipelines() -> None:
     for namespace in (None, "small"):
         names: dict[str, Any] = {}
         exec(pipeline_module(namespace), names)
@@ -165,7 +193,7 @@ def test_nncf_file_becomes_parameters(tmp_path: Path) -> None:
     assert any("preset: performance" in note for note in notes)
     for note in notes:
         assert note in " ".join(text.replace("\n#  ", " ").split())
-    assert "    loss: torch.nn.CrossEntropyLoss\n" in text  # what the file does not speak of is the template's
+    assert "    loss: torch.nn.CrossEntropyLoss\n" in text  # what the file does not have stays as in the template
 
 
 def test_one_algorithm_early_exit_and_a_falling_metric(tmp_path: Path) -> None:

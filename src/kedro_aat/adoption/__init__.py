@@ -1,1 +1,5 @@
-"""What brings the pipeline into another project: templates, checks without a run, and NNCF's files as parameters."""
+"""Brings the pipeline into another Kedro project: the `kedro aat` commands, their templates, and checks without a run.
+
+Start reading in `commands.py`; `checks.py` also serves the hook that runs before every pipeline. Texts and checks can
+change freely; the keys and file paths in `templates/` must agree with `conf/base`, which a test checks.
+"""

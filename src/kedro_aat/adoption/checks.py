@@ -1,4 +1,4 @@
-"""Checks of a configuration without a run: parameters, import paths, data sets."""
+"""Checks a configuration without a run: parameters, import paths, datasets."""
 
 from __future__ import annotations
 
@@ -7,44 +7,37 @@ from typing import Any
 
 from kedro.io import AbstractDataset, DataCatalog
 from kedro.io.core import DatasetError
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 from kedro.validation import TypeExtractor
 
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.validated import Settings, parse
 
-_PARAMETERS = "params:"
-
-
-def is_ours(node: Node) -> bool:
-    """Whether a node comes from this package."""
-    return node.func.__module__.startswith("kedro_aat.")
-
 
 def free_inputs(pipeline: Pipeline) -> list[str]:
-    """The data sets and parameters that our nodes read and no node of the pipeline makes, by name."""
-    names = set[str]().union(*(node.inputs for node in pipeline.nodes if is_ours(node)))
-    return sorted(names & pipeline.inputs())
+    """Names of the datasets and parameters that our nodes read and that no node of the pipeline creates."""
+    our_nodes = [node for node in pipeline.nodes if node.func.__module__.startswith("kedro_aat.")]
+    return sorted(pipeline.inputs() & {name for node in our_nodes for name in node.inputs})
 
 
 def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> list[str]:
-    """All that is wrong with the parameters of a pipeline's nodes that are read into settings.
+    """Lists the mistakes in the parameters that a pipeline's nodes read as settings.
 
     Args:
-        pipeline: Its nodes' type hints name the settings.
-        parameters: Plain data, as they stand in the configuration.
+        pipeline: A pipeline whose nodes' type hints name the settings classes.
+        parameters: The project's parameters as plain data.
     """
     expected = TypeExtractor({"": pipeline}).extract_types_from_pipelines()
     mistakes: list[str] = []
     for key, kind in expected.items():
         if not (isinstance(kind, type) and issubclass(kind, Settings)):
             continue
-        found = _at(parameters, key)
-        if found is None:
-            mistakes.append(f"{key}: there are no such parameters; `kedro aat init` writes them")
+        data = _look_up(parameters, key)
+        if data is None:
+            mistakes.append(f"{key}: these parameters are missing; `kedro aat init` writes them")
             continue
         try:
-            settings = parse(kind, found, where=key)
+            settings = parse(kind, data, where=key)
         except ConfigurationError as error:
             mistakes += [f"{key}.{mistake}" for mistake in error.mistakes]
         else:
@@ -53,43 +46,44 @@ def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> lis
 
 
 def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
-    """The data sets that our nodes read, and that are not there or cannot be."""
+    """Lists the datasets that our nodes read and that are missing or invalid."""
     mistakes: list[str] = []
     for name in free_inputs(pipeline):
-        if name.startswith(_PARAMETERS):
+        if name.startswith("params:"):
             continue
         try:
-            is_there = _is_there(catalog, name)
-        except DatasetError as error:  # a type or an argument that leads nowhere
+            exists = _exists(catalog, name)
+        except DatasetError as error:  # an unknown type or a wrong argument
             mistakes.append(f"{name}: its catalog entry is wrong: {error}")
             continue
-        if not is_there:
-            mistakes.append(f"{name}: {_absence(catalog, name)}")
+        if not exists:
+            mistakes.append(f"{name}: {_explain_absence(catalog, name)}")
         elif look_up := getattr(catalog[name], "lookup_mistakes", None):
             mistakes += look_up(name)
     return mistakes
 
 
-def _is_there(catalog: DataCatalog, name: str) -> bool:
-    """Whether a data set can be loaded; one whose class cannot tell, which Kedro allows, is believed to be there."""
+def _exists(catalog: DataCatalog, name: str) -> bool:
+    """Whether a dataset can be loaded; true if its class does not implement `_exists`, which Kedro allows."""
     dataset = catalog.get(name)
     if dataset is not None and type(dataset)._exists is AbstractDataset._exists:
         return True
     return catalog.exists(name)
 
 
-def _absence(catalog: DataCatalog, name: str) -> str:
-    """In what way it is not there, and how to mend that."""
+def _explain_absence(catalog: DataCatalog, name: str) -> str:
+    """Why a dataset cannot be loaded, and what to do."""
     dataset = catalog.get(name)
     if dataset is None:
-        return "is not in the catalog; add an entry, or run the nodes that make it in the same run"
+        return "is not in the catalog; add an entry, or run the nodes that create it in the same run"
     if (path := dataset._describe().get("filepath")) is None:
-        return f"its {type(dataset).__name__} is empty; run the nodes that make it in the same run"
-    return f"{path} is missing; put the file there, mend its catalog entry, or run the nodes that make it"
+        return f"its {type(dataset).__name__} is empty; run the nodes that create it in the same run"
+    return f"{path} is missing; put the file there, correct its catalog entry, or run the nodes that create it"
 
 
-def _at(parameters: Mapping[str, Any], key: str) -> Any:
-    found: Any = parameters
+def _look_up(parameters: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key, None if there is none."""
+    value: Any = parameters
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -1,8 +1,9 @@
-"""The configuration that `kedro aat init` writes into a project, plain or for a namespace."""
+"""The files that `kedro aat init` writes into a project, with or without a namespace."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,7 +13,7 @@ TEMPLATES = ("parameters_aat.yml", "catalog_aat.yml")
 
 _IMPORT_LINE = "from kedro_aat.pipelines.aat import create_pipeline as aat"
 
-_MODULE = '''"""Accuracy-aware training; Kedro finds this module by its place and name."""
+_MODULE = '''"""Accuracy-aware training; Kedro finds this module by its location and name."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def create_pipeline(**_: object) -> Pipeline:
 
 
 def pipeline_name(namespace: str | None = None) -> str:
-    """What the pipeline is called in a registry."""
+    """The name of the pipeline in a registry."""
     return "aat" if namespace is None else f"aat_{namespace}"
 
 
@@ -39,8 +40,8 @@ def registry_lines(namespace: str | None = None) -> tuple[str, str]:
 def pipeline_module(namespace: str | None = None) -> str:
     """The text of a module that `find_pipelines` finds.
 
-    The two lines alone do not do where a registry calls `find_pipelines(raise_errors=True)`, as Kedro's template does:
-    it then refuses to run a pipeline that it has not found itself.
+    `registry_lines` alone are not enough if a registry calls `find_pipelines(raise_errors=True)`, as Kedro's template
+    does: it then refuses to run a pipeline that it did not find itself.
     """
     return _MODULE.format(import_line=_IMPORT_LINE, call=_call(namespace))
 
@@ -53,12 +54,12 @@ def template(name: str, namespace: str | None = None) -> str:
     """The text of one of `TEMPLATES`.
 
     Args:
-        name: Its file's name.
-        namespace: Data sets are then called `namespace.data_set` and lie in folders of their own; the parameters
-            stand under `namespace`.
+        name: File name of the template.
+        namespace: Prefix of the datasets' names (`namespace.dataset`), folder of their files, and key under which the
+            parameters are.
 
     Raises:
-        ConfigurationError: For a namespace that is no name.
+        ConfigurationError: If the namespace is not a valid name.
     """
     text = (files("kedro_aat.adoption") / "templates" / name).read_text(encoding="utf-8")
     if namespace is None:
@@ -66,32 +67,32 @@ def template(name: str, namespace: str | None = None) -> str:
     if not namespace.isidentifier():
         raise ConfigurationError("--namespace", [f"must be a name such as small_model, but got {namespace!r}"])
     if name.startswith("parameters"):
-        return f"{namespace}:\n" + "".join(f"  {line}" if line.strip() else line for line in text.splitlines(True))
+        return f"{namespace}:\n{textwrap.indent(text, '  ')}"
     text = re.sub(r"(?m)^(# )?([a-z_]+):$", rf"\1{namespace}.\2:", text)
     return re.sub(r"(filepath: data/\w+)/", rf"\1/{namespace}/", text)
 
 
 def configuration(folder: Path, namespace: str | None = None) -> dict[Path, str]:
-    """The files of a folder such as `conf/base`, and what is to stand in them."""
+    """The files for a folder such as `conf/base`, with their texts."""
     suffix = "" if namespace is None else f"_{namespace}"
     return {folder / name.replace(".yml", f"{suffix}.yml"): template(name, namespace) for name in TEMPLATES}
 
 
 def write_new(texts: dict[Path, str], *, force: bool = False) -> None:
-    """Writes files, each with its text.
+    """Writes text files.
 
     Args:
-        texts: What each file is to hold.
-        force: Whether files that are there are overwritten.
+        texts: The text of each file.
+        force: Whether to overwrite existing files.
 
     Raises:
-        ConfigurationError: Names the files that are there already; nothing is written then.
+        ConfigurationError: Lists the files that exist already; nothing is written then.
     """
-    there = [] if force else [path for path in texts if path.exists()]
-    if there:
+    existing = [] if force else [path for path in texts if path.exists()]
+    if existing:
         raise ConfigurationError(
             "Nothing was written",
-            [f"{path} is there already; move it away, or give --force to overwrite it" for path in there],
+            [f"{path} exists already; move it away, or use --force to overwrite it" for path in existing],
         )
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
