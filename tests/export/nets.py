@@ -40,7 +40,7 @@ class ResidualNet(nn.Module):
 
 
 def residual_net(sparsity: float = 0.0) -> ResidualNet:
-    """The network as training leaves it: its statistics are not 0 and 1, and some masked weights are -0.0."""
+    """The network as after training: its statistics are not 0 and 1, and some masked weights are -0.0."""
     torch.manual_seed(0)
     model = ResidualNet()
     for module in model.modules():
@@ -57,7 +57,7 @@ def residual_net(sparsity: float = 0.0) -> ResidualNet:
 
 
 class Pooled(nn.Module):
-    """A convolution, some way to a vector for each example, and a linear layer: (B, 1, 8, 8) -> (B, 3)."""
+    """A convolution, a function that flattens each example, and a linear layer: (B, 1, 8, 8) -> (B, 3)."""
 
     def __init__(self, flatten: Callable[[Tensor], Tensor], features: int) -> None:
         super().__init__()

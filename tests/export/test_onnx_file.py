@@ -51,7 +51,7 @@ def test_a_batch_of_one_exports_to_any_batch_size(sparse_net: nn.Module, sparse_
     assert agreement.batch_sizes == (17, 1)
 
 
-def test_the_file_is_its_numbers_and_little_else(sparse_file: onnx.ModelProto) -> None:
+def test_the_file_contains_its_numbers_and_little_else(sparse_file: onnx.ModelProto) -> None:
     assert sparse_file.ByteSize() - payload(sparse_file) <= 2_500  # the exporter alone: about 34,000
     assert payload(sparse_file) <= 4 * 173_842
     assert Counter(node.op_type for node in sparse_file.graph.node) == {
@@ -63,7 +63,7 @@ def test_the_file_is_its_numbers_and_little_else(sparse_file: onnx.ModelProto) -
     }
 
 
-def test_no_notes_of_the_exporter_are_left(sparse_file: onnx.ModelProto) -> None:
+def test_no_metadata_of_the_exporter_is_left(sparse_file: onnx.ModelProto) -> None:
     graph = sparse_file.graph
     for message in (sparse_file, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         assert not message.metadata_props
@@ -82,7 +82,7 @@ def test_masked_weights_are_positive_zeros(sparse_net: nn.Module, sparse_file: o
         assert not (np.signbit(numbers) & (numbers == 0)).any(), tensor.name
 
 
-def test_zeros_are_counted_by_name_although_batch_normalisation_is_folded(
+def test_zeros_are_counted_by_name_although_batch_normalization_is_folded(
     sparse_net: nn.Module, sparse_file: onnx.ModelProto
 ) -> None:
     weights = [p for p in sparse_net.parameters() if p.ndim >= 2]
@@ -140,7 +140,7 @@ def test_weights_keep_their_names_and_zeros(model: nn.Module, shape: tuple[int, 
 
 
 def test_weights_of_equal_content_stay_apart() -> None:
-    """Two layers that masks have emptied are two layers in the file."""
+    """Two layers emptied by masks stay two layers in the file."""
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     for name in ("0.weight", "2.weight"):
         nn.init.zeros_(model.get_parameter(name))
@@ -159,7 +159,7 @@ def test_a_shared_weight_is_stored_once_under_its_first_name() -> None:
     assert count_zeros(to_onnx(nn.Sequential(layer, layer), torch.randn(2, 4)), ["0.weight"]) == (0, 16)
 
 
-def test_a_computed_weight_is_missed_by_name() -> None:
+def test_a_computed_weight_is_reported_as_missing() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), weight_norm(nn.Conv2d(2, 2, 3)))
     file = to_onnx(model, torch.randn(2, 1, 8, 8))
     with pytest.raises(ExportError, match=r"no weight named 1\.weight is in the ONNX model"):

@@ -1,4 +1,4 @@
-"""Remove from an ONNX graph all that does not change what it computes, and give the rest short names."""
+"""Remove everything from an ONNX graph that does not affect its results, and shorten the remaining names."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from onnx_ir.passes import common
 
 
 def make_lean(model: ir.Model, first_names: Mapping[str, str]) -> None:
-    """Clear notes, inner shapes, default attributes, negative zeros and long names, in place.
+    """Remove metadata, inner shapes, default attributes, negative zeros and long names, in place.
 
     Args:
-        model: Its first input's first dimension is the batch, and is named so.
-        first_names: Every name of a tensor of the PyTorch model -> the name under which it is kept.
+        model: The first dimension of its first input is the batch; it is named "batch".
+        first_names: Maps each name of a tensor of the PyTorch model to the name that the tensor keeps.
     """
     graph = model.graph
     _name_batch(graph)
@@ -24,11 +24,11 @@ def make_lean(model: ir.Model, first_names: Mapping[str, str]) -> None:
     _name_values(graph, taken={*first_names, *graph.initializers})
     _clear_negative_zeros(graph)
     _clear_default_attributes(graph)
-    _clear_notes(model)
+    _clear_metadata(model)
 
 
 def _name_batch(graph: ir.Graph) -> None:
-    """Call the batch dimension "batch" in inputs and outputs; torch.export calls it s31 or the like."""
+    """Name the batch dimension "batch" in inputs and outputs; torch.export calls it s31 or similar."""
     batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
     for value in (*graph.inputs, *graph.outputs):
         if value.shape:
@@ -36,11 +36,11 @@ def _name_batch(graph: ir.Graph) -> None:
 
 
 def _name_initializers(graph: ir.Graph, first_names: Mapping[str, str]) -> None:
-    """Keep the names of the model's tensors and number the constants: c0, c1, ..."""
+    """Keep the names of the model's tensors, and number the constants: c0, c1, ..."""
     numbered = (name for i in itertools.count() if (name := f"c{i}") not in first_names)
     for value in tuple(graph.initializers.values()):
-        assert value.name is not None  # initializers are kept by name
-        # Fused batch normalisation gives "conv.weight" without bias a "conv.weight_bias".
+        assert value.name is not None  # initializers are stored by name
+        # Fusing batch normalization into a convolution without bias adds "conv.weight_bias" to its "conv.weight".
         weight = value.name.removesuffix("_bias")
         bias = weight.removesuffix("weight") + "bias"
         if value.name in first_names:
@@ -52,17 +52,17 @@ def _name_initializers(graph: ir.Graph, first_names: Mapping[str, str]) -> None:
 
 
 def _name_values(graph: ir.Graph, taken: set[str]) -> None:
-    """Number the values between nodes, v0, v1, ..., and leave the nodes nameless, as ONNX allows."""
+    """Number the values between nodes, v0, v1, ..., and remove the names of nodes, which ONNX does not need."""
     numbered = (name for i in itertools.count() if (name := f"v{i}") not in taken)
     for node in ir.traversal.RecursiveGraphIterator(graph):
         node.name = None
         for value in node.outputs:
-            if value.name and not value.is_graph_output():  # an optional output that is not used has no name
+            if value.name and not value.is_graph_output():  # an unused optional output has no name
                 value.name = next(numbered)
 
 
 def _clear_negative_zeros(graph: ir.Graph) -> None:
-    """Masks leave -0.0 behind, whose sign bits triple the size of the compressed file."""
+    """Replace -0.0, which masks leave behind, by 0.0: its sign bits triple the size of the gzipped file."""
     for value in graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and tensor.dtype.is_floating_point():
@@ -72,7 +72,7 @@ def _clear_negative_zeros(graph: ir.Graph) -> None:
 
 
 def _clear_default_attributes(graph: ir.Graph) -> None:
-    """Remove attributes that repeat what ONNX takes for granted: 0.4 of the 2.8 KB around ten layers."""
+    """Remove attributes that repeat a default of ONNX: 0.4 of the 2.8 KB that surround the weights of ten layers."""
     for node in ir.traversal.RecursiveGraphIterator(graph):
         if not onnx.defs.has(node.op_type, node.domain):
             continue
@@ -83,9 +83,9 @@ def _clear_default_attributes(graph: ir.Graph) -> None:
                 del node.attributes[name]
 
 
-def _clear_notes(model: ir.Model) -> None:
-    """Remove metadata, doc strings, the producer and the shapes of all but inputs and outputs."""
-    common.ClearMetadataAndDocStringPass()(model)  # of nodes, and of graphs with nodes
+def _clear_metadata(model: ir.Model) -> None:
+    """Remove metadata, doc strings, the producer, and all shapes except those of inputs and outputs."""
+    common.ClearMetadataAndDocStringPass()(model)  # clears nodes, and graphs that have nodes
     model.producer_name = model.producer_version = model.doc_string = None
     model.metadata_props.clear()
     graph = model.graph

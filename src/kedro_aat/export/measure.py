@@ -1,4 +1,4 @@
-"""How long a model takes in a runtime, in milliseconds."""
+"""Measure the latency of exported models in their runtime, in milliseconds."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kedro_aat.export.openvino_file import OpenvinoFiles, bound_openvino_run, compile_openvino
-from kedro_aat.export.session import bound_run, open_session
+from kedro_aat.export.openvino_file import OpenvinoFiles, bind_openvino, compile_openvino
+from kedro_aat.export.session import bind_session, open_session
 
-_WARM_UPS = 3  # the first runs of a session allocate its memory
-_OPENINGS = 5
-_SECONDS_A_TURN = 0.0003  # short enough to fall between two interruptions, long enough for the clock
+_WARM_UP_RUNS = 3  # the first runs of a session allocate its memory
+_NUM_SESSIONS = 5  # per model and batch size; see the comment in measure_latency
+_SECONDS_PER_TURN = 0.0003  # short enough to fall between two interruptions, long enough for the clock
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one run in milliseconds, over many turns of a few runs.
+    """Time of one run in milliseconds, measured over many turns of a few runs each.
 
     Attributes:
-        median: Half of the turns took less.
-        quartiles: A quarter took less than the first, and a quarter more than the second.
-        fastest: The turn that was disturbed least. It says what the model takes, the others what the machine added;
-            so this is what to compare two models by.
+        median: Median of the turns.
+        quartiles: First and third quartile of the turns.
+        fastest: Time of the fastest turn, which was disturbed least. It shows the cost of the model, while the other
+            turns include what the machine added; so compare two models by this.
     """
 
     median: float
@@ -46,24 +46,24 @@ def measure_latency(
     num_threads: int = 1,
     seconds: float = 5.0,
 ) -> list[dict[int, Latency]]:
-    """Time of one run of each model on the CPU, for each batch size.
+    """Measure the time of one run of each model on the CPU, for each batch size.
 
-    ONNX models run in onnxruntime, OpenVINO's files in OpenVINO.
-    The models take short turns (A B A B ...), so that whatever else the machine does meets them all alike, and each
-    finds its quiet moments. Inputs and outputs are bound beforehand: what is timed is the model, and not the 20
-    microseconds in which Python hands over an array. On a machine with other work, medians move by tens of percent
-    from one second to the next; the ratio of the fastest turns repeats within a few (`benchmarks/job.py --repeats`).
+    ONNX models run in onnxruntime, OpenVINO's files in OpenVINO. The models take short turns (A B A B ...), so that
+    other work on the machine slows all of them equally, and each finds quiet moments. Inputs and outputs are bound
+    in advance, so that the time is the model's alone, without the 20 microseconds that Python needs to pass an array.
+    On a busy machine, medians change by tens of percent from one second to the next, while the ratio of the fastest
+    turns repeats within a few percent (`benchmarks/job.py --repeats`).
 
     Args:
-        models: ONNX models, serialised or not, and OpenVINO's files.
-        example_input: (B, ...), B at least 1; repeated or cut to each batch size.
-        batch_sizes: At least 1 each.
-        num_threads: Threads within an operator.
-        seconds: Time for each batch size, beside that of opening each model 5 times. Large models take longer: each
-            has at least 5 turns, of one run or more.
+        models: ONNX models, serialized or not, and OpenVINO's files.
+        example_input: (B, ...) with B at least 1; repeated or cut to each batch size.
+        batch_sizes: Each at least 1.
+        num_threads: Number of threads within an operator.
+        seconds: Time per batch size, without the time to open each model 5 times. Large models take longer: each
+            gets at least 5 turns of at least one run.
 
     Returns:
-        For each model, batch size -> time.
+        One dictionary per model, from batch size to latency.
 
     Raises:
         ExportError: A runtime cannot load a model.
@@ -73,41 +73,41 @@ def measure_latency(
     for batch_size in batch_sizes:
         batch = _batch_of(example_input, batch_size).numpy()
         turns: list[list[float]] = [[] for _ in models]
-        for _ in range(_OPENINGS):
-            # Where a session's memory happens to lie makes it several percent faster or slower.
-            runs = [_opened(file, batch, num_threads) for file in files]
-            for taken, more in zip(turns, _in_turns(runs, seconds / _OPENINGS), strict=True):
-                taken.extend(more)
-        for result, taken in zip(results, turns, strict=True):
-            low, middle, high = statistics.quantiles(taken, n=4, method="inclusive")
-            result[batch_size] = Latency(middle, (low, high), min(taken))
+        for _ in range(_NUM_SESSIONS):
+            # A session is several percent faster or slower depending on the addresses of its memory.
+            runs = [_open_bound(file, batch, num_threads) for file in files]
+            for times, more_times in zip(turns, _time_in_turns(runs, seconds / _NUM_SESSIONS), strict=True):
+                times.extend(more_times)
+        for result, times in zip(results, turns, strict=True):
+            first_quartile, median, third_quartile = statistics.quantiles(times, n=4, method="inclusive")
+            result[batch_size] = Latency(median, (first_quartile, third_quartile), min(times))
     return results
 
 
-def _in_turns(runs: Sequence[Callable[[], object]], seconds: float) -> list[list[float]]:
-    """Milliseconds of a run in each of the turns of each of `runs`."""
+def _time_in_turns(runs: Sequence[Callable[[], object]], seconds: float) -> list[list[float]]:
+    """Return milliseconds per run: for each of `runs`, a list of its turns."""
     timers = [timeit.Timer(run) for run in runs]
-    numbers = [_runs_a_turn(timer) for timer in timers]
+    runs_per_turn = [_choose_runs_per_turn(timer) for timer in timers]
     turns: list[list[float]] = [[] for _ in timers]
     deadline = time.perf_counter() + seconds
     while not turns[0] or time.perf_counter() < deadline:
-        for timer, number, taken in zip(timers, numbers, turns, strict=True):
-            taken.append(1000 * timer.timeit(number) / number)
+        for timer, num_runs, times in zip(timers, runs_per_turn, turns, strict=True):
+            times.append(1000 * timer.timeit(num_runs) / num_runs)
     return turns
 
 
-def _opened(model: bytes | OpenvinoFiles, batch: NDArray[Any], num_threads: int) -> Callable[[], object]:
-    """What runs the model on a batch."""
+def _open_bound(model: bytes | OpenvinoFiles, batch: NDArray[Any], num_threads: int) -> Callable[[], object]:
+    """Open a model in its runtime, and return a function that runs it on a batch."""
     if isinstance(model, OpenvinoFiles):
-        return bound_openvino_run(compile_openvino(model, num_threads), batch)
-    return bound_run(open_session(model, num_threads), batch)
+        return bind_openvino(compile_openvino(model, num_threads), batch)
+    return bind_session(open_session(model, num_threads), batch)
 
 
-def _runs_a_turn(timer: timeit.Timer) -> int:
-    timer.timeit(_WARM_UPS)
-    return max(1, int(_SECONDS_A_TURN * _WARM_UPS / timer.timeit(_WARM_UPS)))
+def _choose_runs_per_turn(timer: timeit.Timer) -> int:
+    timer.timeit(_WARM_UP_RUNS)
+    return max(1, int(_SECONDS_PER_TURN * _WARM_UP_RUNS / timer.timeit(_WARM_UP_RUNS)))
 
 
 def _batch_of(examples: Tensor, batch_size: int) -> Tensor:
-    """(B, ...) -> (batch_size, ...), the examples repeated in order."""
+    """Cut the examples, or repeat them in order: (B, ...) -> (batch_size, ...)."""
     return examples.detach().cpu()[torch.arange(batch_size) % len(examples)]

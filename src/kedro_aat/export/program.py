@@ -1,4 +1,4 @@
-"""From an `nn.Module` to a `torch.export` program: one graph for any batch size."""
+"""Export an `nn.Module` to a `torch.export` program: one graph for any batch size."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from torch.export import Dim, ExportedProgram
 from kedro_aat.errors import ExportError
 from kedro_aat.modes import evaluating, first_cause, quiet
 
-# torch.export takes a dimension of size 0 or 1 for a constant; from 2 on it can be a symbol.
+# torch.export treats a dimension of size 0 or 1 as a constant; it can be a symbol from size 2.
 _TRACED_BATCH = 2
 
 
 def to_program(model: nn.Module, example_input: Tensor) -> ExportedProgram:
     """Trace a model in evaluation mode into a program that takes any batch size.
 
-    The program shares the model's parameters: save it before the model is trained on. `torch.export.save`
-    writes it to a `.pt2` file, `torch.export.load` reads that back.
+    The program shares the model's parameters: save it before training the model further. `torch.export.save` writes
+    it to a `.pt2` file, and `torch.export.load` reads that file.
 
     Args:
-        model: Takes one tensor. It must be on the CPU, so that the file runs anywhere. Afterwards each of its
-            modules is again in the mode (training or evaluation) that it was in.
+        model: Takes one tensor, and is on the CPU, so that the file runs anywhere. The mode of each of its modules
+            (training or evaluation) is restored afterwards.
         example_input: (B, ...) with B at least 1; its shape and type matter, its values do not.
 
     Returns:
         The program; only the first dimension of its input is symbolic.
 
     Raises:
-        ExportError: The model is not on the CPU, cannot be traced, or works for one batch size only.
+        ExportError: The model is not on the CPU, cannot be traced, or works for only one batch size.
     """
     _require_cpu(model)
     try:
@@ -37,7 +37,7 @@ def to_program(model: nn.Module, example_input: Tensor) -> ExportedProgram:
     except Exception as error:  # torch.export raises a dozen kinds of error, most of them private
         raise ExportError(
             f"{type(model).__name__} cannot be exported for any batch size. Its forward must take one tensor "
-            "whose first dimension is the batch; it must neither turn the batch size into a Python number "
+            "whose first dimension is the batch; it must neither convert the batch size to a Python number "
             f"nor branch on the values of tensors. torch.export says: {first_cause(error)}"
         ) from error
 
@@ -51,7 +51,7 @@ def _require_cpu(model: nn.Module) -> None:
 
 
 def _traced_batch(example_input: Tensor) -> Tensor:
-    """Exactly two examples, the one there is repeated if need be."""
+    """Return exactly two examples; a single one is repeated."""
     if example_input.ndim == 0 or len(example_input) == 0:
         raise ExportError(
             "`example_input` must hold at least one example along its first dimension, "

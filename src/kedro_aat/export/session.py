@@ -1,4 +1,4 @@
-"""One way to open and run ONNX models in onnxruntime, for comparing and for timing."""
+"""Open and run ONNX models in onnxruntime, with the same options for verification and for timing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kedro_aat.errors import ExportError
 
 
 def open_session(file: bytes, num_threads: int = 1) -> Any:
-    """Load a serialised ONNX model on the CPU.
+    """Load a serialized ONNX model on the CPU.
 
     Returns:
         An `onnxruntime.InferenceSession` (onnxruntime ships no types).
@@ -30,7 +30,7 @@ def open_session(file: bytes, num_threads: int = 1) -> Any:
     options.log_severity_level = 3  # errors only
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's kinds of error are private
+    except Exception as error:  # the error classes of onnxruntime are private
         raise ExportError(f"onnxruntime cannot load the ONNX model: {error}") from error
 
 
@@ -40,8 +40,8 @@ def run_session(session: Any, batch: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {name: batch.detach().numpy()})[0])
 
 
-def bound_run(session: Any, batch: NDArray[Any]) -> Callable[[], None]:
-    """What runs a session with one input on a batch, without taking arrays in and out each time."""
+def bind_session(session: Any, batch: NDArray[Any]) -> Callable[[], None]:
+    """Return a function that runs a session with one input on a batch, without passing arrays each time."""
     binding = session.io_binding()
     binding.bind_cpu_input(session.get_inputs()[0].name, batch)
     for output in session.get_outputs():
@@ -50,10 +50,13 @@ def bound_run(session: Any, batch: NDArray[Any]) -> Callable[[], None]:
 
 
 class OnnxModel(nn.Module):
-    """An ONNX model as a module, so that whatever evaluates modules evaluates the file.
+    """An ONNX model as a module, so that code that evaluates modules can evaluate the file.
 
     Args:
-        model: As it is written.
+        model: The model as it is written to the file.
+
+    Raises:
+        ExportError: onnxruntime cannot load it.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -61,5 +64,5 @@ class OnnxModel(nn.Module):
         self._session = open_session(model.SerializeToString())
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Runs onnxruntime on the CPU; (B, ...) -> (B, ...), on the device of the inputs."""
+        """Run onnxruntime on the CPU: (B, ...) -> (B, ...), on the device of the inputs."""
         return run_session(self._session, inputs.cpu()).to(inputs.device)

@@ -1,4 +1,4 @@
-"""Settings of the export: how files are checked and measured, and which of them is delivered."""
+"""Settings of the export: how files are verified and measured, and which one is delivered."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Objective = Literal["bytes", "latency", "parameters", "macs", "rate"]
 
 
 class Limits(Settings):
-    """What the delivered file must keep beside the accuracy budget; None for no limit.
+    """Limits that the delivered file must meet in addition to the accuracy budget; None means no limit.
 
     Attributes:
-        onnx_bytes: Largest size of the ONNX file.
-        parameters: Most parameters.
-        macs: Most multiply-accumulate operations for one example.
-        latency_ms: Batch size -> longest median time of a run, in milliseconds; the batch sizes are among
+        onnx_bytes: Maximal size of the ONNX file in bytes.
+        parameters: Maximal number of parameters.
+        macs: Maximal number of multiply-accumulate operations per example.
+        latency_ms: Batch size -> maximal median time of one run in milliseconds. The batch sizes must be among
             `ExportSettings.batch_sizes`.
     """
 
@@ -30,19 +30,21 @@ class Limits(Settings):
 
 
 class ExportSettings(Settings):
-    """How the exported files are checked and measured, and which is delivered.
+    """How the exported files are verified and measured, and which one is delivered.
 
     Attributes:
-        tolerance: Largest difference to the torch model's outputs, relative to the largest output.
-        quantized_tolerance: The same of a quantized model's files.
-        batch_sizes: At which latency is measured.
-        num_threads: That onnxruntime and OpenVINO may use meanwhile.
-        latency_seconds: Time for measuring each batch size; more time, more precise.
-        objective: By which the file to deliver is chosen among those that keep the budget; latency is that of the
-            fastest turn at the first of `batch_sizes`.
-        limits: What the file must keep beside the budget.
-        openvino: Whether OpenVINO's files are made of the ONNX file, and judged and measured like it; needs the
-            extra `kedro-aat[openvino]`.
+        tolerance: Maximal difference between the outputs of a file and those of its torch model, as a fraction of
+            the largest output.
+        quantized_tolerance: Maximal difference for the files of a quantized model, as a fraction of the largest
+            output.
+        batch_sizes: Batch sizes at which latency is measured.
+        num_threads: Number of threads that onnxruntime and OpenVINO use while latency is measured.
+        latency_seconds: Time in seconds to measure each batch size; more time gives more precise results.
+        objective: Property by which the delivered file is chosen from those within budget. Latency is the time of
+            the fastest turn at the first of `batch_sizes`.
+        limits: Limits that the file must meet in addition to the budget.
+        openvino: Whether the ONNX file is also converted to OpenVINO's files, which are then judged and measured
+            like it; needs the extra `kedro-aat[openvino]`.
     """
 
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
@@ -56,8 +58,8 @@ class ExportSettings(Settings):
 
     @field_validator("limits")
     @classmethod
-    def _of_what_is_measured(cls, limits: Limits, given: ValidationInfo) -> Limits:
-        measured = given.data.get("batch_sizes", limits.latency_ms)  # mistaken ones are a mistake of their own
+    def _limits_are_measured(cls, limits: Limits, info: ValidationInfo) -> Limits:
+        measured = info.data.get("batch_sizes", limits.latency_ms)  # invalid batch sizes are reported on their own
         if missing := [size for size in limits.latency_ms if size not in measured]:
             raise ValueError(
                 f"latency_ms limits batch sizes that are not measured: {missing}; add them to batch_sizes, "
@@ -66,7 +68,7 @@ class ExportSettings(Settings):
         return limits
 
     def lookup_mistakes(self, key: str) -> list[str]:
-        """OpenVINO asked for, and not there."""
+        """Report OpenVINO if it is switched on but not installed."""
         mistakes = super().lookup_mistakes(key)
         if self.openvino:
             try:

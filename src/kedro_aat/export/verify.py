@@ -1,10 +1,10 @@
-"""Whether an exported file does what its model does: read back, run, and compared number by number."""
+"""Verify that an exported file computes what its model computes: read it back, run it, and compare the outputs."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +16,20 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from kedro_aat.errors import ExportError
-from kedro_aat.export.openvino_file import OpenvinoFiles, compile_openvino, run_openvino
-from kedro_aat.export.session import open_session, run_session
+from kedro_aat.export.openvino_file import OpenvinoFiles, OpenvinoModel
+from kedro_aat.export.session import OnnxModel
 from kedro_aat.modes import evaluating, quiet
-
-Run = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an exported file agrees with its model.
+    """How closely an exported file agrees with its model.
 
     Attributes:
-        difference: Largest absolute difference between two outputs, as a fraction of the largest absolute
-            output of the model; 0 is perfect.
-        same_labels: Fraction in [0, 1] of labels (the largest output along dimension 1, the classes) that are
-            equal; None where the outputs have fewer than two classes.
+        difference: Largest absolute difference between two outputs, as a fraction of the largest absolute output of
+            the model; 0 is perfect.
+        same_labels: Fraction in [0, 1] of equal labels, that is, indices of the largest output along dimension 1
+            (the classes); None if the outputs have fewer than two classes.
         batch_sizes: The batch sizes that were compared.
     """
 
@@ -41,72 +39,67 @@ class Agreement:
 
 
 def verify_onnx(onnx_model: onnx.ModelProto, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
-    """Run an ONNX model in onnxruntime, on the CPU, and compare it with its model in evaluation mode.
+    """Run an ONNX model in onnxruntime on the CPU, and compare it with its model in evaluation mode.
 
-    It is serialised and read back first. Both run all the inputs in one batch, and the first input alone.
+    The ONNX model is serialized and read back first. Both run all inputs in one batch, and the first input alone.
 
     Args:
-        onnx_model: What `to_onnx` made of the model.
-        model: On the CPU.
-        inputs: (B, ...), B at least 1; real examples tell more than random numbers.
-        tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; allow int8 more.
+        onnx_model: Result of `to_onnx` for the model.
+        model: The torch model, on the CPU.
+        inputs: (B, ...) with B at least 1; real examples reveal more than random numbers.
+        tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; int8 needs more.
 
     Returns:
         The agreement, within the tolerance.
 
     Raises:
-        ExportError: They differ by more than the tolerance, or in the shape of their output; or the file does
-            not run.
+        ExportError: The outputs differ by more than the tolerance, or in shape, or the file does not run.
     """
-    session = open_session(onnx_model.SerializeToString())
-    return _compare("ONNX file", lambda batch: run_session(session, batch), model, inputs, tolerance)
+    return _compare("ONNX file", OnnxModel(onnx_model), model, inputs, tolerance)
 
 
 def verify_program(program: ExportedProgram, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
-    """Save a program to a temporary `.pt2` file, load it and compare it with its model in evaluation mode.
+    """Save a program to a temporary `.pt2` file, load it, and compare it with its model in evaluation mode.
 
     Args:
-        program: What `to_program` made of the model.
-        model: On the CPU.
-        inputs: (B, ...), B at least 1.
+        program: Result of `to_program` for the model.
+        model: The torch model, on the CPU.
+        inputs: (B, ...) with B at least 1.
         tolerance: Largest `Agreement.difference` that passes; a program usually agrees exactly.
 
     Returns:
         The agreement, within the tolerance.
 
     Raises:
-        ExportError: They differ by more than the tolerance, or in the shape of their output; or the file does
-            not run.
+        ExportError: The outputs differ by more than the tolerance, or in shape, or the file does not run.
     """
     return _compare("exported program", read_back(program), model, inputs, tolerance)
 
 
 def verify_openvino(files: OpenvinoFiles, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
-    """Run OpenVINO's files in OpenVINO, on the CPU, and compare them with their model in evaluation mode.
+    """Run OpenVINO's files in OpenVINO on the CPU, and compare them with their model in evaluation mode.
 
     Args:
-        files: What `to_openvino` made of the model's ONNX file.
-        model: On the CPU.
-        inputs: (B, ...), B at least 1.
-        tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; allow int8 more.
+        files: Result of `to_openvino` for the ONNX file of the model.
+        model: The torch model, on the CPU.
+        inputs: (B, ...) with B at least 1.
+        tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; int8 needs more.
 
     Returns:
         The agreement, within the tolerance.
 
     Raises:
-        ExportError: They differ by more than the tolerance, or in the shape of their output; or the files do
-            not run.
+        ExportError: The outputs differ by more than the tolerance, or in shape, or the files do not run.
     """
-    compiled = compile_openvino(files)
-    return _compare("OpenVINO model", lambda batch: run_openvino(compiled, batch), model, inputs, tolerance)
+    return _compare("OpenVINO model", OpenvinoModel(files), model, inputs, tolerance)
 
 
 class _Program(nn.Module):
-    """A program that was read back, as a module that can be put into evaluation mode: it is in no other."""
+    """A loaded program as a module that accepts `eval()`, which the program's own module refuses."""
 
     def __init__(self, program: ExportedProgram) -> None:
         super().__init__()
-        self._run = [program.module()]  # in a list, since it refuses to be a submodule in evaluation mode
+        self._run = [program.module()]  # in a list, so that it is not a submodule that eval() reaches
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self._run[0](inputs)
@@ -114,7 +107,7 @@ class _Program(nn.Module):
 
 
 def read_back(program: ExportedProgram) -> nn.Module:
-    """The program as it is after it was written to a `.pt2` file and loaded again."""
+    """Write a program to a temporary `.pt2` file, and return the loaded program as a module."""
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "program.pt2"
         torch.export.save(program, path)
@@ -122,31 +115,31 @@ def read_back(program: ExportedProgram) -> nn.Module:
 
 
 def count_zeros(onnx_model: onnx.ModelProto, names: Iterable[str]) -> tuple[int, int]:
-    """Count zeros and numbers in weights of an ONNX model, so that a rate is measured on the file itself.
+    """Count zeros in weights of an ONNX model, to measure a compression rate on the file itself.
 
     Args:
-        onnx_model: What `to_onnx` made of a model; not a quantised one, whose weights have other names.
-        names: Of the weights, as in `model.named_parameters()`.
+        onnx_model: Result of `to_onnx` for a model that is not quantized; weights of a quantized one have other names.
+        names: Names of the weights in `model.named_parameters()`.
 
     Returns:
-        How many of these weights' numbers are zero, and how many there are.
+        The number of zeros in these weights, and the number of all their elements.
 
     Raises:
-        ExportError: A weight is not in the file under its name; all such are listed.
+        ExportError: Weights are not in the file under their names; the message lists all of them.
     """
     tensors = {tensor.name: tensor for tensor in onnx_model.graph.initializer}
     wanted = list(names)
     if missing := [name for name in wanted if name not in tensors]:
         raise ExportError(
             f"no weight named {', '.join(missing)} is in the ONNX model, so its zeros cannot be counted. The "
-            "exporter renames weights that it computes (those of parametrised or quantised layers) and drops "
-            "those that the forward pass does not use: leave them out of `names`."
+            "exporter renames weights that it computes (those of parametrized or quantized layers) and drops "
+            "weights that the forward pass does not use: remove them from `names`."
         )
     arrays = [numpy_helper.to_array(tensors[name]) for name in wanted]
     return sum(int(np.sum(array == 0)) for array in arrays), sum(array.size for array in arrays)
 
 
-def _compare(kind: str, exported: Run, model: nn.Module, inputs: Tensor, tolerance: float) -> Agreement:
+def _compare(kind: str, exported: nn.Module, model: nn.Module, inputs: Tensor, tolerance: float) -> Agreement:
     batches = [inputs if len(inputs) > 1 else torch.cat([inputs, inputs]), inputs[:1]]
     differences, labels = [], []
     for batch in batches:
@@ -155,7 +148,7 @@ def _compare(kind: str, exported: Run, model: nn.Module, inputs: Tensor, toleran
         try:
             with torch.no_grad():
                 got = exported(batch)
-        except Exception as error:  # each runtime has its own kinds
+        except Exception as error:  # each runtime has its own classes of errors
             raise ExportError(f"the {kind} does not run with a batch of {len(batch)}: {error}") from error
         if got.shape != expected.shape:
             raise ExportError(
@@ -166,7 +159,7 @@ def _compare(kind: str, exported: Run, model: nn.Module, inputs: Tensor, toleran
         if expected.ndim >= 2 and expected.shape[1] >= 2:
             labels.append(float((got.argmax(1) == expected.argmax(1)).double().mean()))
 
-    # The worst of the two batches. max() would pass over a NaN.
+    # The worse of the two batches. Unlike np.max, max() can ignore a NaN.
     agreement = Agreement(
         difference=float(np.max(differences)),
         same_labels=min(labels) if labels else None,
@@ -185,10 +178,10 @@ def _difference(got: Tensor, expected: Tensor) -> float:
 
 def _disagreement(kind: str, agreement: Agreement, tolerance: float) -> str:
     if not math.isfinite(agreement.difference):
-        return f"the {kind} or its model gives outputs that are not finite: check the model on these inputs."
+        return f"the {kind} or its model gives outputs that are not finite: check the model with these inputs."
     labels = "" if agreement.same_labels is None else f"; {agreement.same_labels:.1%} of the labels are equal"
     return (
         f"the {kind} differs from its model by {agreement.difference:.2g} of the largest output, more than "
         f"the tolerance of {tolerance:.2g}{labels}. Was the model changed after it was exported? Does its "
-        "forward draw random numbers? If the file is quantised, raise `tolerance`."
+        "forward draw random numbers? If the file is quantized, raise `tolerance`."
     )
