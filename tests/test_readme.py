@@ -22,7 +22,8 @@ from tests.documents import README, ROOT, blocks, documents
 COMMANDS = {
     "make run": "tests/pipelines/aat/test_run.py, as `kedro run --pipelines aat`",
     "make test": "continuous integration",
-    "pip install path/to/kedro-aat scikit-learn": "tests/adoption/test_adoption.py, from the tree",
+    "pip install 'path/to/kedro-aat[report]'": "tests/adoption/test_adoption.py, from the tree",
+    "pip install 'path/to/kedro-aat[report]' scikit-learn": "tests/adoption/test_adoption.py, from the tree",
     "kedro new --name demo --tools none --example n": "tests/adoption/test_adoption.py",
     "cd demo": "tests/adoption/test_adoption.py",
     "kedro aat init": "tests/adoption/test_adoption.py",
