@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kedro_aat.pipelines.aat import create_pipeline
 from tests.documents import README, ROOT, blocks, documents
 
 SOURCE = ROOT / "src/kedro_aat"
@@ -58,6 +59,12 @@ def test_architecture_has_the_layers_that_are_checked() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
     assert "\n".join(layers) + "\n" in [text for _, text in blocks(ARCHITECTURE)]
+
+
+def test_reference_lists_every_result_of_a_run() -> None:
+    text = (ROOT / "docs/reference/files.md").read_text(encoding="utf-8")
+    handles = {"checkpoint_store", "certificate_ledger", "tensorboard_log"}
+    assert not {name for name in create_pipeline().all_outputs() | handles if f"`{name}`" not in text}
 
 
 def test_readme_is_short() -> None:
