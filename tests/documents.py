@@ -1,4 +1,4 @@
-"""The code that stands in README and documentation."""
+"""The code blocks of README and documentation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def documents() -> list[Path]:
 
 
 def blocks(page: Path, language: str = "") -> Iterator[tuple[str, str]]:
-    """The title and text of each code block in a language, in their order; without one, of those without a language."""
+    """Title and text of each code block of a language, in order; by default, of the blocks without a language."""
     for found, title, text in _BLOCK.findall(page.read_text()):
         if found == language:
             yield title, text
 
 
 def titled_blocks(page: Path, language: str) -> dict[str, str]:
-    """The blocks that are files, by the name that stands in their title; of several for one file, all together."""
+    """The blocks whose title is the name of a file, by that name; several blocks of one file are joined."""
     files: dict[str, str] = {}
     for title, text in blocks(page, language):
         if title:

@@ -1,4 +1,4 @@
-"""What README and documentation tell people to type is what these tests run."""
+"""The commands, code and settings in README and documentation work."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from kedro_aat.imports import Imported
 from kedro_aat.validated import parse
 from tests.documents import README, ROOT, blocks, documents
 
-# Every command of a page, and what runs it.
+# Every command on a page, and the test that runs it.
 COMMANDS = {
     "make run": "tests/pipelines/aat/test_run.py, as `kedro run --pipelines aat`",
     "make test": "continuous integration",
-    "pip install path/to/kedro-aat scikit-learn": "tests/adoption/test_adoption.py, from the tree",
+    "pip install 'path/to/kedro-aat[report]'": "tests/adoption/test_adoption.py, from the tree",
+    "pip install 'path/to/kedro-aat[report]' scikit-learn": "tests/adoption/test_adoption.py, from the tree",
     "kedro new --name demo --tools none --example n": "tests/adoption/test_adoption.py",
     "cd demo": "tests/adoption/test_adoption.py",
     "kedro aat init": "tests/adoption/test_adoption.py",
@@ -38,14 +39,14 @@ COMMANDS = {
     "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
 }
-RUN_ELSEWHERE = ("src/demo/models.py", "prepare.py")  # files of the tutorial, which the adoption test writes and runs
+RUN_ELSEWHERE = ("src/demo/models.py", "prepare.py")  # the adoption test writes and runs these
 OUR_COMMAND = re.compile(r"^(?:\w+=\S+ )?(?:kedro|make|pip|python|cd) .*$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", documents(), ids=lambda page: page.name)
 def test_every_command_is_run_by_a_test(page: Path) -> None:
-    told = [line for _, text in blocks(page) for line in OUR_COMMAND.findall(text)]
-    assert {line.strip() for line in told} <= set(COMMANDS)
+    commands = [line for _, text in blocks(page) for line in OUR_COMMAND.findall(text)]
+    assert {line.strip() for line in commands} <= set(COMMANDS)
 
 
 def test_tests_that_run_the_commands_are_there() -> None:
@@ -103,7 +104,7 @@ def test_parameters_of_the_pages_are_known(page: Path) -> None:
         merged = OmegaConf.merge(whole, shown)
         budget = merged.aat.budget
         if "max_relative_drop" in budget:
-            del budget["max_drop"]  # one stands for the other
+            del budget["max_drop"]  # only one of them may be given
         parse(AatSettings, OmegaConf.to_container(merged.aat), where=page.name)
 
 

@@ -7,7 +7,7 @@ is first used, so importing the package does not import torch. Names are added h
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "AdaptiveCompressionTrainingLoop",
