@@ -40,7 +40,7 @@ Step = Callable[[], None]
 # A network in training mode, a batch and its labels -> a training step. The network is the row's own.
 MakeStep = Callable[[nn.Module, Tensor, Tensor], Step]
 
-_BLOCK_SECONDS = 0.05  # of bare steps; the shorter, the more alike the neighbours of both
+_BLOCK_SECONDS = 0.05  # of bare steps; the shorter, the more alike the neighbors of both
 _LEAST_PAIRS = 7
 
 

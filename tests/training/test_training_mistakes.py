@@ -87,7 +87,7 @@ def test_metric_without_a_direction_is_an_error_unless_it_is_said(metric: str) -
         ({"precision": "fp8"}, "precision: must be one of fp32, bf16, fp16, but got 'fp8'"),
         ({"device": "gpu"}, "device: must be auto, cpu, cuda, cuda:1 ..., but got 'gpu'"),
         ({"gradient_clip_norm": 0}, "gradient_clip_norm: .*greater than 0, but got 0"),
-        ({"optimiser": SGD}, "optimiser: unknown key .*Did you mean 'optimizer'"),
+        ({"optimizers": SGD}, "optimizers: unknown key .*Did you mean 'optimizer'"),
         ({"optimizer": {"class_path": "torch.optim.SGD", "args": {}}}, r"optimizer\.args: unknown key"),
         ({"scheduler_interval": "batch"}, "scheduler_interval: must be one of epoch, step"),
         ({"num_workers": -1}, "num_workers: .*but got -1"),

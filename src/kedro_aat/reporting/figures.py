@@ -20,7 +20,7 @@ from kedro_aat.reporting.numbers import COSTS, stage_name
 if TYPE_CHECKING:
     import pandas as pd
 
-BLUE, ORANGE, GREEN, RED, GREY = "#4a86e8", "#e07b39", "#2ca373", "#d9534f", "#8a8f98"
+BLUE, ORANGE, GREEN, RED, GRAY = "#4a86e8", "#e07b39", "#2ca373", "#d9534f", "#8a8f98"
 _CLEAR = "rgba(0,0,0,0)"
 _FONT = {"family": "system-ui, sans-serif", "size": 13}
 # Tolerated drops that are shown below the lowest tolerated metric; a single bad epoch would flatten all others.
@@ -68,7 +68,7 @@ def frontier_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
         # The text is on the side of the baseline; on the other side the panel may end.
         side = "top left" if summary.metric.higher_is_better else "bottom left"
         _add_line(figure, panel, summary.budget.lowest_tolerated, "lowest tolerated", RED, "dash", side)
-        _add_line(figure, panel, summary.baseline.validation, "baseline", GREY, "dot")
+        _add_line(figure, panel, summary.baseline.validation, "baseline", GRAY, "dot")
     return _finished(figure, height=460 if len(stages) == 1 else 760)
 
 
@@ -97,7 +97,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
         position = [int(index) for index in rows.index]
         texts = [f"stage {row.stage}, epoch {row.epoch}" for row in rows.itertuples()]
         for panel, column, name, color, dash in (
-            (1, "requested_rate", "requested", GREY, "dot"),
+            (1, "requested_rate", "requested", GRAY, "dot"),
             (1, "achieved_rate", "achieved", BLUE, "solid"),
             (2, "metric", metric, BLUE, "solid"),
             (3, "margin", "margin", BLUE, "solid"),
@@ -119,7 +119,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
                 col=1,
             )
         if not first:
-            figure.add_vline(x=position[0] - 0.5, line={"color": GREY, "width": 1})
+            figure.add_vline(x=position[0] - 0.5, line={"color": GRAY, "width": 1})
         figure.add_annotation(
             x=position[0],
             y=1.05,
@@ -152,7 +152,7 @@ def costs_figure(summary: Summary) -> go.Figure:
     baseline_latencies = baseline.latency_fastest_ms or {}
     latencies = list(baseline_latencies)
     labels = [label for label, _ in known] + [f"latency, batch {size}" for size in latencies]
-    for candidate, color in zip(summary.candidates, itertools.cycle((BLUE, ORANGE, GREEN, RED, GREY))):
+    for candidate, color in zip(summary.candidates, itertools.cycle((BLUE, ORANGE, GREEN, RED, GRAY))):
         pairs = [
             (getattr(baseline, key), getattr(candidate, key), f"{getattr(candidate, key):,.0f}") for _, key in known
         ]
@@ -174,7 +174,7 @@ def costs_figure(summary: Summary) -> go.Figure:
             text=[text for _, _, text in pairs],
             hovertemplate="%{y}: %{text}<br>%{x:.3~g} of the baseline<extra>" + name + "</extra>",
         )
-    figure.add_vline(x=1, line={"color": GREY, "dash": "dot", "width": 1.5})
+    figure.add_vline(x=1, line={"color": GRAY, "dash": "dot", "width": 1.5})
     figure.update_xaxes(
         title="Share of the baseline, which is at 1", type="log", tickvals=[0.001, 0.01, 0.1, 1, 10], tickformat="~g"
     )
