@@ -103,6 +103,15 @@ def evaluate(model: nn.Module, validate: Callable[..., Any], *, epoch: int = 0) 
 class TrainingRunner:
     """Trains and validates through the user's functions alone.
 
+    Args:
+        model: The model under compression.
+        compression_controller: Its controller.
+        callables: The user's functions.
+        uncompressed_model_accuracy: Metric of the uncompressed model; None while a baseline is trained.
+        minimal_tolerable_accuracy: The worst metric within budget; None while a baseline is trained.
+        higher_is_better: Direction of the metric.
+        lr_updates_needed: Whether learning-rate schedulers step after each epoch.
+
     Attributes:
         model: The model under compression.
         compression_controller: Its controller.

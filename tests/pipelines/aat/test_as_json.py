@@ -1,0 +1,72 @@
+"""Nodes are typed functions, and what they write to the catalog is plain JSON."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro.runner import SequentialRunner
+from kedro_datasets.json import JSONDataset
+from pydantic import ValidationError
+
+from kedro_aat.delivery.results import SearchResult, SecondSearchResult, SkippedSearch, Summary
+from kedro_aat.pipelines.aat.as_json import with_json
+from kedro_aat.pipelines.aat.nodes import collect_metrics
+from kedro_aat.pipelines.aat.pipeline import create_pipeline
+from tests.projects import Project
+from tests.reporting.runs import summary_of, trajectory_of
+
+
+def skip(result: SearchResult, again: SecondSearchResult, times: int = 1) -> tuple[SearchResult, SkippedSearch, int]:
+    assert isinstance(result, SearchResult)
+    return result, again if isinstance(again, SkippedSearch) else SkippedSearch(), times
+
+
+RESULT = summary_of("within_budget").stages[0]
+
+
+def test_results_are_read_from_json_and_written_as_json() -> None:
+    data = json.loads(RESULT.model_dump_json())
+    outputs = with_json(skip)(data, {"outcome": "skipped"}, times=2)
+    assert outputs == (data, {"outcome": "skipped"}, 2)
+    assert with_json(skip)(RESULT, SkippedSearch()) == (data, {"outcome": "skipped"}, 1)  # as a notebook calls it
+
+
+def test_json_that_is_no_result_is_an_error() -> None:
+    with pytest.raises(ValidationError, match="algorithms"):
+        with_json(skip)({"outcome": "within_budget"}, {"outcome": "skipped"})
+
+
+def test_kedro_sees_the_function_itself() -> None:
+    """Kedro validates parameters by the type hints, and Kedro-Viz shows the source."""
+    node = next(node for node in create_pipeline().nodes if node.name == "collect_metrics")
+    assert inspect.unwrap(node.func) is collect_metrics
+    assert inspect.signature(node.func) == inspect.signature(collect_metrics)
+    assert "def collect_metrics(" in inspect.getsource(node.func)
+
+
+def test_any_json_dataset_can_hold_a_result(tmp_path: Path) -> None:
+    """Catalogs that users wrote for version 0.1.0 have `json.JSONDataset` entries."""
+    summary = summary_of("certified")
+    catalog = DataCatalog(
+        {
+            "aat_summary": JSONDataset(filepath=str(tmp_path / "summary.json")),
+            "aat_metrics": JSONDataset(filepath=str(tmp_path / "metrics.json")),
+        }
+    )
+    catalog.save("aat_summary", summary.model_dump(mode="json"))
+    catalog["trajectory"] = trajectory_of(summary)
+    pipeline: Pipeline = create_pipeline().only_nodes("collect_metrics")
+    SequentialRunner().run(pipeline, catalog)
+    assert json.loads((tmp_path / "metrics.json").read_text())["is_certified"] == 1.0
+
+
+def test_results_of_a_run_are_what_their_models_say(finished: Project) -> None:
+    """What stands in the files of a real run is read and written again without a change."""
+    assert Summary.model_validate(finished.summary).model_dump(mode="json") == finished.summary
+    assert isinstance(finished.trajectory, pd.DataFrame)
