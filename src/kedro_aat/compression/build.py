@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kedro_aat.compression.composite import CompositeController, build_single
+from kedro_aat.compression.composite import CONTROLLERS, CompositeController
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.settings import Composite, CompressionSettings
 
@@ -30,4 +30,5 @@ def build_controller(
     """
     if isinstance(settings, Composite):
         return CompositeController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
-    return build_single(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
+    controller = CONTROLLERS[settings.algorithm]
+    return controller(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)

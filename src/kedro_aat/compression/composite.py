@@ -15,11 +15,17 @@ from kedro_aat.compression.distillation import DistillationLoss
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.layer_table import LayerTables
 from kedro_aat.compression.quantization.controller import QuantizationController
+from kedro_aat.compression.quantization.fake import refuse_compressed
 from kedro_aat.compression.schedule import PathScheduler
 from kedro_aat.compression.scheduled import ScheduledController
-from kedro_aat.compression.settings import Composite, FilterPruning, MagnitudeSparsity, SingleAlgorithm
+from kedro_aat.compression.settings import Composite
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError
+
+CONTROLLERS: dict[str, type[ScheduledController[Any]]] = {
+    controller.name: controller
+    for controller in (FilterPruningController, MagnitudeSparsityController, QuantizationController)
+}
 
 
 class CompositeController(ModelController):
@@ -56,14 +62,17 @@ class CompositeController(ModelController):
         example_input: Tensor | None = None,
     ) -> None:
         super().__init__(model, settings, example_input)
+        refuse_compressed(model)
         if settings.distillation:  # the teacher is a copy of the uncompressed model, so it comes first
             self.loss = DistillationLoss(model, settings.distillation)
         # The first one is the adaptive one: masks come before rounding, filters before single weights.
-        self.children: list[ScheduledController] = []
-        options: dict[str, Any] = {"steps_per_epoch": steps_per_epoch, "example_input": example_input}
+        self.children: list[ScheduledController[Any]] = []
         for part in settings.compressing:
             try:
-                self.children.append(build_single(model, part, **options, is_part=True))
+                child = CONTROLLERS[part.algorithm](
+                    model, part, steps_per_epoch=steps_per_epoch, example_input=example_input, is_part=True
+                )
+                self.children.append(child)
             except Exception:
                 self._restore_model()
                 raise
@@ -184,31 +193,6 @@ class CompositeController(ModelController):
         return model
 
 
-def build_single(
-    model: nn.Module,
-    settings: SingleAlgorithm,
-    *,
-    steps_per_epoch: int | None = None,
-    example_input: Tensor | None = None,
-    is_part: bool = False,
-) -> ScheduledController:
-    """Builds the controller of one algorithm; see `build.build_controller`.
-
-    Args:
-        model: The model, changed in place.
-        settings: Settings of the algorithm.
-        steps_per_epoch: Optimizer steps per epoch; counted if None.
-        example_input: A batch, (N, ...).
-        is_part: Whether it belongs to a composite, whose other algorithms may compress the same model.
-    """
-    common: dict[str, Any] = {"steps_per_epoch": steps_per_epoch, "example_input": example_input}
-    if isinstance(settings, FilterPruning):  # always the first of a composite
-        return FilterPruningController(model, settings, **common)
-    if isinstance(settings, MagnitudeSparsity):
-        return MagnitudeSparsityController(model, settings, is_part=is_part, **common)
-    return QuantizationController(model, settings, is_part=is_part, **common)
-
-
 class CompositeScheduler:
     """Steps the schedulers of all children; it looks them up at each step, since a search replaces one of them.
 
@@ -216,7 +200,7 @@ class CompositeScheduler:
         children: The children of the composite, the adaptive one first.
     """
 
-    def __init__(self, children: Sequence[ScheduledController]) -> None:
+    def __init__(self, children: Sequence[ScheduledController[Any]]) -> None:
         self._children = children
 
     def step(self, next_step: int | None = None) -> None:

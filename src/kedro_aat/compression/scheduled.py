@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,13 +13,15 @@ from kedro_aat.compression.quantization.fake import refuse_compressed
 from kedro_aat.compression.schedule import EpochScheduler, PathScheduler
 from kedro_aat.compression.settings import SingleAlgorithm
 
+S = TypeVar("S", bound=SingleAlgorithm)
 
-class ScheduledController(ModelController):
+
+class ScheduledController(ModelController, Generic[S]):
     """The controller of one algorithm. Subclasses add how a rate is set, measured, described and stripped.
 
     Args:
         model: The model, changed in place.
-        settings: Settings of the algorithm.
+        settings: Settings of the algorithm; its defaults if None.
         steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
         example_input: A batch for `export_model`, (N, ...); None if unknown.
         is_part: Whether it belongs to a composite, whose other algorithms may compress the same model.
@@ -28,18 +30,20 @@ class ScheduledController(ModelController):
         ModelError: If another algorithm compresses the model already, or if the example input is not a tensor.
     """
 
-    settings: SingleAlgorithm
+    settings: S
+    settings_type: type[S]
     scheduler: EpochScheduler | PathScheduler
 
     def __init__(
         self,
         model: nn.Module,
-        settings: SingleAlgorithm,
+        settings: S | None = None,
         *,
         steps_per_epoch: int | None = None,
         example_input: Tensor | None = None,
         is_part: bool = False,
     ) -> None:
+        settings = settings or self.settings_type()
         super().__init__(model, settings, example_input)
         if not is_part:
             refuse_compressed(model)
@@ -47,6 +51,11 @@ class ScheduledController(ModelController):
         self.scheduler = EpochScheduler(settings.schedule, self._set_rate, self._before_step)
         if steps_per_epoch is not None:
             self.steps_per_epoch = steps_per_epoch
+        self._prepare()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Changes the model so that it can be compressed, and sets the initial rate of the schedule."""
 
     @abstractmethod
     def _compress(self, rate: float) -> None:

@@ -160,7 +160,7 @@ class Composite(Settings):
     def _can_work_together(self) -> Composite:
         names = [part.algorithm for part in self.algorithms]
         if len(names) < 2:
-            raise ValueError(f"algorithms must be at least two, but got {len(names)}; a single one needs no composite")
+            raise ValueError(f"algorithms must be at least two, but got {len(names)}; one alone needs no composite")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"algorithms must be of different kinds, but {', '.join(twice)} is there more than once")
         return self

@@ -38,7 +38,7 @@ _STEPS_TO_A_WARNING = 2 * _GATHERING_INTERVAL  # without scores; the first of sc
 logger = logging.getLogger(__name__)
 
 
-class FilterPruningController(ScheduledController):
+class FilterPruningController(ScheduledController[FilterPruning]):
     """Removes channels and attention heads: masked during training, and cut by `strip`.
 
     While the model is traced, every group of channels is tried: one whose masking is not the same as cutting is
@@ -61,18 +61,10 @@ class FilterPruningController(ScheduledController):
     """
 
     name = "filter_pruning"
-    settings: FilterPruning
+    settings_type = FilterPruning
 
-    def __init__(
-        self,
-        model: nn.Module,
-        settings: FilterPruning | None = None,
-        *,
-        steps_per_epoch: int | None = None,
-        example_input: Tensor | None = None,
-    ) -> None:
-        settings = settings or FilterPruning()
-        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
+    def _prepare(self) -> None:
+        model, settings, example_input = self.model, self.settings, self.example_input
         if example_input is None:
             raise ModelError(
                 "Filter pruning runs the model once to see which of its channels hang together: pass example_input, "

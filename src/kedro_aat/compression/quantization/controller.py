@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 ALL_LAYERS_FROM = 0.99
 
 
-class QuantizationController(ScheduledController):
+class QuantizationController(ScheduledController[Quantization]):
     """Quantizes a share of a model's weights, and the activations around them.
 
     The model keeps its class, its parameters and their names; its `state_dict` gets two entries. The ranges of
@@ -61,19 +61,10 @@ class QuantizationController(ScheduledController):
     """
 
     name = "quantization"
-    settings: Quantization
+    settings_type = Quantization
 
-    def __init__(
-        self,
-        model: nn.Module,
-        settings: Quantization | None = None,
-        *,
-        steps_per_epoch: int | None = None,
-        example_input: Tensor | None = None,
-        is_part: bool = False,
-    ) -> None:
-        settings = settings or Quantization()
-        super().__init__(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input, is_part=is_part)
+    def _prepare(self) -> None:
+        model, settings = self.model, self.settings
         self._layers = _quantizable(model, settings)
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
         self._fake = FakeQuantization(model, self._layers, settings, self._highest)

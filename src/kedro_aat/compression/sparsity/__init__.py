@@ -1,5 +1,6 @@
-"""Unstructured and N:M sparsity: single weights become zero and stay zero while the others train.
+"""Unstructured and N:M sparsity: single weights are set to zero and stay zero while the others train.
 
-Start reading in `controller.py`. A new importance score is one branch in `importance.py`; how masks act on a model is
-decided in `compression/masks.py` and shared with the other algorithms.
+Start reading in `controller.py`. A new importance score is one branch in `importance.py`, and N:M patterns are in
+`patterns.py`; both can be changed freely. How masks act on a model is in `compression/masks.py`, which filter pruning
+shares.
 """

@@ -1,4 +1,4 @@
-"""Importance of single weights, and the choice of the least important ones without sorting them all."""
+"""Importance scores of single weights, and the selection of the least important ones without a full sort."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from kedro_aat.compression.settings import Importance
 
-# Bits of a float32 dropped for the LAMP bins: what is left tells magnitudes apart to 1 part in 2048.
+# Bits of a float32 that the LAMP bins ignore; the remaining ones distinguish magnitudes to 1 part in 2048.
 DROPPED_MANTISSA_BITS = 12
 
 
 def importance(weight: Tensor, kind: Importance) -> Tensor:
-    """Scores of one layer's weights; a higher score is kept longer.
+    """Returns scores of one layer's weights; weights with higher scores are kept longer.
 
     Args:
-        weight: Of any shape.
-        kind: `abs`, `squared_abs`; `normed_abs` is relative to the layer's L2 norm; `lamp` is the squared
-            weight over the sum of squares of all weights of the layer that are at least as large (Lee et
-            al., "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021, its LAMP score), which
-            keeps every layer alive at any rate.
+        weight: The layer's weight, of any shape.
+        kind: `abs` is the magnitude, `squared_abs` its square, and `normed_abs` the magnitude over the layer's L2
+            norm. `lamp` is the squared weight over the sum of squares of all weights of the layer that are at least
+            as large (the LAMP score of Lee et al., "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR
+            2021), which keeps at least one weight in every layer at any rate.
 
     Returns:
-        float32, (weight.numel(),), at least 0.
+        A float32 tensor of shape (weight.numel(),), at least 0.
     """
     magnitude = weight.detach().flatten().float().abs()
     tiny = torch.finfo(torch.float32).tiny
@@ -43,9 +43,9 @@ def importance(weight: Tensor, kind: Importance) -> Tensor:
 
 
 def _lamp(magnitude: Tensor) -> Tensor:
-    # The sum runs over everything at least as large, which would take a sort. Counting sort instead: a
-    # non-negative float's bits rise with its value, so their leading part is a bin number. The sum over a
-    # weight's own bin is counted whole, an error of at most that bin's share; the order within a layer is exact.
+    # The sum over all weights that are at least as large would need a sort. This is a counting sort instead: the bits
+    # of a non-negative float increase with its value, so the leading bits serve as the number of a bin. A weight's own
+    # bin is counted completely, an error of at most the bin's share; the order within a layer is exact.
     bins = magnitude.view(torch.int32) >> DROPPED_MANTISSA_BITS
     bins = (bins - bins.min()).long()
     squares = magnitude.double().square()
@@ -53,19 +53,19 @@ def _lamp(magnitude: Tensor) -> Tensor:
     at_least_as_large = in_bin.flip(0).cumsum(0).flip(0)
     scores = (squares / at_least_as_large[bins].clamp_min(torch.finfo(torch.float64).tiny)).float()
     largest = magnitude.argmax()
-    scores[largest] = (magnitude[largest] > 0).float()  # exact for the largest, also where others equal it
+    scores[largest] = (magnitude[largest] > 0).float()  # exact for the largest, also if others equal it
     return scores
 
 
 def keep_most_important(scores: Sequence[Tensor], num_removed: int) -> list[Tensor]:
-    """Boolean masks that remove exactly the `num_removed` lowest scores of all tensors together.
+    """Removes exactly the `num_removed` lowest scores of all tensors together; among equal scores, the first.
 
     Args:
-        scores: 1-D float32 tensors.
-        num_removed: From 0 to the number of all scores. Of equal scores the first are removed.
+        scores: One-dimensional float32 tensors.
+        num_removed: From 0 to the total number of scores.
 
     Returns:
-        One mask a tensor, True where the weight is kept.
+        One boolean mask per tensor, true where the weight is kept.
     """
     flat = torch.cat(list(scores))
     if num_removed <= 0:
@@ -73,7 +73,7 @@ def keep_most_important(scores: Sequence[Tensor], num_removed: int) -> list[Tens
     else:
         threshold = kth_smallest(flat, num_removed)
         keep = flat > threshold
-        num_spared = int(flat.numel() - num_removed - keep.sum())  # equal to the threshold, yet kept
+        num_spared = int(flat.numel() - num_removed - keep.sum())  # equal to the threshold, but kept
         if num_spared:
             equal = (flat == threshold).nonzero().squeeze(1)
             keep[equal[len(equal) - num_spared :]] = True
@@ -81,10 +81,10 @@ def keep_most_important(scores: Sequence[Tensor], num_removed: int) -> list[Tens
 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:
-    """The k-th smallest value, k from 1 on, selected in linear time whatever the order of the values.
+    """Returns the k-th smallest value, k from 1 on, in linear time for any order of the values.
 
-    NumPy's introselect takes 0.06 s for 25 million values, `torch.kthvalue` on the CPU 1.3 s, and quadratic time where
-    the order is unlucky.
+    NumPy's introselect takes 0.06 s for 25 million values. `torch.kthvalue` takes 1.3 s on the CPU, and quadratic time
+    if the order is unfavorable.
     """
     if values.device.type != "cpu":
         return values.kthvalue(k).values

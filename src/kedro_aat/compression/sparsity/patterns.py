@@ -1,8 +1,8 @@
-"""N:M patterns: of every M consecutive weights along a layer's input dimension at most N are not zero.
+"""N:M patterns: at most N of every M consecutive weights along a layer's input dimension are not zero.
 
-GPUs since NVIDIA's Ampere multiply by 2:4 weights at up to twice the speed (Mishra et al. 2021, "Accelerating Sparse
-Deep Neural Networks", arXiv:2104.08378), if the runtime asks them to. A layer has the pattern or it has not, so a rate
-is reached layer by layer.
+NVIDIA GPUs since Ampere multiply by 2:4 weights at up to twice the speed (Mishra et al. 2021, "Accelerating Sparse
+Deep Neural Networks", arXiv:2104.08378), if the runtime uses these instructions. A layer either has the pattern or does
+not, so the rate changes layer by layer.
 """
 
 from __future__ import annotations
@@ -21,69 +21,69 @@ from kedro_aat.compression.settings import numbers_of_pattern
 
 @dataclass(frozen=True)
 class Pattern:
-    """At most `kept` of every `of` consecutive weights are not zero.
+    """At most `num_kept` of every `size` consecutive weights are not zero.
 
     Attributes:
-        kept: N, from 1 to `of` - 1.
-        of: M.
+        num_kept: N, from 1 to `size` - 1.
+        size: M.
     """
 
-    kept: int
-    of: int
+    num_kept: int
+    size: int
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Reads "N:M"; raises ValueError for anything else."""
+        """Reads "N:M", or raises ValueError."""
         return cls(*numbers_of_pattern(text))
 
     @property
     def rate(self) -> float:
         """Share of zeros in a layer that has the pattern, in (0, 1)."""
-        return 1 - self.kept / self.of
+        return 1 - self.num_kept / self.size
 
     def __str__(self) -> str:
-        return f"{self.kept}:{self.of}"
+        return f"{self.num_kept}:{self.size}"
 
     def fits(self, weight: PrunableWeight) -> bool:
-        """Whether the layer's input dimension, of one of its convolution groups, is divisible by M."""
-        size = weight.parameter.shape[_input_dimension(weight)]
-        if isinstance(weight.module, _ConvTransposeNd):  # the inputs of all its groups lie in one dimension
-            size //= weight.module.groups
-        return size % self.of == 0
+        """Whether the layer's number of inputs, per convolution group, is divisible by M."""
+        num_inputs = weight.parameter.shape[_input_dimension(weight)]
+        if isinstance(weight.module, _ConvTransposeNd):  # its input dimension holds the inputs of all groups
+            num_inputs //= weight.module.groups
+        return num_inputs % self.size == 0
 
     def keep(self, weight: PrunableWeight, values: Tensor) -> Tensor:
-        """The weights that stay: the N largest magnitudes of every M; of equal ones the first.
+        """Selects the N largest magnitudes of every M weights; among equal ones, the first.
 
         Args:
-            weight: That fits.
-            values: The weights as they were before they were masked.
+            weight: A layer's weight that the pattern fits.
+            values: The weight as it was before it was masked.
 
         Returns:
-            bool, of the shape of `values`.
+            A boolean tensor with the shape of `values`, true where a weight is kept.
         """
         dim = _input_dimension(weight)
-        groups = values.abs().movedim(dim, -1).unflatten(-1, (-1, self.of))  # (..., inputs / M, M)
+        groups = values.abs().movedim(dim, -1).unflatten(-1, (-1, self.size))  # (..., inputs / M, M)
         order = groups.argsort(dim=-1, descending=True, stable=True)
-        kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., : self.kept], True)
+        kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., : self.num_kept], True)
         return kept.flatten(-2).movedim(-1, dim)
 
 
 def keep_in_pattern(
     pattern: Pattern, weights: Sequence[PrunableWeight], values: Sequence[Tensor], num_zeros: float
 ) -> list[Tensor]:
-    """Gives the pattern to as many layers as bring the number of zeros nearest to the one asked for.
+    """Gives the pattern to the least damaged layers, so many that the number of zeros is nearest to `num_zeros`.
 
-    The least damaged come first. The damage is the share of its energy (the sum of its squared weights) that a
-    layer loses. Layers that the pattern does not fit are kept whole.
+    A layer's damage is the share of its energy (the sum of its squared weights) that it loses. Layers that the pattern
+    does not fit stay dense.
 
     Args:
-        pattern: One for all.
-        weights: The layers.
-        values: Their weights as they were before they were masked.
-        num_zeros: In all; at least 0.
+        pattern: The pattern of all layers.
+        weights: The layers' weights.
+        values: The weights as they were before they were masked, in the same order.
+        num_zeros: Requested number of zeros in total, at least 0.
 
     Returns:
-        One mask a layer, true where the weight is kept.
+        One boolean mask per layer, true where a weight is kept.
     """
     keep = [torch.ones_like(value, dtype=torch.bool) for value in values]
     fitting = [number for number, weight in enumerate(weights) if pattern.fits(weight)]
