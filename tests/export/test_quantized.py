@@ -1,4 +1,4 @@
-"""Quantized models as files: what onnxruntime fuses, and that it says what torch says."""
+"""Quantized models as files: onnxruntime fuses their layers and computes the same as torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.nets import Perceptron
 
 DIGITS = Path(__file__).parents[2] / "data/01_raw/digits.csv"
 FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
-STEPS = 0.03  # of the largest output: a few integers rounded the other way
+TOLERANCE = 0.03  # relative to the largest output; a few integers may be rounded the other way
 
 
 def stripped(model: nn.Module, inputs: Tensor, rate: float = 0.999, **settings: object) -> nn.Module:
@@ -58,10 +58,10 @@ def test_onnxruntime_computes_layers_in_integers(
     file = to_onnx(small, inputs)
     operators = optimized_operators(file, tmp_path)
     assert {name: operators[name] for name in integer_layers} == integer_layers, operators
-    # The output of a model is left in full precision, and so are convolutions that make it; attention is no layer.
+    # The output of a model stays in full precision, and so do convolutions that make it; attention is not quantized.
     allowed = {"Branching": 1, "Sequence": 4}.get(type(model).__name__, 0)
     assert sum(operators[name] for name in FLOAT_LAYERS) <= allowed, operators
-    assert verify_onnx(file, small, inputs, tolerance=STEPS).difference <= STEPS
+    assert verify_onnx(file, small, inputs, tolerance=TOLERANCE).difference <= TOLERANCE
     assert verify_program(to_program(small, inputs), small, inputs).difference <= 1e-6
 
 
@@ -82,11 +82,11 @@ def test_weights_of_the_file_are_int8_under_their_names() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.6])
-def test_layers_left_in_full_precision_agree_too(rate: float) -> None:
+def test_partly_quantized_model_agrees_with_torch(rate: float) -> None:
     torch.manual_seed(1)
     inputs = torch.rand(32, 1, 8, 8)
     small = stripped(ResidualCNN((8, 16)), inputs, rate)
-    verify_onnx(to_onnx(small, inputs), small, inputs, tolerance=STEPS)
+    verify_onnx(to_onnx(small, inputs), small, inputs, tolerance=TOLERANCE)
 
 
 def test_inputs_can_be_left_in_full_precision(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_inputs_can_be_left_in_full_precision(tmp_path: Path) -> None:
     inputs = torch.randn(32, 3, 16, 16)
     small = stripped(Separable(), inputs, quantize_inputs=False)
     file = to_onnx(small, inputs)
-    verify_onnx(file, small, inputs, tolerance=STEPS)
+    verify_onnx(file, small, inputs, tolerance=TOLERANCE)
     assert optimized_operators(file, tmp_path)["QLinearConv"] == 2  # the stem reads the input
 
 
@@ -115,9 +115,9 @@ def test_digits_trained_in_int8_keep_their_accuracy(tmp_path: Path) -> None:
     assert_agree(labels, run(controller.model, validation["inputs"]).argmax(1), 0.995)
     session = open_session(to_onnx(small, validation["inputs"]).SerializeToString())
     assert_agree(run_session(session, validation["inputs"]).argmax(1), labels, 0.995)
-    correct = [float((given == validation["targets"]).double().mean()) for given in (dense, labels)]
-    assert correct[0] > 0.95
-    assert correct[1] > correct[0] - 0.01
+    accuracies = [float((answers == validation["targets"]).double().mean()) for answers in (dense, labels)]
+    assert accuracies[0] > 0.95
+    assert accuracies[1] > accuracies[0] - 0.01
 
 
 def assert_agree(left: Tensor, right: Tensor, share: float) -> None:
