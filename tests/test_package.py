@@ -100,8 +100,6 @@ def test_schema_command(project: Project) -> None:
     ],
 )
 def test_schema_of_settings_and_summary(subject: str, keys: set[str], tmp_path: Path) -> None:
-    if subject == "summary":
-        pytest.importorskip("kedro_aat.delivery.results")
     path = tmp_path / "folder" / "schema.json"
     done = CliRunner().invoke(aat, ["schema", str(path), "--of", subject])
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""Networks to quantize, and what onnxruntime makes of them."""
+"""Networks to quantize, and the operators that onnxruntime runs for them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Separable(nn.Module):
 
 
 class Branching(nn.Module):
-    """Two branches behind a maximum, put side by side, and a sum in place: (B, 3, 16, 16) -> (B, 4, 8, 8)."""
+    """Two branches after max pooling, concatenated, and an in-place sum: (B, 3, 16, 16) -> (B, 4, 8, 8)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Sequence(nn.Module):
 
 
 def settled(model: nn.Module, inputs: Tensor) -> nn.Module:
-    """The model in evaluation mode, its BatchNorms as training leaves them: far from 0 and 1."""
+    """The model in evaluation mode, with BatchNorms as after training: their statistics are far from 0 and 1."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, -1.5, 1.5)
@@ -79,7 +79,7 @@ def settled(model: nn.Module, inputs: Tensor) -> nn.Module:
 
 
 def quantized(model: nn.Module, inputs: Tensor, rate: float = 0.999, **settings: object) -> QuantizationController:
-    """A controller, calibrated on the inputs."""
+    """A controller of the model, calibrated on the inputs."""
     controller = QuantizationController(model, Quantization.model_validate(settings))
     controller.compression_rate = rate
     controller.calibrate([inputs])
@@ -94,7 +94,7 @@ def run(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def optimized_operators(model: onnx.ModelProto, folder: Path) -> Counter[str]:
-    """Names of the operators that are left when onnxruntime has fused what it can."""
+    """Counts the operators that are left after onnxruntime has fused what it can."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.log_severity_level = 3

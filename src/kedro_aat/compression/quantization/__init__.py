@@ -1,7 +1,8 @@
 """8-bit quantization: rounding is simulated while the model trains, and its layers hold integers at the end.
 
-Start reading in `controller.py`; `calls.py` and `placement.py` decide where tensors are rounded, `fake.py` rounds
-during training, `convert.py` and `layers.py` make the integer model. `placement.py` can be extended freely; the
-arithmetic in `arithmetic.py` and `qdq.py` is what onnxruntime computes, so a change there needs the exported files'
-tests.
+Start reading in `controller.py`. `calls.py` and `placement.py` decide which tensors are rounded, `fake.py` rounds them
+during training, and `convert.py` and `layers.py` make the model that holds integers. What can be quantized can be
+extended safely in `placement.py`. Changes to `arithmetic.py` must compute what onnxruntime computes, which
+`tests/export/test_quantized.py` checks; the specs in `layers.py` and `placement.py` are saved with models and
+controllers, so old ones must still load.
 """

@@ -1,8 +1,8 @@
-"""Quantization to 8 bits with training: layers are held in int8, the least sensitive first.
+"""Quantization-aware training: layers are quantized to int8, the least sensitive first.
 
-The rate is the share of the weights that are int8, so a search can lower it until the accuracy holds, and leave
-the layers that suffer most in full precision. A layer's sensitivity is the energy of its weight's rounding error over
-that of the weight: the inverse of the signal-to-quantization-noise ratio, by which Lin et al. 2016 ("Fixed Point
+The rate is the share of the weights that are int8, so a search can lower it until the accuracy holds, and leave the
+layers that suffer most in full precision. A layer's sensitivity is the energy of its weight's rounding error over that
+of the weight: the inverse of the signal-to-quantization-noise ratio, by which Lin et al. 2016 ("Fixed Point
 Quantization of Deep Convolutional Networks", arXiv:1511.06393) divide bits among layers.
 """
 
@@ -27,11 +27,11 @@ from kedro_aat.compression.quantization.arithmetic import (
     round_weight,
     weight_scales,
 )
-from kedro_aat.compression.quantization.calls import install, uninstall
+from kedro_aat.compression.quantization.calls import replace_forward, restore_forward
 from kedro_aat.compression.quantization.convert import hold_integers
 from kedro_aat.compression.quantization.fake import FakeQuantization
 from kedro_aat.compression.quantization.layers import is_replaceable
-from kedro_aat.compression.quantization.placement import Plan
+from kedro_aat.compression.quantization.placement import Placement
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import Quantization
@@ -39,25 +39,29 @@ from kedro_aat.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
-# The search ends below 1; from here on a rate asks for every layer, however few weights the last one has.
+# Lowest rate at which every layer is quantized, however few weights the last one has: a search never reaches 1.
 ALL_LAYERS_FROM = 0.99
 
 
 class QuantizationController(ScheduledController[Quantization]):
     """Quantizes a share of a model's weights, and the activations around them.
 
-    The model keeps its class, its parameters and their names; its `state_dict` gets two entries. The ranges of
-    activations come from `calibrate`, or else from the first batch, and follow those of training.
+    The model keeps its class, its parameters and their names; its `state_dict` gains two entries. The ranges of
+    activations come from `calibrate`, or else from the first batch, and are updated during training.
 
-    Convolutions and linear layers can be quantized, but for transposed convolutions, the layers inside an
-    attention layer, classes with a `forward` of their own, and weights that two layers share.
+    Convolutions and linear layers can be quantized, except for transposed convolutions, the layers inside an attention
+    layer, layers of classes with a `forward` of their own, and layers that share a weight.
 
     Args:
         model: The model, changed in place.
-        settings: Of the algorithm.
-        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
-        example_input: A batch, (N, ...), for `export_model`, and for ranges if there is no other.
+        settings: Settings of the algorithm.
+        steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
+        example_input: A batch, (N, ...), for `export_model`, and for the ranges if no other batch was seen.
         is_part: Whether it belongs to a composite, whose other algorithms may mask the model.
+
+    Raises:
+        ConfigurationError: If a scope matches no layer.
+        ModelError: If no layer can be quantized, a weight is not float32, or the model is under compression already.
     """
 
     name = "quantization"
@@ -68,11 +72,11 @@ class QuantizationController(ScheduledController[Quantization]):
         self._layers = _quantizable(model, settings)
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
         self._fake = FakeQuantization(model, self._layers, settings, self._highest)
-        install(model, self._fake)
+        replace_forward(model, self._fake)
         self._set_rate(settings.schedule.initial_rate)
 
     def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
-        """Takes the ranges of activations from batches: the means of their lowest and highest numbers.
+        """Sets the ranges of activations to the means of their lowest and highest numbers over batches.
 
         Args:
             batches: Inputs (B, ...), or tuples whose first element is the input.
@@ -98,7 +102,7 @@ class QuantizationController(ScheduledController[Quantization]):
 
     @property
     def achieved_rate(self) -> float:
-        """Weights of quantized layers over those of all layers that are not ignored, in [0, 1]."""
+        """Weights in quantized layers over the weights of all layers that are not ignored, in [0, 1]."""
         sizes = [layer.parameter.numel() for layer in self._layers]
         return sum(sizes[number] for number in self._fake.active) / sum(sizes)
 
@@ -126,30 +130,32 @@ class QuantizationController(ScheduledController[Quantization]):
         )
 
     def get_state(self) -> dict[str, Any]:
-        """Also what was recorded of the forward pass, so that a fresh controller can be stripped."""
+        """Includes what was recorded of the forward pass, so that a fresh controller can be stripped."""
         return super().get_state() | {
             "num_observed": self._fake.num_observed,
-            "plans": {
-                "training" if is_training else "evaluation": plan.model_dump(mode="json")
-                for is_training, plan in self._fake.plans.items()
+            "plans": {  # the key under which version 0.1.0 saved placements
+                "training" if is_training else "evaluation": placement.model_dump(mode="json")
+                for is_training, placement in self._fake.placements.items()
             },
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self._fake.num_observed = state["num_observed"]
-        self._fake.plans = {mode == "training": Plan.model_validate(plan) for mode, plan in state["plans"].items()}
+        self._fake.placements = {
+            mode == "training": Placement.model_validate(placement) for mode, placement in state["plans"].items()
+        }
 
     def strip(self, do_copy: bool = True) -> nn.Module:
-        """The model with int8 weights in its quantized layers, BatchNorms folded into them.
+        """Returns the model with int8 weights in its quantized layers, and BatchNorms folded into these.
 
-        At rate 0 it is the model as it was given.
+        At rate 0 it is the original model.
 
         Args:
-            do_copy: Whether to leave the model under training as it is.
+            do_copy: Whether to leave the model under training unchanged and return a copy.
 
         Raises:
-            ModelError: If the model was neither called nor calibrated, and no example input is known.
+            ModelError: If the model was neither called nor calibrated, and there is no example input.
         """
         controller = copy.deepcopy(self) if do_copy else self
         scales = controller.end_training()
@@ -157,37 +163,37 @@ class QuantizationController(ScheduledController[Quantization]):
         return controller.model
 
     def end_training(self) -> dict[str, Tensor]:
-        """The first half of `strip`, in place: the model computes in full precision again.
+        """First half of `strip`, in place: the model computes in full precision again.
 
         Returns:
             Name of each quantized layer -> (out,) scales of its weight.
 
         Raises:
-            ModelError: As `strip`.
+            ModelError: If the model was neither called nor calibrated, and there is no example input.
         """
         model, fake = self.model, self._fake
-        if fake.active and False not in fake.plans:
+        if fake.active and False not in fake.placements:
             if self.example_input is None:
                 raise ModelError(
-                    f"{type(model).__name__} was not called since it is under quantization, so the ranges of its "
+                    f"{type(model).__name__} was not called since it was put under quantization, so the ranges of its "
                     "activations are unknown: train it, call calibrate(batches), or evaluate it on a batch."
                 )
             self.calibrate([self.example_input])
-        uninstall(model)
+        restore_forward(model)
         layers = [fake.layers[number] for number in sorted(fake.active)]
         return {layer.layer: weight_scales(layer.parameter, self._highest) for layer in layers}
 
     def hold_integers(self, scales: Mapping[str, Tensor], *, is_cut: bool = False) -> None:
-        """The second half: the model holds integers.
+        """Second half of `strip`, in place: the quantized layers hold integers.
 
         Args:
-            scales: As `end_training` gave them, without those of outputs that were cut since.
-            is_cut: Whether channels were cut since; the steps of the forward pass are then found anew, since cut
-                attention takes others.
+            scales: The result of `end_training`, without the scales of outputs that were cut since.
+            is_cut: Whether channels were cut since `end_training`. The steps of the forward pass are then recorded
+                again, because cut attention takes other steps.
         """
         fake = self._fake
         if is_cut and fake.active:
-            assert self.example_input is not None  # without it nothing is cut
+            assert self.example_input is not None  # filter pruning requires it
             fake.find_steps(self.example_input.to(fake.ranges.device))
         ranges = fake.ranges
         fake.remove()
@@ -196,35 +202,35 @@ class QuantizationController(ScheduledController[Quantization]):
 
 
 def _quantizable(model: nn.Module, settings: Quantization) -> list[PrunableWeight]:
-    found = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
+    prunable = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
     holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    # A model that is a layer itself has no place in which a layer with integers could be put.
+    # A model that is itself a layer has no parent in which the layer could be replaced.
     layers = [
         weight
-        for weight in found
+        for weight in prunable
         if weight.layer and _is_quantizable(weight.module) and holders[id(weight.parameter)] == 1
     ]
     if not layers:
         raise ModelError(
-            f"{type(model).__name__} has no layer that can be quantized: no part of it that the scopes leave is a "
+            f"{type(model).__name__} has no layer that can be quantized: none of the layers that the scopes leave is a "
             "convolution or nn.Linear with torch's own forward and a weight of its own."
         )
-    if others := [weight.name for weight in found if weight not in layers]:
+    if others := [weight.name for weight in prunable if weight not in layers]:
         logger.warning(
-            "%s stay in full precision: int8 is held by convolutions and linear layers with torch's own forward and a "
-            "weight that no other layer shares.",
+            "%s stay in full precision: only convolutions and linear layers with torch's own forward and a weight that "
+            "no other layer shares can hold int8.",
             ", ".join(others),
         )
     if wrong := [layer.name for layer in layers if layer.parameter.dtype != torch.float32]:
         raise ModelError(
             f"quantization starts from float32 weights, but {', '.join(wrong)} are {layers[0].parameter.dtype}: call "
-            "model.float(), and train under autocast if it is to be quick."
+            "model.float(), and train under autocast for speed."
         )
     return layers
 
 
 def _is_quantizable(module: nn.Module) -> bool:
     is_convolution = isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
-    # The class of the linear layer inside an attention layer, which reads its weight and never calls it.
+    # An attention layer reads the weight of the linear layer inside it, which has this class, and never calls it.
     is_linear = isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
     return (is_convolution or is_linear) and is_replaceable(module)

@@ -1,10 +1,12 @@
-"""Which tensors of a forward pass are to be quantized so that a runtime finds integer operations to fuse.
+"""Finds the tensors of a forward pass to quantize so that a runtime can fuse its layers into integer operations.
 
-onnxruntime takes a layer for an integer one if its inputs are dequantized and its output is quantized, with at
-most a ReLU between. So these are quantized: what a quantized layer reads, and what a quantized convolution gives
-after the BatchNorm and the ReLU behind it. An addition or a concatenation between quantized layers is then
-between quantized tensors by itself. A tensor is quantized where it is made, so that all who read it read the
-same numbers; it is made again only where pooling or another rearrangement leaves the numbers as they are.
+onnxruntime computes a layer in integers if its inputs are dequantized and its output is quantized, with at most a ReLU
+in between. So two kinds of tensors are quantized: the inputs of quantized layers, and the outputs of quantized
+convolutions after the BatchNorm and the ReLU that follow them. An addition or a concatenation between quantized layers
+then has quantized tensors on both sides.
+
+A tensor is quantized where it is made, so all its readers see the same numbers. Pooling, reshaping and the like only
+rearrange numbers, so their results are not quantized again.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from kedro_aat.validated import Settings
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 LAYERS = CONVOLUTIONS | {"linear"}
-# Of numbers that fit a range of 256 steps these make no new ones.
+# Functions that add no new numbers to those of a quantized tensor, so their results need no rounding of their own.
 _REARRANGING = {
     *("max_pool1d", "max_pool2d", "max_pool3d", "boolean_dispatch", "dropout", "dropout1d", "dropout2d", "dropout3d"),
     *("flatten", "reshape", "view", "unflatten", "squeeze", "unsqueeze", "transpose", "permute", "contiguous"),
@@ -27,12 +29,12 @@ _RELUS = {"relu", "relu6", "clamp", "hardtanh"}
 
 
 class Site(Settings):
-    """A tensor that may be quantized.
+    """A tensor that can be quantized.
 
     Attributes:
-        step: The step that makes it; -1 for the model's first input, -2 for its second ...
-        slot: Row of the table of ranges that is kept for it.
-        owners: Numbers of the layers that ask for it; it is quantized while one of them is.
+        step: Step that makes the tensor; -1 is the model's first input, -2 its second, and so on.
+        slot: Row of the table of ranges that holds its range.
+        owners: Numbers of the layers that need it quantized; it is quantized while any of them is.
     """
 
     step: int
@@ -44,11 +46,11 @@ class LayerCall(Settings):
     """A step in which a layer is called.
 
     Attributes:
-        step: Of the layer.
-        layer: Its number.
-        slot: Of the site that it reads, None for one that cannot be quantized.
-        norm: Name of the BatchNorm that alone reads its output; None if there is none.
-        norm_step: Of that BatchNorm.
+        step: Step of the layer.
+        layer: Number of the layer.
+        slot: Slot of the layer's input; None if the input cannot be quantized.
+        norm: Name of the BatchNorm that is the only reader of the layer's output; None if there is none.
+        norm_step: Step of that BatchNorm.
     """
 
     step: int
@@ -58,13 +60,13 @@ class LayerCall(Settings):
     norm_step: int | None = None
 
 
-class Plan(Settings):
-    """What can be quantized in a forward pass.
+class Placement(Settings):
+    """Where a forward pass can be quantized.
 
     Attributes:
-        names: Of the steps, for a check that a later pass is the same.
+        names: Name of each step, to check that a later pass takes the same steps.
         sites: In the order of their slots' first use.
-        calls: Of the layers.
+        calls: Calls of layers, in the order of their steps.
     """
 
     names: tuple[str, ...]
@@ -73,27 +75,27 @@ class Plan(Settings):
 
 
 def num_slots(num_layers: int) -> int:
-    """Rows of the table of ranges: what each layer reads, and what it gives."""
+    """Number of rows of the table of ranges: one for the input and one for the output of each layer."""
     return 2 * num_layers
 
 
 def describe_slot(slot: int, layers: Sequence[str]) -> str:
-    """Where a slot's tensor is, in words."""
+    """Says in words which tensor a slot belongs to."""
     return f"the {'output' if slot % 2 else 'input'} of {layers[slot // 2]}"
 
 
-def plan_sites(recording: Recording, layers: Mapping[str, int], *, quantize_inputs: bool) -> Plan:
-    """Finds the sites in a recording.
+def find_placement(recording: Recording, layers: Mapping[str, int], *, quantize_inputs: bool) -> Placement:
+    """Finds the sites and layer calls in a recorded forward pass.
 
     Args:
-        recording: Its operations' owners are layers, and BatchNorms.
-        layers: Name -> number, of those that can be quantized.
-        quantize_inputs: Whether the model's own input is among the sites.
+        recording: The owners of its operations are layers and BatchNorms.
+        layers: Name -> number of each layer that can be quantized.
+        quantize_inputs: Whether the model's own inputs can be quantized.
     """
-    return _Planner(recording, layers, quantize_inputs).plan()
+    return _PlacementFinder(recording, layers, quantize_inputs).find()
 
 
-class _Planner:
+class _PlacementFinder:
     def __init__(self, recording: Recording, layers: Mapping[str, int], quantize_inputs: bool) -> None:
         self._recording, self._layers, self._quantize_inputs = recording, layers, quantize_inputs
         self._maker = {operation.output: operation for operation in recording.operations}
@@ -104,54 +106,56 @@ class _Planner:
         self._slots: dict[int, int] = {}  # value -> slot
         self._owners: dict[int, set[int]] = defaultdict(set)  # value -> layers
 
-    def plan(self) -> Plan:
-        calls = [operation for operation in self._recording.operations if self._is_call(operation)]
+    def find(self) -> Placement:
+        operations = self._recording.operations
+        calls = [operation for operation in operations if self._is_layer_call(operation)]
         for call in calls:
-            assert call.owner is not None  # _is_call saw to it
-            self._want(self._source(call.inputs[0]), self._layers[call.owner], 0)
+            self._request(self._source(call.inputs[0]), self._layer(call), is_output=False)
         num_calls = Counter(call.owner for call in calls)
-        folded = {}
+        num_operations = Counter(operation.owner for operation in operations)
+        folded_norms = {}
         for call in calls:
-            norm = self._norm_behind(call)
-            if norm is not None and num_calls[call.owner] == 1 and num_calls_of(self._recording, norm.owner) == 1:
-                folded[call.output] = norm
+            norm = self._norm_after(call)
+            if norm is not None and num_calls[call.owner] == num_operations[norm.owner] == 1:
+                folded_norms[call.output] = norm
             if call.name in CONVOLUTIONS:
-                assert call.owner is not None
-                self._want(self._end(call, norm), self._layers[call.owner], 1)
-        return Plan(
-            names=tuple(operation.name for operation in self._recording.operations if operation.step is not None),
+                self._request(self._fused_output(call, norm), self._layer(call), is_output=True)
+        return Placement(
+            names=tuple(operation.name for operation in operations if operation.step is not None),
             sites=tuple(
                 Site(step=self._step(value), slot=slot, owners=tuple(sorted(self._owners[value])))
                 for value, slot in self._slots.items()
             ),
-            calls=tuple(self._layer_call(call, folded.get(call.output)) for call in calls),
+            calls=tuple(self._layer_call(call, folded_norms.get(call.output)) for call in calls),
         )
 
-    def _is_call(self, operation: Operation) -> bool:
+    def _is_layer_call(self, operation: Operation) -> bool:
         return operation.name in LAYERS and operation.owner in self._layers and len(operation.inputs) == 1
 
+    def _layer(self, call: Operation) -> int:
+        assert call.owner is not None  # `_is_layer_call` checked it
+        return self._layers[call.owner]
+
     def _layer_call(self, call: Operation, norm: Operation | None) -> LayerCall:
-        assert call.owner is not None
-        assert call.step is not None
+        assert call.step is not None  # a layer returns one tensor
         return LayerCall(
             step=call.step,
-            layer=self._layers[call.owner],
+            layer=self._layer(call),
             slot=self._slots.get(self._source(call.inputs[0])),
             norm=norm.owner if norm else None,
             norm_step=norm.step if norm else None,
         )
 
-    def _want(self, value: int, layer: int, side: int) -> None:
-        """Asks for a value to be quantized for a layer; the first to ask lends its slot."""
-        is_given = value < self._recording.num_inputs
-        maker = self._maker.get(value)
-        if is_given and not self._quantize_inputs:
-            return
-        if side == 1 and value in self._recording.outputs:
-            return  # the model's own output is left in full precision
-        if not is_given and maker is None:
+    def _request(self, value: int, layer: int, *, is_output: bool) -> None:
+        """Makes a value a site, if it can be one; the first layer that requests a value provides its slot."""
+        if value < self._recording.num_inputs:
+            if not self._quantize_inputs:
+                return
+        elif value not in self._maker:
             return  # one of several results of a function
-        self._slots.setdefault(value, 2 * layer + side)
+        if is_output and value in self._recording.outputs:
+            return  # the model's own outputs stay in full precision
+        self._slots.setdefault(value, 2 * layer + is_output)
         self._owners[value].add(layer)
 
     def _source(self, value: int) -> int:
@@ -160,13 +164,13 @@ class _Planner:
             value = maker.inputs[0]
         return value
 
-    def _norm_behind(self, call: Operation) -> Operation | None:
+    def _norm_after(self, call: Operation) -> Operation | None:
         reader = self._only_reader(call.output)
         is_norm = reader is not None and reader.name == "batch_norm" and reader.owner is not None
         return reader if is_norm else None
 
-    def _end(self, call: Operation, norm: Operation | None) -> int:
-        """The value behind a convolution, its BatchNorm and its ReLU, which a runtime makes in one go."""
+    def _fused_output(self, call: Operation, norm: Operation | None) -> int:
+        """The value after a convolution, its BatchNorm and its ReLU, which a runtime computes as one operation."""
         last = norm or call
         reader = self._only_reader(last.output)
         last = reader if reader is not None and reader.name in _RELUS else last
@@ -183,10 +187,5 @@ class _Planner:
         if value < self._recording.num_inputs:
             return -1 - value
         step = self._maker[value].step
-        assert step is not None  # only steps are wanted
+        assert step is not None  # `_request` accepts results of steps only
         return step
-
-
-def num_calls_of(recording: Recording, owner: str | None) -> int:
-    """How often a function was given this module's tensor."""
-    return sum(operation.owner == owner for operation in recording.operations)
