@@ -1,7 +1,7 @@
-"""A zoo of small networks, one for each way in which channels hang together in practice.
+"""Small networks, one for each way in which channels depend on each other in practice.
 
-Every BatchNorm has random statistics, and every bias and scale is off its initial value, so that nothing comes out
-right because it is zero.
+Every BatchNorm has random statistics, and no bias or scale has its initial value, so that no result is right only
+because something is zero.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widens, filters each channel for itself, weighs the channels, and narrows again."""
+    """An expansion, a depthwise convolution, squeeze-and-excitation, and a projection."""
 
     def __init__(self, channels: int, wide: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class MobileNet(nn.Module):
 
 
 class UNet(nn.Module):
-    """Concatenates what went down with what comes up; and, further down, densely."""
+    """Concatenates features of the way down with those of the way up, and has dense connections at the bottom."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ def mlp() -> nn.Module:
 
 
 def disturb(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Moves everything off its initial value, in place; the model is in evaluation mode."""
+    """Changes all parameters and statistics at random, in place, and sets evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -253,7 +253,7 @@ ARCHITECTURES = list(_ZOO)
 
 
 def make(name: str, seed: int = 0) -> Made:
-    """The model of that name in the zoo, and a batch for it."""
+    """The network of that name, and a batch for it."""
     build, shape = _ZOO[name]
     torch.manual_seed(seed)
     model = disturb(build(), seed)

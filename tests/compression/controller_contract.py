@@ -1,6 +1,6 @@
-"""What every compression controller keeps to, whatever its algorithm.
+"""The contract of every compression controller, whatever its algorithm.
 
-A test module inherits `ControllerContract` and parametrises it with `settings`.
+A test module inherits `ControllerContract` and parametrizes it with `settings`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, 
 
 NUM_BYTES = sum(parameter.nbytes for parameter in small_net().parameters())
 RATES = [0.0, 0.2, 0.5, 0.9, 0.998]
-# From 0 to a half in two epochs.
+# From 0 to 0.5 in two epochs.
 RISING = ScheduleSettings(kind="polynomial", target_rate=0.5, target_epoch=2, power=1.0)
 
 
 def compress(
     model: nn.Module, settings: CompressionSettings, schedule: ScheduleSettings | None = None
 ) -> CompressionController:
-    """Puts a fresh model under compression, by a schedule; of a composite that of the algorithm which is searched."""
+    """Compresses a fresh model; the schedule is that of the algorithm, or of a composite's adaptive algorithm."""
     schedule = schedule or ScheduleSettings(kind="constant")
     if isinstance(settings, Composite):
         adaptive = type(settings.adaptive)(**{**dict(settings.adaptive), "schedule": schedule})
@@ -46,12 +46,12 @@ def compress(
         settings = type(settings)(**{**dict(settings), "schedule": schedule})
     controller = build_controller(model, settings, example_input=BATCH["inputs"])
     if isinstance(controller, CompositeController):
-        controller.calibrate([BATCH["inputs"]])  # ranges of activations depend on the rate at which they were taken
+        controller.calibrate([BATCH["inputs"]])  # the ranges depend on the rate at which they are measured
     return controller
 
 
-def without_the_searched(settings: CompressionSettings) -> nn.Module:
-    """What is left of a fresh model at rate 0: itself, or what the other algorithms of a composite make of it."""
+def stripped_at_rate_0(settings: CompressionSettings) -> nn.Module:
+    """A fresh model as `strip` returns it at rate 0: compressed only by the other algorithms of a composite."""
     model: nn.Module = small_net()
     if isinstance(settings, Composite):
         for part in settings.compressing[1:]:
@@ -60,7 +60,7 @@ def without_the_searched(settings: CompressionSettings) -> nn.Module:
 
 
 def parameters_at_rate_0(settings: CompressionSettings) -> dict[str, Tensor]:
-    """Of a fresh model: as they are, or under the masks of the other algorithms of a composite."""
+    """The parameters of a fresh model, under the masks of the other algorithms of a composite."""
     model = small_net()
     if isinstance(settings, Composite):
         for part in settings.compressing[1:]:
@@ -68,10 +68,10 @@ def parameters_at_rate_0(settings: CompressionSettings) -> dict[str, Tensor]:
     return dense_parameters(model)
 
 
-def stage(settings: CompressionSettings, searched: CompressionStage) -> CompressionStage:
-    """The stage of all, where the algorithms of a composite that are not searched have come to their end."""
+def stage(settings: CompressionSettings, adaptive: CompressionStage) -> CompressionStage:
+    """The stage of the controller, if the other algorithms of a composite have finished their schedules."""
     has_others = isinstance(settings, Composite) and len(settings.compressing) > 1
-    return searched + CompressionStage.FULLY_COMPRESSED if has_others else searched
+    return adaptive + CompressionStage.FULLY_COMPRESSED if has_others else adaptive
 
 
 def outputs(model: nn.Module) -> Tensor:
@@ -86,20 +86,20 @@ def dense_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 def fresh_like(stripped: nn.Module) -> nn.Module:
-    """A model of the same class, made ready for the stripped model's tensors."""
+    """A new model of the same class that can load the stripped model's tensors."""
     fresh = small_net()
     if (description := quantized_spec(stripped)) is not None:
         make_quantized(fresh, description)
     return fresh
 
 
-def search_begins(controller: CompressionController) -> None:
-    """What the loops do before they set the first rate themselves."""
+def begin_search(controller: CompressionController) -> None:
+    """What the loops do before they set the first rate."""
     controller.disable_scheduler()
 
 
 class ControllerContract:
-    def test_has_the_interface_that_the_loops_use(self, settings: CompressionSettings) -> None:
+    def test_controller_has_the_interface_that_the_loops_use(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         assert isinstance(controller, CompressionController)
         assert isinstance(controller.scheduler, CompressionScheduler)
@@ -113,7 +113,7 @@ class ControllerContract:
 
     # --- the rate --------------------------------------------------------------------------------------------
 
-    def test_begins_at_the_rate_of_its_schedule(self, settings: CompressionSettings) -> None:
+    def test_controller_starts_at_the_initial_rate_of_its_schedule(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings, ScheduleSettings(kind="constant", initial_rate=0.5))
         assert rates_of(controller).requested_rate == 0.5
         assert rates_of(controller).achieved_rate > 0.1
@@ -129,7 +129,7 @@ class ControllerContract:
         assert 0 <= rates.achieved_rate <= 1
         assert controller.compression_rate == rates.achieved_rate
 
-    def test_more_is_removed_at_a_higher_rate(self, settings: CompressionSettings) -> None:
+    def test_higher_rate_removes_more(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         achieved = []
         for rate in RATES:
@@ -140,7 +140,7 @@ class ControllerContract:
         assert achieved[1] < achieved[3]
 
     @pytest.mark.parametrize("rate", [-0.1, -1e-9, 1.0, 1.5, 95, math.nan, math.inf])
-    def test_rate_outside_its_limits_is_refused(self, settings: CompressionSettings, rate: float) -> None:
+    def test_rate_outside_its_limits_is_an_error(self, settings: CompressionSettings, rate: float) -> None:
         controller = compress(small_net(), settings)
         controller.compression_rate = 0.5
         before, rates = outputs(controller.model), rates_of(controller)
@@ -149,7 +149,7 @@ class ControllerContract:
         assert rates_of(controller) == rates
         assert torch.equal(outputs(controller.model), before)
 
-    def test_rates_fall_as_well_as_rise(self, settings: CompressionSettings) -> None:
+    def test_rate_can_fall_and_rise(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         for rate in (0.3, 0.9, 0.5, 0.998, 0.2):
             controller.compression_rate = rate
@@ -158,32 +158,33 @@ class ControllerContract:
             assert rates_of(controller) == rates_of(direct)
             assert torch.equal(outputs(controller.model), outputs(direct.model))
 
-    def test_at_rate_0_the_dense_weights_are_back(self, settings: CompressionSettings) -> None:
+    def test_rate_0_restores_the_dense_weights(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         for rate in (0.5, 0.998, 0.3, 0.0):
             controller.compression_rate = rate
         assert controller.compression_rate == 0
         assert_same_bits(dense_parameters(controller.model), parameters_at_rate_0(settings))
-        assert_same_bits(dict(controller.strip().state_dict()), dict(without_the_searched(settings).state_dict()))
+        assert_same_bits(dict(controller.strip().state_dict()), dict(stripped_at_rate_0(settings).state_dict()))
 
-    def test_rate_holds_while_the_model_is_trained(self, settings: CompressionSettings) -> None:
+    def test_training_does_not_change_the_rate(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
-        search_begins(controller)
+        begin_search(controller)
         controller.compression_rate = 0.5
         before, weights = rates_of(controller), dense_parameters(controller.model)
         train(controller.model, sgd(controller.model))
         assert rates_of(controller) == before
-        assert any(not torch.equal(weights[name], now) for name, now in dense_parameters(controller.model).items())
+        after = dense_parameters(controller.model)
+        assert any(not torch.equal(weights[name], after[name]) for name in weights)
 
     # --- state -----------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("model_first", [True, False])
     @pytest.mark.parametrize("rate", [0.0, 0.5, 0.9])
-    def test_state_moves_into_a_fresh_controller(
+    def test_fresh_controller_continues_from_a_state(
         self, settings: CompressionSettings, rate: float, model_first: bool
     ) -> None:
         old = compress(small_net(), settings)
-        search_begins(old)
+        begin_search(old)
         old.compression_rate = rate
         train(old.model, sgd(old.model))
         state = json.loads(json.dumps(old.get_state()))
@@ -199,7 +200,7 @@ class ControllerContract:
         assert rates_of(new) == rates_of(old)
         assert new.compression_stage() == old.compression_stage()
         assert torch.equal(outputs(new.model), outputs(old.model))
-        # Both go on in the same way: weights trained further, then a rate that falls, then none at all.
+        # Both continue in the same way: more training, then a lower rate, then rate 0.
         for controller in (old, new):
             train(controller.model, torch.optim.SGD(controller.model.parameters(), lr=0.05))
         assert_same_bits(dict(new.model.state_dict()), dict(old.model.state_dict()))
@@ -208,7 +209,7 @@ class ControllerContract:
                 controller.compression_rate = next_rate
             assert_same_bits(dict(new.model.state_dict()), dict(old.model.state_dict()))
 
-    def test_schedule_goes_on_in_a_fresh_controller(self, settings: CompressionSettings) -> None:
+    def test_fresh_controller_continues_a_schedule(self, settings: CompressionSettings) -> None:
         old, new = (compress(small_net(), settings, RISING) for _ in range(2))
         for _ in range(2):
             old.scheduler.epoch_step()
@@ -218,9 +219,9 @@ class ControllerContract:
         new.scheduler.epoch_step()
         assert rates_of(new).requested_rate == 0.5
 
-    def test_state_goes_back_to_an_earlier_one(self, settings: CompressionSettings) -> None:
+    def test_controller_returns_to_an_earlier_state(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
-        search_begins(controller)
+        begin_search(controller)
         controller.compression_rate = 0.3
         state, before = controller.get_state(), outputs(controller.model)
         tensors = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
@@ -243,15 +244,15 @@ class ControllerContract:
     @pytest.mark.parametrize("rate", RATES)
     def test_strip_leaves_outputs_unchanged(self, settings: CompressionSettings, rate: float) -> None:
         controller = compress(small_net(), settings)
-        search_begins(controller)
+        begin_search(controller)
         controller.compression_rate = rate
         train(controller.model, sgd(controller.model))
         stripped = controller.strip()
-        # Where integers are computed, one may be rounded the other way: a step of 8 bits.
+        # An integer may be rounded the other way, which is one step of 8 bits.
         atol = 1e-5 if quantized_spec(stripped) is None else 5e-3
         torch.testing.assert_close(outputs(stripped), outputs(controller.model), rtol=1.3e-6, atol=atol)
 
-    def test_rate_is_what_the_stripped_model_lacks(self, settings: CompressionSettings) -> None:
+    def test_stripped_model_lacks_more_bytes_at_a_higher_rate(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         lacking, achieved = [], []
         for rate in (0.0, 0.5, 0.9):
@@ -260,12 +261,12 @@ class ControllerContract:
             bytes_left = [int(each.count_nonzero()) * each.element_size() for each in controller.strip().parameters()]
             lacking.append(1 - sum(bytes_left) / NUM_BYTES)
         assert lacking[0] < lacking[1] <= lacking[2]
-        assert (lacking[1] < lacking[2]) == (achieved[1] < achieved[2])  # some move in steps of a layer
+        assert (lacking[1] < lacking[2]) == (achieved[1] < achieved[2])  # some rates change by whole layers
         assert lacking[2] > 0.5
 
     def test_stripped_model_has_no_training_machinery(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
-        search_begins(controller)
+        begin_search(controller)
         controller.compression_rate = 0.5
         train(controller.model, sgd(controller.model))
         stripped = controller.strip()
@@ -276,10 +277,10 @@ class ControllerContract:
         for name, tensor in stripped.state_dict().items():
             assert not ((tensor == 0) & tensor.signbit()).any(), f"{name} holds -0.0"
 
-    def test_strip_leaves_the_users_own_hooks(self, settings: CompressionSettings) -> None:
+    def test_strip_keeps_the_users_hooks(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         controller.compression_rate = 0.5
-        outputs(controller.model)  # from the first batch some learn the ranges of activations
+        outputs(controller.model)  # quantization takes the ranges of activations from the first batch
         plain = outputs(controller.strip())
         controller.model.register_forward_hook(lambda module, args, out: out + 100.0)
         controller.model.register_forward_pre_hook(lambda module, args: (torch.zeros_like(args[0]),))
@@ -287,7 +288,7 @@ class ControllerContract:
         assert (hooked.min() > 50) & (plain.max() < 50)
         assert torch.equal(hooked, hooked[:1].expand_as(hooked))  # every image is black
 
-    def test_strip_leaves_the_original_as_it_was(self, settings: CompressionSettings) -> None:
+    def test_strip_does_not_change_the_original(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         controller.compression_rate = 0.5
         outputs(controller.model)
@@ -303,9 +304,9 @@ class ControllerContract:
 
     # --- copies ----------------------------------------------------------------------------------------------
 
-    def test_deep_copy_is_independent_and_whole(self, settings: CompressionSettings) -> None:
+    def test_deep_copy_is_independent_and_complete(self, settings: CompressionSettings) -> None:
         original = compress(small_net(), settings)
-        search_begins(original)
+        begin_search(original)
         original.compression_rate = 0.3
         before, rates = outputs(original.model), rates_of(original)
         twin = copy.deepcopy(original)
@@ -322,9 +323,9 @@ class ControllerContract:
         original.compression_rate = 0.0
         assert rates_of(twin) == twin_rates
 
-    def test_deep_copy_of_the_model_alone_keeps_its_own_rate(self, settings: CompressionSettings) -> None:
+    def test_deep_copy_of_the_model_alone_keeps_its_rate(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
-        search_begins(controller)
+        begin_search(controller)
         controller.compression_rate = 0.5
         twin, before = copy.deepcopy(controller.model), outputs(controller.model)
         optimizer = sgd(twin)
@@ -332,9 +333,9 @@ class ControllerContract:
         assert torch.equal(outputs(controller.model), before)
         controller.compression_rate = 0.0
         trained = outputs(twin)
-        # What the copy had removed stays removed: its state is that of a controller at the copied rate.
+        # What was removed stays removed: the copy's state is that of a controller at the copied rate.
         other = compress(small_net(seed=1), settings)
-        search_begins(other)
+        begin_search(other)
         other.compression_rate = 0.5
         other.model.load_state_dict(twin.state_dict())
         assert torch.equal(outputs(other.model), trained)
@@ -355,7 +356,7 @@ class ControllerContract:
             CompressionStage.FULLY_COMPRESSED,
         ]
 
-    def test_disabled_schedule_leaves_the_rate_alone(self, settings: CompressionSettings) -> None:
+    def test_disabled_schedule_does_not_change_the_rate(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings, RISING)
         for _ in range(2):
             controller.scheduler.epoch_step()
@@ -368,7 +369,7 @@ class ControllerContract:
         assert rates_of(controller).requested_rate == 0.25
         controller.compression_rate = 0.0
         assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
-        controller.disable_scheduler()  # a second time does no harm
+        controller.disable_scheduler()  # a second call changes nothing
 
     def test_steps_of_a_constant_schedule_change_nothing(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings, ScheduleSettings(kind="constant", initial_rate=0.3))
@@ -379,7 +380,7 @@ class ControllerContract:
             controller.scheduler.step()
         assert torch.equal(outputs(controller.model), before)
 
-    # --- what is said about it -------------------------------------------------------------------------------
+    # --- statistics and loss ---------------------------------------------------------------------------------
 
     def test_statistics_can_be_printed(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
@@ -388,7 +389,7 @@ class ControllerContract:
         assert f"{controller.compression_rate:.4f}" in text
         assert "classifier" in text
 
-    def test_loss_is_a_scalar_that_can_be_added(self, settings: CompressionSettings) -> None:
+    def test_loss_is_a_finite_scalar(self, settings: CompressionSettings) -> None:
         controller = compress(small_net(), settings)
         loss = controller.loss()
         assert loss.shape == ()

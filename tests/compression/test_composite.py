@@ -1,9 +1,8 @@
-"""Several algorithms on one model beyond the contract: whose rate it is, how they come off, and what is refused."""
+"""Composites beyond the contract: whose rate they have, how they are stripped, and what they refuse."""
 
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,15 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kedro_aat import CompressionStage
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.composite import CompositeController
-from kedro_aat.compression.controller import CompressionLoss
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (
     Composite,
     FilterPruning,
-    KnowledgeDistillation,
     MagnitudeSparsity,
     Quantization,
     parse_compression,
@@ -34,27 +29,12 @@ from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import open_session, run_session
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from tests.compression.architectures import ARCHITECTURES, make
+from tests.compression.composites import INPUTS, INT8, PRUNING, SOFTMAX, SPARSITY, at_rate, compose
 from tests.compression.quantization.quantized import optimized_operators, run, settled
-from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, train
+from tests.compression.training import assert_same_bits, sgd, small_net, train
 
-INPUTS = BATCH["inputs"]
 RISING = ScheduleSettings(kind="polynomial", target_rate=0.5, target_epoch=2, power=1.0)
 HALF = ScheduleSettings(initial_rate=0.5)
-
-
-def compose(*algorithms: Any, model: nn.Module | None = None, inputs: Tensor = INPUTS) -> CompositeController:
-    settings = Composite(algorithms=algorithms)
-    controller = build_controller(model or settled(small_net(), INPUTS), settings, example_input=inputs)
-    assert isinstance(controller, CompositeController)
-    return controller
-
-
-def searched(*algorithms: Any, rate: float = 0.5, model: nn.Module | None = None) -> CompositeController:
-    controller = compose(*algorithms, model=model)
-    controller.calibrate([INPUTS])
-    controller.disable_scheduler()
-    controller.compression_rate = rate
-    return controller
 
 
 def zeros(parameter: Tensor) -> float:
@@ -62,9 +42,6 @@ def zeros(parameter: Tensor) -> float:
 
 
 # --- settings --------------------------------------------------------------------------------------------------
-
-PRUNING, SPARSITY, INT8 = FilterPruning(), MagnitudeSparsity(), Quantization()
-SOFTMAX, MSE = KnowledgeDistillation(type="softmax", temperature=3.0), KnowledgeDistillation(type="mse", scale=0.5)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +56,7 @@ SOFTMAX, MSE = KnowledgeDistillation(type="softmax", temperature=3.0), Knowledge
         ((SPARSITY, SOFTMAX, INT8), "magnitude_sparsity"),
     ],
 )
-def test_the_rate_is_that_of_the_adaptive_algorithm(algorithms: tuple[Any, ...], adaptive: str) -> None:
+def test_rate_is_that_of_the_adaptive_algorithm(algorithms: tuple[Any, ...], adaptive: str) -> None:
     controller = compose(*algorithms)
     assert controller.adaptive.name == adaptive
     controller.compression_rate = 0.4
@@ -90,7 +67,7 @@ def test_the_rate_is_that_of_the_adaptive_algorithm(algorithms: tuple[Any, ...],
     assert all(child.report().requested_rate == child.settings.schedule.initial_rate for child in others)
 
 
-def test_a_list_of_settings_is_a_composite() -> None:
+def test_list_of_settings_is_a_composite() -> None:
     data = [{"algorithm": "filter_pruning", "rate_of": "macs"}, {"algorithm": "quantization"}]
     expected = Composite(algorithms=(FilterPruning(rate_of="macs"), Quantization()))
     assert parse_compression(data) == expected
@@ -118,13 +95,13 @@ def test_a_list_of_settings_is_a_composite() -> None:
         ),
     ],
 )
-def test_mistakes_in_a_list_are_named_where_they_stand(data: Any, mistake: str) -> None:
+def test_mistakes_in_a_list_are_named_by_position(data: Any, mistake: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_compression(data)
     assert caught.value.mistakes == [mistake]
 
 
-def test_distillation_alone_is_no_compression() -> None:
+def test_distillation_alone_is_not_a_compression() -> None:
     with pytest.raises(ConfigurationError, match="must be one of magnitude_sparsity, filter_pruning, quantization"):
         parse_compression({"algorithm": "knowledge_distillation", "type": "mse"})
 
@@ -151,7 +128,7 @@ def test_stages_are_added_up(pruning: ScheduleSettings, sparsity: ScheduleSettin
     assert "".join(stage.name[0] for stage in stages) == expected
 
 
-def test_others_follow_their_schedules_while_one_is_searched() -> None:
+def test_other_algorithms_follow_their_schedules_during_a_search() -> None:
     controller = compose(PRUNING, MagnitudeSparsity(schedule=RISING))
     controller.disable_scheduler()
     controller.compression_rate = 0.3
@@ -164,7 +141,7 @@ def test_others_follow_their_schedules_while_one_is_searched() -> None:
     assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
 
 
-def test_path_of_a_search_moves_the_adaptive_rate_alone() -> None:
+def test_rate_path_changes_only_the_adaptive_rate() -> None:
     controller = compose(PRUNING, INT8)
     controller.steps_per_epoch = 2
     controller.disable_scheduler()
@@ -183,8 +160,8 @@ def test_state_of_other_algorithms_is_refused() -> None:
         compose(PRUNING, INT8).load_state(compose(SPARSITY, INT8).get_state())
 
 
-def test_statistics_show_every_table() -> None:
-    controller = searched(PRUNING, SPARSITY, INT8)
+def test_statistics_contain_the_tables_of_all_algorithms() -> None:
+    controller = at_rate(PRUNING, SPARSITY, INT8)
     text = controller.statistics().to_str()
     assert [text.count(word) for word in ("filter_pruning", "magnitude_sparsity", "of the weights are int8")] == [1] * 3
     assert controller.statistics().rate == controller.compression_rate
@@ -194,7 +171,7 @@ def test_statistics_show_every_table() -> None:
 
 
 def residual() -> nn.Module:
-    """Its weights are such that those of the least important channels' readers are the largest of all."""
+    """A model in which the layers that read the least important channels have the largest weights."""
     torch.manual_seed(0)
     model = settled(ResidualCNN((8, 16)), INPUTS)
     with torch.no_grad():
@@ -205,8 +182,10 @@ def residual() -> nn.Module:
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.6])
 @pytest.mark.parametrize("overflow_fix", [True, False])
-def test_cut_integers_say_what_the_masked_model_says(rate: float, overflow_fix: bool, tmp_path: Path) -> None:
-    controller = searched(PRUNING, Quantization(overflow_fix=overflow_fix), rate=rate, model=residual())
+def test_cut_and_quantized_model_computes_what_the_masked_model_does(
+    rate: float, overflow_fix: bool, tmp_path: Path
+) -> None:
+    controller = at_rate(PRUNING, Quantization(overflow_fix=overflow_fix), rate=rate, model=residual())
     train(controller.model, torch.optim.SGD(controller.model.parameters(), lr=0.01))
     expected = run(controller.model, INPUTS)
     small = controller.strip()
@@ -215,7 +194,7 @@ def test_cut_integers_say_what_the_masked_model_says(rate: float, overflow_fix: 
     assert small.get_parameter("blocks.0.conv2.weight").dtype == torch.int8
     channels = small.get_parameter("blocks.0.conv1.weight").shape[0]
     assert channels == 8 if rate == 0 else channels < 8
-    if not overflow_fix:  # then onnxruntime is wrong on some processors
+    if not overflow_fix:  # onnxruntime is wrong on some CPUs without the fix
         return
     file = to_onnx(small, INPUTS)
     labels = run_session(open_session(file.SerializeToString()), INPUTS).argmax(1)
@@ -226,7 +205,7 @@ def test_cut_integers_say_what_the_masked_model_says(rate: float, overflow_fix: 
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_architectures_are_cut_and_hold_integers(name: str) -> None:
+def test_architectures_are_cut_and_quantized(name: str) -> None:
     model, inputs = make(name)
     controller = compose(PRUNING, INT8, model=model, inputs=inputs)
     controller.calibrate([inputs])
@@ -240,7 +219,7 @@ def test_architectures_are_cut_and_hold_integers(name: str) -> None:
 
 
 @pytest.mark.parametrize("adaptive", [PRUNING, SPARSITY], ids=lambda settings: settings.algorithm)
-def test_post_training_route_trains_as_the_other_algorithm_alone(adaptive: Any) -> None:
+def test_post_training_quantization_does_not_change_training(adaptive: Any) -> None:
     alone = build_controller(settled(small_net(), INPUTS), adaptive, example_input=INPUTS)
     both = compose(adaptive, Quantization(calibration_only=True))
     for controller in (alone, both):
@@ -259,15 +238,15 @@ def test_post_training_route_trains_as_the_other_algorithm_alone(adaptive: Any) 
     assert small.get_parameter("conv.weight").shape == alone.strip().get_parameter("conv.weight").shape
 
 
-def test_cut_integers_train_no_longer_but_are_copied_whole() -> None:
-    small = searched(PRUNING, INT8).strip()
+def test_cut_and_quantized_model_can_be_copied() -> None:
+    small = at_rate(PRUNING, INT8).strip()
     assert torch.equal(run(copy.deepcopy(small), INPUTS), run(small, INPUTS))
 
 
-def test_ranges_are_those_of_the_masked_model() -> None:
+def test_calibration_measures_the_masked_model() -> None:
     controller = compose(PRUNING, INT8)
     controller.compression_rate = 0.6
-    with torch.no_grad():  # as a momentum moves weights under a mask
+    with torch.no_grad():  # as momentum changes masked weights
         for parameter in controller.model.parameters():
             parameter.add_(100.0)
     controller.calibrate([INPUTS])
@@ -281,7 +260,7 @@ def test_ranges_are_those_of_the_masked_model() -> None:
 
 
 def test_zeros_stay_zero_in_integers() -> None:
-    controller = searched(SPARSITY, INT8, rate=0.7)
+    controller = at_rate(SPARSITY, INT8, rate=0.7)
     train(controller.model, sgd(controller.model))
     run(controller.model, INPUTS)
     small = controller.strip()
@@ -293,7 +272,7 @@ def test_zeros_stay_zero_in_integers() -> None:
     assert controller.weight_names == []
 
 
-def test_weight_under_two_masks_comes_back_when_both_let_go() -> None:
+def test_weight_under_two_masks_returns_when_neither_masks_it() -> None:
     dense = settled(small_net(), INPUTS)
     pruned, sparse = (copy.deepcopy(dense) for _ in range(2))
     controller = compose(PRUNING, SPARSITY, model=pruned)
@@ -312,8 +291,8 @@ def test_weight_under_two_masks_comes_back_when_both_let_go() -> None:
     assert_same_bits(dict(pruned.named_parameters()), before)
 
 
-def test_all_three_come_off_in_order() -> None:
-    controller = searched(PRUNING, MagnitudeSparsity(schedule=HALF), INT8, rate=0.4)
+def test_all_three_algorithms_are_stripped_together() -> None:
+    controller = at_rate(PRUNING, MagnitudeSparsity(schedule=HALF), INT8, rate=0.4)
     train(controller.model, sgd(controller.model))
     expected = run(controller.model, INPUTS)
     small = controller.strip()
@@ -325,107 +304,10 @@ def test_all_three_come_off_in_order() -> None:
     assert onnx.load_from_string(to_onnx(small, INPUTS).SerializeToString()).graph.node
 
 
-# --- distillation ----------------------------------------------------------------------------------------------
+# --- mistakes ---------------------------------------------------------------------------------------------------
 
 
-def test_softmax_compares_probabilities_at_a_temperature() -> None:
-    model = settled(small_net(), INPUTS)
-    teacher = copy.deepcopy(model)
-    controller = searched(SPARSITY, KnowledgeDistillation(type="softmax", scale=2.0, temperature=4.0), model=model)
-    model.train()
-    outputs = model(INPUTS)
-    then, now = (each / 4.0 for each in (run(teacher, INPUTS), outputs))
-    divergence = (then.softmax(1) * (then.log_softmax(1) - now.log_softmax(1))).sum(1).mean()
-    torch.testing.assert_close(controller.loss(), 2.0 * 16.0 * divergence)
-    torch.testing.assert_close(controller.loss.calculate(), controller.loss())
-
-
-def test_mse_compares_outputs_and_teaches() -> None:
-    model = settled(small_net(), INPUTS)
-    expected = run(copy.deepcopy(model), INPUTS)
-    controller = searched(SPARSITY, MSE, rate=0.6, model=model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    model.train()
-    losses = []
-    for _ in range(20):
-        optimizer.zero_grad()
-        outputs = model(INPUTS)
-        loss = controller.loss()
-        torch.testing.assert_close(loss, 0.5 * F.mse_loss(outputs, expected))
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0]
-    assert all(not parameter.requires_grad for parameter in controller.loss.parameters())
-
-
-def test_outside_of_training_the_loss_is_0() -> None:
-    controller = searched(INT8, SOFTMAX)
-    assert float(controller.loss()) == 0
-    controller.model.train()
-    controller.model(INPUTS)
-    assert float(controller.loss().detach()) > 0
-    run(controller.model, INPUTS)
-    assert float(controller.loss()) == 0
-    assert type(searched(PRUNING, INT8).loss) is CompressionLoss
-
-
-def test_teacher_has_no_share_in_what_is_trained_or_stripped() -> None:
-    controller = searched(PRUNING, SOFTMAX, INT8)
-    names = [name for name, _ in controller.model.named_parameters()]
-    assert names == [name for name, _ in small_net().named_parameters()]
-    assert any("teacher" in name for name in controller.model.state_dict())
-    assert not any("teacher" in name for name in controller.strip().state_dict())
-    assert any("teacher" in name for name in controller.model.state_dict())
-
-
-def test_controller_is_copied_between_a_forward_pass_and_its_loss() -> None:
-    controller = searched(SPARSITY, MSE)
-    controller.model.train()
-    controller.model(INPUTS)
-    twin = copy.deepcopy(controller)
-    assert float(controller.loss().detach()) > 0
-    assert float(twin.loss()) == 0
-    twin.model(INPUTS)
-    assert float(twin.loss().detach()) > 0
-    with torch.no_grad():
-        twin.model.get_parameter("classifier.bias").fill_(9)
-    assert torch.equal(controller.loss(), controller.loss())
-
-
-def test_model_that_is_built_anew_gets_the_same_teacher() -> None:
-    old = searched(SPARSITY, MSE)
-    new = searched(SPARSITY, MSE, model=settled(small_net(seed=4), INPUTS))
-    new.model.load_state_dict(old.model.state_dict())
-    new.load_state(json.loads(json.dumps(old.get_state())))
-    for controller in (old, new):
-        controller.model.train()
-        controller.model(INPUTS)
-    assert torch.equal(old.loss(), new.loss())
-    new.model.load_state_dict({name: each for name, each in old.model.state_dict().items() if "teacher" not in name})
-
-
-def test_softmax_of_outputs_without_classes_is_refused() -> None:
-    class Sum(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = small_net()
-
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.net(x).sum(1)
-            return out
-
-    controller = compose(SPARSITY, SOFTMAX, model=Sum())
-    controller.model.train()
-    controller.model(INPUTS)
-    with pytest.raises(ModelError, match=r"shape \(16,\): choose mse"):
-        controller.loss()
-
-
-# --- what is refused -------------------------------------------------------------------------------------------
-
-
-def test_mistake_in_one_part_leaves_the_model_as_it_was() -> None:
+def test_mistake_in_one_algorithm_leaves_the_model_unchanged() -> None:
     model = settled(small_net(), INPUTS)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     halves = FilterPruning(schedule=HALF), MagnitudeSparsity(schedule=HALF)
@@ -436,15 +318,24 @@ def test_mistake_in_one_part_leaves_the_model_as_it_was() -> None:
     compose(*halves, Quantization(ignored_scopes=("classifier",)), SOFTMAX, model=model)
 
 
-def test_filters_need_an_example() -> None:
+def test_filter_pruning_needs_an_example_input() -> None:
     with pytest.raises(ModelError, match="example_input"):
         build_controller(small_net(), Composite(algorithms=(INT8, PRUNING)))
 
 
 @pytest.mark.parametrize("first", [MagnitudeSparsityController, FilterPruningController, QuantizationController])
 @pytest.mark.parametrize("second", [MagnitudeSparsityController, FilterPruningController, QuantizationController])
-def test_algorithms_are_not_piled_up_by_hand(first: Any, second: Any) -> None:
+def test_second_controller_on_a_model_is_refused(first: Any, second: Any) -> None:
     model = small_net()
     first(model, example_input=INPUTS)
     with pytest.raises(ModelError, match=r"carries masks|is under quantization already"):
         second(model, example_input=INPUTS)
+
+
+@pytest.mark.parametrize("algorithms", [(PRUNING, INT8), (SPARSITY, INT8), (INT8, SOFTMAX)])
+def test_composite_on_a_compressed_model_is_refused(algorithms: tuple[Any, ...]) -> None:
+    model = MagnitudeSparsityController(small_net()).model
+    before = list(model.state_dict())
+    with pytest.raises(ModelError, match="carries masks already"):
+        compose(*algorithms, model=model)
+    assert list(model.state_dict()) == before

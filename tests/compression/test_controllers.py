@@ -1,4 +1,4 @@
-"""Every compression controller keeps the contract. The settings of a new one are added to `CONTROLLERS`."""
+"""Every compression controller passes the contract suite. Add the settings of a new controller to `CONTROLLERS`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ class TestEveryController(ControllerContract):
 
 
 @pytest.mark.parametrize(("left", "right"), list(itertools.product(CompressionStage, repeat=2)))
-def test_stages_of_two_algorithms_combine(left: CompressionStage, right: CompressionStage) -> None:
+def test_stages_of_two_algorithms_add_up(left: CompressionStage, right: CompressionStage) -> None:
     together = left + right
     assert together is (left if left is right else CompressionStage.PARTIALLY_COMPRESSED)

@@ -1,7 +1,6 @@
-"""Models and batches at the edge, for every algorithm: the right result, or an error that names the cause.
+"""Unusual models and batches, for every algorithm: the result is right, or the error names the cause.
 
-What only one algorithm knows of is tested with it: channels of one, scales of 0 and half precision in
-`test_filters.py`, `test_quantization.py` and `test_magnitude.py`.
+Cases that concern one algorithm only are tested in that algorithm's folder.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ def compressed(model: nn.Module, settings: CompressionSettings, batch: Tensor, r
     return controller
 
 
-def assert_strips_alike(controller: CompressionController, batch: Tensor) -> nn.Module:
-    """The stripped model computes what the one under training does, but for a step of 8 bits."""
+def assert_strip_keeps_outputs(controller: CompressionController, batch: Tensor) -> nn.Module:
+    """The stripped model computes what the model under training does, except for one step of 8 bits."""
     expected = run(controller.model, batch)
     assert expected.isfinite().all()
     stripped = controller.strip()
@@ -61,7 +60,7 @@ def assert_strips_alike(controller: CompressionController, batch: Tensor) -> nn.
 
 
 class Cubed(torch.autograd.Function):
-    """A function written by hand, which only torch can run."""
+    """A handwritten autograd function, which cannot be exported."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
@@ -77,7 +76,7 @@ class Cubed(torch.autograd.Function):
 
 
 class WithNumpy(nn.Module):
-    """Leaves torch between two of its layers, so that neither gradients nor traces pass."""
+    """Uses NumPy between two layers, so that it can neither be differentiated nor traced."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.from_numpy(x.detach().cpu().numpy() * 2)
@@ -97,16 +96,16 @@ def around(middle: nn.Module) -> nn.Sequential:
 
 
 @every_algorithm
-def test_function_written_by_hand_is_passed(settings: CompressionSettings) -> None:
+def test_custom_autograd_function_is_supported(settings: CompressionSettings) -> None:
     batch = torch.randn(16, 8)
     controller = compressed(around(WithCubed()), settings, batch, 0.4)
     targets = torch.randint(4, (16,))
     train(controller.model, sgd(controller.model), batch={"inputs": batch, "targets": targets})
-    assert_strips_alike(controller, batch)
+    assert_strip_keeps_outputs(controller, batch)
 
 
 @every_algorithm
-def test_layers_around_what_leaves_torch_are_left_alone_or_named(settings: CompressionSettings) -> None:
+def test_layers_around_numpy_are_not_cut_or_named_in_an_error(settings: CompressionSettings) -> None:
     batch = torch.randn(16, 8)
     controller = compressed(around(WithNumpy()), settings, batch, 0.4)
     if isinstance(settings, Quantization):
@@ -114,8 +113,8 @@ def test_layers_around_what_leaves_torch_are_left_alone_or_named(settings: Compr
             run(controller.model, batch)
         ignoring = settings.model_copy(update={"ignored_scopes": ("4",)})
         controller = compressed(around(WithNumpy()), ignoring, batch, 0.4)
-    stripped = assert_strips_alike(controller, batch)
-    # No gradient tells what reads the channels before it, so none of them is cut.
+    stripped = assert_strip_keeps_outputs(controller, batch)
+    # Without a gradient it is unknown which layers read the channels before it, so none of them is cut.
     assert stripped.get_parameter("0.weight").shape == (16, 8)
     assert stripped.get_parameter("2.weight").shape == (12, 16)
     assert controller.compression_rate > 0.1
@@ -125,7 +124,7 @@ def test_layers_around_what_leaves_torch_are_left_alone_or_named(settings: Compr
 
 
 class TiedAutoencoder(nn.Module):
-    """Decodes with the weight that it encodes with, as two layers that share a parameter."""
+    """Decodes with the weight of the encoder: two layers share a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,15 +147,15 @@ def test_tied_weights_stay_tied(settings: CompressionSettings) -> None:
     assert controller.compression_rate > 0.1
     train(model, sgd(model), batch={"inputs": batch, "targets": targets})
     assert model.again.weight is model.encode.weight
-    stripped = assert_strips_alike(controller, batch)
+    stripped = assert_strip_keeps_outputs(controller, batch)
     assert stripped.get_parameter("again.weight") is stripped.get_parameter("encode.weight")
 
 
-# --- buffers of the model's own --------------------------------------------------------------------------------
+# --- the model's own buffers -----------------------------------------------------------------------------------
 
 
 class Windowed(nn.Module):
-    """Keeps a mask of its own, as attention over windows does."""
+    """Has a buffer that is called a mask, like windowed attention."""
 
     attention_mask: Tensor
 
@@ -172,34 +171,34 @@ class Windowed(nn.Module):
 
 
 @every_algorithm
-def test_a_mask_of_the_models_own_is_none_of_ours(settings: CompressionSettings) -> None:
+def test_buffer_called_mask_is_not_a_compression_mask(settings: CompressionSettings) -> None:
     batch = torch.randn(16, 8)
     controller = compressed(Windowed(), settings, batch, 0.4)
     assert controller.compression_rate > 0.1
-    stripped = assert_strips_alike(controller, batch)
+    stripped = assert_strip_keeps_outputs(controller, batch)
     assert torch.equal(stripped.get_buffer("attention_mask"), torch.ones(8))
 
 
-# --- BatchNorm that switches channels off ----------------------------------------------------------------------
+# --- BatchNorm scales of zero ----------------------------------------------------------------------------------
 
 
 @every_algorithm
 @pytest.mark.parametrize("which", [slice(0, 3), slice(None)], ids=["some", "all"])
-def test_scales_of_zero_are_sound(settings: CompressionSettings, which: slice) -> None:
+def test_batch_norm_scales_of_zero_give_finite_results(settings: CompressionSettings, which: slice) -> None:
     model = small_net()
     with torch.no_grad():
         model.get_parameter("stem.1.weight")[which] = 0.0
     controller = compressed(model, settings, INPUTS, 0.5)
     train(model, sgd(model))
     assert all(tensor.isfinite().all() for tensor in controller.model.state_dict().values())
-    assert_strips_alike(controller, INPUTS)
+    assert_strip_keeps_outputs(controller, INPUTS)
 
 
-# --- channels of one -------------------------------------------------------------------------------------------
+# --- single channels -------------------------------------------------------------------------------------------
 
 
 def narrow() -> nn.Sequential:
-    """A layer of one channel in the midst, and a convolution of a channel each."""
+    """A model with a layer of one channel, and a depthwise convolution."""
     torch.manual_seed(0)
     return nn.Sequential(
         *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU()),
@@ -210,12 +209,12 @@ def narrow() -> nn.Sequential:
 
 @every_algorithm
 @pytest.mark.parametrize("rate", [0.5, 0.998])
-def test_channels_of_one(settings: CompressionSettings, rate: float) -> None:
+def test_layers_of_one_channel(settings: CompressionSettings, rate: float) -> None:
     model = narrow()
     controller = compressed(model, settings, INPUTS, rate)
     assert controller.compression_rate > 0.01
     train(model, sgd(model))
-    stripped = assert_strips_alike(controller, INPUTS)
+    stripped = assert_strip_keeps_outputs(controller, INPUTS)
     assert stripped.get_parameter("4.weight").shape[0] == 1
 
 
@@ -235,7 +234,7 @@ def test_half_precision_is_compressed_or_refused(settings: CompressionSettings, 
     train(model, sgd(model), batch=batch)
     stripped = controller.strip()
     assert {parameter.dtype for parameter in stripped.parameters()} == {dtype}
-    # Rounding differs from one size of matrix to another, so they are compared in single precision.
+    # Rounding depends on the size of a matrix, so the models are compared in single precision.
     expected = run(copy.deepcopy(model).float(), INPUTS)
     torch.testing.assert_close(run(stripped.float(), INPUTS), expected, rtol=1e-4, atol=1e-4)
 
@@ -244,7 +243,7 @@ def test_half_precision_is_compressed_or_refused(settings: CompressionSettings, 
 
 
 class Sum(nn.Module):
-    """Of two inputs."""
+    """A model with two inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,8 +258,8 @@ class Sum(nn.Module):
 @every_algorithm
 def test_two_inputs_are_compressed_or_refused(settings: CompressionSettings) -> None:
     model, batch = Sum().eval(), (torch.randn(16, 8), torch.randn(16, 6))
-    taught = Composite(algorithms=(settings, KnowledgeDistillation(type="mse")))  # type: ignore[arg-type]
-    for each in (settings, taught):
+    distilled = Composite(algorithms=(settings, KnowledgeDistillation(type="mse")))  # type: ignore[arg-type]
+    for each in (settings, distilled):
         with pytest.raises(ModelError, match=r"must be one tensor, \(N, \.\.\.\), but got a tuple.*several"):
             build_controller(model, each, example_input=batch)  # type: ignore[arg-type]
     assert not model._forward_hooks
@@ -282,7 +281,7 @@ def test_two_inputs_are_compressed_or_refused(settings: CompressionSettings) -> 
 
 
 @every_algorithm
-def test_batch_of_the_wrong_shape_is_an_error_and_does_no_harm(settings: CompressionSettings) -> None:
+def test_batch_of_the_wrong_shape_is_an_error_and_changes_nothing(settings: CompressionSettings) -> None:
     controller = compressed(small_net(), settings, INPUTS, 0.5)
     expected = run(controller.model, INPUTS)
     with pytest.raises(RuntimeError, match="channels"):
@@ -291,8 +290,8 @@ def test_batch_of_the_wrong_shape_is_an_error_and_does_no_harm(settings: Compres
 
 
 @every_algorithm
-def test_first_batch_of_the_wrong_shape_is_an_error_and_does_no_harm(settings: CompressionSettings) -> None:
-    """Quantization looks at the first batch that passes, and pruning of filters at the example."""
+def test_first_batch_of_the_wrong_shape_is_an_error_and_changes_nothing(settings: CompressionSettings) -> None:
+    """Quantization uses the first batch that the model accepts, filter pruning the example input."""
     wrong = torch.randn(2, 3, 8, 8)
     model = small_net()
     if isinstance(settings, FilterPruning):
@@ -304,4 +303,4 @@ def test_first_batch_of_the_wrong_shape_is_an_error_and_does_no_harm(settings: C
     with pytest.raises(RuntimeError, match="channels"):
         run(model, wrong)
     assert run(model, INPUTS).isfinite().all()
-    assert_strips_alike(controller, INPUTS)
+    assert_strip_keeps_outputs(controller, INPUTS)

@@ -1,3 +1,5 @@
+"""Which weights are found in a model, and which of them scopes select."""
+
 from __future__ import annotations
 
 import logging
@@ -17,7 +19,7 @@ from tests.compression.training import num_zeros
 from tests.export.nets import TiedLanguageModel
 from tests.nets import Perceptron
 
-# Each with an input for it, and the weights that are to be pruned.
+# Kind of layer -> a function that makes it, inputs for it, and the names of the weights to prune.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...], list[str]]] = {
     "Conv1d": (lambda: nn.Conv1d(2, 6, 3), (torch.randn(2, 2, 9),), ["weight"]),
     "Conv2d": (lambda: nn.Conv2d(4, 6, 3, groups=2), (torch.randn(2, 4, 5, 5),), ["weight"]),
@@ -121,14 +123,14 @@ def test_shared_weight_is_counted_once_and_stays_shared() -> None:
         nn.Identity(),
         nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3))),
     ],
-    ids=["normalisation", "embedding", "nothing", "weight norm"],
+    ids=["normalization", "embedding", "nothing", "weight norm"],
 )
 def test_model_without_prunable_layers_is_an_error(model: nn.Module) -> None:
     with pytest.raises(ModelError, match=f"{type(model).__name__} has no layer that can be pruned"):
         MagnitudeSparsityController(model)
 
 
-def test_parametrised_layers_are_left_alone_and_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_parametrized_layers_are_skipped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3)), nn.Linear(3, 3))
     with caplog.at_level(logging.WARNING):
         weights = prunable_weights(model)
@@ -161,7 +163,7 @@ ALL = [
 SCOPES = {
     "stem.0": ["stem.0"],
     "classifier": ["classifier"],
-    # all that is below a name, and only that
+    # a name includes the layers inside it, and no others
     "stem": ["stem.0"],
     "blocks": ALL[1:5],
     "blocks.0": ALL[1:3],
@@ -177,7 +179,7 @@ SCOPES = {
     r"{re}NNCFConv2d\[conv1": ALL[1:5],
     r"{re}^Net/Sequential\[blocks\]/Block\[1\]": ALL[3:5],
     r"{re}Block\[0\]/NNCFConv2d\[conv1\]/conv2d_0$": ["blocks.0.conv1"],
-    # NNCF's spelling: of a layer, with its wrapper, with the operation in it, and of all that is below
+    # NNCF's spelling: a layer, its wrapper, the operation in it, and everything inside a container
     "Net/Linear[classifier]": ["classifier"],
     "Net/NNCFLinear[classifier]": ["classifier"],
     "Net/NNCFLinear[classifier]/linear_0": ["classifier"],
@@ -193,12 +195,12 @@ def layers(**scopes: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_target_scope_names_the_only_layers_to_take(scope: str) -> None:
+def test_target_scope_selects_only_its_layers(scope: str) -> None:
     assert layers(target_scopes=[scope]) == SCOPES[scope]
 
 
 @pytest.mark.parametrize("scope", [scope for scope in SCOPES if SCOPES[scope] != ALL])
-def test_ignored_scope_names_the_layers_to_leave(scope: str) -> None:
+def test_ignored_scope_excludes_its_layers(scope: str) -> None:
     assert layers(ignored_scopes=[scope]) == [layer for layer in ALL if layer not in SCOPES[scope]]
 
 
@@ -214,7 +216,7 @@ def test_several_scopes_at_once() -> None:
     ]
 
 
-def test_rate_is_taken_over_the_layers_that_the_scopes_leave() -> None:
+def test_rate_is_that_of_the_selected_layers() -> None:
     torch.manual_seed(0)
     model = Perceptron([10, 20, 30])
     controller = MagnitudeSparsityController(model, MagnitudeSparsity(ignored_scopes=("layers.1",)))
@@ -237,20 +239,20 @@ def test_scopes_that_match_nothing_are_listed_in_one_error() -> None:
     assert mistakes[2].startswith("target_scopes: 'Net/NNCFConv2d[conv7]/conv2d_0' matches no layer.")
     assert "Did you mean 'blocks.0.conv1" in mistakes[3]
     assert "'conv1'" in mistakes[4]
-    assert all(layer in str(caught.value) for layer in ALL)  # what could have been named
+    assert all(layer in str(caught.value) for layer in ALL)  # the names to choose from
 
 
-def test_broken_regular_expression_is_an_error_that_names_it() -> None:
+def test_invalid_regular_expression_is_named_in_the_error() -> None:
     with pytest.raises(ConfigurationError, match=r"ignored_scopes: '\{re\}conv\('"):
         layers(ignored_scopes=["{re}conv("])
 
 
-def test_mistaken_scope_is_found_when_the_controller_is_made() -> None:
+def test_mistake_in_a_scope_is_found_when_the_controller_is_built() -> None:
     with pytest.raises(ConfigurationError, match="Did you mean 'classifier'"):
         MagnitudeSparsityController(Net(), MagnitudeSparsity(ignored_scopes=("clasifier",)))
 
 
-def test_scopes_that_leave_nothing_are_an_error() -> None:
+def test_scopes_that_select_nothing_are_an_error() -> None:
     with pytest.raises(ModelError, match="none of the 6 prunable weights"):
         layers(ignored_scopes=["*"])
     with pytest.raises(ModelError, match="none of the 6 prunable weights"):

@@ -1,4 +1,4 @@
-"""A few steps of training, as short as they can be."""
+"""A few short steps of training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def train(
     batch: dict[str, Tensor] = BATCH,
     before_step: Callable[[], Any] = lambda: None,
 ) -> None:
-    """Each step on the same batch; ends with an optimizer step, so that no forward pass has followed it."""
+    """Trains on the same batch in each step; the last call is an optimizer step, not a forward pass."""
     model.train()
     for _ in range(num_steps):
         before_step()
