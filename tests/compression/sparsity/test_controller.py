@@ -1,9 +1,8 @@
+"""Magnitude sparsity beyond the contract: which weights become zero, how many, and what strip returns."""
+
 from __future__ import annotations
 
-import copy
 import logging
-import shutil
-from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
@@ -12,30 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
-from torch.optim.swa_utils import AveragedModel
 
-from kedro_aat.compression.schedule import ScheduleSettings
-from kedro_aat.compression.settings import Importance, MagnitudeSparsity
+from kedro_aat.compression.settings import Importance
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ModelError
-from tests.compression.training import BATCH, assert_same_bits, num_zeros, sgd, small_net, train
+from tests.compression.sparsity.sparse import WEIGHTS, sparse
+from tests.compression.training import assert_same_bits, num_zeros, small_net
 from tests.nets import Perceptron, SmallNet
 
 IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
-Reader = Callable[[MagnitudeSparsityController], dict[str, Tensor]]
-WEIGHTS = ["stem.0.weight", "conv.weight", "classifier.weight"]  # of SmallNet
 RATES = [0.1, 0.5, 0.9, 0.98, 0.998]
 
 
-def sparse(model: nn.Module, rate: float = 0.0, **options: Any) -> MagnitudeSparsityController:
-    controller = MagnitudeSparsityController(model, MagnitudeSparsity(**options))
-    controller.disable_scheduler()
-    controller.compression_rate = rate
-    return controller
-
-
 def layered(seed: int = 0) -> Perceptron:
-    """Layers of very different sizes and scales: 34 272 weights."""
+    """A model with layers of very different sizes and scales: 34,272 weights."""
     torch.manual_seed(seed)
     model = Perceptron([20, 200, 140, 16, 2])
     with torch.no_grad():
@@ -53,7 +42,7 @@ def kept(model: nn.Module) -> list[Tensor]:
 
 
 def by_threshold(scores: list[Tensor], rate: float) -> list[Tensor]:
-    """Sorts all scores, and keeps the higher ones."""
+    """Keeps the highest scores, found by a sort of all."""
     flat = torch.cat([score.flatten() for score in scores])
     keep = torch.ones_like(flat, dtype=torch.bool)
     keep[flat.argsort(stable=True)[: round(rate * len(flat))]] = False
@@ -62,7 +51,7 @@ def by_threshold(scores: list[Tensor], rate: float) -> list[Tensor]:
 
 
 def naive_lamp(weight: Tensor) -> Tensor:
-    """Section 3 of the paper, word for word: sort, then divide by the sum over all that are not smaller."""
+    """Section 3 of the paper, literally: sort, then divide by the sum over all weights that are not smaller."""
     squares = weight.detach().double().square().flatten()
     order = squares.argsort()
     ascending = squares[order]
@@ -88,8 +77,8 @@ def test_global_masks_equal_those_of_torch_prune(importance: Importance, rate: f
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("importance", IMPORTANCES)
-def test_masks_of_each_layer_equal_those_of_torch_prune(importance: Importance, rate: float) -> None:
-    """Within a layer every importance orders weights by magnitude."""
+def test_local_masks_equal_those_of_torch_prune(importance: Importance, rate: float) -> None:
+    """Within a layer, every importance ranks by magnitude."""
     ours, theirs = layered(), layered()
     sparse(ours, rate, importance=importance, ranking="local")
     for mine, layer in zip(kept(ours), theirs.layers, strict=True):
@@ -131,7 +120,7 @@ def test_lamp_keeps_a_layer_of_equal_weights_alive() -> None:
 
 
 def test_abs_empties_a_layer_of_small_weights_where_local_ranking_does_not() -> None:
-    """The layer scaled by 0.1 shows that one threshold is taken over the whole model, or one a layer."""
+    """The layer scaled by 0.1 shows whether there is one threshold for the whole model, or one per layer."""
     model, local = layered(), layered()
     sparse(model, 0.9, importance="abs", ranking="global")
     assert not kept(model)[2].any()
@@ -175,7 +164,7 @@ def test_each_layer_loses_the_requested_share_of_ties(importance: Importance) ->
     assert [num_zeros([weight]) for weight in _weights(model)] == [round(0.3 * 77), round(0.3 * 55)]
 
 
-def test_biases_and_normalisation_are_left_alone() -> None:
+def test_biases_and_normalization_are_not_changed() -> None:
     model = small_net()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     controller = sparse(model, 0.998)
@@ -184,7 +173,7 @@ def test_biases_and_normalisation_are_left_alone() -> None:
         assert torch.equal(parameter, before[name]) == (name not in WEIGHTS)
 
 
-def test_statistics_of_every_layer() -> None:
+def test_statistics_have_a_row_for_every_layer() -> None:
     model = small_net()
     controller = sparse(model, 0.7)
     frame = controller.statistics().as_frame()
@@ -197,225 +186,10 @@ def test_statistics_of_every_layer() -> None:
     assert controller.statistics().rate == controller.compression_rate == 476 / 680
 
 
-# --- masks hold while the weights are trained ------------------------------------------------------------------
-
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "momentum and weight decay": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.1, nesterov=True),
-    "Adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
-    "AdamW": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9),
-}
+# --- strip and export ------------------------------------------------------------------------------------------
 
 
-def _after(look: Callable[[MagnitudeSparsityController], object]) -> Reader:
-    def read(controller: MagnitudeSparsityController) -> dict[str, Tensor]:
-        look(controller)
-        return dict(controller.model.named_parameters())
-
-    return read
-
-
-# What a user may look at straight after a step; each gives the model's weights.
-READERS: dict[str, Reader] = {
-    "state_dict": lambda controller: dict(controller.model.state_dict()),
-    "state_dict of a wrapper": lambda controller: dict(
-        zip(controller.model.state_dict(), nn.Sequential(controller.model).state_dict().values(), strict=True)
-    ),
-    "strip": lambda controller: dict(controller.strip().state_dict()),
-    "deep copy": lambda controller: dict(copy.deepcopy(controller).model.state_dict()),
-    "report": _after(lambda controller: controller.report()),
-    "statistics": _after(lambda controller: controller.statistics()),
-    "forward pass": _after(lambda controller: controller.model(BATCH["inputs"])),
-}
-
-
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_masks_are_exact_straight_after_an_optimizer_step(optimizer: str, reader: str) -> None:
-    model = small_net()
-    step = OPTIMIZERS[optimizer](model.parameters())
-    controller = sparse(model)
-    train(model, step)  # dense, so that the optimizer's state pushes the weights that are masked next
-    controller.compression_rate = 0.6
-    masked = {name: model.get_parameter(name) == 0 for name in WEIGHTS}
-    train(model, step)
-    read = READERS[reader](controller)
-    for name in WEIGHTS:
-        assert torch.equal(read[name] == 0, masked[name]), name
-    assert controller.report().achieved_rate == round(0.6 * 680) / 680
-
-
-def test_weights_come_back_as_they_were_when_they_were_masked() -> None:
-    model = small_net()
-    controller, optimizer = sparse(model), sgd(model)
-    train(model, optimizer)
-    trained = {name: model.get_parameter(name).detach().clone() for name in WEIGHTS}
-    controller.compression_rate = 0.6
-    masked = {name: model.get_parameter(name) == 0 for name in WEIGHTS}
-    train(model, optimizer)
-    controller.compression_rate = 0.0  # straight after a step, when momentum has moved the masked weights
-    for name in WEIGHTS:
-        weight = model.get_parameter(name)
-        assert torch.equal(weight[masked[name]], trained[name][masked[name]])
-        assert not torch.equal(weight[~masked[name]], trained[name][~masked[name]])
-
-
-def test_masked_weights_are_chosen_anew_at_each_change_of_rate() -> None:
-    """A kept weight that training made small is removed, and a masked one comes back in its place."""
-    model = small_net()
-    controller = sparse(model, 0.5, importance="abs", ranking="local")
-    weight = model.get_parameter("classifier.weight")
-    shrunk = (weight != 0).nonzero()[0]
-    with torch.no_grad():
-        weight[tuple(shrunk)] = 1e-9
-    controller.compression_rate = 0.5
-    assert weight[tuple(shrunk)].item() == 0
-    assert num_zeros([weight]) == 16
-
-
-def test_two_forward_passes_before_one_backward_pass() -> None:
-    model = small_net()
-    controller, optimizer = sparse(model, 0.6), sgd(model)
-    train(model, optimizer)  # leaves the masked weights different from zero
-    twin = controller.strip()  # the same weights, with nothing that touches them
-
-    def gradients(of: nn.Module) -> list[Tensor]:
-        of.eval()
-        of.zero_grad()
-        first, second = (of(BATCH["inputs"][half]).square().mean() for half in (slice(8), slice(8, 16)))
-        (first + second).backward()
-        return [parameter.grad for parameter in of.parameters() if parameter.grad is not None]
-
-    for ours, bare in zip(gradients(model), gradients(twin), strict=True):
-        assert torch.equal(ours, bare)
-
-
-def test_gradients_are_those_of_the_masked_model() -> None:
-    """Training with masks is training of the masked model: same loss, same gradients for what is kept."""
-    model = small_net()
-    sparse(model, 0.6)
-    bare = small_net()
-    bare.load_state_dict(
-        {name: tensor.clone() for name, tensor in model.state_dict().items() if name in bare.state_dict()}
-    )
-    for each in (model, bare):
-        nn.functional.cross_entropy(each(BATCH["inputs"]), BATCH["targets"]).backward()
-    for ours, theirs in zip(model.parameters(), bare.parameters(), strict=True):
-        assert ours.grad is not None
-        assert theirs.grad is not None
-        assert torch.equal(ours.grad, theirs.grad)
-
-
-def test_frozen_schedule_keeps_its_masks() -> None:
-    schedule = ScheduleSettings(kind="constant", initial_rate=0.5, freeze_epoch=2)
-    model = small_net()
-    controller = MagnitudeSparsityController(model, MagnitudeSparsity(schedule=schedule))
-    weight = model.get_parameter("conv.weight")
-
-    def mask_follows_the_weights() -> bool:
-        before = weight == 0
-        with torch.no_grad():
-            weight.mul_(torch.rand_like(weight))
-        controller.scheduler.epoch_step()
-        controller.report()
-        return not torch.equal(weight == 0, before)
-
-    assert [mask_follows_the_weights() for _ in range(4)] == [True, True, False, False]
-
-
-# --- other ways to hold and run a model ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("converted", ["before", "after"])
-def test_masks_are_exact_in_other_precisions(dtype: torch.dtype, converted: str) -> None:
-    torch.manual_seed(0)
-    model = Perceptron([20, 30, 4])
-    if converted == "before":
-        model.to(dtype)
-    controller = sparse(model, 0.7)
-    if converted == "after":
-        model.to(dtype)
-    optimizer = sgd(model)
-    batch = {"inputs": torch.randn(16, 20, dtype=dtype), "targets": torch.randint(4, (16,))}
-    train(model, optimizer, batch=batch)
-    assert controller.report().achieved_rate == round(0.7 * 720) / 720
-    controller.compression_rate = 0.2
-    train(model, optimizer, batch=batch)
-    assert controller.report().achieved_rate == round(0.2 * 720) / 720
-    assert {parameter.dtype for parameter in controller.strip().parameters()} == {dtype}
-
-
-def test_masks_are_exact_in_channels_last() -> None:
-    plain, model = small_net(), small_net()
-    controller, other = sparse(model, 0.7), sparse(plain, 0.7)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train(model, sgd(model))
-    train(plain, sgd(plain))
-    assert controller.report().achieved_rate == other.report().achieved_rate == round(0.7 * 680) / 680
-    controller.compression_rate = other.compression_rate = 0.3
-    torch.testing.assert_close(dict(model.named_parameters()), dict(plain.named_parameters()))
-
-
-def test_validation_in_inference_mode_does_no_harm() -> None:
-    model = small_net()
-    controller, optimizer = sparse(model, 0.6), sgd(model)
-    train(model, optimizer)
-    with torch.inference_mode():
-        model(BATCH["inputs"])
-        controller.compression_rate = 0.3
-    train(model, optimizer)
-    assert controller.report().achieved_rate == round(0.3 * 680) / 680
-
-
-def test_average_of_the_weights_over_the_steps_is_masked_too() -> None:
-    model = small_net()
-    sparse(model, 0.6)
-    averaged, optimizer = AveragedModel(model), sgd(model)
-    for _ in range(3):
-        train(model, optimizer, num_steps=1)
-        averaged.update_parameters(model)
-    averaged(BATCH["inputs"])
-    assert num_zeros(averaged.module.get_parameter(name) for name in WEIGHTS) == round(0.6 * 680)
-
-
-COMPILERS = [
-    "eager",
-    pytest.param(
-        "inductor",
-        marks=[
-            pytest.mark.slow,
-            pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
-        ],
-    ),
-]
-
-
-@pytest.mark.parametrize("backend", COMPILERS)
-@pytest.mark.parametrize("in_place", [False, True], ids=["torch.compile", "model.compile"])
-def test_compiled_model_keeps_its_masks(backend: str, in_place: bool) -> None:
-    torch._dynamo.reset()
-    model, plain = small_net(), small_net()
-    controller, other = sparse(model), sparse(plain)
-    if in_place:
-        model.compile(backend=backend)
-    compiled: Any = model if in_place else torch.compile(model, backend=backend)
-    optimizers = sgd(model), sgd(plain)
-    for rate in (0.0, 0.6, 0.9, 0.2):
-        controller.compression_rate = other.compression_rate = rate
-        train(compiled, optimizers[0])
-        train(plain, optimizers[1])
-        assert controller.report() == other.report()
-        torch.testing.assert_close(dict(model.named_parameters()), dict(plain.named_parameters()))
-        # A forward pass applies the masks to what the last optimizer step left.
-        compiled(BATCH["inputs"])
-        assert num_zeros(model.get_parameter(name) for name in WEIGHTS) == round(rate * 680)
-
-
-# --- what strip and export give --------------------------------------------------------------------------------
-
-
-def test_stripped_weights_are_the_masked_ones() -> None:
+def test_stripped_weights_are_the_masked_weights() -> None:
     controller = sparse(small_net(), 0.6)
     stripped = controller.strip()
     for name in WEIGHTS:
@@ -431,7 +205,7 @@ def test_strip_in_place() -> None:
     assert_same_bits(dict(model.state_dict()), expected)
 
 
-def test_model_can_be_compressed_again_once_stripped_and_not_before() -> None:
+def test_model_can_be_compressed_again_only_after_strip() -> None:
     controller = sparse(small_net(), 0.6)
     with pytest.raises(ModelError, match="strip"):
         MagnitudeSparsityController(controller.model)
@@ -445,7 +219,7 @@ def test_export_needs_an_example_input(tmp_path: Any) -> None:
         sparse(small_net(), 0.5).export_model(tmp_path / "model.onnx")
 
 
-def test_rate_too_high_for_any_weight_to_stay_is_still_exact(caplog: pytest.LogCaptureFixture) -> None:
+def test_rate_that_keeps_no_weight_is_exact(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         controller = sparse(Perceptron([2, 2]), 0.998)
     assert controller.report().achieved_rate == 1.0

@@ -1,3 +1,5 @@
+"""Importance scores, and the selection of the lowest ones."""
+
 from __future__ import annotations
 
 from typing import get_args
@@ -15,11 +17,11 @@ DISTRIBUTIONS = [
     *("normal", "heavy tails", "few values", "two values", "constant", "mostly zero"),
     *("rising", "falling", "periodic", "in blocks", "one far away", "subnormal"),
 ]
-LARGE = 200_000  # enough that a sample, or an approximation, would show
+LARGE = 200_000  # large enough to expose sampling or an approximation
 
 
 def draw(kind: str, size: int, seed: int) -> Tensor:
-    """Scores, at least 0, in float32."""
+    """Float32 scores of at least 0."""
     generator = torch.Generator().manual_seed(seed)
     position = torch.arange(size, dtype=torch.float32)
 
@@ -91,7 +93,7 @@ def test_exactly_the_lowest_are_removed(tensors: list[tuple[str, int, int]], sha
     if 0 < num_removed < len(flat):
         highest_removed, lowest_kept = flat[~kept].max(), flat[kept].min()
         assert highest_removed <= lowest_kept
-        # Of equal scores the first are removed.
+        # Among equal scores, the first are removed.
         equal = kept[flat == highest_removed]
         assert torch.equal(equal, equal.sort().values)
 
@@ -119,7 +121,7 @@ KINDS: tuple[Importance, ...] = get_args(Importance)
 def test_within_a_layer_a_larger_weight_is_never_less_important(
     kind: Importance, distribution: str, size: int, seed: int
 ) -> None:
-    magnitude = draw(distribution, size, seed).clamp_max(1e15)  # whose square is a float32 still
+    magnitude = draw(distribution, size, seed).clamp_max(1e15)  # so that its square is finite in float32
     signs = 1 - 2 * torch.randint(2, (size,), generator=torch.Generator().manual_seed(seed))
     scores = importance(magnitude * signs, kind)
     assert scores.shape == (size,)
@@ -141,7 +143,7 @@ def test_importance_of_any_shape_and_precision(kind: Importance, dtype: torch.dt
     assert torch.equal(scores.argsort(stable=True), weight.flatten().abs().float().argsort(stable=True))
 
 
-def test_abs_and_squared_abs_are_what_they_say() -> None:
+def test_abs_and_squared_abs_are_the_magnitude_and_its_square() -> None:
     weight = torch.tensor([[3.0, -4.0], [0.0, 0.5]])
     assert importance(weight, "abs").tolist() == [3.0, 4.0, 0.0, 0.5]
     assert importance(weight, "squared_abs").tolist() == [9.0, 16.0, 0.0, 0.25]
@@ -160,5 +162,5 @@ def test_lamp_score_is_that_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layer_of_zeros_is_the_least_important_of_all(kind: Importance) -> None:
+def test_layer_of_zeros_is_less_important_than_any_other(kind: Importance) -> None:
     assert not importance(torch.zeros(5), kind).any()

@@ -28,18 +28,18 @@ def patterned(model: nn.Module, rate: float = 0.0, pattern: str = "2:4") -> Magn
     return controller
 
 
-def by_loops(weight: Tensor, kept: int, of: int) -> Tensor:
-    """Of every `of` consecutive numbers of a row (n, inputs) the largest magnitudes, found one group at a time."""
+def by_loops(weight: Tensor, num_kept: int, size: int) -> Tensor:
+    """Keeps the largest magnitudes of every `size` consecutive elements of a row (n, inputs), group by group."""
     keep = torch.zeros_like(weight, dtype=torch.bool)
-    for row, start in itertools.product(range(len(weight)), range(0, weight.shape[1], of)):
-        group = weight[row, start : start + of].abs().tolist()
-        for place in sorted(range(of), key=lambda place: -group[place])[:kept]:
+    for row, start in itertools.product(range(len(weight)), range(0, weight.shape[1], size)):
+        group = weight[row, start : start + size].abs().tolist()
+        for place in sorted(range(size), key=lambda place: -group[place])[:num_kept]:
             keep[row, start + place] = True
     return keep
 
 
 def rows(weight: Tensor) -> Tensor:
-    """(out, in, ...) -> (out and places in the kernel, in)."""
+    """(out, in, ...) -> (out * kernel positions, in)."""
     return weight.movedim(1, -1).flatten(0, -2)
 
 
@@ -50,21 +50,23 @@ def keep_of(module: nn.Module, pattern: str) -> Tensor:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    of=st.integers(2, 8),
+    size=st.integers(2, 8),
     num_groups=st.integers(1, 5),
     num_rows=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
     data=st.data(),
 )
-def test_every_group_keeps_its_largest(of: int, num_groups: int, num_rows: int, seed: int, data: st.DataObject) -> None:
-    kept = data.draw(st.integers(1, of - 1))
+def test_each_group_keeps_its_largest_weights(
+    size: int, num_groups: int, num_rows: int, seed: int, data: st.DataObject
+) -> None:
+    num_kept = data.draw(st.integers(1, size - 1))
     torch.manual_seed(seed)
-    layer = nn.Linear(of * num_groups, num_rows)
+    layer = nn.Linear(size * num_groups, num_rows)
     with torch.no_grad():
         layer.weight.mul_(4).round_()  # with ties, and zeros
-    keep = keep_of(layer, f"{kept}:{of}")
-    assert torch.equal(keep, by_loops(layer.weight, kept, of))
-    assert (keep.view(num_rows, num_groups, of).sum(-1) == kept).all()
+    keep = keep_of(layer, f"{num_kept}:{size}")
+    assert torch.equal(keep, by_loops(layer.weight, num_kept, size))
+    assert (keep.view(num_rows, num_groups, size).sum(-1) == num_kept).all()
 
 
 def test_2_4_masks_equal_those_of_torch() -> None:
@@ -74,7 +76,7 @@ def test_2_4_masks_equal_those_of_torch() -> None:
     keep = keep_of(layer, "2:4")
     sparsifier.prepare(nn.Sequential(layer), [{"tensor_fqn": "0.weight"}])
     sparsifier.step()
-    assert torch.equal(keep, layer.weight != 0)  # torch masks it whenever it is read
+    assert torch.equal(keep, layer.weight != 0)  # torch applies its mask at each access
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_input_channels_of_transposed_convolutions_come_first(groups: int) -> No
     ],
     ids=str,
 )
-def test_inputs_must_be_divisible(layer: nn.Module, fits: bool) -> None:
+def test_pattern_fits_if_the_inputs_per_group_are_divisible(layer: nn.Module, fits: bool) -> None:
     assert Pattern(2, 4).fits(PrunableWeight("", "", layer, "weight")) is fits
 
 
@@ -123,7 +125,7 @@ def weights_of(model: nn.Module) -> list[Tensor]:
 
 
 def three_layers() -> Perceptron:
-    """64, 128 and 32 weights; the second has the pattern nearly, the third is hurt the most by it."""
+    """64, 128 and 32 weights; the second layer almost has the pattern, and the third loses most by it."""
     torch.manual_seed(0)
     model = Perceptron([8, 8, 16, 2])
     with torch.no_grad():
@@ -137,7 +139,7 @@ def three_layers() -> Perceptron:
     ("requested", "layers"),
     [(0.0, []), (0.1, []), (0.16, [1]), (0.2, [1]), (0.28, [1]), (0.36, [0, 1]), (0.47, [0, 1, 2]), (0.99, [0, 1, 2])],
 )
-def test_least_damaged_layers_come_first_until_the_rate_is_nearest(requested: float, layers: list[int]) -> None:
+def test_least_damaged_layers_get_the_pattern_until_the_rate_is_nearest(requested: float, layers: list[int]) -> None:
     model = three_layers()
     controller = patterned(model, requested)
     sparse = [number for number, weight in enumerate(weights_of(model)) if num_zeros([weight])]
@@ -146,8 +148,8 @@ def test_least_damaged_layers_come_first_until_the_rate_is_nearest(requested: fl
     assert controller.compression_rate == sum(sizes[number] for number in layers) / 2 / sum(sizes)
 
 
-def test_highest_rate_counts_the_layers_that_stay_dense() -> None:
-    controller = patterned(small_net(), 0.99)  # its first layer reads one channel
+def test_maximal_rate_includes_the_layers_that_stay_dense() -> None:
+    controller = patterned(small_net(), 0.99)  # its first layer has one input channel
     assert controller.maximal_compression_rate == pytest.approx(0.5 * (576 + 32) / 680)
     assert controller.compression_rate == pytest.approx(controller.maximal_compression_rate)
     statistics = controller.statistics()
@@ -157,7 +159,7 @@ def test_highest_rate_counts_the_layers_that_stay_dense() -> None:
     assert "dense" not in MagnitudeSparsityController(small_net()).statistics().to_str()
 
 
-def test_layer_of_zeros_costs_nothing() -> None:
+def test_layer_of_zeros_is_not_damaged() -> None:
     model = three_layers()
     with torch.no_grad():
         weights_of(model)[0].zero_()
@@ -170,7 +172,7 @@ def test_layer_of_zeros_costs_nothing() -> None:
 # --- training --------------------------------------------------------------------------------------------------
 
 
-def test_training_keeps_the_pattern_and_moves_the_rest() -> None:
+def test_training_keeps_the_pattern_and_changes_the_other_weights() -> None:
     model = small_net()
     controller = patterned(model, 0.4)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -185,7 +187,7 @@ def test_training_keeps_the_pattern_and_moves_the_rest() -> None:
     assert (rows(controller.strip().get_parameter("conv.weight") == 0).unflatten(1, (-1, 4)).sum(-1) == 2).all()
 
 
-def test_rate_falls_again_and_the_dense_weights_are_back() -> None:
+def test_rate_0_restores_the_dense_weights() -> None:
     model = three_layers()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     controller = patterned(model)
@@ -204,17 +206,17 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert all((weight.view(-1, 4) == 0).sum(1).eq(2).all() for weight in weights_of(model))
 
 
-# --- what is refused -------------------------------------------------------------------------------------------
+# --- mistakes --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["4:4", "5:4", "0:4", "2/4", "2:4:8", "", "-1:4", "2: 4", "half"])
-def test_no_pattern_is_refused(text: str) -> None:
+def test_text_that_is_not_a_pattern_is_an_error(text: str) -> None:
     with pytest.raises(ValidationError, match="N from 1 to M - 1, as in"):
         MagnitudeSparsity(pattern=text)
     with pytest.raises(ConfigurationError, match=r"compression.*pattern"):
         parse_compression({"pattern": text})
 
 
-def test_model_that_no_pattern_fits_is_refused() -> None:
+def test_model_that_the_pattern_does_not_fit_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"Perceptron has no layer that can have the pattern 2:4: .* divisible by 4"):
         patterned(Perceptron([3, 6, 2]))
