@@ -1,4 +1,4 @@
-"""What Kedro-Viz shows of our data sets: never an error where nothing was written, and no tensors read."""
+"""Previews of datasets in Kedro-Viz: never an error if nothing was written, and no tensors are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kedro.io import AbstractDataset
 from PIL import Image
 from torch import nn
 
-from kedro_aat.datasets.documents import MarkdownDataset, PageDataset
+from kedro_aat.datasets.documents import FigureDataset, MarkdownDataset, PageDataset
 from kedro_aat.datasets.exported import ExportedProgramDataset, OnnxDataset, OpenvinoDataset
 from kedro_aat.datasets.handles import CertificateLedgerDataset, CheckpointStoreDataset, TensorBoardDataset
 from kedro_aat.datasets.images import ImageFolderDataset
@@ -52,17 +52,20 @@ CASES: list[tuple[type[AbstractDataset[Any, Any]], dict[str, Any], str]] = [
     (OpenvinoDataset, {}, "TablePreview"),
     (PageDataset, {}, "HTMLPreview"),
     (MarkdownDataset, {}, "HTMLPreview"),
+    (FigureDataset, {}, "PlotlyPreview"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "arguments", "preview_type"), CASES, ids=[case[0].__name__ for case in CASES])
-def test_nothing_written_is_no_error(kind: Any, arguments: dict[str, Any], preview_type: str, tmp_path: Path) -> None:
+def test_nothing_written_is_not_an_error(
+    kind: Any, arguments: dict[str, Any], preview_type: str, tmp_path: Path
+) -> None:
     dataset = kind(filepath=str(tmp_path / "missing"), **arguments)
     shown = dataset.preview()
-    if shown is not None:  # the handles exist before anything is written
+    if shown is not None:  # handles exist before anything is written
         parts = shown["data"] if preview_type == "TablePreview" else json.loads(shown)["runs"]
         assert parts == []
-    # Kedro-Viz goes by this name.
+    # Kedro-Viz chooses the kind of preview by this name.
     assert str(inspect.signature(dataset.preview).return_annotation) == preview_type
 
 
@@ -152,9 +155,9 @@ def test_table_shows_its_first_rows(suffix: str, tmp_path: Path) -> None:
 
 
 def test_images_are_shown_side_by_side(tmp_path: Path) -> None:
-    for name, colour in (("cat", "red"), ("dog", "blue")):
+    for name, color in (("cat", "red"), ("dog", "blue")):
         (tmp_path / name).mkdir()
-        Image.new("RGB", (20, 10), colour).save(tmp_path / name / "one.png")
+        Image.new("RGB", (20, 10), color).save(tmp_path / name / "one.png")
     shown = ImageFolderDataset(filepath=str(tmp_path), size=8).preview()
     with Image.open(io.BytesIO(base64.b64decode(shown))) as sheet:
         assert sheet.size == (192, 96)
@@ -174,7 +177,7 @@ def test_markdown_tables_become_html(tmp_path: Path) -> None:
     assert dataset.preview() == f"# Card\n\n{table}\n\nEnd\n"
 
 
-def test_texts_are_in_utf8_where_the_system_is_not(tmp_path: Path) -> None:
+def test_texts_are_in_utf8_if_the_system_is_not(tmp_path: Path) -> None:
     code = (
         "import sys; from kedro_aat.datasets.documents import PageDataset; page = PageDataset(filepath=sys.argv[1]); "
         "page.save(chr(0x2192)); assert page.load() == chr(0x2192)"

@@ -1,4 +1,4 @@
-"""Datasets of exported files."""
+"""Datasets of exported files: ONNX, `torch.export` and OpenVINO."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from kedro.io import AbstractDataset
-
-from kedro_aat.datasets.folder import remove
+from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.datasets.previews import shape_text, table
 from kedro_aat.export import NotExported
 
@@ -23,22 +21,25 @@ if TYPE_CHECKING:
     from kedro_aat.export.openvino_file import OpenvinoFiles
 
 
-class _FileDataset(AbstractDataset[Any, Any]):
-    """One file, written under another name and renamed; in place of one that was not exported stands the reason."""
+class _FileDataset(LocalDataset[Any, Any]):
+    """One file, which is written under a temporary name and then renamed.
+
+    If nothing was exported, a text file with the reason replaces it.
+    """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)  # by this name Kedro-Viz finds the size
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._filepath = self._path  # Kedro-Viz looks for this name to show the size of the file
         self._reason = self._filepath.with_name(self._filepath.name + ".not_exported.txt")
-        self.metadata = metadata
 
     def load(self) -> Any:
-        """The file's contents, or `NotExported` where a run ended without one."""
+        """Reads the file; returns `NotExported` if the run ended without a file."""
         if self._reason.exists() and not self._filepath.exists():
             return NotExported(self._reason.read_text(encoding="utf-8"))
         return self._read()
 
     def save(self, data: Any) -> None:
-        """Writes the file, or why there is none."""
+        """Writes the file, or the reason why there is none."""
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(data, NotExported):
             self._remove()
@@ -50,7 +51,7 @@ class _FileDataset(AbstractDataset[Any, Any]):
         os.replace(writing, self._filepath)
 
     def preview(self, nrows: int = 100) -> TablePreview:
-        """The operators in their order, or why there are none; for Kedro-Viz."""
+        """The operators in their order, or the reason why there are none; for Kedro-Viz."""
         if self._filepath.exists():
             return table(["operator", "weights"], self._operators()[:nrows])
         return table(["not exported"], [[self._reason.read_text(encoding="utf-8")]]) if self._reason.exists() else None
@@ -65,13 +66,10 @@ class _FileDataset(AbstractDataset[Any, Any]):
         raise NotImplementedError  # each format has its own
 
     def _remove(self) -> None:
-        remove(self._filepath)
+        self._filepath.unlink(missing_ok=True)
 
     def _exists(self) -> bool:
         return self._filepath.exists() or self._reason.exists()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
 
 class OnnxDataset(_FileDataset):
@@ -79,7 +77,7 @@ class OnnxDataset(_FileDataset):
 
     Args:
         filepath: The file.
-        metadata: For Kedro-Viz.
+        metadata: For Kedro-Viz and other plugins.
     """
 
     def _read(self) -> ModelProto:
@@ -89,7 +87,7 @@ class OnnxDataset(_FileDataset):
 
     def _operators(self) -> list[tuple[str, str]]:
         graph = self._read().graph
-        weights = {each.name: f"{each.name} ({shape_text(each.dims)})" for each in graph.initializer}
+        weights = {tensor.name: f"{tensor.name} ({shape_text(tensor.dims)})" for tensor in graph.initializer}
         return [
             (node.op_type, ", ".join(weights[name] for name in node.input if name in weights)) for node in graph.node
         ]
@@ -103,7 +101,7 @@ class ExportedProgramDataset(_FileDataset):
 
     Args:
         filepath: The file.
-        metadata: For Kedro-Viz.
+        metadata: For Kedro-Viz and other plugins.
     """
 
     def _read(self) -> ExportedProgram:
@@ -112,7 +110,7 @@ class ExportedProgramDataset(_FileDataset):
         return torch.export.load(self._filepath)
 
     def _operators(self) -> list[tuple[str, str]]:
-        # The program is one text in the archive; torch would read the weights as well.
+        # The program is one text in the archive; torch would also read the weights.
         with zipfile.ZipFile(self._filepath) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("/models/model.json"))
             module = json.loads(archive.read(name))["graph_module"]
@@ -120,9 +118,9 @@ class ExportedProgramDataset(_FileDataset):
         weights = {spec["arg"]["name"]: spec["parameter_name"] for spec in specs}
         operators = []
         for node in module["graph"]["nodes"]:
-            tensors = [each["arg"].get("as_tensor", {}).get("name") for each in node["inputs"]]
-            used = ", ".join(weights[name] for name in tensors if name in weights)
-            operators.append((node["target"].removeprefix("torch.ops."), used))
+            tensors = [value["arg"].get("as_tensor", {}).get("name") for value in node["inputs"]]
+            used_weights = ", ".join(weights[name] for name in tensors if name in weights)
+            operators.append((node["target"].removeprefix("torch.ops."), used_weights))
         return operators
 
     def _write(self, data: ExportedProgram, path: Path) -> None:
@@ -132,11 +130,11 @@ class ExportedProgramDataset(_FileDataset):
 
 
 class OpenvinoDataset(_FileDataset):
-    """OpenVINO's two files: the `.xml` file, and beside it the weights, `.bin` instead of `.xml`.
+    """OpenVINO's two files: the graph as `.xml`, and the weights with the same stem as `.bin`.
 
     Args:
         filepath: The `.xml` file.
-        metadata: For Kedro-Viz.
+        metadata: For Kedro-Viz and other plugins.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -150,7 +148,7 @@ class OpenvinoDataset(_FileDataset):
 
     def _operators(self) -> list[tuple[str, str]]:
         layers = ElementTree.parse(self._filepath).iterfind("./layers/layer")
-        # Weights are operators of their own here, called Const.
+        # OpenVINO represents weights as operators of type Const.
         return [(str(layer.get("type")), str(layer.get("name"))) for layer in layers if layer.get("type") != "Const"]
 
     def _write(self, data: OpenvinoFiles, path: Path) -> None:
@@ -160,4 +158,4 @@ class OpenvinoDataset(_FileDataset):
 
     def _remove(self) -> None:
         super()._remove()
-        remove(self._weights)
+        self._weights.unlink(missing_ok=True)

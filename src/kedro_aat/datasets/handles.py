@@ -1,4 +1,8 @@
-"""Handles: what a long node writes to while it runs, and so can be neither its input nor its output."""
+"""Handles to what a node writes while it runs: checkpoints, the certificate ledger, TensorBoard.
+
+Kedro does not allow a dataset to be both input and output of a node. So a handle is an input; `load` returns an object
+that writes by itself, and `save` refuses.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import json
 import shlex
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Never, TypeVar
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
 
 from kedro_aat.certificate.ledger import CertificateLedger
+from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.datasets.previews import table
 from kedro_aat.training.checkpoints import CheckpointStore
 
@@ -18,33 +23,36 @@ if TYPE_CHECKING:
     from kedro_datasets._typing import JSONPreview, TablePreview
     from torch.utils.tensorboard import SummaryWriter
 
+_Loaded = TypeVar("_Loaded")
 
-class CheckpointStoreDataset(AbstractDataset[Never, CheckpointStore]):
-    """A folder of checkpoints; `load` gives the store, which writes by itself.
+
+class _HandleDataset(LocalDataset[Never, _Loaded]):
+    def _exists(self) -> bool:
+        return True  # even if nothing has been written: an empty store is a store
+
+
+class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
+    """A folder of checkpoints; `load` returns the store, which writes by itself.
 
     Args:
         filepath: The folder.
-        metadata: For Kedro-Viz.
+        metadata: For Kedro-Viz and other plugins.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = Path(filepath)
-        self.metadata = metadata
-
     def load(self) -> CheckpointStore:
-        """The store; its folder is made when the first run is opened."""
-        return CheckpointStore(self._folder)
+        """Returns the store; its folder is created when the first run is opened."""
+        return CheckpointStore(self._path)
 
     def save(self, data: Never) -> None:
-        """Refuses: a checkpoint is written by `CheckpointStore.open(...).save(...)`."""
+        """Refuses: `CheckpointStore.open(...).save(...)` writes a checkpoint."""
         raise DatasetError(
-            "A checkpoint store is not saved as a whole: take it as a node's input, and write with "
+            "A checkpoint store cannot be saved as a whole: make it an input of the node, and write with "
             "store.open(identity).save(checkpoint)."
         )
 
     def preview(self, nrows: int = 20) -> TablePreview:
-        """The runs, the latest first, with the checkpoints that are kept; for Kedro-Viz."""
-        runs = sorted(self._folder.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        """The runs with their checkpoints, latest run first; for Kedro-Viz."""
+        runs = sorted(self._path.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         rows = []
         for path in runs[:nrows]:
             run = path.parent
@@ -55,27 +63,17 @@ class CheckpointStoreDataset(AbstractDataset[Never, CheckpointStore]):
             rows.append((run.name, begun, state, ", ".join(map(str, numbers)), round(size / 1e6, 1)))
         return table(["run", "begun", "state", "checkpoints", "MB"], rows)
 
-    def _exists(self) -> bool:
-        return True  # an empty store is a store
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder)}
-
-
-class CertificateLedgerDataset(AbstractDataset[Never, CertificateLedger]):
-    """The ledger of the test splits that were read; `load` gives the ledger, which writes by itself.
+class CertificateLedgerDataset(_HandleDataset[CertificateLedger]):
+    """The ledger of the test splits that were read; `load` returns the ledger, which writes by itself.
 
     Args:
-        filepath: A JSON file. Where it is lost, a test split could be used twice unnoticed.
-        metadata: For Kedro-Viz.
+        filepath: A JSON file. If it is lost, a test split can be used twice without notice.
+        metadata: For Kedro-Viz and other plugins.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._path = Path(filepath)
-        self.metadata = metadata
-
     def load(self) -> CertificateLedger:
-        """The ledger; its file is made with the first entry."""
+        """Returns the ledger; its file is created with the first entry."""
         return CertificateLedger(self._path)
 
     def preview(self) -> JSONPreview:
@@ -83,16 +81,11 @@ class CertificateLedgerDataset(AbstractDataset[Never, CertificateLedger]):
         return self._path.read_text() if self._path.exists() else None
 
     def save(self, data: Never) -> None:
-        """Refuses: an entry is made by `CertificateLedger.claim(...)`."""
+        """Refuses: `CertificateLedger.claim(...)` writes an entry."""
         raise DatasetError(
-            "A ledger is not saved as a whole: take it as a node's input, and write with ledger.claim(split, subject)."
+            "A ledger cannot be saved as a whole: make it an input of the node, and write with "
+            "ledger.claim(split, subject)."
         )
-
-    def _exists(self) -> bool:
-        return True  # an empty ledger is a ledger
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._path)}
 
 
 class TensorBoardLog:
@@ -102,46 +95,37 @@ class TensorBoardLog:
         self.folder = folder
 
     def writer(self, run: str, *, next_epoch: int = 0) -> SummaryWriter:
-        """A writer for one run.
+        """Opens a writer for one run.
 
         Args:
-            run: The run's name, a folder below this one.
-            next_epoch: First epoch to come: what a killed run had written from there on is hidden.
+            run: Name of the run, which becomes a subfolder.
+            next_epoch: The first epoch that will be written. TensorBoard hides what a killed run wrote from it on.
         """
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(self.folder / run), purge_step=next_epoch)
 
 
-class TensorBoardDataset(AbstractDataset[Never, TensorBoardLog]):
-    """A TensorBoard log; `load` gives the log, which is written while a node runs.
+class TensorBoardDataset(_HandleDataset[TensorBoardLog]):
+    """A TensorBoard log; `load` returns the log, which is written while a node runs.
 
     Args:
-        filepath: The folder to give to `tensorboard --logdir`.
-        metadata: For Kedro-Viz.
+        filepath: The folder for `tensorboard --logdir`.
+        metadata: For Kedro-Viz and other plugins.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = Path(filepath)
-        self.metadata = metadata
-
     def load(self) -> TensorBoardLog:
-        """The log."""
-        return TensorBoardLog(self._folder)
+        """Returns the log; its folder is created with the first run."""
+        return TensorBoardLog(self._path)
 
     def save(self, data: Never) -> None:
-        """Refuses: scalars are written with `TensorBoardLog.writer(...)`."""
+        """Refuses: `TensorBoardLog.writer(...)` writes scalars."""
         raise DatasetError(
-            "A TensorBoard log is not saved as a whole: take it as a node's input, and write with log.writer(run)."
+            "A TensorBoard log cannot be saved as a whole: make it an input of the node, and write with "
+            "log.writer(run)."
         )
 
     def preview(self) -> JSONPreview:
         """The command that shows the log, and the runs in it; for Kedro-Viz."""
-        runs = sorted({str(file.parent.relative_to(self._folder)) for file in self._folder.rglob("events.out.*")})
-        return json.dumps({"command": f"tensorboard --logdir {shlex.quote(str(self._folder))}", "runs": runs})
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder)}
+        runs = sorted({str(file.parent.relative_to(self._path)) for file in self._path.rglob("events.out.*")})
+        return json.dumps({"command": f"tensorboard --logdir {shlex.quote(str(self._path))}", "runs": runs})

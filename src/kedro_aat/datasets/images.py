@@ -1,4 +1,4 @@
-"""Folders of images as training data: one subfolder a class."""
+"""Folders of images as training data, with one subfolder per class. Needs the extra `kedro-aat[images]`, Pillow."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Never
 
 import numpy as np
 import torch
-from kedro.io import AbstractDataset, DatasetError
-from PIL import Image
+from kedro.io import DatasetError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.errors import DataError
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import ImagePreview
+    from PIL.Image import Image
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_SHOWN_CLASSES = 16
-_SHOWN_PIXELS = 96  # of a preview's image, on each side
-_MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
+_MAX_PREVIEW_CLASSES = 16
+_PREVIEW_SIDE = 96  # pixels; height and width of each image in a preview
+_MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}  # number of channels -> name in Pillow
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """Images by their files, each read when it is asked for, with the number of its class.
+    """Pairs of an image and the number of its class; each file is read when its pair is requested.
 
     Args:
-        files: Each image's path and class.
-        size: Height and width to which each is scaled.
-        channels: 1 for grey, 3 for colour.
+        files: Path and class of each image.
+        size: Height and width in pixels to which each image is scaled.
+        channels: 1 for grayscale, 3 for color.
     """
 
     def __init__(self, files: list[tuple[Path, int]], size: tuple[int, int], channels: int) -> None:
@@ -45,28 +47,33 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pillow = _pillow()
         path, label = self.files[index]
         height, width = self._size
         try:
-            with Image.open(path) as image:
-                scaled = _in_mode(image, self._mode).resize((width, height), Image.Resampling.BILINEAR)
-        except OSError as error:  # of the file, or of what stands in it
+            with pillow.open(path) as image:
+                scaled = _in_mode(image, self._mode).resize((width, height), pillow.Resampling.BILINEAR)
+        except OSError as error:  # the file cannot be opened, or its contents are not an image
             raise DataError(f"{path} cannot be read as an image: {error}. Replace the file, or remove it.") from None
         pixels = torch.from_numpy(np.array(scaled, dtype=np.float32) / 255)
         return pixels.reshape(height, width, -1).permute(2, 0, 1).contiguous(), label  # (C, H, W) in [0, 1]
 
 
-class ImageFolderDataset(AbstractDataset[Never, ImageFolder]):
-    """A folder with a subfolder for each class, as a torch dataset of (image, class) pairs; for reading alone.
+class ImageFolderDataset(LocalDataset[Never, ImageFolder]):
+    """A folder with one subfolder per class, as a torch dataset of (image, class) pairs; read-only.
 
     Classes and files are ordered by name, so that every machine sees the same examples in the same order.
 
     Args:
-        filepath: The folder. Files are .png, .jpg or .jpeg, in subfolders at any depth.
-        size: Height and width, or one number for both, to which each image is scaled.
-        channels: 1 for grey, 3 for colour.
-        classes: The classes in their order; None for the subfolders by name. Give it where a split lacks a class.
-        metadata: For Kedro-Viz.
+        filepath: The folder. Images are .png, .jpg or .jpeg files in the subfolders, at any depth.
+        size: Height and width in pixels to which each image is scaled, or one number for both.
+        channels: 1 for grayscale, 3 for color.
+        classes: Names of the subfolders in the order of the classes; None sorts them by name. Set it if a split
+            lacks a class.
+        metadata: For Kedro-Viz and other plugins.
+
+    Raises:
+        DatasetError: An argument is out of range, or Pillow is not installed.
     """
 
     def __init__(
@@ -78,71 +85,81 @@ class ImageFolderDataset(AbstractDataset[Never, ImageFolder]):
         classes: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        _pillow()  # if it is missing, the error comes before the run
         sizes = [size, size] if isinstance(size, int) else list(size)
         if len(sizes) != 2 or min(sizes) < 1:
-            raise DatasetError(f"size must be one number of pixels, or height and width, each above 0; but got {size}.")
+            raise DatasetError(f"size must be one number of pixels, or height and width, each above 0, but got {size}.")
         if channels not in _MODES:
-            raise DatasetError(f"channels must be 1 (grey) or 3 (colour), but got {channels}.")
-        self._folder = Path(filepath)
+            raise DatasetError(f"channels must be 1 (grayscale) or 3 (color), but got {channels}.")
         self._size = (sizes[0], sizes[1])
         self._channels = channels
         self._classes = classes
-        self.metadata = metadata
 
     def load(self) -> ImageFolder:
-        """Lists the files; each is read when it is asked for.
+        """Lists the files; each is read when its example is requested.
 
         Raises:
-            DataError: For a folder without subfolders of images, or a subfolder that is none of `classes`.
+            DataError: The folder has no subfolder with images, or has a subfolder that is not among `classes`.
         """
-        found = sorted(path.name for path in self._folder.iterdir() if path.is_dir() and path.name[0] != ".")
-        classes = found if self._classes is None else self._classes
-        if strange := sorted(set(found) - set(classes)):
-            raise DataError(f"{self._folder} has folders that are not among `classes`: {', '.join(strange)}.")
-        files = [(path, label) for label, name in enumerate(classes) for path in _images(self._folder / name)]
+        subfolders = sorted(path.name for path in self._path.iterdir() if path.is_dir() and path.name[0] != ".")
+        classes = subfolders if self._classes is None else self._classes
+        if unknown := sorted(set(subfolders) - set(classes)):
+            raise DataError(f"{self._path} has folders that are not among `classes`: {', '.join(unknown)}.")
+        files = [
+            (path, label) for label, name in enumerate(classes) for path in sorted(_image_files(self._path / name))
+        ]
         if not files:
             raise DataError(
-                f"{self._folder} holds no images: make a folder in it for each class, with "
+                f"{self._path} contains no images: create one folder per class in it, with "
                 f"{', '.join(_SUFFIXES)} files."
             )
         return ImageFolder(files, self._size, self._channels)
 
     def save(self, data: Never) -> None:
-        """Refuses: images are put there by hand."""
-        raise DatasetError("An ImageFolderDataset only reads; put the files into a folder for each class.")
+        """Refuses: the images are not written by a node."""
+        raise DatasetError("An ImageFolderDataset is read-only: copy the files to one folder per class.")
 
     def preview(self) -> ImagePreview:
-        """An image of each of the first classes, in squares side by side; for Kedro-Viz."""
-        folders = sorted(path for path in self._folder.glob("[!.]*") if path.is_dir())[:_SHOWN_CLASSES]
-        # Not the first by name: to find that one, all would have to be listed.
+        """One image from each of the first classes, side by side in squares; for Kedro-Viz."""
+        folders = sorted(path for path in self._path.glob("[!.]*") if path.is_dir())[:_MAX_PREVIEW_CLASSES]
+        # Any file of the class: to find the first by name, all files would have to be listed.
         files = [file for folder in folders if (file := next(_image_files(folder), None)) is not None]
         if not files:
             return None
         columns = math.ceil(math.sqrt(len(files)))
         rows = math.ceil(len(files) / columns)
-        sheet = Image.new(_MODES[self._channels], (columns * _SHOWN_PIXELS, rows * _SHOWN_PIXELS))
+        pillow = _pillow()
+        sheet = pillow.new(_MODES[self._channels], (columns * _PREVIEW_SIDE, rows * _PREVIEW_SIDE))
         for index, file in enumerate(files):
             row, column = divmod(index, columns)
-            with Image.open(file) as image:
-                tile = _in_mode(image, sheet.mode).resize((_SHOWN_PIXELS, _SHOWN_PIXELS))
-            sheet.paste(tile, (column * _SHOWN_PIXELS, row * _SHOWN_PIXELS))
-        written = io.BytesIO()
-        sheet.save(written, "PNG")
-        return base64.b64encode(written.getvalue()).decode()
+            with pillow.open(file) as image:
+                tile = _in_mode(image, sheet.mode).resize((_PREVIEW_SIDE, _PREVIEW_SIDE))
+            sheet.paste(tile, (column * _PREVIEW_SIDE, row * _PREVIEW_SIDE))
+        png = io.BytesIO()
+        sheet.save(png, "PNG")
+        return base64.b64encode(png.getvalue()).decode()
 
     def _exists(self) -> bool:
-        return self._folder.is_dir()
+        return self._path.is_dir()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder), "size": self._size, "channels": self._channels}
+        return {**super()._describe(), "size": self._size, "channels": self._channels}
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(_image_files(folder))
+def _pillow() -> ModuleType:
+    """Returns the module `PIL.Image`."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DatasetError(
+            f"Pillow cannot be imported ({error}); install it with `pip install 'kedro-aat[images]'`."
+        ) from None
+    return Image
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
-    """Without hidden ones: notebooks and file managers leave copies under such names."""
+    """Iterates over all images except hidden files: notebooks and file managers leave copies under such names."""
     return (
         path
         for path in folder.rglob("*")
@@ -150,8 +167,8 @@ def _image_files(folder: Path) -> Iterator[Path]:
     )
 
 
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """`Image.convert`, which would cut grey of 16 bits off at 255."""
+def _in_mode(image: Image, mode: str) -> Image:
+    """Converts an image like `Image.convert`, which would clip 16-bit grayscale at 255."""
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+        image = _pillow().fromarray((np.asarray(image) // 256).astype(np.uint8))
     return image.convert(mode)

@@ -1,4 +1,4 @@
-"""Datasets of modules: a module is saved and a module is loaded, through safetensors and a JSON recipe."""
+"""Datasets that save and load a module or a controller, as safetensors and a JSON recipe, without pickle."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
 from torch import nn
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.settings import CompressionSettings
-from kedro_aat.datasets.folder import remove, replacing
-from kedro_aat.datasets.previews import layer_table, tensors_in
+from kedro_aat.datasets.local import LocalDataset, remove, replacing
+from kedro_aat.datasets.previews import read_tensor_info, state_dict_table
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.errors import AatError
 from kedro_aat.export import NotExported
@@ -24,111 +24,109 @@ from kedro_aat.validated import Settings
 if TYPE_CHECKING:
     from kedro_datasets._typing import JSONPreview, TablePreview
 
+_RECIPE = "recipe.json"
+_TENSORS = "model.safetensors"
+_COMPRESSION = "compression.json"
 _EXAMPLE = "example_input.safetensors"
 
 
 class _SavedCompression(Settings):
-    """What `get_compression_state` gives."""
+    """The result of `get_compression_state`."""
 
     settings: CompressionSettings
     state: dict[str, Any]
 
 
-class ModelDataset(AbstractDataset[nn.Module | NotExported, nn.Module]):
-    """A module as a folder of `recipe.json` and `model.safetensors`; of a cut one the recipe holds the plan.
+class ModelDataset(LocalDataset[nn.Module | NotExported, nn.Module]):
+    """A module as a folder with `recipe.json` and `model.safetensors`.
 
-    Of a quantized module the recipe tells which layers hold int8, and the tensors are those integers.
+    The recipe of a cut module contains its cut plan. The recipe of a quantized module lists the layers that hold int8,
+    and the tensors are those integers.
 
     Args:
         filepath: The folder.
-        recipe: `class_path` and `init_args` of the module, for one that was not built by `build_module`.
-        metadata: For Kedro-Viz.
+        recipe: `class_path` and `init_args` of the module, if it was not built by `build_module`.
+        metadata: For Kedro-Viz and other plugins.
     """
 
     def __init__(
         self, *, filepath: str, recipe: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None
     ) -> None:
-        self._folder = Path(filepath)
+        super().__init__(filepath=filepath, metadata=metadata)
         self._recipe = None if recipe is None else Imported.model_validate(recipe)
-        self.metadata = metadata
 
     def load(self) -> nn.Module:
-        """Builds the module on the CPU and fills it; it is in evaluation mode."""
-        recipe = Recipe.model_validate(json.loads((self._folder / "recipe.json").read_bytes()))
-        module = build_module(recipe)
-        module.load_state_dict(load_tensors(self._folder / "model.safetensors"))
+        """Builds the module on the CPU in evaluation mode, and loads its tensors."""
+        module = build_module(Recipe.model_validate(_read_json(self._path / _RECIPE)))
+        module.load_state_dict(load_tensors(self._path / _TENSORS))
         return module.eval()
 
     def save(self, data: nn.Module | NotExported) -> None:
-        """Writes the module; `NotExported` removes what was there."""
+        """Writes the module; `NotExported` removes the folder."""
         if isinstance(data, NotExported):
-            remove(self._folder)
+            remove(self._path)
             return
         recipe = recipe_of(data, self._recipe)
-        with replacing(self._folder) as folder:
-            (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
-            save_tensors(data.state_dict(), folder / "model.safetensors")
+        with replacing(self._path) as folder:
+            _write_module(folder, recipe, data)
 
     def preview(self, nrows: int = 100) -> TablePreview:
-        """The layers, as they are after the cut; for Kedro-Viz."""
-        return layer_table(tensors_in(self._folder / "model.safetensors"), nrows) if self._exists() else None
+        """The layers as they are after the cut; for Kedro-Viz."""
+        return state_dict_table(read_tensor_info(self._path / _TENSORS), nrows) if self._exists() else None
 
     def _exists(self) -> bool:
-        return (self._folder / "recipe.json").exists()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder)}
+        return (self._path / _RECIPE).exists()
 
 
-class ControllerDataset(AbstractDataset[ModelController, ModelController]):
-    """A compression controller together with its model: one object, so that neither loses the other.
+class ControllerDataset(LocalDataset[ModelController, ModelController]):
+    """A compression controller and its model, saved as one object so that they stay together.
 
     Args:
-        filepath: The folder: `recipe.json`, `compression.json`, `model.safetensors`, masks included, and the
-            example input, if there is one, as `example_input.safetensors`.
-        metadata: For Kedro-Viz.
+        filepath: The folder. It contains `recipe.json`, `compression.json`, `model.safetensors` (with the masks), and
+            `example_input.safetensors` if the controller has an example input.
+        metadata: For Kedro-Viz and other plugins.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = Path(filepath)
-        self.metadata = metadata
-
     def load(self) -> ModelController:
-        """Builds model and controller, and fills both."""
-        recipe = Recipe.model_validate(json.loads((self._folder / "recipe.json").read_bytes()))
-        compression = _SavedCompression.model_validate(json.loads((self._folder / "compression.json").read_bytes()))
-        example = self._folder / _EXAMPLE
+        """Builds the model and the controller, and loads the state of both."""
+        compression = _SavedCompression.model_validate(_read_json(self._path / _COMPRESSION))
+        example = self._path / _EXAMPLE
         controller = build_controller(
-            build_module(recipe),
+            build_module(Recipe.model_validate(_read_json(self._path / _RECIPE))),
             compression.settings,
             example_input=load_tensors(example)["input"] if example.exists() else None,
         )
-        controller.model.load_state_dict(load_tensors(self._folder / "model.safetensors"))
+        controller.model.load_state_dict(load_tensors(self._path / _TENSORS))
         controller.load_state(compression.state)
         return controller
 
     def save(self, data: ModelController) -> None:
-        """Writes both."""
+        """Writes the controller and its model."""
         try:
             recipe = recipe_of(data.model)
         except AatError as error:
             raise DatasetError(str(error)) from error
-        with replacing(self._folder) as folder:
-            (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
-            (folder / "compression.json").write_text(json.dumps(data.get_compression_state(), indent=2))
-            save_tensors(data.model.state_dict(), folder / "model.safetensors")
+        with replacing(self._path) as folder:
+            _write_module(folder, recipe, data.model)
+            (folder / _COMPRESSION).write_text(json.dumps(data.get_compression_state(), indent=2))
             if data.example_input is not None:
                 save_tensors({"input": data.example_input}, folder / _EXAMPLE)
 
     def preview(self) -> JSONPreview:
-        """How the model is made and compressed; for Kedro-Viz."""
+        """How the model is built and compressed; for Kedro-Viz."""
         if not self._exists():
             return None
-        parts = {name: json.loads((self._folder / f"{name}.json").read_bytes()) for name in ("recipe", "compression")}
-        return json.dumps(parts)
+        names = {"recipe": _RECIPE, "compression": _COMPRESSION}
+        return json.dumps({key: _read_json(self._path / name) for key, name in names.items()})
 
     def _exists(self) -> bool:
-        return (self._folder / "compression.json").exists()
+        return (self._path / _COMPRESSION).exists()
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder)}
+
+def _write_module(folder: Path, recipe: Imported, module: nn.Module) -> None:
+    (folder / _RECIPE).write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
+    save_tensors(module.state_dict(), folder / _TENSORS)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_bytes())

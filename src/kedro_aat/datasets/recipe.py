@@ -1,4 +1,4 @@
-"""How a module is built again without pickle: the import path of its class, its arguments, and what was done to it."""
+"""Build a module again without pickle: from the import path of its class, its arguments, and later changes to it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _RECIPE = "_aat_recipe"
 
 
 class Recipe(Imported):
-    """How a module is made.
+    """Instructions to build a module.
 
     Attributes:
-        class_path: A class of modules, or a function that is annotated to return a module.
-        init_args: Keyword arguments.
-        plan: The channels that are cut once it is built; empty for a whole module.
-        quantized: The layers that hold int8 after that; None for a module in full precision.
+        class_path: Import path of a module class, or of a function that is annotated to return a module.
+        init_args: Keyword arguments of the class or function.
+        plan: The cut plan that is applied to the new module; empty if nothing was cut.
+        quantized: The layers that hold int8 after the cut; None for a module in full precision.
     """
 
     plan: tuple[Cut, ...] = ()
@@ -31,23 +31,23 @@ class Recipe(Imported):
 
 
 def build_module(recipe: Imported) -> nn.Module:
-    """Builds a module, cuts and quantizes it as the recipe says, and notes how that was done, so that it can be saved.
+    """Builds a module, cuts and quantizes it as the recipe says, and stores the recipe in it, so that it can be saved.
 
     Args:
-        recipe: Names a class of modules, or a function that is annotated to return a module. Anything else
-            is refused, since a recipe may come from a file.
+        recipe: Names a module class, or a function that is annotated to return a module. Anything else is refused,
+            because a recipe may come from an untrusted file.
 
     Raises:
-        ConfigurationError: For a path or arguments that do not fit.
-        ModelError: If the path names no class of modules, or the plan is one for another module.
+        ConfigurationError: The import path does not exist, or the arguments do not match.
+        ModelError: The path does not name a module class, or the cut plan belongs to another module.
     """
     if mistakes := recipe.lookup_mistakes("model"):
         raise ConfigurationError("model", mistakes)
     target = recipe.load()
-    if not _makes_modules(target):
+    if not _returns_module(target):
         raise ModelError(
-            f"{recipe.class_path} makes no torch.nn.Module: name a class of modules, or annotate the function "
-            "with the class that it returns."
+            f"{recipe.class_path} does not return a torch.nn.Module: name a module class, or annotate the function "
+            "with the module class that it returns."
         )
     module: nn.Module = recipe.build()
     object.__setattr__(module, _RECIPE, Imported(class_path=recipe.class_path, init_args=recipe.init_args))
@@ -59,14 +59,14 @@ def build_module(recipe: Imported) -> nn.Module:
 
 
 def recipe_of(module: nn.Module, built: Imported | None = None) -> Imported:
-    """How the module was built; a `Recipe` if it was cut or quantized since.
+    """Returns how a module was built; a `Recipe` if it has been cut or quantized since.
 
     Args:
-        module: Cut or not.
-        built: How it was built, where that is known; by default what `build_module` noted.
+        module: The module, cut or not.
+        built: How it was built, if known; by default, the recipe that `build_module` stored.
 
     Raises:
-        ModelError: If it was not built by `build_module`; its arguments cannot be guessed.
+        ModelError: The module was not built by `build_module`, so its arguments are unknown.
     """
     recipe = built or getattr(module, _RECIPE, None)
     if isinstance(recipe, Imported):
@@ -84,17 +84,17 @@ def recipe_of(module: nn.Module, built: Imported | None = None) -> Imported:
         and parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     ]
     raise ModelError(
-        f"It is not known with which arguments this {kind.__name__} was made, so it cannot be saved without "
-        f"pickle. Build it with kedro_aat.datasets.recipe.build_module(Imported(class_path='{path}', "
-        f"init_args={{{', '.join(f'{name!r}: ...' for name in required)}}})), or name class_path and init_args "
+        f"The arguments that created this {kind.__name__} are unknown, so it cannot be saved without pickle. "
+        f"Build it with kedro_aat.datasets.recipe.build_module(Imported(class_path='{path}', "
+        f"init_args={{{', '.join(f'{name!r}: ...' for name in required)}}})), or give class_path and init_args "
         "under `recipe` in its catalog entry."
     )
 
 
-def _makes_modules(target: Any) -> bool:
+def _returns_module(target: Any) -> bool:
     if not inspect.isclass(target):
         try:
             target = typing.get_type_hints(target).get("return")
-        except (NameError, TypeError):  # no function, or an annotation that only type checkers can read
+        except (NameError, TypeError):  # not a function, or an annotation that only type checkers can resolve
             return False
     return inspect.isclass(target) and issubclass(target, nn.Module)

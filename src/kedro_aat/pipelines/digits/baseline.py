@@ -1,4 +1,4 @@
-"""Plain training for a fixed number of epochs, for baselines; a run that was killed goes on."""
+"""Training of the baseline for a fixed number of epochs; a killed run resumes from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Uncompressed:
 
 
 def fit(runner: TrainingRunner, num_epochs: int, checkpoints: RunCheckpoints) -> float:
-    """Trains the runner's model, and leaves it as it is after the last epoch.
+    """Trains the runner's model without compression, and leaves it in its state after the last epoch.
 
     Args:
-        runner: With a controller that does nothing.
-        num_epochs: At least 1.
-        checkpoints: Where the epochs are kept; they say where to go on.
+        runner: Runner with a controller that does not compress.
+        num_epochs: Number of epochs, at least 1.
+        checkpoints: Checkpoints of this run; training resumes from the latest one.
 
     Returns:
         The validation metric after the last epoch.
@@ -71,7 +71,7 @@ def fit(runner: TrainingRunner, num_epochs: int, checkpoints: RunCheckpoints) ->
     else:
         runner.resume(checkpoint)
         if checkpoints.is_finished:
-            logger.info("The training in %s has ended; its model is taken", checkpoints.folder)
+            logger.info("The training in %s has finished; using its model", checkpoints.folder)
         else:
             logger.info("Continuing after epoch %d of the training in %s", checkpoint.number, checkpoints.folder)
     while runner.cumulative_epoch_count < num_epochs:

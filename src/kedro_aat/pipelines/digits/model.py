@@ -10,12 +10,17 @@ from torch import Tensor, nn
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut around them (He et al. 2016, figure 5, left).
 
-    The shortcut is a 1x1 convolution where the shape changes, and the identity elsewhere.
+    The shortcut is a 1x1 convolution if the shape changes, and the identity otherwise.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the first convolution and of the shortcut.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        # A BatchNorm has a shift of its own, so the convolution before it needs no bias.
+        # BatchNorm adds its own bias, so the convolution before it needs none.
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
@@ -42,7 +47,7 @@ class ResidualCNN(nn.Module):
     The first block keeps the resolution; each later one halves it.
 
     Args:
-        widths: Channels of each block; the stem has as many as the first.
+        widths: Channels of each block; the stem has as many as the first block.
         num_classes: Number of logits.
         in_channels: Channels of the images.
     """
@@ -66,6 +71,6 @@ class ResidualCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps images (B, in_channels, H, W) to logits (B, num_classes)."""
         x = self.blocks(self.stem(x))
-        # The mean exports as one ReduceMean. AdaptiveAvgPool2d and Flatten export shape arithmetic too.
+        # mean() exports as one ReduceMean. AdaptiveAvgPool2d and Flatten would also export shape arithmetic.
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits

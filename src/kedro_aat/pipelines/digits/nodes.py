@@ -1,4 +1,4 @@
-"""From the table of digits to the three splits."""
+"""Nodes of the digits pipeline: split the table into training, validation and test data, and train the baseline."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from kedro_aat.training.checkpoints import CheckpointStore
 else:
-    # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
-    # hint that it cannot resolve switches that check off, and importing these takes seconds.
+    # Kedro reads the type hints of a node to find the settings class that validates its parameters. A single hint that
+    # it cannot resolve disables this check, and importing these classes takes seconds.
     DataFrame = Series = Tensor = Module = CheckpointStore = Any
 
 logger = logging.getLogger(__name__)
 
-SIDE = 8  # pixels
-MAX_PIXEL = 16
+SIDE = 8  # height and width in pixels
+MAX_PIXEL = 16  # brightest value in the table
 NUM_CLASSES = 10
 PIXEL_COLUMNS = [f"pixel_{row}_{column}" for row in range(SIDE) for column in range(SIDE)]
 LABEL_COLUMN = "label"
@@ -40,13 +40,13 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SplitSettings(Settings):
-    """How the digits are split; what training and validation leave is the test split.
+    """How the digits are split; the examples outside the training and validation splits are the test split.
 
     Attributes:
-        train_fraction: Fraction of the examples to train on, in (0, 1).
-        validation_fraction: Fraction that judges every epoch, in (0, 1).
+        train_fraction: Fraction of the examples for training, in (0, 1).
+        validation_fraction: Fraction of the examples that judge every epoch, in (0, 1).
         seed: Seed of the shuffle. The same seed gives the same splits.
-        num_examples: Rows that the table has at least; fewer mean that it was cut short.
+        num_examples: Minimal number of rows; a table with fewer rows is reported as cut short.
     """
 
     train_fraction: Fraction = 0.6
@@ -58,13 +58,13 @@ class SplitSettings(Settings):
     def _leaves_a_test_split(self) -> Self:
         if self.train_fraction + self.validation_fraction >= 1:
             raise ValueError(
-                "`train_fraction` and `validation_fraction` must sum to less than 1, so that a test split is "
-                f"left, but got {self.train_fraction} and {self.validation_fraction}. Usual are 0.6 and 0.2."
+                "`train_fraction` and `validation_fraction` must sum to less than 1, to leave a test split, "
+                f"but got {self.train_fraction} and {self.validation_fraction}. Usual values are 0.6 and 0.2."
             )
         return self
 
     def sizes(self, num_examples: int) -> dict[str, int]:
-        """Number of examples in each split of a table with `num_examples` rows."""
+        """Returns the number of examples in each split of a table with `num_examples` rows."""
         train = round(self.train_fraction * num_examples)
         validation = round(self.validation_fraction * num_examples)
         return {"train": train, "validation": validation, "test": num_examples - train - validation}
@@ -73,17 +73,18 @@ class SplitSettings(Settings):
 def split_digits(
     digits: DataFrame, settings: SplitSettings
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Splits the digits into training, validation and test data, each with the labels in equal shares.
+    """Splits the digits into training, validation and test data with the same distribution of labels.
 
     Args:
         digits: One row per image: 64 pixels from 0 to 16, row by row, and the label.
         settings: Sizes and seed of the splits.
 
     Returns:
-        Train, validation and test split, each with `inputs`, float32 in [0, 1], and `targets`, int64.
+        Training, validation and test split, each with `inputs` (N, 1, 8, 8), float32 in [0, 1], and `targets` (N,),
+        int64.
 
     Raises:
-        DataError: The table is cut short, or has missing or impossible values; lists every mistake.
+        DataError: The table is cut short, or has missing or impossible values; the message lists every mistake.
     """
     import torch
     from sklearn.model_selection import train_test_split
@@ -120,7 +121,7 @@ def _check(digits: DataFrame, settings: SplitSettings) -> None:
         raise DataError(
             f"The digits, which the catalog reads from {_SOURCE}, have {count}:"
             + "".join(f"\n  - {mistake}" for mistake in mistakes)
-            + f"\nRestore the file that is shipped (`git checkout -- {_SOURCE}`), or mend these in your own."
+            + f"\nRestore the original file (`git checkout -- {_SOURCE}`), or correct these mistakes in your own file."
         )
 
 
@@ -130,8 +131,8 @@ def _wrong_columns(digits: DataFrame) -> list[str]:
     if not missing:
         return []
     unknown = [str(name) for name in digits.columns if name not in expected]
-    found = f" It has {_few(unknown)} instead." if unknown else ""
-    return [f"the header lacks {_few(missing)}.{found}"]
+    instead = f" It has {_few(unknown)} instead." if unknown else ""
+    return [f"the header lacks {_few(missing)}.{instead}"]
 
 
 def _wrong_values(digits: DataFrame) -> list[str]:
@@ -146,7 +147,7 @@ def _wrong_in_column(column: Series[Any], highest: int) -> list[str]:
     import pandas as pd
 
     missing = column.isna()
-    values = pd.to_numeric(column, errors="coerce")  # what is no number becomes missing
+    values = pd.to_numeric(column, errors="coerce")  # a value that is not a number becomes missing
     impossible = ~missing & ~(values.between(0, highest) & (values % 1 == 0))
     mistakes = []
     if missing.any():
@@ -154,7 +155,7 @@ def _wrong_in_column(column: Series[Any], highest: int) -> list[str]:
     if impossible.any():
         first = column[impossible].iloc[0]
         mistakes.append(
-            f"`{column.name}` must be a whole number from 0 to {highest}, but got {first} in {_lines(impossible)}"
+            f"`{column.name}` must be an integer from 0 to {highest}, but got {first} in {_lines(impossible)}"
         )
     return mistakes
 
@@ -163,12 +164,12 @@ def _too_small_splits(digits: DataFrame, settings: SplitSettings) -> list[str]:
     import pandas as pd
 
     if digits.empty:
-        return []  # `num_examples` is at least 1, so that is reported as cut short
+        return []  # `num_examples` is at least 1, so an empty table is reported as cut short
     sizes = settings.sizes(len(digits))
     smallest = min(sizes, key=lambda name: sizes[name])
     if sizes[smallest] == 0:
-        return [f"the {smallest} split of {len(digits)} examples would be empty; give it a larger share"]
-    # A share of at least one example of each label in the smallest split is what stratification needs.
+        return [f"the {smallest} split of {len(digits)} examples would be empty; give it a larger fraction"]
+    # Stratification needs at least one example of each label in the smallest split.
     needed = math.ceil(len(digits) / sizes[smallest])
     counts = pd.to_numeric(digits[LABEL_COLUMN], errors="coerce").value_counts()
     scarce = [str(label) for label in range(NUM_CLASSES) if counts.get(label, 0) < needed]
@@ -185,19 +186,19 @@ def _lines(wrong: Series[bool]) -> str:
 
 
 def _few(names: list[str], limit: int = 3) -> str:
-    """The first names of a list that may be long."""
+    """Joins the first names of a list that may be long."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 class BaselineSettings(Settings):
-    """The network and its training.
+    """The baseline's network and its training.
 
     Attributes:
-        seed: Of the initial weights and the shuffling.
-        num_epochs: Epochs of training.
+        seed: Seed of the initial weights and of the shuffling.
+        num_epochs: Number of epochs.
         model: `class_path` and `init_args` of the network.
-        training: How it is trained and judged.
+        training: How the network is trained and judged.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -212,12 +213,12 @@ def train_baseline(
     checkpoint_store: CheckpointStore,
     settings: BaselineSettings,
 ) -> Module:
-    """Trains the network; one that is trained already is taken from the store.
+    """Trains the network, or loads it from the store if it is already trained.
 
     Args:
-        train_data: `inputs` and `targets`.
-        validation_data: Likewise.
-        checkpoint_store: Keeps the epochs, so that a killed training goes on.
+        train_data: `inputs` and `targets` of the training split.
+        validation_data: `inputs` and `targets` of the validation split.
+        checkpoint_store: Store of the epochs, from which a killed training resumes.
         settings: The network and its training.
 
     Returns:

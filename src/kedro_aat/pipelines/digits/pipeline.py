@@ -1,4 +1,4 @@
-"""The digits: from the table to three splits and a trained baseline."""
+"""The digits pipeline: from the table of images to three splits and a trained baseline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kedro_aat.pipelines.digits.nodes import split_digits, train_baseline
 
 
 def create_pipeline(**_: Any) -> Pipeline:
-    """Makes the data and the baseline on which this repository runs the `aat` pipeline."""
+    """Returns the pipeline that makes the data and the baseline for the `aat` pipeline of this repository."""
     return Pipeline(
         [
             Node(
