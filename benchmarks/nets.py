@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kedro_aat.pipelines.digits.model import BasicBlock, ResidualCNN
 
@@ -40,6 +41,42 @@ class ResNet18(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, 3, H, W) to logits (B, 10)."""
         logits: Tensor = self.classifier(self.blocks(self.stem(x)).mean((2, 3)))
+        return logits
+
+
+class Attention(nn.Module):
+    """Self-attention and a wide layer, each with a shortcut, from linear layers alone."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.output = nn.Linear(width, width)
+        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, tokens, width) to the same shape."""
+        y = self.norm1(x)
+        heads = [layer(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key)]
+        values = self.value(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        x = x + self.output(F.scaled_dot_product_attention(*heads, values).transpose(1, 2).flatten(2))
+        out: Tensor = x + self.narrow(F.relu(self.wide(self.norm2(x))))
+        return out
+
+
+class RowAttention(nn.Module):
+    """Two attention blocks over the 8 rows of a digit; torchao's `quantize_` takes all of its layers."""
+
+    def __init__(self, width: int = 64, num_heads: int = 4) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, width), nn.Linear(width, 10)
+        self.position = nn.Parameter(torch.zeros(8, width))
+        self.blocks = nn.Sequential(Attention(width, num_heads), Attention(width, num_heads))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images (B, 1, 8, 8) to logits (B, 10)."""
+        logits: Tensor = self.head(self.blocks(self.embed(images.squeeze(1)) + self.position).mean(1))
         return logits
 
 
