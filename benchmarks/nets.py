@@ -58,9 +58,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, tokens, width) to the same shape."""
         y = self.norm1(x)
-        heads = [layer(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key)]
-        values = self.value(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        x = x + self.output(F.scaled_dot_product_attention(*heads, values).transpose(1, 2).flatten(2))
+        query, key, value = (
+            layer(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        x = x + self.output(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
         out: Tensor = x + self.narrow(F.relu(self.wide(self.norm2(x))))
         return out
 
