@@ -8,26 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
+
+from kedro_aat.testing import training
 
 if TYPE_CHECKING:
     from pathlib import Path as OnlyForTypeCheckers
 
-
-class SmallNet(nn.Module):
-    """Two convolutions, BatchNorm and a classifier: (B, in_channels, 8, 8) -> (B, num_classes)."""
-
-    def __init__(self, num_classes: int = 4, *, width: int = 8, in_channels: int = 1) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-        self.classifier = nn.Linear(width, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.conv(self.stem(x)))
-        logits: Tensor = self.classifier(x.mean((2, 3)))
-        return logits
+SmallNet = training.SmallNet
+images = training.images
 
 
 class Perceptron(nn.Module):
@@ -119,18 +108,6 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.inputs[index], self.targets[index]
-
-
-def images(num_examples: int, *, num_channels: int = 1, seed: int = 0) -> dict[str, Tensor]:
-    """Images of 8x8 in four classes: bright, dark, and stripes across or down, with noise over them."""
-    generator = torch.Generator().manual_seed(seed)
-    stripes = torch.tensor([1.0, -1.0]).repeat(4)
-    patterns = torch.stack(
-        [torch.ones(8, 8), -torch.ones(8, 8), stripes[:, None].expand(8, 8), stripes[None, :].expand(8, 8)]
-    )
-    targets = torch.randint(4, (num_examples,), generator=generator)
-    noise = torch.randn(num_examples, num_channels, 8, 8, generator=generator)
-    return {"inputs": patterns[targets][:, None] + noise, "targets": targets}
 
 
 def vectors(num_examples: int, *, num_features: int = 6, seed: int = 0) -> dict[str, Tensor]:

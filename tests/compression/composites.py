@@ -15,8 +15,8 @@ from kedro_aat.compression.settings import (
     MagnitudeSparsity,
     Quantization,
 )
+from kedro_aat.testing.training import BATCH, small_net
 from tests.compression.quantization.quantized import settled
-from tests.compression.training import BATCH, small_net
 
 INPUTS = BATCH["inputs"]
 PRUNING, SPARSITY, INT8 = FilterPruning(), MagnitudeSparsity(), Quantization()

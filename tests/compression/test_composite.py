@@ -28,10 +28,10 @@ from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import open_session, run_session
 from kedro_aat.pipelines.digits.model import ResidualCNN
+from kedro_aat.testing.training import assert_same_bits, sgd, small_net, train
 from tests.compression.architectures import ARCHITECTURES, make
 from tests.compression.composites import INPUTS, INT8, PRUNING, SOFTMAX, SPARSITY, at_rate, compose
 from tests.compression.quantization.quantized import optimized_operators, run, settled
-from tests.compression.training import assert_same_bits, sgd, small_net, train
 
 RISING = ScheduleSettings(kind="polynomial", target_rate=0.5, target_epoch=2, power=1.0)
 HALF = ScheduleSettings(initial_rate=0.5)

@@ -15,9 +15,9 @@ from kedro_aat.compression.settings import (
     KnowledgeDistillation,
 )
 from kedro_aat.errors import ModelError
+from kedro_aat.testing.training import small_net
 from tests.compression.composites import INPUTS, INT8, MSE, PRUNING, SOFTMAX, SPARSITY, at_rate, compose
 from tests.compression.quantization.quantized import run, settled
-from tests.compression.training import small_net
 
 
 def test_softmax_compares_softened_probabilities() -> None:

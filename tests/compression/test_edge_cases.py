@@ -23,8 +23,8 @@ from kedro_aat.compression.settings import (
     Quantization,
 )
 from kedro_aat.errors import ModelError
+from kedro_aat.testing.training import BATCH, sgd, small_net, train
 from tests.compression.quantization.quantized import run
-from tests.compression.training import BATCH, sgd, small_net, train
 
 INPUTS = BATCH["inputs"]
 ALGORITHMS: list[CompressionSettings] = [

@@ -15,8 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
+from kedro_aat.testing.training import BATCH, num_zeros, sgd, small_net, train
 from tests.compression.sparsity.sparse import WEIGHTS, sparse
-from tests.compression.training import BATCH, num_zeros, sgd, small_net, train
 from tests.nets import Perceptron
 
 Reader = Callable[[MagnitudeSparsityController], dict[str, Tensor]]

@@ -15,7 +15,7 @@ from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError, ModelError
-from tests.compression.training import num_zeros
+from kedro_aat.testing.training import num_zeros
 from tests.export.nets import TiedLanguageModel
 from tests.nets import Perceptron
 

@@ -20,7 +20,7 @@ from kedro_aat.compression.settings import (
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.imports import Imported
-from tests.compression.training import BATCH, sgd, train
+from kedro_aat.testing.training import BATCH, sgd, train
 
 INPUTS = BATCH["inputs"]
 

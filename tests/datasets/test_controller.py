@@ -19,7 +19,7 @@ from kedro_aat.compression.settings import (
     MagnitudeSparsity,
 )
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
-from tests.compression.training import BATCH, assert_same_bits, sgd, train
+from kedro_aat.testing.training import BATCH, assert_same_bits, sgd, train
 from tests.datasets.saved import (
     built,
     composite_controller,

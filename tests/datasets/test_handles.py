@@ -9,8 +9,8 @@ from kedro.io import DataCatalog, DatasetError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kedro_aat.datasets.handles import TensorBoardLog
+from kedro_aat.testing.stores import checkpoint
 from kedro_aat.training.checkpoints import CheckpointStore
-from tests.training.store_contract import checkpoint
 
 
 def test_loaded_store_writes_by_itself(catalog: DataCatalog, tmp_path: Path) -> None:

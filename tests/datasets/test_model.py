@@ -14,7 +14,7 @@ from torch import nn
 
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.export import NotExported
-from tests.compression.training import assert_same_bits
+from kedro_aat.testing.training import assert_same_bits
 from tests.datasets.saved import (
     INPUTS,
     built,

@@ -16,7 +16,7 @@ from kedro_aat.compression.controller import CompressionStage
 from kedro_aat.datasets.model import ControllerDataset, ModelDataset
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from kedro_aat.tensors import load_tensors
-from tests.compression.training import num_zeros
+from kedro_aat.testing.training import num_zeros
 
 SAVED = sorted(path.parent for path in Path(__file__).parents[1].glob("saved_by/*/*/expected.safetensors"))
 QUANTIZED = ("quantization", "composite")

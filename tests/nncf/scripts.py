@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.compression.training import BATCH
+from kedro_aat.testing.training import BATCH
 
 SPARSITY: dict[str, Any] = {
     "algorithm": "magnitude_sparsity",

@@ -20,7 +20,7 @@ from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.pipelines.digits.model import ResidualCNN
-from tests.compression.training import assert_same_bits, sgd, train
+from kedro_aat.testing.training import assert_same_bits, sgd, train
 from tests.nets import SmallNet, images
 from tests.nncf.scripts import DISTILLATION, PRUNING, QUANTIZATION, SPARSITY, outputs
 

@@ -20,7 +20,7 @@ from kedro_aat import (
     create_compressed_model,
 )
 from kedro_aat.export.session import open_session, run_session
-from tests.compression.training import BATCH, assert_same_bits
+from kedro_aat.testing.training import BATCH, assert_same_bits
 from tests.nets import SmallNet
 from tests.nncf import user_script
 from tests.nncf.scripts import (

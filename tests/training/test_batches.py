@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from kedro_aat.testing.training import assert_same_bits
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.random_state import seed_everything
-from tests.compression.training import assert_same_bits
 from tests.nets import Pairs, Perceptron, Probe, SmallNet, images
 from tests.training.driven import (
     TRAIN,

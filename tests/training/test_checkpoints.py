@@ -16,8 +16,8 @@ from torch import Tensor
 
 from kedro_aat.errors import CheckpointError
 from kedro_aat.tensors import hash_tensors
+from kedro_aat.testing.stores import IDENTITY, StoreContract, checkpoint
 from kedro_aat.training.checkpoints import CheckpointStore
-from tests.training.store_contract import IDENTITY, StoreContract, checkpoint
 
 STORES: list[type[CheckpointStore]] = [CheckpointStore]
 

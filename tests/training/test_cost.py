@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
+from kedro_aat.testing.training import small_net
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.random_state import rng_state
 from kedro_aat.training.records import EpochRecord
 from kedro_aat.training.runner import TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
-from tests.compression.training import small_net
 from tests.nets import images
 from tests.training.test_records import RECORD
 

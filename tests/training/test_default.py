@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kedro_aat.compression.controller import CompressionReport, rates_of
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.pipelines.digits.baseline import Uncompressed
+from kedro_aat.testing.training import assert_same_bits
 from kedro_aat.training.random_state import seed_everything
-from tests.compression.training import assert_same_bits
 from tests.nets import Pairs, Perceptron, Probe, SmallNet, images, vectors
 from tests.training import callables
 from tests.training.driven import (

@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from kedro_aat.errors import ModelError
 from kedro_aat.pipelines.digits.baseline import Uncompressed
+from kedro_aat.testing.training import small_net
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import TrainingRunner
 from kedro_aat.training.settings import Distillation, TrainingSettings
 from kedro_aat.training.teacher import Teacher
-from tests.compression.training import small_net
 from tests.nets import images
 
 LOGITS, TAUGHT = (torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))

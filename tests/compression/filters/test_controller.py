@@ -19,9 +19,9 @@ from kedro_aat.compression.filters.probing import outputs_of, relative_differenc
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import open_session, run_session
+from kedro_aat.testing.training import assert_same_bits
 from tests.compression.architectures import ARCHITECTURES, make, mlp
 from tests.compression.filters.pruned import TOLERANCE, difference, pruned, train
-from tests.compression.training import assert_same_bits
 
 RATES = [0.3, 0.5, 0.8]
 

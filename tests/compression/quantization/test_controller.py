@@ -13,8 +13,8 @@ from kedro_aat import CompressionStage
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.settings import MagnitudeSparsity, Quantization, parse_compression
 from kedro_aat.errors import ConfigurationError, ModelError
+from kedro_aat.testing.training import BATCH, small_net
 from tests.compression.quantization.quantized import Sequence, quantized, run, settled
-from tests.compression.training import BATCH, small_net
 from tests.nets import Perceptron
 
 INPUTS = BATCH["inputs"]

@@ -17,8 +17,8 @@ from kedro_aat.compression.quantization.layers import (
 )
 from kedro_aat.compression.settings import MagnitudeSparsity, Quantization
 from kedro_aat.pipelines.digits.model import ResidualCNN
+from kedro_aat.testing.training import BATCH, sgd, train
 from tests.compression.quantization.quantized import Branching, Separable, Sequence, quantized, run, settled
-from tests.compression.training import BATCH, sgd, train
 from tests.nets import SmallNet
 
 INPUTS = BATCH["inputs"]

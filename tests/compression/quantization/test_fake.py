@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import DataError
+from kedro_aat.testing.training import BATCH, small_net, train
 from tests.compression.quantization.quantized import quantized, run, settled
-from tests.compression.training import BATCH, small_net, train
 from tests.nets import Perceptron
 
 INPUTS = BATCH["inputs"]

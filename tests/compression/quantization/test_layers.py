@@ -14,8 +14,8 @@ from kedro_aat.compression.quantization.layers import (
     quantized_spec,
 )
 from kedro_aat.errors import ModelError
+from kedro_aat.testing.training import BATCH, small_net
 from tests.compression.quantization.quantized import quantized, run, settled
-from tests.compression.training import BATCH, small_net
 from tests.nets import Perceptron, SmallNet
 
 INPUTS = BATCH["inputs"]

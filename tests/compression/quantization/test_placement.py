@@ -19,8 +19,8 @@ from kedro_aat.compression.quantization.layers import (
 )
 from kedro_aat.errors import ModelError
 from kedro_aat.pipelines.digits.model import ResidualCNN
+from kedro_aat.testing.training import BATCH
 from tests.compression.quantization.quantized import quantized, run, settled
-from tests.compression.training import BATCH
 from tests.nets import SmallNet
 
 INPUTS = BATCH["inputs"]

@@ -15,8 +15,8 @@ from torch.nn.utils import prune
 from kedro_aat.compression.settings import Importance
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ModelError
+from kedro_aat.testing.training import assert_same_bits, num_zeros, small_net
 from tests.compression.sparsity.sparse import WEIGHTS, sparse
-from tests.compression.training import assert_same_bits, num_zeros, small_net
 from tests.nets import Perceptron, SmallNet
 
 IMPORTANCES: tuple[Importance, ...] = get_args(Importance)

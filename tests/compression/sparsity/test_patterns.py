@@ -17,7 +17,7 @@ from kedro_aat.compression.settings import MagnitudeSparsity, parse_compression
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.compression.sparsity.patterns import Pattern
 from kedro_aat.errors import ConfigurationError, ModelError
-from tests.compression.training import assert_same_bits, num_zeros, sgd, small_net, train
+from kedro_aat.testing.training import assert_same_bits, num_zeros, sgd, small_net, train
 from tests.nets import Perceptron
 
 

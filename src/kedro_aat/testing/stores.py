@@ -1,6 +1,10 @@
-"""What every checkpoint store keeps to, wherever and however it writes.
+"""The contract of every checkpoint store, as a test suite to inherit.
 
-A test module inherits `StoreContract` and parametrises it with `store_type`.
+    @pytest.mark.parametrize("store_type", [MyStore])
+    class TestMyStore(StoreContract):
+        pass
+
+`MyStore` is a class that other processes can import; it is called with a folder.
 """
 
 from __future__ import annotations
@@ -22,15 +26,14 @@ import torch
 from torch import Tensor
 
 from kedro_aat.errors import CheckpointError
+from kedro_aat.testing.training import assert_same_bits
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore, RunCheckpoints
-from tests.compression.training import assert_same_bits
 
-StoreType = Callable[[Path], CheckpointStore]
 IDENTITY = {"config": {"rate": 0.5}, "seed": 0}
 
 
 def checkpoint(number: int, **model: Tensor) -> Checkpoint:
-    """A checkpoint that is told from others by its number."""
+    """A checkpoint whose contents depend on its number, or on the given tensors."""
     return Checkpoint(
         number=number,
         model=model or {"weight": torch.full((3, 4), float(number)), "bias": torch.arange(4)},
@@ -40,30 +43,33 @@ def checkpoint(number: int, **model: Tensor) -> Checkpoint:
 
 
 def truncate(path: Path) -> None:
+    """Cuts a file in half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def flip_a_byte(path: Path) -> None:
+def flip_a_bit(path: Path) -> None:
+    """Flips a bit in the middle of a file."""
     contents = bytearray(path.read_bytes())
     contents[len(contents) // 2] ^= 1
     path.write_bytes(contents)
 
 
 def fill_with_zeros(path: Path) -> None:
-    """What a file system may leave of a file that was not flushed."""
+    """Fills a file with zeros, as a file system may leave it that was not flushed."""
     path.write_bytes(bytes(path.stat().st_size))
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "truncated": truncate,
     "empty": lambda path: path.write_bytes(b""),
-    "one bit flipped": flip_a_byte,
+    "one bit flipped": flip_a_bit,
     "zeros": fill_with_zeros,
     "missing": Path.unlink,
 }
 
 
 def files_of(run: RunCheckpoints, number: int) -> list[Path]:
+    """All files of a checkpoint, sorted."""
     folder = run.load(number).folder
     assert folder is not None
     return sorted(path for path in folder.rglob("*") if path.is_file())
@@ -71,10 +77,10 @@ def files_of(run: RunCheckpoints, number: int) -> list[Path]:
 
 HOLDER = """
 import sys
-from tests.training.test_checkpoints import STORES
-from tests.training.store_contract import IDENTITY, checkpoint
-store_type = next(each for each in STORES if each.__name__ == sys.argv[2])
-run = store_type(sys.argv[1]).open(IDENTITY)
+from importlib import import_module
+from kedro_aat.testing.stores import IDENTITY, checkpoint
+root, module, name = sys.argv[1:]
+run = getattr(import_module(module), name)(root).open(IDENTITY)
 run.save(checkpoint(1))
 print(run.folder, flush=True)
 sys.stdin.read()
@@ -82,11 +88,13 @@ sys.stdin.read()
 
 
 @contextmanager
-def another_process_at_work(store_type: Any, root: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A process that holds the run `IDENTITY` until it is told to end, and the folder of its run."""
-    command = [sys.executable, "-c", HOLDER, str(root), store_type.__name__]
-    project = Path(__file__).parents[2]
-    with subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def process_with_run(store_type: type[CheckpointStore], root: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that holds the run `IDENTITY` until the context ends, and the folder of that run."""
+    command = [sys.executable, "-c", HOLDER, str(root), store_type.__module__, store_type.__qualname__]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             yield process, Path(process.stdout.readline().strip())
@@ -96,11 +104,13 @@ def another_process_at_work(store_type: Any, root: Path) -> Iterator[tuple[subpr
 
 
 class StoreContract:
+    """What the training loops rely on. A test class inherits it and parametrizes it with `store_type`."""
+
     @pytest.fixture
-    def store(self, store_type: StoreType, tmp_path: Path) -> CheckpointStore:
+    def store(self, store_type: type[CheckpointStore], tmp_path: Path) -> CheckpointStore:
         return store_type(tmp_path / "checkpoints")
 
-    # --- what goes in comes out ------------------------------------------------------------------------------
+    # --- saving and loading -----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize(
         "dtype",
@@ -195,7 +205,7 @@ class StoreContract:
                 run.save(refused)
             assert run.latest() is None
 
-    def test_files_of_the_users_own_are_kept_with_it(self, store: CheckpointStore) -> None:
+    def test_the_users_own_files_are_kept_in_the_checkpoint(self, store: CheckpointStore) -> None:
         def dump(folder: Path) -> str:
             (folder / "mine").mkdir()
             (folder / "mine" / "weights.bin").write_bytes(b"12345")
@@ -210,7 +220,7 @@ class StoreContract:
             with pytest.raises(CheckpointError, match=r"weights\.bin"):
                 run.load(0)
 
-    def test_file_of_the_users_own_that_lies_elsewhere_is_found(self, store: CheckpointStore, tmp_path: Path) -> None:
+    def test_the_users_own_file_in_another_folder_is_found(self, store: CheckpointStore, tmp_path: Path) -> None:
         elsewhere = tmp_path / "elsewhere.bin"
         elsewhere.write_bytes(b"12345")
         with store.open(IDENTITY) as run:
@@ -259,7 +269,7 @@ class StoreContract:
     # --- damage ----------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("damage", DAMAGES)
-    def test_damaged_checkpoint_is_passed_over(
+    def test_damaged_checkpoint_is_skipped(
         self, store: CheckpointStore, damage: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         with store.open(IDENTITY) as run:
@@ -279,7 +289,7 @@ class StoreContract:
                 assert str(path.parent) in caplog.messages[-1]
 
     def test_every_byte_of_a_checkpoint_counts(self, store: CheckpointStore) -> None:
-        """Also those of the manifest, whose damage no checksum shows."""
+        """Including the manifest, which has no checksum of its own."""
         with store.open(IDENTITY) as run:
             run.save(checkpoint(0))
             for path in files_of(run, 0):
@@ -293,7 +303,9 @@ class StoreContract:
                 path.write_bytes(contents)
             assert run.load(0).number == 0
 
-    def test_latest_goes_back_as_far_as_it_must(self, store: CheckpointStore, caplog: pytest.LogCaptureFixture) -> None:
+    def test_latest_skips_all_damaged_checkpoints(
+        self, store: CheckpointStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
         with store.open(IDENTITY) as run:
             for number in range(4):
                 run.save(checkpoint(number))
@@ -306,7 +318,7 @@ class StoreContract:
             truncate(files_of(run, 0)[0])
             assert run.latest() is None
 
-    def test_run_goes_on_over_a_damaged_checkpoint(self, store: CheckpointStore) -> None:
+    def test_run_replaces_a_damaged_checkpoint(self, store: CheckpointStore) -> None:
         with store.open(IDENTITY) as run:
             run.save(checkpoint(0))
             run.save(checkpoint(1))
@@ -328,7 +340,7 @@ class StoreContract:
                 run.save(checkpoint(1), killed_while_writing)
             assert run.numbers == [0]
         with store.open(IDENTITY) as run:
-            assert not list(run.folder.rglob("mine.bin"))  # nor is it left lying about
+            assert not list(run.folder.rglob("mine.bin"))  # its file is removed
             assert run.numbers == [0]
             latest = run.latest()
             assert latest is not None
@@ -336,7 +348,7 @@ class StoreContract:
             run.save(checkpoint(1))
             assert run.numbers == [0, 1]
 
-    def test_failed_save_can_be_tried_again(self, store: CheckpointStore) -> None:
+    def test_failed_save_can_be_repeated(self, store: CheckpointStore) -> None:
         def fail(folder: Path) -> None:
             raise RuntimeError("no space left")
 
@@ -356,11 +368,11 @@ class StoreContract:
             with pytest.raises(CheckpointError, match=r"get_state\(\) and state_dict\(\) return tensors"):
                 run.save(unsafe)
             assert run.latest() is None
-            run.save(checkpoint(0))  # the mended state is taken
+            run.save(checkpoint(0))  # the corrected state is saved
             assert run.load(0).number == 0
 
-    def test_unsafe_objects_are_refused_whenever_they_come(self, store: CheckpointStore) -> None:
-        """A scheduler may hold nothing of the kind until it was stepped."""
+    def test_unsafe_objects_are_refused_at_any_checkpoint(self, store: CheckpointStore) -> None:
+        """A scheduler may hold no such object until it has stepped."""
         unsafe = checkpoint(1)
         unsafe.training["scheduler"] = {"best": Path("/tmp")}
         with store.open(IDENTITY) as run:
@@ -373,7 +385,7 @@ class StoreContract:
 
     # --- runs ------------------------------------------------------------------------------------------------
 
-    def test_same_identity_finds_the_same_run(self, store: CheckpointStore, store_type: StoreType) -> None:
+    def test_same_identity_finds_the_same_run(self, store: CheckpointStore, store_type: type[CheckpointStore]) -> None:
         with store.open({"a": 1, "b": {"c": [1, 2], "d": Path("x")}}) as run:
             run.save(checkpoint(3))
             folder = run.folder
@@ -394,12 +406,12 @@ class StoreContract:
             assert another.folder != run.folder
             assert another.latest() is None
 
-    def test_run_says_what_it_is(self, store: CheckpointStore) -> None:
+    def test_run_saves_its_identity(self, store: CheckpointStore) -> None:
         with store.open(IDENTITY) as run:
             written = [json.loads(path.read_text()) for path in run.folder.glob("*.json")]
         assert written == [IDENTITY]
 
-    def test_finished_run_is_returned_or_left_alone_as_asked(self, store: CheckpointStore) -> None:
+    def test_finished_run_is_reused_or_not_as_requested(self, store: CheckpointStore) -> None:
         with store.open(IDENTITY) as run:
             assert not run.is_finished
             run.save(checkpoint(3))
@@ -415,12 +427,12 @@ class StoreContract:
             assert run.latest() is None
             run.save(checkpoint(1))
             second = run.folder
-        # The second run was not finished, so it goes on.
+        # The second run has not finished, so it continues.
         with store.open(IDENTITY, reuse_finished=False) as run:
             assert run.folder == second
             assert run.numbers == [1]
 
-    def test_unfinished_run_goes_on(self, store: CheckpointStore) -> None:
+    def test_unfinished_run_continues(self, store: CheckpointStore) -> None:
         for reuse_finished in (True, False):
             with store.open(IDENTITY, reuse_finished=reuse_finished) as run:
                 folder = run.folder
@@ -429,15 +441,15 @@ class StoreContract:
 
     def test_one_process_cannot_hold_a_run_twice(self, store: CheckpointStore) -> None:
         with store.open(IDENTITY) as run:
-            with pytest.raises(CheckpointError, match="at work"):
+            with pytest.raises(CheckpointError, match="holds the run"):
                 store.open(IDENTITY)
             with store.open(IDENTITY, reuse_finished=False) as other:
                 assert other.folder != run.folder
         with store.open(IDENTITY) as again:
             assert again.folder == run.folder
 
-    def test_two_processes_cannot_hold_one_run(self, store: CheckpointStore, store_type: StoreType) -> None:
-        with another_process_at_work(store_type, store.root) as (_, folder):
+    def test_two_processes_cannot_hold_one_run(self, store: CheckpointStore, store_type: type[CheckpointStore]) -> None:
+        with process_with_run(store_type, store.root) as (_, folder):
             with pytest.raises(CheckpointError, match="Another process holds the run") as caught:
                 store.open(IDENTITY)
             assert str(folder) in str(caught.value)
@@ -448,8 +460,8 @@ class StoreContract:
             assert run.folder == folder
             assert run.numbers == [1]
 
-    def test_run_of_a_killed_process_is_free(self, store: CheckpointStore, store_type: StoreType) -> None:
-        with another_process_at_work(store_type, store.root) as (process, folder):
+    def test_run_of_a_killed_process_is_free(self, store: CheckpointStore, store_type: type[CheckpointStore]) -> None:
+        with process_with_run(store_type, store.root) as (process, folder):
             os.kill(process.pid, signal.SIGKILL)
             process.wait(timeout=60)
             with store.open(IDENTITY) as run:

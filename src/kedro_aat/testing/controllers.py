@@ -1,6 +1,9 @@
-"""The contract of every compression controller, whatever its algorithm.
+"""The contract of every compression controller, as a test suite to inherit.
 
-A test module inherits `ControllerContract` and parametrizes it with `settings`.
+@pytest.mark.parametrize("settings", [MySettings()])
+class TestMyController(ControllerContract):
+    def compress(self, model, settings, schedule=None):
+        return MyController(model, settings, schedule or ScheduleSettings(kind="constant"))
 """
 
 from __future__ import annotations
@@ -8,13 +11,13 @@ from __future__ import annotations
 import copy
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.controller import (
     CompressionController,
     CompressionReport,
@@ -24,8 +27,7 @@ from kedro_aat.compression.controller import (
 )
 from kedro_aat.compression.quantization.layers import make_quantized, quantized_spec
 from kedro_aat.compression.schedule import ScheduleSettings
-from kedro_aat.compression.settings import Composite, CompressionSettings
-from tests.compression.training import BATCH, assert_same_bits, sgd, small_net, train
+from kedro_aat.testing.training import BATCH, assert_same_bits, sgd, small_net, train
 
 NUM_BYTES = sum(parameter.nbytes for parameter in small_net().parameters())
 RATES = [0.0, 0.2, 0.5, 0.9, 0.998]
@@ -33,48 +35,8 @@ RATES = [0.0, 0.2, 0.5, 0.9, 0.998]
 RISING = ScheduleSettings(kind="polynomial", target_rate=0.5, target_epoch=2, power=1.0)
 
 
-def compress(
-    model: nn.Module, settings: CompressionSettings, schedule: ScheduleSettings | None = None
-) -> CompressionController:
-    """Compresses a fresh model; the schedule is that of the algorithm, or of a composite's adaptive algorithm."""
-    schedule = schedule or ScheduleSettings(kind="constant")
-    if isinstance(settings, Composite):
-        adaptive = type(settings.adaptive)(**{**dict(settings.adaptive), "schedule": schedule})
-        others = [part for part in settings.algorithms if part is not settings.adaptive]
-        settings = Composite(algorithms=(*others, adaptive))
-    else:
-        settings = type(settings)(**{**dict(settings), "schedule": schedule})
-    controller = build_controller(model, settings, example_input=BATCH["inputs"])
-    if isinstance(controller, CompositeController):
-        controller.calibrate([BATCH["inputs"]])  # the ranges depend on the rate at which they are measured
-    return controller
-
-
-def stripped_at_rate_0(settings: CompressionSettings) -> nn.Module:
-    """A fresh model as `strip` returns it at rate 0: compressed only by the other algorithms of a composite."""
-    model: nn.Module = small_net()
-    if isinstance(settings, Composite):
-        for part in settings.compressing[1:]:
-            model = build_controller(model, part, example_input=BATCH["inputs"]).strip()
-    return model
-
-
-def parameters_at_rate_0(settings: CompressionSettings) -> dict[str, Tensor]:
-    """The parameters of a fresh model, under the masks of the other algorithms of a composite."""
-    model = small_net()
-    if isinstance(settings, Composite):
-        for part in settings.compressing[1:]:
-            build_controller(model, part, example_input=BATCH["inputs"])
-    return dense_parameters(model)
-
-
-def stage(settings: CompressionSettings, adaptive: CompressionStage) -> CompressionStage:
-    """The stage of the controller, if the other algorithms of a composite have finished their schedules."""
-    has_others = isinstance(settings, Composite) and len(settings.compressing) > 1
-    return adaptive + CompressionStage.FULLY_COMPRESSED if has_others else adaptive
-
-
 def outputs(model: nn.Module) -> Tensor:
+    """Logits of the batch in evaluation mode, (B, classes)."""
     model.eval()
     with torch.no_grad():
         logits: Tensor = model(BATCH["inputs"])
@@ -82,15 +44,8 @@ def outputs(model: nn.Module) -> Tensor:
 
 
 def dense_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters, by name."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def fresh_like(stripped: nn.Module) -> nn.Module:
-    """A new model of the same class that can load the stripped model's tensors."""
-    fresh = small_net()
-    if (description := quantized_spec(stripped)) is not None:
-        make_quantized(fresh, description)
-    return fresh
 
 
 def begin_search(controller: CompressionController) -> None:
@@ -99,29 +54,69 @@ def begin_search(controller: CompressionController) -> None:
 
 
 class ControllerContract:
-    def test_controller_has_the_interface_that_the_loops_use(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    """What the training loops rely on. A test class inherits it and parametrizes it with `settings`.
+
+    Override `compress` for a controller that `build_controller` does not know, and the other methods if its model
+    at rate 0 is not the plain network.
+    """
+
+    def compress(self, model: nn.Module, settings: Any, schedule: ScheduleSettings | None = None) -> Any:
+        """Compresses a fresh model.
+
+        Args:
+            model: A `SmallNet`, changed in place.
+            settings: Whatever the suite is parametrized with; by default the settings of one algorithm.
+            schedule: Schedule of the rate; by default a constant rate of 0.
+
+        Returns:
+            The controller.
+        """
+        schedule = schedule or ScheduleSettings(kind="constant")
+        settings = type(settings)(**{**dict(settings), "schedule": schedule})
+        return build_controller(model, settings, example_input=BATCH["inputs"])
+
+    def stripped_at_rate_0(self, settings: Any) -> nn.Module:
+        """A fresh model as `strip` returns it at rate 0."""
+        return small_net()
+
+    def parameters_at_rate_0(self, settings: Any) -> dict[str, Tensor]:
+        """The parameters of a fresh model under compression at rate 0."""
+        return dense_parameters(small_net())
+
+    def stage(self, settings: Any, own: CompressionStage) -> CompressionStage:
+        """The stage that the controller reports if its schedule is at stage `own`."""
+        return own
+
+    def fresh_like(self, stripped: nn.Module) -> nn.Module:
+        """A new model that can load the stripped model's tensors."""
+        fresh = small_net()
+        if (spec := quantized_spec(stripped)) is not None:
+            make_quantized(fresh, spec)
+        return fresh
+
+    def test_controller_has_the_interface_that_the_loops_use(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         assert isinstance(controller, CompressionController)
         assert isinstance(controller.scheduler, CompressionScheduler)
         assert 0 < controller.maximal_compression_rate <= 1
-        assert controller.name == settings.algorithm
+        assert controller.name
 
-    def test_model_is_compressed_in_place(self, settings: CompressionSettings) -> None:
+    def test_model_is_compressed_in_place(self, settings: Any) -> None:
         model = small_net()
-        controller = compress(model, settings)
+        controller = self.compress(model, settings)
         assert controller.model is model
 
     # --- the rate --------------------------------------------------------------------------------------------
 
-    def test_controller_starts_at_the_initial_rate_of_its_schedule(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings, ScheduleSettings(kind="constant", initial_rate=0.5))
+    def test_controller_starts_at_the_initial_rate_of_its_schedule(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings, ScheduleSettings(kind="constant", initial_rate=0.5))
         assert rates_of(controller).requested_rate == 0.5
         assert rates_of(controller).achieved_rate > 0.1
-        assert compress(small_net(), settings).compression_rate == 0
+        assert self.compress(small_net(), settings).compression_rate == 0
 
     @pytest.mark.parametrize("rate", RATES)
-    def test_rate_is_set_and_read(self, settings: CompressionSettings, rate: float) -> None:
-        controller = compress(small_net(), settings)
+    def test_rate_is_set_and_read(self, settings: Any, rate: float) -> None:
+        controller = self.compress(small_net(), settings)
         controller.compression_rate = rate
         rates = rates_of(controller)
         assert isinstance(rates, CompressionReport)
@@ -129,8 +124,8 @@ class ControllerContract:
         assert 0 <= rates.achieved_rate <= 1
         assert controller.compression_rate == rates.achieved_rate
 
-    def test_higher_rate_removes_more(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_higher_rate_removes_more(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         achieved = []
         for rate in RATES:
             controller.compression_rate = rate
@@ -140,8 +135,8 @@ class ControllerContract:
         assert achieved[1] < achieved[3]
 
     @pytest.mark.parametrize("rate", [-0.1, -1e-9, 1.0, 1.5, 95, math.nan, math.inf])
-    def test_rate_outside_its_limits_is_an_error(self, settings: CompressionSettings, rate: float) -> None:
-        controller = compress(small_net(), settings)
+    def test_rate_outside_its_limits_is_an_error(self, settings: Any, rate: float) -> None:
+        controller = self.compress(small_net(), settings)
         controller.compression_rate = 0.5
         before, rates = outputs(controller.model), rates_of(controller)
         with pytest.raises(ValueError, match=r"\[0, 1\)"):
@@ -149,25 +144,25 @@ class ControllerContract:
         assert rates_of(controller) == rates
         assert torch.equal(outputs(controller.model), before)
 
-    def test_rate_can_fall_and_rise(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_rate_can_fall_and_rise(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         for rate in (0.3, 0.9, 0.5, 0.998, 0.2):
             controller.compression_rate = rate
-            direct = compress(small_net(), settings)
+            direct = self.compress(small_net(), settings)
             direct.compression_rate = rate
             assert rates_of(controller) == rates_of(direct)
             assert torch.equal(outputs(controller.model), outputs(direct.model))
 
-    def test_rate_0_restores_the_dense_weights(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_rate_0_restores_the_dense_weights(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         for rate in (0.5, 0.998, 0.3, 0.0):
             controller.compression_rate = rate
         assert controller.compression_rate == 0
-        assert_same_bits(dense_parameters(controller.model), parameters_at_rate_0(settings))
-        assert_same_bits(dict(controller.strip().state_dict()), dict(stripped_at_rate_0(settings).state_dict()))
+        assert_same_bits(dense_parameters(controller.model), self.parameters_at_rate_0(settings))
+        assert_same_bits(dict(controller.strip().state_dict()), dict(self.stripped_at_rate_0(settings).state_dict()))
 
-    def test_training_does_not_change_the_rate(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_training_does_not_change_the_rate(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         begin_search(controller)
         controller.compression_rate = 0.5
         before, weights = rates_of(controller), dense_parameters(controller.model)
@@ -180,17 +175,15 @@ class ControllerContract:
 
     @pytest.mark.parametrize("model_first", [True, False])
     @pytest.mark.parametrize("rate", [0.0, 0.5, 0.9])
-    def test_fresh_controller_continues_from_a_state(
-        self, settings: CompressionSettings, rate: float, model_first: bool
-    ) -> None:
-        old = compress(small_net(), settings)
+    def test_fresh_controller_continues_from_a_state(self, settings: Any, rate: float, model_first: bool) -> None:
+        old = self.compress(small_net(), settings)
         begin_search(old)
         old.compression_rate = rate
         train(old.model, sgd(old.model))
         state = json.loads(json.dumps(old.get_state()))
         tensors = {name: tensor.clone() for name, tensor in old.model.state_dict().items()}
 
-        new = compress(small_net(seed=1), settings)
+        new = self.compress(small_net(seed=1), settings)
         if model_first:
             new.model.load_state_dict(tensors)
         new.load_state(state)
@@ -209,8 +202,8 @@ class ControllerContract:
                 controller.compression_rate = next_rate
             assert_same_bits(dict(new.model.state_dict()), dict(old.model.state_dict()))
 
-    def test_fresh_controller_continues_a_schedule(self, settings: CompressionSettings) -> None:
-        old, new = (compress(small_net(), settings, RISING) for _ in range(2))
+    def test_fresh_controller_continues_a_schedule(self, settings: Any) -> None:
+        old, new = (self.compress(small_net(), settings, RISING) for _ in range(2))
         for _ in range(2):
             old.scheduler.epoch_step()
         new.model.load_state_dict(old.model.state_dict())
@@ -219,8 +212,8 @@ class ControllerContract:
         new.scheduler.epoch_step()
         assert rates_of(new).requested_rate == 0.5
 
-    def test_controller_returns_to_an_earlier_state(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_controller_returns_to_an_earlier_state(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         begin_search(controller)
         controller.compression_rate = 0.3
         state, before = controller.get_state(), outputs(controller.model)
@@ -233,8 +226,8 @@ class ControllerContract:
         assert rates_of(controller) == rates
         assert torch.equal(outputs(controller.model), before)
 
-    def test_compression_state_is_plain_data(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_compression_state_is_plain_data(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         controller.compression_rate = 0.5
         state = controller.get_compression_state()
         assert json.loads(json.dumps(state)) == state
@@ -242,8 +235,8 @@ class ControllerContract:
     # --- strip -----------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("rate", RATES)
-    def test_strip_leaves_outputs_unchanged(self, settings: CompressionSettings, rate: float) -> None:
-        controller = compress(small_net(), settings)
+    def test_strip_leaves_outputs_unchanged(self, settings: Any, rate: float) -> None:
+        controller = self.compress(small_net(), settings)
         begin_search(controller)
         controller.compression_rate = rate
         train(controller.model, sgd(controller.model))
@@ -252,8 +245,8 @@ class ControllerContract:
         atol = 1e-5 if quantized_spec(stripped) is None else 5e-3
         torch.testing.assert_close(outputs(stripped), outputs(controller.model), rtol=1.3e-6, atol=atol)
 
-    def test_stripped_model_lacks_more_bytes_at_a_higher_rate(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_stripped_model_lacks_more_bytes_at_a_higher_rate(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         lacking, achieved = [], []
         for rate in (0.0, 0.5, 0.9):
             controller.compression_rate = rate
@@ -264,21 +257,21 @@ class ControllerContract:
         assert (lacking[1] < lacking[2]) == (achieved[1] < achieved[2])  # some rates change by whole layers
         assert lacking[2] > 0.5
 
-    def test_stripped_model_has_no_training_machinery(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_stripped_model_has_no_training_machinery(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         begin_search(controller)
         controller.compression_rate = 0.5
         train(controller.model, sgd(controller.model))
         stripped = controller.strip()
-        assert list(stripped.state_dict()) == list(fresh_like(stripped).state_dict())
+        assert list(stripped.state_dict()) == list(self.fresh_like(stripped).state_dict())
         for module in stripped.modules():
             hooks = [value for name, value in vars(module).items() if name.endswith("_hooks")]
             assert not any(hooks)
         for name, tensor in stripped.state_dict().items():
             assert not ((tensor == 0) & tensor.signbit()).any(), f"{name} holds -0.0"
 
-    def test_strip_keeps_the_users_hooks(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_strip_keeps_the_users_hooks(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         controller.compression_rate = 0.5
         outputs(controller.model)  # quantization takes the ranges of activations from the first batch
         plain = outputs(controller.strip())
@@ -288,8 +281,8 @@ class ControllerContract:
         assert (hooked.min() > 50) & (plain.max() < 50)
         assert torch.equal(hooked, hooked[:1].expand_as(hooked))  # every image is black
 
-    def test_strip_does_not_change_the_original(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_strip_does_not_change_the_original(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         controller.compression_rate = 0.5
         outputs(controller.model)
         before = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
@@ -300,12 +293,12 @@ class ControllerContract:
         assert stripped is not controller.model
         assert_same_bits(dict(controller.model.state_dict()), before)
         controller.compression_rate = 0.0
-        assert_same_bits(dense_parameters(controller.model), parameters_at_rate_0(settings))
+        assert_same_bits(dense_parameters(controller.model), self.parameters_at_rate_0(settings))
 
     # --- copies ----------------------------------------------------------------------------------------------
 
-    def test_deep_copy_is_independent_and_complete(self, settings: CompressionSettings) -> None:
-        original = compress(small_net(), settings)
+    def test_deep_copy_is_independent_and_complete(self, settings: Any) -> None:
+        original = self.compress(small_net(), settings)
         begin_search(original)
         original.compression_rate = 0.3
         before, rates = outputs(original.model), rates_of(original)
@@ -323,8 +316,8 @@ class ControllerContract:
         original.compression_rate = 0.0
         assert rates_of(twin) == twin_rates
 
-    def test_deep_copy_of_the_model_alone_keeps_its_rate(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_deep_copy_of_the_model_alone_keeps_its_rate(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         begin_search(controller)
         controller.compression_rate = 0.5
         twin, before = copy.deepcopy(controller.model), outputs(controller.model)
@@ -334,7 +327,7 @@ class ControllerContract:
         controller.compression_rate = 0.0
         trained = outputs(twin)
         # What was removed stays removed: the copy's state is that of a controller at the copied rate.
-        other = compress(small_net(seed=1), settings)
+        other = self.compress(small_net(seed=1), settings)
         begin_search(other)
         other.compression_rate = 0.5
         other.model.load_state_dict(twin.state_dict())
@@ -342,22 +335,22 @@ class ControllerContract:
 
     # --- the schedule ----------------------------------------------------------------------------------------
 
-    def test_stages_follow_the_schedule(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings, RISING)
+    def test_stages_follow_the_schedule(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings, RISING)
         stages = [controller.compression_stage()]
         for _ in range(4):
             controller.scheduler.epoch_step()
             stages.append(controller.compression_stage())
         assert stages == [
-            stage(settings, CompressionStage.UNCOMPRESSED),
-            stage(settings, CompressionStage.UNCOMPRESSED),
+            self.stage(settings, CompressionStage.UNCOMPRESSED),
+            self.stage(settings, CompressionStage.UNCOMPRESSED),
             CompressionStage.PARTIALLY_COMPRESSED,
             CompressionStage.FULLY_COMPRESSED,
             CompressionStage.FULLY_COMPRESSED,
         ]
 
-    def test_disabled_schedule_does_not_change_the_rate(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings, RISING)
+    def test_disabled_schedule_does_not_change_the_rate(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings, RISING)
         for _ in range(2):
             controller.scheduler.epoch_step()
         controller.disable_scheduler()
@@ -371,8 +364,8 @@ class ControllerContract:
         assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
         controller.disable_scheduler()  # a second call changes nothing
 
-    def test_steps_of_a_constant_schedule_change_nothing(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings, ScheduleSettings(kind="constant", initial_rate=0.3))
+    def test_steps_of_a_constant_schedule_change_nothing(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings, ScheduleSettings(kind="constant", initial_rate=0.3))
         assert controller.compression_stage() is CompressionStage.FULLY_COMPRESSED
         before = outputs(controller.model)
         for _ in range(3):
@@ -382,15 +375,15 @@ class ControllerContract:
 
     # --- statistics and loss ---------------------------------------------------------------------------------
 
-    def test_statistics_can_be_printed(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_statistics_can_be_printed(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         controller.compression_rate = 0.5
         text = controller.statistics().to_str()
         assert f"{controller.compression_rate:.4f}" in text
         assert "classifier" in text
 
-    def test_loss_is_a_finite_scalar(self, settings: CompressionSettings) -> None:
-        controller = compress(small_net(), settings)
+    def test_loss_is_a_finite_scalar(self, settings: Any) -> None:
+        controller = self.compress(small_net(), settings)
         loss = controller.loss()
         assert loss.shape == ()
         assert torch.isfinite(loss)
