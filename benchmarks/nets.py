@@ -45,7 +45,7 @@ class ResNet18(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention and a wide layer, each with a shortcut, from linear layers alone."""
+    """Self-attention and a wide layer, each with a shortcut."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -58,15 +58,16 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, tokens, width) to the same shape."""
         y = self.norm1(x)
-        heads = [layer(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key)]
-        values = self.value(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        x = x + self.output(F.scaled_dot_product_attention(*heads, values).transpose(1, 2).flatten(2))
+        query, key, value = (
+            layer(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        x = x + self.output(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
         out: Tensor = x + self.narrow(F.relu(self.wide(self.norm2(x))))
         return out
 
 
 class RowAttention(nn.Module):
-    """Two attention blocks over the 8 rows of a digit; torchao's `quantize_` takes all of its layers."""
+    """Two attention blocks over the 8 rows of a digit, from linear layers alone."""
 
     def __init__(self, width: int = 64, num_heads: int = 4) -> None:
         super().__init__()
