@@ -45,7 +45,7 @@ class ResNet18(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention and a wide layer, each with a shortcut, from linear layers alone."""
+    """Self-attention and a wide layer, each with a shortcut."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
 
 class RowAttention(nn.Module):
-    """Two attention blocks over the 8 rows of a digit; torchao's `quantize_` takes all of its layers."""
+    """Two attention blocks over the 8 rows of a digit, from linear layers alone."""
 
     def __init__(self, width: int = 64, num_heads: int = 4) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ QAT_RATE = 0.005  # learning rate of the second stage in conf/base/parameters.ym
 
 @dataclass
 class Prepared:
-    """A model in the hands of an engine.
+    """A model that an engine has prepared for training.
 
     Attributes:
         model: What the optimizer trains, in training mode.
@@ -46,7 +46,7 @@ def unquantized(model: nn.Module, example: Tensor) -> Prepared:
 
 
 def kedro_aat(model: nn.Module, example: Tensor) -> Prepared:
-    """Ours, with its defaults; its weights have 7 bits, so that the file is right without VNNI as well."""
+    """Ours with its defaults: weights use 7 bits, so that the file is right on CPUs without VNNI, too."""
     controller = build_controller(model.train(), Quantization(), example_input=example)
     return Prepared(controller.model, lambda: controller.strip().eval())
 

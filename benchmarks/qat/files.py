@@ -1,4 +1,4 @@
-"""What the finished models of int8 training are worth as files: accuracy, size, operators and latency."""
+"""Measures the files of finished models: accuracy, size, operators and latency."""
 
 from __future__ import annotations
 
@@ -93,15 +93,15 @@ def compare_files(models: Mapping[str, nn.Module], example: Tensor, seconds: flo
     )
     for size in BATCH_SIZES:
         cells[f"ONNX, batch {size}"] = {
-            name: f"{taken[size].fastest:.3f} ms  {taken[size].fastest / times[FLOAT][size].fastest:.2f}x"
-            for name, taken in times.items()
+            name: f"{latency[size].fastest:.3f} ms  {latency[size].fastest / times[FLOAT][size].fastest:.2f}x"
+            for name, latency in times.items()
         }
     programs: dict[str, Any] = {}
     for name, model in models.items():
         with torch.no_grad(), io.BytesIO() as written:
             program = torch.export.export(model, (example[:2],), dynamic_shapes=({0: Dim("batch")},))
             torch.export.save(program, written)
-            cells.setdefault(".pt2, bytes", {})[name] = f"{written.tell():,}"
+            cells.setdefault(".pt2, bytes", {})[name] = f"{len(written.getvalue()):,}"
             written.seek(0)
             programs[name] = torch.export.load(written).module()
     # torchao's documentation asks for freezing: without it inductor computes in float32.
@@ -116,6 +116,6 @@ def compare_files(models: Mapping[str, nn.Module], example: Tensor, seconds: flo
             turns = in_turns(runs, seconds, RUNS_PER_TURN)
             fastest = {name: min(turn[name] for turn in turns) for name in runs}
             cells[f".pt2 {kind}, batch {size}"] = {
-                name: f"{taken:.3f} ms  {taken / fastest[FLOAT]:.2f}x" for name, taken in fastest.items()
+                name: f"{value:.3f} ms  {value / fastest[FLOAT]:.2f}x" for name, value in fastest.items()
             }
     return cells

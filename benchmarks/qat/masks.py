@@ -27,9 +27,9 @@ def compare_masks(model: nn.Module, data: Split) -> Cells:
     controller.disable_scheduler()
     controller.compression_rate = 0.5
     fit(controller.model.train(), data, 1, QAT_RATE, seed=0)
-    kept = zeros(int8_weights(to_onnx(controller.strip().eval(), example)))
+    share = zeros(int8_weights(to_onnx(controller.strip().eval(), example)))
     cells: Cells = {
-        "zeros, mask by hooks": {"kedro-aat": kept},
+        "zeros, mask by hooks": {"kedro-aat": share},
         "zeros, mask in the graph": {"kedro-aat": "as above"},
     }
     hooked = copy.deepcopy(model)
@@ -38,14 +38,14 @@ def compare_masks(model: nn.Module, data: Split) -> Cells:
     sparse.compression_rate = 0.5
     prepared = torchao_pt2e(hooked, example)
     fit(prepared.model, data, 1, QAT_RATE, seed=0)
-    kept = zeros([weight for weight in prepared.model.parameters() if weight.ndim > 1])
-    cells["zeros, mask by hooks"]["torchao PT2E"] = kept
+    share = zeros([weight for weight in prepared.model.parameters() if weight.ndim > 1])
+    cells["zeros, mask by hooks"]["torchao PT2E"] = share
     masked = copy.deepcopy(model)
     for layer in [each for each in masked.modules() if isinstance(each, nn.Conv2d | nn.Linear)]:
         parametrize.register_parametrization(layer, "weight", _Mask(layer.weight.detach()))
     try:
-        kept = zeros(int8_weights(to_onnx(torchao_pt2e(masked, example).finish(), example)))
-        cells["zeros, mask in the graph"]["torchao PT2E"] = kept
+        share = zeros(int8_weights(to_onnx(torchao_pt2e(masked, example).finish(), example)))
+        cells["zeros, mask in the graph"]["torchao PT2E"] = share
     except ValueError as error:
         cells["zeros, mask in the graph"]["torchao PT2E"] = f"convert_pt2e: {error}"
     return cells
