@@ -1,8 +1,8 @@
-"""The default job on the digits, whole: bytes, latency and labels of the file that it delivers, beside the baseline's.
+"""The complete default job on the digits: bytes, latency and labels of the delivered file, compared to the baseline's.
 
     python benchmarks/job.py [--seeds 0 1 2] [--repeats 2]
 
-Latency is measured anew, in alternating turns, as often as `--repeats` says: how far the ratios repeat is printed too.
+Latency is measured `--repeats` times in alternating turns, which shows how well the ratios repeat.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from kedro_aat.training.checkpoints import CheckpointStore
 
 
 def job(parameters: dict[str, Any], seed: int, repeats: int, folder: Path) -> dict[str, Any]:
-    """All nodes up to the export, for one seed, and what is said of the delivered file."""
+    """Run all nodes up to the export for one seed, and return numbers about the delivered file."""
     model, train, validation, test = baseline_of(parameters, seed, folder)
     settings = AatSettings.model_validate(parameters["aat"] | {"seed": seed})
     evaluation, scores = evaluate_baseline(model, train, validation, settings)

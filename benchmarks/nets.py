@@ -1,4 +1,4 @@
-"""The networks that benchmarks measure, with BatchNorms as training leaves them, and a batch for each."""
+"""The networks that benchmarks measure, with BatchNorm statistics as after training, and a batch for each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIGITS_SHAPE = (1, 8, 8)
 class ResNet18(nn.Module):
     """ResNet-18 (He et al. 2016, table 1): two basic blocks each of 64, 128, 256 and 512 channels, 11.2M parameters.
 
-    At 64x64 pixels it takes 148M multiplications. Its classifier has 10 classes.
+    At 64x64 pixels it needs 148M multiplications. Its classifier has 10 classes.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def make(name: str, batch_size: int = 64) -> tuple[nn.Module, Tensor]:
-    """A net of `NETS` with random weights and the statistics of random images, and such images (batch_size, ...)."""
+    """A network of `NETS` with random weights and the statistics of random images, and a batch (batch_size, ...)."""
     torch.manual_seed(0)
     build, shape = NETS[name]
     model, images = build(), torch.randn(batch_size, *shape)

@@ -1,8 +1,8 @@
-"""What NNCF 2.19 was measured to cost, and what this costs: the rows of the README's table.
+"""Costs of NNCF 2.19 and of kedro-aat: training steps, bookkeeping, exported files, and masks made by a search.
 
-The numbers of NNCF 2.19 were measured once, with its two training loops, on a network of the same kind, on one core; it
-does not install beside a current PyTorch. Ours are measured here. Steps are compared by the median
-ratio of alternating blocks, latencies by their fastest turns.
+NNCF 2.19 was measured once, with its two training loops, on a network of the same kind, on one core; it cannot be
+installed together with a current PyTorch. This script measures kedro-aat. Steps are compared by the median ratio of
+alternating blocks, latencies by their fastest turns.
 
     python benchmarks/nncf.py [--seconds 20] [--seed 0]
 """
@@ -30,17 +30,17 @@ from kedro_aat.compression.filters.costs import num_parameters
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
 
-STEPS = {  # the row's name here -> what NNCF 2.19 takes of a bare step
+STEPS = {  # row of step_overhead.py -> label, and a step with NNCF 2.19 relative to a bare step
     "sparsity 0.9": ("sparsity", "1.48x"),
     "filters 0.5, l2": ("filter pruning", "1.60x"),
     "quantization": ("int8", "2.97x"),
 }
 BATCH_SIZE = 32
-FILTERS = 0.7  # the highest share of filters that NNCF's search masked on the digits
+FILTERS = 0.7  # the highest fraction of filters that NNCF's search masked on the digits
 
 
 def targets_and_masks(seed: int) -> tuple[int, int]:
-    """How many rates a search with sparsity asked for, and how many masks these made."""
+    """Count the rates that a search with sparsity requested, and the different masks that they led to."""
     parameters = project_parameters()
     parameters["aat"] |= {"compression": {"algorithm": "magnitude_sparsity"}, "second_stage": None}
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +50,7 @@ def targets_and_masks(seed: int) -> tuple[int, int]:
 
 
 def exported(seconds: float) -> list[tuple[str, str, str]]:
-    """Sizes and latencies of the files of a network without seven tenths of its filters; training changes neither."""
+    """Sizes and latencies of the files of a network without 70 % of its filters; training changes neither."""
     model, images = make("digits")
     small = cut(model, images, FILTERS)
     models = model, small, in_8_bits(small, images, overflow_fix=True)
@@ -74,7 +74,7 @@ def exported(seconds: float) -> list[tuple[str, str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each comparison")
+    parser.add_argument("--seconds", type=float, default=20.0, help="per comparison")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.getLogger("kedro_aat").setLevel(logging.ERROR)
@@ -82,14 +82,14 @@ def main() -> None:
     table = Table("measured", "NNCF 2.19", "kedro-aat", box=None)
     for name, (label, theirs) in STEPS.items():
         _, _, ratio = compare_steps("digits", ROWS[name], BATCH_SIZE, arguments.seconds)
-        table.add_row(f"training step of the bare model's, {label}", theirs, f"{ratio:.2f}x")
+        table.add_row(f"training step relative to the bare model, {label}", theirs, f"{ratio:.2f}x")
     same_rate, new_rate = bookkeeping(30)
-    table.add_row("bookkeeping an epoch", "83 ms, 68 of them for a figure", f"{statistics.median(same_rate):.0f} ms")
-    table.add_row("  where the rate changes", "", f"{statistics.median(new_rate):.0f} ms")
+    table.add_row("bookkeeping per epoch", "83 ms, 68 of them for a figure", f"{statistics.median(same_rate):.0f} ms")
+    table.add_row("  if the rate changes", "", f"{statistics.median(new_rate):.0f} ms")
     for row in exported(arguments.seconds):
         table.add_row(*row)
     targets, masks = targets_and_masks(arguments.seed)
-    table.add_row("rates asked for, masks they made", "62, 39", f"{targets}, {masks}")
+    table.add_row("requested rates, different masks", "62, 39", f"{targets}, {masks}")
     Console(width=130).print(table)
 
 

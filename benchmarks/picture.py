@@ -1,4 +1,4 @@
-"""The README's picture: the frontier that the search of the last `make run` went along, drawn by a headless browser.
+"""The README's picture: the epochs of the last `make run` by rate and metric, drawn by a headless browser.
 
 python benchmarks/picture.py [docs/frontier.png]
 """
@@ -24,11 +24,11 @@ def main() -> None:
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "frontier.png"
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        raise SystemExit("Chromium is needed to draw the figure; install it and have it on the PATH.")
+        raise SystemExit("Chromium draws the figure, but is not on the PATH: install it.")
     reporting = ROOT / "data" / "08_reporting"
     trajectory = pd.read_parquet(reporting / "trajectory.parquet")
     summary = json.loads((reporting / "aat_summary.json").read_text(encoding="utf-8"))
-    # The first stage alone: the second moves within the weights' bits, and would take half of the picture.
+    # Only the first stage: the second changes only the weights' bits, and would take half of the picture.
     figure = frontier_figure(trajectory[trajectory["stage"] == 1], summary | {"stages": summary["stages"][:1]})
     figure.update_layout(template="plotly_white", width=WIDTH - 20, height=HEIGHT - 20)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,10 @@
-"""What a cut and int8 are worth together in onnxruntime: half of the filters, 8 bits, one thread.
+"""Size and latency of a network that is cut, quantized, or both: half of the filters, int8, onnxruntime, one thread.
 
 A network of ResNet-18's size at 64x64 pixels, with random weights: sizes and times do not depend on training. The
 baseline is the lean ONNX file of the dense model in full precision. The models take turns, so that a busy machine
-slows all alike; what counts are the ratios.
+slows all of them equally; only the ratios are meaningful.
+
+The ratios of int8 depend on the CPU's instructions, so the script prints those that matter.
 
     python benchmarks/resnet.py [--net resnet18] [--rate 0.5] [--round-to 1] [--seconds 20]
 """
@@ -28,12 +30,12 @@ from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
 
 BATCH_SIZES = (1, 64)
-# Without one of these, products of 8 bits are added up in 16 bits, at the speed of float32 or little above it.
+# CPU flags. Without any of them, 8-bit products are added up in 16 bits, at little more than the speed of float32.
 INTEGER_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 
 
 def cut(model: nn.Module, images: Tensor, rate: float, round_to: int = 1) -> nn.Module:
-    """The model without a share of its filters."""
+    """Cut a fraction of the filters."""
     settings = FilterPruning(rate_of="filters", round_to=round_to)
     controller = build_controller(copy.deepcopy(model), settings, example_input=images)
     controller.compression_rate = rate
@@ -41,13 +43,13 @@ def cut(model: nn.Module, images: Tensor, rate: float, round_to: int = 1) -> nn.
 
 
 def in_8_bits(model: nn.Module, images: Tensor, *, overflow_fix: bool) -> nn.Module:
-    """The model in int8, its ranges calibrated on the images."""
+    """Quantize a model to int8, with ranges calibrated on the images."""
     settings = Quantization(overflow_fix=overflow_fix)
     return build_controller(copy.deepcopy(model), settings, example_input=images).strip()
 
 
 def variants(model: nn.Module, images: Tensor, rate: float, round_to: int) -> dict[str, onnx.ModelProto]:
-    """The ONNX files to compare; the first is the baseline."""
+    """Export the ONNX files to compare; the first is the baseline."""
     small = cut(model, images, rate, round_to)
     models = {
         "dense, float32": model,
@@ -60,7 +62,7 @@ def variants(model: nn.Module, images: Tensor, rate: float, round_to: int) -> di
 
 
 def processor_flags() -> str:
-    """Which of the instructions that matter to int8 this processor has."""
+    """The instructions of this CPU that matter for int8."""
     try:
         words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
@@ -89,7 +91,7 @@ def main() -> None:
             "  ".join(f"{taken[size].fastest / times[0][size].fastest:.3f}x" for size in BATCH_SIZES),
         )
     console = Console()
-    console.print(f"The processor's flags: {processor_flags()}")
+    console.print(f"CPU flags: {processor_flags()}")
     console.print(table)
 
 

@@ -1,8 +1,8 @@
-"""What compression costs per training step, and the loop per epoch.
+"""Overhead of compression per training step, and of the loop per epoch.
 
-Steps: blocks of bare steps and of compressed steps alternate, and the median of the pairs' ratios is taken, so that a
-busy machine slows both alike. Bookkeeping: the time that the loop spends in an epoch outside of the user's train and
-validate functions, checkpoint included; on the digits network.
+Steps: blocks of bare and compressed steps alternate, and the result is the median ratio of the pairs, so that a busy
+machine slows both equally. Bookkeeping: time per epoch outside the user's train and validate functions, including the
+checkpoint; on the digits network.
 
     python benchmarks/step_overhead.py [--net digits] [--batch-sizes 32 128] [--seconds 20] [--only taylor]
 """
@@ -37,7 +37,7 @@ from kedro_aat.training.settings import Distillation
 from kedro_aat.training.teacher import Teacher
 
 Step = Callable[[], None]
-# A network in training mode, a batch and its labels -> a training step. The network is the row's own.
+# A network in training mode, a batch and its labels -> a training step. The function may change the network.
 MakeStep = Callable[[nn.Module, Tensor, Tensor], Step]
 
 _BLOCK_SECONDS = 0.05  # of bare steps; the shorter, the more alike the neighbors of both
@@ -45,7 +45,7 @@ _LEAST_PAIRS = 7
 
 
 def bare(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
-    """A training step as the default training function makes it."""
+    """A training step like that of the default training function."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     loss_fn = nn.CrossEntropyLoss()
 
@@ -58,7 +58,7 @@ def bare(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
 
 
 def compressed(settings: CompressionSettings, rate: float, model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
-    """The same step on a model under compression, as in a search: its controller is told before each step."""
+    """The same step on a model under compression, as in a search: the scheduler of its controller steps first."""
     controller = build_controller(model, settings, example_input=inputs)
     controller.disable_scheduler()
     controller.compression_rate = rate
@@ -71,8 +71,8 @@ def compressed(settings: CompressionSettings, rate: float, model: nn.Module, inp
     return step
 
 
-def taught(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
-    """The bare step with a teacher that answers at each step, as where examples are augmented."""
+def distilled(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
+    """The bare step with a teacher that runs at each step, as with augmented examples."""
     loss_fn = nn.CrossEntropyLoss()
     teacher = Teacher(copy.deepcopy(model), Distillation(), loss_fn, nullcontext)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
@@ -85,14 +85,14 @@ def taught(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
     return step
 
 
-# A new way of training is a row here. What it needs beside the network, a teacher for one, its function makes itself.
+# Add a row for a new way of training. Its function creates what it needs besides the network, such as a teacher.
 ROWS: dict[str, MakeStep] = {
     "sparsity 0.9": partial(compressed, MagnitudeSparsity(), 0.9),
     "sparsity 2:4": partial(compressed, MagnitudeSparsity(pattern="2:4"), 0.499),
     "filters 0.5, l2": partial(compressed, FilterPruning(), 0.5),
     "filters 0.5, taylor": partial(compressed, FilterPruning(importance="taylor"), 0.5),
     "quantization": partial(compressed, Quantization(), 0.999),
-    "distillation": taught,
+    "distillation": distilled,
 }
 
 
@@ -104,10 +104,16 @@ def seconds(step: Step, num_steps: int) -> float:
 
 
 def compare_steps(name: str, make_step: MakeStep, batch_size: int, duration: float) -> tuple[float, float, float]:
-    """Compares steps of a row with bare ones on a net of `NETS`.
+    """Compare the steps of a row with bare steps.
+
+    Args:
+        name: Name of a network in `NETS`.
+        make_step: Function of the row in `ROWS`.
+        batch_size: Number of examples per step.
+        duration: Seconds to measure.
 
     Returns:
-        Median seconds of a bare step and of the row's, and the median ratio of the pairs.
+        Median seconds of a bare step and of the row's step, and the median ratio of the pairs.
     """
     model, inputs = make(name, batch_size)
     targets = torch.randint(10, (batch_size,))
@@ -128,11 +134,10 @@ def compare_steps(name: str, make_step: MakeStep, batch_size: int, duration: flo
 
 
 def bookkeeping(num_epochs: int, num_steps: int = 10) -> tuple[list[float], list[float]]:
-    """Milliseconds an epoch that were spent outside of the train and validate functions.
+    """Measure the milliseconds per epoch outside the train and validate functions.
 
     Returns:
-        Of the epochs that went on at their rate, and of those that began with another rate, in which the masks are
-        made anew.
+        One number per epoch that kept the rate, and one per epoch that began with a new rate and new masks.
     """
     model = ResidualCNN()
     controller = build_controller(model, MagnitudeSparsity())
@@ -146,7 +151,7 @@ def bookkeeping(num_epochs: int, num_steps: int = 10) -> tuple[list[float], list
     def train(*_: object, optimizer: torch.optim.Optimizer, **__: object) -> float:
         nonlocal inside, began
         started = time.perf_counter()
-        # From one training to the next, less what was spent in the two functions.
+        # From one training to the next, minus the time in the two functions.
         spent.append(1e3 * (started - began - inside))
         for _step in range(num_steps):
             optimizer.zero_grad()
@@ -177,18 +182,18 @@ def bookkeeping(num_epochs: int, num_steps: int = 10) -> tuple[list[float], list
     with tempfile.TemporaryDirectory() as folder:
         loop.run(model, train, validate, configure, log_dir=folder)
     trained = [record for record in loop.history if record.trained]
-    is_new = [now.requested_rate != before.requested_rate for before, now in itertools.pairwise(trained)]
-    later = list(zip(is_new, spent[1:], strict=True))[2:]  # the first epochs load libraries
-    return [value for new, value in later if not new], [value for new, value in later if new]
+    is_new_rate = [record.requested_rate != before.requested_rate for before, record in itertools.pairwise(trained)]
+    later = list(zip(is_new_rate, spent[1:], strict=True))[2:]  # the first epochs load libraries
+    return [value for is_new, value in later if not is_new], [value for is_new, value in later if is_new]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--net", choices=NETS, default="digits")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each row")
-    parser.add_argument("--only", default="", help="rows whose name holds this")
-    parser.add_argument("--epochs", type=int, default=30, help="of bookkeeping; 0 for none")
+    parser.add_argument("--seconds", type=float, default=20.0, help="per row")
+    parser.add_argument("--only", default="", help="only rows whose name contains this")
+    parser.add_argument("--epochs", type=int, default=30, help="epochs to measure bookkeeping; 0 skips it")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -201,7 +206,7 @@ def main() -> None:
     if arguments.epochs:
         same_rate, new_rate = bookkeeping(arguments.epochs)
         table.add_row("bookkeeping per epoch, median", "", f"{statistics.median(same_rate):.2f} ms", "")
-        table.add_row("  with a change of rate", "", f"{statistics.median(new_rate):.2f} ms", "")
+        table.add_row("  if the rate changes", "", f"{statistics.median(new_rate):.2f} ms", "")
     Console().print(table)
 
 

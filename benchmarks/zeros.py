@@ -1,7 +1,7 @@
-"""What zeros buy: bytes of the ONNX file, of the file compressed, and time in onnxruntime, with and without a pattern.
+"""What zeros gain: bytes of the ONNX file, plain and gzipped, and latency in onnxruntime, with and without a pattern.
 
-Weights are random, which changes none of the three. The models take turns in onnxruntime, on one thread, so that a
-busy machine slows all alike; what counts are the ratios.
+Weights are random, which affects none of the three. The models take turns in onnxruntime, on one thread, so that a
+busy machine slows all of them equally; only the ratios are meaningful.
 
     python benchmarks/zeros.py [--net resnet18] [--seconds 20]
 """
@@ -29,7 +29,7 @@ from kedro_aat.export.onnx_file import to_onnx
 BATCH_SIZES = (1, 64)
 CASES = {
     "dense": (MagnitudeSparsity(), 0.0),
-    "dense, again": (MagnitudeSparsity(), 0.0),  # how far the ratios of equal files are from 1
+    "dense, again": (MagnitudeSparsity(), 0.0),  # shows how far the ratio of equal files is from 1
     "50 % zeros": (MagnitudeSparsity(), 0.5),
     "90 % zeros": (MagnitudeSparsity(), 0.9),
     "2:4": (MagnitudeSparsity(pattern="2:4"), 0.998),
@@ -37,7 +37,7 @@ CASES = {
 
 
 def with_zeros(model: nn.Module, images: Tensor, settings: MagnitudeSparsity, rate: float) -> tuple[bytes, float]:
-    """The ONNX file, and the share of zeros in it."""
+    """Return the ONNX file, and the fraction of zeros in it."""
     controller = build_controller(copy.deepcopy(model), settings)
     controller.compression_rate = rate
     return to_onnx(controller.strip(), images).SerializeToString(), controller.compression_rate

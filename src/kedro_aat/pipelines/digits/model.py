@@ -47,7 +47,7 @@ class ResidualCNN(nn.Module):
     The first block keeps the resolution; each later one halves it.
 
     Args:
-        widths: Channels of each block; the stem has as many as the first block.
+        widths: Channels of each block; the stem has as many as the first.
         num_classes: Number of logits.
         in_channels: Channels of the images.
     """
@@ -71,6 +71,6 @@ class ResidualCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps images (B, in_channels, H, W) to logits (B, num_classes)."""
         x = self.blocks(self.stem(x))
-        # mean() exports as one ReduceMean. AdaptiveAvgPool2d and Flatten would also export shape arithmetic.
+        # The mean exports as one ReduceMean. AdaptiveAvgPool2d and Flatten export shape arithmetic too.
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits
