@@ -171,7 +171,7 @@ def test_cut_model_can_be_cut_again(name: str) -> None:
     ("step", "words"),
     [
         ({"layer": "9", "kind": "outputs", "size": 24, "kept": [0]}, "no such layer"),
-        ({"layer": "0", "kind": "outputs", "size": 23, "kept": [0]}, "23 outputs of '0'.*other arguments"),
+        ({"layer": "0", "kind": "outputs", "size": 23, "kept": [0]}, "23 outputs of '0'.*with the arguments"),
         ({"layer": "0", "kind": "heads", "size": 24, "kept": [0]}, "24 heads of '0'"),
         ({"layer": "0", "kind": "outputs", "size": 24, "kept": [1, 1]}, "rising"),
         ({"layer": "0", "kind": "outputs", "size": 24, "kept": [24]}, r"\[0, 24\)"),
@@ -244,7 +244,7 @@ def test_channels_left_are_multiples_and_enough(round_to: int, minimal: int) -> 
     controller = pruned(model, batch, round_to=round_to, minimal_channels=minimal)
     for rate in (0.2, 0.6, 0.99):
         controller.compression_rate = rate
-        for kept, group in zip(controller._kept(), controller.groups, strict=True):
+        for kept, group in zip(controller._kept_units(), controller.groups, strict=True):
             left = np.count_nonzero(kept)
             assert left == group.num_units or (left % round_to == 0 and left >= minimal)
     if round_to == 8:

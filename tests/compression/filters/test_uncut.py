@@ -289,7 +289,7 @@ def test_cut_that_changes_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     controller = pruned(model, torch.randn(2, 6), 0.5)
     assert isinstance(model, Activated)
     model.activation = nn.Sigmoid()
-    with pytest.raises(ModelError, match=r"other outputs than the masked one.*ignored_scopes"):
+    with pytest.raises(ModelError, match=r"outputs of the cut Activated differ .*ignored_scopes"):
         controller.strip()
 
 

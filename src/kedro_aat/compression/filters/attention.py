@@ -1,4 +1,4 @@
-"""Attention whose heads can be cut: which modules have heads, and `nn.MultiheadAttention` with fewer of them."""
+"""Attention whose heads can be cut: how to find the heads of a module, and `nn.MultiheadAttention` with fewer heads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# How the linear layers of attention modules in use are called: those that make queries, keys and values, in
-# one or in three, and the one behind.
+# Usual names of the linear layer that makes queries, keys and values together.
 _PACKED = ("qkv", "in_proj", "c_attn", "to_qkv")
+# Usual names of the three linear layers that make queries, keys and values separately.
 _SEPARATE = (
     ("q", "k", "v"),
     ("q_proj", "k_proj", "v_proj"),
@@ -18,7 +18,8 @@ _SEPARATE = (
     ("to_q", "to_k", "to_v"),
     ("wq", "wk", "wv"),
 )
-_BEHIND = ("proj", "out_proj", "o_proj", "out", "to_out", "wo", "c_proj")
+# Usual names of the linear layer that reads the heads.
+_OUTPUT = ("proj", "out_proj", "o_proj", "out", "to_out", "wo", "c_proj")
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class Heads:
     """Where the heads of an attention module are.
 
     Attributes:
-        number: Of heads.
-        dim: Channels of each of them.
-        producers: Children that make queries, keys and values -> how many of these three.
-        consumer: The child that takes what the heads give.
+        number: Number of heads.
+        dim: Channels per head.
+        producers: Name of each child that makes queries, keys or values -> how many of these three it makes. The empty
+            name stands for the module itself.
+        consumer: Name of the child that reads the heads.
     """
 
     number: int
@@ -44,11 +46,14 @@ def is_attention(module: nn.Module) -> bool:
 
 
 def heads_of(module: nn.Module) -> Heads | None:
-    """The heads of `nn.MultiheadAttention`, or of a module with a number of heads and linear layers around them.
+    """Finds the heads of `nn.MultiheadAttention`, or of a module with `num_heads` and linear layers around the heads.
 
-    Such a module has the attribute `num_heads`, linear layers under one of the usual names for queries, keys
-    and values (`qkv`; `q_proj`, `k_proj`, `v_proj`; ...), and one behind (`proj`, `out_proj`, ...), with the
-    heads side by side in each. That it is put together so is seen when it is tried; see `probing`.
+    Such a module has linear layers with one of the usual names for queries, keys and values (`qkv`; `q_proj`,
+    `k_proj`, `v_proj`; ...), and one for the output (`proj`, `out_proj`, ...), with the heads side by side in each.
+    Names can deceive, so `probing` tests every group of heads before it is used.
+
+    Returns:
+        None for a module without heads that can be cut.
     """
     number = getattr(module, "num_heads", None)
     if not isinstance(number, int) or number < 1:
@@ -60,7 +65,7 @@ def heads_of(module: nn.Module) -> Heads | None:
             return None
         return Heads(number, module.head_dim, {"": 3}, "out_proj")
     linear = {name: child for name, child in module.named_children() if isinstance(child, nn.Linear)}
-    consumer = next((name for name in _BEHIND if name in linear), None)
+    consumer = next((name for name in _OUTPUT if name in linear), None)
     if consumer is None:
         return None
     width = linear[consumer].in_features
@@ -74,18 +79,18 @@ def heads_of(module: nn.Module) -> Heads | None:
 
 
 class CutMultiheadAttention(nn.MultiheadAttention):
-    """`nn.MultiheadAttention` with fewer heads than its width has room for; made by `replace` alone.
+    """`nn.MultiheadAttention` with fewer heads than fit into its width; created only by `replace`.
 
-    The original splits its whole width into heads. This one has `num_heads` heads of `head_dim` channels, and
-    the tensors `in_proj_weight` (3 * num_heads * head_dim, embed_dim), `in_proj_bias`, `out_proj.weight`
-    (embed_dim, num_heads * head_dim) and `out_proj.bias` under the same names.
+    The original splits its whole width into heads. This one has `num_heads` heads of `head_dim` channels. Its tensors
+    have the original names: `in_proj_weight` (3 * num_heads * head_dim, embed_dim), `in_proj_bias`, `out_proj.weight`
+    (embed_dim, num_heads * head_dim) and `out_proj.bias`.
     """
 
     @classmethod
     def replace(cls, module: nn.MultiheadAttention) -> None:
-        """Makes `module` one of these, in place; its tensors stay what they are."""
+        """Changes the class of `module` to this one, in place; its tensors do not change."""
         module.__class__ = cls
-        # Encoder layers and the original have a fused kernel, which knows uncut heads only; this keeps them off it.
+        # The fused kernels of encoder layers and of the original support uncut heads only; this disables them.
         module._qkv_same_embed_dim = False
 
     def forward(
@@ -99,20 +104,20 @@ class CutMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `nn.MultiheadAttention.forward`, without masks of single heads.
+        """Computes what `nn.MultiheadAttention.forward` does, except that there are no masks of single heads.
 
         Args:
             query: (B, L, embed_dim) if `batch_first`, else (L, B, embed_dim); or (L, embed_dim).
-            key: Likewise, of length S.
-            value: Likewise, of length S.
-            key_padding_mask: (B, S); True, or what is added to the scores.
+            key: (B, S, embed_dim) if `batch_first`, else (S, B, embed_dim); or (S, embed_dim).
+            value: (B, S, embed_dim) if `batch_first`, else (S, B, embed_dim); or (S, embed_dim).
+            key_padding_mask: (B, S), or (S,) without a batch; True for padding, or numbers added to the scores.
             need_weights: Whether to return the attention weights.
-            attn_mask: (L, S); True where attention is not allowed, or what is added to the scores.
-            average_attn_weights: Whether to average the weights over the heads that are left.
-            is_causal: A hint only: `attn_mask` is what counts.
+            attn_mask: (L, S); True where attention is not allowed, or numbers added to the scores.
+            average_attn_weights: Whether to average the attention weights over the remaining heads.
+            is_causal: A hint without effect; only `attn_mask` counts.
 
         Returns:
-            The output, of the shape of `query`, and the weights or None.
+            The output, of the shape of `query`, and the attention weights, or None if they are not needed.
         """
         is_batched = query.dim() == 3
         batch_dim = 0 if self.batch_first else 1
@@ -127,7 +132,7 @@ class CutMultiheadAttention(nn.MultiheadAttention):
             F.linear(part, weight, bias).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for part, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )  # (B, H, L, D)
-        mask = _summed(attn_mask, None if key_padding_mask is None else key_padding_mask[:, None, None], q.dtype)
+        mask = _add_masks(attn_mask, None if key_padding_mask is None else key_padding_mask[:, None, None], q.dtype)
         dropout = self.dropout if self.training else 0.0
         attention: Tensor | None = None
         if need_weights:
@@ -145,8 +150,8 @@ class CutMultiheadAttention(nn.MultiheadAttention):
         return out, attention
 
 
-def _summed(first: Tensor | None, second: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Two masks in one that is added to the scores."""
+def _add_masks(first: Tensor | None, second: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Combines two masks into one that is added to the scores."""
     masks = [
         torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
         for mask in (first, second)

@@ -1,4 +1,4 @@
-"""Filter pruning: whole channels and attention heads are masked while the rate moves, and cut at the end."""
+"""Filter pruning: whole channels and attention heads are masked during training and cut at the end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.filters.costs import KINDS, CutCosts, layer_columns
 from kedro_aat.compression.filters.cutting import Cut, Kind, apply_cut_plan, axes
-from kedro_aat.compression.filters.groups import ChannelGroup, all_places, layers_with, plan_of, put_together
+from kedro_aat.compression.filters.groups import (
+    ChannelGroup,
+    build_groups,
+    count_channels,
+    plan_cuts,
+    producing_layers,
+)
 from kedro_aat.compression.filters.importance import filter_sums, kept_counts, removal_order, unit_scores
-from kedro_aat.compression.filters.probing import confirmed, masked_tensors, outputs_of, relative_difference
+from kedro_aat.compression.filters.probing import confirm_groups, masked_tensors, outputs_of, relative_difference
 from kedro_aat.compression.filters.trace import trace
 from kedro_aat.compression.layer_table import LayerTable
 from kedro_aat.compression.masks import MASK, WeightMasks
@@ -25,39 +31,40 @@ from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
 
-TAYLOR = "_taylor"  # behind a weight's name: what its gradients said of each filter
+TAYLOR = "_taylor"  # suffix of a weight's name for the buffer with the Taylor score of each filter
 
-_TOLERANCE = 1e-4  # of the cut model's outputs, relative to the largest of the masked model's
-_MEMORY = 0.9  # share of the Taylor scores that a gathering leaves; some ten of them count
-# Steps from one gathering of Taylor scores to the next: these are a sample of the mean over all, and gathering them in
-# each would take 4 to 5 % of a step of the digits network.
-_GATHERING_INTERVAL = 4
-_STEPS_TO_A_WARNING = 2 * _GATHERING_INTERVAL  # without scores; the first of scaled losses may overflow
-
+# Largest difference between outputs of the cut and the masked model, relative to the largest output of the latter.
+_TOLERANCE = 1e-4
+_TAYLOR_MEMORY = 0.9  # factor of the old Taylor scores in each update, so about the last ten updates count
+# Optimizer steps per update of the Taylor scores. A sample of the steps is enough for their mean, and an update in
+# every step would take 4 to 5 % of the time of a step of the digits network.
+_STEPS_PER_UPDATE = 4
+# Steps without scores before a warning; the gradients of the first update may overflow if the loss is scaled.
+_STEPS_BEFORE_WARNING = 2 * _STEPS_PER_UPDATE
 
 logger = logging.getLogger(__name__)
 
 
 class FilterPruningController(ScheduledController[FilterPruning]):
-    """Removes channels and attention heads: masked during training, and cut by `strip`.
+    """Removes channels and attention heads: they are masked during training and cut by `strip`.
 
-    While the model is traced, every group of channels is tried: one whose masking is not the same as cutting is
-    left alone. The rate is the share of filters, parameters or MACs of the whole model (`settings.rate_of`) that
-    the cut removes.
+    The model is traced, and every group of channels is tested: a group for which masking is not the same as cutting is
+    not touched. The rate is the share of filters, parameters or MACs of the whole model (`settings.rate_of`) that the
+    cut removes.
 
     Args:
-        model: The model, changed in place: its layers carry masks from now on.
-        settings: Of the algorithm.
-        steps_per_epoch: Optimizer steps in an epoch, for rates that move within one; counted if None.
-        example_input: (B, ...), like a batch of the data; the model is run with it, and its cut is checked with it.
+        model: The model, changed in place: its layers get masks.
+        settings: Settings of the algorithm.
+        steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
+        example_input: (B, ...), like a batch of the data; the model is traced, and its cut is checked, with it.
 
     Attributes:
-        groups: Units of channels that are cut together.
-        not_cut: Layer -> why none or not all of its outputs can be cut.
+        groups: Groups of units of channels, each of which can be cut.
+        not_cut: Layer -> why not all of its outputs can be cut.
 
     Raises:
-        ConfigurationError: For scopes that match no layer.
-        ModelError: Without an example input, for a model that cannot be traced, or if nothing can be cut.
+        ConfigurationError: If a scope matches no layer.
+        ModelError: Without an example input, or if the model cannot be traced or has nothing that can be cut.
     """
 
     name = "filter_pruning"
@@ -67,12 +74,12 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         model, settings, example_input = self.model, self.settings, self.example_input
         if example_input is None:
             raise ModelError(
-                "Filter pruning runs the model once to see which of its channels hang together: pass example_input, "
-                "a batch like those that it is trained on, for example the first of the training data."
+                "Filter pruning runs the model once to find which of its channels depend on each other: pass "
+                "example_input, a batch like those that it is trained on, for example the first of the training data."
             )
         self._num_steps = 0
         self.groups, self.not_cut = self._find_groups()
-        self._sizes = all_places(model)
+        self._sizes = count_channels(model)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)
         self._masks = self._make_masks()
         self._masks.attach(model)
@@ -83,28 +90,29 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def _find_groups(self) -> tuple[list[ChannelGroup], dict[str, str]]:
         model, settings = self.model, self.settings
-        chosen = {
+        selected = {
             weight.layer
             for weight in prunable_weights(
                 model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes
             )
         }
-        every = {weight.layer for weight in prunable_weights(model)}
+        prunable = {weight.layer for weight in prunable_weights(model)}
         couplings = trace(model, self._example())
         for layer, kind in couplings.sizes:
-            is_left_out = layer in every - chosen or (layer not in every and settings.target_scopes is not None)
-            if is_left_out and kind in ("outputs", "projections"):
-                couplings.block((layer, kind), f"the scopes leave out '{layer}'")
-        found, not_cut = put_together(couplings)
+            is_targeted = layer in prunable or settings.target_scopes is None
+            is_excluded = layer in prunable - selected or not is_targeted
+            if is_excluded and kind in ("outputs", "projections"):
+                couplings.block((layer, kind), f"the scopes exclude '{layer}'")
+        coupled_groups, not_cut = build_groups(couplings)
         groups = []
-        for group in found:
+        for group in coupled_groups:
             if len(self._kept_counts(group)) > 1:
                 groups.append(group)
                 continue
             number = group.num_units * group.channels_per_unit
-            reason = f"it has {number} channels in {group.num_units} units, and may not have fewer"
-            not_cut |= dict.fromkeys(layers_with([group]), reason)
-        groups, unconfirmed = confirmed(model, self._example(), groups, couplings.sizes)
+            reason = f"it has {number} channels in {group.num_units} units and may not have fewer"
+            not_cut |= dict.fromkeys(producing_layers([group]), reason)
+        groups, unconfirmed = confirm_groups(model, self._example(), groups, couplings.sizes)
         not_cut |= unconfirmed
         for layer, module in model.named_modules():
             if isinstance(module, nn.RNNBase):
@@ -117,23 +125,23 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         return groups, not_cut
 
     def _make_masks(self) -> WeightMasks:
-        """Masks on all parameters that make channels of the groups, and buffers for the Taylor scores."""
+        """Masks all parameters that produce channels of the groups, and adds buffers for the Taylor scores."""
         masked: dict[tuple[str, str], PrunableWeight] = {}
         statistics = []
-        self._watched: list[tuple[PrunableWeight, int]] = []  # by the Taylor scores, and where its filters are
+        self._scored: list[tuple[PrunableWeight, int]] = []  # weights with Taylor scores, and dimension of the filters
         for layer, kind in dict.fromkeys(self._members()):
             module = self.model.get_submodule(layer)
             for name, dim in masked_tensors(module, kind):
                 weight = PrunableWeight(layer, layer, module, name)
                 masked[layer, name] = weight
                 if self.settings.importance == "taylor" and weight.parameter.dim() > 1:
-                    sums = torch.zeros(weight.parameter.shape[dim], device=weight.parameter.device)
-                    module.register_buffer(name + TAYLOR, sums)
-                    self._watched.append((weight, dim))
+                    averages = torch.zeros(weight.parameter.shape[dim], device=weight.parameter.device)
+                    module.register_buffer(name + TAYLOR, averages)
+                    self._scored.append((weight, dim))
             if kind == "channels":
                 buffers = [name for name, _ in axes(module)[kind] if name in module._buffers]
                 statistics += [(masked[layer, "weight"], name) for name in buffers]
-        self._index = {key: number for number, key in enumerate(masked)}
+        self._mask_index = {key: number for number, key in enumerate(masked)}
         return WeightMasks(list(masked.values()), statistics)
 
     def _members(self) -> list[tuple[str, Kind]]:
@@ -150,24 +158,24 @@ class FilterPruningController(ScheduledController[FilterPruning]):
     @torch.no_grad()
     def _compress(self, rate: float) -> None:
         scores = self._scores()
-        moved, numbers = removal_order(scores, [group.channels_per_unit for group in self.groups], self.settings)
+        groups, numbers = removal_order(scores, [group.channels_per_unit for group in self.groups], self.settings)
 
-        def after(moves: int) -> NDArray[np.int64]:
-            """Units removed from each group by the first so many moves."""
-            return np.bincount(moved[:moves], numbers[:moves], minlength=len(self.groups)).astype(np.int64)
+        def removed_by(count: int) -> NDArray[np.int64]:
+            """Units removed from each group by the first `count` removals."""
+            return np.bincount(groups[:count], numbers[:count], minlength=len(self.groups)).astype(np.int64)
 
-        low, high = 0, len(moved)  # the first number of moves that reaches the rate, found by halving
+        low, high = 0, len(groups)  # bisection for the smallest number of removals that reaches the rate
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._rate_without(after(middle)) >= rate else (middle + 1, high)
-        if low and rate - self._rate_without(after(low - 1)) <= self._rate_without(after(low)) - rate:
-            low -= 1  # one move less is as near, or nearer
-        keep = []
-        for score, number in zip(scores, after(low), strict=True):
-            kept = np.ones(len(score), dtype=bool)
-            kept[np.argsort(score, kind="stable")[:number]] = False
-            keep.append(kept)
-        self._put(keep)
+            low, high = (low, middle) if self._rate_without(removed_by(middle)) >= rate else (middle + 1, high)
+        if low and rate - self._rate_without(removed_by(low - 1)) <= self._rate_without(removed_by(low)) - rate:
+            low -= 1  # one removal less is at least as near to the rate
+        kept = []
+        for score, number in zip(scores, removed_by(low), strict=True):
+            is_kept = np.ones(len(score), dtype=bool)
+            is_kept[np.argsort(score, kind="stable")[:number]] = False
+            kept.append(is_kept)
+        self._mask_units(kept)
 
     def _scores(self) -> list[NDArray[np.float32]]:
         unmasked = self._masks.unmasked()
@@ -176,20 +184,20 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 self.model,
                 group,
                 self.settings.importance,
-                lambda layer, name: unmasked[self._index[layer, name]],
+                lambda layer, name: unmasked[self._mask_index[layer, name]],
                 lambda layer, name: self.model.get_submodule(layer).get_buffer(name + TAYLOR),
             )
             for group in self.groups
         ]
-        flat = torch.cat(scores).float().cpu().numpy()  # one transfer
+        flat = torch.cat(scores).float().cpu().numpy()  # a single transfer to the host
         return np.split(flat, np.cumsum([group.num_units for group in self.groups])[:-1])
 
-    def _put(self, keep: Sequence[NDArray[np.bool_]]) -> None:
-        """Masks all units but those kept, (units,) for each group."""
-        channels = {place: np.ones(number, dtype=np.float32) for place, number in self._sizes.items()}
-        for group, kept in zip(self.groups, keep, strict=True):
+    def _mask_units(self, kept: Sequence[NDArray[np.bool_]]) -> None:
+        """Masks all units except those that are kept, (units,) for each group."""
+        channels = {place: np.ones(size, dtype=np.float32) for place, size in self._sizes.items()}
+        for group, is_kept in zip(self.groups, kept, strict=True):
             for member in group.members:
-                channels[member.layer, member.kind][member.indices[~kept].ravel()] = 0
+                channels[member.layer, member.kind][member.indices[~is_kept].ravel()] = 0
         masks: dict[int, Tensor] = {}
         for layer, kind in dict.fromkeys(self._members()):
             module = self.model.get_submodule(layer)
@@ -198,85 +206,86 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 assert tensor is not None  # it is masked
                 shape = [-1 if axis == dim else 1 for axis in range(tensor.dim())]
                 mask = torch.from_numpy(channels[layer, kind]).view(shape).expand(tensor.shape)
-                masks[self._index[layer, name]] = mask.contiguous()
-        is_active = any(not kept.all() for kept in keep)
+                masks[self._mask_index[layer, name]] = mask.contiguous()
+        is_active = any(not is_kept.all() for is_kept in kept)
         self._masks.put([masks[number] for number in range(len(masks))], is_active=is_active)
 
-    def _kept(self) -> list[NDArray[np.bool_]]:
-        """For each group which units are kept, read from the masks: these come with the model's state."""
+    def _kept_units(self) -> list[NDArray[np.bool_]]:
+        """(units,) for each group, True for a unit that is kept. Read from the masks, which the model's state holds."""
         kept = []
         for group in self.groups:
-            maker = group.makers[0]
-            module = self.model.get_submodule(maker.layer)
-            name, dim = masked_tensors(module, maker.kind)[0]
-            kept.append((_of_channels(module, name, dim) > 0).cpu().numpy()[maker.indices[:, 0]])
+            producer = group.producers[0]
+            module = self.model.get_submodule(producer.layer)
+            name, dim = masked_tensors(module, producer.kind)[0]
+            kept.append((_mask_of_channels(module, name, dim) > 0).cpu().numpy()[producer.indices[:, 0]])
         return kept
 
     def _removed(self) -> NDArray[np.int64]:
-        return np.array([np.count_nonzero(~kept) for kept in self._kept()], dtype=np.int64)
+        return np.array([np.count_nonzero(~is_kept) for is_kept in self._kept_units()], dtype=np.int64)
 
     def apply_masks(self) -> None:
-        """Sets masked weights to zero where an optimizer step has moved them since the last forward pass."""
+        """Sets masked weights to zero that an optimizer step has changed since the last forward pass."""
         self._masks.apply()
 
     @property
     def achieved_rate(self) -> float:
-        """The share of filters, parameters or MACs of the whole model that the cut removes, in [0, 1)."""
+        """Share of the filters, parameters or MACs of the whole model that the cut removes, in [0, 1)."""
         return self._rate_without(self._removed())
 
     @torch.no_grad()
     def _before_step(self) -> None:
-        """Gathers the Taylor scores of the step before, if it is its turn; masked filters keep those that they had.
+        """Updates the Taylor scores from the gradients of the previous step, in some of the steps.
 
-        The first step of an epoch is the first in turn. Its last is in no turn: its gradients are gone where a run
-        goes on from a checkpoint, which is to give the same as one that was never interrupted.
+        The first update of an epoch uses the gradients of its first step. No update uses those of its last step: they
+        are lost if a run resumes from a checkpoint, and a resumed run must equal one that was never interrupted.
         """
-        if not self._watched:
+        if not self._scored:
             return
-        self._gather()
+        self._update_taylor_scores()
         self._num_steps += 1
-        if self._num_steps == (1 if self.steps_per_epoch == 1 else _STEPS_TO_A_WARNING):
+        if self._num_steps == (1 if self.steps_per_epoch == 1 else _STEPS_BEFORE_WARNING):
             self._warn_without_scores()
 
     def _warn_without_scores(self) -> None:
-        """Says it where `taylor` ranks by something else because it sees no gradients."""
-        if any(bool(weight.module.get_buffer(weight.parameter_name + TAYLOR).any()) for weight, _ in self._watched):
+        """Warns if `taylor` has seen no gradients, so that filters are ranked by something else."""
+        if any(bool(weight.module.get_buffer(weight.parameter_name + TAYLOR).any()) for weight, _ in self._scored):
             return
         logger.warning(
-            "Filters of importance taylor are ranked by l2: no gradient was seen so far. They are looked at when "
-            "scheduler.step() is called, which has to be before each optimizer step, with the gradients of the step "
-            "before still there, and in epochs of more than one step."
+            "Filters with importance taylor are ranked by l2, because no gradient was seen so far. Call "
+            "scheduler.step() before each optimizer step, while the gradients of the previous step still exist, and "
+            "train epochs of more than one step."
         )
 
-    def _gather(self) -> None:
-        if self.scheduler.current_step % _GATHERING_INTERVAL:
+    def _update_taylor_scores(self) -> None:
+        """Moves the averages of filters that are not masked; masked filters keep their last ones."""
+        if self.scheduler.current_step % _STEPS_PER_UPDATE:
             return
-        gathered, seen, kept = [], [], []
-        for weight, dim in self._watched:
+        averages, sums, kept = [], [], []
+        for weight, dim in self._scored:
             parameter, gradient = weight.parameter, weight.parameter.grad
             if gradient is None:
                 continue
-            gathered.append(weight.module.get_buffer(weight.parameter_name + TAYLOR))
-            seen.append(filter_sums(parameter, gradient, dim))
-            kept.append(_of_channels(weight.module, weight.parameter_name, dim) > 0)
-        if not seen:
+            averages.append(weight.module.get_buffer(weight.parameter_name + TAYLOR))
+            sums.append(filter_sums(parameter, gradient, dim))
+            kept.append(_mask_of_channels(weight.module, weight.parameter_name, dim) > 0)
+        if not sums:
             return
-        now, before = torch.cat(seen).float().square(), torch.cat(gathered)
-        is_new = torch.cat(kept) & now.isfinite()  # a scaled loss may overflow
-        after = torch.where(is_new, before.lerp(now, 1 - _MEMORY), before)
-        torch._foreach_copy_(gathered, after.split([len(part) for part in gathered]))
+        scores, average = torch.cat(sums).float().square(), torch.cat(averages)
+        is_updated = torch.cat(kept) & scores.isfinite()  # gradients of a scaled loss may overflow
+        updated = torch.where(is_updated, average.lerp(scores, 1 - _TAYLOR_MEMORY), average)
+        torch._foreach_copy_(averages, updated.split([len(part) for part in averages]))
 
-    # --- what comes of it ------------------------------------------------------------------------------------
+    # --- state and results -----------------------------------------------------------------------------------
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `get_state`; the masks come with the model's `state_dict`. A search is never undone."""
+        """Restores a state from `get_state`; the model's `state_dict` restores the masks. A search is never undone."""
         super().load_state(state)
-        # The masks may come after this; to apply masks of ones does no harm.
+        # The masks may be loaded after this; until then, masks of ones do no harm.
         self._masks.is_active = self._requested_rate > 0
 
     def cut_plan(self) -> list[Cut]:
-        """What `strip` cuts now; `cutting.apply_cut_plan` does the same to a model built anew."""
-        return plan_of(self.groups, self._kept(), self._sizes)
+        """The cuts that `strip` makes; `cutting.apply_cut_plan` makes the same cuts in a newly built model."""
+        return plan_cuts(self.groups, self._kept_units(), self._sizes)
 
     def statistics(self) -> LayerTable:
         """Shapes and costs of every layer, before the cut and after it."""
@@ -293,17 +302,18 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         )
 
     def strip(self, do_copy: bool = True) -> nn.Module:
-        """The model without the masked channels, masks and hooks, with its plan in `kedro_aat_plan`.
+        """Returns the model without masked channels, masks and hooks; its `kedro_aat_plan` holds the cut plan.
 
         Args:
-            do_copy: Whether to leave the model under training as it is.
+            do_copy: Whether to leave the model under training unchanged and return a copy.
 
         Raises:
-            ModelError: If the cut model's outputs are not those of the masked one, to 1e-4 of the largest.
+            ModelError: If an output of the cut model differs from that of the masked model by more than 1e-4 of the
+                largest output.
         """
         controller = copy.deepcopy(self) if do_copy else self
         model, plan = controller.model, controller.cut_plan()
-        if plan and controller._watched:
+        if plan and controller._scored:
             controller._warn_without_scores()
         expected = controller._outputs()
         controller._masks.apply()
@@ -314,27 +324,27 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         apply_cut_plan(model, plan)
         if plan and (difference := relative_difference(expected, controller._outputs())) > _TOLERANCE:
             raise ModelError(
-                f"The cut {type(model).__name__} gives other outputs than the masked one: they differ by "
-                f"{difference:.1e} of the largest, where {_TOLERANCE} is allowed. Name layers around an unusual "
-                "operation in ignored_scopes, and please report this."
+                f"The outputs of the cut {type(model).__name__} differ from those of the masked model by "
+                f"{difference:.1e} of the largest output, but at most {_TOLERANCE} is allowed. List the layers around "
+                "an unusual operation under ignored_scopes, and please report this."
             )
         return model
 
     def _outputs(self) -> list[Tensor]:
-        """Outputs for the example input, in single precision where the model has half."""
+        """Outputs for the example input, computed in single precision if the model has half precision."""
         model, batch = self.model, self._example()
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
             model, batch = copy.deepcopy(model).float(), batch.float() if batch.is_floating_point() else batch
         return outputs_of(model, batch)
 
     def _example(self) -> Tensor:
-        """The example input on the device of the model, in its precision."""
-        assert self.example_input is not None  # seen to at the beginning
+        """The example input on the device and in the precision of the model."""
+        assert self.example_input is not None  # the constructor requires it
         parameter = next(self.model.parameters())
         batch = self.example_input.to(parameter.device)
         return batch.to(parameter.dtype) if batch.is_floating_point() else batch
 
 
-def _of_channels(module: nn.Module, parameter: str, dim: int) -> Tensor:
-    """One number of a mask for each channel; all numbers of a channel are the same."""
+def _mask_of_channels(module: nn.Module, parameter: str, dim: int) -> Tensor:
+    """One number of a mask per channel; all numbers of a channel are equal."""
     return module.get_buffer(parameter + MASK).movedim(dim, 0).flatten(1)[:, 0]

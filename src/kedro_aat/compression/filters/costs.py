@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-accumulate operations, as it is and after a cut that was not made."""
+"""Costs of a model: parameters and multiply-accumulate operations (MACs), now and after a cut, without cutting it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,12 @@ def _count_operations(model: nn.Module, example_input: Tensor) -> FlopCounterMod
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What a layer costs, for one example: numbers in its own parameters, and multiply-accumulate operations."""
+    """Costs of one layer.
+
+    Attributes:
+        parameters: Numbers in its own parameters.
+        macs: Multiply-accumulate operations per example.
+    """
 
     parameters: int
     macs: int
@@ -94,14 +99,17 @@ class LayerCost:
 class CutCosts:
     """Filters, parameters and MACs of a model as functions of the units removed from each group.
 
-    Parameters and operations of a layer are proportional to the lengths of the axes that are cut, which makes
-    this exact: for parameters always, and for MACs but for products of two activations outside of attention.
+    Parameters and operations of a layer are proportional to the lengths of the axes that are cut. So the result is
+    exact for parameters, and for MACs except those of products of two activations outside of attention.
 
     Args:
         model: Before any cut.
-        example_input: (B, ...), on the device of the model; one example is run.
-        groups: All groups.
-        sizes: As `all_places` gives them.
+        example_input: (B, ...), on the device of the model; only the first example is run.
+        groups: All groups of the model.
+        sizes: The model's `count_channels`.
+
+    Attributes:
+        layers: Names of the layers with parameters or operations of their own.
     """
 
     def __init__(
@@ -116,16 +124,16 @@ class CutCosts:
                 self._per_unit[number[member.layer, member.kind], column] += member.indices.shape[1]
         macs = macs_of_modules(model, example_input)
         self.layers: list[str] = []
-        # One row a tensor or product: its layer, its first and second axis, and how much there is of it.
+        # One row per parameter or product: its layer, its first and second axis, and its numbers or operations.
         parameters: list[tuple[int, int, int, float]] = []
         products: list[tuple[int, int, int, float]] = []
         self._filters: list[int] = []
-        seen: set[int] = set()
+        counted: set[int] = set()  # ids of parameters, since a shared one counts once
         for name, module in model.named_modules():
-            row = len(self.layers)
+            row, is_product = len(self.layers), isinstance(module, _ConvNd | nn.Linear)
             own = [(key, tensor) for key, tensor in module._parameters.items() if tensor is not None]
-            own = [(key, tensor) for key, tensor in own if id(tensor) not in seen]
-            seen |= {id(tensor) for _, tensor in own}
+            own = [(key, tensor) for key, tensor in own if id(tensor) not in counted]
+            counted |= {id(tensor) for _, tensor in own}
             if not own and not macs.get(name):
                 continue
             self.layers.append(name)
@@ -133,11 +141,11 @@ class CutCosts:
                 first, second = _axes_of(name, module, key)
                 parameters.append((row, number[first], number[second], tensor.numel()))
             if macs.get(name):
-                first, second = _axes_of(name, module, "weight") if _is_product(module) else (_WHOLE, _WHOLE)
+                first, second = _axes_of(name, module, "weight") if is_product else (_WHOLE, _WHOLE)
                 if heads_of(module) is not None:
                     first, second = (name, "heads"), _WHOLE
                 products.append((row, number[first], number[second], macs[name]))
-            if isinstance(module, _ConvNd | nn.Linear) and (name, "outputs") in number:
+            if is_product and (name, "outputs") in number:
                 self._filters.append(number[name, "outputs"])
         self._parameters, self._products = self._per_channel(parameters), self._per_channel(products)
         self._before = {kind: self._count(kind, self._sizes) for kind in KINDS}
@@ -147,20 +155,20 @@ class CutCosts:
         return round(self._before[rate_of])
 
     def left(self, rate_of: str, removed: NDArray[np.int64]) -> int:
-        """What is left of filters, parameters or MACs.
+        """Filters, parameters or MACs of the model after a cut.
 
         Args:
             rate_of: `filters` (output channels of convolutions and linear layers), `parameters` or `macs`.
-            removed: (groups,), units removed of each.
+            removed: (groups,) - units removed from each group.
         """
         return round(self._count(rate_of, self._sizes - self._per_unit @ removed))
 
     def rate(self, rate_of: str, removed: NDArray[np.int64]) -> float:
-        """The share of filters, parameters or MACs of the whole model that is removed, in [0, 1)."""
+        """Share of the filters, parameters or MACs of the whole model that a cut removes, in [0, 1)."""
         return 1 - self.left(rate_of, removed) / self.total(rate_of)
 
     def of_layers(self, removed: NDArray[np.int64]) -> list[LayerCost]:
-        """For each of `layers` what it then costs."""
+        """Costs of each of `layers` after a cut."""
         kept = self._sizes - self._per_unit @ removed
         sums = []
         for rows, first, second, amount in (self._parameters, self._products):
@@ -174,7 +182,7 @@ class CutCosts:
         return float((amount * kept[first] * kept[second]).sum())
 
     def _per_channel(self, rows: list[tuple[int, int, int, float]]) -> tuple[NDArray[np.int64], ...]:
-        """The columns of a table, the amount for one channel of each axis."""
+        """Columns of the table, with the amount per channel of each axis."""
         table = np.array(rows, dtype=np.float64).reshape(-1, 4)
         layer, first, second = (table[:, column].astype(np.int64) for column in range(3))
         return layer, first, second, table[:, 3] / (self._sizes[first] * self._sizes[second])
@@ -186,10 +194,10 @@ def layer_columns(
     """Shapes and costs of every layer before and after a cut, as columns of a `LayerTable`.
 
     Args:
-        model: Before the cut.
-        costs: Of that model.
-        removed: (groups,), units removed from each group.
-        plan: The cuts that remove them.
+        model: The model before the cut.
+        costs: Costs of that model.
+        removed: Units removed from each group, (groups,).
+        plan: Cuts that remove them.
 
     Returns:
         A shape is that of the layer's first parameter; the rate is the removed share of its own parameters, in [0, 1).
@@ -209,7 +217,10 @@ def layer_columns(
         "layer": costs.layers,
         "shape_before": shapes_before,
         "shape": shapes,
-        "rate": [1 - b.parameters / a.parameters if a.parameters else 0.0 for a, b in zip(before, after, strict=True)],
+        "rate": [
+            1 - left.parameters / whole.parameters if whole.parameters else 0.0
+            for whole, left in zip(before, after, strict=True)
+        ],
         "parameters_before": [cost.parameters for cost in before],
         "parameters": [cost.parameters for cost in after],
         "macs_before": [cost.macs for cost in before],
@@ -217,12 +228,8 @@ def layer_columns(
     }
 
 
-def _is_product(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd | nn.Linear)
-
-
 def _axes_of(layer: str, module: nn.Module, tensor: str) -> tuple[Place, Place]:
-    """The axes of a tensor that are cut, at most two."""
+    """The axes of a tensor that can be cut, at most two."""
     kinds: list[Kind] = [kind for kind, found in axes(module).items() if any(name == tensor for name, _ in found)]
     first, second, *_ = [*((layer, kind) for kind in kinds), _WHOLE, _WHOLE]
     return first, second

@@ -1,13 +1,12 @@
-"""Cutting channels out of layers: a plan in plain data, and its application to a module, traced or not.
+"""Cuts channels out of layers, as a cut plan of plain data says. The module need not be traced for that.
 
-A layer has *kinds* of channels that can be cut: `outputs` and `inputs` of convolutions and linear layers,
-`outputs` of embeddings, `channels` of normalisation layers, `projections` (rows of query, key and value) of
-`nn.MultiheadAttention`, and `heads` of every attention module. Each is an axis of some of its tensors.
+A layer has *kinds* of channels that can be cut: `outputs` and `inputs` of convolutions and linear layers, `outputs` of
+embeddings, `channels` of normalization layers, `projections` (the rows of queries, keys and values) of
+`nn.MultiheadAttention`, and `heads` of every attention module. Each kind is an axis of some of the layer's tensors.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,19 +19,19 @@ from kedro_aat.compression.filters.attention import CutMultiheadAttention, is_at
 from kedro_aat.errors import ModelError
 from kedro_aat.validated import Settings
 
-CUT_PLAN = "kedro_aat_plan"  # the attribute in which a cut model carries its plan
+CUT_PLAN = "kedro_aat_plan"  # attribute of a cut model that holds its cut plan
 
 Kind = Literal["outputs", "inputs", "channels", "projections", "heads"]
 
 
 class Cut(Settings):
-    """One step of a plan: what is kept of one kind of channels of one layer.
+    """One entry of a cut plan: which channels of one kind a layer keeps.
 
     Attributes:
-        layer: The layer's name in the model, as in `named_modules()`.
-        kind: Which of its channels.
-        size: How many there are before the cut.
-        kept: Indices of those that stay, rising, in [0, size).
+        layer: Name of the layer in the model, as in `named_modules()`.
+        kind: Kind of channels.
+        size: Number of channels before the cut.
+        kept: Indices of the channels that stay, rising, in [0, size).
     """
 
     layer: str
@@ -42,10 +41,10 @@ class Cut(Settings):
 
 
 def axes(module: nn.Module) -> dict[Kind, list[tuple[str, int]]]:
-    """Kind of channels -> names of the tensors of this very module that have them, and along which dimension.
+    """Kind of channels -> name and dimension of each of the module's own tensors that has this kind.
 
-    Empty for a module that cannot be cut. A grouped convolution is cut by whole groups, whose share of the
-    input the shape of its weight does not show; so its `inputs` are an axis of no tensor.
+    Empty for a module that cannot be cut. A grouped convolution is cut by whole groups, and the shape of its weight
+    does not show how many inputs belong to them, so its `inputs` are an axis of no tensor.
     """
     found: dict[Kind, list[tuple[str, int]]] = {}
     if isinstance(module, _ConvTransposeNd):
@@ -64,130 +63,121 @@ def axes(module: nn.Module) -> dict[Kind, list[tuple[str, int]]]:
     elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
         found = {"channels": [("weight", 0)]}
     elif isinstance(module, nn.MultiheadAttention):
-        if module.in_proj_weight is not None:  # None where keys or values have another width than queries
+        if module.in_proj_weight is not None:  # None if keys or values have another width than queries
             found = {"projections": [("in_proj_weight", 0), ("in_proj_bias", 0)], "heads": []}
     elif is_attention(module):
         found = {"heads": []}
     return {
-        kind: [(name, dim) for name, dim in tensors if _tensor(module, name) is not None]
+        kind: [(name, dim) for name, dim in tensors if _own_tensor(module, name) is not None]
         for kind, tensors in found.items()
     }
 
 
-def size(module: nn.Module, kind: Kind) -> int:
-    """Number of channels of a kind, such as the input channels of a convolution."""
-    attribute = {"outputs": "out", "inputs": "in"}.get(kind, "")
-    if kind == "heads":
-        return int(getattr(module, "num_heads"))  # noqa: B009 - on any module, as far as types know
-    if kind == "projections":
-        assert isinstance(module, nn.MultiheadAttention)
+def num_channels(module: nn.Module, kind: Kind) -> int:
+    """Number of channels of a kind that `axes` lists, such as the input channels of a convolution."""
+    if isinstance(module, nn.MultiheadAttention) and kind == "projections":
         return len(module.in_proj_weight)
+    return int(getattr(module, _size_attribute(module, kind)))
+
+
+def _size_attribute(module: nn.Module, kind: Kind) -> str:
+    """Name of the attribute that holds the number of channels of a kind, for any kind but `projections`."""
+    if kind == "heads":
+        return "num_heads"
     if isinstance(module, nn.Embedding):
-        return module.embedding_dim
+        return "embedding_dim"
     if isinstance(module, nn.Linear):
-        return int(getattr(module, f"{attribute}_features"))
+        return "out_features" if kind == "outputs" else "in_features"
     if isinstance(module, _ConvNd):
-        return int(getattr(module, f"{attribute}_channels"))
+        return "out_channels" if kind == "outputs" else "in_channels"
     if isinstance(module, nn.GroupNorm):
-        return module.num_channels
+        return "num_channels"
     if isinstance(module, nn.PReLU):
-        return module.num_parameters
+        return "num_parameters"
     assert isinstance(module, _NormBase)
-    return module.num_features
+    return "num_features"
 
 
 def apply_cut_plan(model: nn.Module, plan: Iterable[Cut | Mapping[str, Any]]) -> nn.Module:
-    """Cuts a model in place, as was planned for another one of the same architecture; it is not run for that.
+    """Cuts a model in place, by a plan made for a model of the same architecture, without running it.
 
-    The steps are taken in order; what is kept of each tensor keeps its values. The model then carries the plan
-    as a list of mappings in its attribute `kedro_aat_plan`, behind that of any earlier cut.
+    The cuts are made in order, and what is kept of each tensor keeps its values. Afterwards the model's attribute
+    `kedro_aat_plan` lists all of its cuts as mappings, those of earlier plans first.
 
     Args:
         model: On any device.
-        plan: As `FilterPruningController.cut_plan()` or the attribute of a cut model gives it.
+        plan: The result of `FilterPruningController.cut_plan()`, or that attribute of a cut model.
 
     Returns:
         The same model.
 
     Raises:
-        ModelError: Names the layer that is not there, or that has not the size it had when the plan was made.
-        ConfigurationError: For a step that is not of the form of `Cut`.
+        ModelError: If a layer is missing or does not have the size for which the plan was made.
+        ConfigurationError: If an entry of the plan is no valid `Cut`.
     """
-    steps = [step if isinstance(step, Cut) else Cut.model_validate(step) for step in plan]
-    for step in steps:
+    cuts = [cut if isinstance(cut, Cut) else Cut.model_validate(cut) for cut in plan]
+    for cut in cuts:
         try:
-            module = model.get_submodule(step.layer)
+            module = model.get_submodule(cut.layer)
         except AttributeError as error:
-            raise ModelError(f"The plan cuts '{step.layer}', but {type(model).__name__} has no such layer.") from error
-        if step.kind not in axes(module) or size(module, step.kind) != step.size:
             raise ModelError(
-                f"The plan cuts {step.size} {step.kind} of '{step.layer}', but that is {module}. "
-                "Was the plan made for a model built with other arguments?"
-            )
-        if not step.kept or list(step.kept) != sorted({*step.kept}) or step.kept[0] < 0 or step.kept[-1] >= step.size:
+                f"The cut plan cuts '{cut.layer}', but {type(model).__name__} has no such layer."
+            ) from error
+        if cut.kind not in axes(module) or num_channels(module, cut.kind) != cut.size:
             raise ModelError(
-                f"The plan must keep rising indices in [0, {step.size}) of '{step.layer}', at least one of them, "
-                f"but keeps {list(step.kept)[:20]}."
+                f"The cut plan cuts {cut.size} {cut.kind} of '{cut.layer}', but that is {module}. Build the model with "
+                "the arguments of the one for which the plan was made."
             )
-        _cut(module, step.kind, step.kept)
-    if steps:
-        done = [*getattr(model, CUT_PLAN, []), *(step.model_dump(mode="json") for step in steps)]
-        object.__setattr__(model, CUT_PLAN, done)
+        if not cut.kept or list(cut.kept) != sorted({*cut.kept}) or cut.kept[0] < 0 or cut.kept[-1] >= cut.size:
+            raise ModelError(
+                f"The cut plan must keep rising indices in [0, {cut.size}) of '{cut.layer}', at least one of them, but "
+                f"keeps {list(cut.kept)[:20]}."
+            )
+        _cut(module, cut.kind, cut.kept)
+    if cuts:
+        all_cuts = [*getattr(model, CUT_PLAN, []), *(cut.model_dump(mode="json") for cut in cuts)]
+        object.__setattr__(model, CUT_PLAN, all_cuts)
     return model
 
 
 def _cut(module: nn.Module, kind: Kind, kept: Sequence[int]) -> None:
-    before = size(module, kind)
+    num_before = num_channels(module, kind)
     for name, dim in axes(module)[kind]:
         _keep(module, name, dim, kept)
-    if isinstance(module, _ConvNd):
-        if kind == "outputs" and module.groups > 1:
-            module.groups = module.groups * len(kept) // before
-        setattr(module, "out_channels" if kind == "outputs" else "in_channels", len(kept))
-    elif isinstance(module, nn.Linear):
-        setattr(module, "out_features" if kind == "outputs" else "in_features", len(kept))
-    elif isinstance(module, nn.Embedding):
-        module.embedding_dim = len(kept)
-    elif isinstance(module, _NormBase):
-        module.num_features = len(kept)
+    if isinstance(module, _ConvNd) and kind == "outputs" and module.groups > 1:
+        module.groups = module.groups * len(kept) // num_before
     elif isinstance(module, nn.GroupNorm):
-        module.num_groups = module.num_groups * len(kept) // before
-        module.num_channels = len(kept)
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(kept)
+        module.num_groups = module.num_groups * len(kept) // num_before
     elif kind == "heads":
-        _keep_heads(module, before, len(kept))
+        _adapt_attention(module, num_before, len(kept))
+    if kind != "projections":  # their number is not an attribute
+        setattr(module, _size_attribute(module, kind), len(kept))
 
 
-def _keep_heads(module: nn.Module, before: int, after: int) -> None:
+def _adapt_attention(module: nn.Module, heads_before: int, heads_after: int) -> None:
     if isinstance(module, nn.MultiheadAttention):
         CutMultiheadAttention.replace(module)
-    setattr(module, "num_heads", after)  # noqa: B010 - likewise
-    # Names under which attention modules in use keep num_heads * head_dim.
+    # Names under which widely used attention modules store num_heads * head_dim.
     for name in ("attn_dim", "inner_dim", "all_head_size"):
         width = getattr(module, name, None)
         if isinstance(width, int):
-            setattr(module, name, width // before * after)
+            setattr(module, name, width // heads_before * heads_after)
 
 
 def _keep(module: nn.Module, name: str, dim: int, kept: Sequence[int]) -> None:
-    tensor = _tensor(module, name)
-    assert tensor is not None  # `axes` names none that is missing
-    part = tensor.detach().index_select(dim, torch.tensor(kept, device=tensor.device))
+    tensor = _own_tensor(module, name)
+    assert tensor is not None  # `axes` lists existing tensors only
+    indices = torch.tensor(kept, device=tensor.device)
+    remainder = tensor.detach().index_select(dim, indices)
     if name in module._buffers:
-        module._buffers[name] = part
+        module._buffers[name] = remainder
         return
-    parameter = nn.Parameter(part, requires_grad=tensor.requires_grad)
+    parameter = nn.Parameter(remainder, requires_grad=tensor.requires_grad)
     if tensor.grad is not None:
-        parameter.grad = tensor.grad.index_select(dim, torch.tensor(kept, device=tensor.device))
+        parameter.grad = tensor.grad.index_select(dim, indices)
     module._parameters[name] = parameter
 
 
-def _tensor(module: nn.Module, name: str) -> Tensor | None:
+def _own_tensor(module: nn.Module, name: str) -> Tensor | None:
     parameter = module._parameters.get(name)
     return module._buffers.get(name) if parameter is None else parameter
-
-
-def per_index(tensor: Tensor, dim: int) -> int:
-    """Numbers of a tensor that go with one index of a dimension."""
-    return math.prod(tensor.shape) // tensor.shape[dim]

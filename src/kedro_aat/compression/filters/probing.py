@@ -1,7 +1,7 @@
-"""Whether masking is cutting: a model with zeros in place of channels is compared with one without the channels.
+"""Tests whether masking a group is the same as cutting it, by comparing a model with zeros to one without the channels.
 
-It is not wherever a zero does not stay zero on the way to the next layer (sigmoid, softplus, a mean over
-channels), or where the trace took an operation for something else. So every group is tried before it is used.
+It is not the same if a zero does not stay zero on the way to the next layer (sigmoid, softplus, a mean over channels),
+or if the trace misunderstood an operation. So every group is tested before it is used.
 """
 
 from __future__ import annotations
@@ -17,65 +17,68 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from kedro_aat.compression.filters.cutting import apply_cut_plan, axes
-from kedro_aat.compression.filters.groups import ChannelGroup, Place, layers_with, plan_of
+from kedro_aat.compression.filters.cutting import Kind, apply_cut_plan, axes
+from kedro_aat.compression.filters.groups import ChannelGroup, Place, plan_cuts, producing_layers
 from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating, first_cause
 
-# Relative to the largest output. In double precision all that is left of an equal computation in another order is
-# below the first; with the second a model runs that only knows float32.
+# Relative to the largest output. In double precision, equal computations in another order differ by less than the
+# first. The second is for models that run in float32 only.
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
-_TRIALS = 3
+_NUM_PROBES = 3
 
-_NOT_THE_SAME = "a zero in its place is not the same as its absence: something behind it does not keep zeros"
+_NOT_EQUIVALENT = "a zero in its place is not the same as its absence: something behind it does not keep zeros"
 
 
-def confirmed(
+def confirm_groups(
     model: nn.Module, example_input: Tensor, groups: Sequence[ChannelGroup], sizes: dict[Place, int]
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
-    """The groups that can be cut without another output than masking has, and layer -> why the others cannot.
+    """Finds the groups for which the cut model and the masked model return the same outputs.
 
     Args:
-        model: Left as it is; copies with changed parameters are tried, so that nothing is hidden by a scale that
-            happens to be zero, or by ReLUs that are.
+        model: Not changed. Copies with changed parameters are tested, so that no scale that happens to be zero, and no
+            ReLU that is always zero, hides a difference.
         example_input: (B, ...), on the device of the model.
-        groups: To be tried; half of the units of each are cut, the other half the next time.
-        sizes: As `all_places` gives them.
+        groups: To be tested. One test cuts half of the units of each group, the next the other half.
+        sizes: The model's `count_channels`.
+
+    Returns:
+        The groups that can be cut, and layer -> why the other groups cannot.
     """
-    trials = [_trial(model, example_input, number) for number in range(_TRIALS)]
+    probes = [_make_probe(model, example_input, number) for number in range(_NUM_PROBES)]
     reasons: dict[str, str] = {}
 
-    def good(tried: list[ChannelGroup]) -> list[ChannelGroup]:
-        """Those that pass together; halves of what does not are tried apart."""
-        reason = _why_not(trials, tried, sizes) if tried else ""
+    def passing(tested: list[ChannelGroup]) -> list[ChannelGroup]:
+        """The groups if they pass together; otherwise those of each half that pass."""
+        reason = _find_reason(probes, tested, sizes) if tested else ""
         if not reason:
-            return tried
-        if len(tried) == 1:
-            reasons.update(dict.fromkeys(layers_with(tried), reason))
+            return tested
+        if len(tested) == 1:
+            reasons.update(dict.fromkeys(producing_layers(tested), reason))
             return []
-        half = len(tried) // 2
-        return good(tried[:half]) + good(tried[half:])
+        half = len(tested) // 2
+        return passing(tested[:half]) + passing(tested[half:])
 
-    left = good(list(groups))
-    while reasons and (reason := _why_not(trials, left, sizes) if left else ""):
-        # Each passes alone, but not together: the smaller of them go first.
-        out = min(left, key=lambda group: group.num_units)
-        reasons.update(dict.fromkeys(layers_with([out]), reason))
-        left.remove(out)
-    return left, reasons
+    confirmed = passing(list(groups))
+    while reasons and (reason := _find_reason(probes, confirmed, sizes) if confirmed else ""):
+        # Each half passes, but not all together: drop the smallest groups until they do.
+        smallest = min(confirmed, key=lambda group: group.num_units)
+        reasons.update(dict.fromkeys(producing_layers([smallest]), reason))
+        confirmed.remove(smallest)
+    return confirmed, reasons
 
 
 def relative_difference(left: list[Tensor], right: list[Tensor]) -> float:
-    """Largest difference over the largest number of `left`; infinite for other shapes or what is not finite."""
+    """Largest difference over the largest number in `left`; infinite if shapes differ or a number is not finite."""
     if [part.shape for part in left] != [part.shape for part in right]:
         return torch.inf
     worst = 0.0
     for one, other in zip(left, right, strict=True):
         if one.numel():
             gap, largest = (one - other).abs().max(), one.abs().max()
-            share = float(gap / largest.clamp_min(torch.finfo(largest.dtype).tiny))
-            worst = max(worst, torch.inf if math.isnan(share) else share)
+            ratio = float(gap / largest.clamp_min(torch.finfo(largest.dtype).tiny))
+            worst = max(worst, torch.inf if math.isnan(ratio) else ratio)
     return worst
 
 
@@ -83,48 +86,45 @@ def relative_difference(left: list[Tensor], right: list[Tensor]) -> float:
 def outputs_of(model: nn.Module, batch: Tensor) -> list[Tensor]:
     """All tensors that a model returns in evaluation mode, in at least single precision."""
     with evaluating(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # some models draw also when they are evaluated
+        torch.manual_seed(0)  # some models draw random numbers in evaluation mode too
         leaves = _pytree.tree_leaves(model(batch))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     return [part if part.dtype == torch.float64 else part.float() for part in tensors]
 
 
+def masked_tensors(module: nn.Module, kind: Kind) -> list[tuple[str, int]]:
+    """Name and dimension of each parameter that is zero for a masked channel; buffers never are."""
+    if kind in ("inputs", "heads") or isinstance(module, nn.PReLU):  # these return zero for zero
+        return []
+    return [(name, dim) for name, dim in axes(module).get(kind, []) if name in module._parameters]
+
+
 @torch.no_grad()
-def zero_units(model: nn.Module, group: ChannelGroup, units: NDArray[np.int64]) -> None:
-    """Sets to zero what makes some units, in place: weights and biases, and those of the normalisation."""
+def _zero_units(model: nn.Module, group: ChannelGroup, units: NDArray[np.int64]) -> None:
+    """Sets everything that produces some units to zero, in place, including their normalization."""
     for member in group.members:
         module = model.get_submodule(member.layer)
         for name, dim in masked_tensors(module, member.kind):
             tensor = module._parameters[name]
-            assert tensor is not None  # `axes` names none that is missing
+            assert tensor is not None  # `axes` lists existing tensors only
             indices = torch.from_numpy(member.indices[units].ravel()).to(tensor.device)
             tensor.data.index_fill_(dim, indices, 0.0)
 
 
-def masked_tensors(module: nn.Module, kind: str) -> list[tuple[str, int]]:
-    """Parameters that are zero for a masked channel, and along which dimension; buffers never are."""
-    if kind in ("inputs", "heads") or isinstance(module, nn.PReLU):  # zero in, zero out
-        return []
-    return [
-        (name, dim)
-        for key, found in axes(module).items()
-        if key == kind
-        for name, dim in found
-        if name in module._parameters
-    ]
-
-
 @dataclass(frozen=True)
-class _Trial:
-    """A model in which nothing is as it was but its structure, an input for it, and which units stay: even or odd."""
+class _Probe:
+    """A model of the same structure with other numbers, an input for it, and which units stay: even or odd ones."""
 
     model: nn.Module
     batch: Tensor
     parity: int
 
 
-def _trial(model: nn.Module, example_input: Tensor, number: int) -> _Trial:
-    """A copy in double precision, with noise on parameters and running means; from the second on with random signs."""
+def _make_probe(model: nn.Module, example_input: Tensor, number: int) -> _Probe:
+    """Copies a model in double precision, with noise on its parameters and running means.
+
+    All probes but the first also get random signs.
+    """
     twin = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(number)
     means = [buffer for name, buffer in twin.named_buffers() if name.endswith("running_mean")]
@@ -141,33 +141,34 @@ def _trial(model: nn.Module, example_input: Tensor, number: int) -> _Trial:
             outputs_of(twin, batch)
         except Exception as error:
             if dtype == torch.float64:
-                continue  # something in it insists on another type
+                continue  # some models insist on another type
             raise ModelError(
-                f"{type(model).__name__} runs neither in double nor in single precision, in which its channels are "
-                f"tried out before any is cut. It says: {error}"
+                f"{type(model).__name__} runs in neither double nor single precision, but its channels are tested in "
+                f"one of them before any is cut. The model says: {error}"
             ) from error
         break
-    return _Trial(twin, batch, number % 2)
+    return _Probe(twin, batch, number % 2)
 
 
-def _why_not(trials: Sequence[_Trial], groups: list[ChannelGroup], sizes: dict[Place, int]) -> str:
-    """Why half of the units of some groups cannot be cut; empty if they can, in every trial."""
-    return next(filter(None, (_difference(trial, groups, sizes) for trial in trials)), "")
+def _find_reason(probes: Sequence[_Probe], groups: list[ChannelGroup], sizes: dict[Place, int]) -> str:
+    """Why half of the units of some groups cannot be cut; empty if they can in every probe."""
+    return next(filter(None, (_compare(probe, groups, sizes) for probe in probes)), "")
 
 
-def _difference(trial: _Trial, groups: list[ChannelGroup], sizes: dict[Place, int]) -> str:
-    masked, cut = copy.deepcopy(trial.model), copy.deepcopy(trial.model)
-    kept = [np.arange(group.num_units) % 2 == trial.parity for group in groups]
+def _compare(probe: _Probe, groups: list[ChannelGroup], sizes: dict[Place, int]) -> str:
+    """Why half of the units cannot be cut; empty if the masked and the cut model return the same."""
+    masked, cut = copy.deepcopy(probe.model), copy.deepcopy(probe.model)
+    kept = [np.arange(group.num_units) % 2 == probe.parity for group in groups]
     for group, keep in zip(groups, kept, strict=True):
-        zero_units(masked, group, np.flatnonzero(~keep))
-    expected = outputs_of(masked, trial.batch)
+        _zero_units(masked, group, np.flatnonzero(~keep))
+    expected = outputs_of(masked, probe.batch)
     try:
-        apply_cut_plan(cut, plan_of(groups, kept, sizes))
-        got = outputs_of(cut, trial.batch)
-    except Exception as error:  # a forward function that counts on the width raises anything
+        apply_cut_plan(cut, plan_cuts(groups, kept, sizes))
+        outputs = outputs_of(cut, probe.batch)
+    except Exception as error:  # a forward function that relies on the width may raise anything
         return f"the model does not run without it: {first_cause(error).splitlines()[0][:200]}"
-    same_shapes = [part.shape for part in expected] == [part.shape for part in got]
+    same_shapes = [part.shape for part in expected] == [part.shape for part in outputs]
     if same_shapes and not all(part.isfinite().all() for part in expected):
-        return ""  # other signs take some models out of range; then the trial says nothing
+        return ""  # other signs take some models out of range; then the probe proves nothing
     dtype = next((part.dtype for part in expected), torch.float32)
-    return "" if relative_difference(expected, got) <= _TOLERANCE[dtype] else _NOT_THE_SAME
+    return "" if relative_difference(expected, outputs) <= _TOLERANCE[dtype] else _NOT_EQUIVALENT

@@ -217,8 +217,8 @@ def _quantizable(model: nn.Module, settings: Quantization) -> list[PrunableWeigh
         )
     if others := [weight.name for weight in prunable if weight not in layers]:
         logger.warning(
-            "%s stay in full precision: only convolutions and linear layers with torch's own forward and a weight that "
-            "no other layer shares can hold int8.",
+            "%s stay in full precision: to hold int8, a layer must be a convolution or nn.Linear with torch's own "
+            "forward and a weight that no other layer shares.",
             ", ".join(others),
         )
     if wrong := [layer.name for layer in layers if layer.parameter.dtype != torch.float32]:
