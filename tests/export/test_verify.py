@@ -28,7 +28,7 @@ def file(model: nn.Module) -> onnx.ModelProto:
 
 
 def disturbed(file: onnx.ModelProto, name: str, by: float) -> onnx.ModelProto:
-    """A copy in which one number of one weight is larger."""
+    """A copy with one element of one weight increased."""
     copy = onnx.ModelProto()
     copy.CopyFrom(file)
     (tensor,) = (t for t in copy.graph.initializer if t.name == name)

@@ -1,4 +1,4 @@
-"""Splitting the digits, and what bad data gets."""
+"""The digits are split, and bad data is reported with all its mistakes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TestSplits:
             share = torch.bincount(split["targets"]) / len(split["targets"])
             assert torch.allclose(share, whole, atol=0.005)
 
-    def test_the_seed_decides(self, digits: pd.DataFrame) -> None:
+    def test_the_seed_determines_the_splits(self, digits: pd.DataFrame) -> None:
         def training_targets(seed: int) -> list[int]:
             targets: list[int] = split_digits(digits, SplitSettings(seed=seed))[0]["targets"].tolist()
             return targets
@@ -115,7 +115,7 @@ class TestBadData:
         (mistake,) = mistakes_of(digits.head(0))
         assert "got 0" in mistake
 
-    def test_misspelt_column(self, digits: pd.DataFrame) -> None:
+    def test_misspelled_column(self, digits: pd.DataFrame) -> None:
         (mistake,) = mistakes_of(digits.rename(columns={"pixel_0_0": "pixel_00", "label": "digit"}))
         for name in ("pixel_0_0", "label", "pixel_00", "digit"):
             assert name in mistake
@@ -148,7 +148,7 @@ class TestBadData:
         ):
             assert expected in mistake
 
-    def test_says_which_file_and_how_to_mend_it(self, digits: pd.DataFrame) -> None:
+    def test_names_the_file_and_how_to_restore_it(self, digits: pd.DataFrame) -> None:
         with pytest.raises(DataError, match=r"data/01_raw/digits\.csv") as caught:
             split_digits(digits.head(3), SplitSettings())
         assert "git checkout" in str(caught.value)
@@ -164,7 +164,7 @@ class TestBadData:
 
 
 class TestSettings:
-    def test_no_room_for_a_test_split(self) -> None:
+    def test_no_examples_are_left_for_a_test_split(self) -> None:
         with pytest.raises(ValidationError, match="sum to less than 1"):
             SplitSettings(train_fraction=0.8, validation_fraction=0.2)
 
@@ -179,5 +179,5 @@ class TestSettings:
             SplitSettings.model_validate({"train_fracton": 0.6})
 
     def test_kedro_can_resolve_the_hints(self) -> None:
-        # Otherwise Kedro would hand over a plain dict, without a check.
+        # Otherwise, Kedro would pass a plain dict without validation.
         assert get_type_hints(split_digits)["settings"] is SplitSettings
