@@ -5,7 +5,6 @@ python benchmarks/picture.py [docs/frontier.png]
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kedro_aat.delivery.results import Summary
 from kedro_aat.reporting.figures import frontier_figure
 
 ROOT = Path(__file__).parents[1]
@@ -27,9 +27,10 @@ def main() -> None:
         raise SystemExit("Chromium draws the figure, but is not on the PATH: install it.")
     reporting = ROOT / "data" / "08_reporting"
     trajectory = pd.read_parquet(reporting / "trajectory.parquet")
-    summary = json.loads((reporting / "aat_summary.json").read_text(encoding="utf-8"))
+    summary = Summary.model_validate_json((reporting / "aat_summary.json").read_text(encoding="utf-8"))
     # Only the first stage: the second changes only the weights' bits, and would take half of the picture.
-    figure = frontier_figure(trajectory[trajectory["stage"] == 1], summary | {"stages": summary["stages"][:1]})
+    first_stage = summary.model_copy(update={"stages": summary.stages[:1]})
+    figure = frontier_figure(trajectory[trajectory["stage"] == 1], first_stage)
     figure.update_layout(template="plotly_white", width=WIDTH - 20, height=HEIGHT - 20)
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "figure.html")

@@ -129,7 +129,13 @@ class CompressionController(Protocol):
         ...
 
     def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Writes the stripped model to a file."""
+        """Writes the stripped model to a file.
+
+        Args:
+            path: The file.
+            *args: Other arguments of NNCF, without effect.
+            **kwargs: Other arguments of NNCF, without effect.
+        """
         ...
 
 

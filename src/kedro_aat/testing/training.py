@@ -11,7 +11,13 @@ from torch.nn import functional as F
 
 
 class SmallNet(nn.Module):
-    """Two convolutions, BatchNorm and a classifier: (B, in_channels, 8, 8) -> (B, num_classes)."""
+    """Two convolutions, BatchNorm and a classifier: (B, in_channels, 8, 8) -> (B, num_classes).
+
+    Args:
+        num_classes: Number of logits.
+        width: Channels of both convolutions.
+        in_channels: Channels of the images.
+    """
 
     def __init__(self, num_classes: int = 4, *, width: int = 8, in_channels: int = 1) -> None:
         super().__init__()

@@ -116,7 +116,7 @@ class OtherWidths(nn.Module):
 
 
 class OwnGroupNorm(nn.GroupNorm):
-    """As projects derive their own normalisations."""
+    """As projects derive their own normalizations."""
 
 
 class OwnPReLU(nn.PReLU):

@@ -243,7 +243,13 @@ def restore_forward(model: nn.Module) -> None:
 
 
 def own_forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Calls the `forward` of the model's class."""
+    """Calls the `forward` of the model's class.
+
+    Args:
+        model: The model.
+        *args: Arguments of `forward`.
+        **kwargs: Keyword arguments of `forward`.
+    """
     return type(model).forward(model, *args, **kwargs)
 
 
