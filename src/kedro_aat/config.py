@@ -17,7 +17,7 @@ from kedro_aat.compression.settings import (
 )
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import ExportSettings
-from kedro_aat.search.choice import Policy
+from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Rate, require_at_least
 from kedro_aat.training.settings import TrainingSettings

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kedro_aat.budget import Outcome
-from kedro_aat.search.choice import Policy
+from kedro_aat.search import Policy
 from kedro_aat.search.policy import Epoch, Problem, SearchPolicy, SearchState
 from tests.search.world import Course, World, search
 from tests.strategies import worlds

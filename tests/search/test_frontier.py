@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from kedro_aat.budget import Outcome
-from kedro_aat.search.choice import Policy
+from kedro_aat.search import Policy
 from kedro_aat.search.frontier import MAXIMAL_RISE, NEAR, NUM_RESUMABLE, Frontier, FrontierState, u_of
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
 from tests.search.policy_contract import PolicyContract, laws

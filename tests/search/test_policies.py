@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
+from pydantic import TypeAdapter
 
-from kedro_aat.search.choice import Policy
-from kedro_aat.search.policy import SearchState
+from kedro_aat.search import Policy
+from kedro_aat.search.policy import SearchPolicy, SearchState
 from kedro_aat.search.stepping import EarlyExit, Interpolate, UniformDecrease
 from tests.search.policy_contract import PolicyContract, laws
 from tests.search.world import Course, World, search
@@ -57,3 +62,18 @@ def test_best_of_a_compatible_policy_is_the_highest_rate_seen_within_budget(poli
         assert (state.best.achieved_rate if state.best else None) == max(within, default=None)
 
     search(policy, world, look=look)
+
+
+SAVED = sorted((Path(__file__).parents[1] / "saved_by").glob("*/search/*.json"))
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
+def test_a_search_saved_by_an_older_version_goes_on_as_it_would_have(path: Path) -> None:
+    """Each file holds a policy, its state within a search, and the best and the next epoch as that version had them."""
+    saved = json.loads(path.read_text())
+    adapter: TypeAdapter[Policy] = TypeAdapter(Policy)
+    policy: SearchPolicy[Any] = adapter.validate_python(saved["policy"])
+    state = policy.load(json.dumps(saved["state"]))
+    assert json.loads(state.model_dump_json()) == saved["state"]
+    assert policy.ask(state).model_dump(mode="json") == saved["next"]
+    assert (state.best and state.best.model_dump()) == saved["best"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from scipy.interpolate import interp1d
 
 from kedro_aat.budget import Outcome
-from kedro_aat.search.choice import Policy
+from kedro_aat.search import Policy
 from kedro_aat.search.policy import Epoch, Problem
 from kedro_aat.search.stepping import EarlyExit, Interpolate, UniformDecrease
 from tests.search.world import Answer, Search, World, search

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.nncf.sections import Algorithm, Scopes, wrap_in_list
-from kedro_aat.search.choice import AdaptivePolicy
+from kedro_aat.search import AdaptivePolicy
 from kedro_aat.search.stepping import EarlyExit, SteppingSettings, UniformDecrease
 from kedro_aat.validated import Settings, parse
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from kedro_aat.search.beliefs import HEIGHT, JITTER, RECOVERY_RATIO, expectation, posterior
-from kedro_aat.search.policy import Candidate, Epoch, EpochResult, Problem, SearchState, Stop, worth_returning
+from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchState, Stop, Trial, worth_returning
 from kedro_aat.validated import Settings
 
 # Stands for a tolerated drop of zero, where margins need some other unit.
@@ -42,7 +42,7 @@ STEERING, MAXIMAL_RISE, MAXIMAL_FALL = 0.5, 0.1, 0.15
 RESERVE = 0.1
 
 
-class Trial(Settings):
+class TrialHistory(Settings):
     """One proposal, fine-tuned and judged.
 
     Attributes:
@@ -80,26 +80,26 @@ class FrontierState(SearchState):
     problem: Problem
     num_epochs: int = 0
     first: EpochResult | None = None
-    trials: tuple[Trial, ...] = ()
-    current: Trial | None = None
+    trials: tuple[TrialHistory, ...] = ()
+    current: TrialHistory | None = None
     maximal_step: float
     polish: tuple[EpochResult, ...] = ()
     polish_epochs: int | None = None
     slope: float = 1.0
-    settled: Candidate | None = None
+    settled: Trial | None = None
 
     @property
-    def best(self) -> Candidate | None:
+    def best(self) -> Trial | None:
         """What the polish settled on, even below what one lucky epoch reached; before it the best candidate."""
         return self.settled or super().best
 
     @property
-    def returned(self) -> Candidate | None:
+    def returned(self) -> Trial | None:
         """The best, if it is worth it."""
         return worth_returning(self.best, self.problem)
 
     @property
-    def resumable(self) -> tuple[Trial, ...]:
+    def resumable(self) -> tuple[TrialHistory, ...]:
         """Failed trials that a later one may go on from."""
         return tuple(trial for trial in self.trials if not trial.accepted)[-NUM_RESUMABLE:]
 
@@ -184,16 +184,16 @@ class Frontier(Settings):
             shift = self.acceptance_z * decided.standard_error
             least = max(0.0, min(shift, self._reserve(decided)) + decided.offset)
             if accepted and expected >= least:
-                changes["settled"] = _candidate(seen)
+                changes["settled"] = Trial.from_result(seen)
             return _updated(decided, **changes)
         if decided.first is None:
             changes["first"] = seen
         else:
             assert decided.current is not None
             results = (*decided.current.results, seen)
-            changes["current"] = Trial(u=decided.current.u, results=results, accepted=accepted)
+            changes["current"] = TrialHistory(u=decided.current.u, results=results, accepted=accepted)
         if accepted:
-            changes["candidates"] = (*decided.candidates, _candidate(seen))
+            changes["candidates"] = (*decided.candidates, Trial.from_result(seen))
         return _updated(decided, **changes)
 
     def load(self, state: str) -> FrontierState:
@@ -227,7 +227,7 @@ class Frontier(Settings):
         if nearest is not None and abs(nearest.u - u) <= NEAR:
             start, start_u = nearest.best.checkpoint, nearest.u
         path = self._path(state.problem, start_u, u)
-        return _updated(state, current=Trial(u=u)), Epoch(rate_path=path, start_from=start, new_optimizer=True)
+        return _updated(state, current=TrialHistory(u=u)), Epoch(rate_path=path, start_from=start, new_optimizer=True)
 
     def _path(self, problem: Problem, start: float, end: float) -> tuple[float, ...]:
         steps = [start + (end - start) * (step + 1) / self.num_path_steps for step in range(self.num_path_steps)]
@@ -237,7 +237,7 @@ class Frontier(Settings):
         share = min(1.0, num_epochs / max(1, self.epochs_per_rate - 1))
         return float(self.lowest_trial_lr**share)
 
-    def _is_over(self, state: FrontierState, trial: Trial) -> bool:
+    def _is_over(self, state: FrontierState, trial: TrialHistory) -> bool:
         last = trial.results[-1]
         if trial.accepted or last.early_stop:
             return True
@@ -255,7 +255,7 @@ class Frontier(Settings):
         """Whether another request led to the model that failed; a resumed trial makes the same request."""
         return seen.achieved_rate == failed.achieved_rate and seen.requested_rate != failed.requested_rate
 
-    def _with_ended(self, state: FrontierState, trial: Trial) -> FrontierState:
+    def _with_ended(self, state: FrontierState, trial: TrialHistory) -> FrontierState:
         step = self.first_step
         if trial.accepted and len(trial.results) == 1:  # far from the frontier: climb faster
             step = min(2 * state.maximal_step, MAXIMAL_GROWTH * self.first_step)
@@ -288,7 +288,7 @@ class Frontier(Settings):
 
     def _start_polish(self, state: FrontierState, first: EpochResult, left: int) -> tuple[FrontierState, Epoch]:
         """From the best; without one from the trial that came nearest, whose rate the polish then lowers."""
-        start: EpochResult | Candidate = first
+        start: EpochResult | Trial = first
         if state.best is not None:
             start = state.best
         elif state.resumable:
@@ -339,15 +339,6 @@ class Frontier(Settings):
 def u_of(rate: float) -> float:
     """-ln(1 - rate), the log of the size ratio."""
     return -math.log1p(-rate)
-
-
-def _candidate(seen: EpochResult) -> Candidate:
-    return Candidate(
-        checkpoint=seen.checkpoint,
-        requested_rate=seen.requested_rate,
-        achieved_rate=seen.achieved_rate,
-        margin=seen.margin,
-    )
 
 
 def _updated(state: FrontierState, **changes: Any) -> FrontierState:

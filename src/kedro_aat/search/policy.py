@@ -103,17 +103,34 @@ class EpochResult(Settings):
     early_stop: bool = False
 
 
-class Candidate(Settings):
-    """The best epoch of one requested rate."""
+class Trial(Settings):
+    """One rate that was trained and judged, as its best epoch left it.
+
+    Attributes:
+        checkpoint: Number of the checkpoint of that epoch.
+        requested_rate: Rate that the search asked for, in [0, 1).
+        achieved_rate: Rate of the model, in [0, 1].
+        margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget.
+    """
 
     checkpoint: int
     requested_rate: float
     achieved_rate: float
     margin: float
 
+    @classmethod
+    def from_result(cls, result: EpochResult) -> Trial:
+        """The trial whose best epoch had this result."""
+        return cls(
+            checkpoint=result.checkpoint,
+            requested_rate=result.requested_rate,
+            achieved_rate=result.achieved_rate,
+            margin=result.margin,
+        )
+
     @property
     def merit(self) -> tuple[bool, float, float]:
-        """Orders candidates: within budget first, then by achieved rate, then by margin."""
+        """Orders trials: within budget first, then by achieved rate, then by margin."""
         is_within = self.margin >= 0
         return is_within, self.achieved_rate if is_within else 0.0, self.margin
 
@@ -121,13 +138,14 @@ class Candidate(Settings):
 class SearchState(Settings):
     """What every policy's state has: what to return now, and what it may come back to."""
 
-    candidates: tuple[Candidate, ...] = ()
+    # Not `trials`, since checkpoints written by version 0.1.0 have this key.
+    candidates: tuple[Trial, ...] = ()
 
     @property
-    def best(self) -> Candidate | None:
-        """Of the candidates within budget the one of highest achieved rate, then of largest margin."""
-        feasible = (candidate for candidate in self.candidates if candidate.margin >= 0)
-        return max(feasible, key=lambda candidate: candidate.merit, default=None)
+    def best(self) -> Trial | None:
+        """The trial within budget that has the highest achieved rate, and among equals the largest margin."""
+        feasible = (trial for trial in self.candidates if trial.margin >= 0)
+        return max(feasible, key=lambda trial: trial.merit, default=None)
 
     @property
     def needed(self) -> frozenset[int]:
@@ -135,7 +153,7 @@ class SearchState(Settings):
         return frozenset({self.best.checkpoint} if self.best else ())
 
     @property
-    def returned(self) -> Candidate | None:
+    def returned(self) -> Trial | None:
         """What the search would return now; None where the best is not worth returning."""
         return self.best
 
@@ -146,27 +164,22 @@ class SearchState(Settings):
         return Stop(outcome=Outcome.WITHIN_BUDGET, best=self.returned.checkpoint, reason=reason)
 
 
-def worth_returning(best: Candidate | None, problem: Problem) -> Candidate | None:
+def worth_returning(best: Trial | None, problem: Problem) -> Trial | None:
     """The best, unless it is not compressed, or less than was asked for."""
     if best is None or best.requested_rate <= 0 or best.requested_rate < problem.minimal_rate:
         return None
     return best
 
 
-def with_candidate(candidates: tuple[Candidate, ...], seen: EpochResult) -> tuple[Candidate, ...]:
-    """`candidates` with `seen`, if it is better than what its requested rate had before."""
-    if not seen.fully_compressed:
-        return candidates
-    before = next((known for known in candidates if known.requested_rate == seen.requested_rate), None)
-    candidate = Candidate(
-        checkpoint=seen.checkpoint,
-        requested_rate=seen.requested_rate,
-        achieved_rate=seen.achieved_rate,
-        margin=seen.margin,
-    )
-    if before is not None and candidate.merit <= before.merit:
-        return candidates
-    return (*(known for known in candidates if known is not before), candidate)
+def with_trial(trials: tuple[Trial, ...], result: EpochResult) -> tuple[Trial, ...]:
+    """Adds a result to `trials` if it is better than what its requested rate had before."""
+    if not result.fully_compressed:
+        return trials
+    before = next((known for known in trials if known.requested_rate == result.requested_rate), None)
+    trial = Trial.from_result(result)
+    if before is not None and trial.merit <= before.merit:
+        return trials
+    return (*(known for known in trials if known is not before), trial)
 
 
 S = TypeVar("S", bound=SearchState)

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kedro_aat.search.policy import (
-    Candidate,
     Epoch,
     EpochResult,
     Problem,
     SearchState,
     Stop,
-    with_candidate,
+    Trial,
+    with_trial,
     worth_returning,
 )
 from kedro_aat.validated import Settings
@@ -73,7 +73,7 @@ class EarlyExit(Settings):
         return EarlyExitState(
             num_epochs=state.num_epochs + seen.trained,
             last=seen,
-            candidates=with_candidate(state.candidates, seen),
+            candidates=with_trial(state.candidates, seen),
         )
 
     def load(self, state: str) -> EarlyExitState:
@@ -125,7 +125,7 @@ class SteppingState(SearchState):
     margins: tuple[tuple[float, float], ...] = ()
 
     @property
-    def returned(self) -> Candidate | None:
+    def returned(self) -> Trial | None:
         """The best, if it is worth it."""
         return worth_returning(self.best, self.problem)
 
@@ -178,7 +178,7 @@ class _Stepping(SteppingSettings):
         if decided.phase == "search":
             changes["epochs_at_rate"] = decided.epochs_at_rate + 1
             changes["must_change"] = seen.early_stop
-        changes["candidates"] = with_candidate(decided.candidates, seen)
+        changes["candidates"] = with_trial(decided.candidates, seen)
         latest = dict(decided.margins) | {seen.requested_rate: seen.margin}
         changes["margins"] = tuple(latest.items())
         return _updated(decided, **changes)

@@ -13,7 +13,7 @@ from torch import nn
 from kedro_aat.budget import Budget, BudgetSettings, Outcome
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import InterruptedRunError
-from kedro_aat.search.choice import Policy
+from kedro_aat.search import Policy
 from kedro_aat.search.policy import with_epochs
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.cost import expected_cost, timed_epoch
