@@ -1,4 +1,4 @@
-"""Models whose filters are pruned, and how far two models are apart."""
+"""Models with pruned filters, small models to prune, and the difference between two models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.probing import outputs_of, relative_difference
 from kedro_aat.compression.settings import FilterPruning
 
 TOLERANCE = 1e-4
+
+
+class Activated(nn.Module):
+    """Three linear layers, with a chosen activation after the first: (B, 6) -> (B, 3)."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.third(F.relu(self.second(self.activation(self.first(x)))))
+        return out
+
+
+def perceptron(*middle: nn.Module) -> nn.Module:
+    """Three linear layers, with chosen modules after the first: (B, 6) -> (B, 3)."""
+    return nn.Sequential(nn.Linear(6, 12), *middle, nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
 def pruned(model: nn.Module, batch: Tensor, rate: float = 0.0, **options: Any) -> FilterPruningController:
@@ -22,7 +41,7 @@ def pruned(model: nn.Module, batch: Tensor, rate: float = 0.0, **options: Any) -
 
 
 def train(model: nn.Module, batch: Tensor, controller: FilterPruningController, num_steps: int = 3) -> None:
-    """With everything that could bring a masked weight back: momentum, weight decay, Adam's moments."""
+    """Trains with everything that could change a masked weight: momentum, weight decay, Adam's moments."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     for _ in range(num_steps):

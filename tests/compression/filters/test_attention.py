@@ -1,3 +1,5 @@
+"""Finding heads, and attention with fewer of them."""
+
 from __future__ import annotations
 
 import copy
@@ -9,21 +11,23 @@ from torch import Tensor, nn
 from kedro_aat.compression.filters.attention import CutMultiheadAttention, heads_of
 
 
-def both(batch_first: bool = True, bias: bool = True) -> tuple[nn.MultiheadAttention, CutMultiheadAttention]:
-    """The original, and ours with all its heads."""
+def original_and_replacement(
+    batch_first: bool = True, bias: bool = True
+) -> tuple[nn.MultiheadAttention, CutMultiheadAttention]:
+    """torch's attention, and a copy that was replaced but keeps all its heads."""
     torch.manual_seed(0)
     original = nn.MultiheadAttention(12, 3, batch_first=batch_first, bias=bias).eval()
-    ours = copy.deepcopy(original)
-    CutMultiheadAttention.replace(ours)
-    assert isinstance(ours, CutMultiheadAttention)
-    return original, ours
+    replacement = copy.deepcopy(original)
+    CutMultiheadAttention.replace(replacement)
+    assert isinstance(replacement, CutMultiheadAttention)
+    return original, replacement
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("need_weights", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_attention_with_all_heads_is_the_original(batch_first: bool, need_weights: bool, bias: bool) -> None:
-    original, ours = both(batch_first, bias)
+def test_replacement_with_all_heads_equals_the_original(batch_first: bool, need_weights: bool, bias: bool) -> None:
+    original, replacement = original_and_replacement(batch_first, bias)
     query, key = torch.randn(4, 5, 12), torch.randn(4, 7, 12)
     if not batch_first:
         query, key = query.transpose(0, 1), key.transpose(0, 1)
@@ -39,17 +43,17 @@ def test_attention_with_all_heads_is_the_original(batch_first: bool, need_weight
         {"average_attn_weights": False},
     ):
         expected = original(query, key, key, need_weights=need_weights, **options)
-        got = ours(query, key, key, need_weights=need_weights, **options)
-        torch.testing.assert_close(got[0], expected[0])
-        torch.testing.assert_close(got[1], expected[1])
+        outputs = replacement(query, key, key, need_weights=need_weights, **options)
+        torch.testing.assert_close(outputs[0], expected[0])
+        torch.testing.assert_close(outputs[1], expected[1])
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_single_example_needs_no_batch(batch_first: bool) -> None:
-    original, ours = both(batch_first)
+def test_batch_dimension_is_optional(batch_first: bool) -> None:
+    original, replacement = original_and_replacement(batch_first)
     x: Tensor = torch.randn(5, 12)
-    for got, expected in zip(ours(x, x, x), original(x, x, x), strict=True):
-        torch.testing.assert_close(got, expected)
+    for output, expected in zip(replacement(x, x, x), original(x, x, x), strict=True):
+        torch.testing.assert_close(output, expected)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_single_example_needs_no_batch(batch_first: bool) -> None:
         nn.MultiheadAttention(12, 3, add_bias_kv=True),
         nn.MultiheadAttention(12, 3, add_zero_attn=True),
     ],
-    ids=["Linear", "own widths", "bias_kv", "zero_attn"],
+    ids=["Linear", "other widths", "bias_kv", "zero_attn"],
 )
 def test_attention_of_other_forms_has_no_heads_to_cut(module: nn.Module) -> None:
     assert heads_of(module) is None
