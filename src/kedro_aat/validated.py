@@ -1,4 +1,4 @@
-"""The base of all settings: frozen, strict about keys, and one error that lists every mistake."""
+"""The base class of all settings: frozen, strict about keys, and with one error that lists every mistake."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from pydantic_core import ErrorDetails
 
 from kedro_aat.errors import ConfigurationError
 
+# A similarity of difflib, in [0, 1]; its usual threshold for a likely match.
+_LIKELY_MATCH = 0.6
+# Characters of a value that a message shows.
+_MAX_SHOWN = 60
+
 T = TypeVar("T", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Settings that cannot change, know every key they accept, and hold only finite numbers."""
+    """Settings that cannot change, reject unknown keys, and hold only finite numbers."""
 
-    # `protected_namespaces` is emptied because `model` is a natural key of ours.
+    # `protected_namespaces` is emptied because `model` is a natural key for us.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
@@ -29,10 +34,10 @@ class Settings(BaseModel):
         return parse(cls, obj, **options)
 
     def lookup_mistakes(self, key: str) -> list[str]:
-        """Mistakes that show only when what the settings name is looked up, such as a wrong import path.
+        """Lists mistakes that show only when what the settings name is looked up, such as a wrong import path.
 
         Args:
-            key: Where these settings stand, for example `aat.training`.
+            key: Key of these settings, for example `aat.training`.
         """
         nested = ((name, getattr(self, name)) for name in type(self).model_fields)
         return [
@@ -53,7 +58,7 @@ def parse(model: type[T], data: Any, *, where: str | None = None, **options: Any
         **options: Passed on to pydantic.
 
     Raises:
-        ConfigurationError: One line a mistake, with its key, the rule, the value and, for an unknown
+        ConfigurationError: One line per mistake, with its key, the rule, the value and, for an unknown
             key, the likely intended name.
     """
     try:
@@ -68,74 +73,70 @@ def _validate(model: type[T], data: Any, options: dict[str, Any]) -> T:
 
 
 def _all_mistakes(model: type[BaseModel], data: Any, options: dict[str, Any], error: ValidationError) -> list[str]:
-    """The mistakes in `data`, also those in rules on several keys.
+    """Describes the mistakes in `data`, including broken rules that combine several keys.
 
-    Pydantic tests such a rule only when each of its keys is right. So what is wrong is taken out, and the rest is
-    tried again, until nothing new is found.
+    Pydantic checks such a rule (a model validator) only if each key is valid by itself. So the valid keys are
+    validated again without the others, once per level of nested rules.
     """
-    found: list[str] = []
-    removed: set[str] = set()
-    unsettled: set[str] = set()  # names whose right value is not known, so that rules on them say nothing
-    rest = _copied(data)
+    mistakes: dict[str, None] = {}  # a set that keeps the order
+    wrong: set[tuple[str, ...]] = set()  # paths of the keys that are left out
+    doubtful: set[str] = set()  # keys whose intended value is unknown: a rule that names one says nothing
     while True:
-        is_changed = False
+        num_wrong = len(wrong)
         for detail in error.errors(include_url=False):
-            location = _locate(model, detail, rest)
-            key = ".".join(location.keys)
-            if detail["type"] == "missing" and key in removed:
+            # What is missing now was left out, and wrong items of lists are still there.
+            if num_wrong and (detail["type"] != "value_error" or doubtful & set(re.findall(r"\w+", detail["msg"]))):
                 continue
-            if detail["type"] == "value_error" and unsettled & set(re.findall(r"\w+", detail["msg"])):
-                continue
-            mistake = _describe(detail, location)
-            found += [] if mistake in found else [mistake]
-            if _take_out(rest, location.keys):
-                removed.add(key)
-                is_changed = True
-                intended = [name for name in location.siblings if f"'{name}'" in mistake.rpartition("Did you mean")[2]]
-                unsettled |= {location.keys[-1], *intended} - _keys_at(rest, location.keys[:-1])
-        if not is_changed:
-            return found
+            location = _locate(model, detail, data)
+            mistakes[_describe(detail, location)] = None
+            wrong.add(tuple(location.keys))
+            doubtful |= location.doubtful
+        if len(wrong) == num_wrong:
+            return list(mistakes)
         try:
-            _validate(model, rest, options)
+            _validate(model, _without(wrong, data), options)
         except ValidationError as next_error:
             error = next_error
         else:
-            return found
+            return list(mistakes)
 
 
-def _copied(data: Any) -> Any:
+def _without(wrong: set[tuple[str, ...]], data: Any, path: tuple[str, ...] = ()) -> Any:
+    """Copies `data` without the keys at the paths in `wrong`; wrong items of lists stay, since others would move."""
     if isinstance(data, Mapping):
-        return {key: _copied(value) for key, value in data.items()}
-    return [_copied(value) for value in data] if isinstance(data, list | tuple) else data
-
-
-def _keys_at(data: Any, path: list[str]) -> set[str]:
-    for key in path:
-        data = data[int(key)] if isinstance(data, list) else data.get(key) if isinstance(data, dict) else None
-    return set(data) if isinstance(data, dict) else set()
-
-
-def _take_out(data: Any, keys: list[str]) -> bool:
-    """Removes the value at `keys`; whether it was there. One of a list stays, since others would move."""
-    for key in keys[:-1]:
-        data = data[int(key)] if isinstance(data, list) else data.get(key) if isinstance(data, dict) else None
-    return bool(keys) and isinstance(data, dict) and data.pop(keys[-1], None) is not None
+        items = ((key, value, (*path, str(key))) for key, value in data.items())
+        return {key: _without(wrong, value, below) for key, value, below in items if below not in wrong}
+    if isinstance(data, list | tuple):
+        return [_without(wrong, value, (*path, str(index))) for index, value in enumerate(data)]
+    return data
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` for the known name most like `name`, or an empty string."""
+    """Returns `" Did you mean 'x'?"` with the known name most like `name`, or an empty string."""
+    likely = _closest_name(name, known)
+    return f" Did you mean '{likely}'?" if likely else ""
+
+
+def _closest_name(name: str, known: Iterable[str]) -> str | None:
     names = list(known)
-    likely = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    likely = difflib.get_close_matches(name, names, n=1, cutoff=_LIKELY_MATCH)
     likely = likely or [longer for longer in names if len(name) > 3 and longer.startswith(name)]
-    return f" Did you mean '{likely[0]}'?" if likely else ""
+    return likely[0] if likely else None
 
 
 @dataclass
 class _Location:
-    """Where a mistake is: the keys that the user wrote, and all keys accepted beside the last of them."""
+    """Where a mistake is.
+
+    Attributes:
+        keys: The path that the user wrote.
+        siblings: All keys accepted beside the last one of the path.
+        doubtful: Keys whose intended value the mistake leaves unknown.
+    """
 
     keys: list[str]
     siblings: list[str]
+    doubtful: set[str]
 
 
 def _describe(detail: ErrorDetails, location: _Location) -> str:
@@ -148,13 +149,15 @@ def _describe(detail: ErrorDetails, location: _Location) -> str:
         return f"{key}: this key is required"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag_key = f"{key}.{str(context['discriminator']).strip(chr(39))}"
-        if kind == "union_tag_not_found":
-            return f"{tag_key}: this key is required" if isinstance(value, Mapping) else _wrong_form(key, value)
-        return _not_one_of(tag_key, context["tag"], str(context["expected_tags"]))
+        if kind == "union_tag_invalid":
+            return _not_one_of(tag_key, context["tag"], str(context["expected_tags"]))
+        if isinstance(value, Mapping):
+            return f"{tag_key}: this key is required"
+        return f"{key}: should be a mapping of keys to values, but got {_short(value)}"
     if kind == "literal_error":
         return _not_one_of(key, value, str(context["expected"]))
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if kind == "value_error":  # written by our own validators, which name the value themselves
+    if kind == "value_error":  # raised by our own validators, whose messages include the value
         return f"{key}: {message}" if location.keys else message
     return f"{key}: {message}, but got {_short(value)}"
 
@@ -164,14 +167,10 @@ def _not_one_of(key: str, value: Any, expected: str) -> str:
     return f"{key}: must be one of {', '.join(names)}, but got {value!r}.{closest(str(value), names)}"
 
 
-def _wrong_form(key: str, value: Any) -> str:
-    return f"{key}: should be a mapping of keys to values, but got {_short(value)}"
-
-
 def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Location:
-    """Translates pydantic's location, which also names what the user never wrote.
+    """Translates pydantic's location, which includes parts that the user never wrote.
 
-    That is the branch taken in a union, the index in a list that was made of a single value, and the key under
+    These are the branch taken in a union, the index in a list that was made of a single value, and the key under
     which a list was put.
     """
     keys: list[str] = []
@@ -192,11 +191,15 @@ def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Locatio
         else:
             members = [member for member in members if _has_tag(member, part)] or members
     siblings = [field.alias or name for member in members for name, field in member.model_fields.items()]
-    is_written = detail["loc"] and not (isinstance(last, int) and not isinstance(data, list | tuple))
-    is_tag = isinstance(last, str) and last not in siblings and any(_has_tag(member, last) for member in members)
-    if is_written and not (is_tag and detail["type"] != "extra_forbidden"):
+    is_unknown = detail["type"] == "extra_forbidden"
+    is_index = isinstance(last, int) and not isinstance(data, list | tuple)
+    is_tag = last not in siblings and any(_has_tag(member, str(last)) for member in members)
+    if detail["loc"] and not is_index and (is_unknown or not is_tag):
         keys.append(str(last))
-    return _Location(keys, siblings)
+    likely = _closest_name(str(last), siblings) if is_unknown else None
+    is_free = not (isinstance(data, Mapping) and likely in data)
+    doubtful = {name for name in (last, likely if is_free else None) if isinstance(name, str)}
+    return _Location(keys, siblings, doubtful)
 
 
 def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
@@ -219,4 +222,4 @@ def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a mapping with the keys {', '.join(map(str, value)) or '(none)'}"
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
