@@ -11,7 +11,7 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow lint types docs benchmark lock
+.PHONY: help setup run clean-run viz test test-slow mutants lint types docs benchmark lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ test: lint types docs  ## Check everything but the slow tests, on two cores
 
 test-slow: $(SETUP)  ## Run the slow tests
 	$(BIN)/pytest -m slow $(ARGS)
+
+# mutmut is in neither `dev` nor the lock, because nothing else needs it; this target installs it.
+MODULE ?=
+mutants: $(SETUP)  ## Change the source in one place at a time; tests must notice; `MODULE=budget` for one module
+	$(BIN)/python -m pip install --quiet "$$(sed -n 's/^mutants = \["\(.*\)"\]/\1/p' pyproject.toml)"
+	$(BIN)/python tests/mutants.py $(MODULE) $(ARGS)
 
 lint: $(SETUP)  ## Check style, format, spelling and the direction of imports
 	$(BIN)/ruff check

@@ -82,6 +82,17 @@ def test_a_metric_of_small_numbers_has_a_budget_too(higher: bool) -> None:
     assert budget.margin(0.8e-6 if higher else 1.2e-6) < 0
 
 
+def test_margin_of_a_rounding_error_is_0() -> None:
+    budget = Budget(baseline=1.0, drop=0.25)
+    assert budget.margin(0.75 * (1 - 1e-7)) == 0
+    assert budget.margin(0.75 * (1 + 1e-7)) > 0
+
+
+def test_summary_is_plain_data() -> None:
+    budget = settings(max_relative_drop=0.5).budget(0.5, higher_is_better=False)
+    assert budget.summary == {"kind": "relative", "drop": 0.25, "lowest_tolerated": 0.75}
+
+
 @given(budget=budgets())
 def test_the_lowest_tolerated_metric_is_within_budget(budget: Budget) -> None:
     assert budget.margin(budget.lowest_tolerated) == 0
@@ -125,6 +136,12 @@ def test_relative_drop_from_a_baseline_of_0(higher: bool) -> None:
 
 def test_absolute_drop_from_a_baseline_of_0() -> None:
     assert settings(max_drop=1.0).budget(0.0, higher_is_better=True).lowest_tolerated == -1.0
+
+
+@pytest.mark.parametrize(("baseline", "drop"), [(1.0, 1.5), (0.913, 1.0), (1.0, 1.0)])
+def test_drop_as_large_as_any_fraction_is_a_mistake(baseline: float, drop: float) -> None:
+    with pytest.raises(ConfigurationError, match="percentage"):
+        settings(max_drop=drop).budget(baseline, higher_is_better=True)
 
 
 def test_percentage_given_for_a_fraction() -> None:

@@ -33,6 +33,39 @@ def test_each_rate_of_a_path_has_equally_many_steps() -> None:
     assert rates_of_steps(4) == [0.1, 0.3, 0.5, 0.7]
     assert rates_of_steps(1) == [0.1]
     assert rates_of_steps(20) == [PATH[step * 8 // 20] for step in range(20)]
+    assert rates_of_steps(4, (0.2, 0.4)) == [0.2, 0.2, 0.4, 0.4]
+
+
+def test_rate_is_set_only_when_it_changes() -> None:
+    rates = Rates()
+    scheduler = PathScheduler(rates, 16)
+    scheduler.follow_rate_path(PATH)
+    scheduler.epoch_step()
+    for _ in range(16):
+        scheduler.step()
+    assert rates.all == [0.8, *PATH]
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 5])
+def test_step_can_be_given(first_step: int) -> None:
+    rates = Rates()
+    scheduler = PathScheduler(rates, 8)
+    scheduler.follow_rate_path(PATH)
+    scheduler.epoch_step()
+    scheduler.step(first_step)
+    assert rates.last == PATH[first_step]
+    scheduler.step()
+    assert rates.last == PATH[first_step + 1]
+
+
+def test_every_step_begins_with_the_given_function() -> None:
+    events: list[str | float] = []
+    scheduler = PathScheduler(events.append, 2, before_step=lambda: events.append("before"))
+    scheduler.follow_rate_path((0.2, 0.4))
+    scheduler.epoch_step()
+    for _ in range(3):
+        scheduler.step()
+    assert events == [0.4, "before", 0.2, "before", 0.4, "before"]
 
 
 @given(num_steps=st.integers(1, 100), length=st.integers(1, 12))
@@ -56,22 +89,25 @@ def test_rate_is_the_last_one_if_the_number_of_steps_is_unknown() -> None:
     assert rates_of_steps(5, steps_per_epoch=None) == [0.8] * 5
 
 
-def test_steps_counted_in_one_epoch_are_used_in_the_next() -> None:
+@pytest.mark.parametrize("num_steps", [1, 8])
+def test_steps_counted_in_one_epoch_are_used_in_the_next(num_steps: int) -> None:
     rates = Rates()
     scheduler = PathScheduler(rates, None)
+    assert scheduler.current_step == -1
     scheduler.epoch_step()
-    for _ in range(8):
+    for _ in range(num_steps):
         scheduler.step()
     scheduler.follow_rate_path(PATH)
     scheduler.epoch_step()
     rates.take()
-    for _ in range(8):
+    for _ in range(num_steps):
         scheduler.step()
-    assert rates.all == list(PATH)
+    assert rates.all == list(PATH[:num_steps])
 
 
 def test_longer_epoch_than_expected_ends_at_the_last_rate() -> None:
     assert rates_of_steps(12, steps_per_epoch=8) == [*PATH, 0.8, 0.8, 0.8, 0.8]
+    assert rates_of_steps(5, steps_per_epoch=3) == [0.1, 0.3, 0.6, 0.8, 0.8]
 
 
 def test_path_lasts_one_epoch() -> None:
@@ -117,19 +153,27 @@ def test_step_before_the_first_epoch_changes_nothing() -> None:
     assert rates.all == [0.8, *PATH]
 
 
-def test_scheduler_continues_from_its_state() -> None:
+@pytest.mark.parametrize("num_steps", [1, 8])
+def test_scheduler_continues_from_its_state(num_steps: int) -> None:
     old = PathScheduler(Rates(), None)
     old.epoch_step()
-    for _ in range(8):
+    for _ in range(num_steps):
         old.step()
     rates = Rates()
     new = PathScheduler(rates, None)
     new.load_state(json.loads(json.dumps(old.get_state())))
     new.follow_rate_path(PATH)
     new.epoch_step()
-    for _ in range(8):
+    for _ in range(num_steps):
         new.step()
-    assert rates.all == [0.8, *PATH]
+    assert rates.all == [0.8, *PATH[:num_steps]]
+
+
+def test_state_of_a_new_scheduler_has_the_given_number_of_steps() -> None:
+    rates = Rates()
+    scheduler = PathScheduler(rates, None)
+    scheduler.load_state(json.loads(json.dumps(PathScheduler(Rates(), 8).get_state())))
+    assert scheduler.steps_per_epoch == 8
 
 
 def test_scheduler_takes_the_number_of_steps_from_an_epoch_schedulers_state() -> None:
@@ -148,10 +192,17 @@ def test_scheduler_takes_the_number_of_steps_from_an_epoch_schedulers_state() ->
     assert rates.all == [0.8, *PATH]
 
 
-def test_state_without_a_number_of_steps_does_not_change_it() -> None:
+NEW_SCHEDULERS = {
+    "the controller's schedule": EpochScheduler(ScheduleSettings(), Rates()),
+    "a rate path": PathScheduler(Rates(), None),
+}
+
+
+@pytest.mark.parametrize("name", NEW_SCHEDULERS)
+def test_state_without_a_number_of_steps_does_not_change_it(name: str) -> None:
     rates = Rates()
     scheduler = PathScheduler(rates, 8)
-    scheduler.load_state(json.loads(json.dumps(EpochScheduler(ScheduleSettings(), Rates()).get_state())))
+    scheduler.load_state(json.loads(json.dumps(NEW_SCHEDULERS[name].get_state())))
     scheduler.follow_rate_path(PATH)
     scheduler.epoch_step()
     for _ in range(8):

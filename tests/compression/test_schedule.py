@@ -114,6 +114,15 @@ def test_rates_are_between_the_initial_and_the_target_rate(
     assert schedule.rate(1e9) == pytest.approx(target)
 
 
+@pytest.mark.parametrize("kind", ["polynomial", "exponential"])
+@given(initial=st.floats(0, 0.99), target=st.floats(0, 0.99), target_epoch=st.integers(1, 100))
+def test_rate_at_the_target_epoch_is_exactly_the_target(
+    kind: Any, initial: float, target: float, target_epoch: int
+) -> None:
+    schedule = ScheduleSettings(kind=kind, initial_rate=initial, target_rate=target, target_epoch=target_epoch)
+    assert schedule.rate(target_epoch) == target
+
+
 @pytest.mark.parametrize("next_epoch", [0, 3, 7])
 def test_epoch_can_be_given(next_epoch: int) -> None:
     rates = Rates()
@@ -163,6 +172,49 @@ def test_steps_are_counted_in_the_first_epoch() -> None:
     assert rates.take()[-4:] == pytest.approx([0.2, 0.25, 0.3, 0.35])
 
 
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_number_of_steps_is_unknown_until_an_epoch_was_counted(num_steps: int) -> None:
+    scheduler = EpochScheduler(ScheduleSettings(**BY_STEP), Rates())
+    scheduler.step()  # does not count: no epoch has begun
+    scheduler.epoch_step()
+    assert scheduler.steps_per_epoch is None
+    scheduler.epoch_step()  # an epoch without steps does not count either
+    assert scheduler.steps_per_epoch is None
+    for _ in range(num_steps):
+        scheduler.step()
+    scheduler.epoch_step()
+    assert scheduler.steps_per_epoch == num_steps
+
+
+def test_number_of_steps_in_the_settings_is_not_replaced_by_a_count() -> None:
+    scheduler = EpochScheduler(ScheduleSettings(**BY_STEP, steps_per_epoch=4), Rates())
+    for _ in range(2):
+        scheduler.epoch_step()
+        scheduler.step()
+        assert scheduler.steps_per_epoch == 4
+
+
+def test_step_can_be_given() -> None:
+    rates = Rates()
+    scheduler = EpochScheduler(ScheduleSettings(**BY_STEP, steps_per_epoch=4), rates)
+    scheduler.epoch_step()
+    scheduler.step(2)
+    assert rates.last == pytest.approx(0.1)
+    scheduler.step()
+    assert rates.last == pytest.approx(0.15)
+
+
+def test_every_step_begins_with_the_given_function() -> None:
+    events: list[str | float] = []
+    scheduler = EpochScheduler(
+        ScheduleSettings(**BY_STEP, steps_per_epoch=4), events.append, before_step=lambda: events.append("before")
+    )
+    scheduler.epoch_step()
+    for _ in range(2):
+        scheduler.step()
+    assert events == [0.0, "before", 0.0, "before", pytest.approx(0.05)]
+
+
 def test_steps_change_nothing_if_the_rate_changes_per_epoch() -> None:
     rates = Rates()
     scheduler = EpochScheduler(
@@ -182,6 +234,23 @@ def test_frozen_schedule_does_not_set_the_same_rate_again() -> None:
     for _ in range(3):
         scheduler.epoch_step()
     assert rates.all == [0.3]
+
+
+def test_restored_scheduler_knows_which_rate_is_set() -> None:
+    settings = ScheduleSettings(kind="constant", initial_rate=0.3, freeze_epoch=1)
+    old = EpochScheduler(settings, Rates())
+    old.epoch_step()
+    rates = Rates()
+    new = EpochScheduler(settings, rates)
+    new.load_state(json.loads(json.dumps(old.get_state())))
+    new.epoch_step()
+    assert rates.all == []
+
+
+def test_state_without_a_number_of_steps_does_not_change_it() -> None:
+    scheduler = EpochScheduler(ScheduleSettings(**BY_STEP, steps_per_epoch=4), Rates())
+    scheduler.load_state({"current_epoch": 0, "current_step": 2})
+    assert scheduler.steps_per_epoch == 4
 
 
 @pytest.mark.parametrize("num_epochs", [0, 1, 2])
@@ -238,9 +307,10 @@ def test_exponential_with_bias_rises_fast_at_first(first: float, last: float) ->
     assert rates[3 + 16 :] == [last] * 5
 
 
-def test_exponential_with_bias_must_begin_below_three_quarters() -> None:
+@pytest.mark.parametrize("initial", [0.4, 0.375])
+def test_exponential_with_bias_must_begin_below_three_quarters(initial: float) -> None:
     with pytest.raises(ConfigurationError, match="below three quarters of its target rate"):
-        ScheduleSettings.model_validate({"kind": "exponential_with_bias", "initial_rate": 0.4, "target_rate": 0.5})
+        ScheduleSettings.model_validate({"kind": "exponential_with_bias", "initial_rate": initial, "target_rate": 0.5})
 
 
 @pytest.mark.parametrize("kind", ["polynomial", "exponential"])
