@@ -44,7 +44,8 @@ MODULES: dict[str, tuple[str, list[str], list[str]]] = {
             "tests/training/test_checkpoints.py::TestEveryStore::test_run_of_a_killed_process_is_free",
         ],
     ),
-    "delivery": ("delivery/*.py", ["tests/delivery"], []),
+    "delivery": ("delivery/[!d]*.py", ["tests/delivery"], []),
+    "deliver": ("delivery/deliver.py", ["tests/delivery/test_deliver.py"], []),
     "search": ("search/*.py", ["tests/search"], []),
     "certificate": (
         "certificate/*.py",
@@ -82,6 +83,7 @@ source_paths = ["src/"]
 only_mutate = ["src/kedro_aat/{files}"]
 also_copy = ["conf", "benchmarks", "docs", "data", "README.md", "conftest.py"]
 process_isolation = "forkserver"
+timeout_multiplier = 1.5
 use_git_change_detection = false
 pytest_add_cli_args_test_selection = {tests}
 pytest_add_cli_args = {arguments}
@@ -162,7 +164,7 @@ def make_copy(folder: Path, module: str) -> None:
     arguments = ["-p", "no:cacheprovider", *(f"--deselect={test}" for test in slow)]
     with (folder / "pyproject.toml").open("a", encoding="utf-8") as file:
         file.write(CONFIGURATION.format(files=files, tests=json.dumps(tests), arguments=json.dumps(arguments)))
-    conftest = CONFTEST + DELIVERY_CONFTEST * (module == "delivery")
+    conftest = CONFTEST + DELIVERY_CONFTEST * files.startswith("delivery")
     (folder / "conftest.py").write_text(conftest, encoding="utf-8")
 
 

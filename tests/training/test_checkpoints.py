@@ -6,18 +6,23 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from kedro_aat.errors import CheckpointError
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.testing.stores import IDENTITY, StoreContract, checkpoint
-from kedro_aat.training.checkpoints import CheckpointStore
+from kedro_aat.testing.training import assert_same_bits
+from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore, RunCheckpoints
 
 STORES: list[type[CheckpointStore]] = [CheckpointStore]
 
@@ -39,6 +44,67 @@ def test_files_of_a_checkpoint_are_the_documented_ones(tmp_path: Path) -> None:
         ]
         assert json.loads((folder / "state.json").read_text())["epoch"] == 12
         assert (run.folder / "run.json").exists()
+
+
+def test_run_that_another_version_began_is_found_again(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open(IDENTITY) as run:
+        assert run.folder == tmp_path / "0139a700e195"
+        with pytest.raises(Timeout):
+            FileLock(run.folder / ".lock", timeout=0).acquire()
+        run.finish()
+    with store.open(IDENTITY, reuse_finished=False) as run:
+        assert run.folder == tmp_path / "0139a700e195-2"
+        run.finish()
+    with store.open(IDENTITY, reuse_finished=False) as run:
+        assert run.folder == tmp_path / "0139a700e195-3"
+
+
+def test_paths_in_an_identity_count(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open({"data": Path("one")}) as one, store.open({"data": Path("other")}) as other:
+        assert one.folder != other.folder
+
+
+def test_identity_of_a_run_is_plain_data(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot identify a run"):
+        CheckpointStore(tmp_path).open({"metric": print})
+
+
+def test_file_of_a_run_that_continues_is_left_alone(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        (run.folder / "run.json").write_text("{}")
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        assert (run.folder / "run.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("keep", [{1, 2}, (7,), ()])
+def test_saving_removes_all_but_what_is_kept(tmp_path: Path, keep: Collection[int]) -> None:
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        for number in range(4):
+            run.save(checkpoint(number))
+        run.save(checkpoint(4), keep=keep)
+        assert run.numbers == sorted({0, 1, 2, 3} & set(keep) | {4})
+
+
+def test_state_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            run.save(Checkpoint(0, {}, {}, {"metric": float("nan")}))
+        assert run.numbers == []
+
+
+@pytest.mark.parametrize(
+    ("training", "where"),
+    [
+        ({"scheduler": {"path": Path("x")}}, "training.scheduler.path of a checkpoint is a"),
+        ({"scheduler": [1, (2, print)]}, "training.scheduler[1][1] of a checkpoint is a builtin"),
+        ({"scheduler": {Path("x"): 1}}, "training.scheduler of a checkpoint is a"),
+    ],
+)
+def test_object_that_cannot_be_read_back_is_named(tmp_path: Path, training: dict[str, Any], where: str) -> None:
+    with CheckpointStore(tmp_path).open(IDENTITY) as run, pytest.raises(CheckpointError, match=re.escape(where)):
+        run.save(Checkpoint(0, {}, training, {}))
 
 
 class Bomb:
@@ -94,6 +160,79 @@ def test_manifest_that_is_no_list_of_checksums_counts_as_damage(tmp_path: Path, 
         (run.folder / "checkpoint-000000" / "manifest.json").write_text(contents)
         with pytest.raises(CheckpointError):
             run.load(0)
+
+
+# --- reading a run by its name ---------------------------------------------------------------------------------
+
+
+def test_checkpoints_of_a_run_are_read_by_its_name(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open(IDENTITY) as run:
+        for number in (3, 12):
+            run.save(checkpoint(number))
+        name = run.folder.name
+    assert store.numbers_of(name) == [3, 12]
+    assert store.numbers_of("another") == []
+    loaded = store.load(name, 12)
+    assert (loaded.number, loaded.state["epoch"]) == (12, 12)
+    assert loaded.folder == tmp_path / name / "checkpoint-000012"
+    assert_same_bits(loaded.model, checkpoint(12).model)
+    with pytest.raises(CheckpointError, match="checkpoint-000004"):
+        store.load(name, 4)
+
+
+# --- writing while training continues --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[tuple[RunCheckpoints, Event]]:
+    """A run whose writer does nothing before the event is set."""
+    event = Event()
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        run._writer.submit(event.wait, 60)
+        try:
+            yield run, event
+        finally:
+            event.set()
+
+
+def test_training_continues_while_a_copy_is_written(busy: tuple[RunCheckpoints, Event]) -> None:
+    run, event = busy
+    weight, momentum = torch.zeros(1000), torch.ones(5)
+    milestones = Counter({3: 1})
+    training = {"state": [momentum, (momentum, 7)], "milestones": milestones, "betas": {"first": 0.9}}
+    run.save(Checkpoint(0, {"weight": weight}, training, {}), wait=False)
+    weight += 1
+    momentum += 1
+    milestones[3] = 9
+    training["betas"] = {}
+    event.set()
+    loaded = run.load(0)
+    assert_same_bits(loaded.model, {"weight": torch.zeros(1000)})
+    (first, (second, number)) = loaded.training["state"]
+    assert torch.equal(first, torch.ones(5))
+    assert torch.equal(second, torch.ones(5))
+    assert number == 7
+    assert loaded.training["milestones"] == Counter({3: 1})
+    assert type(loaded.training["milestones"]) is Counter
+    assert loaded.training["betas"] == {"first": 0.9}
+
+
+def test_error_of_the_writer_is_raised_by_the_next_method(tmp_path: Path) -> None:
+    refused = Checkpoint(1, {"layer._extra_state": {"counter": 1}}, {}, {})
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        run.save(refused, wait=False)
+        with pytest.raises(CheckpointError, match="_extra_state"):
+            run.save(checkpoint(2))
+        run.save(checkpoint(2))
+        assert run.numbers == [2]
+
+
+def test_closing_waits_until_everything_is_on_disk(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open(IDENTITY) as run:
+        run.save(checkpoint(1, weight=torch.zeros(1_000_000)), wait=False)
+    assert store.numbers_of(run.folder.name) == [1]
 
 
 # --- hashes ----------------------------------------------------------------------------------------------------
