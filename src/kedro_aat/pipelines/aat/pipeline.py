@@ -9,7 +9,7 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 from kedro.utils import KedroExperimentalWarning
 
-from kedro_aat.pipelines.aat.as_json import with_json
+from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.diagram import loop_diagram
 from kedro_aat.pipelines.aat.nodes import (
     build_controller,
@@ -160,4 +160,4 @@ def _node(function: Callable[..., Any], inputs: list[str], outputs: str | list[s
     """A node named like its function, which reads and writes JSON."""
     # Kedro warns that previews of nodes are experimental, even if nobody looks at one.
     with warnings.catch_warnings(action="ignore", category=KedroExperimentalWarning):
-        return Node(with_json(function), inputs, outputs, name=function.__name__, **options)
+        return Node(JsonNode(function), inputs, outputs, name=function.__name__, **options)
