@@ -20,7 +20,7 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 from kedro_aat.certificate import certify, examples_needed, power
-from kedro_aat.certificate.counts import most_lost, tail_probability, tango_score
+from kedro_aat.certificate.p_values import most_lost, tail_probability, tango_score
 
 Floats = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""The accuracy budget: how far the metric may fall, and whether a measurement keeps to that."""
+"""The accuracy budget: how far the metric may fall, and whether a measurement is within that."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import Field, model_validator
 from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.validated import Settings
 
-# Two float32 numbers that should be equal may differ by a few of their steps, which are 1.2e-7 of their size.
+# Relative difference of two equal numbers that were computed in float32: a few roundings of 1.2e-7 each.
 FLOAT32_ROUNDING = 5e-7
 
 
 class Outcome(StrEnum):
-    """How a run ended. Every ending is a value; none is a model that silently breaks its budget."""
+    """How a run ended. Every ending is a value, and none is a model that silently breaks its budget."""
 
     CERTIFIED = "certified"
     WITHIN_BUDGET = "within_budget"
@@ -31,12 +31,12 @@ class Outcome(StrEnum):
             Outcome.WITHIN_BUDGET: "The model keeps its budget on the validation data that also chose it.",
             Outcome.INFEASIBLE: "No compressed model kept the budget: allow a larger drop, more epochs, "
             "or a lower minimal rate.",
-            Outcome.INTERRUPTED: "Give the same command again to go on where the run stood.",
+            Outcome.INTERRUPTED: "Run the same command again to continue.",
         }[self]
 
 
 class BudgetSettings(Settings):
-    """The tolerated drop: `max_drop` in metric units or `max_relative_drop` as a fraction of the baseline.
+    """The tolerated drop: either `max_drop` in metric units, or `max_relative_drop` as a fraction of the baseline.
 
     Attributes:
         max_drop: Largest tolerated drop, in units of the metric; at least 0.
@@ -48,26 +48,32 @@ class BudgetSettings(Settings):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> BudgetSettings:
-        given = (self.max_drop is not None) + (self.max_relative_drop is not None)
-        if given != 1:
+        num_drops = (self.max_drop is not None) + (self.max_relative_drop is not None)
+        if num_drops != 1:
             raise ValueError(
-                f"exactly one of max_drop and max_relative_drop is required, but got {'both' if given else 'neither'}"
+                "exactly one of max_drop and max_relative_drop is required, but got "
+                f"{'both' if num_drops else 'neither'}"
             )
         return self
 
     def budget(self, baseline: float, *, higher_is_better: bool) -> Budget:
-        """The budget for a measured baseline.
+        """Returns the budget for a measured baseline.
+
+        Args:
+            baseline: Metric of the uncompressed model; any sign.
+            higher_is_better: Direction of the metric.
 
         Raises:
-            ConfigurationError: For a relative drop from a baseline of 0, or an absolute drop as large as
-                a baseline that is a fraction (it was likely meant as a percentage).
+            ConfigurationError: If a relative drop is stated but the baseline is 0, or if the absolute drop is as large
+                as a baseline that is a fraction (it was likely meant as a percentage).
+            MetricError: If the baseline is not a finite number.
         """
         require_finite(baseline, "the baseline")
         if self.max_relative_drop is not None:
             if baseline == 0:
                 raise ConfigurationError(
                     "budget",
-                    ["max_relative_drop: a fraction of a baseline of 0 is no budget; give max_drop in metric units"],
+                    ["max_relative_drop: a fraction of a baseline of 0 is always 0; give max_drop in metric units"],
                 )
             drop = abs(baseline) * self.max_relative_drop
         else:
@@ -86,7 +92,7 @@ class BudgetSettings(Settings):
 
 
 class Budget(Settings):
-    """A baseline and the drop from it that is tolerated.
+    """A baseline and the tolerated drop from it.
 
     Attributes:
         kind: Whether the drop was stated in metric units or relative to the baseline.
@@ -102,41 +108,41 @@ class Budget(Settings):
 
     @property
     def lowest_tolerated(self) -> float:
-        """The worst metric that is still within budget (the highest one where lower is better)."""
+        """The worst metric that is still within budget (the highest one if lower is better)."""
         return self.baseline - self.drop if self.higher_is_better else self.baseline + self.drop
 
     @property
     def summary(self) -> dict[str, str | float]:
-        """The budget as plain data: kind, drop and the worst metric within it."""
+        """The budget as plain data: kind, drop and the worst metric that is within budget."""
         return {"kind": self.kind, "drop": self.drop, "lowest_tolerated": self.lowest_tolerated}
 
     def margin(self, metric: float) -> float:
-        """Distance to the lowest tolerated metric, in metric units; at least 0 is within budget.
+        """Returns the distance to the lowest tolerated metric, in metric units; at least 0 is within budget.
 
-        A metric exactly on the budget counts as within, also where float32 (which most metrics are computed in) puts
-        it a rounding error below.
+        A metric exactly on the budget counts as within, even if float32 (in which most metrics are computed) puts it a
+        rounding error below.
         """
         margin = (metric - self.lowest_tolerated) * (1 if self.higher_is_better else -1)
         rounding = FLOAT32_ROUNDING * max(abs(self.baseline), self.drop)
         return 0.0 if -rounding <= margin < 0 else margin
 
     def degradation(self, metric: float) -> float:
-        """How much worse than the baseline, in metric units; negative where it is better."""
+        """Returns how much worse a metric is than the baseline, in metric units; negative if it is better."""
         return (self.baseline - metric) * (1 if self.higher_is_better else -1)
 
 
 def require_finite(value: object, what: str) -> float:
-    """`value` as a float.
+    """Returns `value` as a float.
 
     Args:
-        value: What a user's function returned: a number, or anything that `float()` takes.
-        what: Names the measurement, e.g. "the metric of epoch 7".
+        value: Result of a user's function: a number, or anything that `float()` accepts.
+        what: Name of the measurement, e.g. "the metric of epoch 7".
 
     Raises:
         MetricError: If it is not a number, or is NaN or infinite.
     """
     try:
-        # What `float` does not take is the TypeError below; a text, which it may, is refused like one that it does not.
+        # `float` raises a TypeError for what is not a number. Texts are rejected too: an empty one is never a number.
         number = float("" if isinstance(value, str | bytes) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise MetricError(
@@ -145,7 +151,7 @@ def require_finite(value: object, what: str) -> float:
         ) from None
     if not math.isfinite(number):
         raise MetricError(
-            f"{what} must be a finite number, but is {value!r}. The state of the epoch before is kept; "
-            "a lower learning rate, gradient clipping or fp32 precision usually mends this."
+            f"{what} must be a finite number, but is {value!r}. The state before that epoch is kept; "
+            "a lower learning rate, gradient clipping or fp32 precision usually helps."
         )
     return number

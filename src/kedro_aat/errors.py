@@ -1,17 +1,18 @@
-"""The errors that a user can meet. Each says what is wrong, where, and how to mend it."""
+"""The errors that a user can meet. Each says what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
 
 class AatError(Exception):
-    """Root of all errors raised on purpose by kedro-aat."""
+    """Base class of all errors that kedro-aat raises on purpose."""
 
 
 class ConfigurationError(AatError, ValueError):
     """Settings that cannot be used.
 
     Attributes:
-        mistakes: Every mistake found, one line each. One error lists them all.
+        where: What the user calls this piece of configuration.
+        mistakes: All mistakes, one line each.
     """
 
     def __init__(self, where: str, mistakes: list[str]) -> None:
@@ -25,7 +26,7 @@ class ConfigurationError(AatError, ValueError):
 
 
 class DataError(AatError, ValueError):
-    """Data that is missing, cut short or of the wrong form."""
+    """Data that is missing, incomplete or of the wrong form."""
 
 
 class ModelError(AatError, ValueError):
@@ -33,20 +34,20 @@ class ModelError(AatError, ValueError):
 
 
 class MetricError(AatError, ValueError):
-    """A metric that is not a finite number; names the epoch it was measured in."""
+    """A metric that is not a finite number; the message names its epoch."""
 
 
 class CheckpointError(AatError):
-    """A checkpoint that cannot be written, or none that can be read."""
+    """A checkpoint cannot be written, or none can be read."""
 
 
 class ExportError(AatError):
-    """An exported file that does not do what its model does."""
+    """An exported file that does not compute what its model computes."""
 
 
 class InfeasibleError(AatError):
-    """No compressed model kept the budget, and the settings ask for an error then."""
+    """No compressed model kept the budget, and the settings ask for an error in that case."""
 
 
 class InterruptedRunError(AatError):
-    """The run was stopped from outside; the same command goes on where it stood."""
+    """The run was stopped from outside; the same command continues it."""

@@ -12,11 +12,14 @@ from kedro_aat.errors import ConfigurationError
 from kedro_aat.validated import Settings, closest
 
 
+# Neither pydantic's ImportString nor jsonargparse can replace this, and neither suggests a likely name. ImportString
+# imports while the settings are read, which loads torch, and saves `torch.optim.SGD` as `torch.optim.sgd.SGD`, which
+# would rename runs. jsonargparse would be another dependency, to read the same two keys.
 class Imported(Settings):
-    """Something by its import path, with the arguments to call it with.
+    """A class or function by its import path, with the arguments of a call.
 
     Attributes:
-        class_path: For example `torch.optim.SGD`.
+        class_path: Import path, for example `torch.optim.SGD`.
         init_args: Keyword arguments.
     """
 
@@ -24,20 +27,20 @@ class Imported(Settings):
     init_args: dict[str, Any] = Field(default_factory=dict)
 
     def load(self) -> Any:
-        """What `class_path` names."""
+        """Imports the object that `class_path` names."""
         return import_path(self.class_path)
 
     def build(self, *args: Any, **more: Any) -> Any:
-        """Calls it with `args`, `init_args` and `more`."""
+        """Calls the object with `args`, `init_args` and `more`, and returns the result."""
         return self.load()(*args, **self.init_args, **more)
 
     def lookup_mistakes(self, key: str) -> list[str]:
-        """What is wrong with the path or the names of the arguments."""
+        """Lists mistakes in the path and in the names of the arguments."""
         try:
             signature = inspect.signature(self.load())
         except ConfigurationError as error:
             return [f"{key}.class_path: {mistake}" for mistake in error.mistakes]
-        except (TypeError, ValueError):  # no signature to be had (a builtin): nothing to check against
+        except (TypeError, ValueError):  # a builtin has no signature to check against
             return []
         parameters = signature.parameters
         if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -50,10 +53,10 @@ class Imported(Settings):
 
 
 def import_path(path: str) -> Any:
-    """The object that a dotted path names.
+    """Imports the object that a dotted path names.
 
     Raises:
-        ConfigurationError: If there is no such module or name, with the likely intended one.
+        ConfigurationError: If there is no such module or name; the message suggests the likely name.
     """
     module_path, _, name = path.rpartition(".")
     if not module_path:
@@ -73,5 +76,5 @@ def _from_path(value: Any) -> Any:
     return {"class_path": value} if isinstance(value, str) else value
 
 
-# A bare import path stands for one without arguments.
+# A string is read as an import path without arguments.
 ImportedOrPath = Annotated[Imported, BeforeValidator(_from_path)]

@@ -1,4 +1,4 @@
-"""How a model is held, and what libraries say, while it is traced, run or exported."""
+"""Evaluation mode and quiet libraries while a model is traced, run or exported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHATTY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold a model in evaluation mode; then every module has its own former mode again."""
+    """Puts a model in evaluation mode, and then restores the mode of every module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -26,10 +26,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what PyTorch and the ONNX libraries say to their own developers during an export.
+    """Suppresses warnings of PyTorch and the ONNX libraries that are meant for their own developers.
 
-    Their warnings (deprecated internals, operators of packages that are not installed) leave a user nothing
-    to do. Errors are raised and logged as ever.
+    These warnings (deprecated internals, operators of packages that are not installed) leave nothing for a user to
+    do. Errors are raised and logged as usual.
     """
     loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -45,7 +45,7 @@ def quiet() -> Iterator[None]:
 
 
 def first_cause(error: BaseException) -> str:
-    """What began a chain of errors, without the pages of advice to exporter developers below it."""
+    """Returns the message of the first error in a chain, without the advice for developers of the exporter below it."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n\n")[0]

@@ -1,4 +1,4 @@
-"""Tensors in files and as hashes: safetensors, without pickle."""
+"""Tensors in safetensors files, without pickle, and hashes of tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
 
 
 def serialize_tensors(tensors: Mapping[str, Any]) -> bytes:
-    """A `state_dict` in safetensors' format; names that share a tensor are noted in its metadata.
+    """Returns a `state_dict` in the format of safetensors; names that share a tensor are listed in its metadata.
 
     Raises:
         CheckpointError: If it holds anything but tensors.
@@ -34,20 +34,20 @@ def serialize_tensors(tensors: Mapping[str, Any]) -> bytes:
     aliases: dict[str, str] = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{name} of the state_dict is no tensor but {type(tensor).__name__}")
+            raise CheckpointError(f"{name} in the state_dict must be a tensor, but is {type(tensor).__name__}")
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in owners:
             aliases[name] = owners[key]
         else:
             owners[key] = name
             unique[name] = tensor.detach().cpu().contiguous()
-    # Views of one storage that are not the same tensor are written apart, which safetensors asks for.
+    # Safetensors refuses different views of one storage, so they are copied.
     storages = [tensor.untyped_storage().data_ptr() for tensor in unique.values()]
     if len(set(storages)) < len(storages):
         unique = {name: tensor.clone() for name, tensor in unique.items()}
     if any(tensor.dtype in _UNKNOWN_TO_NUMPY for tensor in unique.values()):
         return serialize(unique, metadata=aliases or None)
-    # In half the time:
+    # The variant for numpy takes half the time.
     return serialize_arrays({name: tensor.numpy() for name, tensor in unique.items()}, metadata=aliases or None)
 
 
@@ -62,7 +62,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def hash_tensors(named: Iterable[tuple[object, Tensor]]) -> str:
-    """A hash of the tensors' names, types, shapes and values."""
+    """Returns a hash of the tensors' names, types, shapes and values."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in named:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -23,7 +23,7 @@ from kedro_aat.certificate import (
     paired_standard_error,
     power,
 )
-from kedro_aat.certificate.counts import largest_tail, most_lost, tail_probability, tango_score
+from kedro_aat.certificate.p_values import largest_tail, most_lost, tail_probability, tango_score
 from kedro_aat.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -513,7 +513,7 @@ def test_arguments_out_of_range(options: dict[str, Any], message: str) -> None:
 
 
 def test_scores_out_of_their_range() -> None:
-    with pytest.raises(DataError, match=r"score_range must hold all scores, from 0.2 to 1.5"):
+    with pytest.raises(DataError, match=r"score_range must include all scores, from 0.2 to 1.5"):
         certify([0.5, 1.5], [0.2, 0.9], tolerated_drop=0.1, score_range=(0, 1))
 
 

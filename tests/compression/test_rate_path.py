@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kedro_aat.compression.controller import CompressionScheduler
 from kedro_aat.compression.schedule import EpochScheduler, PathScheduler, ScheduleSettings
 from tests.compression.rates import Rates
 
@@ -192,7 +193,7 @@ def test_scheduler_takes_the_number_of_steps_from_an_epoch_schedulers_state() ->
     assert rates.all == [0.8, *PATH]
 
 
-NEW_SCHEDULERS = {
+NEW_SCHEDULERS: dict[str, CompressionScheduler] = {
     "the controller's schedule": EpochScheduler(ScheduleSettings(), Rates()),
     "a rate path": PathScheduler(Rates(), None),
 }

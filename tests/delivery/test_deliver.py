@@ -16,8 +16,9 @@ from torch import nn
 from kedro_aat.budget import Budget
 from kedro_aat.delivery import files as delivery_files
 from kedro_aat.delivery.candidates import Candidate
-from kedro_aat.delivery.deliver import Delivery, deliver
+from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.files import evaluate_file
+from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import to_openvino
@@ -63,9 +64,13 @@ BASELINE = Net(8)
 
 def delivered(
     *candidates: Candidate, others: Iterator[Candidate] | None = None, budget: Budget = BUDGET, **settings: Any
-) -> Delivery:
+) -> tuple[Exported | None, ExportResult]:
     exporting = ExportSettings.model_validate({"batch_sizes": (1, 8), "latency_seconds": 0.05, **settings})
-    return deliver(candidates, others or iter(()), BASELINE, DATA, budget, TRAINING, exporting)
+    exported, result = deliver(
+        candidates, others or iter(()), BASELINE, DATA, budget, TRAINING, exporting, "The search ended."
+    )
+    assert (exported.candidate.name if exported else None) == result.delivered
+    return exported, result
 
 
 @functools.cache
@@ -79,16 +84,13 @@ def _export_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: exported(model))
 
 
-def name_of(delivery: Delivery) -> str | None:
-    return delivery.exported.candidate.name if delivery.exported else None
-
-
 SMALL, LARGE = Candidate("small", 2, Net(1), 0.9), Candidate("large", 1, Net(4), 0.5)
 
 
 def test_the_smaller_file_is_delivered_and_both_are_reported() -> None:
-    result = delivered(LARGE, SMALL)
-    assert name_of(result) == "small"
+    _, result = delivered(LARGE, SMALL)
+    assert result.delivered == "small"
+    assert result.reason == "The search ended."
     assert [report.name for report in result.candidates] == ["large", "small"]
     large, small = result.candidates
     assert small.onnx_bytes < large.onnx_bytes < result.baseline.onnx_bytes
@@ -100,30 +102,30 @@ def test_the_smaller_file_is_delivered_and_both_are_reported() -> None:
 
 @pytest.mark.parametrize("objective", ["bytes", "parameters", "macs", "rate"])
 def test_each_objective_prefers_less(objective: str) -> None:
-    assert name_of(delivered(LARGE, SMALL, objective=objective)) == "small"
+    assert delivered(LARGE, SMALL, objective=objective)[1].delivered == "small"
 
 
 def test_the_quickest_of_all_within_budget_is_delivered_when_latency_is_the_objective() -> None:
     """Wide is slow here, whatever the rate that the models are said to have."""
     wide = Candidate("wide", 1, Net(512), 0.9)
     others = [Candidate("rate 0.6", 1, Net(256), 0.6), Candidate("rate 0.5", 1, Net(4), 0.5, (), 0.51, 0.01)]
-    result = delivered(wide, others=iter(others), objective="latency")
-    assert name_of(result) == "rate 0.5"
+    _, result = delivered(wide, others=iter(others), objective="latency")
+    assert result.delivered == "rate 0.5"
     assert [report.name for report in result.candidates] == ["wide", "rate 0.5"]
     assert result.candidates[1].requested_rate == 0.51
     assert result.candidates[1].standard_error == 0.01
-    assert name_of(delivered(wide, others=iter(others), objective="rate")) == "wide"
+    assert delivered(wide, others=iter(others), objective="rate")[1].delivered == "wide"
 
 
 def test_limits_exclude_what_exceeds_them() -> None:
-    result = delivered(LARGE, SMALL, objective="rate", limits={"parameters": Net(4).first.weight.numel()})
-    assert name_of(result) == "small"
+    _, result = delivered(LARGE, SMALL, objective="rate", limits={"parameters": Net(4).first.weight.numel()})
+    assert result.delivered == "small"
     assert "parameters are 1,088, above the limit of 1,024" in result.rejected["large"]
 
 
 def test_a_latency_limit_that_nothing_keeps_delivers_nothing_and_names_what_is_nearest() -> None:
-    result = delivered(SMALL, limits={"latency_ms": {1: 1e-6}})
-    assert result.exported is None
+    exported, result = delivered(SMALL, limits={"latency_ms": {1: 1e-6}})
+    assert exported is None
     assert result.rejected["small"].startswith("the median latency at batch 1 is 0.0")
     assert result.candidates[0].name == "small"
 
@@ -132,8 +134,8 @@ def test_less_compressed_models_are_tried_where_no_file_keeps_the_limits() -> No
     """Less can be quicker, and can have fewer MACs, than what has the highest rate."""
     limits = {"parameters": Net(1).first.weight.numel() * 2}
     others = [Candidate("rate 0.6", 1, Net(8), 0.6), Candidate("rate 0.5", 1, Net(1), 0.5)]
-    result = delivered(LARGE, others=iter(others), limits=limits)
-    assert name_of(result) == "rate 0.5"
+    _, result = delivered(LARGE, others=iter(others), limits=limits)
+    assert result.delivered == "rate 0.5"
     assert set(result.rejected) == {"large", "rate 0.6"}
     assert all(report.latency_ms for report in result.candidates)
 
@@ -142,22 +144,22 @@ def test_the_quickest_is_no_way_around_a_limit() -> None:
     """The two that were considered first break it, the third one keeps it."""
     wide = Candidate("wide", 1, Net(512), 0.9)
     others = [Candidate("rate 0.6", 1, Net(2), 0.6), Candidate("rate 0.5", 1, Net(1), 0.5)]
-    result = delivered(wide, others=iter(others), objective="latency", limits={"macs": 300})
-    assert name_of(result) == "rate 0.5"
+    _, result = delivered(wide, others=iter(others), objective="latency", limits={"macs": 300})
+    assert result.delivered == "rate 0.5"
 
 
 def test_the_nearest_to_limits_that_nothing_keeps_is_named() -> None:
-    result = delivered(LARGE, SMALL, limits={"parameters": 10, "latency_ms": {8: 1000.0}})
-    assert result.exported is None
-    assert result.nearest == "small"
+    exported, result = delivered(LARGE, SMALL, limits={"parameters": 10, "latency_ms": {8: 1000.0}})
+    assert exported is None
+    assert result.reason.startswith("No model within budget keeps the limits. small comes nearest: ")
     assert set(result.rejected) == {"large", "small"}
 
 
 def test_a_model_that_breaks_the_budget_as_a_file_is_passed_over() -> None:
     blind = Net(1)
     nn.init.zeros_(blind.first.weight)
-    result = delivered(Candidate("blind", 1, blind, 0.99), LARGE)
-    assert name_of(result) == "large"
+    _, result = delivered(Candidate("blind", 1, blind, 0.99), LARGE)
+    assert result.delivered == "large"
     assert "its ONNX file breaks the budget" in result.rejected["blind"]
 
 
@@ -179,23 +181,23 @@ def disturbed(file: onnx.ModelProto, amount: float, width: int) -> onnx.ModelPro
 
 def test_a_planted_exporter_error_turns_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     disturbing(monkeypatch, 0.5, width=1)
-    result = delivered(SMALL, LARGE)
-    assert name_of(result) == "large"
+    _, result = delivered(SMALL, LARGE)
+    assert result.delivered == "large"
     assert "differs from its model" in result.rejected["small"]
 
 
 def test_a_planted_error_within_the_tolerance_is_judged_by_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     disturbing(monkeypatch, 5.0, width=1)
-    result = delivered(SMALL, LARGE, tolerance=1e6, budget=Budget(baseline=1.0, drop=0.05))
-    assert name_of(result) == "large"
+    _, result = delivered(SMALL, LARGE, tolerance=1e6, budget=Budget(baseline=1.0, drop=0.05))
+    assert result.delivered == "large"
     assert "breaks the budget" in result.rejected["small"]
 
 
 def test_falls_back_along_the_frontier(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     disturbing(monkeypatch, 5.0, width=1)
     others = iter([Candidate("rate 0.6", 1, SMALL.model, 0.6), Candidate("rate 0.5", 1, LARGE.model, 0.5), LARGE])
-    result = delivered(SMALL, others=others)
-    assert name_of(result) == "rate 0.5"
+    _, result = delivered(SMALL, others=others)
+    assert result.delivered == "rate 0.5"
     assert set(result.rejected) == {"small", "rate 0.6"}
     assert "Falling back to rate 0.5" in caplog.text
     assert next(others) is LARGE  # no more was asked for
@@ -216,9 +218,9 @@ def test_a_file_is_evaluated_as_its_model_is() -> None:
 
 def test_openvino_is_left_alone_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it is an error
-    result = delivered(SMALL)
-    assert result.exported is not None
-    assert result.exported.files.openvino is None
+    exported, result = delivered(SMALL)
+    assert exported is not None
+    assert exported.files.openvino is None
     report = result.candidates[0]
     assert report.validation_openvino is None
     assert report.openvino_bytes is None
@@ -229,11 +231,11 @@ def test_openvino_is_left_alone_unless_it_is_asked_for(monkeypatch: pytest.Monke
 
 def test_openvino_files_are_judged_and_measured() -> None:
     pytest.importorskip("openvino")
-    result = delivered(SMALL, LARGE, openvino=True)
-    assert result.exported is not None
-    assert result.exported.files.openvino is not None
+    exported, result = delivered(SMALL, LARGE, openvino=True)
+    assert exported is not None
+    assert exported.files.openvino is not None
     small, large = result.candidates
-    assert small.openvino_bytes == result.exported.files.openvino.num_bytes
+    assert small.openvino_bytes == exported.files.openvino.num_bytes
     sizes = [costs.openvino_bytes or 0 for costs in (small, large, result.baseline)]
     assert sizes == sorted(set(sizes))
     assert small.validation_openvino == small.validation
@@ -254,6 +256,6 @@ def test_an_error_planted_in_openvino_files_turns_the_verdict(
     pytest.importorskip("openvino")
     monkeypatch.setattr(delivery_files, "to_openvino", lambda file: to_openvino(disturbed(file, 5.0, width=1)))
     budget = Budget(baseline=1.0, drop=0.05)
-    result = delivered(SMALL, others=iter([LARGE]), budget=budget, openvino=True, tolerance=tolerance)
-    assert name_of(result) == "large"
+    _, result = delivered(SMALL, others=iter([LARGE]), budget=budget, openvino=True, tolerance=tolerance)
+    assert result.delivered == "large"
     assert reason in result.rejected["small"]

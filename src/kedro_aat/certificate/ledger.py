@@ -1,7 +1,7 @@
-"""Which model each test split was read for: a split certifies one model, once.
+"""Records which model each test split was read for: a split certifies one model, once.
 
-A test split says something about a model only as long as nothing was chosen by it. So the first model that is tested
-on a split spends it; the ledger remembers by which one, across runs and processes.
+A test split says something about a model only as long as it influenced no choice. So it can be read for one model, and
+the ledger remembers which one, across runs and processes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class Entry(Settings):
-    """What one split was read for.
+    """The one reading of a test split.
 
     Attributes:
-        subject: Tells the certified model, its baseline and its budget from others.
+        subject: Identifies the certified model, its baseline and its budget.
         claimed: When the split was first read, in ISO 8601, UTC.
-        result: What came of it; None if the process that read it never got so far.
+        result: The result of the test; None if the process that read the split ended before it.
     """
 
     subject: dict[str, str | float]
@@ -38,54 +38,57 @@ class Entry(Settings):
 
 
 class CertificateLedger:
-    """A JSON file with an entry for each test split that was read. A handle: cheap to copy.
+    """A JSON file with an entry for each test split that was read. It is a handle, which is cheap to copy.
 
     Args:
-        path: The file; made with the first entry.
+        path: Path of the file, which is created with the first entry.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def claim(self, split: str, subject: Mapping[str, str | float]) -> Entry:
-        """The entry of a split, made for `subject` if there is none. To be called before the split is scored.
+        """Returns the entry of a split, and adds one for `subject` if there is none. Call it before scoring the split.
 
         Args:
-            split: A hash of the test split.
-            subject: A hash of the model, and whatever else a certificate depends on.
+            split: Hash of the test split.
+            subject: Hash of the model, and everything else that a certificate depends on.
 
         Returns:
-            The split's one entry; it is another subject's if the split was read for another before.
+            The split's only entry. It has another subject if the split was read for that one before.
+
+        Raises:
+            DataError: If the file is damaged.
         """
         with self._locked() as entries:
             if split not in entries:
-                now = datetime.now(UTC).isoformat(timespec="seconds")
-                entries[split] = Entry(subject=dict(subject), claimed=now)
+                time = datetime.now(UTC).isoformat(timespec="seconds")
+                entries[split] = Entry(subject=dict(subject), claimed=time)
             return entries[split]
 
     def record(self, split: str, result: Mapping[str, Any]) -> None:
-        """Notes what came of a claimed split.
+        """Records the result of the test on a claimed split.
 
         Args:
-            split: A hash of the test split.
-            result: JSON data.
+            split: Hash of the test split.
+            result: The result as JSON data.
         """
         with self._locked() as entries:
             entries[split] = Entry(**{**dict(entries[split]), "result": dict(result)})
 
     @contextmanager
     def _locked(self) -> Iterator[dict[str, Entry]]:
-        """The entries, written back when the context ends."""
+        """Yields all entries, and writes them back when the context ends."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
             entries = self._read()
             yield entries
-            writing = self.path.with_name(self.path.name + ".writing")
-            with writing.open("w") as file:
+            temporary = self.path.with_name(self.path.name + ".writing")
+            with temporary.open("w") as file:
                 json.dump({split: entry.model_dump() for split, entry in entries.items()}, file, indent=2)
                 file.flush()
                 os.fsync(file.fileno())
-            writing.replace(self.path)
+            temporary.replace(self.path)
 
     def _read(self) -> dict[str, Entry]:
         if not self.path.exists():
@@ -94,6 +97,6 @@ class CertificateLedger:
             return {split: Entry(**entry) for split, entry in json.loads(self.path.read_text()).items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{self.path}, which says which test splits were read, is damaged: {error}. Restore it from a copy; "
-                "if there is none, remove it and use test examples that no model was ever tested on."
+                f"{self.path}, which records the test splits that were read, is damaged: {error}. Restore it from a "
+                "backup; if there is none, remove it and use test examples that no model was ever tested on."
             ) from None

@@ -1,31 +1,52 @@
-"""What a certificate can be expected to say, known before anything is tested."""
+"""What a certificate can be expected to say, computed before anything is tested."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
-from kedro_aat.certificate.settings import CertificateSettings
+from pydantic import Field
+
 from kedro_aat.certificate.verdict import Certificate, check_alpha
 from kedro_aat.errors import DataError
+from kedro_aat.validated import Settings
+
+
+class CertificateSettings(Settings):
+    """How the returned model is certified, and what is assumed when the power is reported before training.
+
+    Attributes:
+        alpha: Accepted probability of certifying a model that breaks its budget, in (0, 0.5).
+        test_examples: Size of the test split, from which the power is computed before training; the split itself is
+            not read then. With None, only the number of examples that it takes is reported.
+        expected_drop: Assumed true drop, as a share of the tolerated one, in [0, 1).
+        expected_discordance: Assumed share of examples that only one of the two models gets right, in tolerated drops.
+    """
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    test_examples: Annotated[int, Field(ge=1)] | None = None
+    expected_drop: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    expected_discordance: Annotated[float, Field(ge=1)] = 2.0
 
 
 def power(num_examples: int, true_drop: float, discordance: float, tolerated_drop: float, alpha: float = 0.05) -> float:
-    """The probability that a candidate will be certified, known before it is tested.
+    """Computes the probability that a candidate will be certified, before it is tested.
 
-    The normal approximation to the power of Tango's score test, with the restricted estimate that the test settles on
-    in large samples (Nam 1997, Biometrics 53:1422-1430). `tests/test_certificate.py` compares it with the exact test.
+    The normal approximation to the power of Tango's score test, with the restricted estimate to which the test
+    converges in large samples (Nam 1997, Biometrics 53:1422-1430). `tests/certificate/test_power.py` compares it with
+    the exact test.
 
     Args:
-        num_examples: Test examples.
-        true_drop: True drop of a metric that is the mean of scores 0 and 1; negative where the candidate is better.
+        num_examples: Number of test examples.
+        true_drop: True drop of a metric that is the mean of scores 0 and 1; negative if the candidate is better.
         discordance: Share of examples on which the models disagree, in [|true_drop|, 1]. For other scores in [0, 1],
             the mean of the squared differences, for which the result is an approximation.
         tolerated_drop: The budget, in [0, 1).
         alpha: Level of the test, in (0, 0.5).
 
     Returns:
-        A probability; 0 where the true drop is not within the budget.
+        A probability; 0 if the true drop is not within the budget.
 
     Raises:
         DataError: If an argument is out of its range.
@@ -46,17 +67,17 @@ def power(num_examples: int, true_drop: float, discordance: float, tolerated_dro
 def examples_needed(
     true_drop: float, discordance: float, tolerated_drop: float, *, alpha: float = 0.05, power: float = 0.8
 ) -> int | None:
-    """How many test examples it takes to certify a candidate with the wanted power; see `power`.
+    """Computes how many test examples it takes to certify a candidate with a given power; see `power`.
 
     Args:
         true_drop: Expected drop; both it and `discordance` may come from validation data.
-        discordance: Expected share of examples on which the models disagree.
-        tolerated_drop: The budget.
-        alpha: Level of the test.
-        power: Wanted probability of being certified, in (0, 1).
+        discordance: Expected share of examples on which the models disagree, in [|true_drop|, 1].
+        tolerated_drop: The budget, in [0, 1).
+        alpha: Level of the test, in (0, 0.5).
+        power: Required probability of being certified, in (0, 1).
 
     Returns:
-        The number, or None where the true drop is not within the budget, so that no number is enough.
+        The number, or None if the true drop is not within the budget, so that no number is enough.
 
     Raises:
         DataError: If an argument is out of its range.
@@ -68,20 +89,20 @@ def examples_needed(
     spread_at_budget, spread = _spreads(true_drop, discordance, tolerated_drop, alpha)
     if true_drop >= tolerated_drop:
         return None
-    # May be negative, for hardly any power; the fewest examples then bound it.
+    # Negative if hardly any power is required; then the lower limit decides.
     root = (norm.isf(alpha) * spread_at_budget + norm.ppf(power) * spread) / (tolerated_drop - true_drop)
     return max(1, math.ceil(max(float(root), 0.0) ** 2), _fewest(true_drop, tolerated_drop, alpha))
 
 
 def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int | None:
-    """How many test examples it would take, if the drop and the disagreement are truly as they were measured.
+    """Computes how many test examples it would take if the true drop and disagreement were as measured.
 
     Args:
-        certificate: Of a model that was not certified.
-        power: Wanted probability of being certified, in (0, 1).
+        certificate: Certificate of a model that was not certified.
+        power: Required probability of being certified, in (0, 1).
 
     Returns:
-        The number, or None where the measured drop is not within the budget.
+        The number, or None if the measured drop is not within the budget.
     """
     from scipy.stats import norm
 
@@ -89,7 +110,7 @@ def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int 
     if drop >= tolerated:
         return None
     if certificate.discordant is not None:
-        # One discordant example more, since none seen does not mean that there are none; see `paired_standard_error`.
+        # One more discordant example, since none measured does not mean that there are none: `paired_standard_error`.
         discordance = (sum(certificate.discordant) + 1) / (certificate.examples + 2)
         scale = certificate.unit
         return examples_needed(
@@ -102,17 +123,17 @@ def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What can be said before training about scores that are right or wrong.
+    """What is known before training about scores that are right or wrong.
 
     Attributes:
-        assumed_drop: Of the true metric, in units of the scores.
-        assumed_discordance: Share of examples that only one of the models gets right.
-        validation_standard_error: Of a drop measured on the validation split, in units of the scores.
-        num_validation_needed: Examples of a validation split that measures a drop with a standard error of a third of
-            the tolerated one.
-        test_examples: Size of the test split, None if unknown.
-        power: Probability of a certificate with them.
-        examples_needed: For a power of 0.8.
+        assumed_drop: Assumed drop of the true metric, in units of the scores.
+        assumed_discordance: Assumed share of examples that only one of the models gets right.
+        validation_standard_error: Standard error of a drop measured on the validation split, in units of the scores.
+        num_validation_needed: Number of validation examples with which a drop is measured with a standard error of a
+            third of the tolerated one.
+        test_examples: Size of the test split; None if unknown.
+        power: Probability of a certificate with this test split; None if its size is unknown.
+        examples_needed: Number of test examples for a power of 0.8; None if no number is enough.
     """
 
     assumed_drop: float
@@ -132,15 +153,15 @@ class Forecast:
 
 
 def forecast(settings: CertificateSettings, tolerated_drop: float, num_validation: int) -> Forecast | None:
-    """The power of the certificate, and the precision of the validation, as they are before training.
+    """Predicts the power of the certificate and the precision of the validation, before training.
 
     Args:
-        settings: What is assumed.
+        settings: The assumptions.
         tolerated_drop: The budget, in units of scores of 0 and 1.
-        num_validation: Examples of the validation split.
+        num_validation: Number of validation examples.
 
     Returns:
-        None where the budget is 0 or so large that the assumptions make no sense.
+        The forecast, or None if the budget is 0 or so large that the assumptions make no sense.
     """
     drop = settings.expected_drop * tolerated_drop
     discordance = settings.expected_discordance * tolerated_drop
@@ -159,7 +180,10 @@ def forecast(settings: CertificateSettings, tolerated_drop: float, num_validatio
 
 
 def _spreads(true_drop: float, discordance: float, tolerated_drop: float, alpha: float) -> tuple[float, float]:
-    """Standard deviations of one example's drop: as the score estimates it at the budget, and the true one."""
+    """Returns standard deviations of one example's drop: the one that the score estimates, and the true one.
+
+    The score estimates it under the hypothesis that the true drop is as large as the budget.
+    """
     check_alpha(alpha)
     if not 0 <= tolerated_drop < 1:
         raise DataError(
@@ -180,9 +204,9 @@ def _spreads(true_drop: float, discordance: float, tolerated_drop: float, alpha:
 
 
 def _fewest(true_drop: float, tolerated_drop: float, alpha: float) -> int:
-    """Examples without which not even a candidate that loses and wins nothing is certified, (1 - drop)^N = alpha.
+    """Returns the fewest examples with which a candidate that loses and wins none is certified: (1 - drop)^N = alpha.
 
-    The normal approximation knows no such limit. A candidate that is truly better may be certified with fewer.
+    The normal approximation has no such limit. A candidate that is truly better may be certified with fewer.
     """
     if true_drop < 0 or tolerated_drop == 0:
         return 1

@@ -7,25 +7,23 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kedro_aat.certificate.counts import p_of_counts, tango_score
-from kedro_aat.certificate.means import p_of_mean
-from kedro_aat.certificate.scores import paired, unit_of_outcomes
-from kedro_aat.certificate.standard_error import paired_standard_error
+from kedro_aat.certificate.p_values import p_of_counts, p_of_mean, tango_score
+from kedro_aat.certificate.paired_scores import paired, paired_standard_error, unit_of_outcomes
 from kedro_aat.errors import DataError
 from kedro_aat.validated import Settings
 
 
 class Certificate(Settings):
-    """The result of one paired, one-sided non-inferiority test of one model, on data that nothing was chosen by.
+    """The result of one paired, one-sided non-inferiority test of one model, on data that influenced no choice.
 
     Attributes:
-        statistic: Tango's score for scores that are right or wrong, else the paired t; negative where the drop is
-            smaller than tolerated.
+        statistic: Tango's score for scores that are right or wrong, else the paired t; negative if the drop is smaller
+            than tolerated.
         p_value: Largest probability of evidence this strong if the true drop were as large as tolerated, or larger.
         alpha: Accepted probability of certifying a model that breaks its budget.
         examples: Number of paired examples.
-        discordant: Numbers of examples lost and won; None where scores are not right or wrong.
-        unit: What a right example scores, where scores are right or wrong; else their range.
+        discordant: Numbers of examples lost and won; None if scores are not right or wrong.
+        unit: Score of a right example if scores are right or wrong; otherwise the width of their range.
         tolerated_drop: The budget, in units of the scores.
         estimated_drop: Mean drop, in units of the scores.
         upper_bound: The smallest tolerated drop that would have been certified: the true drop is below it with
@@ -44,7 +42,7 @@ class Certificate(Settings):
 
     @property
     def is_certified(self) -> bool:
-        """Whether the data refute that the budget is broken; never while `upper_bound` is above `tolerated_drop`."""
+        """Whether the data refute that the budget is broken, so that `upper_bound` is at most `tolerated_drop`."""
         return self.p_value <= self.alpha
 
 
@@ -57,26 +55,27 @@ def certify(
     alpha: float = 0.05,
     score_range: tuple[float, float] | None = None,
 ) -> Certificate:
-    """Tests once whether the candidate keeps its budget; the null hypothesis is that the true drop is at least it.
+    """Tests once whether the candidate keeps its budget. The null hypothesis is a true drop of at least the budget.
 
     Scores that are all right or wrong (0 and 1, or 0 and 100) are counted, and tested exactly: see `p_of_counts`.
 
     Other scores are tested by Gaffke's bound for the mean: see `p_of_mean`. A paired t test would be simpler, but
-    compression fails seldom and badly: a candidate that loses one example in a hundred shows no loss among 200 test
-    examples in 13% of all draws, and a t test then is certain of it. Gaffke's bound adds one example, the worst one.
+    compression fails rarely and badly: a candidate that loses one example in a hundred shows no loss among 200 test
+    examples in 13% of all draws, and a t test is then certain of it. Gaffke's bound adds one example, the worst one.
 
     Args:
-        baseline_scores: One score a test example, (N,).
+        baseline_scores: One score per test example, (N,).
         candidate_scores: Scores of the same examples in the same order, (N,).
         tolerated_drop: Largest tolerated drop of the mean score, in units of the scores; at least 0.
         higher_is_better: Direction of the scores.
         alpha: Accepted probability of certifying a model that breaks its budget, in (0, 0.5).
-        score_range: Lowest and highest possible score, for scores that are not right or wrong: how bad an example that
-            was not drawn may be. By default the range of [0, 1] and all the scores.
+        score_range: Lowest and highest possible score, for scores that are not right or wrong; it limits how bad an
+            example that was not drawn may be. By default the range that includes 0, 1 and all scores.
 
     Raises:
         DataError: If the scores are not finite numbers in two vectors of the same length, at least 1; if they leave
-            `score_range`; if `tolerated_drop` is negative, or so large that any model keeps it; or for a wrong alpha.
+            `score_range`; if `tolerated_drop` is negative, or so large that any model keeps it; or if `alpha` is out of
+            its range.
     """
     baseline, candidate = paired(baseline_scores, candidate_scores)
     check_alpha(alpha)
@@ -88,7 +87,7 @@ def certify(
         lowest, highest = score_range or (min(0.0, observed[0]), max(1.0, observed[1]))
         if not lowest <= observed[0] <= observed[1] <= highest:
             raise DataError(
-                f"score_range must hold all scores, from {observed[0]:.4g} to {observed[1]:.4g}, "
+                f"score_range must include all scores, from {observed[0]:.4g} to {observed[1]:.4g}, "
                 f"but got ({lowest}, {highest})"
             )
         width = highest - lowest
@@ -127,7 +126,7 @@ def certify(
 
 
 def check_alpha(alpha: float) -> None:
-    """Raises DataError for a level of a test that is none."""
+    """Raises a DataError if `alpha` is not the level of a test, in (0, 0.5)."""
     if not 0 < alpha < 0.5:
         raise DataError(f"alpha must be above 0 and below 0.5, but got {alpha}. 0.05 is usual")
 
@@ -135,12 +134,12 @@ def check_alpha(alpha: float) -> None:
 def _upper_bound(
     p_value: Callable[[float], float], alpha: float, estimated: float, tolerated: float, largest: float
 ) -> float:
-    """The drop at which the p-value is alpha, on that side of `tolerated` on which the p-value says that it lies."""
+    """Finds the drop at which the p-value is alpha, on that side of `tolerated` on which it must lie."""
     from scipy.optimize import brentq
     from scipy.stats import norm
 
     def excess(drop: float) -> float:
-        # As a normal score, which is nearly linear in the drop, so that a few steps find the root.
+        # As a normal score, which is nearly linear in the drop, so that a few iterations find the root.
         return float(norm.ppf(np.clip(p_value(drop), 1e-300, 1 - 1e-16)) - norm.ppf(alpha))
 
     low, high = estimated, tolerated

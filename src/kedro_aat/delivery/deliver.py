@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from kedro_aat.budget import Budget
+from kedro_aat.budget import Budget, Outcome
 from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
-from kedro_aat.delivery.measurements import Agreement, CandidateResult, FileAgreement, Measurements
+from kedro_aat.delivery.measurements import Agreement, CandidateResult, Measurements
+from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.openvino_file import OpenvinoModel
@@ -75,27 +76,6 @@ class Exported:
         )
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """The delivered candidate, beside the baseline and the other candidates.
-
-    Attributes:
-        exported: The delivered candidate with its files; None if no file keeps the limits.
-        result: What is known of the delivered candidate; None in the same case.
-        baseline: What the baseline costs.
-        candidates: All candidates whose files keep the budget.
-        rejected: Name of a candidate -> why it is not delivered.
-        nearest: Name of the candidate that comes nearest to the limits, if none keeps them.
-    """
-
-    exported: Exported | None
-    result: CandidateResult | None
-    baseline: Measurements
-    candidates: list[CandidateResult]
-    rejected: dict[str, str]
-    nearest: str | None = None
-
-
 def deliver(
     candidates: Sequence[Candidate],
     others: Iterator[Candidate],
@@ -104,11 +84,12 @@ def deliver(
     budget: Budget,
     training: TrainingSettings,
     settings: ExportSettings,
-) -> Delivery:
+    reason: str,
+) -> tuple[Exported | None, ExportResult]:
     """Exports all candidates, judges and measures their files, and chooses one by the objective.
 
     Args:
-        candidates: Models that keep the budget.
+        candidates: Models that keep the budget; if there are none, only the baseline is measured.
         others: Less compressed models, by falling rate. They are tried one by one if no candidate's file keeps the
             budget, and all of them if latency is the objective or no file keeps the limits, because a less compressed
             model can be faster.
@@ -117,6 +98,11 @@ def deliver(
         budget: Budget that the files must keep.
         training: Settings that define the metric.
         settings: Tolerances, objective and limits.
+        reason: Why the search ended, in words.
+
+    Returns:
+        The delivered candidate with its files (None if there are no candidates, or if no file keeps the limits), and
+        what is known of all candidates.
 
     Raises:
         ExportError: If no file keeps the budget that its model kept.
@@ -139,6 +125,9 @@ def deliver(
         baseline, *costs = measure(models, files, inputs, settings)
         return baseline, [exported.result(cost) for exported, cost in zip(kept, costs, strict=True)]
 
+    if not candidates:
+        baseline, results = measure_all()
+        return None, _export_result(None, reason, baseline, results, rejected)
     for candidate in candidates:
         consider(candidate)
     while not kept and (fallback := next(others, None)) is not None:
@@ -164,9 +153,28 @@ def deliver(
     within = [pair for pair in zip(kept, results, strict=True) if not excess[pair[1].name]]
     if not within:
         nearest = min(excess, key=lambda name: max(times for _, times in excess[name]))
-        return Delivery(None, None, baseline, results, rejected, nearest)
-    exported, result = min(within, key=lambda pair: _cost(pair[1], settings))
-    return Delivery(exported, result, baseline, results, rejected)
+        reason = f"No model within budget keeps the limits. {nearest} comes nearest: {rejected[nearest]}."
+        return None, _export_result(None, reason, baseline, results, rejected)
+    exported, delivered = min(within, key=lambda pair: _cost(pair[1], settings))
+    return exported, _export_result(delivered, reason, baseline, results, rejected)
+
+
+def _export_result(
+    delivered: CandidateResult | None,
+    reason: str,
+    baseline: Measurements,
+    candidates: list[CandidateResult],
+    rejected: dict[str, str],
+) -> ExportResult:
+    return ExportResult(
+        outcome=Outcome.WITHIN_BUDGET if delivered else Outcome.INFEASIBLE,
+        reason=reason,
+        delivered=delivered.name if delivered else None,
+        baseline=baseline,
+        compressed=delivered,
+        candidates=candidates,
+        rejected=rejected,
+    )
 
 
 def _fastest(
@@ -204,13 +212,14 @@ def _export(
     files, program = files_of(model, inputs, settings), to_program(model, inputs)
     # Where a number is rounded up in one runtime and down in another, the outputs differ by one step of 8 bits.
     tolerance = settings.tolerance if quantized_spec(model) is None else settings.quantized_tolerance
-    onnx_agreement = verify_onnx(files.onnx, model, inputs, tolerance=tolerance)
-    program_agreement = verify_program(program, model, inputs, tolerance=tolerance)
-    exported_rate = _exported_rate(files, candidate)
+    agreement = {
+        "onnx": verify_onnx(files.onnx, model, inputs, tolerance=tolerance),
+        "program": verify_program(program, model, inputs, tolerance=tolerance),
+        "exported_rate": _exported_rate(files, candidate),
+    }
     runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
-    openvino_agreement = None
     if files.openvino is not None:
-        openvino_agreement = verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
+        agreement["openvino"] = verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
         runnable["OpenVINO"] = OpenvinoModel(files.openvino)
     metrics: dict[str, float] = {}
     for kind, file in runnable.items():
@@ -224,12 +233,7 @@ def _export(
         candidate=candidate,
         files=files,
         program=program,
-        agreement=Agreement(
-            onnx=FileAgreement.model_validate(onnx_agreement),
-            program=FileAgreement.model_validate(program_agreement),
-            openvino=None if openvino_agreement is None else FileAgreement.model_validate(openvino_agreement),
-            exported_rate=exported_rate,
-        ),
+        agreement=Agreement.model_validate(agreement),
         validation=metrics["ONNX"],
         validation_program=metrics[".pt2"],
         validation_openvino=metrics.get("OpenVINO"),

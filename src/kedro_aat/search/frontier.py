@@ -1,10 +1,10 @@
-"""The default strategy: models the rate-accuracy frontier, climbs to it, and settles where the budget is just kept.
+"""The default strategy: it models the rate-accuracy frontier, climbs to it, and settles where the budget is just kept.
 
-Rates are handled as u = -ln(1 - rate), the log of the size ratio, in which equal steps are equal factors in
-size; margins are handled in tolerated drops. First come trials: each trains one rate with an annealed
-learning rate until it is accepted or cannot be any more. Then comes the polish: one run of epochs at a falling
-learning rate, in which the rate is steered to where the margin expected at its end, pooled over all its
-epochs, is just large enough. No single lucky epoch decides what is returned.
+Rates are handled as u = -ln(1 - rate), the log of the size ratio, in which equal increments are equal factors in size;
+margins are handled in tolerated drops. First come trials: each trains one rate at a falling learning rate until it is
+accepted or cannot be accepted any more. Then comes the polish: one run of epochs at a falling learning rate, in which
+the rate is steered to where the margin expected at its end, estimated from all its epochs, is just large enough. No
+single lucky epoch decides what is returned.
 """
 
 from __future__ import annotations
@@ -15,40 +15,54 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from kedro_aat.search.beliefs import HEIGHT, JITTER, RECOVERY_RATIO, expectation, posterior
-from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchState, Stop, Trial, worth_returning
+from kedro_aat.search.beliefs import HEIGHT, JITTER, RECOVERY_RATIO, Floats, expectation, posterior
+from kedro_aat.search.policy import (
+    Epoch,
+    EpochResult,
+    Problem,
+    SearchState,
+    Stop,
+    Trial,
+    updated,
+    worth_returning,
+)
 from kedro_aat.validated import Settings
 
-# Stands for a tolerated drop of zero, where margins need some other unit.
+# Replaces a tolerated drop of zero as the unit of margins. In metric units.
 UNIT_WITHOUT_DROP = 0.01
-# The power of the chance of success: below 1, since a failed trial costs only a few epochs.
+# The power of the probability of success: below 1, since a failed trial costs only a few epochs.
 BOLDNESS = 0.7
-# A gain below 1 % in size is not worth a trial.
+# A smaller expected gain is not worth a trial. In u: about 1 % in size.
 LEAST_GAIN = 0.01
-# A failed checkpoint this near in u is resumed: what it has learned outweighs the change of rate.
+# A failed checkpoint within this distance is resumed: what it has learned outweighs the change of rate. In u.
 NEAR = 0.06
-# Failed checkpoints that are kept for that.
+# Number of failed checkpoints that are kept for that.
 NUM_RESUMABLE = 4
-# Steps grow to at most this many times the first while trials succeed at their first epoch.
+# Increments grow to at most this many times the first while trials succeed at their first epoch.
 MAXIMAL_GROWTH = 4
-# Epochs that a trial gets beyond its own, while it is expected to make it.
+# Number of epochs that a trial gets beyond `epochs_per_rate`, while it is expected to succeed.
 NUM_EXTRA_EPOCHS = 2
-# Share of the way to the rate aimed at that is gone in one epoch of the polish, and the most, in u. Rises are small and
-# shrink to nothing over the second half: a rise costs damage that takes epochs to heal, and a fall costs none.
-STEERING, MAXIMAL_RISE, MAXIMAL_FALL = 0.5, 0.1, 0.15
-# The polish keeps in hand z times the geometric mean of a standard error and of what this much u is worth in margin:
-# more than z standard errors where these cost less size than that, since safety is cheap there, and less where they
-# would cost most of what there is to gain.
+
+# Share of the distance to the intended rate that one epoch of the polish covers.
+STEERING = 0.5
+# The largest rise per epoch of the polish, in u. It shrinks to nothing over the second half: a rise causes damage that
+# takes epochs to recover from, and a fall causes none.
+MAXIMAL_RISE = 0.1
+# The largest fall per epoch of the polish, in u.
+MAXIMAL_FALL = 0.15
+# The polish keeps a reserve of z times the geometric mean of a standard error and of the margin that is lost over this
+# much u. That is more than z standard errors if these cost less size than that, since safety is cheap there, and less
+# if they would cost most of what there is to gain.
 RESERVE = 0.1
 
 
 class TrialHistory(Settings):
-    """One proposal, fine-tuned and judged.
+    """One proposal with all its epochs.
 
     Attributes:
-        u: Where the proposal lies.
-        results: One an epoch.
-        accepted: Whether the last of them was accepted.
+        u: Position of the proposal.
+        results: One result per epoch.
+        accepted: Whether the last one was accepted.
     """
 
     u: float
@@ -57,23 +71,23 @@ class TrialHistory(Settings):
 
     @property
     def best(self) -> EpochResult:
-        """The epoch of largest margin."""
-        return max(self.results, key=lambda seen: seen.margin)
+        """The epoch with the largest margin."""
+        return max(self.results, key=lambda result: result.margin)
 
 
 class FrontierState(SearchState):
     """What the search knows.
 
     Attributes:
-        problem: What the search was given.
-        num_epochs: Trained so far.
-        first: The model as given; None before it was validated.
-        trials: All that ended.
-        current: The one under way.
-        maximal_step: Of the next proposal above the best, in u.
+        problem: The problem to solve.
+        num_epochs: Number of epochs trained so far.
+        first: Validation of the model at the beginning; None before it.
+        trials: All trials that have ended.
+        current: The trial in progress; None if there is none.
+        maximal_step: Maximal increment of the next proposal above the best, in u.
         polish: Results of the polish so far.
         polish_epochs: Length of the polish; None before it begins.
-        slope: Loss of margin per u near the boundary, in drops, as the trials told it.
+        slope: Loss of margin per u near the boundary, in drops, as the trials suggest.
         settled: The latest epoch of the polish that was accepted.
     """
 
@@ -90,22 +104,22 @@ class FrontierState(SearchState):
 
     @property
     def best(self) -> Trial | None:
-        """What the polish settled on, even below what one lucky epoch reached; before it the best candidate."""
+        """What the polish settled on, even if one lucky epoch reached more; before the polish the best trial."""
         return self.settled or super().best
 
     @property
     def returned(self) -> Trial | None:
-        """The best, if it is worth it."""
+        """The best, if it is worth returning."""
         return worth_returning(self.best, self.problem)
 
     @property
     def resumable(self) -> tuple[TrialHistory, ...]:
-        """Failed trials that a later one may go on from."""
+        """Failed trials that a later one may continue."""
         return tuple(trial for trial in self.trials if not trial.accepted)[-NUM_RESUMABLE:]
 
     @property
     def needed(self) -> frozenset[int]:
-        """The best, and what a trial or the polish may start from."""
+        """The best checkpoint, and those that a trial or the polish may start from."""
         needed = set(super().needed)
         if self.polish_epochs is None:
             needed |= {trial.best.checkpoint for trial in self.resumable}
@@ -114,22 +128,22 @@ class FrontierState(SearchState):
         return frozenset(needed)
 
     def in_drops(self, value: float) -> float:
-        """A margin in tolerated drops, bounded, so that sums of squares stay finite."""
+        """Converts a margin to tolerated drops, with a bound, so that sums of squares stay finite."""
         drop = self.problem.tolerated_drop
         return min(max(value / (drop if drop > 1e-9 else UNIT_WITHOUT_DROP), -1e3), 1e3)
 
     @property
     def standard_error(self) -> float:
-        """Of a margin, in drops; 0 where it is unknown."""
+        """Standard error of a margin, in drops; 0 if it is unknown."""
         return self.in_drops((self.first and self.first.standard_error) or 0.0)
 
     @property
     def offset(self) -> float:
-        """How far margins are thought to be too large, in drops.
+        """How much too large margins are believed to be, in drops.
 
-        The uncompressed model is validated twice: for the baseline, and as the first of the search. Its margin
-        is the tolerated drop, so what is measured beyond is noise, half of it the baseline's, which all later
-        margins share. More than two standard errors is no noise.
+        The uncompressed model is validated twice: for the baseline, and first in the search. Its true margin is the
+        tolerated drop, so the rest of the measured margin is noise. Half of that is the baseline's, which all later
+        margins share. More than two standard errors cannot be noise.
         """
         if self.first is None or self.problem.initial_rate > 0:
             return 0.0
@@ -138,20 +152,20 @@ class FrontierState(SearchState):
 
 
 class Frontier(Settings):
-    """Seeks the highest rate within budget with all epochs that it is given.
+    """Searches for the highest rate within budget, and uses all epochs that it may use.
 
     Attributes:
-        maximal_total_epochs: Limit on the epochs trained.
-        acceptance_z: Standard errors of which `RESERVE` makes what the polish keeps in hand; larger returns lower rates
-            that truly break the budget less often, 0 keeps nothing in hand. Trials are accepted as measured, since
-            they only tell where to go on from.
+        maximal_total_epochs: Limit on the number of epochs trained.
+        acceptance_z: Number of standard errors from which `RESERVE` makes the reserve of the polish. Larger numbers
+            return lower rates that truly break the budget less often; 0 keeps no reserve. Trials are accepted as
+            measured, since they only determine where to continue from.
         epochs_per_rate: Epochs of a trial, unless it is accepted or given up before.
-        num_path_steps: Steps in which the rate rises within the first epoch of a trial.
-        polish_share: Share of the epochs that is kept for the polish.
-        first_step: Maximal step above the best, in u; doubles while trials succeed at their first epoch.
+        num_path_steps: Number of equal increments by which the rate rises within the first epoch of a trial.
+        polish_share: Share of the epochs that is reserved for the polish.
+        first_step: Maximal increment above the best, in u; doubles while trials succeed at their first epoch.
         lowest_trial_lr: Learning-rate scale at the end of a trial, which begins with 1.
         polish_lr: Learning-rate scale at the beginning of the polish.
-        lowest_polish_lr: And at its end.
+        lowest_polish_lr: Learning-rate scale at the end of the polish.
     """
 
     kind: Literal["frontier"] = "frontier"
@@ -166,46 +180,46 @@ class Frontier(Settings):
     lowest_polish_lr: Annotated[float, Field(gt=0, le=1)] = 0.02
 
     def initial(self, problem: Problem) -> FrontierState:
-        """Before the first validation of the model as given."""
+        """Returns the state before the first validation of the model."""
         return FrontierState(problem=problem, maximal_step=self.first_step)
 
     def ask(self, state: FrontierState) -> Epoch | Stop:
-        """The next epoch, or the end."""
+        """Returns the next epoch, or ends the search."""
         return self._decide(state)[1]
 
-    def tell(self, state: FrontierState, seen: EpochResult) -> FrontierState:
-        """Folds a result into the state in which its epoch left the search."""
+    def tell(self, state: FrontierState, result: EpochResult) -> FrontierState:
+        """Adds a result to the state in which the search was while its epoch ran."""
         decided, _ = self._decide(state)
-        changes: dict[str, Any] = {"num_epochs": decided.num_epochs + seen.trained}
-        accepted = seen.fully_compressed and seen.margin >= 0
+        changes: dict[str, Any] = {"num_epochs": decided.num_epochs + result.trained}
+        accepted = result.fully_compressed and result.margin >= 0
         if decided.polish_epochs is not None:
-            changes["polish"] = (*decided.polish, seen)
-            expected, _ = self._expected_at_end(_updated(decided, **changes))
+            changes["polish"] = (*decided.polish, result)
+            expected, _ = self._expected_at_end(updated(decided, **changes))
             shift = self.acceptance_z * decided.standard_error
             least = max(0.0, min(shift, self._reserve(decided)) + decided.offset)
             if accepted and expected >= least:
-                changes["settled"] = Trial.from_result(seen)
-            return _updated(decided, **changes)
+                changes["settled"] = Trial.from_result(result)
+            return updated(decided, **changes)
         if decided.first is None:
-            changes["first"] = seen
+            changes["first"] = result
         else:
             assert decided.current is not None
-            results = (*decided.current.results, seen)
+            results = (*decided.current.results, result)
             changes["current"] = TrialHistory(u=decided.current.u, results=results, accepted=accepted)
         if accepted:
-            changes["candidates"] = (*decided.candidates, Trial.from_result(seen))
-        return _updated(decided, **changes)
+            changes["candidates"] = (*decided.candidates, Trial.from_result(result))
+        return updated(decided, **changes)
 
     def load(self, state: str) -> FrontierState:
-        """The state from its JSON."""
+        """Reads a state from its JSON."""
         return FrontierState.model_validate_json(state)
 
     def _decide(self, state: FrontierState) -> tuple[FrontierState, Epoch | Stop]:
-        """What comes next, and the state as it is while that is under way."""
+        """Returns the next epoch or the end, and the state of the search while it is in progress."""
         if (first := state.first) is None:
             return state, Epoch(train=False, new_optimizer=True)
-        left = self.maximal_total_epochs - state.num_epochs
-        if left <= 0:
+        num_left = self.maximal_total_epochs - state.num_epochs
+        if num_left <= 0:
             return state, state.stop(f"All {state.num_epochs} epochs were used.")
         if state.polish_epochs is not None:
             return state, self._next_of_polish(state, state.polish_epochs)
@@ -213,13 +227,14 @@ class Frontier(Settings):
             if not self._is_over(state, trial):
                 return state, Epoch(lr_scale=self._trial_lr(len(trial.results)))
             state = self._with_ended(state, trial)
-        if left > self.polish_share * self.maximal_total_epochs and (u := self._proposal(state)) is not None:
+        if num_left > self.polish_share * self.maximal_total_epochs and (u := self._proposal(state)) is not None:
             return self._start_trial(state, first, u)
-        return self._start_polish(state, first, left)
+        return self._start_polish(state, first, num_left)
 
     # Trials
 
     def _start_trial(self, state: FrontierState, first: EpochResult, u: float) -> tuple[FrontierState, Epoch]:
+        """Starts from the best checkpoint, or from a failed one whose rate is close to the proposal's."""
         start, start_u = first.checkpoint, u_of(state.problem.initial_rate)
         if state.best is not None:
             start, start_u = state.best.checkpoint, u_of(state.best.requested_rate)
@@ -227,11 +242,13 @@ class Frontier(Settings):
         if nearest is not None and abs(nearest.u - u) <= NEAR:
             start, start_u = nearest.best.checkpoint, nearest.u
         path = self._path(state.problem, start_u, u)
-        return _updated(state, current=TrialHistory(u=u)), Epoch(rate_path=path, start_from=start, new_optimizer=True)
+        return updated(state, current=TrialHistory(u=u)), Epoch(rate_path=path, start_from=start, new_optimizer=True)
 
     def _path(self, problem: Problem, start: float, end: float) -> tuple[float, ...]:
-        steps = [start + (end - start) * (step + 1) / self.num_path_steps for step in range(self.num_path_steps)]
-        return tuple(min(max(-math.expm1(-u), problem.minimal_rate), problem.maximal_rate) for u in steps)
+        """Returns rates from one u to another, both limited to the rates of the problem."""
+        num = self.num_path_steps
+        path = [start + (end - start) * (index + 1) / num for index in range(num)]
+        return tuple(min(max(-math.expm1(-u), problem.minimal_rate), problem.maximal_rate) for u in path)
 
     def _trial_lr(self, num_epochs: int) -> float:
         share = min(1.0, num_epochs / max(1, self.epochs_per_rate - 1))
@@ -243,29 +260,29 @@ class Frontier(Settings):
             return True
         if any(self._has_equal_mask(last, other.best) for other in state.trials if not other.accepted):
             return True
-        left = self.epochs_per_rate + NUM_EXTRA_EPOCHS - len(trial.results)
-        if left <= 0 or len(trial.results) < 2:  # one epoch says nothing about the recovery
-            return left <= 0
-        before, now = (state.in_drops(seen.margin) for seen in trial.results[-2:])
-        recovery = max(now - before, 0.0) * sum(RECOVERY_RATIO**epoch for epoch in range(1, left + 1))
-        return now + recovery < (-JITTER if len(trial.results) < self.epochs_per_rate else 0.0)
+        num_left = self.epochs_per_rate + NUM_EXTRA_EPOCHS - len(trial.results)
+        if num_left <= 0 or len(trial.results) < 2:  # one epoch says nothing about the recovery
+            return num_left <= 0
+        previous, latest = (state.in_drops(result.margin) for result in trial.results[-2:])
+        recovery = max(latest - previous, 0.0) * sum(RECOVERY_RATIO**epoch for epoch in range(1, num_left + 1))
+        return latest + recovery < (-JITTER if len(trial.results) < self.epochs_per_rate else 0.0)
 
     @staticmethod
-    def _has_equal_mask(seen: EpochResult, failed: EpochResult) -> bool:
+    def _has_equal_mask(result: EpochResult, failed: EpochResult) -> bool:
         """Whether another request led to the model that failed; a resumed trial makes the same request."""
-        return seen.achieved_rate == failed.achieved_rate and seen.requested_rate != failed.requested_rate
+        return result.achieved_rate == failed.achieved_rate and result.requested_rate != failed.requested_rate
 
     def _with_ended(self, state: FrontierState, trial: TrialHistory) -> FrontierState:
-        step = self.first_step
-        if trial.accepted and len(trial.results) == 1:  # far from the frontier: climb faster
-            step = min(2 * state.maximal_step, MAXIMAL_GROWTH * self.first_step)
-        return _updated(state, trials=(*state.trials, trial), current=None, maximal_step=step)
+        increment = self.first_step
+        if trial.accepted and len(trial.results) == 1:  # far from the boundary: climb faster
+            increment = min(2 * state.maximal_step, MAXIMAL_GROWTH * self.first_step)
+        return updated(state, trials=(*state.trials, trial), current=None, maximal_step=increment)
 
     def _proposal(self, state: FrontierState) -> float | None:
-        """The u of largest expected gain in size; None where none is worth a trial."""
-        boundaries, _, likely = self._posterior(state)
-        share = likely.sum(1)
-        chance = (1 - np.cumsum(share) + share / 2).clip(0, 1)  # that the boundary lies above
+        """Returns the u with the largest expected gain in size; None if none is worth a trial."""
+        boundaries, _, likelihood = self._posterior(state)
+        share = likelihood.sum(1)
+        chance = (1 - np.cumsum(share) + share / 2).clip(0, 1)  # probability that the boundary lies above
         lowest, highest = u_of(state.problem.minimal_rate), u_of(state.problem.maximal_rate)
         # Without a best the lowest rate must itself be worth something.
         best = u_of(state.best.requested_rate) if state.best else lowest - NEAR
@@ -275,26 +292,26 @@ class Frontier(Settings):
         index = int(((proposals - best) * chances**BOLDNESS).argmax())
         return float(proposals[index]) if (proposals[index] - best) * chances[index] >= LEAST_GAIN else None
 
-    def _posterior(self, state: FrontierState) -> tuple[Any, Any, Any]:
-        """Boundaries, slopes, and how likely each pair is after the trials."""
-        seen = [(trial.u, trial.best) for trial in state.trials]
+    def _posterior(self, state: FrontierState) -> tuple[Floats, Floats, Floats]:
+        """Returns boundaries, slopes, and how likely each pair is after the trials."""
+        judged = [(trial.u, trial.best) for trial in state.trials]
         if state.first is not None:
-            seen.append((u_of(state.problem.initial_rate), state.first))
-        u = np.array([u for u, _ in seen])
-        margins = np.array([state.in_drops(result.margin) for _, result in seen])
+            judged.append((u_of(state.problem.initial_rate), state.first))
+        u = np.array([u for u, _ in judged])
+        margins = np.array([state.in_drops(result.margin) for _, result in judged])
         return posterior(u, margins, state.standard_error, u_of(state.problem.maximal_rate))
 
     # Polish
 
-    def _start_polish(self, state: FrontierState, first: EpochResult, left: int) -> tuple[FrontierState, Epoch]:
-        """From the best; without one from the trial that came nearest, whose rate the polish then lowers."""
+    def _start_polish(self, state: FrontierState, first: EpochResult, num_left: int) -> tuple[FrontierState, Epoch]:
+        """Starts from the best; without one from the trial that came nearest, whose rate the polish then lowers."""
         start: EpochResult | Trial = first
         if state.best is not None:
             start = state.best
         elif state.resumable:
-            start = max((trial.best for trial in state.resumable), key=lambda seen: seen.margin)
-        _, slopes, likely = self._posterior(state)
-        slope = HEIGHT * float(likely.sum(0) @ slopes)
+            start = max((trial.best for trial in state.resumable), key=lambda result: result.margin)
+        _, slopes, likelihood = self._posterior(state)
+        slope = HEIGHT * float(likelihood.sum(0) @ slopes)
         lowest, highest = state.problem.minimal_rate, state.problem.maximal_rate
         epoch = Epoch(
             rate_path=(min(max(start.requested_rate, lowest), highest),),
@@ -302,21 +319,21 @@ class Frontier(Settings):
             start_from=start.checkpoint,
             new_optimizer=True,
         )
-        return _updated(state, polish_epochs=left, slope=slope), epoch
+        return updated(state, polish_epochs=num_left, slope=slope), epoch
 
     def _next_of_polish(self, state: FrontierState, num_epochs: int) -> Epoch | Stop:
         if state.polish[-1].early_stop:
             return state.stop("The early-stopping function ended the polish.")
         expected, slope = self._expected_at_end(state)
         # The offset may use up the reserve, but never the budget as it was measured.
-        aim = max(0.0, self._reserve(state) + state.offset)
-        here = u_of(state.polish[-1].requested_rate)
-        left = 1 - len(state.polish) / num_epochs
-        step = max(STEERING * (expected - aim) / slope, -MAXIMAL_FALL)
-        if step > 0:
-            step = min(step, MAXIMAL_RISE) * min(1.0, 2 * left)
+        intended_margin = max(0.0, self._reserve(state) + state.offset)
+        latest_u = u_of(state.polish[-1].requested_rate)
+        share_left = 1 - len(state.polish) / num_epochs
+        increment = max(STEERING * (expected - intended_margin) / slope, -MAXIMAL_FALL)
+        if increment > 0:
+            increment = min(increment, MAXIMAL_RISE) * min(1.0, 2 * share_left)
         return Epoch(
-            rate_path=self._path(state.problem, here, here + step),
+            rate_path=self._path(state.problem, latest_u, latest_u + increment),
             lr_scale=self._polish_lr(len(state.polish), num_epochs),
         )
 
@@ -328,19 +345,14 @@ class Frontier(Settings):
         return float(self.polish_lr * (self.lowest_polish_lr / self.polish_lr) ** share)
 
     def _expected_at_end(self, state: FrontierState) -> tuple[float, float]:
-        """Margin at the latest rate when the learning rate has fallen, and its slope over u, both in drops."""
+        """Returns the margin at the latest rate when the learning rate has fallen, and its slope, both in drops."""
         num_epochs = state.polish_epochs or 1
-        u = np.array([u_of(seen.requested_rate) for seen in state.polish])
+        u = np.array([u_of(result.requested_rate) for result in state.polish])
         lr = np.array([self._polish_lr(epoch, num_epochs) for epoch in range(len(u))]) - self.lowest_polish_lr
-        margins = np.array([state.in_drops(seen.margin) for seen in state.polish])
+        margins = np.array([state.in_drops(result.margin) for result in state.polish])
         return expectation(u, lr, margins, state.standard_error, state.slope)
 
 
 def u_of(rate: float) -> float:
-    """-ln(1 - rate), the log of the size ratio."""
+    """Returns -ln(1 - rate), the log of the size ratio."""
     return -math.log1p(-rate)
-
-
-def _updated(state: FrontierState, **changes: Any) -> FrontierState:
-    # Built anew, since `model_copy` skips validation.
-    return FrontierState(**{**dict(state), **changes})

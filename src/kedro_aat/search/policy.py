@@ -1,8 +1,8 @@
-"""What a search policy is: explicit state, and one question an epoch (`ask`, then `tell`)."""
+"""What a search policy is: an explicit state, and one question per epoch (`ask`, then `tell`)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -13,12 +13,12 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Problem(Settings):
-    """What a search is given.
+    """The problem that a search has to solve.
 
     Attributes:
         minimal_rate: Lowest rate worth returning, in [0, 1).
         maximal_rate: Highest rate that may be tried, in [0, 1); at least `minimal_rate`.
-        initial_rate: Rate of the model as it was given, in [0, 1).
+        initial_rate: Rate of the model at the beginning, in [0, 1).
         tolerated_drop: The accuracy budget's drop, in metric units.
     """
 
@@ -29,15 +29,17 @@ class Problem(Settings):
 
     @field_validator("maximal_rate")
     @classmethod
-    def _at_least_the_minimal_rate(cls, rate: float, given: ValidationInfo) -> float:
-        return require_at_least(rate, given.data.get("minimal_rate"))
+    def _check_rates(cls, rate: float, info: ValidationInfo) -> float:
+        return require_at_least(rate, info.data.get("minimal_rate"))
 
 
 def require_at_least(maximal_rate: float, minimal_rate: float | None) -> float:
-    """The maximal rate, checked against the minimal one; a rule on one key, so that it is told beside all others.
+    """Checks the maximal rate against the minimal one, and returns it.
+
+    This is a rule on one key, so that it is reported beside all other mistakes.
 
     Raises:
-        ValueError: If it is below.
+        ValueError: If the maximal rate is below the minimal one.
     """
     if minimal_rate is not None and maximal_rate < minimal_rate:
         raise ValueError(f"must be at least minimal_rate ({minimal_rate}), but got {maximal_rate}")
@@ -48,12 +50,12 @@ class Epoch(Settings):
     """The next epoch that a policy asks for.
 
     Attributes:
-        train: Whether to train at all; a policy may ask for a validation alone.
-        rate_path: Rates to follow within the epoch, the last of them being the one that is judged; None
-            leaves the rate to the controller (its own schedule, or what was set before).
-        lr_scale: Factor on the learning rates that the optimizer was configured with.
-        start_from: Checkpoint to restore first; None goes on from the present weights.
-        new_optimizer: Whether optimizer and learning-rate scheduler start anew.
+        train: Whether to train at all; a policy may ask for a validation only.
+        rate_path: Rates to follow within the epoch, the last of which is judged; None leaves the rate to the
+            controller (its own schedule, or what was set before).
+        lr_scale: Factor on the configured learning rates of the optimizer.
+        start_from: Checkpoint to restore first; None continues from the current weights.
+        new_optimizer: Whether to start with a new optimizer and learning-rate scheduler.
     """
 
     train: bool = True
@@ -67,8 +69,8 @@ class Stop(Settings):
     """The end of a search.
 
     Attributes:
-        outcome: `within_budget` where there is a model to return, else `infeasible`.
-        best: Checkpoint to return, None if there is none.
+        outcome: `within_budget` if there is a model to return, else `infeasible`.
+        best: Checkpoint to return; None if there is none.
         reason: Why the search ended, in words for the user.
     """
 
@@ -78,17 +80,17 @@ class Stop(Settings):
 
 
 class EpochResult(Settings):
-    """What came of an epoch.
+    """The result of an epoch.
 
     Attributes:
-        checkpoint: Number of the checkpoint with this state.
+        checkpoint: Number of the checkpoint that holds its state.
         trained: Whether the epoch trained, or only validated.
-        requested_rate: The rate asked for, in [0, 1).
-        achieved_rate: The rate that the model has, in [0, 1].
-        metric: The validation metric, finite.
+        requested_rate: Requested compression rate, in [0, 1).
+        achieved_rate: Achieved compression rate, in [0, 1].
+        metric: Metric on the validation split, finite.
         margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget.
-        standard_error: Of the metric's difference to the baseline, None if unknown.
-        fully_compressed: Whether the controller has reached the end of its own schedule.
+        standard_error: Standard error of the metric's difference to the baseline; None if unknown.
+        fully_compressed: Whether the controller's own schedule has ended.
         early_stop: Whether the user's function asked to end this phase of training.
     """
 
@@ -104,12 +106,12 @@ class EpochResult(Settings):
 
 
 class Trial(Settings):
-    """One rate that was trained and judged, as its best epoch left it.
+    """One rate that was trained and judged, represented by its best epoch.
 
     Attributes:
         checkpoint: Number of the checkpoint of that epoch.
-        requested_rate: Rate that the search asked for, in [0, 1).
-        achieved_rate: Rate of the model, in [0, 1].
+        requested_rate: Requested compression rate, in [0, 1).
+        achieved_rate: Achieved compression rate, in [0, 1].
         margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget.
     """
 
@@ -120,7 +122,7 @@ class Trial(Settings):
 
     @classmethod
     def from_result(cls, result: EpochResult) -> Trial:
-        """The trial whose best epoch had this result."""
+        """Returns the trial whose best epoch has this result."""
         return cls(
             checkpoint=result.checkpoint,
             requested_rate=result.requested_rate,
@@ -136,9 +138,12 @@ class Trial(Settings):
 
 
 class SearchState(Settings):
-    """What every policy's state has: what to return now, and what it may come back to."""
+    """What every policy's state has: the model to return now, and the checkpoints that it may come back to.
 
-    # Not `trials`, since checkpoints written by version 0.1.0 have this key.
+    Attributes:
+        candidates: The trials so far. The name is that of the key in checkpoints, which version 0.1.0 wrote too.
+    """
+
     candidates: tuple[Trial, ...] = ()
 
     @property
@@ -154,18 +159,18 @@ class SearchState(Settings):
 
     @property
     def returned(self) -> Trial | None:
-        """What the search would return now; None where the best is not worth returning."""
+        """The trial that the search would return now; None if the best is not worth returning."""
         return self.best
 
     def stop(self, reason: str) -> Stop:
-        """Ends the search with what there is to return."""
+        """Ends the search and returns the best model, if there is one."""
         if self.returned is None:
             return Stop(outcome=Outcome.INFEASIBLE, best=None, reason=reason)
         return Stop(outcome=Outcome.WITHIN_BUDGET, best=self.returned.checkpoint, reason=reason)
 
 
 def worth_returning(best: Trial | None, problem: Problem) -> Trial | None:
-    """The best, unless it is not compressed, or less than was asked for."""
+    """Returns the best trial, unless it is not compressed, or less than the problem asks for."""
     if best is None or best.requested_rate <= 0 or best.requested_rate < problem.minimal_rate:
         return None
     return best
@@ -186,37 +191,42 @@ S = TypeVar("S", bound=SearchState)
 
 
 class SearchPolicy(Protocol[S]):
-    """A strategy of search. Its settings are its fields; its state is a value that survives JSON.
+    """A search strategy. Its settings are its fields; its state is a value that survives JSON.
 
-    No torch, no clock, and no random numbers without a seed in the state, so that a search resumed from
-    its state goes on exactly as it would have.
+    A policy uses no torch and no clock, and draws random numbers only from a seed in the state, so that a search
+    that is resumed from its state continues exactly as it would have.
     """
 
     @property
     def maximal_total_epochs(self) -> int:
-        """Limit on the epochs trained."""
+        """Limit on the number of epochs trained."""
         ...
 
     def initial(self, problem: Problem) -> S:
-        """The state before the first question."""
+        """Returns the state before the first question."""
         ...
 
     def ask(self, state: S) -> Epoch | Stop:
-        """The next epoch, or the end."""
+        """Returns the next epoch, or ends the search."""
         ...
 
-    def tell(self, state: S, seen: EpochResult) -> S:
-        """The state after the epoch that `ask` named came out as `seen`."""
+    def tell(self, state: S, result: EpochResult) -> S:
+        """Returns the state after the epoch that `ask` returned, which had this result."""
         ...
 
     def load(self, state: str) -> S:
-        """The state from its JSON."""
+        """Reads a state from its JSON."""
         ...
 
 
 P = TypeVar("P", bound=Settings)
 
 
+def updated(settings: P, **changes: Any) -> P:
+    """Copies a policy or a state with some fields changed, and validates it, which `model_copy` does not."""
+    return type(settings)(**{**dict(settings), **changes})
+
+
 def with_epochs(policy: P, maximal_total_epochs: int) -> P:
-    """The same policy with another limit on the epochs trained."""
-    return type(policy)(**{**dict(policy), "maximal_total_epochs": maximal_total_epochs})
+    """Copies a policy with another limit on the number of epochs trained."""
+    return updated(policy, maximal_total_epochs=maximal_total_epochs)

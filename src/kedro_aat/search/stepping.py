@@ -1,8 +1,10 @@
-"""The strategies of NNCF 2.x, step for step: `early_exit`, `uniform_decrease` and `interpolate`.
+"""The strategies of NNCF 2.x, with the same decisions: `early_exit`, `uniform_decrease` and `interpolate`.
 
-The rate starts where the controller's own schedule leaves it after an initial phase. From then on each rate
-gets up to `patience_epochs`, less if it comes within budget; then the next rate is chosen, and training
-goes on from the best checkpoint within budget.
+The rate starts where the controller's own schedule leaves it after an initial phase. From then on each rate gets up to
+`patience_epochs`, or fewer if it comes within budget; then the next rate is chosen, and training continues from the
+best checkpoint within budget.
+
+Settings and fields of states keep NNCF's word `step` for an increment of the rate.
 """
 
 from __future__ import annotations
@@ -19,28 +21,34 @@ from kedro_aat.search.policy import (
     SearchState,
     Stop,
     Trial,
+    updated,
     with_trial,
     worth_returning,
 )
 from kedro_aat.validated import Settings
 
-# The original's default limit on all epochs, which stands for none.
+# NNCF's default limit on all epochs, which means no limit.
 UNLIMITED_EPOCHS = 10000
-# Rates at which the interpolated margin is read off, and how far below zero it is pinned at rate 1,
-# in tolerated drops: both are the original's.
+# Number of rates between 0 and 1 at which the interpolated margin is computed; NNCF's.
 NUM_INTERPOLATION_POINTS = 1000
+# The margin at rate 1 is assumed to be this many tolerated drops below zero; NNCF's.
 DROPS_BELOW_AT_RATE_ONE = 20
 
 
 class EarlyExitState(SearchState):
-    """Epochs trained so far, and the last result."""
+    """State of `early_exit`.
+
+    Attributes:
+        num_epochs: Number of epochs trained so far.
+        last: The last result; None before the first.
+    """
 
     num_epochs: int = 0
     last: EpochResult | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether the last epoch came within budget fully compressed, or the user's function said stop."""
+        """Whether the last epoch was fully compressed and within budget, or the user's function asked to stop."""
         return self.last is not None and (
             self.last.early_stop or (self.last.fully_compressed and self.last.margin >= 0)
         )
@@ -50,34 +58,34 @@ class EarlyExit(Settings):
     """Trains under the controller's own schedule until the metric is within budget.
 
     Attributes:
-        maximal_total_epochs: Limit on the epochs trained.
+        maximal_total_epochs: Limit on the number of epochs trained.
     """
 
     kind: Literal["early_exit"] = "early_exit"
     maximal_total_epochs: Annotated[int, Field(ge=0)] = UNLIMITED_EPOCHS
 
     def initial(self, problem: Problem) -> EarlyExitState:
-        """No epoch yet; the rate limits play no part in this strategy."""
+        """Returns the state before the first epoch; this strategy ignores the limits on rates."""
         return EarlyExitState()
 
     def ask(self, state: EarlyExitState) -> Epoch | Stop:
-        """A validation of the model as given, then one epoch after another."""
+        """Asks for a validation of the model, then for one epoch after another."""
         if state.last is None:
             return Epoch(train=False, new_optimizer=True)
         if state.is_over or state.num_epochs >= self.maximal_total_epochs:
             return state.stop(self._reason(state.last, state))
         return Epoch()
 
-    def tell(self, state: EarlyExitState, seen: EpochResult) -> EarlyExitState:
+    def tell(self, state: EarlyExitState, result: EpochResult) -> EarlyExitState:
         """Counts the epoch and keeps it if it is the best of its rate."""
         return EarlyExitState(
-            num_epochs=state.num_epochs + seen.trained,
-            last=seen,
-            candidates=with_trial(state.candidates, seen),
+            num_epochs=state.num_epochs + result.trained,
+            last=result,
+            candidates=with_trial(state.candidates, result),
         )
 
     def load(self, state: str) -> EarlyExitState:
-        """The state from its JSON."""
+        """Reads a state from its JSON."""
         return EarlyExitState.model_validate_json(state)
 
     def _reason(self, last: EpochResult, state: EarlyExitState) -> str:
@@ -97,17 +105,20 @@ class SteppingState(SearchState):
     """State of both stepping strategies.
 
     Attributes:
-        phase: `initial` until the controller's schedule had its epochs, `restart` while the best of them
-            is validated anew, then `search`.
-        early_exit: The initial phase, which is an early-exit training of its own.
+        problem: The problem to solve.
+        phase: `initial` until the controller's schedule has had its epochs, `restart` while the best of them is
+            validated again, then `search`.
+        early_exit: State of the initial phase, which is an early-exit training of its own.
+        num_epochs: Number of epochs trained so far.
         target_rate: The rate that is being trained; None while the controller's schedule decides.
-        step: Size of the last change of rate; halves (say) whenever the direction turns.
+        step: Size of the last increment, at least 0; by default it halves whenever the direction turns.
         lr_scale: Factor on the learning rates; falls whenever the direction turns.
-        direction: Of the last change, 1 up or -1 down; None before the first.
-        epochs_at_rate: Trained at `target_rate` since it was set.
-        best_margin: Largest at this rate since it was set; None before any.
-        must_change: Whether the rate changes before the next epoch whatever was reached.
-        margins: Of each rate the margin of its latest epoch, in the order in which rates came.
+        direction: Direction of the last increment, 1 up or -1 down; None before the first.
+        epochs_at_rate: Number of epochs trained at `target_rate` since it was set.
+        best_margin: Largest margin at this rate since it was set; None before its first epoch.
+        must_change: Whether the rate must change before the next epoch, whatever was reached.
+        current_rate: Requested rate of the latest epoch.
+        margins: Each rate and the margin of its latest epoch, in the order in which the rates were first requested.
     """
 
     problem: Problem
@@ -126,7 +137,7 @@ class SteppingState(SearchState):
 
     @property
     def returned(self) -> Trial | None:
-        """The best, if it is worth it."""
+        """The best, if it is worth returning."""
         return worth_returning(self.best, self.problem)
 
 
@@ -135,12 +146,12 @@ class SteppingSettings(Settings):
 
     Attributes:
         initial_training_phase_epochs: Epochs under the controller's own schedule before the search.
-        patience_epochs: Epochs given to one rate.
-        initial_compression_rate_step: First change of rate, in (0, 1).
-        compression_rate_step_reduction_factor: The step is multiplied by this when the direction turns.
-        minimal_compression_rate_step: The search ends when the step has fallen below this.
-        lr_reduction_factor: The learning rate is multiplied by this when the direction turns.
-        maximal_total_epochs: Limit on all epochs, the initial phase included.
+        patience_epochs: Maximal number of epochs at one rate.
+        initial_compression_rate_step: First increment, in (0, 1).
+        compression_rate_step_reduction_factor: Factor on the increment when the direction turns, in (0, 1].
+        minimal_compression_rate_step: The search ends when the increment has fallen below this, in (0, 1).
+        lr_reduction_factor: Factor on the learning rate when the direction turns, in (0, 1].
+        maximal_total_epochs: Limit on all epochs, including those of the initial phase.
     """
 
     initial_training_phase_epochs: Annotated[int, Field(ge=0)] = 5
@@ -153,56 +164,56 @@ class SteppingSettings(Settings):
 
 
 class _Stepping(SteppingSettings):
-    """What `uniform_decrease` and `interpolate` share: all but the choice of the next rate."""
+    """Everything that `uniform_decrease` and `interpolate` share, except the choice of the next rate."""
 
     def initial(self, problem: Problem) -> SteppingState:
-        """Before the first validation of the model as given."""
+        """Returns the state before the first validation of the model."""
         return SteppingState(
             problem=problem, step=self.initial_compression_rate_step, current_rate=problem.initial_rate
         )
 
     def ask(self, state: SteppingState) -> Epoch | Stop:
-        """The next epoch, or the end."""
+        """Returns the next epoch, or ends the search."""
         return self._decide(state)[1]
 
-    def tell(self, state: SteppingState, seen: EpochResult) -> SteppingState:
-        """Folds a result into the state in which its epoch left the search."""
+    def tell(self, state: SteppingState, result: EpochResult) -> SteppingState:
+        """Adds a result to the state in which the search was while its epoch ran."""
         decided, _ = self._decide(state)
+        best_margin = result.margin if decided.best_margin is None else max(decided.best_margin, result.margin)
         changes: dict[str, Any] = {
-            "num_epochs": decided.num_epochs + seen.trained,
-            "current_rate": seen.requested_rate,
-            "best_margin": seen.margin if decided.best_margin is None else max(decided.best_margin, seen.margin),
+            "num_epochs": decided.num_epochs + result.trained,
+            "current_rate": result.requested_rate,
+            "best_margin": best_margin,
+            "candidates": with_trial(decided.candidates, result),
+            "margins": tuple((dict(decided.margins) | {result.requested_rate: result.margin}).items()),
         }
         if decided.phase == "initial":
-            changes["early_exit"] = EarlyExit().tell(decided.early_exit, seen)
+            changes["early_exit"] = EarlyExit().tell(decided.early_exit, result)
         if decided.phase == "search":
             changes["epochs_at_rate"] = decided.epochs_at_rate + 1
-            changes["must_change"] = seen.early_stop
-        changes["candidates"] = with_trial(decided.candidates, seen)
-        latest = dict(decided.margins) | {seen.requested_rate: seen.margin}
-        changes["margins"] = tuple(latest.items())
-        return _updated(decided, **changes)
+            changes["must_change"] = result.early_stop
+        return updated(decided, **changes)
 
     def load(self, state: str) -> SteppingState:
-        """The state from its JSON."""
+        """Reads a state from its JSON."""
         return SteppingState.model_validate_json(state)
 
     def _decide(self, state: SteppingState) -> tuple[SteppingState, Epoch | Stop]:
-        """What comes next, and the state as it is while that is under way."""
+        """Returns the next epoch or the end, and the state of the search while it is in progress."""
         if state.phase == "initial":
             limit = min(self.initial_training_phase_epochs, self.maximal_total_epochs)
-            move = EarlyExit(maximal_total_epochs=limit).ask(state.early_exit)
-            if isinstance(move, Epoch):
-                return state, move
+            decision = EarlyExit(maximal_total_epochs=limit).ask(state.early_exit)
+            if isinstance(decision, Epoch):
+                return state, decision
             start_from = state.best.checkpoint if state.best else None
             restart = Epoch(train=False, start_from=start_from, new_optimizer=True)
-            return _updated(state, phase="restart", best_margin=None), restart
+            return updated(state, phase="restart", best_margin=None), restart
         if state.num_epochs >= self.maximal_total_epochs:
             return state, state.stop(f"All {state.num_epochs} epochs were used.")
         if not self._is_change_due(state):
             return state, Epoch(lr_scale=state.lr_scale)
-        # The step is tested here, when a change is due, and not before every epoch: the original gave
-        # its last rate a single epoch in place of its patience.
+        # The increment is tested here, when a change is due, and not before every epoch: NNCF gives its last rate a
+        # single epoch instead of its patience.
         if state.step < self.minimal_compression_rate_step:
             return state, state.stop(f"The change of rate fell below {self.minimal_compression_rate_step:g}.")
         return self._change_rate(state)
@@ -222,17 +233,17 @@ class _Stepping(SteppingSettings):
         turned = state.direction is not None and direction != state.direction
         lr_scale = state.lr_scale * (self.lr_reduction_factor if turned else 1.0)
         if rate < problem.minimal_rate and direction == 1:
-            rate = problem.minimal_rate  # a model given below it is on its way up
+            rate = problem.minimal_rate  # a model that begins below it is on its way up
         if rate < problem.minimal_rate:
             return state, state.stop(f"The next rate would be below the minimal {problem.minimal_rate:g}.")
         if rate > problem.maximal_rate:
-            # The original stopped here, and so never trained at the maximal rate.
+            # NNCF stops here, and so never trains at the maximal rate.
             if direction == 1 and state.current_rate >= problem.maximal_rate:
                 return state, state.stop(f"The maximal rate {problem.maximal_rate:g} was reached.")
             rate = problem.maximal_rate
         if rate == state.target_rate:
             return state, state.stop("The search settled on a rate.")
-        decided = _updated(
+        decided = updated(
             state,
             phase="search",
             target_rate=rate,
@@ -253,16 +264,16 @@ class _Stepping(SteppingSettings):
 
     @abstractmethod
     def _next_rate(self, state: SteppingState) -> tuple[float, float]:
-        """The next rate, perhaps outside the limits, and the size of the step that led to it."""
+        """Returns the next rate, perhaps outside the limits, and the size of the increment that leads to it."""
 
 
 class UniformDecrease(_Stepping):
-    """Steps up after a rate within budget and down after one that is not; halves the step at each turn."""
+    """Raises a rate that is within budget and lowers one that is not; halves the increment at each turn."""
 
     kind: Literal["uniform_decrease"] = "uniform_decrease"
 
     def _next_rate(self, state: SteppingState) -> tuple[float, float]:
-        assert state.best_margin is not None  # every phase begins with a validation
+        assert state.best_margin is not None  # since every phase begins with a validation
         direction = 1 if state.best_margin >= 0 else -1
         turned = state.direction is not None and direction != state.direction
         step = state.step * (self.compression_rate_step_reduction_factor if turned else 1.0)
@@ -270,10 +281,10 @@ class UniformDecrease(_Stepping):
 
 
 class Interpolate(_Stepping):
-    """Steps to where a curve through the margins seen so far crosses zero.
+    """Goes to the rate at which a curve through the margins so far crosses zero.
 
-    The curve is pinned to the full tolerated drop at rate 0 and to minus 20 of it at rate 1, passes exactly
-    through all points, and is linear below four of them and a cubic spline from four on.
+    The curve passes through the tolerated drop at rate 0, through minus 20 tolerated drops at rate 1, and through all
+    measured points. It is linear below four points, both ends included, and a cubic spline from four on.
     """
 
     kind: Literal["interpolate"] = "interpolate"
@@ -291,8 +302,3 @@ class Interpolate(_Stepping):
         rate = float(grid[np.abs(predicted).argmin()])
         rate = min(max(rate, state.problem.minimal_rate), state.problem.maximal_rate)
         return rate, abs(rate - state.current_rate)
-
-
-def _updated(state: SteppingState, **changes: Any) -> SteppingState:
-    # Built anew, since `model_copy` skips validation.
-    return SteppingState(**{**dict(state), **changes})

@@ -14,15 +14,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
-from torch import nn
-
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import bootstrap_standard_error, paired_standard_error
 from kedro_aat.compression.controller import CompressionController, CompressionStage, rates_of
 from kedro_aat.errors import CheckpointError, ConfigurationError, MetricError
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
-from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within, exceeds_time_limit, pareto_front
@@ -348,9 +344,3 @@ def adaptive_problem(
         "tolerated_drop": budget.drop,
     }
     return parse(Problem, rates, where="search")
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A hash of all parameters and buffers."""
-    state = model.state_dict().items()
-    return hash_tensors((name, tensor) for name, tensor in state if isinstance(tensor, torch.Tensor))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +18,11 @@ from kedro_aat.compression.controller import CompressionController, rates_of
 from kedro_aat.compression.schedule import FollowsRatePath
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.checkpoints import Checkpoint
+from kedro_aat.training.identity import hash_sources
 from kedro_aat.training.random_state import rng_state, set_rng_state
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.stateful import Stateful
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,6 @@ class Evaluation:
     metric: float
     scores: Tensor | None = None
     resampled: Tensor | None = None
-
-
-class Stateful(Protocol):
-    """Something with state that belongs into a checkpoint, such as a loss scaler."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers, strings and plain containers."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -370,30 +360,6 @@ def _all_schedulers(scheduler: Any) -> Iterator[Any]:
     for one in listed(scheduler):
         yield one
         yield from _all_schedulers(getattr(one, "_schedulers", None))
-
-
-def hash_sources(objects: Iterable[Any]) -> str:
-    """Hash of the source of functions and classes, which changes if one of them is edited.
-
-    Plain numbers and strings among the defaults, and the arguments of a partial, count too. Closures do not count,
-    because they may change while a function runs.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for thing in objects:
-        values: list[Any] = []
-        if isinstance(thing, functools.partial):
-            values += [*thing.args, *thing.keywords.values()]
-            thing = thing.func  # noqa: PLW2901
-        thing = inspect.unwrap(thing)  # noqa: PLW2901
-        try:
-            source = inspect.getsource(thing)
-        except (OSError, TypeError):  # written in C, typed into a console, or an object that can be called
-            source = getattr(thing, "__qualname__", type(thing).__qualname__)
-        if inspect.isfunction(thing):
-            values += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
-        plain = [value for value in values if isinstance(value, bool | int | float | str | None)]
-        digest.update(f"{source} {plain}".encode())
-    return digest.hexdigest()
 
 
 def _accepts_epoch(function: Callable[..., Any]) -> bool:

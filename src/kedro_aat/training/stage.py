@@ -19,7 +19,8 @@ from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.data import Data, data_fingerprint
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.loop import adaptive_problem, choose, fine_tune, fingerprint, records_of
+from kedro_aat.training.identity import fingerprint
+from kedro_aat.training.loop import adaptive_problem, choose, fine_tune, records_of
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.records import FineTuned

@@ -73,5 +73,5 @@ def test_ctrl_c_says_how_to_go_on(finished: Project, tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "Give the same command again to go on" in " ".join(output.split())
+    assert "Run the same command again to continue." in " ".join(output.split())
     assert "Running node: export_model" not in output

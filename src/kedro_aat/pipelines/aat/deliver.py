@@ -78,9 +78,7 @@ def export_model(
     from kedro_aat.budget import Outcome
     from kedro_aat.delivery.candidates import front_candidates, stage_candidates
     from kedro_aat.delivery.deliver import deliver
-    from kedro_aat.delivery.files import files_of, measure
     from kedro_aat.export import NotExported
-    from kedro_aat.training.data import example_input
 
     budget = baseline_evaluation.budget_of(search_result.budget)
     stages = ((1, controller, search_result), (2, second_controller, second_result))
@@ -89,25 +87,10 @@ def export_model(
         for number, stage, result in stages
         if isinstance(result, SearchResult) and result.outcome is Outcome.WITHIN_BUDGET
     ]
-    if not within_budget:
-        inputs = example_input(validation_data)
-        files = files_of(baseline_model, inputs, settings.export)
-        (baseline,) = measure([baseline_model], [files], inputs, settings.export)
-        nothing = NotExported(search_result.reason)
-        result = ExportResult(
-            outcome=Outcome.INFEASIBLE,
-            reason=search_result.reason,
-            delivered=None,
-            baseline=baseline,
-            compressed=None,
-            candidates=[],
-            rejected={},
-        )
-        return nothing, nothing, nothing, nothing, result
     others = front_candidates(
         controller, search_trajectory, search_result, checkpoint_store, budget, settings.minimal_rate
     )
-    delivery = deliver(
+    exported, result = deliver(
         stage_candidates(within_budget),
         others,
         baseline_model,
@@ -115,23 +98,10 @@ def export_model(
         budget,
         settings.training,
         settings.export,
-    )
-    exported, delivered, nearest = delivery.exported, delivery.result, delivery.nearest
-    reason = search_result.reason
-    if nearest is not None:
-        rejected_for = delivery.rejected[nearest]
-        reason = f"No model within budget keeps the limits. {nearest} comes nearest: {rejected_for}."
-    result = ExportResult(
-        outcome=Outcome.WITHIN_BUDGET if delivered else Outcome.INFEASIBLE,
-        reason=reason,
-        delivered=delivered.name if delivered else None,
-        baseline=delivery.baseline,
-        compressed=delivered,
-        candidates=delivery.candidates,
-        rejected=delivery.rejected,
+        search_result.reason,
     )
     if exported is None:
-        nothing = NotExported(reason)
+        nothing = NotExported(result.reason)
         return nothing, nothing, nothing, nothing, result
     openvino = exported.files.openvino or NotExported("Set export.openvino to true to get OpenVINO's files.")
     return exported.candidate.model, exported.files.onnx, exported.program, openvino, result

@@ -228,8 +228,9 @@ def train_baseline(
     from kedro_aat.pipelines.digits.baseline import Uncompressed, fit
     from kedro_aat.training.data import data_fingerprint
     from kedro_aat.training.default import DefaultTraining
+    from kedro_aat.training.identity import hash_sources
     from kedro_aat.training.random_state import seed_everything
-    from kedro_aat.training.runner import TrainingRunner, hash_sources
+    from kedro_aat.training.runner import TrainingRunner
 
     settings.training.check()
     seed_everything(settings.seed)

@@ -1,0 +1,44 @@
+"""What identifies a run besides its settings and data: the model's tensors, and the source of the functions."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from kedro_aat.tensors import hash_tensors
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of all parameters and buffers."""
+    state = model.state_dict().items()
+    return hash_tensors((name, tensor) for name, tensor in state if isinstance(tensor, torch.Tensor))
+
+
+def hash_sources(objects: Iterable[Any]) -> str:
+    """Hash of the source of functions and classes, which changes if one of them is edited.
+
+    Plain numbers and strings among the defaults, and the arguments of a partial, count too. Closures do not count,
+    because they may change while a function runs.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for thing in objects:
+        values: list[Any] = []
+        if isinstance(thing, functools.partial):
+            values += [*thing.args, *thing.keywords.values()]
+            thing = thing.func  # noqa: PLW2901
+        thing = inspect.unwrap(thing)  # noqa: PLW2901
+        try:
+            source = inspect.getsource(thing)
+        except (OSError, TypeError):  # written in C, typed into a console, or an object that can be called
+            source = getattr(thing, "__qualname__", type(thing).__qualname__)
+        if inspect.isfunction(thing):
+            values += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+        plain = [value for value in values if isinstance(value, bool | int | float | str | None)]
+        digest.update(f"{source} {plain}".encode())
+    return digest.hexdigest()
