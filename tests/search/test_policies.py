@@ -40,8 +40,8 @@ POLICIES: list[Policy] = [
 
 
 def _name(policy: Policy) -> str:
-    given = {key: value for key, value in policy if key in policy.model_fields_set}
-    return f"{policy.kind}({', '.join(f'{key}={value:g}' for key, value in given.items())})"
+    changed = {key: value for key, value in policy if key in policy.model_fields_set}
+    return f"{policy.kind}({', '.join(f'{key}={value:g}' for key, value in changed.items())})"
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=_name)
