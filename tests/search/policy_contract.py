@@ -22,7 +22,7 @@ NUM_VALIDATIONS_ALONE = 3
 laws = settings(max_examples=30, deadline=None)
 
 
-def anew(policy: Policy) -> Policy:
+def reread(policy: Policy) -> Policy:
     """Returns the policy as another process would read it."""
     return type(policy).model_validate_json(policy.model_dump_json())
 
@@ -38,7 +38,7 @@ class PolicyContract:
     @given(world=worlds)
     def test_state_is_the_fold_of_tell_over_the_history(self, policy: Policy, world: World) -> None:
         whole = search(policy, world)
-        other: SearchPolicy[Any] = anew(policy)
+        other: SearchPolicy[Any] = reread(policy)
         state = other.initial(world.problem)
         for result, expected in zip(whole.course.results, whole.states[1:], strict=True):
             state = other.tell(state, result)
@@ -63,7 +63,7 @@ class PolicyContract:
     ) -> None:
         whole = search(policy, world)
         number = data.draw(st.integers(0, len(whole.states) - 1), label="moves before the interruption")
-        other = anew(policy)
+        other = reread(policy)
         state = other.load(whole.states[number].model_dump_json())
         rest = search(other, world, resumed=(state, whole.course.first(number)))
         assert rest.course == whole.course
