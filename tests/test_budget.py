@@ -127,7 +127,7 @@ def test_absolute_drop_from_a_baseline_of_0() -> None:
     assert settings(max_drop=1.0).budget(0.0, higher_is_better=True).lowest_tolerated == -1.0
 
 
-def test_percentage_instead_of_a_fraction() -> None:
+def test_percentage_given_for_a_fraction() -> None:
     with pytest.raises(ConfigurationError) as caught:
         settings(max_drop=1.5).budget(0.913, higher_is_better=True)
     assert caught.value.mistakes == [
