@@ -8,9 +8,9 @@ from kedro_aat.budget import Budget
 from kedro_aat.search.policy import Problem
 from tests.search.world import Answer, World
 
-# Rates in [0, 1) as people write them, with some that a controller measured between.
+# Rates in [0, 1): some as people write them, and some as controllers measure them.
 rates = st.integers(0, 99).map(lambda percent: percent / 100) | st.floats(1e-6, 0.999)
-# Metrics, baselines and margins: of any sign, fractions and percentages alike, but finite.
+# Metrics, baselines and margins: finite, of any sign, fractions and percentages.
 metrics = st.floats(-200, 200) | st.floats(-1, 1)
 drops = st.floats(0, 100) | st.floats(0, 1)
 

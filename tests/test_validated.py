@@ -116,7 +116,7 @@ def test_an_unknown_key_is_named_with_its_value_and_the_likely_one(
     assert value in mistake
 
 
-def test_an_unknown_key_like_no_other_gets_no_suggestion() -> None:
+def test_an_unknown_key_unlike_all_others_gets_no_suggestion() -> None:
     (mistake,) = mistakes({"days": 1, "zzz": 7})
     assert mistake.startswith("zzz: unknown key")
     assert "Did you mean" not in mistake
@@ -129,7 +129,7 @@ def test_keys_of_another_member_of_a_union_are_not_suggested() -> None:
 
 
 @pytest.mark.parametrize("data", [None, 3, "a walk", [1, 2]], ids=repr)
-def test_data_that_are_no_mapping(data: Any) -> None:
+def test_data_that_is_not_a_mapping(data: Any) -> None:
     (mistake,) = mistakes(data)
     assert mistake.startswith("(the whole): should be a valid dictionary")
     assert mistake.endswith(f"but got {data!r}")

@@ -1,6 +1,6 @@
-"""The laws of every search policy, whatever it is told.
+"""The laws of every search policy, for any results.
 
-A test module inherits `PolicyContract` and parametrises it with `policy`.
+A test module inherits `PolicyContract` and parametrizes it with `policy`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from kedro_aat.search.policy import Epoch, Problem, SearchPolicy, SearchState
 from tests.search.world import Course, World, search
 from tests.strategies import worlds
 
-# Validations without training: the first, and one at each change of phase.
+# Number of validations without training: the first, and one at each change of phase.
 NUM_VALIDATIONS_ALONE = 3
 
 laws = settings(max_examples=30, deadline=None)
 
 
-def anew(policy: Policy) -> Policy:
-    """The same policy as another process would read it."""
+def reread(policy: Policy) -> Policy:
+    """Returns the policy as another process would read it."""
     return type(policy).model_validate_json(policy.model_dump_json())
 
 
@@ -38,10 +38,10 @@ class PolicyContract:
     @given(world=worlds)
     def test_state_is_the_fold_of_tell_over_the_history(self, policy: Policy, world: World) -> None:
         whole = search(policy, world)
-        other: SearchPolicy[Any] = anew(policy)
+        other: SearchPolicy[Any] = reread(policy)
         state = other.initial(world.problem)
-        for seen, expected in zip(whole.course.results, whole.states[1:], strict=True):
-            state = other.tell(state, seen)
+        for result, expected in zip(whole.course.results, whole.states[1:], strict=True):
+            state = other.tell(state, result)
             assert state == expected
 
     @laws
@@ -63,7 +63,7 @@ class PolicyContract:
     ) -> None:
         whole = search(policy, world)
         number = data.draw(st.integers(0, len(whole.states) - 1), label="moves before the interruption")
-        other = anew(policy)
+        other = reread(policy)
         state = other.load(whole.states[number].model_dump_json())
         rest = search(other, world, resumed=(state, whole.course.first(number)))
         assert rest.course == whole.course
@@ -93,13 +93,13 @@ class PolicyContract:
 
     @laws
     @given(world=worlds)
-    def test_stop_names_the_best_there_is(self, policy: Policy, world: World) -> None:
+    def test_stop_returns_the_best(self, policy: Policy, world: World) -> None:
         whole = search(policy, world)
         best = whole.states[-1].best
         is_compressed = best is not None and best.requested_rate > 0
         if is_compressed and best.requested_rate >= world.problem.minimal_rate:
             assert whole.stop.best == best.checkpoint
-        elif policy.kind != "early_exit":  # which leaves the rate to the controller's schedule
+        elif policy.kind != "early_exit":  # it leaves the rate to the controller's schedule
             assert whole.stop.best is None
         if whole.stop.best is None:
             assert whole.stop.outcome is Outcome.INFEASIBLE
@@ -111,7 +111,7 @@ class PolicyContract:
 
     @laws
     @given(world=worlds)
-    def test_rates_keep_to_the_limits(self, policy: Policy, world: World) -> None:
+    def test_rates_are_within_the_limits(self, policy: Policy, world: World) -> None:
         lowest, highest = world.problem.minimal_rate, world.problem.maximal_rate
         for move in search(policy, world).course.moves:
             assert all(lowest <= rate <= highest for rate in move.rate_path or ())
@@ -124,8 +124,8 @@ class PolicyContract:
 
         def look(state: SearchState, course: Course) -> None:
             nonlocal needed_before
-            latest = {seen.checkpoint for seen in course.results[-1:]}
-            # What was not needed may have been removed, and cannot be needed again.
+            latest = {result.checkpoint for result in course.results[-1:]}
+            # A checkpoint that was not needed may have been removed, so it must not be needed again.
             assert state.needed <= needed_before | latest
             named = getattr(asking.ask(state), "start_from", None)
             assert named is None or named in state.needed
@@ -134,7 +134,7 @@ class PolicyContract:
         whole = search(policy, world, look=look)
         assert whole.stop.best is None or whole.stop.best in whole.states[-1].needed
 
-    def test_model_as_given_is_validated_before_anything_is_trained(self, policy: Policy) -> None:
+    def test_model_is_validated_before_anything_is_trained(self, policy: Policy) -> None:
         asking: SearchPolicy[Any] = policy
         first = asking.ask(asking.initial(Problem()))
         assert isinstance(first, Epoch)
