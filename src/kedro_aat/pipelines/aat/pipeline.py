@@ -25,6 +25,10 @@ from kedro_aat.pipelines.aat.nodes import (
     summarize_run,
 )
 
+# What both searches read.
+_BASELINE_AND_DATA = ("baseline_model", "train_data", "validation_data", "baseline_evaluation", "baseline_scores")
+_STORES_AND_SETTINGS = ("checkpoint_store", "tensorboard_log", "params:aat")
+
 
 def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
     """Accuracy-aware training of `baseline_model`, certified on `test_data`.
@@ -48,17 +52,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
             ),
             _node(
                 finetune_adaptively,
-                [
-                    "compression_controller",
-                    "baseline_model",
-                    "train_data",
-                    "validation_data",
-                    "baseline_evaluation",
-                    "baseline_scores",
-                    "checkpoint_store",
-                    "tensorboard_log",
-                    "params:aat",
-                ],
+                ["compression_controller", *_BASELINE_AND_DATA, *_STORES_AND_SETTINGS],
                 ["fine_tuned_controller", "search_result", "search_trajectory"],
                 preview_fn=loop_diagram,
             ),
@@ -66,16 +60,9 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 finetune_second_stage,
                 [
                     "fine_tuned_controller",
-                    "baseline_model",
-                    "train_data",
-                    "validation_data",
-                    "baseline_evaluation",
-                    "baseline_scores",
-                    "search_result",
-                    "search_trajectory",
-                    "checkpoint_store",
-                    "tensorboard_log",
-                    "params:aat",
+                    *_BASELINE_AND_DATA,
+                    *("search_result", "search_trajectory"),
+                    *_STORES_AND_SETTINGS,
                 ],
                 ["second_stage_controller", "second_stage_result", "trajectory"],
             ),
