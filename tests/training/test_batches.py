@@ -13,10 +13,10 @@ from kedro_aat.testing.training import assert_same_bits
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.random_state import seed_everything
 from tests.nets import Pairs, Perceptron, Probe, SmallNet, images
-from tests.training.driven import (
+from tests.training.training_run import (
     TRAIN,
     VALIDATION,
-    Run,
+    TrainingRun,
     probed,
     settings,
 )
@@ -39,7 +39,7 @@ def test_smaller_last_batch_is_left_out_in_training_alone(
 ) -> None:
     data: Any = images(num_examples)
     data = data if as_dictionary else Pairs(**data)
-    run = Run(probed, train=data, validation=data)
+    run = TrainingRun(probed, train=data, validation=data)
     run.runner.train_epoch()
     assert sizes(run.model) == training
     assert run.training.steps_per_epoch == len(training)
@@ -67,7 +67,7 @@ def test_runs_of_neighbouring_seeds_share_no_order() -> None:
 
 
 def test_validation_keeps_its_order() -> None:
-    run = Run()
+    run = TrainingRun()
     batches = [targets for _, targets in run.training.validation_batches()]
     assert torch.equal(torch.cat(batches), VALIDATION["targets"])
 
@@ -76,7 +76,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     def make() -> nn.Module:
         return nn.Sequential(nn.Dropout(0.2), SmallNet())
 
-    first, again, other = (Run(make, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (TrainingRun(make, seed=seed) for seed in (0, 0, 1))
     start = first.weights
     losses = []
     for seed, run in ((0, first), (0, again), (1, other)):
@@ -89,7 +89,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 
 
 def test_dataset_of_pairs_trains_as_a_dictionary_of_tensors_does() -> None:
-    tensors, pairs = Run(), Run(train=Pairs(**TRAIN), validation=Pairs(**VALIDATION))
+    tensors, pairs = TrainingRun(), TrainingRun(train=Pairs(**TRAIN), validation=Pairs(**VALIDATION))
     assert tensors.epochs(2) == pairs.epochs(2)
     assert_same_bits(tensors.weights, pairs.weights)
     assert tensors.runner.validate().metric == pairs.runner.validate().metric
@@ -98,6 +98,6 @@ def test_dataset_of_pairs_trains_as_a_dictionary_of_tensors_does() -> None:
 @pytest.mark.parametrize("as_dictionary", [True, False])
 def test_process_that_loads_data_changes_nothing(as_dictionary: bool) -> None:
     train, validation = (data if as_dictionary else Pairs(**data) for data in (TRAIN, VALIDATION))
-    here, there = (Run(train=train, validation=validation, num_workers=number) for number in (0, 1))
+    here, there = (TrainingRun(train=train, validation=validation, num_workers=number) for number in (0, 1))
     assert here.epochs(1) == there.epochs(1)
     assert_same_bits(here.weights, there.weights)

@@ -21,12 +21,12 @@ from kedro_aat.pipelines.digits.baseline import Uncompressed
 from kedro_aat.testing.training import assert_same_bits
 from kedro_aat.training.random_state import seed_everything
 from tests.nets import Pairs, Perceptron, Probe, SmallNet, images, vectors
-from tests.training import callables
-from tests.training.driven import (
+from tests.training import user_functions
+from tests.training.training_run import (
     HALVING,
     METRIC,
     VALIDATION,
-    Run,
+    TrainingRun,
     masked,
     named,
     plain_sgd,
@@ -36,17 +36,17 @@ from tests.training.driven import (
 
 @pytest.fixture(autouse=True)
 def calls() -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """What the functions in `callables` were called with."""
-    callables.CALLS.clear()
-    yield callables.CALLS
-    callables.CALLS.clear()
+    """What the functions in `user_functions` were called with."""
+    user_functions.CALLS.clear()
+    yield user_functions.CALLS
+    user_functions.CALLS.clear()
 
 
 # --- training and validation -----------------------------------------------------------------------------------
 
 
 def test_loss_falls_and_metric_rises() -> None:
-    run = Run()
+    run = TrainingRun()
     before = run.runner.validate().metric
     losses = run.epochs(6)
     assert losses[-1] < 0.5 * losses[0]
@@ -55,7 +55,7 @@ def test_loss_falls_and_metric_rises() -> None:
 
 def test_epoch_is_what_a_plain_loop_does() -> None:
     """Same batches, written out by hand: same mean loss, and the same weights bit for bit."""
-    run = Run()
+    run = TrainingRun()
     seed_everything(0)
     model = SmallNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
@@ -72,7 +72,7 @@ def test_epoch_is_what_a_plain_loop_does() -> None:
 
 @pytest.mark.parametrize("average", ["micro", "macro"])
 def test_metric_is_that_of_torchmetrics_over_the_whole_split(average: Any) -> None:
-    run = Run(metric=METRIC | {"init_args": {"num_classes": 4, "average": average}})
+    run = TrainingRun(metric=METRIC | {"init_args": {"num_classes": 4, "average": average}})
     run.epochs(2)
     run.model.eval()
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_regression_with_a_metric_of_which_less_is_better() -> None:
     inputs = torch.randn(64, 6)
     data = {"inputs": inputs, "targets": inputs[:, :1] - inputs[:, 1:2]}
     metric = "torchmetrics.MeanSquaredError"
-    run = Run(lambda: Perceptron([6, 1]), train=data, validation=data, loss="torch.nn.MSELoss", metric=metric)
+    run = TrainingRun(lambda: Perceptron([6, 1]), train=data, validation=data, loss="torch.nn.MSELoss", metric=metric)
     losses = run.epochs(5)
     assert run.training.settings.direction() is False
     with torch.no_grad():
@@ -100,14 +100,14 @@ def test_regression_with_a_metric_of_which_less_is_better() -> None:
 def test_loss_with_tensors_of_its_own() -> None:
     weights = [1.0, 0.0, 0.5, 0.0]
     loss = {"class_path": named("WeightedLoss"), "init_args": {"weights": weights}}
-    run = Run(loss=loss, train=images(16), optimizer=plain_sgd(0.0))
+    run = TrainingRun(loss=loss, train=images(16), optimizer=plain_sgd(0.0))
     ((inputs, targets),) = run.training.train_batches(0)
     by_hand = F.cross_entropy(run.model.train()(inputs), targets, torch.tensor(weights))
     assert run.runner.train_epoch() == pytest.approx(float(by_hand.detach()), rel=1e-6)
 
 
 def test_validation_judges_in_evaluation_mode_and_training_trains_in_training_mode() -> None:
-    run, modes = Run(), list[bool]()
+    run, modes = TrainingRun(), list[bool]()
     run.model.register_forward_hook(lambda module, args, out: modes.append(module.training))
     run.epochs(2)
     assert modes == ([True] * 6 + [False] * 3) * 2
@@ -123,7 +123,7 @@ def output_types(model: nn.Module) -> set[torch.dtype]:
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_half_precision(precision: str, dtype: torch.dtype) -> None:
-    run = Run(probed, precision=precision)
+    run = TrainingRun(probed, precision=precision)
     losses = run.epochs(6)
     assert output_types(run.model) == {dtype}
     assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
@@ -132,7 +132,7 @@ def test_half_precision(precision: str, dtype: torch.dtype) -> None:
 
 
 def test_full_precision_has_no_autocast() -> None:
-    run = Run(probed)
+    run = TrainingRun(probed)
     run.epochs(1)
     assert output_types(run.model) == {torch.float32}
 
@@ -141,7 +141,7 @@ def test_scaled_loss_gives_the_gradients_of_the_loss() -> None:
     """A step with plain SGD is the gradient itself: in fp16 it is scaled up and down again."""
     steps = {}
     for precision in ("fp32", "fp16"):
-        run = Run(precision=precision, train=images(16), optimizer=plain_sgd(1e-3))
+        run = TrainingRun(precision=precision, train=images(16), optimizer=plain_sgd(1e-3))
         before = run.weights
         run.runner.train_epoch()
         steps[precision] = run.weights["conv.weight"] - before["conv.weight"]
@@ -149,7 +149,7 @@ def test_scaled_loss_gives_the_gradients_of_the_loss() -> None:
 
 
 def test_state_of_the_loss_scaler_is_in_the_checkpoint() -> None:
-    old, new = Run(precision="fp16"), Run(precision="fp16")
+    old, new = TrainingRun(precision="fp16"), TrainingRun(precision="fp16")
     for _ in range(2):
         old.epoch()
     checkpoint = copy.deepcopy(old.runner.checkpoint(0, {}))
@@ -162,7 +162,7 @@ def test_state_of_the_loss_scaler_is_in_the_checkpoint() -> None:
 
 
 def test_new_phase_has_a_new_loss_scaler() -> None:
-    run = Run(precision="fp16")
+    run = TrainingRun(precision="fp16")
     at_first = run.training.state_dict()
     run.epochs(1)
     assert run.training.state_dict() != at_first
@@ -172,7 +172,7 @@ def test_new_phase_has_a_new_loss_scaler() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_metric_is_given_outputs_in_full_precision(precision: str, calls: list[tuple[str, dict[str, Any]]]) -> None:
-    run = Run(precision=precision, metric=named("Types"))
+    run = TrainingRun(precision=precision, metric=named("Types"))
     assert run.runner.validate().metric == 1.0
     assert {given["outputs"] for _, given in calls} == {torch.float32}
 
@@ -182,7 +182,7 @@ def test_channels_last() -> None:
         return Probe(SmallNet(in_channels=3))
 
     train, validation = images(96, num_channels=3), images(40, num_channels=3, seed=1)
-    run, plain = (Run(make, train=train, validation=validation, channels_last=last) for last in (True, False))
+    run, plain = (TrainingRun(make, train=train, validation=validation, channels_last=last) for last in (True, False))
     assert run.epochs(1) == pytest.approx(plain.epochs(1), rel=1e-4)
     assert batch_formats(run.model) == {torch.channels_last}
     assert batch_formats(plain.model) == {torch.contiguous_format}
@@ -197,11 +197,11 @@ def batch_formats(model: nn.Module) -> set[torch.memory_format]:
 
 
 def test_channels_last_leaves_other_inputs_alone() -> None:
-    run = Run(lambda: Perceptron([6, 4]), train=vectors(32), validation=vectors(32), channels_last=True)
+    run = TrainingRun(lambda: Perceptron([6, 4]), train=vectors(32), validation=vectors(32), channels_last=True)
     assert run.epochs(1)
 
 
-def norm_of_one_step(run: Run) -> float:
+def norm_of_one_step(run: TrainingRun) -> float:
     before = run.weights
     run.runner.train_epoch()
     parameters = dict(run.model.named_parameters())
@@ -212,16 +212,16 @@ def norm_of_one_step(run: Run) -> float:
 def test_norm_of_the_gradients_is_limited(precision: str) -> None:
     """A step of plain SGD with learning rate 1 is as long as the gradient."""
     one_batch: dict[str, Any] = {"train": images(16), "optimizer": plain_sgd(), "precision": precision}
-    free = norm_of_one_step(Run(**one_batch))
+    free = norm_of_one_step(TrainingRun(**one_batch))
     assert free > 0.1
-    assert norm_of_one_step(Run(**one_batch, gradient_clip_norm=0.05)) == pytest.approx(0.05, rel=1e-3)
-    assert norm_of_one_step(Run(**one_batch, gradient_clip_norm=100.0)) == pytest.approx(free, rel=1e-3)
+    assert norm_of_one_step(TrainingRun(**one_batch, gradient_clip_norm=0.05)) == pytest.approx(0.05, rel=1e-3)
+    assert norm_of_one_step(TrainingRun(**one_batch, gradient_clip_norm=100.0)) == pytest.approx(free, rel=1e-3)
 
 
 def test_norm_is_that_of_all_gradients_together_with_two_optimizers() -> None:
-    run = Run(
+    run = TrainingRun(
         train=images(16),
-        configure_optimizers="tests.training.callables.configure_two_optimizers",
+        configure_optimizers="tests.training.user_functions.configure_two_optimizers",
         gradient_clip_norm=0.05,
     )
     assert norm_of_one_step(run) == pytest.approx(0.05, rel=1e-3)
@@ -231,7 +231,7 @@ def test_norm_is_that_of_all_gradients_together_with_two_optimizers() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_model_trains_as_the_model_does() -> None:
     torch._dynamo.reset()
-    runs = [Run(compress=masked, compile=compiled) for compiled in (True, False)]
+    runs = [TrainingRun(compress=masked, compile=compiled) for compiled in (True, False)]
     losses = []
     for run in runs:
         losses.append(run.epochs(2))
@@ -258,7 +258,7 @@ class Counting(Uncompressed):
 
 
 def test_controller_is_stepped_and_its_loss_added() -> None:
-    run, plain = Run(compress=Counting), Run()
+    run, plain = TrainingRun(compress=Counting), TrainingRun()
     assert run.epochs(1)[0] == pytest.approx(plain.epochs(1)[0] + 10.0, rel=1e-5)
     assert isinstance(run.controller, Counting)
     assert run.controller.steps == 6
@@ -266,7 +266,7 @@ def test_controller_is_stepped_and_its_loss_added() -> None:
 
 @pytest.mark.parametrize("more", [{}, {"channels_last": True}, {"precision": "bf16"}, {"precision": "fp16"}])
 def test_masks_stay_exact(more: dict[str, Any]) -> None:
-    run = Run(compress=masked, **more)
+    run = TrainingRun(compress=masked, **more)
     for rate in (0.6, 0.9, 0.3):
         run.controller.compression_rate = rate
         run.epochs(1)
@@ -286,7 +286,7 @@ def test_path_of_rates_is_followed_and_ends_at_its_last(steps_per_epoch: int | N
     def compress(model: nn.Module) -> MagnitudeSparsityController:
         return MagnitudeSparsityController(model, steps_per_epoch=steps_per_epoch)
 
-    run, rates = Run(compress=compress), list[float]()
+    run, rates = TrainingRun(compress=compress), list[float]()
     run.model.register_forward_hook(lambda *_: rates.append(rates_of(run.controller).requested_rate))
     run.runner.set_rate((0.2, 0.4, 0.6))
     run.runner.train_epoch()
@@ -302,13 +302,13 @@ def test_path_of_rates_is_followed_and_ends_at_its_last(steps_per_epoch: int | N
 
 
 def test_scheduler_steps_after_each_epoch() -> None:
-    run = Run(scheduler=HALVING, optimizer=plain_sgd(0.1))
+    run = TrainingRun(scheduler=HALVING, optimizer=plain_sgd(0.1))
     rates = [run.runner.learning_rate for _ in range(3) if run.epoch() is not None]
     assert rates == pytest.approx([0.05, 0.025, 0.0125])
 
 
 def test_scheduler_steps_after_each_optimizer_step() -> None:
-    run = Run(scheduler=HALVING, scheduler_interval="step", optimizer=plain_sgd(0.1))
+    run = TrainingRun(scheduler=HALVING, scheduler_interval="step", optimizer=plain_sgd(0.1))
     run.epoch()
     assert run.runner.learning_rate == pytest.approx(0.1 / 2**6)
     run.epoch()
@@ -320,20 +320,20 @@ def test_scheduler_that_waits_for_a_plateau_is_told_the_metric() -> None:
         "class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau",
         "init_args": {"mode": "max", "patience": 0, "factor": 0.1},
     }
-    run = Run(scheduler=plateau, optimizer=plain_sgd(0.0))  # nothing is learnt, so the metric never rises
+    run = TrainingRun(scheduler=plateau, optimizer=plain_sgd(0.0))  # nothing is learnt, so the metric never rises
     run.epochs(2)
     assert run.runner.lr_scheduler.best == run.runner.validate().metric
     assert run.runner.learning_rate == 0.0
 
 
 def test_without_a_scheduler_the_learning_rate_stays() -> None:
-    run = Run(optimizer=plain_sgd(0.1))
+    run = TrainingRun(optimizer=plain_sgd(0.1))
     run.epochs(2)
     assert run.runner.learning_rate == 0.1
 
 
 def test_optimizer_is_configured_anew_for_each_phase() -> None:
-    run = Run(scheduler=HALVING)
+    run = TrainingRun(scheduler=HALVING)
     first = run.runner.optimizer
     run.epochs(1)
     run.runner.reset_training()
@@ -345,7 +345,7 @@ def test_optimizer_is_configured_anew_for_each_phase() -> None:
 
 
 def test_training_function_of_the_users_own_is_given_the_batches(calls: list[tuple[str, dict[str, Any]]]) -> None:
-    run, plain = Run(train_epoch=named("train_epoch")), Run()
+    run, plain = TrainingRun(train_epoch=named("train_epoch")), TrainingRun()
     assert [run.runner.train_epoch() for _ in range(2)] == [0.25, 0.25]
     assert [(name, given["epoch"]) for name, given in calls] == [("train_epoch", 0), ("train_epoch", 1)]
     for epoch, (_, given) in enumerate(calls):
@@ -358,13 +358,13 @@ def test_training_function_of_the_users_own_is_given_the_batches(calls: list[tup
 
 
 def test_training_function_that_takes_no_data(calls: list[tuple[str, dict[str, Any]]]) -> None:
-    run = Run(train_epoch=named("train_without_data"))
+    run = TrainingRun(train_epoch=named("train_without_data"))
     assert run.runner.train_epoch() is None
     assert {"epoch", "optimizer", "lr_scheduler"} <= calls[0][1].keys()
 
 
 def test_validation_function_of_the_users_own(calls: list[tuple[str, dict[str, Any]]]) -> None:
-    run = Run(validate=named("validate"))
+    run = TrainingRun(validate=named("validate"))
     run.epoch()
     for _ in range(2):  # the batches can be gone through again
         assert run.runner.validate().metric == 0.75
@@ -375,12 +375,12 @@ def test_validation_function_of_the_users_own(calls: list[tuple[str, dict[str, A
 
 
 def test_validation_function_that_takes_the_model_alone() -> None:
-    run = Run(validate=named("validate_the_model_alone"))
+    run = TrainingRun(validate=named("validate_the_model_alone"))
     assert run.runner.validate().metric == 0.5
 
 
 def test_optimizers_of_the_users_own(calls: list[tuple[str, dict[str, Any]]]) -> None:
-    run = Run(configure_optimizers=named("configure_optimizers"))
+    run = TrainingRun(configure_optimizers=named("configure_optimizers"))
     assert run.runner.learning_rate == 0.125
     assert calls[0][1]["model"] is run.model
     losses = run.epochs(4)
@@ -388,7 +388,7 @@ def test_optimizers_of_the_users_own(calls: list[tuple[str, dict[str, Any]]]) ->
 
 
 def test_early_stopping_and_learning_rates_of_the_users_own(calls: list[tuple[str, dict[str, Any]]]) -> None:
-    run = Run(
+    run = TrainingRun(
         early_stopping=named("early_stopping"),
         update_learning_rate=named("update_learning_rate"),
         scheduler=HALVING,
@@ -425,7 +425,7 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def reads(run: Run, *, training: bool) -> int:
+def reads(run: TrainingRun, *, training: bool) -> int:
     with Reads() as counted:
         _ = run.runner.train_epoch() if training else run.runner.validate()
     return int(counted.count)
@@ -461,7 +461,7 @@ def test_host_reads_once_an_epoch_however_many_the_steps(
         data: Any = images(16 * num_steps)
         data = data if as_dictionary else Pairs(**data)
         compress = masked if compressed else Uncompressed
-        run = Run(compress=compress, train=data, validation=data, **more)
+        run = TrainingRun(compress=compress, train=data, validation=data, **more)
         counts.append([reads(run, training=training) for training in (True, False)])
     assert counts[0] == counts[1]
     # The loss, or the metric and what is checked of it; and the loader, which draws a number on the host.

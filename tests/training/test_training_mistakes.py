@@ -11,13 +11,13 @@ from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.data import as_dataset, data_fingerprint, example_input
 from kedro_aat.training.default import DefaultTraining, pick_device
 from tests.nets import Pairs, SmallNet, images
-from tests.training.driven import (
+from tests.training.training_run import (
     HALVING,
     METRIC,
     SGD,
     TRAIN,
     VALIDATION,
-    Run,
+    TrainingRun,
     named,
     settings,
 )
@@ -31,7 +31,7 @@ def test_all_mistakes_are_listed_in_one_error() -> None:
         scheduler="torch.optim.lr_scheduler.CosineAnealingLR",
         loss="torch.n.CrossEntropyLoss",
         metric="MulticlassAccuracy",
-        train_epoch="tests.training.callables.train_epok",
+        train_epoch="tests.training.user_functions.train_epok",
         validate="no_such_module.validate",
     )
     with pytest.raises(ConfigurationError) as caught:
@@ -43,7 +43,7 @@ def test_all_mistakes_are_listed_in_one_error() -> None:
         "scheduler.class_path: 'torch.optim.lr_scheduler' has no 'CosineAnealingLR'. Did you mean 'CosineAnnealingLR'?",
         "loss.class_path: 'torch.n.CrossEntropyLoss' cannot be imported",
         "metric.class_path: must be a dotted import path",
-        "train_epoch.class_path: 'tests.training.callables' has no 'train_epok'. Did you mean 'train_epoch'?",
+        "train_epoch.class_path: 'tests.training.user_functions' has no 'train_epok'. Did you mean 'train_epoch'?",
         "validate.class_path: 'no_such_module.validate' cannot be imported",
     ):
         assert expected in mistakes
@@ -59,7 +59,7 @@ def test_good_settings_have_no_mistakes() -> None:
         ({"metric": METRIC | {"init_args": {"num_clases": 4}}}, ["metric", "num_clases"]),
         ({"metric": "torchmetrics.classification.MulticlassAccuracy"}, ["metric", "num_classes"]),
         ({"scheduler": "torch.optim.lr_scheduler.StepLR"}, ["scheduler", "step_size"]),
-        ({"metric": METRIC, "loss": "tests.training.callables.WeightedLoss"}, ["loss", "weights"]),
+        ({"metric": METRIC, "loss": "tests.training.user_functions.WeightedLoss"}, ["loss", "weights"]),
         ({"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": -1.0}}}, ["optimizer", "-1.0"]),
     ],
 )
@@ -104,12 +104,12 @@ def test_value_that_cannot_be_is_an_error(mistaken: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
-        (images(0), VALIDATION, "The training split is empty"),
-        (TRAIN, images(0), "The validation split is empty"),
-        (Pairs(**images(0)), VALIDATION, "The training split is empty"),
+        (images(0), VALIDATION, "The training split has 0 examples"),
+        (TRAIN, images(0), "The validation split has 0 examples"),
+        (Pairs(**images(0)), VALIDATION, "The training split has 0 examples"),
         (TRAIN | {"targets": TRAIN["targets"][:-1]}, VALIDATION, "The training split has 96 inputs, but 95 targets"),
-        (TRAIN, {"inputs": VALIDATION["inputs"]}, "The validation split needs targets; it has inputs"),
-        (TRAIN, {}, "The validation split needs inputs and targets; it has nothing"),
+        (TRAIN, {"inputs": VALIDATION["inputs"]}, "The validation split needs targets, but has inputs"),
+        (TRAIN, {}, "The validation split needs inputs and targets, but has nothing"),
     ],
 )
 def test_data_that_cannot_be_used_are_an_error(train: Any, validation: Any, message: str) -> None:
@@ -118,7 +118,7 @@ def test_data_that_cannot_be_used_are_an_error(train: Any, validation: Any, mess
 
 
 def test_data_may_hold_more_than_is_needed() -> None:
-    assert Run(train=TRAIN | {"weights": torch.ones(3)}).epochs(1)
+    assert TrainingRun(train=TRAIN | {"weights": torch.ones(3)}).epochs(1)
 
 
 def test_fingerprint_tells_splits_apart() -> None:

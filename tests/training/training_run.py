@@ -30,7 +30,7 @@ def settings(**more: Any) -> TrainingSettings:
     return TrainingSettings.model_validate(given | more)
 
 
-class Run:
+class TrainingRun:
     """A model in training, driven as the loops drive it."""
 
     def __init__(
@@ -78,7 +78,7 @@ def masked(model: nn.Module) -> MagnitudeSparsityController:
 
 
 def named(function: str) -> str:
-    return f"tests.training.callables.{function}"
+    return f"tests.training.user_functions.{function}"
 
 
 def plain_sgd(learning_rate: float = 1.0) -> dict[str, Any]:

@@ -35,7 +35,7 @@ PARAMS: dict[str, Any] = {
 PATIENT = PARAMS | {"patience_epochs": 4, "maximal_total_epochs": 16, "lr_reduction_factor": 0.3}
 
 
-class Subject:
+class ScriptedLoop:
     """A scripted model, its controller and a loop, with functions that note how they are called."""
 
     def __init__(
