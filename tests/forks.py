@@ -155,7 +155,7 @@ def _reap(options: int = 0) -> bool:
 
 
 def _attend(connection: Connection, request: Request) -> NoReturn:
-    """Runs the command in one more fork, sends its process id and exit code, and kills it if nobody listens any more."""
+    """Runs the command in one more fork, sends its process id and exit code, and kills it if nobody listens."""
     command = get_context("fork").Process(target=_run, args=(request,))
     command.start()
     assert command.pid is not None
@@ -210,4 +210,4 @@ def notebook(path: Path) -> None:
     shell = InteractiveShell.instance()
     for cell in nbformat.read(path, as_version=4).cells:  # type: ignore[no-untyped-call]
         if cell.cell_type == "code":
-            shell.run_cell(cell.source).raise_error()
+            shell.run_cell(cell.source).raise_error()  # type: ignore[no-untyped-call]
