@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kedro_aat.budget import FLOAT32_ROUNDING, Budget, BudgetSettings, Outcome, require_finite
 from kedro_aat.errors import ConfigurationError, MetricError
-from tests.strategies import budgets, drops, metrics
+from kedro_aat.testing.strategies import budgets, drops, metrics
 
 fractions = st.floats(0, 1)
 directions = st.booleans()

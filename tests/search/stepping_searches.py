@@ -6,7 +6,7 @@ from typing import Any
 
 from kedro_aat.search import Policy
 from kedro_aat.search.policy import Epoch, Problem
-from tests.search.world import Answer, Search, World, search
+from kedro_aat.testing.simulated_search import Answer, Search, World, search
 
 # A margin within budget, after which the rate goes up.
 UP = 0.01

@@ -13,9 +13,9 @@ from kedro_aat.budget import Outcome
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import MAXIMAL_RISE, NEAR, NUM_RESUMABLE, Frontier, FrontierState, u_of
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
-from tests.search.policy_contract import PolicyContract, laws
-from tests.search.world import Answer, Course, Search, World, search
-from tests.strategies import worlds
+from kedro_aat.testing.policies import PolicyContract, laws
+from kedro_aat.testing.simulated_search import Answer, Course, Search, World, search
+from kedro_aat.testing.strategies import worlds
 
 PROBLEM = Problem(maximal_rate=0.99, tolerated_drop=0.01)
 UP, DOWN, FAR_DOWN = 0.005, -0.002, -0.5

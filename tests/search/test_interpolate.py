@@ -14,9 +14,9 @@ from scipy.interpolate import interp1d
 from kedro_aat.budget import Outcome
 from kedro_aat.search.policy import Problem
 from kedro_aat.search.stepping import Interpolate
+from kedro_aat.testing.simulated_search import Answer, Search, World, search
+from kedro_aat.testing.strategies import worlds
 from tests.search.stepping_searches import DOWN, SETTINGS, UP, searched, trained_moves, trained_rates
-from tests.search.world import Answer, Search, World, search
-from tests.strategies import worlds
 
 GRID = np.linspace(0.0, 1.0, 1000)
 

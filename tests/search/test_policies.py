@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from kedro_aat.search import Policy
 from kedro_aat.search.policy import SearchPolicy, SearchState
 from kedro_aat.search.stepping import EarlyExit, Interpolate, UniformDecrease
-from tests.search.policy_contract import PolicyContract, laws
-from tests.search.world import Course, World, search
-from tests.strategies import worlds
+from kedro_aat.testing.policies import PolicyContract, laws
+from kedro_aat.testing.simulated_search import Course, World, search
+from kedro_aat.testing.strategies import worlds
 
 POLICIES: list[Policy] = [
     EarlyExit(maximal_total_epochs=12),

@@ -11,8 +11,8 @@ import pytest
 from kedro_aat.budget import Outcome
 from kedro_aat.search.policy import Epoch, Problem
 from kedro_aat.search.stepping import EarlyExit, UniformDecrease
+from kedro_aat.testing.simulated_search import Answer, World, search
 from tests.search.stepping_searches import DOWN, SETTINGS, UP, searched, trained_moves, trained_rates
-from tests.search.world import Answer, World, search
 
 EARLY = Answer(margin=DOWN, early_stop=True)
 PARTIAL = Answer(margin=UP, fully_compressed=False)
