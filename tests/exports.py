@@ -26,7 +26,7 @@ def collect_translations_once() -> None:
             registry.functions = {name: [*found] for name, found in registry.functions.items()}
             return registry
 
-        ONNXRegistry.from_torchlib = staticmethod(copied)  # type: ignore[assignment, method-assign]
+        ONNXRegistry.from_torchlib = staticmethod(copied)  # type: ignore[method-assign]
 
 
 def warm_up() -> None:
