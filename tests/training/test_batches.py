@@ -17,7 +17,7 @@ from tests.training.training_run import (
     TRAIN,
     VALIDATION,
     TrainingRun,
-    probed,
+    make_probed_net,
     settings,
 )
 
@@ -39,7 +39,7 @@ def test_smaller_last_batch_is_left_out_in_training_alone(
 ) -> None:
     data: Any = images(num_examples)
     data = data if as_dictionary else Pairs(**data)
-    run = TrainingRun(probed, train=data, validation=data)
+    run = TrainingRun(make_probed_net, train=data, validation=data)
     run.runner.train_epoch()
     assert sizes(run.model) == training
     assert run.training.steps_per_epoch == len(training)
@@ -82,7 +82,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     for seed, run in ((0, first), (0, again), (1, other)):
         run.model.load_state_dict(start)
         seed_everything(seed)
-        losses.append(run.epochs(2))
+        losses.append(run.train_epochs(2))
     assert losses[0] == losses[1] != losses[2]
     assert_same_bits(first.weights, again.weights)
     assert not torch.equal(first.weights["1.conv.weight"], other.weights["1.conv.weight"])
@@ -90,7 +90,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 
 def test_dataset_of_pairs_trains_as_a_dictionary_of_tensors_does() -> None:
     tensors, pairs = TrainingRun(), TrainingRun(train=Pairs(**TRAIN), validation=Pairs(**VALIDATION))
-    assert tensors.epochs(2) == pairs.epochs(2)
+    assert tensors.train_epochs(2) == pairs.train_epochs(2)
     assert_same_bits(tensors.weights, pairs.weights)
     assert tensors.runner.validate().metric == pairs.runner.validate().metric
 
@@ -99,5 +99,5 @@ def test_dataset_of_pairs_trains_as_a_dictionary_of_tensors_does() -> None:
 def test_process_that_loads_data_changes_nothing(as_dictionary: bool) -> None:
     train, validation = (data if as_dictionary else Pairs(**data) for data in (TRAIN, VALIDATION))
     here, there = (TrainingRun(train=train, validation=validation, num_workers=number) for number in (0, 1))
-    assert here.epochs(1) == there.epochs(1)
+    assert here.train_epochs(1) == there.train_epochs(1)
     assert_same_bits(here.weights, there.weights)

@@ -18,8 +18,8 @@ from tests.training.training_run import (
     TRAIN,
     VALIDATION,
     TrainingRun,
-    named,
     settings,
+    user_function,
 )
 
 # --- mistakes in the settings ----------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def test_all_mistakes_are_listed_in_one_error() -> None:
 
 
 def test_good_settings_have_no_mistakes() -> None:
-    settings(scheduler=HALVING, train_epoch=named("train_epoch"), validate=named("validate")).check()
+    settings(scheduler=HALVING, train_epoch=user_function("train_epoch"), validate=user_function("validate")).check()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_data_that_cannot_be_used_are_an_error(train: Any, validation: Any, mess
 
 
 def test_data_may_hold_more_than_is_needed() -> None:
-    assert TrainingRun(train=TRAIN | {"weights": torch.ones(3)}).epochs(1)
+    assert TrainingRun(train=TRAIN | {"weights": torch.ones(3)}).train_epochs(1)
 
 
 def test_fingerprint_tells_splits_apart() -> None:
