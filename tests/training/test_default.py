@@ -16,7 +16,7 @@ from kedro_aat.compression.sparsity.controller import MagnitudeSparsityControlle
 from kedro_aat.pipelines.digits.baseline import Uncompressed
 from kedro_aat.testing.training import assert_same_bits
 from kedro_aat.training.random_state import seed_everything
-from tests.nets import Perceptron, SmallNet, images
+from tests.nets import Perceptron, SmallNet, images, vectors
 from tests.training.training_run import (
     HALVING,
     METRIC,
@@ -39,8 +39,8 @@ def test_loss_falls_and_metric_rises() -> None:
     assert run.runner.validate().metric > max(before, 0.7)
 
 
-def test_epoch_is_what_a_plain_loop_does() -> None:
-    """Same batches, written out by hand: same mean loss, and the same weights bit for bit."""
+def test_epoch_equals_a_loop_written_by_hand() -> None:
+    """The same batches give the same mean loss and, bit for bit, the same weights."""
     run = TrainingRun()
     seed_everything(0)
     model = SmallNet()
@@ -57,7 +57,7 @@ def test_epoch_is_what_a_plain_loop_does() -> None:
 
 
 @pytest.mark.parametrize("average", ["micro", "macro"])
-def test_metric_is_that_of_torchmetrics_over_the_whole_split(average: Any) -> None:
+def test_metric_equals_torchmetrics_on_the_whole_split(average: Any) -> None:
     run = TrainingRun(metric=METRIC | {"init_args": {"num_classes": 4, "average": average}})
     run.train_epochs(2)
     run.model.eval()
@@ -70,8 +70,8 @@ def test_metric_is_that_of_torchmetrics_over_the_whole_split(average: Any) -> No
         assert run.runner.validate().metric == pytest.approx(float(by_hand), abs=1e-7)
 
 
-def test_regression_with_a_metric_of_which_less_is_better() -> None:
-    inputs = torch.randn(64, 6)
+def test_regression_with_a_metric_that_should_be_low() -> None:
+    inputs = vectors(64)["inputs"]
     data = {"inputs": inputs, "targets": inputs[:, :1] - inputs[:, 1:2]}
     metric = "torchmetrics.MeanSquaredError"
     run = TrainingRun(lambda: Perceptron([6, 1]), train=data, validation=data, loss="torch.nn.MSELoss", metric=metric)
@@ -83,7 +83,7 @@ def test_regression_with_a_metric_of_which_less_is_better() -> None:
     assert by_hand < losses[0]
 
 
-def test_loss_with_tensors_of_its_own() -> None:
+def test_loss_that_holds_a_tensor() -> None:
     weights = [1.0, 0.0, 0.5, 0.0]
     loss = {"class_path": user_function("WeightedLoss"), "init_args": {"weights": weights}}
     run = TrainingRun(loss=loss, train=images(16), optimizer=plain_sgd(0.0))
@@ -92,7 +92,7 @@ def test_loss_with_tensors_of_its_own() -> None:
     assert run.runner.train_epoch() == pytest.approx(float(by_hand.detach()), rel=1e-6)
 
 
-def test_validation_judges_in_evaluation_mode_and_training_trains_in_training_mode() -> None:
+def test_model_is_in_training_mode_only_while_it_trains() -> None:
     run, modes = TrainingRun(), list[bool]()
     run.model.register_forward_hook(lambda module, args, out: modes.append(module.training))
     run.train_epochs(2)
@@ -106,20 +106,20 @@ def norm_of_one_step(run: TrainingRun) -> float:
     before = run.weights
     run.runner.train_epoch()
     parameters = dict(run.model.named_parameters())
-    return float(torch.cat([(now.detach() - before[name]).flatten() for name, now in parameters.items()]).norm())
+    return float(torch.cat([(after.detach() - before[name]).flatten() for name, after in parameters.items()]).norm())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_norm_of_the_gradients_is_limited(precision: str) -> None:
-    """A step of plain SGD with learning rate 1 is as long as the gradient."""
+    """A step of plain SGD with learning rate 1 is the gradient, so its norm is the gradient's."""
     one_batch: dict[str, Any] = {"train": images(16), "optimizer": plain_sgd(), "precision": precision}
-    free = norm_of_one_step(TrainingRun(**one_batch))
-    assert free > 0.1
+    unlimited = norm_of_one_step(TrainingRun(**one_batch))
+    assert unlimited > 0.1
     assert norm_of_one_step(TrainingRun(**one_batch, gradient_clip_norm=0.05)) == pytest.approx(0.05, rel=1e-3)
-    assert norm_of_one_step(TrainingRun(**one_batch, gradient_clip_norm=100.0)) == pytest.approx(free, rel=1e-3)
+    assert norm_of_one_step(TrainingRun(**one_batch, gradient_clip_norm=100.0)) == pytest.approx(unlimited, rel=1e-3)
 
 
-def test_norm_is_that_of_all_gradients_together_with_two_optimizers() -> None:
+def test_norm_covers_the_gradients_of_both_optimizers() -> None:
     run = TrainingRun(
         train=images(16),
         configure_optimizers="tests.training.user_functions.configure_two_optimizers",
@@ -131,8 +131,8 @@ def test_norm_is_that_of_all_gradients_together_with_two_optimizers() -> None:
 # --- compression while training ------------------------------------------------------------------------------
 
 
-class Counting(Uncompressed):
-    """Notes the calls of a training function, and adds a loss of its own."""
+class CountingController(Uncompressed):
+    """Counts its steps, and adds 10 to the loss."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -144,15 +144,15 @@ class Counting(Uncompressed):
 
 
 def test_controller_is_stepped_and_its_loss_added() -> None:
-    run, plain = TrainingRun(compress=Counting), TrainingRun()
+    run, plain = TrainingRun(compress=CountingController), TrainingRun()
     assert run.train_epochs(1)[0] == pytest.approx(plain.train_epochs(1)[0] + 10.0, rel=1e-5)
-    assert isinstance(run.controller, Counting)
+    assert isinstance(run.controller, CountingController)
     assert run.controller.steps == 6
 
 
-@pytest.mark.parametrize("more", [{}, {"channels_last": True}, {"precision": "bf16"}, {"precision": "fp16"}])
-def test_masks_stay_exact(more: dict[str, Any]) -> None:
-    run = TrainingRun(compress=make_sparse, **more)
+@pytest.mark.parametrize("changes", [{}, {"channels_last": True}, {"precision": "bf16"}, {"precision": "fp16"}])
+def test_masks_stay_exact(changes: dict[str, Any]) -> None:
+    run = TrainingRun(compress=make_sparse, **changes)
     for rate in (0.6, 0.9, 0.3):
         run.controller.compression_rate = rate
         run.train_epochs(1)
@@ -163,12 +163,12 @@ def test_masks_stay_exact(more: dict[str, Any]) -> None:
     ("steps_per_epoch", "expected"),
     [
         (6, [0.2, 0.2, 0.4, 0.4, 0.6, 0.6]),
-        (12, [0.2, 0.2, 0.2, 0.2, 0.4, 0.4]),  # the epoch is shorter than was thought
+        (12, [0.2, 0.2, 0.2, 0.2, 0.4, 0.4]),  # the epoch has only half of the expected steps
         (3, [0.2, 0.4, 0.6, 0.6, 0.6, 0.6]),
         (None, [0.6] * 6),
     ],
 )
-def test_path_of_rates_is_followed_and_ends_at_its_last(steps_per_epoch: int | None, expected: list[float]) -> None:
+def test_rates_follow_their_path_and_stay_at_its_end(steps_per_epoch: int | None, expected: list[float]) -> None:
     def compress(model: nn.Module) -> MagnitudeSparsityController:
         return MagnitudeSparsityController(model, steps_per_epoch=steps_per_epoch)
 
@@ -180,7 +180,7 @@ def test_path_of_rates_is_followed_and_ends_at_its_last(steps_per_epoch: int | N
     assert rates == expected
     assert rates_of(run.controller) == CompressionReport(0.6, 408 / 680)
     rates.clear()
-    run.runner.train_epoch()  # of which the search asked for no other rate
+    run.runner.train_epoch()  # the search set no path for this epoch
     assert rates == [0.6] * 6
 
 
@@ -201,24 +201,26 @@ def test_scheduler_steps_after_each_optimizer_step() -> None:
     assert run.runner.learning_rate == pytest.approx(0.1 / 2**12)
 
 
-def test_scheduler_that_waits_for_a_plateau_is_told_the_metric() -> None:
+def test_plateau_scheduler_receives_the_metric() -> None:
     plateau = {
         "class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau",
         "init_args": {"mode": "max", "patience": 0, "factor": 0.1},
     }
-    run = TrainingRun(scheduler=plateau, optimizer=plain_sgd(0.0))  # nothing is learnt, so the metric never rises
-    run.train_epochs(2)
-    assert run.runner.lr_scheduler.best == run.runner.validate().metric
-    assert run.runner.learning_rate == 0.0
+    run = TrainingRun(scheduler=plateau, optimizer=plain_sgd(0.1), validate=user_function("validate"))
+    run.train_epoch()
+    assert run.runner.lr_scheduler.best == 0.75  # what the validation function always returns
+    assert run.runner.learning_rate == 0.1
+    run.train_epoch()
+    assert run.runner.learning_rate == pytest.approx(0.01)
 
 
-def test_without_a_scheduler_the_learning_rate_stays() -> None:
+def test_learning_rate_is_constant_without_a_scheduler() -> None:
     run = TrainingRun(optimizer=plain_sgd(0.1))
     run.train_epochs(2)
     assert run.runner.learning_rate == 0.1
 
 
-def test_optimizer_is_configured_anew_for_each_phase() -> None:
+def test_each_phase_has_a_new_optimizer() -> None:
     run = TrainingRun(scheduler=HALVING)
     first = run.runner.optimizer
     run.train_epochs(1)
@@ -227,45 +229,46 @@ def test_optimizer_is_configured_anew_for_each_phase() -> None:
     assert run.runner.learning_rate == 0.03
 
 
-# --- functions of the user's own -----------------------------------------------------------------------------
+# --- the user's own functions -------------------------------------------------------------------------------
 
 
-def test_training_function_of_the_users_own_is_given_the_batches(calls: list[Call]) -> None:
+def test_users_training_function_receives_the_batches(calls: list[Call]) -> None:
     run, plain = TrainingRun(train_epoch=user_function("train_epoch")), TrainingRun()
     assert [run.runner.train_epoch() for _ in range(2)] == [0.25, 0.25]
-    assert [(name, given["epoch"]) for name, given in calls] == [("train_epoch", 0), ("train_epoch", 1)]
-    for epoch, (_, given) in enumerate(calls):
-        assert isinstance(given["optimizer"], Optimizer)
-        for (inputs, targets), (mine, my) in zip(given["data"], run.training.train_batches(epoch), strict=True):
-            assert torch.equal(inputs, mine)
-            assert torch.equal(targets, my)
+    assert [(name, arguments["epoch"]) for name, arguments in calls] == [("train_epoch", 0), ("train_epoch", 1)]
+    for epoch, (_, arguments) in enumerate(calls):
+        assert isinstance(arguments["optimizer"], Optimizer)
+        expected_batches = run.training.train_batches(epoch)
+        for (inputs, targets), expected in zip(arguments["data"], expected_batches, strict=True):
+            assert torch.equal(inputs, expected[0])
+            assert torch.equal(targets, expected[1])
     plain.train_epochs(2)
     torch.testing.assert_close(run.model.get_parameter("conv.weight"), plain.model.get_parameter("conv.weight"))
 
 
-def test_training_function_that_takes_no_data(calls: list[Call]) -> None:
+def test_users_training_function_may_take_no_data(calls: list[Call]) -> None:
     run = TrainingRun(train_epoch=user_function("train_without_data"))
     assert run.runner.train_epoch() is None
     assert {"epoch", "optimizer", "lr_scheduler"} <= calls[0][1].keys()
 
 
-def test_validation_function_of_the_users_own(calls: list[Call]) -> None:
+def test_users_validation_function_receives_the_batches(calls: list[Call]) -> None:
     run = TrainingRun(validate=user_function("validate"))
     run.train_epoch()
-    for _ in range(2):  # the batches can be gone through again
+    for _ in range(2):  # the batches can be read repeatedly
         assert run.runner.validate().metric == 0.75
-    assert [given["epoch"] for _, given in calls] == [1, 1, 1]
-    for _, given in calls:
-        assert torch.equal(torch.cat(given["data"]), VALIDATION["targets"])
+    assert [arguments["epoch"] for _, arguments in calls] == [1, 1, 1]
+    for _, arguments in calls:
+        assert torch.equal(torch.cat(arguments["data"]), VALIDATION["targets"])
     assert run.training.settings.direction() is True
 
 
-def test_validation_function_that_takes_the_model_alone() -> None:
+def test_users_validation_function_may_take_the_model_alone() -> None:
     run = TrainingRun(validate=user_function("validate_without_data"))
     assert run.runner.validate().metric == 0.5
 
 
-def test_optimizers_of_the_users_own(calls: list[Call]) -> None:
+def test_users_optimizers(calls: list[Call]) -> None:
     run = TrainingRun(configure_optimizers=user_function("configure_optimizers"))
     assert run.runner.learning_rate == 0.125
     assert calls[0][1]["model"] is run.model
@@ -273,7 +276,7 @@ def test_optimizers_of_the_users_own(calls: list[Call]) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_early_stopping_and_learning_rates_of_the_users_own(calls: list[Call]) -> None:
+def test_users_early_stopping_and_learning_rates(calls: list[Call]) -> None:
     run = TrainingRun(
         early_stopping=user_function("early_stopping"),
         update_learning_rate=user_function("update_learning_rate"),
@@ -284,7 +287,7 @@ def test_early_stopping_and_learning_rates_of_the_users_own(calls: list[Call]) -
     assert not run.runner.stops_early(0.4)
     loss = run.train_epoch()
     assert run.runner.learning_rate == 0.1
-    ((name, given),) = calls
+    ((name, arguments),) = calls
     assert name == "update_learning_rate"
-    assert (given["epoch"], given["loss"]) == (1, loss)
-    assert given["metric"] == run.runner.current_val_metric_value
+    assert (arguments["epoch"], arguments["loss"]) == (1, loss)
+    assert arguments["metric"] == run.runner.current_val_metric_value

@@ -48,8 +48,8 @@ def test_full_precision_has_no_autocast() -> None:
     assert output_types(run.model) == {torch.float32}
 
 
-def test_scaled_loss_gives_the_gradients_of_the_loss() -> None:
-    """A step with plain SGD is the gradient itself: in fp16 it is scaled up and down again."""
+def test_loss_scaling_does_not_change_the_gradients() -> None:
+    """A step of plain SGD shows the gradient, which fp16 scales up and down again."""
     steps = {}
     for precision in ("fp32", "fp16"):
         run = TrainingRun(precision=precision, train=images(16), optimizer=plain_sgd(1e-3))
@@ -65,7 +65,7 @@ def test_state_of_the_loss_scaler_is_in_the_checkpoint() -> None:
         old.train_epoch()
     checkpoint = copy.deepcopy(old.runner.checkpoint(0, {}))
     scaler = checkpoint.training["callables"]["scaler"]
-    assert scaler["_growth_tracker"] > 0  # it has counted good steps
+    assert scaler["_growth_tracker"] > 0  # it has counted steps without overflow
     new.runner.resume(checkpoint)
     assert new.training.state_dict() == old.training.state_dict()
     assert new.train_epoch() == old.train_epoch()
@@ -74,18 +74,18 @@ def test_state_of_the_loss_scaler_is_in_the_checkpoint() -> None:
 
 def test_new_phase_has_a_new_loss_scaler() -> None:
     run = TrainingRun(precision="fp16")
-    at_first = run.training.state_dict()
+    initial = run.training.state_dict()
     run.train_epochs(1)
-    assert run.training.state_dict() != at_first
+    assert run.training.state_dict() != initial
     run.runner.reset_training()
-    assert run.training.state_dict() == at_first
+    assert run.training.state_dict() == initial
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_metric_is_given_outputs_in_full_precision(precision: str, calls: list[Call]) -> None:
+def test_metric_receives_outputs_in_full_precision(precision: str, calls: list[Call]) -> None:
     run = TrainingRun(precision=precision, metric=user_function("DtypeRecorder"))
     assert run.runner.validate().metric == 1.0
-    assert {given["outputs"] for _, given in calls} == {torch.float32}
+    assert {arguments["outputs"] for _, arguments in calls} == {torch.float32}
 
 
 # --- memory format -------------------------------------------------------------------------------------------
@@ -96,11 +96,15 @@ def test_channels_last() -> None:
         return Probe(SmallNet(in_channels=3))
 
     train, validation = images(96, num_channels=3), images(40, num_channels=3, seed=1)
-    run, plain = (TrainingRun(make, train=train, validation=validation, channels_last=last) for last in (True, False))
+    run, plain = (
+        TrainingRun(make, train=train, validation=validation, channels_last=is_last) for is_last in (True, False)
+    )
     assert run.train_epochs(1) == pytest.approx(plain.train_epochs(1), rel=1e-4)
     assert batch_formats(run.model) == {torch.channels_last}
     assert batch_formats(plain.model) == {torch.contiguous_format}
     assert not run.model.get_parameter("inner.conv.weight").is_contiguous()
+    outputs = [each.model.eval()(validation["inputs"]) for each in (run, plain)]
+    torch.testing.assert_close(*outputs)
     assert run.runner.validate().metric == plain.runner.validate().metric
 
 
@@ -110,7 +114,7 @@ def batch_formats(model: nn.Module) -> set[torch.memory_format]:
     return {each for batch in model.batches for each in formats if batch.is_contiguous(memory_format=each)}
 
 
-def test_channels_last_leaves_other_inputs_alone() -> None:
+def test_channels_last_ignores_inputs_that_are_no_images() -> None:
     run = TrainingRun(lambda: Perceptron([6, 4]), train=vectors(32), validation=vectors(32), channels_last=True)
     assert run.train_epochs(1)
 
@@ -120,9 +124,9 @@ def test_channels_last_leaves_other_inputs_alone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_model_trains_as_the_model_does() -> None:
+def test_compiled_model_trains_like_the_model() -> None:
     torch._dynamo.reset()
-    runs = [TrainingRun(compress=make_sparse, compile=compiled) for compiled in (True, False)]
+    runs = [TrainingRun(compress=make_sparse, compile=is_compiled) for is_compiled in (True, False)]
     losses = []
     for run in runs:
         losses.append(run.train_epochs(2))
@@ -136,8 +140,8 @@ def test_compiled_model_trains_as_the_model_does() -> None:
 # --- no waiting for the device -------------------------------------------------------------------------------
 
 
-class Reads(TorchDispatchMode):
-    """Counts what makes the host wait for a device: reading a tensor's value (`item()`, `float()`, `if tensor`)."""
+class ReadCounter(TorchDispatchMode):
+    """Counts reads of tensors' values (`item()`, `float()`, `if tensor`), for which the host waits for the device."""
 
     WAITING = (
         torch.ops.aten._local_scalar_dense.default,
@@ -154,26 +158,26 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def reads(run: TrainingRun, *, training: bool) -> int:
-    with Reads() as counted:
+def count_reads(run: TrainingRun, *, training: bool) -> int:
+    with ReadCounter() as counter:
         _ = run.runner.train_epoch() if training else run.runner.validate()
-    return int(counted.count)
+    return int(counter.count)
 
 
 def test_reads_are_counted() -> None:
     tensor = torch.ones(3)
-    with Reads() as counted:
+    with ReadCounter() as counter:
         float(tensor.sum())
         tensor[0].item()
         bool(tensor.any())
         tensor.nonzero()
-    assert counted.count == 4
+    assert counter.count == 4
 
 
-@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("is_compressed", [False, True])
 @pytest.mark.parametrize("as_dictionary", [True, False])
 @pytest.mark.parametrize(
-    "more",
+    "changes",
     [
         {},
         {"precision": "bf16", "gradient_clip_norm": 1.0},
@@ -182,16 +186,16 @@ def test_reads_are_counted() -> None:
     ],
     ids=["plain", "bf16 and clipping", "scheduler", "channels last"],
 )
-def test_host_reads_once_an_epoch_however_many_the_steps(
-    more: dict[str, Any], as_dictionary: bool, compressed: bool
+def test_host_reads_as_often_in_long_epochs_as_in_short_ones(
+    changes: dict[str, Any], as_dictionary: bool, is_compressed: bool
 ) -> None:
     counts = []
     for num_steps in (2, 12):
         data: Any = images(16 * num_steps)
         data = data if as_dictionary else Pairs(**data)
-        compress = make_sparse if compressed else Uncompressed
-        run = TrainingRun(compress=compress, train=data, validation=data, **more)
-        counts.append([reads(run, training=training) for training in (True, False)])
+        compress = make_sparse if is_compressed else Uncompressed
+        run = TrainingRun(compress=compress, train=data, validation=data, **changes)
+        counts.append([count_reads(run, training=training) for training in (True, False)])
     assert counts[0] == counts[1]
-    # The loss, or the metric and what is checked of it; and the loader, which draws a number on the host.
+    # The loss, or the metric and its checks; and a random number, which the loader draws on the host.
     assert max(counts[0]) <= 4
