@@ -29,7 +29,7 @@ class Walk(Settings):
     way: Way = Straight()
     detours: tuple[Way, ...] = ()
     weather: Literal["sun", "rain"] = "sun"
-    colour_: Annotated[str | None, Field(alias="colour")] = None
+    colors_: Annotated[str | None, Field(alias="colors")] = None
     model: str = "none"
     steepest: Annotated[float, Field(ge=0, lt=1)] = 0.1
     shallowest: float = 0.0
@@ -48,9 +48,9 @@ def mistakes(data: Any) -> list[str]:
 
 
 def test_settings_are_read_from_plain_data() -> None:
-    walk = Walk.model_validate({"days": 3, "way": {"kind": "winding"}, "colour": "red"})
-    assert walk == Walk.model_validate({"days": 3, "way": Winding(), "colour": "red"})
-    assert (walk.days, walk.way, walk.colour_) == (3, Winding(num_turns=2), "red")
+    walk = Walk.model_validate({"days": 3, "way": {"kind": "winding"}, "colors": "red"})
+    assert walk == Walk.model_validate({"days": 3, "way": Winding(), "colors": "red"})
+    assert (walk.days, walk.way, walk.colors_) == (3, Winding(num_turns=2), "red")
     assert Walk.model_validate(walk) == walk
 
 
@@ -103,7 +103,7 @@ def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(data: Any, mista
         ({"dys": 7, "days": 1}, "dys", "7", "days"),
         ({"days": 1, "way": {"kind": "winding", "num_turn": 7}}, "way.num_turn", "7", "num_turns"),
         ({"days": 1, "detours": [{"kind": "straight", "lenght": 7}]}, "detours.0.lenght", "7", "length"),
-        ({"days": 1, "color": 7}, "color", "7", "colour"),
+        ({"days": 1, "color": 7}, "color", "7", "colors"),
     ],
     ids=["root", "member of a union", "in a list", "alias"],
 )
