@@ -259,3 +259,20 @@ def test_an_error_planted_in_openvino_files_turns_the_verdict(
     _, result = delivered(SMALL, others=iter([LARGE]), budget=budget, openvino=True, tolerance=tolerance)
     assert result.delivered == "large"
     assert reason in result.rejected["small"]
+
+
+def test_a_file_whose_metric_is_nan_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outputs are compared on the first examples only; a later one may be NaN."""
+    evaluate_file = delivery.evaluate_file
+
+    def broken(file: nn.Module, *arguments: Any) -> Any:
+        if isinstance(file, OnnxModel) and not broken_files:
+            broken_files.append(file)
+            raise MetricError("the metric of epoch 0 must be a finite number, but is nan")
+        return evaluate_file(file, *arguments)
+
+    broken_files: list[nn.Module] = []
+    monkeypatch.setattr(delivery, "evaluate_file", broken)
+    _, result = delivered(SMALL, LARGE)
+    assert result.delivered == "large"
+    assert "nan" in result.rejected["small"]
