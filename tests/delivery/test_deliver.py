@@ -20,6 +20,7 @@ from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError
+from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import to_openvino
 from kedro_aat.export.session import OnnxModel
@@ -79,9 +80,16 @@ def exported(model: nn.Module) -> onnx.ModelProto:
     return to_onnx(model, DATA["inputs"])
 
 
+@functools.cache
+def measured_memory(file: bytes, batch_sizes: tuple[int, ...]) -> dict[int, int] | None:
+    """The real measurement, once for each file, since it starts a process."""
+    return peak_memory(file, DATA["inputs"].numpy(), batch_sizes)
+
+
 @pytest.fixture(autouse=True)
-def _export_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def _once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: exported(model))
+    monkeypatch.setattr(delivery_files, "peak_memory", lambda file, inputs, sizes: measured_memory(file, sizes))
 
 
 SMALL, LARGE = Candidate("small", 2, Net(1), 0.9), Candidate("large", 1, Net(4), 0.5)
