@@ -1,8 +1,8 @@
-"""How often a certificate is wrong: simulated runs of candidates that truly break their budget.
+"""Measures how often a certificate is wrong, in simulated runs of candidates that truly break their budget.
 
-Each row is one kind of candidate, at the boundary of its budget or beyond, tested once a run on freshly drawn test
-examples, so every certified run is a wrong one. Its probability must be at most alpha. Shown are the share of certified
-runs, its 95% interval (Clopper and Pearson) and, for right-or-wrong scores, the exact probability.
+Each row is one kind of candidate, at the boundary of its budget or beyond. It is tested once per run on freshly drawn
+test examples, so every certified run is wrong. The probability of that must be at most alpha. The table shows the share
+of certified runs, its 95% interval (Clopper and Pearson) and, for right-or-wrong scores, the exact probability.
 
     python benchmarks/certificate.py [--runs 2000] [--seed 0] [--alpha 0.05]
 """
@@ -24,35 +24,50 @@ from kedro_aat.certificate.p_values import most_lost, tail_probability, tango_sc
 
 Floats = NDArray[np.float64]
 
-# Test examples and a budget that they can just about certify (with 100 examples no model keeps 0.01 provably).
+# Numbers of test examples, and a budget that they can barely certify (100 examples cannot certify 0.01).
 BUDGETS = {50: 0.1, 100: 0.05, 360: 0.01, 2500: 0.01}
-DROPS = (1.0, 1.25, 2.0)  # true drop, in budgets
+# True drops of the candidates, in budgets.
+DROPS = (1.0, 1.25, 2.0)
+# Shares of examples that the candidates win.
 SHARES_WON = (0.0, 0.005, 0.05)
+# Number of candidates with a drop of twice their budget, on the largest test split.
 VIOLATORS = 200
 
 
 def interval(certified: int, runs: int) -> tuple[float, float]:
-    """Clopper-Pearson interval at 95%."""
+    """Returns the Clopper-Pearson interval at 95%."""
     found = binomtest(certified, runs).proportion_ci(0.95, "exact")
     return float(found.low), float(found.high)
 
 
 def outcomes(num_examples: int, lost: int, won: int) -> tuple[Floats, Floats]:
+    """Returns scores of 0 and 1 of baseline and candidate.
+
+    Args:
+        num_examples: Number of all examples.
+        lost: Number of examples on which the candidate is worse.
+        won: Number of examples on which the candidate is better.
+    """
     baseline, candidate = np.ones(num_examples), np.ones(num_examples)
     candidate[:lost], baseline[lost : lost + won] = 0, 0
     return baseline, candidate
 
 
 class Verdicts:
-    """Certificates by numbers lost and won.
+    """Decides about certificates by the numbers of examples lost and won.
 
-    The verdict depends on the score alone, and is monotone in it, so of two outcomes already judged the one tells about
-    all better, the other about all worse ones; only outcomes between are tested.
+    The decision depends on the score only, and is monotone in it. So everything at or below the largest certified score
+    is certified, and everything at or above the smallest refused one is refused; only scores in between are tested.
+
+    Args:
+        num_examples: Number of test examples.
+        budget: Tolerated drop.
+        alpha: Accepted probability of certifying a model that breaks its budget.
     """
 
     def __init__(self, num_examples: int, budget: float, alpha: float) -> None:
         self.num_examples, self.budget, self.alpha = num_examples, budget, alpha
-        self.certified, self.refused = -math.inf, math.inf  # the largest and smallest score judged so
+        self.certified, self.refused = -math.inf, math.inf  # the largest and the smallest such score so far
 
     def __call__(self, lost: int, won: int) -> bool:
         score = float(tango_score(np.array(lost), np.array(won), self.num_examples, self.budget))
@@ -65,7 +80,7 @@ class Verdicts:
         return score <= self.certified
 
     def probability(self, share_lost: float, share_won: float) -> float:
-        """Exact probability of being certified, by the outcomes certified so far."""
+        """Returns the exact probability of being certified, from the outcomes certified so far."""
         if self.certified == -math.inf:
             return 0.0
         limits = most_lost(self.certified, self.num_examples, self.budget)
@@ -75,13 +90,27 @@ class Verdicts:
 def draw(
     generator: np.random.Generator, num_examples: int, share_lost: float, share_won: float, runs: int
 ) -> NDArray[np.int64]:
-    """Numbers lost and won, (runs, 2)."""
+    """Draws numbers of examples lost and won, (runs, 2).
+
+    Args:
+        generator: Source of random numbers.
+        num_examples: Number of test examples.
+        share_lost: True share of lost examples.
+        share_won: True share of won examples.
+        runs: Number of draws.
+    """
     shares = [share_lost, share_won, max(0.0, 1 - share_lost - share_won)]
     return generator.multinomial(num_examples, shares, size=runs)[:, :2]
 
 
 def masks(generator: np.random.Generator, num_examples: int, budget: float) -> tuple[Floats, Floats]:
-    """Scores between 0 and 1, of a candidate that loses a whole example now and then, `budget` in the mean."""
+    """Draws scores in [0, 1] of a candidate that loses whole examples, with a mean drop of the budget.
+
+    Args:
+        generator: Source of random numbers.
+        num_examples: Number of test examples.
+        budget: Tolerated drop.
+    """
     baseline = generator.beta(8, 2, num_examples)
     fails = generator.random(num_examples) < budget / 0.8  # 0.8 is the mean of the baseline's scores
     return baseline, np.where(fails, 0, baseline)
@@ -122,7 +151,7 @@ def main() -> None:
         if num_examples == 2500:
             planted = draw(generator, num_examples, 2 * budget + 0.005, 0.005, VIOLATORS)
             violators = sum(verdicts(int(lost), int(won)) for lost, won in planted)
-    few = min(runs, 500)  # these are not counted but computed anew, and take longer
+    few = min(runs, 500)  # these are computed for every run, which takes longer
     for num_examples, budget in ((100, 0.05), (360, 0.01)):
         certified = sum(
             certify(*masks(generator, num_examples, budget), tolerated_drop=budget, alpha=alpha).is_certified

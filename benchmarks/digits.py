@@ -1,8 +1,8 @@
-"""Policies side by side on the digits, by real training: the rate reached within the budget, and how fast.
+"""Compares search policies on the digits, by real training: the rate reached within the budget, and how fast.
 
-Each seed makes a baseline, and each policy a search from it, with its own defaults and otherwise the settings in
-conf/base/parameters.yml; all start at a rate of 0. `nncf` is the original's search, which stops before it trains at
-its maximal 0.95; the others may go to the settings' maximal rate.
+Each seed trains a baseline, and each policy searches from it, with its own defaults and otherwise the settings in
+conf/base/parameters.yml; all start at a rate of 0. `nncf` is the search of NNCF, which stops before it trains at its
+maximal rate of 0.95; the others may go to the maximal rate of the settings.
 
     python benchmarks/digits.py [--seeds 0 1 2] [--policies frontier nncf] [--epochs 60] [--max-drop 0.01]
 """
@@ -49,7 +49,14 @@ POLICIES = {
 
 
 def settings_of(parameters: dict[str, Any], name: str, seed: int, epochs: int) -> AatSettings:
-    """The pipeline's settings with another policy; the original's ends where NNCF lets it."""
+    """Returns the pipeline's settings with another policy; `nncf` has NNCF's maximal rate.
+
+    Args:
+        parameters: Parameters of the project.
+        name: Name of the policy.
+        seed: Seed of the training.
+        epochs: Limit on the number of epochs trained.
+    """
     policy = POLICIES[name](maximal_total_epochs=epochs)
     settings = AatSettings.model_validate(parameters["aat"] | {"seed": seed, "search": {"kind": policy.kind}})
     changes: dict[str, Any] = {"search": policy}
@@ -59,7 +66,7 @@ def settings_of(parameters: dict[str, Any], name: str, seed: int, epochs: int) -
 
 
 def project_parameters() -> dict[str, Any]:
-    """conf/base/parameters.yml."""
+    """Reads conf/base/parameters.yml."""
     parameters: dict[str, Any] = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env="base")[
         "parameters"
     ]
@@ -67,7 +74,13 @@ def project_parameters() -> dict[str, Any]:
 
 
 def baseline_of(parameters: dict[str, Any], seed: int, folder: Path) -> tuple[nn.Module, Split, Split, Split]:
-    """The baseline of one seed, and the training, validation and test splits."""
+    """Trains a baseline, and returns it with the training, validation and test splits.
+
+    Args:
+        parameters: Parameters of the project.
+        seed: Seed of the training.
+        folder: Folder for checkpoints.
+    """
     digits = parameters["digits"]
     table = pd.read_csv(ROOT / "data" / "01_raw" / "digits.csv")
     train, validation, test = split_digits(table, SplitSettings.model_validate(digits["split"]))
@@ -76,7 +89,7 @@ def baseline_of(parameters: dict[str, Any], seed: int, folder: Path) -> tuple[nn
 
 
 class Row(NamedTuple):
-    """One search: its policy and seed, the baseline's metric, the result, the trajectory and the wall time."""
+    """One search: its policy and seed, the metric of the baseline, the result, the trajectory and the wall time."""
 
     policy: str
     seed: int
@@ -87,7 +100,15 @@ class Row(NamedTuple):
 
 
 def run(parameters: dict[str, Any], names: list[str], seed: int, epochs: int, folder: Path) -> list[Row]:
-    """The baseline of one seed, and a search by each policy."""
+    """Trains a baseline, and runs a search by each policy.
+
+    Args:
+        parameters: Parameters of the project.
+        names: Names of the policies.
+        seed: Seed of the training.
+        epochs: Limit on the number of epochs that each search trains.
+        folder: Folder for checkpoints and logs.
+    """
     model, train, validation, _ = baseline_of(parameters, seed, folder)
     found = []
     for name in names:
@@ -104,7 +125,7 @@ def run(parameters: dict[str, Any], names: list[str], seed: int, epochs: int, fo
 
 
 def epochs_to(trajectory: pd.DataFrame, rate: float) -> float:
-    """Epochs until a model of at least that rate was within budget; infinite if none ever was."""
+    """Returns the number of epochs until a model of at least this rate was within budget; infinite if none was."""
     reached = trajectory[trajectory["best_rate"] >= rate - 1e-9]
     return float(reached["epoch"].min()) if len(reached) else math.inf
 
@@ -154,7 +175,7 @@ def main() -> None:
             ]
             shown = " ".join(f"{ratio:.2f}" for ratio in ratios)
             console.print(
-                f"  epochs to the original's final rate, of its own: {statistics.median(ratios):.2f} ({shown})"
+                f"  epochs to the final rate of nncf, relative to nncf: {statistics.median(ratios):.2f} ({shown})"
             )
 
 

@@ -1,14 +1,14 @@
-"""Search policies side by side on simulated problems: how small, how often the budget truly breaks, how fast.
+"""Compares search policies on simulated problems: how small, how often the budget is truly broken, how fast.
 
     python benchmarks/search.py [problems.json] [--policies frontier uniform_decrease] [--epochs 40] [--seed 0 1]
         [--validation 10000 50000] [--z 0 0.5 1] [--test 2500 --alpha 0.05 --discordance 0.03]
 
-`problems.json` has the form of search_problems.json beside this file. All is measured against `uniform_decrease`,
-which starts at a rate of 0.5 and may go up to 0.95. `nncf` is the same as the original had it, which stopped before
-it trained at the maximal rate. A search that returns no model counts as rate 0.
+`problems.json` has the format of search_problems.json in this folder. Everything is compared with `uniform_decrease`,
+which starts at a rate of 0.5 and may go up to 0.95. `nncf` is `uniform_decrease` as in NNCF, which stops before it
+trains at the maximal rate. A search that returns no model counts as rate 0.
 
-With `--test` each returned model is certified once on so many freshly drawn test examples, and the table shows how
-often a model is certified and truly breaks its budget all the same, with its 95% interval (Clopper and Pearson).
+With `--test` each returned model is certified once on this number of freshly drawn test examples, and the table shows
+how often a model is certified although it truly breaks its budget, with its 95% interval (Clopper and Pearson).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a script
 
 from benchmarks.certificate import Verdicts, draw, interval
-from benchmarks.simulator import Ending, SimulatedProblem, load_problems, simulate, u_of
-from kedro_aat.search.frontier import Frontier
+from benchmarks.simulator import Ending, SimulatedProblem, load_problems, simulate
+from kedro_aat.search.frontier import Frontier, u_of
 from kedro_aat.search.policy import Epoch, Stop
 from kedro_aat.search.stepping import Interpolate, SteppingState, UniformDecrease
 
@@ -41,12 +41,12 @@ STEPPING_RATES = {"initial_rate": 0.5, "maximal_rate": 0.95}
 
 @dataclass(frozen=True)
 class Certification:
-    """What certifies the returned models: the number of test examples, the error allowed, and how often models differ.
+    """How the returned models are certified.
 
     Attributes:
-        examples: Freshly drawn for each model.
+        examples: Number of test examples, which are drawn for each model.
         alpha: Accepted probability of certifying a model that breaks its budget.
-        discordance: Share of examples on which only one of baseline and candidate is right, at least.
+        discordance: Minimal share of examples on which only one of baseline and candidate is right.
     """
 
     examples: int
@@ -55,7 +55,7 @@ class Certification:
 
 
 class Original(UniformDecrease):
-    """`uniform_decrease` as NNCF has it: it stops in place of training at the maximal rate."""
+    """`uniform_decrease` as in NNCF: it stops instead of training at the maximal rate."""
 
     def _change_rate(self, state: SteppingState) -> tuple[SteppingState, Epoch | Stop]:
         rate, _ = self._next_rate(state)
@@ -65,22 +65,38 @@ class Original(UniformDecrease):
 
 
 def policies(names: list[str], epochs: int, z: list[float]) -> dict[str, Any]:
-    """The policies to compare by their names, `frontier` once for each z."""
-    made: dict[str, Any] = {REFERENCE: UniformDecrease(maximal_total_epochs=epochs)}
+    """Returns the policies to compare by name, `frontier` once for each z.
+
+    Args:
+        names: Names of policies, in addition to the reference.
+        epochs: Limit on the number of epochs trained.
+        z: Values of `acceptance_z`.
+    """
+    chosen: dict[str, Any] = {REFERENCE: UniformDecrease(maximal_total_epochs=epochs)}
     for name in names:
         if name == "frontier":
-            made |= {f"frontier z={value:g}": Frontier(maximal_total_epochs=epochs, acceptance_z=value) for value in z}
+            chosen |= {
+                f"frontier z={value:g}": Frontier(maximal_total_epochs=epochs, acceptance_z=value) for value in z
+            }
         elif name == "interpolate":
-            made[name] = Interpolate(maximal_total_epochs=epochs)
+            chosen[name] = Interpolate(maximal_total_epochs=epochs)
         elif name == "nncf":
-            made[name] = Original(maximal_total_epochs=epochs)
-    return made
+            chosen[name] = Original(maximal_total_epochs=epochs)
+    return chosen
 
 
 def endings(
     name: str, policy: Any, problems: list[SimulatedProblem], seeds: list[int], maximal_rate: float
 ) -> list[Ending]:
-    """One search for each seed and problem."""
+    """Runs one search for each seed and problem.
+
+    Args:
+        name: Name of the policy, for the progress bar.
+        policy: The search policy.
+        problems: The simulated problems.
+        seeds: Seeds of the noise.
+        maximal_rate: Highest rate that `frontier` may try.
+    """
     rates = {"initial_rate": 0.0, "maximal_rate": maximal_rate} if isinstance(policy, Frontier) else STEPPING_RATES
     runs = [(problem, seed) for seed in seeds for problem in problems]
     console = Console(stderr=True)
@@ -91,13 +107,13 @@ def endings(
 
 
 def shares(true_drop: float, discordance: float) -> tuple[float, float]:
-    """Of examples that the candidate loses and wins; they differ by the true drop."""
+    """Returns the shares of examples that the candidate loses and wins; they differ by the true drop."""
     won = max((discordance - true_drop) / 2, -true_drop, 0.0)
     return won + true_drop, won
 
 
 def certified(found: list[Ending], test: Certification) -> list[bool]:
-    """Whether each returned model is certified on test examples of its own."""
+    """Returns for each search whether its model is certified, each on its own test examples."""
     generator = np.random.default_rng(0)
     budgets = {ending.tolerated_drop for ending in found}
     verdicts = {budget: Verdicts(test.examples, budget, test.alpha) for budget in budgets}
@@ -112,7 +128,7 @@ def certified(found: list[Ending], test: Certification) -> list[bool]:
 
 
 def certificates(found: list[Ending], test: Certification) -> list[str]:
-    """How often models are certified, and how often they truly break their budget all the same."""
+    """Formats how often models are certified, and how often they are although they truly break their budget."""
     judged = certified(found, test)
     wrong = sum(ending.broken for ending, is_certified in zip(found, judged, strict=True) if is_certified)
     low, high = interval(wrong, len(found))
@@ -120,7 +136,13 @@ def certificates(found: list[Ending], test: Certification) -> list[str]:
 
 
 def row(name: str, found: list[Ending], reference: list[Ending]) -> list[str]:
-    """What one policy reached."""
+    """Formats the results of one policy.
+
+    Args:
+        name: Name of the policy.
+        found: The endings of its searches.
+        reference: The endings of the reference on the same problems.
+    """
     gains = [u_of(ending.rate) - u_of(other.rate) for ending, other in zip(found, reference, strict=True)]
     low, middle, high = np.quantile([ending.relative_rate for ending in found], [0.1, 0.5, 0.9])
     broken = statistics.mean(ending.broken for ending in found)

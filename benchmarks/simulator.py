@@ -1,8 +1,8 @@
 """Simulated compression problems: a model that loses accuracy as its rate rises, and recovers as it trains.
 
-One run draws its validation noise from a seed of its own, and answers a search policy's questions as the
-training loop would, with checkpoints saved and restored. Rates are turned into u = -ln(1 - r), in which
-equal steps are equal factors in size.
+Each run draws its validation noise from its own seed, and answers a search policy's questions as the training loop
+would, including saved and restored checkpoints. Rates are converted to u = -ln(1 - r), in which equal increments are
+equal factors in size.
 """
 
 from __future__ import annotations
@@ -15,33 +15,34 @@ from typing import Any
 
 import numpy as np
 
+from kedro_aat.search.frontier import u_of
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
 
-# The slow damage takes this many times as long to heal as the fast.
+# The slow damage takes this many times as long to recover from as the fast damage.
 SLOWNESS = 6
 
 
 @dataclass(frozen=True)
 class SimulatedProblem:
-    """One drawn problem, under the names of its file.
+    """One problem, with the names of its file. Accuracies and what is lost of them are fractions.
 
     Attributes:
         A0: True accuracy of the baseline.
-        drop: Tolerated drop.
-        uc: Where the cliff is, in u.
-        s: Steepness of the cliff.
-        beta: What light compression adds to the accuracy.
-        K: Damage of raising the rate.
-        p: Its power of the size of the raise.
-        rho: Its growth with u.
-        phi: Share of it that heals slowly.
-        tau: Epochs in which damage heals.
-        lam: What a high learning rate costs.
-        jit: Jitter of an epoch.
-        breset: What a new optimizer costs.
-        N: Validation examples.
+        drop: Tolerated drop of the accuracy.
+        uc: Position of the cliff, in u.
+        s: Steepness of the cliff, per u.
+        beta: Accuracy that light compression adds.
+        K: Scale of the damage that a rise of the rate causes.
+        p: Power of the size of a rise in its damage.
+        rho: Growth of the damage with u, per u.
+        phi: Share of the damage that recovers slowly.
+        tau: Number of epochs in which damage recovers.
+        lam: Accuracy that a full learning rate costs.
+        jit: Standard deviation of the true accuracy from epoch to epoch.
+        breset: Accuracy that a new optimizer costs.
+        N: Number of validation examples.
         ustar: Largest feasible u.
-        id: Part of the seed.
+        id: Number of the problem, part of the seed.
         c0: Accuracy of guessing.
     """
 
@@ -64,14 +65,14 @@ class SimulatedProblem:
     c0: float
 
     def cap(self, u: float) -> float:
-        """Accuracy at u when all damage has healed."""
+        """Returns the accuracy at u after all damage has recovered."""
         x = (self.drop + self.beta) * (math.exp(min(50.0, self.s * (u - self.uc))) - math.exp(-self.s * self.uc))
         span = self.A0 - self.c0
         return self.A0 + self.beta * (1 - math.exp(-3 * u)) - span * (1 - math.exp(-x / span))
 
 
 def load_problems(path: Path) -> tuple[list[SimulatedProblem], float]:
-    """All problems of a file, and the maximal rate at which they are posed."""
+    """Reads all problems of a file, and the maximal rate that a search may try."""
     content = json.loads(path.read_text())
     problems = [SimulatedProblem(**row, c0=content["floor_accuracy"]) for row in content["problems"]]
     return problems, 1 - math.exp(-content["u_max"])
@@ -79,7 +80,14 @@ def load_problems(path: Path) -> tuple[list[SimulatedProblem], float]:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a checkpoint holds: u, the fast and the slow damage, the cost of the last learning rate."""
+    """The state in a checkpoint.
+
+    Attributes:
+        u: Position of the rate.
+        fast: Accuracy lost by damage that recovers fast.
+        slow: Accuracy lost by damage that recovers slowly.
+        penalty: Accuracy that the last learning rate costs.
+    """
 
     u: float = 0.0
     fast: float = 0.0
@@ -88,7 +96,7 @@ class Weights:
 
 
 def raised(problem: SimulatedProblem, weights: Weights, u: float) -> Weights:
-    """The weights after the rate went to u."""
+    """Returns the weights after the rate has gone to u."""
     if u <= weights.u:
         return replace(weights, u=u)
     a = 1 - math.exp(weights.u - u)
@@ -105,8 +113,10 @@ class SimulatedRun:
 
     Args:
         problem: The problem.
-        seed: Of the noise, together with the problem's id.
-        initial_rate: Of the model as it is given.
+        seed: Seed of the noise, together with the problem's id.
+        initial_rate: Rate of the model at the beginning.
+        checkpoints: Weights after each epoch, by the number of the checkpoint.
+        truths: True accuracy after each epoch.
     """
 
     problem: SimulatedProblem
@@ -124,7 +134,7 @@ class SimulatedRun:
         self.lowest_tolerated = baseline - problem.drop
 
     def answer(self, move: Epoch) -> EpochResult:
-        """Trains and validates as `move` says, and saves a checkpoint."""
+        """Trains and validates as the policy asks, and saves a checkpoint."""
         problem, weights = self.problem, self._weights
         if move.start_from is not None:
             weights = self.checkpoints[move.start_from]
@@ -177,13 +187,13 @@ class Ending:
     """How a simulated search ended.
 
     Attributes:
-        rate: Of the returned model, 0 where there is none.
-        relative_rate: `rate` over the largest feasible one.
+        rate: Rate of the returned model; 0 if there is none.
+        relative_rate: `rate` divided by the largest feasible rate.
         broken: Whether the returned model truly breaks its budget.
-        true_drop: By which the returned model is truly worse than the baseline, None where there is none.
+        true_drop: How much worse the returned model truly is than the baseline; None if there is none.
         tolerated_drop: The budget.
-        rises: Epochs trained and best rate, at each epoch at which the best rate rose.
-        num_epochs: Trained in all.
+        rises: Number of epochs trained and best rate, for each epoch at which the best rate rose.
+        num_epochs: Number of epochs trained in total.
     """
 
     rate: float
@@ -195,12 +205,20 @@ class Ending:
     num_epochs: int
 
     def epochs_to(self, rate: float) -> float:
-        """Epochs until the best rate was at least `rate`, infinite if it never was."""
+        """Returns the number of epochs until the best rate was at least `rate`; infinite if it never was."""
         return next((float(epochs) for epochs, best in self.rises if best >= rate - 1e-9), math.inf)
 
 
 def simulate(policy: Any, problem: SimulatedProblem, seed: int, *, maximal_rate: float, initial_rate: float) -> Ending:
-    """A whole search by `policy`."""
+    """Runs a whole search.
+
+    Args:
+        policy: The search policy.
+        problem: The simulated problem.
+        seed: Seed of the noise.
+        maximal_rate: Highest rate that the search may try, in [0, 1).
+        initial_rate: Rate of the model at the beginning, in [0, 1).
+    """
     run = SimulatedRun(problem, seed, initial_rate)
     posed = Problem(maximal_rate=maximal_rate, initial_rate=initial_rate, tolerated_drop=problem.drop)
     state, num_epochs = policy.initial(posed), 0
@@ -220,8 +238,3 @@ def simulate(policy: Any, problem: SimulatedProblem, seed: int, *, maximal_rate:
         rises=tuple(rises),
         num_epochs=num_epochs,
     )
-
-
-def u_of(rate: float) -> float:
-    """-ln(1 - rate)."""
-    return -math.log1p(-rate)

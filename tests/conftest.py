@@ -1,31 +1,78 @@
-"""Fixtures that several rooms share."""
+"""Fixtures of several folders, and what all tests share."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from tests.exports import collect_translations_once
+from tests.forks import ForkServer
 from tests.projects import Project
 
-# OpenVINO tells its makers when it is imported, unless this package of theirs cannot be.
+# OpenVINO sends telemetry when it is imported, unless this package cannot be imported.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 # A shell's background job ignores Ctrl-C, and so would the commands that tests start, which they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_SERVER = pytest.StashKey[ForkServer]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the server that forks for commands; the workers of xdist find it by their environment."""
+    if not hasattr(config, "workerinput"):
+        config.stash[_SERVER] = ForkServer()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (server := config.stash.get(_SERVER, None)) is not None:
+        server.stop()
+
+
+def pytest_collection_finish() -> None:
+    if "torch" in sys.modules:
+        collect_translations_once()
+
+
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Once:
+    """Has one of the workers fill a folder that all of them read; the folder's name says what is in it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def fill(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what another worker left that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return fill
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A fresh copy of this project."""
-    return Project(tmp_path)
+    return Project.create(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(once: Once) -> Project:
     """A copy in which the small job has run to its end; tests only read it, or copy it."""
-    project = Project(tmp_path_factory.mktemp("finished"))
-    project.run("--pipelines", "aat")
-    return project
+
+    def make(folder: Path) -> None:
+        Project.create(folder).spawn("--pipelines", "aat")
+
+    return Project(once("finished", make))

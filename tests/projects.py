@@ -1,7 +1,8 @@
-"""Copies of this project in which tests run real `kedro` commands."""
+"""Copies of this project in which tests run `kedro` commands."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-ROOT = Path(__file__).parents[1]
+from tests.forks import ROOT, Command, Request, kedro
 
 # Few epochs: enough for every node to have something to do.
 SMALL = {
@@ -24,53 +25,74 @@ SMALL = {
     "aat.export.objective": "macs",  # what is delivered must not depend on how busy the machine is
     "aat.compression.round_to": 1,  # in so few epochs, eights would make each model of the frontier the same
 }
+# CI keeps OpenVINO from sending telemetry when it is imported.
+ENVIRONMENT = {"DO_NOT_TRACK": "1", "CI": "true", "OMP_NUM_THREADS": "1"}
+_COMMAND_NUMBERS = itertools.count()
 
 
 class Project:
-    """A copy of this project with its own data folder; `like` another one, with all that it has."""
+    """A project with a data folder of its own.
 
-    def __init__(self, folder: Path, *, like: Project | None = None) -> None:
+    Commands run in forks of a process that has imported torch and the like, unless they are spawned.
+
+    Attributes:
+        folder: Its root.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if like is not None:
-            shutil.copytree(like.folder, folder, dirs_exist_ok=True)
-            return
+
+    @classmethod
+    def create(cls, folder: Path) -> Project:
+        """Copies this project without anything that runs have made."""
         shutil.copytree(ROOT / "conf", folder / "conf", ignore=shutil.ignore_patterns("local"))
         shutil.copytree(ROOT / "data" / "01_raw", folder / "data" / "01_raw")
         shutil.copy(ROOT / "pyproject.toml", folder)
         (folder / "conf" / "local").mkdir()
-        # Kedro wants the source inside the project.
-        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        # Kedro wants a folder of sources in the project. What is imported is the package that is tested.
+        (folder / "src").mkdir()
+        return cls(folder)
 
-    def start(self, *arguments: str, **parameters: Any) -> subprocess.Popen[str]:
+    def copy(self, folder: Path) -> Project:
+        """Copies this project with all that its runs have made."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Project(folder)
+
+    def kedro(self, *arguments: str) -> Command:
+        """Starts a `kedro` command."""
+        output = self.folder / f"output-{next(_COMMAND_NUMBERS)}.txt"
+        return Command(Request(kedro, arguments, self.folder, os.environ | ENVIRONMENT, output))
+
+    def start(self, *arguments: str, **parameters: Any) -> Command:
         """Starts `kedro run` with the small job's parameters and these."""
-        command = [sys.executable, "-m", "kedro", "run", *arguments]
-        merged = SMALL | parameters
-        command += ["--params", ",".join(f"{key}={value}" for key, value in merged.items())]
-        # CI is what keeps OpenVINO from telling its makers when it is imported.
-        environment = os.environ | {"DO_NOT_TRACK": "1", "CI": "true", "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return self.kedro(*_run(arguments, parameters))
 
     def run(self, *arguments: str, **parameters: Any) -> str:
         """Runs it to its successful end, and returns what it printed."""
-        process = self.start(*arguments, **parameters)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
-        return output
+        command = self.start(*arguments, **parameters)
+        assert command.wait() == 0, command.output
+        return command.output
 
     def fail(self, *arguments: str, **parameters: Any) -> str:
         """Runs it to its failure, and returns what it printed."""
-        process = self.start(*arguments, **parameters)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode != 0, output
-        return output
+        command = self.start(*arguments, **parameters)
+        assert command.wait() > 0, command.output
+        return command.output
+
+    def spawn(self, *arguments: str, **parameters: Any) -> str:
+        """Runs it in a process that starts from nothing, as a user's does, to its successful end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "kedro", *_run(arguments, parameters)],
+            cwd=self.folder,
+            env=os.environ | ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -84,3 +106,12 @@ class Project:
     @property
     def models(self) -> Path:
         return self.folder / "data" / "06_models"
+
+
+def small_parameters(parameters: dict[str, Any]) -> str:
+    """The value of `--params`: those of the small job, and these."""
+    return ",".join(f"{key}={value}" for key, value in (SMALL | parameters).items())
+
+
+def _run(arguments: tuple[str, ...], parameters: dict[str, Any]) -> list[str]:
+    return ["run", *arguments, "--params", small_parameters(parameters)]

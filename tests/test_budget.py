@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from kedro_aat.budget import FLOAT32_ROUNDING, Budget, BudgetSettings, Outcome, require_finite
 from kedro_aat.errors import ConfigurationError, MetricError
-from tests.strategies import budgets, drops, metrics
+from kedro_aat.testing.strategies import budgets, drops, metrics
 
 fractions = st.floats(0, 1)
 directions = st.booleans()
 
 
-def settings(**given: Any) -> BudgetSettings:
-    return BudgetSettings.model_validate(given)
+def settings(**limits: Any) -> BudgetSettings:
+    return BudgetSettings.model_validate(limits)
 
 
 @given(baseline=metrics, drop=drops, higher=directions)
@@ -35,7 +35,7 @@ def test_relative_drop_is_a_fraction_of_the_baselines_magnitude(baseline: float,
     budget = settings(max_relative_drop=fraction).budget(baseline, higher_is_better=higher)
     assert budget.kind == "relative"
     assert budget.drop == pytest.approx(fraction * abs(baseline))
-    # Whatever the signs, the budget never asks for more than the baseline has.
+    # With any signs, the baseline itself is within budget.
     assert budget.margin(baseline) >= 0
 
 
@@ -57,7 +57,7 @@ def test_lowest_tolerated_of_a_relative_drop(baseline: float, drop: float, highe
 
 
 @given(budget=budgets(), metric=metrics)
-def test_margin_is_at_least_0_exactly_within_budget(budget: Budget, metric: float) -> None:
+def test_margin_is_at_least_0_exactly_if_within_budget(budget: Budget, metric: float) -> None:
     distance = metric - budget.lowest_tolerated if budget.higher_is_better else budget.lowest_tolerated - metric
     rounding = FLOAT32_ROUNDING * max(abs(budget.baseline), budget.drop)  # of a metric that was computed in float32
     assert (budget.margin(metric) >= 0) == (distance >= -rounding)
@@ -77,7 +77,7 @@ def test_metric_exactly_on_the_budget_is_within(num_examples: int) -> None:
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_a_metric_of_small_numbers_has_a_budget_too(higher: bool) -> None:
-    # A mean squared error of 1e-6, say: what is rounding to a metric near 1 is all there is here.
+    # For example a mean squared error of 1e-6: a difference that is rounding for a metric near 1 is all of it.
     budget = settings(max_relative_drop=0.1).budget(1e-6, higher_is_better=higher)
     assert budget.margin(0.8e-6 if higher else 1.2e-6) < 0
 
@@ -123,7 +123,7 @@ def test_baseline_is_any_number(baseline: Any) -> None:
 
 
 @pytest.mark.parametrize("baseline", [math.nan, math.inf, None, "high"], ids=repr)
-def test_baseline_that_is_no_finite_number(baseline: Any) -> None:
+def test_baseline_that_is_not_a_finite_number(baseline: Any) -> None:
     with pytest.raises(MetricError, match="the baseline must be a"):
         settings(max_drop=0.25).budget(baseline, higher_is_better=True)
 
@@ -162,7 +162,7 @@ def test_large_drops_that_make_sense(baseline: float, drop: float, higher: bool)
 
 
 @pytest.mark.parametrize(
-    ("given", "mistake"),
+    ("limits", "mistake"),
     [
         ({}, "exactly one of max_drop and max_relative_drop is required, but got neither"),
         (
@@ -176,9 +176,9 @@ def test_large_drops_that_make_sense(baseline: float, drop: float, higher: bool)
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_drops_that_cannot_be_used(given: dict[str, Any], mistake: str) -> None:
+def test_drops_that_cannot_be_used(limits: dict[str, Any], mistake: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        settings(**given)
+        settings(**limits)
     assert caught.value.mistakes == [mistake]
 
 
@@ -196,7 +196,7 @@ def test_numbers_of_any_kind_are_finite(value: Any) -> None:
     [math.nan, math.inf, -math.inf, torch.tensor(math.nan), np.float64("inf"), torch.tensor(math.inf)],
     ids=repr,
 )
-def test_what_is_not_finite_names_the_measurement(value: Any) -> None:
+def test_a_number_that_is_not_finite_names_the_measurement(value: Any) -> None:
     with pytest.raises(MetricError, match=r"^the metric of epoch 7 must be a finite number, but is"):
         require_finite(value, "the metric of epoch 7")
 
@@ -216,7 +216,7 @@ def test_what_is_not_finite_names_the_measurement(value: Any) -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_number_names_the_measurement_and_the_type(value: Any, kind: str) -> None:
+def test_a_value_that_is_not_a_number_names_the_measurement_and_the_type(value: Any, kind: str) -> None:
     with pytest.raises(MetricError, match=r"^the metric of epoch 7 must be a .*number") as caught:
         require_finite(value, "the metric of epoch 7")
     assert kind in str(caught.value)

@@ -29,7 +29,7 @@ class Walk(Settings):
     way: Way = Straight()
     detours: tuple[Way, ...] = ()
     weather: Literal["sun", "rain"] = "sun"
-    colour_: Annotated[str | None, Field(alias="colour")] = None
+    colors_: Annotated[str | None, Field(alias="colors")] = None
     model: str = "none"
     steepest: Annotated[float, Field(ge=0, lt=1)] = 0.1
     shallowest: float = 0.0
@@ -48,9 +48,9 @@ def mistakes(data: Any) -> list[str]:
 
 
 def test_settings_are_read_from_plain_data() -> None:
-    walk = Walk.model_validate({"days": 3, "way": {"kind": "winding"}, "colour": "red"})
-    assert walk == Walk.model_validate({"days": 3, "way": Winding(), "colour": "red"})
-    assert (walk.days, walk.way, walk.colour_) == (3, Winding(num_turns=2), "red")
+    walk = Walk.model_validate({"days": 3, "way": {"kind": "winding"}, "colors": "red"})
+    assert walk == Walk.model_validate({"days": 3, "way": Winding(), "colors": "red"})
+    assert (walk.days, walk.way, walk.colors_) == (3, Winding(num_turns=2), "red")
     assert Walk.model_validate(walk) == walk
 
 
@@ -103,7 +103,7 @@ def test_a_mistake_is_named_with_its_key_the_rule_and_the_value(data: Any, mista
         ({"dys": 7, "days": 1}, "dys", "7", "days"),
         ({"days": 1, "way": {"kind": "winding", "num_turn": 7}}, "way.num_turn", "7", "num_turns"),
         ({"days": 1, "detours": [{"kind": "straight", "lenght": 7}]}, "detours.0.lenght", "7", "length"),
-        ({"days": 1, "color": 7}, "color", "7", "colour"),
+        ({"days": 1, "color": 7}, "color", "7", "colors"),
     ],
     ids=["root", "member of a union", "in a list", "alias"],
 )
@@ -116,7 +116,7 @@ def test_an_unknown_key_is_named_with_its_value_and_the_likely_one(
     assert value in mistake
 
 
-def test_an_unknown_key_like_no_other_gets_no_suggestion() -> None:
+def test_an_unknown_key_unlike_all_others_gets_no_suggestion() -> None:
     (mistake,) = mistakes({"days": 1, "zzz": 7})
     assert mistake.startswith("zzz: unknown key")
     assert "Did you mean" not in mistake
@@ -129,7 +129,7 @@ def test_keys_of_another_member_of_a_union_are_not_suggested() -> None:
 
 
 @pytest.mark.parametrize("data", [None, 3, "a walk", [1, 2]], ids=repr)
-def test_data_that_are_no_mapping(data: Any) -> None:
+def test_data_that_is_not_a_mapping(data: Any) -> None:
     (mistake,) = mistakes(data)
     assert mistake.startswith("(the whole): should be a valid dictionary")
     assert mistake.endswith(f"but got {data!r}")

@@ -2,51 +2,60 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import subprocess
-import sys
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-ROOT = Path(__file__).parents[2]
+from tests.forks import Command, Request, kedro, script
+from tests.projects import ENVIRONMENT
 
 
 class Demo:
     """The project `demo`, used through the command line.
 
     Args:
-        folder: Folder in which the project is created.
+        parent: Folder in which the project is.
         packages: Folder in which kedro-aat is installed.
+
+    Attributes:
+        folder: Root of the project.
     """
 
-    def __init__(self, folder: Path, packages: Path) -> None:
-        self.folder = folder / "demo"
-        self._environment = os.environ | {
-            "PYTHONPATH": str(packages),
-            "DO_NOT_TRACK": "1",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONWARNINGS": "ignore",
-        }
-        self.kedro("new", "--name", "demo", "--tools", "none", "--example", "n", "--telemetry", "no", cwd=folder)
+    def __init__(self, parent: Path, packages: Path) -> None:
+        self.folder = parent / "demo"
+        self._packages = packages
+        self._numbers = itertools.count()
+
+    @classmethod
+    def create(cls, parent: Path, packages: Path) -> Demo:
+        """Creates the project from Kedro's template."""
+        demo = cls(parent, packages)
+        demo.kedro("new", "--name", "demo", "--tools", "none", "--example", "n", "--telemetry", "no", cwd=parent)
+        return demo
+
+    def copy(self, parent: Path) -> Demo:
+        """Copies the project to another folder."""
+        shutil.copytree(self.folder, parent / "demo")
+        return Demo(parent, self._packages)
 
     def kedro(self, *arguments: str, cwd: Path | None = None, code: int = 0) -> str:
         """Runs a `kedro` command, checks its exit code and returns its output."""
-        command = [sys.executable, "-m", "kedro", *arguments]
-        done = subprocess.run(
-            command,
-            cwd=cwd or self.folder,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout
-        return done.stdout
+        return self._run(kedro, *arguments, cwd=cwd or self.folder, code=code)
+
+    def _run(self, function: Callable[..., object], *arguments: str, cwd: Path, code: int = 0, path: str = "") -> str:
+        """Runs a function in a process that finds kedro-aat where pip installed it."""
+        packages = os.pathsep.join(filter(None, (path, str(self._packages))))
+        environment = os.environ | ENVIRONMENT | {"PYTHONPATH": packages}
+        output = self.folder.parent / f"output-{next(self._numbers)}.txt"
+        command = Command(Request(function, arguments, cwd, environment, output))
+        assert command.wait() == code, command.output
+        return command.output
 
     @property
     def base(self) -> Path:
@@ -66,9 +75,7 @@ class Demo:
 
     def python(self, name: str) -> None:
         """Runs one of the project's scripts with its package on the path, as `PYTHONPATH=src python NAME`."""
-        packages = os.pathsep.join((str(self.folder / "src"), self._environment["PYTHONPATH"]))
-        environment = self._environment | {"PYTHONPATH": packages}
-        subprocess.run([sys.executable, name], cwd=self.folder, env=environment, check=True, capture_output=True)
+        self._run(script, name, cwd=self.folder, path=str(self.folder / "src"))
 
     def change(self, name: str, changes: str) -> None:
         """Merges YAML into a file of `conf/base`, which must already have the top-level keys."""

@@ -10,28 +10,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.adoption.demo import ROOT, Demo
-from tests.documents import TUTORIAL, titled_blocks
+from tests.adoption.demo import Demo
+from tests.conftest import Once
+from tests.documents import ROOT, TUTORIAL, titled_blocks
 
-FEW_EPOCHS = "aat.search.maximal_total_epochs=3,aat.second_stage.search.maximal_total_epochs=1"
+SHORT = (
+    "aat.search.maximal_total_epochs=3,aat.second_stage.search.maximal_total_epochs=1,aat.export.latency_seconds=0.1"
+)
 
 
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which pip installed kedro-aat from a copy of the tree, without its dependencies."""
-    tree, target = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("packages")
+def _install(target: Path) -> None:
+    """Has pip install kedro-aat from a copy of the tree, without its dependencies."""
+    tree = target / "tree"
+    tree.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(tree)]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target / "packages"), str(tree)]
     subprocess.run(command, check=True, capture_output=True)
-    return target
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Demo:
-    return Demo(tmp_path_factory.mktemp("projects"), packages)
+@pytest.fixture
+def demo(once: Once, tmp_path: Path) -> Demo:
+    """A copy of the project as Kedro's template makes it."""
+    packages = once("installed", _install) / "packages"
+
+    def make(folder: Path) -> None:
+        Demo.create(folder, packages)
+
+    return Demo(once("demo", make), packages).copy(tmp_path)
 
 
 def _words(output: str) -> str:
@@ -39,8 +47,6 @@ def _words(output: str) -> str:
 
 
 def test_two_lines_in_a_handwritten_registry(demo: Demo) -> None:
-    registry = demo.folder / "src/demo/pipeline_registry.py"
-    original = registry.read_text()
     demo.write_registry("")
     output = demo.kedro("aat", "init", "--namespace", "small").splitlines()
     lines = (next(line.strip() for line in output if start in line) for start in ("from kedro_aat", "pipelines["))
@@ -55,9 +61,6 @@ def test_two_lines_in_a_handwritten_registry(demo: Demo) -> None:
     nothing = _words(demo.kedro("aat", "choose", "--namespace", "small", code=1))
     assert "There is no search to choose from" in nothing
     assert "`kedro run --pipelines aat_small` creates them" in nothing
-    registry.write_text(original)
-    for name in ("parameters_aat_small.yml", "catalog_aat_small.yml"):
-        (demo.base / name).unlink()
 
 
 def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
@@ -89,7 +92,7 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
         demo.change(Path(name).name, changes)
     assert "no mistakes in parameters" in demo.kedro("aat", "validate", cwd=demo.base)  # from any folder of the project
 
-    demo.kedro("run", "--pipelines", "aat", "--params", FEW_EPOCHS)
+    demo.kedro("run", "--pipelines", "aat", "--params", SHORT)
     summary = demo.summary
     assert summary["outcome"] in ("certified", "within_budget", "infeasible")
     assert summary["epochs"]["used"] >= 3
@@ -98,7 +101,7 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
 
 
 def test_an_error_of_kedro_in_the_catalog_is_reported_as_a_mistake(demo: Demo) -> None:
-    demo.kedro("aat", "init", "--force")
+    demo.kedro("aat", "init")
     other = demo.base / "catalog_other.yml"
     other.write_text("train_data: { type: pickle.PickleDataset, filepath: data/train.pkl }\n")
     output = demo.kedro("aat", "validate", code=1)
@@ -112,7 +115,7 @@ def test_an_error_of_kedro_in_the_catalog_is_reported_as_a_mistake(demo: Demo) -
 
 
 def test_init_overwrites_only_with_force(demo: Demo) -> None:
-    demo.kedro("aat", "init", "--env", "local", "--force")
+    demo.kedro("aat", "init", "--env", "local")
     kept = demo.folder / "conf/local/parameters_aat.yml"
     kept.write_text("{}")
     (demo.folder / "conf/local/catalog_aat.yml").unlink()
@@ -122,8 +125,6 @@ def test_init_overwrites_only_with_force(demo: Demo) -> None:
     assert not (demo.folder / "conf/local/catalog_aat.yml").exists()
     demo.kedro("aat", "init", "--env", "local", "--force")
     assert "budget:" in kept.read_text()
-    for name in ("parameters_aat.yml", "catalog_aat.yml"):
-        (demo.folder / "conf/local" / name).unlink()
 
 
 def test_nncf_file_of_a_project(demo: Demo) -> None:
@@ -138,4 +139,3 @@ def test_nncf_file_of_a_project(demo: Demo) -> None:
     assert "exists already" in demo.kedro("aat", "from-nncf", "config.json", *out, code=1)
     demo.kedro("aat", "from-nncf", "config.json", *out, "--force")
     assert "max_drop: 0.2" in (demo.folder / out[1]).read_text()
-    (demo.folder / out[1]).unlink()

@@ -18,7 +18,7 @@ from kedro_aat.imports import Imported
 from kedro_aat.nncf.parameters import parameters_from_nncf
 from kedro_aat.pipelines.aat import create_pipeline
 from kedro_aat.validated import Settings
-from tests.projects import ROOT
+from tests.documents import ROOT
 
 YOURS = {"baseline_model", "train_data", "validation_data", "test_data"}
 # Parameters that depend on the model or the data, and therefore differ from those of the digits.

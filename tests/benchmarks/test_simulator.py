@@ -1,4 +1,4 @@
-"""The simulated problems against values computed by hand, and the benchmark that runs on them."""
+"""Simulated problems, compared with values computed by hand, and the benchmark that uses them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HALF = math.log(2)  # u at a rate of 0.5
 
 
 def problem(**changes: float) -> SimulatedProblem:
-    """A quiet problem: without noise of training, and with costs only where a test asks for them."""
+    """Returns a problem without noise of training, and without costs except those that a test sets."""
     plain = {"A0": 0.9, "drop": 0.01, "uc": 1.0, "s": 1.0, "beta": 0.0, "c0": 0.1, "ustar": 1.3}
     damage = {"K": 0.1, "p": 2.0, "rho": 0.0, "phi": 0.2, "tau": 1.0}
     noise = {"lam": 0.0, "jit": 0.0, "breset": 0.0, "N": 10_000, "id": 7}
@@ -39,7 +39,7 @@ def test_the_cap_is_the_baseline_at_first_and_falls_off_a_cliff() -> None:
 
 def test_a_raise_damages_by_a_power_of_its_size() -> None:
     weights = raised(problem(), Weights(), HALF)
-    # d = 0.1 * 0.5^2 = 0.025, of which 0.2 * 0.5 heals slowly
+    # d = 0.1 * 0.5^2 = 0.025, of which 0.2 * 0.5 recovers slowly
     assert (weights.u, weights.fast, weights.slow) == pytest.approx((HALF, 0.0225, 0.0025))
     beyond = raised(problem(rho=2.0, uc=HALF - 0.5), Weights(), HALF)
     assert beyond.fast == pytest.approx(0.0225 * math.e)
@@ -52,17 +52,17 @@ def test_damage_is_limited_to_what_the_model_knows() -> None:
     assert weights.penalty == 0.001
 
 
-def test_lowering_the_rate_heals_nothing() -> None:
+def test_lowering_the_rate_recovers_nothing() -> None:
     assert raised(problem(), Weights(u=1.0, fast=0.02, slow=0.01), HALF) == Weights(u=HALF, fast=0.02, slow=0.01)
 
 
-def test_damage_heals_with_the_root_of_the_learning_rate() -> None:
+def test_damage_recovers_with_the_root_of_the_learning_rate() -> None:
     run = SimulatedRun(problem(breset=0.04, lam=0.008), seed=0)
     run.answer(Epoch(train=False))
     run.answer(Epoch(lr_scale=0.25, new_optimizer=True))
-    # 0.04 * 0.25 of damage, which heals in 1 / sqrt(0.25) = 2 epochs
-    healed = run.checkpoints[-1]
-    assert (healed.fast, healed.slow, healed.penalty) == pytest.approx((0.01 * math.exp(-0.5), 0.0, 0.002))
+    # 0.04 * 0.25 of damage, which recovers in 1 / sqrt(0.25) = 2 epochs
+    recovered = run.checkpoints[-1]
+    assert (recovered.fast, recovered.slow, recovered.penalty) == pytest.approx((0.01 * math.exp(-0.5), 0.0, 0.002))
     assert run.truths[-1] == pytest.approx(0.9 - 0.01 * math.exp(-0.5) - 0.002)
 
 
@@ -71,8 +71,10 @@ def test_slow_damage_takes_six_times_as_long_and_longer_at_high_rates() -> None:
     run.answer(Epoch(train=False))
     run.answer(Epoch())
     time = 1 + 0.3 * HALF
-    healed = run.checkpoints[-1]
-    assert (healed.fast, healed.slow) == pytest.approx((0.0225 * math.exp(-1 / time), 0.0025 * math.exp(-1 / 6 / time)))
+    recovered = run.checkpoints[-1]
+    assert (recovered.fast, recovered.slow) == pytest.approx(
+        (0.0225 * math.exp(-1 / time), 0.0025 * math.exp(-1 / 6 / time))
+    )
 
 
 def test_two_small_raises_damage_less_than_a_large_one() -> None:
@@ -85,7 +87,7 @@ def test_two_small_raises_damage_less_than_a_large_one() -> None:
     assert damage(0.25, 0.5) == pytest.approx(0.1 * (0.25**2 + (1 / 3) ** 2))
 
 
-def test_a_validation_alone_changes_no_weights() -> None:
+def test_a_validation_changes_no_weights() -> None:
     run = SimulatedRun(problem(jit=0.01, breset=0.01), seed=0, initial_rate=0.5)
     run.answer(Epoch(train=False, new_optimizer=True))
     run.answer(Epoch(train=False))
@@ -96,15 +98,15 @@ def test_a_validation_alone_changes_no_weights() -> None:
 @pytest.mark.parametrize("examples", [360, 10_000])
 def test_measured_accuracies_are_counts_of_examples(examples: int) -> None:
     run = SimulatedRun(problem(N=examples), seed=3)
-    seen = [run.answer(Epoch()) for _ in range(20)]
-    for result in seen:
+    results = [run.answer(Epoch()) for _ in range(20)]
+    for result in results:
         count = result.metric * examples
         assert count == pytest.approx(round(count), abs=1e-6)
         assert result.standard_error == pytest.approx(math.sqrt(result.metric * (1 - result.metric) / examples))
         assert result.margin == pytest.approx(result.metric - run.lowest_tolerated)
     spread = math.sqrt(0.9 * 0.1 / examples)
-    assert len({result.metric for result in seen}) > 1
-    assert all(abs(result.metric - 0.9) < 6 * spread for result in seen)
+    assert len({result.metric for result in results}) > 1
+    assert all(abs(result.metric - 0.9) < 6 * spread for result in results)
 
 
 def test_measured_accuracies_stay_between_0_and_1() -> None:
@@ -146,7 +148,7 @@ def test_a_search_that_returns_nothing_counts_as_rate_0() -> None:
     assert ending.true_drop is None
 
 
-def test_the_best_rate_divides_what_keeps_the_budget_from_what_breaks_it() -> None:
+def test_the_best_rate_separates_rates_that_keep_the_budget_from_those_that_break_it() -> None:
     problems, maximal_rate = load_problems(ROOT / "benchmarks" / "search_problems.json")
     limit = -math.log1p(-maximal_rate)
     assert len(problems) == 500
@@ -164,7 +166,7 @@ def test_lost_and_won_shares_differ_by_the_true_drop(true_drop: float) -> None:
     assert min(lost, won) >= 0
 
 
-def test_certificates_tell_the_good_from_the_broken() -> None:
+def test_certificates_distinguish_good_models_from_broken_ones() -> None:
     def ended(true_drop: float | None) -> Ending:
         broken = true_drop is not None and true_drop > 0.01
         return Ending(
@@ -201,7 +203,7 @@ def test_the_benchmark_compares_policies_on_a_file_of_problems(tmp_path: Path) -
         assert name in done.stdout
 
 
-def test_no_problem_with_so_many_examples_is_an_error(
+def test_no_problem_with_this_number_of_examples_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["search.py", str(three_problems(tmp_path)), "--validation", "360"])

@@ -1,4 +1,4 @@
-"""A test split certifies one model, once: the ledger remembers, whatever happens."""
+"""A test split certifies one model, once; the ledger records which one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "not" / "yet" / "there.json"
 
 
-def test_first_subject_has_the_split(path: Path) -> None:
+def test_first_subject_gets_the_split(path: Path) -> None:
     entry = CertificateLedger(path).claim("split", ONE)
     assert entry.subject == ONE
     assert entry.result is None
@@ -50,7 +50,7 @@ def test_numbers_survive_the_file_exactly(path: Path) -> None:
 
 
 @pytest.mark.parametrize("contents", ["", "{", "[1]", '{"split": 3}', '{"split": {"subject": {}}}'])
-def test_damaged_ledger_is_never_taken_for_an_empty_one(path: Path, contents: str) -> None:
+def test_damaged_ledger_is_never_read_as_an_empty_one(path: Path, contents: str) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(contents)
     with pytest.raises(DataError, match="is damaged"):

@@ -9,7 +9,7 @@ from kedro.io import DataCatalog, DatasetError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kedro_aat.datasets.handles import TensorBoardLog
-from kedro_aat.testing.stores import checkpoint
+from kedro_aat.testing.store_saving import checkpoint
 from kedro_aat.training.checkpoints import CheckpointStore
 
 

@@ -20,11 +20,11 @@ from kedro_aat import (
     create_compressed_model,
 )
 from tests.scripted import ScriptedModel
-from tests.training.subjects import (
+from tests.training.scripted_loop import (
     BASELINE,
     PARAMS,
     PATIENT,
-    Subject,
+    ScriptedLoop,
     assert_same_state,
     state_of,
 )
@@ -32,7 +32,7 @@ from tests.training.subjects import (
 
 def test_the_scripted_run_changes_direction_and_finds_a_rate(tmp_path: Path) -> None:
     # The other tests rely on this: several rates upward, a change of direction, and several epochs at one rate.
-    subject = Subject()
+    subject = ScriptedLoop()
     subject.run(tmp_path)
     rates = [record.requested_rate for record in subject.trained]
     assert rates == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.5, 0.6, 0.6, 0.55], abs=1e-9)
@@ -44,7 +44,7 @@ def test_the_scripted_run_changes_direction_and_finds_a_rate(tmp_path: Path) -> 
 
 
 def interrupting(
-    subject: Subject, number: int | None = None, interrupt: Callable[[], None] | None = None
+    subject: ScriptedLoop, number: int | None = None, interrupt: Callable[[], None] | None = None
 ) -> Callable[..., float | None]:
     """The subject's training function, interrupted in the middle of its `number`-th call.
 
@@ -68,7 +68,7 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def scheduled(subject: Subject) -> Callable[[], tuple[Any, Any]]:
+def scheduled(subject: ScriptedLoop) -> Callable[[], tuple[Any, Any]]:
     def configure() -> tuple[Any, Any]:
         optimizer, _ = subject.sgd()
         first, second = schedulers.LinearLR(optimizer, 0.1, 1.0, 2), schedulers.ExponentialLR(optimizer, 0.9)
@@ -84,7 +84,7 @@ def test_an_interrupted_run_returns_its_best_model_and_resumes_as_if_uninterrupt
     number: int, interrupt: Callable[[], None], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    whole = Subject(params=PATIENT)
+    whole = ScriptedLoop(params=PATIENT)
     best_after: dict[int, dict[str, Tensor]] = {}
 
     def validate(model: ScriptedModel, epoch: int) -> float:
@@ -96,7 +96,7 @@ def test_an_interrupted_run_returns_its_best_model_and_resumes_as_if_uninterrupt
     whole.run(tmp_path / "whole", configure=scheduled(whole), validate=validate)
 
     torch.manual_seed(0)
-    first = Subject(params=PATIENT)
+    first = ScriptedLoop(params=PATIENT)
     first.run(tmp_path / "parts", train=interrupting(first, number, interrupt), configure=scheduled(first))
     assert first.loop.outcome is Outcome.INTERRUPTED
     assert [record.epoch for record in first.trained] == list(range(1, number))
@@ -104,7 +104,7 @@ def test_an_interrupted_run_returns_its_best_model_and_resumes_as_if_uninterrupt
     assert first.loop.statistics.accuracy_budget >= 0
 
     torch.manual_seed(1)  # the resumed run restores its own random state
-    second = Subject(params=PATIENT)
+    second = ScriptedLoop(params=PATIENT)
     second.run(tmp_path / "parts", train=interrupting(second), configure=scheduled(second))
     assert second.num_trained == whole.num_trained - (number - 1)
     assert second.loop.outcome is whole.loop.outcome is Outcome.WITHIN_BUDGET
@@ -116,12 +116,12 @@ def test_an_interrupted_run_returns_its_best_model_and_resumes_as_if_uninterrupt
 
 def test_a_run_may_be_interrupted_repeatedly(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    whole = Subject()
+    whole = ScriptedLoop()
     whole.run(tmp_path / "whole")
     torch.manual_seed(0)
     outcomes = []
     for _ in range(20):
-        part = Subject()
+        part = ScriptedLoop()
         part.run(tmp_path / "parts", train=interrupting(part, 2, press_ctrl_c))
         outcomes.append(part.loop.outcome)
         if part.loop.outcome is not Outcome.INTERRUPTED:
@@ -138,7 +138,7 @@ def test_an_early_exit_run_resumes_too(number: int, tmp_path: Path) -> None:
     outcomes = []
     for folder, interrupted_at in (("whole", None), ("parts", number), ("parts", None)):
         torch.manual_seed(0)
-        subject = Subject(mode="early_exit", params=params)
+        subject = ScriptedLoop(mode="early_exit", params=params)
         train = interrupting(subject, interrupted_at, press_ctrl_c)
         subject.run(tmp_path / folder, train=train, validate=lambda model, epoch: metrics[epoch])
         outcomes.append((subject.loop.outcome, subject.trajectory, state_of(subject.model)))
@@ -152,7 +152,7 @@ def test_an_early_exit_run_resumes_too(number: int, tmp_path: Path) -> None:
 
 
 def test_an_interruption_with_nothing_within_budget_restores_the_original_model(tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     weight = subject.model.weight.item()
     train = interrupting(subject, 3, press_ctrl_c)
     subject.run(tmp_path, train=train, validate=lambda model: 0.5)
@@ -163,7 +163,7 @@ def test_an_interruption_with_nothing_within_budget_restores_the_original_model(
 
 
 def test_an_interruption_during_the_first_validation_is_raised(tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
 
     def validate(model: ScriptedModel) -> float:
         raise KeyboardInterrupt
@@ -178,7 +178,7 @@ def test_an_interruption_during_the_first_validation_is_raised(tmp_path: Path) -
 
 @pytest.mark.parametrize("mode", ["adaptive_compression_level", "early_exit"])
 def test_an_infeasible_run_returns_the_original_model_at_rate_0(mode: str, tmp_path: Path) -> None:
-    subject = Subject(mode=mode)
+    subject = ScriptedLoop(mode=mode)
     weight = subject.model.weight.item()
     subject.run(tmp_path, validate=lambda model: 0.5)
     assert subject.loop.outcome is Outcome.INFEASIBLE
@@ -233,7 +233,7 @@ def test_an_infeasible_run_restores_the_weights_of_a_real_model(sparsity_init: f
 
 
 def test_there_is_no_outcome_before_the_run() -> None:
-    loop = Subject().loop
+    loop = ScriptedLoop().loop
     assert loop.outcome is None
     assert loop.history == []
     with pytest.raises(RuntimeError, match="no statistics before"):

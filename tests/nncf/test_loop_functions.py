@@ -19,9 +19,9 @@ from kedro_aat import (
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.records import EpochRecord
 from tests.scripted import ScriptedModel
-from tests.training.subjects import (
+from tests.training.scripted_loop import (
     PARAMS,
-    Subject,
+    ScriptedLoop,
     assert_same_state,
     dump_state,
     state_of,
@@ -45,7 +45,7 @@ def test_the_users_own_checkpoints(
     log_dir: str | None, dump: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    usual, subject = Subject(), Subject()
+    usual, subject = ScriptedLoop(), ScriptedLoop()
     loaded: list[str] = []
 
     def load(model: ScriptedModel, path: str) -> None:
@@ -63,7 +63,7 @@ def test_the_users_own_checkpoints(
 
 
 def test_a_dump_may_write_to_a_folder_of_its_own(tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     own = tmp_path / "own"
     own.mkdir()
     loaded: list[str] = []
@@ -87,7 +87,7 @@ def test_a_dump_may_write_to_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_loader_alone_gets_files_with_the_keys_of_nncf(tmp_path: Path) -> None:
-    usual, subject = Subject(), Subject()
+    usual, subject = ScriptedLoop(), ScriptedLoop()
     loaded: list[int] = []
 
     def load(model: ScriptedModel, path: str) -> None:
@@ -105,7 +105,7 @@ def test_a_loader_alone_gets_files_with_the_keys_of_nncf(tmp_path: Path) -> None
 
 
 def test_a_dump_alone_does_not_need_a_loader(tmp_path: Path) -> None:
-    usual, subject = Subject(), Subject()
+    usual, subject = ScriptedLoop(), ScriptedLoop()
     usual.run(tmp_path / "usual")
     subject.run(tmp_path / "other", dump_checkpoint_fn=dump_state)
     assert list((tmp_path / "other").rglob("own.json"))
@@ -114,7 +114,7 @@ def test_a_dump_alone_does_not_need_a_loader(tmp_path: Path) -> None:
 
 def test_early_stopping_is_called_only_when_fully_compressed(tmp_path: Path) -> None:
     params = PARAMS | {"initial_training_phase_epochs": 3, "maximal_total_epochs": 7, "patience_epochs": 4}
-    subject = Subject(params=params, is_partial_until_search=True)
+    subject = ScriptedLoop(params=params, is_partial_until_search=True)
     metrics: list[float] = []
 
     def stop(metric: float) -> bool:
@@ -131,14 +131,14 @@ def test_early_stopping_is_called_only_when_fully_compressed(tmp_path: Path) -> 
 
 
 def test_early_stopping_ends_an_early_exit_run(tmp_path: Path) -> None:
-    subject = Subject(mode="early_exit", params=PARAMS | {"maximal_total_epochs": 20})
+    subject = ScriptedLoop(mode="early_exit", params=PARAMS | {"maximal_total_epochs": 20})
     subject.run(tmp_path, validate=lambda model: 0.5, early_stopping_fn=lambda metric: subject.num_trained == 3)
     assert subject.num_trained == 3
     assert subject.loop.outcome is Outcome.INFEASIBLE
 
 
 def test_tensorboard_gets_the_scalars_of_each_epoch(tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     with SummaryWriter(str(tmp_path / "tensorboard")) as writer:
         subject.run(tmp_path / "runs", tensorboard_writer=writer)
     log: Any = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -160,7 +160,7 @@ def test_tensorboard_gets_the_scalars_of_each_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train_epoch_fn", "validate_fn", "configure_optimizers_fn", "early_stopping_fn"])
 def test_an_argument_that_is_not_callable_is_refused(name: str, tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     functions: dict[str, Any] = {"train_epoch_fn": subject.train, "validate_fn": subject.validate}
     with pytest.raises(ConfigurationError, match=f"{name}: must be callable, but got 'x'"):
         subject.loop.run(subject.model, **{**functions, name: "x"}, log_dir=tmp_path)
@@ -168,15 +168,15 @@ def test_an_argument_that_is_not_callable_is_refused(name: str, tmp_path: Path) 
 
 def test_checkpoints_are_in_runs_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Subject().run(None)
+    ScriptedLoop().run(None)
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert list((tmp_path / "runs").rglob("manifest.json"))
 
 
 def test_checkpoints_are_in_the_log_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Subject().run("elsewhere")
-    Subject().run(tmp_path / "there")
+    ScriptedLoop().run("elsewhere")
+    ScriptedLoop().run(tmp_path / "there")
     assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "there"}
     assert list((tmp_path / "there").rglob("manifest.json"))
 
@@ -186,7 +186,7 @@ def test_without_checkpoints_no_file_is_left(
     log_dir: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    usual, subject = Subject(), Subject(dump_checkpoints=False)
+    usual, subject = ScriptedLoop(), ScriptedLoop(dump_checkpoints=False)
     torch.manual_seed(0)
     subject.run(log_dir)
     assert not list(tmp_path.rglob("*"))
@@ -197,7 +197,7 @@ def test_without_checkpoints_no_file_is_left(
 
 
 def test_a_second_loop_after_the_first_has_its_own_folder(tmp_path: Path) -> None:
-    first, second = Subject(), Subject()
+    first, second = ScriptedLoop(), ScriptedLoop()
     torch.manual_seed(0)
     first.run(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -210,7 +210,7 @@ def test_a_second_loop_after_the_first_has_its_own_folder(tmp_path: Path) -> Non
 
 
 def test_a_second_loop_within_the_first_has_its_own_folder(tmp_path: Path) -> None:
-    alone, outer, inner = Subject(), Subject(), Subject()
+    alone, outer, inner = ScriptedLoop(), ScriptedLoop(), ScriptedLoop()
     alone.run(tmp_path / "alone")
 
     def train(*args: Any, **kwargs: Any) -> float | None:

@@ -18,11 +18,11 @@ from kedro_aat import (
 )
 from kedro_aat.errors import MetricError
 from tests.scripted import ScriptedModel
-from tests.training.subjects import (
+from tests.training.scripted_loop import (
     BASELINE,
     FORMULA,
     PARAMS,
-    Subject,
+    ScriptedLoop,
     assert_same_state,
     dump_state,
     state_of,
@@ -42,9 +42,9 @@ from tests.training.subjects import (
 def test_metrics_of_either_direction_and_sign_give_the_same_search(
     baseline: float, metric_of: Callable[[float], float], higher_is_better: bool, tmp_path: Path
 ) -> None:
-    usual = Subject()
+    usual = ScriptedLoop()
     usual.run(tmp_path / "usual")
-    other = Subject(baseline=baseline, params=PARAMS | {"higher_is_better": higher_is_better})
+    other = ScriptedLoop(baseline=baseline, params=PARAMS | {"higher_is_better": higher_is_better})
     best_seen: list[float | None] = []
 
     def dump(model: nn.Module, controller: Any, runner: TrainingRunner, save_dir: str) -> str:
@@ -73,7 +73,7 @@ def test_metrics_of_either_direction_and_sign_give_the_same_search(
 
 
 def test_relative_degradation_is_positive_if_a_negative_metric_got_worse(tmp_path: Path) -> None:
-    subject = Subject(baseline=-1.0, params=PARAMS | {"higher_is_better": False})
+    subject = ScriptedLoop(baseline=-1.0, params=PARAMS | {"higher_is_better": False})
     subject.run(tmp_path, validate=lambda model: -0.995)
     assert subject.loop.statistics.absolute_accuracy_degradation == pytest.approx(0.005)
     assert subject.loop.statistics.relative_accuracy_degradation == pytest.approx(0.5)
@@ -85,7 +85,7 @@ def test_relative_degradation_is_positive_if_a_negative_metric_got_worse(tmp_pat
 def test_a_metric_that_is_not_finite_restores_the_last_valid_state(
     bad_epoch: int, bad: float, mode: str, tmp_path: Path
 ) -> None:
-    subject = Subject(mode=mode, params=PARAMS | {"initial_training_phase_epochs": 2})
+    subject = ScriptedLoop(mode=mode, params=PARAMS | {"initial_training_phase_epochs": 2})
     states: dict[int, dict[str, Tensor]] = {}
 
     def validate(model: ScriptedModel, epoch: int) -> float:
@@ -102,7 +102,7 @@ def test_a_metric_that_is_not_finite_restores_the_last_valid_state(
 
 @pytest.mark.parametrize("bad_epoch", [1, 4])
 def test_a_loss_that_is_not_finite_restores_the_last_valid_state(bad_epoch: int, tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     states: dict[int, dict[str, Tensor]] = {}
 
     def train(controller: Any, model: ScriptedModel, epoch: int, **more: Any) -> float:
@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_finite_restores_the_last_valid_state(bad_epoch: int,
 
 @pytest.mark.parametrize("answer", [None, "0.95", "good", {"accuracy": 0.95}, math.nan], ids=repr)
 def test_a_validation_function_that_returns_no_number_fails_before_any_training(answer: Any, tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     original = state_of(subject.model)
     with pytest.raises(MetricError, match=r"the metric of epoch 0 must be a .*number"):
         subject.run(tmp_path, validate=lambda model, epoch: answer)
@@ -131,7 +131,7 @@ def test_a_validation_function_that_returns_no_number_fails_before_any_training(
 
 @pytest.mark.parametrize("form", [torch.tensor, lambda metric: Evaluation(metric, torch.ones(4)), Evaluation])
 def test_types_of_a_metric(form: Callable[[float], Any], tmp_path: Path) -> None:
-    usual, other = Subject(), Subject()
+    usual, other = ScriptedLoop(), ScriptedLoop()
     usual.run(tmp_path / "usual")
     other.run(tmp_path / "other", validate=lambda model, epoch: form(round(model.accuracy(FORMULA), 3)))
     rates = [[record.requested_rate for record in subject.trained] for subject in (usual, other)]
@@ -165,7 +165,7 @@ def _validate_at_some_length(model: ScriptedModel, length: int = 3) -> float:
     ids=["lambda", "object", "partial", "other defaults"],
 )
 def test_a_validation_function_may_omit_the_epoch(validate: Callable[..., float], tmp_path: Path) -> None:
-    usual, other = Subject(), Subject()
+    usual, other = ScriptedLoop(), ScriptedLoop()
     for subject, function in ((usual, usual.validate), (other, validate)):
         torch.manual_seed(0)
         subject.run(tmp_path / str(subject is usual), validate=function)
@@ -173,7 +173,7 @@ def test_a_validation_function_may_omit_the_epoch(validate: Callable[..., float]
 
 
 def test_validation_counts_epochs_and_needs_no_gradients(tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     epochs: list[int] = []
 
     def validate(model: ScriptedModel, epoch: int) -> float:

@@ -15,14 +15,14 @@ from kedro_aat import (
     Outcome,
 )
 from tests.scripted import ScriptedModel
-from tests.training.subjects import (
+from tests.training.scripted_loop import (
     PATIENT,
-    Subject,
+    ScriptedLoop,
 )
 
 
 def test_no_optimizer_is_required(tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     received: list[tuple[Any, Any]] = []
 
     def train(controller: Any, model: ScriptedModel, epoch: int, optimizer: Any, lr_scheduler: Any) -> None:
@@ -37,7 +37,7 @@ def test_no_optimizer_is_required(tmp_path: Path) -> None:
 
 
 def test_optimizers_are_created_at_every_change_of_rate(tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     subject.run(tmp_path)
     num_rates = len({record.requested_rate for record in subject.trained})
     assert subject.num_configured == 2 + num_rates  # also at the start of the run and of the search
@@ -75,7 +75,7 @@ def test_the_learning_rate_is_that_of_the_scheduler_times_the_factor_of_the_sear
         alone.step()
         scheduler.step()
 
-    subject = Subject(params=PATIENT)
+    subject = ScriptedLoop(params=PATIENT)
 
     def configure() -> tuple[Any, Any]:
         optimizer, _ = subject.sgd()
@@ -93,7 +93,7 @@ def test_the_learning_rate_is_that_of_the_scheduler_times_the_factor_of_the_sear
 
 
 def test_lists_of_optimizers_and_schedulers(tmp_path: Path) -> None:
-    subject = Subject(params=PATIENT)
+    subject = ScriptedLoop(params=PATIENT)
 
     def configure() -> tuple[Any, Any]:
         first = torch.optim.SGD([subject.model.weight], lr=1.0)
@@ -119,7 +119,7 @@ def test_reduce_on_plateau_gets_the_current_metric(tmp_path: Path) -> None:
             metrics_received.append(float(metrics))
             super().step(metrics, epoch)
 
-    subject = Subject(params=PATIENT | {"maximal_total_epochs": 9})
+    subject = ScriptedLoop(params=PATIENT | {"maximal_total_epochs": 9})
     # A metric that falls from epoch to epoch, so the current one is never the best.
     metrics = iter(0.5 - 0.01 * n for n in range(100))
 
@@ -137,7 +137,7 @@ def test_reduce_on_plateau_gets_the_current_metric(tmp_path: Path) -> None:
 
 
 def test_the_users_own_update_of_the_learning_rate(tmp_path: Path) -> None:
-    subject = Subject()
+    subject = ScriptedLoop()
     calls: list[tuple[Any, int, float, float | None]] = []
     made: list[Any] = []
 
@@ -160,7 +160,7 @@ def test_the_users_own_update_of_the_learning_rate(tmp_path: Path) -> None:
 
 
 def test_learning_rates_are_not_updated_if_lr_updates_needed_is_false(tmp_path: Path) -> None:
-    subject = Subject(lr_updates_needed=False, params=PATIENT)
+    subject = ScriptedLoop(lr_updates_needed=False, params=PATIENT)
     calls: list[Any] = []
 
     def configure() -> tuple[Any, Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.browser import CHROMIUM, open_in_browser
+from tests.conftest import Once
 from tests.projects import Project
 
 # Kedro-Viz asks for more than a built site has where it is opened as localhost.
@@ -70,14 +69,16 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def site(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def site(finished: Project, once: Once) -> Path:
     """The built site of a finished run."""
-    project = Project(tmp_path_factory.mktemp("site"), like=finished)
-    command = [sys.executable, "-m", "kedro", "viz", "build", "--include-previews"]
-    done = subprocess.run(command, cwd=project.folder, check=True, capture_output=True, text=True, timeout=120)
-    assert "could not be previewed" not in done.stdout + done.stderr
-    return project.folder / "build"
+
+    def make(folder: Path) -> None:
+        command = finished.copy(folder).kedro("viz", "build", "--include-previews")
+        assert command.wait() == 0, command.output
+        assert "could not be previewed" not in command.output
+
+    return once("site", make) / "build"
 
 
 @pytest.fixture(scope="module")

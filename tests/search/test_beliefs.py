@@ -1,4 +1,4 @@
-"""What the frontier strategy infers, on margins whose law is known."""
+"""What the frontier strategy infers from margins whose law is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def on_the_curve(u: Floats) -> Floats:
     return HEIGHT * (1 - np.exp(SLOPE / HEIGHT * (u - BOUNDARY)))
 
 
-def test_trials_leave_the_boundary_between_success_and_failure() -> None:
+def test_trials_locate_the_boundary_between_success_and_failure() -> None:
     u = np.array([0.0, 0.8, 1.3])
     boundaries, slopes, likely = posterior(u, on_the_curve(u), 0.1, highest=3.0)
     assert likely.sum() == pytest.approx(1)
@@ -26,14 +26,14 @@ def test_trials_leave_the_boundary_between_success_and_failure() -> None:
     assert abs(share @ boundaries - BOUNDARY) < 0.2
 
 
-def test_a_failure_far_below_the_budget_tells_no_more_than_that_it_failed() -> None:
+def test_a_failure_far_below_the_budget_counts_only_as_a_failure() -> None:
     u = np.array([0.0, 2.0])
     _, _, bad = posterior(u, np.array([1.0, -5.0]), 0.1, highest=3.0)
     _, _, worse = posterior(u, np.array([1.0, -500.0]), 0.1, highest=3.0)
     assert np.array_equal(bad, worse)
 
 
-def test_the_margin_at_the_latest_rate_is_read_off_the_curve() -> None:
+def test_the_margin_at_the_latest_rate_is_that_of_the_curve() -> None:
     u = BOUNDARY - np.linspace(0.3, 0.1, 20)
     margins = on_the_curve(u) - LR_COST * FALLING
     expected, slope = expectation(u, FALLING, margins, 0.05, SLOPE)
@@ -44,18 +44,18 @@ def test_the_margin_at_the_latest_rate_is_read_off_the_curve() -> None:
 def test_what_the_learning_rate_costs_is_learned() -> None:
     u = np.full(10, BOUNDARY)
     halfway = FALLING[:10]
-    dear, free = (expectation(u, halfway, 0.5 - cost * halfway, 0.05, SLOPE)[0] for cost in (0.8, 0.0))
-    assert dear == pytest.approx(0.5, abs=0.15)
-    assert free == pytest.approx(0.5, abs=0.15)
+    high, low = (expectation(u, halfway, 0.5 - cost * halfway, 0.05, SLOPE)[0] for cost in (0.8, 0.0))
+    assert high == pytest.approx(0.5, abs=0.15)
+    assert low == pytest.approx(0.5, abs=0.15)
 
 
-def test_early_damage_that_heals_is_not_held_against_the_end() -> None:
+def test_early_damage_that_recovers_does_not_lower_the_expectation() -> None:
     u, epochs = np.full(20, BOUNDARY), np.arange(20)
     expected, _ = expectation(u, FALLING, 0.5 - LR_COST * FALLING - 0.8 * 0.7**epochs, STANDARD_ERROR, SLOPE)
     assert expected == pytest.approx(0.5, abs=0.1)
 
 
-def test_one_lucky_epoch_counts_little_and_a_run_of_them_less_than_so_many_apart() -> None:
+def test_one_lucky_epoch_counts_little_and_several_in_a_row_less_than_as_many_apart() -> None:
     u, lr = np.full(20, BOUNDARY), np.zeros(20)
 
     def raised_by(*lucky: int) -> float:
@@ -68,7 +68,7 @@ def test_one_lucky_epoch_counts_little_and_a_run_of_them_less_than_so_many_apart
     assert raised_by(8, 9, 10, 11) < raised_by(5, 8, 11, 14)
 
 
-def test_noise_never_turns_the_slope_around() -> None:
+def test_noise_never_reverses_the_slope() -> None:
     u = np.linspace(0, 1, 20)
     _, slope = expectation(u, FALLING, 3 * u, 0.05, SLOPE)
     assert slope > 0

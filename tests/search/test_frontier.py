@@ -13,9 +13,9 @@ from kedro_aat.budget import Outcome
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import MAXIMAL_RISE, NEAR, NUM_RESUMABLE, Frontier, FrontierState, u_of
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
-from tests.search.policy_contract import PolicyContract, laws
-from tests.search.world import Answer, Course, Search, World, search
-from tests.strategies import worlds
+from kedro_aat.testing.policies import PolicyContract, laws
+from kedro_aat.testing.simulated_search import Answer, Course, Search, World, search
+from kedro_aat.testing.strategies import worlds
 
 PROBLEM = Problem(maximal_rate=0.99, tolerated_drop=0.01)
 UP, DOWN, FAR_DOWN = 0.005, -0.002, -0.5
@@ -35,10 +35,10 @@ class TestFrontier(PolicyContract):
     @laws
     @given(world=worlds)
     def test_best_is_the_highest_rate_within_budget(self, policy: Policy, world: World) -> None:
-        """Of the trials; what the polish settled on replaces it, and is within budget as well."""
+        """It is the best trial; what the polish settles on replaces it, and is within budget as well."""
 
         def look(state: FrontierState, course: Course) -> None:
-            within = [seen for seen in course.results if seen.fully_compressed and seen.margin >= 0]
+            within = [result for result in course.results if result.fully_compressed and result.margin >= 0]
             if state.best is None:
                 assert not within or state.polish
                 return
@@ -46,13 +46,13 @@ class TestFrontier(PolicyContract):
             assert named in within
             assert (named.achieved_rate, named.margin) == (state.best.achieved_rate, state.best.margin)
             if not state.polish:
-                assert named.achieved_rate == max(seen.achieved_rate for seen in within)
+                assert named.achieved_rate == max(result.achieved_rate for result in within)
 
         search(policy, world, look=look)
 
 
 def searched(*margins: float | Answer, **changes: Any) -> Search:
-    """Trials that are told `margins` in turn, the first of them for the model as given."""
+    """Runs a search whose first validation and trained epochs get `margins` in turn."""
     answers = tuple(answer if isinstance(answer, Answer) else Answer(margin=answer) for answer in margins)
     return search(Frontier(**{"maximal_total_epochs": 20, **changes}), World(PROBLEM, answers))
 
@@ -63,12 +63,12 @@ def feasible_up_to(rate: float, problem: Problem = PROBLEM, **changes: Any) -> S
 
 
 def begun(whole: Search) -> list[Epoch]:
-    """The first epoch of each trial, and of the polish."""
+    """Returns the first epoch of each trial and of the polish."""
     return [move for move in whole.course.moves if move.new_optimizer and move.train]
 
 
 def targets(whole: Search) -> list[float]:
-    """Where they lead, in u."""
+    """Returns where these epochs lead, in u."""
     return [u_of(move.rate_path[-1]) for move in begun(whole) if move.rate_path]
 
 
@@ -111,7 +111,7 @@ def test_partial_compression_is_never_returned() -> None:
     assert whole.stop.outcome is Outcome.INFEASIBLE
 
 
-def test_a_failed_checkpoint_nearby_is_resumed_and_else_the_best_goes_on() -> None:
+def test_a_failed_checkpoint_nearby_is_resumed_and_otherwise_the_best() -> None:
     problem = Problem(maximal_rate=0.99, tolerated_drop=0.05)
     whole = feasible_up_to(0.7, problem, maximal_total_epochs=100, polish_share=0.1)
     trials, resumed = whole.states[-1].trials, []
@@ -153,11 +153,11 @@ def test_other_requests_with_the_mask_that_failed_are_not_trained_on() -> None:
     whole = search(Frontier(maximal_total_epochs=30), world)
     failed: dict[float, float] = {}
     for trial in whole.states[-1].trials:
-        seen = trial.results[0]
-        if failed.get(seen.achieved_rate, seen.requested_rate) != seen.requested_rate:
+        result = trial.results[0]
+        if failed.get(result.achieved_rate, result.requested_rate) != result.requested_rate:
             assert len(trial.results) == 1
         if not trial.accepted:
-            failed[seen.achieved_rate] = seen.requested_rate
+            failed[result.achieved_rate] = result.requested_rate
     assert failed
 
 
@@ -171,7 +171,7 @@ def test_settles_at_the_boundary(boundary: float) -> None:
 def test_met_at_once_returns_the_maximal_rate() -> None:
     whole = searched(UP)
     assert returned(whole).achieved_rate == pytest.approx(PROBLEM.maximal_rate)
-    assert max(seen.requested_rate for seen in whole.course.results) <= PROBLEM.maximal_rate
+    assert max(result.requested_rate for result in whole.course.results) <= PROBLEM.maximal_rate
 
 
 def test_never_met_is_infeasible() -> None:
@@ -186,7 +186,7 @@ def test_met_only_up_to_the_maximal_rate() -> None:
 
 
 def noisy(z: float, standard_error: float | None, noise: float = 0.004) -> Search:
-    """A frontier at u = 1 with a slope of two drops per u, seen through noise that alternates."""
+    """Runs a search with a boundary at u = 1, a slope of two drops per u, and alternating noise."""
     policy, course = Frontier(maximal_total_epochs=40, acceptance_z=z), Course()
     state, states = policy.initial(PROBLEM), [policy.initial(PROBLEM)]
     rate = 0.0
@@ -194,7 +194,7 @@ def noisy(z: float, standard_error: float | None, noise: float = 0.004) -> Searc
         rate = move.rate_path[-1] if move.rate_path else rate
         number = len(course.results)
         margin = 0.01 * (1 - math.exp(2 * (u_of(rate) - 1))) + noise * math.sin(5 * number) * (number > 0)
-        seen = EpochResult(
+        result = EpochResult(
             checkpoint=number,
             trained=move.train,
             requested_rate=rate,
@@ -204,8 +204,8 @@ def noisy(z: float, standard_error: float | None, noise: float = 0.004) -> Searc
             standard_error=standard_error,
         )
         course.moves.append(move)
-        course.results.append(seen)
-        state = policy.tell(state, seen)
+        course.results.append(result)
+        state = policy.tell(state, result)
         states.append(state)
     return Search(course, states, move)
 
@@ -213,7 +213,7 @@ def noisy(z: float, standard_error: float | None, noise: float = 0.004) -> Searc
 def test_heavy_noise_does_not_decide() -> None:
     whole = noisy(0.5, 0.003)
     best = u_of(returned(whole).achieved_rate)
-    luckiest = max(u_of(seen.requested_rate) for seen in whole.course.results if seen.margin >= 0)
+    luckiest = max(u_of(result.requested_rate) for result in whole.course.results if result.margin >= 0)
     assert 0.6 < best < 1.0 < luckiest + 0.2
 
 
@@ -223,12 +223,12 @@ def test_a_lower_z_returns_a_higher_rate() -> None:
     assert rates[0] > rates[-1]
 
 
-def test_without_a_standard_error_z_plays_no_part() -> None:
+def test_without_a_standard_error_z_has_no_effect() -> None:
     assert noisy(0.0, None).course == noisy(3.0, None).course
 
 
-def test_a_lucky_baseline_asks_for_more() -> None:
-    """A first margin below the drop tells that the baseline was measured too high, and the other way round."""
+def test_the_first_margin_shows_whether_the_baseline_was_lucky() -> None:
+    """A first margin below the drop suggests that the baseline was measured too high, and the reverse."""
     policy = Frontier()
 
     def offset(margin: float, initial_rate: float = 0.0) -> float:

@@ -1,4 +1,4 @@
-"""Every search policy keeps the contract. A new one is added to `POLICIES`."""
+"""Every search policy fulfills the contract. Add a new one to `POLICIES`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from kedro_aat.search import Policy
 from kedro_aat.search.policy import SearchPolicy, SearchState
 from kedro_aat.search.stepping import EarlyExit, Interpolate, UniformDecrease
-from tests.search.policy_contract import PolicyContract, laws
-from tests.search.world import Course, World, search
-from tests.strategies import worlds
+from kedro_aat.testing.policies import PolicyContract, laws
+from kedro_aat.testing.simulated_search import Course, World, search
+from kedro_aat.testing.strategies import worlds
 
 POLICIES: list[Policy] = [
     EarlyExit(maximal_total_epochs=12),
@@ -40,8 +40,8 @@ POLICIES: list[Policy] = [
 
 
 def _name(policy: Policy) -> str:
-    given = {key: value for key, value in policy if key in policy.model_fields_set}
-    return f"{policy.kind}({', '.join(f'{key}={value:g}' for key, value in given.items())})"
+    changed = {key: value for key, value in policy if key in policy.model_fields_set}
+    return f"{policy.kind}({', '.join(f'{key}={value:g}' for key, value in changed.items())})"
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=_name)
@@ -56,9 +56,9 @@ class TestEveryPolicy(PolicyContract):
 )
 @laws
 @given(world=worlds)
-def test_best_of_a_compatible_policy_is_the_highest_rate_seen_within_budget(policy: Policy, world: World) -> None:
+def test_best_of_a_compatible_policy_is_the_highest_rate_within_budget(policy: Policy, world: World) -> None:
     def look(state: SearchState, course: Course) -> None:
-        within = [seen.achieved_rate for seen in course.results if seen.fully_compressed and seen.margin >= 0]
+        within = [result.achieved_rate for result in course.results if result.fully_compressed and result.margin >= 0]
         assert (state.best.achieved_rate if state.best else None) == max(within, default=None)
 
     search(policy, world, look=look)
@@ -68,7 +68,7 @@ SAVED = sorted((Path(__file__).parents[1] / "saved_by").glob("*/search/*.json"))
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
-def test_a_search_saved_by_an_older_version_goes_on_as_it_would_have(path: Path) -> None:
+def test_a_search_saved_by_an_older_version_continues_as_it_would_have(path: Path) -> None:
     """Each file holds a policy, its state within a search, and the best and the next epoch as that version had them."""
     saved = json.loads(path.read_text())
     adapter: TypeAdapter[Policy] = TypeAdapter(Policy)

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from kedro_aat.errors import CheckpointError
 from kedro_aat.tensors import hash_tensors
-from kedro_aat.testing.stores import IDENTITY, StoreContract, checkpoint
+from kedro_aat.testing.store_saving import IDENTITY, checkpoint
+from kedro_aat.testing.stores import StoreContract
 from kedro_aat.testing.training import assert_same_bits
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore, RunCheckpoints
 

@@ -1,4 +1,4 @@
-"""Mistakes in the settings and data of the default training are found before it."""
+"""Mistakes in the settings and data of the default training are found before it starts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.data import as_dataset, data_fingerprint, example_input
 from kedro_aat.training.default import DefaultTraining, pick_device
 from tests.nets import Pairs, SmallNet, images
-from tests.training.driven import (
+from tests.training.training_run import (
     HALVING,
     METRIC,
     SGD,
     TRAIN,
     VALIDATION,
-    Run,
-    named,
+    TrainingRun,
     settings,
+    user_function,
 )
 
 # --- mistakes in the settings ----------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ def test_all_mistakes_are_listed_in_one_error() -> None:
         scheduler="torch.optim.lr_scheduler.CosineAnealingLR",
         loss="torch.n.CrossEntropyLoss",
         metric="MulticlassAccuracy",
-        train_epoch="tests.training.callables.train_epok",
+        train_epoch="tests.training.user_functions.train_epok",
         validate="no_such_module.validate",
     )
     with pytest.raises(ConfigurationError) as caught:
@@ -43,14 +43,14 @@ def test_all_mistakes_are_listed_in_one_error() -> None:
         "scheduler.class_path: 'torch.optim.lr_scheduler' has no 'CosineAnealingLR'. Did you mean 'CosineAnnealingLR'?",
         "loss.class_path: 'torch.n.CrossEntropyLoss' cannot be imported",
         "metric.class_path: must be a dotted import path",
-        "train_epoch.class_path: 'tests.training.callables' has no 'train_epok'. Did you mean 'train_epoch'?",
+        "train_epoch.class_path: 'tests.training.user_functions' has no 'train_epok'. Did you mean 'train_epoch'?",
         "validate.class_path: 'no_such_module.validate' cannot be imported",
     ):
         assert expected in mistakes
 
 
-def test_good_settings_have_no_mistakes() -> None:
-    settings(scheduler=HALVING, train_epoch=named("train_epoch"), validate=named("validate")).check()
+def test_correct_settings_have_no_mistakes() -> None:
+    settings(scheduler=HALVING, train_epoch=user_function("train_epoch"), validate=user_function("validate")).check()
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_good_settings_have_no_mistakes() -> None:
         ({"metric": METRIC | {"init_args": {"num_clases": 4}}}, ["metric", "num_clases"]),
         ({"metric": "torchmetrics.classification.MulticlassAccuracy"}, ["metric", "num_classes"]),
         ({"scheduler": "torch.optim.lr_scheduler.StepLR"}, ["scheduler", "step_size"]),
-        ({"metric": METRIC, "loss": "tests.training.callables.WeightedLoss"}, ["loss", "weights"]),
+        ({"metric": METRIC, "loss": "tests.training.user_functions.WeightedLoss"}, ["loss", "weights"]),
         ({"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": -1.0}}}, ["optimizer", "-1.0"]),
     ],
 )
-def test_arguments_that_are_missing_or_refused_are_found_before_training(
+def test_missing_and_invalid_arguments_are_found_before_training(
     mistaken: dict[str, Any], named_in_error: list[str]
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -73,7 +73,7 @@ def test_arguments_that_are_missing_or_refused_are_found_before_training(
 
 
 @pytest.mark.parametrize("metric", ["torchmetrics.MeanMetric", "torchmetrics.classification.BinaryConfusionMatrix"])
-def test_metric_without_a_direction_is_an_error_unless_it_is_said(metric: str) -> None:
+def test_metric_without_a_direction_needs_the_setting(metric: str) -> None:
     with pytest.raises(ConfigurationError, match=f"higher_is_better: {metric} does not say"):
         settings(metric=metric).check()
     settings(metric=metric, higher_is_better=False).check()
@@ -93,7 +93,7 @@ def test_metric_without_a_direction_is_an_error_unless_it_is_said(metric: str) -
         ({"num_workers": -1}, "num_workers: .*but got -1"),
     ],
 )
-def test_value_that_cannot_be_is_an_error(mistaken: dict[str, Any], message: str) -> None:
+def test_invalid_value_is_an_error(mistaken: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         settings(**mistaken)
 
@@ -104,24 +104,24 @@ def test_value_that_cannot_be_is_an_error(mistaken: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
-        (images(0), VALIDATION, "The training split is empty"),
-        (TRAIN, images(0), "The validation split is empty"),
-        (Pairs(**images(0)), VALIDATION, "The training split is empty"),
+        (images(0), VALIDATION, "The training split has 0 examples"),
+        (TRAIN, images(0), "The validation split has 0 examples"),
+        (Pairs(**images(0)), VALIDATION, "The training split has 0 examples"),
         (TRAIN | {"targets": TRAIN["targets"][:-1]}, VALIDATION, "The training split has 96 inputs, but 95 targets"),
-        (TRAIN, {"inputs": VALIDATION["inputs"]}, "The validation split needs targets; it has inputs"),
-        (TRAIN, {}, "The validation split needs inputs and targets; it has nothing"),
+        (TRAIN, {"inputs": VALIDATION["inputs"]}, "The validation split needs targets, but has inputs"),
+        (TRAIN, {}, "The validation split needs inputs and targets, but has nothing"),
     ],
 )
-def test_data_that_cannot_be_used_are_an_error(train: Any, validation: Any, message: str) -> None:
+def test_unusable_data_is_an_error(train: Any, validation: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         DefaultTraining(SmallNet(), settings(), train, validation)
 
 
-def test_data_may_hold_more_than_is_needed() -> None:
-    assert Run(train=TRAIN | {"weights": torch.ones(3)}).epochs(1)
+def test_data_may_have_further_keys() -> None:
+    assert TrainingRun(train=TRAIN | {"weights": torch.ones(3)}).train_epochs(1)
 
 
-def test_fingerprint_tells_splits_apart() -> None:
+def test_fingerprint_distinguishes_splits() -> None:
     same = {name: tensor.clone() for name, tensor in TRAIN.items()}
     assert data_fingerprint(same) == data_fingerprint(TRAIN)
     other = same | {"targets": same["targets"].flip(0)}
@@ -130,13 +130,13 @@ def test_fingerprint_tells_splits_apart() -> None:
     assert data_fingerprint(Pairs(**TRAIN)) != data_fingerprint(Pairs(**images(95)))
 
 
-def test_example_input_is_the_beginning_of_a_split() -> None:
+def test_example_input_holds_the_first_examples() -> None:
     for data in (TRAIN, Pairs(**TRAIN)):
         assert torch.equal(example_input(data), TRAIN["inputs"][:2])
         assert torch.equal(example_input(data, 1000), TRAIN["inputs"])
 
 
-def test_dataset_is_taken_as_it_is() -> None:
+def test_dataset_is_used_unchanged() -> None:
     pairs = Pairs(**TRAIN)
     assert as_dataset(pairs, "training") is pairs
 

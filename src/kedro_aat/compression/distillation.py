@@ -80,13 +80,10 @@ class DistillationLoss(CompressionLoss):
             return super().forward()
         args, kwargs, outputs = self._last
         with torch.no_grad():
-            expected = list(filter(is_floating, tree_leaves(self._teacher_on(outputs)(*args, **kwargs))))
+            teacher = self.teacher.to(outputs[0].device) if outputs else self.teacher
+            expected = list(filter(is_floating, tree_leaves(teacher(*args, **kwargs))))
         terms = [self._compare(*(tensor.float() for tensor in pair)) for pair in zip(outputs, expected, strict=True)]
         return self.settings.scale * torch.stack(terms).sum()
-
-    def _teacher_on(self, outputs: list[Tensor]) -> nn.Module:
-        """Moves the teacher to the device of the model's outputs."""
-        return self.teacher.to(outputs[0].device) if outputs else self.teacher
 
     def _compare(self, outputs: Tensor, expected: Tensor) -> Tensor:
         if self.settings.type == "mse":

@@ -10,12 +10,10 @@ import json
 import shlex
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Never, TypeVar
-
-from kedro.io import DatasetError
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from kedro_aat.certificate.ledger import CertificateLedger
-from kedro_aat.datasets.local import LocalDataset
+from kedro_aat.datasets.local import ReadOnlyDataset
 from kedro_aat.datasets.previews import table
 from kedro_aat.training.checkpoints import CheckpointStore
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 _Loaded = TypeVar("_Loaded")
 
 
-class _HandleDataset(LocalDataset[Never, _Loaded]):
+class _HandleDataset(ReadOnlyDataset[_Loaded]):
     def _exists(self) -> bool:
         return True  # even if nothing has been written: an empty store is a store
 
@@ -39,16 +37,14 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
         metadata: For Kedro-Viz and other plugins.
     """
 
+    REFUSAL: ClassVar[str] = (
+        "A checkpoint store cannot be saved as a whole: make it an input of the node, and write with "
+        "store.open(identity).save(checkpoint)."
+    )
+
     def load(self) -> CheckpointStore:
         """Returns the store; its folder is created when the first run is opened."""
         return CheckpointStore(self._path)
-
-    def save(self, data: Never) -> None:
-        """Refuses: `CheckpointStore.open(...).save(...)` writes a checkpoint."""
-        raise DatasetError(
-            "A checkpoint store cannot be saved as a whole: make it an input of the node, and write with "
-            "store.open(identity).save(checkpoint)."
-        )
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """The runs with their checkpoints, latest run first; for Kedro-Viz."""
@@ -72,6 +68,11 @@ class CertificateLedgerDataset(_HandleDataset[CertificateLedger]):
         metadata: For Kedro-Viz and other plugins.
     """
 
+    REFUSAL: ClassVar[str] = (
+        "A ledger cannot be saved as a whole: make it an input of the node, and write with "
+        "ledger.claim(split, subject)."
+    )
+
     def load(self) -> CertificateLedger:
         """Returns the ledger; its file is created with the first entry."""
         return CertificateLedger(self._path)
@@ -79,13 +80,6 @@ class CertificateLedgerDataset(_HandleDataset[CertificateLedger]):
     def preview(self) -> JSONPreview:
         """The entries; for Kedro-Viz."""
         return self._path.read_text() if self._path.exists() else None
-
-    def save(self, data: Never) -> None:
-        """Refuses: `CertificateLedger.claim(...)` writes an entry."""
-        raise DatasetError(
-            "A ledger cannot be saved as a whole: make it an input of the node, and write with "
-            "ledger.claim(split, subject)."
-        )
 
 
 class TensorBoardLog:
@@ -114,16 +108,13 @@ class TensorBoardDataset(_HandleDataset[TensorBoardLog]):
         metadata: For Kedro-Viz and other plugins.
     """
 
+    REFUSAL: ClassVar[str] = (
+        "A TensorBoard log cannot be saved as a whole: make it an input of the node, and write with log.writer(run)."
+    )
+
     def load(self) -> TensorBoardLog:
         """Returns the log; its folder is created with the first run."""
         return TensorBoardLog(self._path)
-
-    def save(self, data: Never) -> None:
-        """Refuses: `TensorBoardLog.writer(...)` writes scalars."""
-        raise DatasetError(
-            "A TensorBoard log cannot be saved as a whole: make it an input of the node, and write with "
-            "log.writer(run)."
-        )
 
     def preview(self) -> JSONPreview:
         """The command that shows the log, and the runs in it; for Kedro-Viz."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Never
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from kedro.io import DatasetError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kedro_aat.datasets.local import LocalDataset
+from kedro_aat.datasets.local import ReadOnlyDataset
 from kedro_aat.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return pixels.reshape(height, width, -1).permute(2, 0, 1).contiguous(), label  # (C, H, W) in [0, 1]
 
 
-class ImageFolderDataset(LocalDataset[Never, ImageFolder]):
+class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
     """A folder with one subfolder per class, as a torch dataset of (image, class) pairs; read-only.
 
     Classes and files are ordered by name, so that every machine sees the same examples in the same order.
@@ -75,6 +75,8 @@ class ImageFolderDataset(LocalDataset[Never, ImageFolder]):
     Raises:
         DatasetError: An argument is out of range, or Pillow is not installed.
     """
+
+    REFUSAL: ClassVar[str] = "An ImageFolderDataset is read-only: copy the files to one folder per class."
 
     def __init__(
         self,
@@ -115,10 +117,6 @@ class ImageFolderDataset(LocalDataset[Never, ImageFolder]):
                 f"{', '.join(_SUFFIXES)} files."
             )
         return ImageFolder(files, self._size, self._channels)
-
-    def save(self, data: Never) -> None:
-        """Refuses: the images are not written by a node."""
-        raise DatasetError("An ImageFolderDataset is read-only: copy the files to one folder per class.")
 
     def preview(self) -> ImagePreview:
         """One image from each of the first classes, side by side in squares; for Kedro-Viz."""

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Never, TypeVar
 
-from kedro.io import AbstractDataset
+from kedro.io import AbstractDataset, DatasetError
 
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
@@ -31,6 +31,20 @@ class LocalDataset(AbstractDataset[_Saved, _Loaded]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path)}
+
+
+class ReadOnlyDataset(LocalDataset[Never, _Loaded]):
+    """Base of datasets that no node can save.
+
+    Attributes:
+        REFUSAL: The message of the error, which says what to do instead.
+    """
+
+    REFUSAL: ClassVar[str]
+
+    def save(self, data: Never) -> None:
+        """Refuses."""
+        raise DatasetError(self.REFUSAL)
 
 
 @contextmanager

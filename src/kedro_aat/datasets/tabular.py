@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from kedro.io import DatasetError
-
-from kedro_aat.datasets.local import LocalDataset
+from kedro_aat.datasets.local import ReadOnlyDataset
 from kedro_aat.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TableDataset(LocalDataset[Never, "dict[str, Tensor]"]):
+class TableDataset(ReadOnlyDataset["dict[str, Tensor]"]):
     """A CSV or Parquet file as `{"inputs": (N, columns) float32, "targets": (N,)}`; read-only.
 
     Numbers are not scaled: scale them in the node that writes the table, or in the model.
@@ -31,6 +29,11 @@ class TableDataset(LocalDataset[Never, "dict[str, Tensor]"]):
         classes: The texts in the target column; required for texts, so that all splits number them in the same way.
         metadata: For Kedro-Viz and other plugins.
     """
+
+    REFUSAL: ClassVar[str] = (
+        "A TableDataset is read-only. Write the table with a separate entry that has the same filepath and the "
+        "type pandas.CSVDataset or pandas.ParquetDataset."
+    )
 
     def __init__(
         self,
@@ -120,13 +123,6 @@ class TableDataset(LocalDataset[Never, "dict[str, Tensor]"]):
         raise DataError(
             f"{self._path}: {self._target} contains texts. List them in order under `classes` in the catalog entry of "
             "every split, so that all splits number them in the same way."
-        )
-
-    def save(self, data: Never) -> None:
-        """Refuses: pandas writes tables."""
-        raise DatasetError(
-            "A TableDataset is read-only. Write the table with a separate entry that has the same filepath and the "
-            "type pandas.CSVDataset or pandas.ParquetDataset."
         )
 
     def _describe(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from onnx import ModelProto
 from torch import nn
 
 from kedro_aat.budget import Budget
-from kedro_aat.certificate import Certificate, certify, examples_to_certify
+from kedro_aat.certificate import Certificate, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.delivery.measurements import Result
@@ -18,6 +18,7 @@ from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.loop import certify_evaluations
 from kedro_aat.training.runner import Evaluation, evaluate
 from kedro_aat.training.settings import TrainingSettings
 
@@ -104,20 +105,13 @@ def _evaluate(model: nn.Module, test_data: Data, settings: TrainingSettings) -> 
 
 def _judge(before: Evaluation, after: Evaluation, budget: Budget, num_examples: int, alpha: float) -> Verdict:
     drop = budget.degradation(after.metric)
-    certificate = None
-    if before.scores is None or after.scores is None:
+    certificate = certify_evaluations(before, after, budget, alpha)
+    if certificate is None:
         words = (
             f"Measured drop {drop:.4g} on {num_examples:,} test examples, budget {budget.drop:.4g}: not certified, "
             "because this metric has no score per example. Use a metric that is a mean over examples."
         )
     else:
-        certificate = certify(
-            before.scores.cpu().numpy(),
-            after.scores.cpu().numpy(),
-            tolerated_drop=budget.drop,
-            higher_is_better=budget.higher_is_better,
-            alpha=alpha,
-        )
         words = _words(certificate)
     return Verdict(baseline=before.metric, compressed=after.metric, certificate=certificate, words=words)
 

@@ -71,7 +71,8 @@ def measure_latency(
     files = [model.SerializeToString() if isinstance(model, onnx.ModelProto) else model for model in models]
     results: list[dict[int, Latency]] = [{} for _ in models]
     for batch_size in batch_sizes:
-        batch = _batch_of(example_input, batch_size).numpy()
+        # The examples in order, repeated if there are too few.
+        batch = example_input.detach().cpu()[torch.arange(batch_size) % len(example_input)].numpy()
         turns: list[list[float]] = [[] for _ in models]
         for _ in range(_NUM_SESSIONS):
             # A session is several percent faster or slower depending on the addresses of its memory.
@@ -106,8 +107,3 @@ def _open_bound(model: bytes | OpenvinoFiles, batch: NDArray[Any], num_threads: 
 def _choose_runs_per_turn(timer: timeit.Timer) -> int:
     timer.timeit(_WARM_UP_RUNS)
     return max(1, int(_SECONDS_PER_TURN * _WARM_UP_RUNS / timer.timeit(_WARM_UP_RUNS)))
-
-
-def _batch_of(examples: Tensor, batch_size: int) -> Tensor:
-    """Cut the examples, or repeat them in order: (B, ...) -> (batch_size, ...)."""
-    return examples.detach().cpu()[torch.arange(batch_size) % len(examples)]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from kedro_aat.budget import Outcome
-from kedro_aat.certificate import Certificate, certify
+from kedro_aat.certificate import Certificate
 from kedro_aat.compression.controller import CompressionController
 from kedro_aat.errors import DataError
 from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig
@@ -20,7 +20,7 @@ from kedro_aat.search.policy import Problem, SearchPolicy
 from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.identity import fingerprint
-from kedro_aat.training.loop import adaptive_problem, fine_tune
+from kedro_aat.training.loop import adaptive_problem, certify_evaluations, fine_tune
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
@@ -187,17 +187,11 @@ class BaseEarlyExitCompressionTrainingLoop:
                 f"Only a model within budget can be certified, and only once; the outcome is {self.outcome}"
                 f"{', and the model was already tested' if self._is_tested else ''}."
             )
-        if uncompressed.scores is None or compressed.scores is None:
+        certificate = certify_evaluations(uncompressed, compressed, self._budget, alpha)
+        if certificate is None:
             raise DataError(
                 "A certificate needs one score per example; let validate_fn return Evaluation(metric, scores)."
             )
-        certificate = certify(
-            uncompressed.scores.cpu().numpy(),
-            compressed.scores.cpu().numpy(),
-            tolerated_drop=self._budget.drop,
-            higher_is_better=self._budget.higher_is_better,
-            alpha=alpha,
-        )
         self._is_tested = True
         if certificate.is_certified:
             self.outcome = Outcome.CERTIFIED

@@ -26,6 +26,7 @@ _FONT = {"family": "system-ui, sans-serif", "size": 13}
 # Tolerated drops that are shown below the lowest tolerated metric; a single bad epoch would flatten all others.
 _SHOWN_DROPS = 6
 _TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+_TICK_TEXTS = [f"{tick}x" for tick in _TICKS]
 
 
 def delivered_row(trajectory: pd.DataFrame, summary: Summary) -> Any:
@@ -62,7 +63,12 @@ def frontier_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
         _add_epochs(figure, rows, panel, is_share, delivered)
         axis = {"title": "Share of the weights in 8 bits", "tickformat": ".0%", "range": [-0.05, 1.05]}
         if not is_share:
-            axis = {"title": "Times smaller, 1 / (1 - rate)", "type": "log", "tickvals": _TICKS, "ticktext": _ticks()}
+            axis = {
+                "title": "Times smaller, 1 / (1 - rate)",
+                "type": "log",
+                "tickvals": _TICKS,
+                "ticktext": _TICK_TEXTS,
+            }
         figure.update_xaxes(axis, row=panel, col=1)
         figure.update_yaxes(title=escape(summary.metric.name), range=_metric_range(rows, summary), row=panel, col=1)
         # The text is on the side of the baseline; on the other side the panel may end.
@@ -223,15 +229,11 @@ def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: boo
         )
 
 
-def _pareto_front(rows: pd.DataFrame) -> list[Any]:
+def _pareto_front(rows: pd.DataFrame) -> pd.Index:
     """Indices of the epochs on the Pareto front of rate and metric, by falling rate."""
-    kept: list[Any] = []
-    highest = float("-inf")
-    for index, row in rows.sort_values(["achieved_rate", "margin"], ascending=False).iterrows():
-        if row["margin"] > highest:
-            kept.append(index)
-            highest = row["margin"]
-    return kept
+    by_rate = rows.sort_values(["achieved_rate", "margin"], ascending=False)
+    highest_before = by_rate["margin"].cummax().shift(fill_value=-math.inf)
+    return by_rate.index[by_rate["margin"] > highest_before]
 
 
 def _metric_range(rows: pd.DataFrame, summary: Summary) -> list[float]:
@@ -281,10 +283,6 @@ def _error_bars(rows: pd.DataFrame) -> dict[str, Any] | None:
 
 def _numbers(values: pd.Series[float]) -> list[float | None]:
     return [None if math.isnan(value) else float(value) for value in values]
-
-
-def _ticks() -> list[str]:
-    return [f"{tick:g}x" for tick in _TICKS]
 
 
 def _finished(figure: go.Figure, height: int) -> go.Figure:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from kedro_aat.budget import Outcome
 from kedro_aat.delivery.results import Summary
+from kedro_aat.training.progress import flatten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,19 +22,12 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
 
     `is_within_budget` and `is_certified` are 1 or 0.
     """
+    values = flatten(summary.model_dump(mode="json", include=SUMMARY_PARTS))
     return {
         "is_within_budget": float(summary.outcome in (Outcome.CERTIFIED, Outcome.WITHIN_BUDGET)),
         "is_certified": float(summary.outcome is Outcome.CERTIFIED),
-        **dict(_numbers(summary.model_dump(mode="json", include=SUMMARY_PARTS))),
+        **{key: float(value) for key, value in values if type(value) in (int, float)},
     }
-
-
-def _numbers(part: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in part.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{key}", float(value)
 
 
 def metrics_history(trajectory: pd.DataFrame) -> dict[str, list[dict[str, float]]]:

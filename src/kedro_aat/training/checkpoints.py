@@ -13,6 +13,7 @@ and is skipped with a warning. Nothing is ever unpickled into arbitrary objects.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -34,6 +35,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from kedro_aat.errors import CheckpointError
 from kedro_aat.tensors import load_tensors, serialize_tensors
@@ -290,17 +292,11 @@ def _numbers_in(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def _copied(value: Any) -> Any:
+def _copied(state: Any) -> Any:
     """A copy of a nested state, with its tensors on the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Counter):
-        return value.copy()
-    if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_copied(part) for part in value)
-    return value
+    return tree_map(
+        lambda leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else copy.copy(leaf), state
+    )
 
 
 def require_plain(value: Any, where: str) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,7 +20,7 @@ from torch.utils.data import (
 )
 
 from kedro_aat.training.data import Data, Examples, as_dataset
-from kedro_aat.training.runner import Callables, Evaluation, listed
+from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
 from kedro_aat.training.scores import agrees_with, joined, resampling_for, scorer_for
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.teacher import Teacher
@@ -207,8 +205,8 @@ class DefaultTraining:
         train, validate, configure = own("train_epoch"), own("validate_"), own("configure_optimizers")
         return Callables(
             train_epoch=self._with_train_data(train) if train else self.train_epoch,
-            validate=_with(validate, data=self.validation_batches()) if validate else self.validate,
-            configure_optimizers=_with(configure, model=self.model) if configure else self.configure_optimizers,
+            validate=bind_known(validate, data=self.validation_batches()) if validate else self.validate,
+            configure_optimizers=bind_known(configure, model=self.model) if configure else self.configure_optimizers,
             early_stopping=own("early_stopping"),
             adapt=self.adapt if self._train_data is not None and self.settings.batch_norm_adaptation_batches else None,
             # A scheduler that steps with the optimizer needs no step at the end of an epoch.
@@ -244,7 +242,7 @@ class DefaultTraining:
 
         @functools.wraps(function)
         def train_epoch(controller: Any, model: nn.Module, *, epoch: int, **more: Any) -> Any:
-            return _with(function, data=self.train_batches(epoch))(controller, model, epoch=epoch, **more)
+            return bind_known(function, data=self.train_batches(epoch))(controller, model, epoch=epoch, **more)
 
         return train_epoch
 
@@ -278,13 +276,6 @@ def pick_device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _with(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
-    """`function` with those extra arguments that it has parameters for."""
-    parameters = inspect.signature(function).parameters
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return partial(function, **{key: value for key, value in extra.items() if takes_all or key in parameters})
 
 
 def _do_nothing(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from kedro_aat.budget import Budget, Outcome
-from kedro_aat.certificate import bootstrap_standard_error, paired_standard_error
+from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
 from kedro_aat.compression.controller import CompressionController, CompressionStage, rates_of
 from kedro_aat.errors import CheckpointError, ConfigurationError, MetricError
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
@@ -131,19 +131,12 @@ def _try(
     if move.train:
         runner.update_learning_rate(seen.metric, loss)
     record = EpochRecord(
-        checkpoint=seen.checkpoint,
+        **seen.model_dump(exclude={"early_stop"}),
         epoch=runner.cumulative_epoch_count,
-        trained=move.train,
         started_from=move.start_from,
-        requested_rate=seen.requested_rate,
-        achieved_rate=seen.achieved_rate,
-        metric=seen.metric,
-        margin=seen.margin,
-        standard_error=seen.standard_error,
         loss=loss,
         learning_rate=learning_rate,
         lr_scale=move.lr_scale,
-        fully_compressed=seen.fully_compressed,
         best_rate=state.best.achieved_rate if state.best else None,
         seconds=time.perf_counter() - started,
     )
@@ -221,6 +214,28 @@ def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> fl
     if baseline.resampled is not None and evaluation.resampled is not None:
         return bootstrap_standard_error(baseline.resampled.cpu().numpy(), evaluation.resampled.cpu().numpy())
     return None
+
+
+def certify_evaluations(
+    baseline: Evaluation, candidate: Evaluation, budget: Budget, alpha: float
+) -> Certificate | None:
+    """Tests once whether the candidate keeps the budget; None if an evaluation has no scores.
+
+    Args:
+        baseline: The uncompressed model on the test split.
+        candidate: The compressed model on it.
+        budget: Its drop and direction are tested.
+        alpha: Accepted probability of certifying a model that breaks its budget.
+    """
+    if baseline.scores is None or candidate.scores is None:
+        return None
+    return certify(
+        baseline.scores.cpu().numpy(),
+        candidate.scores.cpu().numpy(),
+        tolerated_drop=budget.drop,
+        higher_is_better=budget.higher_is_better,
+        alpha=alpha,
+    )
 
 
 def _warn_if_unresolved(budget: Budget, history: list[EpochRecord]) -> None:

@@ -100,16 +100,19 @@ def write_hyperparameters(writer: Any, settings: Mapping[str, Any], result: Fine
     metrics = {"final/metric": result.metric, "final/rate": result.achieved_rate, "final/epochs": float(last.epoch)}
     if best is not None:
         metrics["final/margin"] = best.margin
-    for part in hparams(dict(_flat(settings)) | {"outcome": str(result.outcome)}, metrics):
+    values = {
+        key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flatten(settings)
+    }
+    for part in hparams(values | {"outcome": str(result.outcome)}, metrics):
         writer.file_writer.add_summary(part)
     for name, value in metrics.items():
         writer.add_scalar(name, value, last.epoch)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
-    """Nested settings under dotted names; values of other types than TensorBoard's become text."""
-    for key, value in settings.items():
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings, with dotted names."""
+    for key, value in nested.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value if isinstance(value, bool | int | float | str) else str(value)
+            yield f"{prefix}{key}", value

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,8 @@ def evaluate(model: nn.Module, validate: Callable[..., Any], *, epoch: int = 0) 
     Raises:
         MetricError: If the metric is not a finite number.
     """
-    arguments = {"epoch": epoch} if _accepts_epoch(validate) else {}
     with torch.no_grad():
-        result = validate(model, **arguments)
+        result = bind_known(validate, epoch=epoch)(model)
     if not isinstance(result, Evaluation):
         result = Evaluation(result)
     return replace(result, metric=require_finite(result.metric, f"the metric of epoch {epoch}"))
@@ -362,6 +362,8 @@ def _all_schedulers(scheduler: Any) -> Iterator[Any]:
         yield from _all_schedulers(getattr(one, "_schedulers", None))
 
 
-def _accepts_epoch(function: Callable[..., Any]) -> bool:
-    parameters: Iterable[inspect.Parameter] = inspect.signature(function).parameters.values()
-    return any(parameter.name == "epoch" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+def bind_known(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
+    """`function` with those extra arguments that it has parameters for."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return partial(function, **{key: value for key, value in extra.items() if takes_all or key in parameters})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from kedro_datasets.json import JSONDataset
 from pydantic import ValidationError
 
 from kedro_aat.delivery.results import SearchResult, SecondSearchResult, SkippedSearch, Summary
-from kedro_aat.pipelines.aat.as_json import with_json
+from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.nodes import collect_metrics
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
 from tests.projects import Project
@@ -32,14 +33,14 @@ RESULT = summary_of("within_budget").stages[0]
 
 def test_results_are_read_from_json_and_written_as_json() -> None:
     data = json.loads(RESULT.model_dump_json())
-    outputs = with_json(skip)(data, {"outcome": "skipped"}, times=2)
+    outputs = JsonNode(skip)(data, {"outcome": "skipped"}, times=2)
     assert outputs == (data, {"outcome": "skipped"}, 2)
-    assert with_json(skip)(RESULT, SkippedSearch()) == (data, {"outcome": "skipped"}, 1)  # as a notebook calls it
+    assert JsonNode(skip)(RESULT, SkippedSearch()) == (data, {"outcome": "skipped"}, 1)  # as a notebook calls it
 
 
 def test_json_that_is_no_result_is_an_error() -> None:
     with pytest.raises(ValidationError, match="algorithms"):
-        with_json(skip)({"outcome": "within_budget"}, {"outcome": "skipped"})
+        JsonNode(skip)({"outcome": "within_budget"}, {"outcome": "skipped"})
 
 
 def test_kedro_sees_the_function_itself() -> None:
@@ -48,6 +49,14 @@ def test_kedro_sees_the_function_itself() -> None:
     assert inspect.unwrap(node.func) is collect_metrics
     assert inspect.signature(node.func) == inspect.signature(collect_metrics)
     assert "def collect_metrics(" in inspect.getsource(node.func)
+
+
+def test_nodes_can_be_pickled() -> None:
+    """ParallelRunner sends nodes to other processes."""
+    for node in create_pipeline().nodes:
+        copied = pickle.loads(pickle.dumps(node.func))
+        assert inspect.unwrap(copied) is inspect.unwrap(node.func)
+        assert copied.__name__ == node.func.__name__
 
 
 def test_any_json_dataset_can_hold_a_result(tmp_path: Path) -> None:

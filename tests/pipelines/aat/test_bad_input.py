@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.projects import Project
 
 
@@ -46,8 +48,9 @@ def test_data_file_cut_short(project: Project) -> None:
     assert "epoch 1/" not in output
 
 
-def test_scope_that_matches_nothing(project: Project) -> None:
-    output = project.fail(**{"aat.compression.ignored_scopes": "[blocks.0.conv7]"})
+def test_scope_that_matches_nothing(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path)
+    output = project.fail("--from-nodes", "evaluate_baseline", **{"aat.compression.ignored_scopes": "[blocks.0.conv7]"})
     text = " ".join(output.split())
     assert "ignored_scopes: 'blocks.0.conv7' matches no layer" in text
     assert "rate 0.5" not in output  # no epoch of the loop was run

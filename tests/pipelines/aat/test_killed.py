@@ -6,54 +6,57 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.forks import Command
 from tests.projects import Project
 
-EPOCHS = {"aat.search.maximal_total_epochs": 14}
 LOOP = ("--from-nodes", "evaluate_baseline", "--to-nodes", "finetune_adaptively")
 
 
+def _allow(num_epochs: int) -> dict[str, int]:
+    return {"aat.search.maximal_total_epochs": num_epochs}
+
+
 def _copy(finished: Project, folder: Path) -> Project:
-    copy = Project(folder, like=finished)
+    copy = finished.copy(folder)
     shutil.rmtree(copy.models / "checkpoints")
     return copy
 
 
-def _wait_for_checkpoint(project: Project, number: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+def _wait_for_checkpoint(project: Project, number: int, command: Command) -> None:
+    while command.poll(timeout=0.005) is None:
         if list((project.models / "checkpoints").glob(f"*/checkpoint-{number:06d}")):
             return
-        time.sleep(0.005)
-    output, _ = process.communicate()
-    raise AssertionError(f"checkpoint {number} was never written:\n{output}")
+    raise AssertionError(f"checkpoint {number} was never written:\n{command.output}")
 
 
 def _without_times(trajectory: pd.DataFrame) -> pd.DataFrame:
     return trajectory.drop(columns="seconds")
 
 
-def test_sigkill_at_random_epochs_changes_nothing(finished: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_epochs", [6, pytest.param(14, marks=pytest.mark.slow)])
+def test_sigkill_at_random_epochs_changes_nothing(num_epochs: int, finished: Project, tmp_path: Path) -> None:
     uninterrupted = _copy(finished, tmp_path / "uninterrupted")
-    uninterrupted.run(*LOOP, **EPOCHS)
+    uninterrupted.run(*LOOP, **_allow(num_epochs))
 
     killed = _copy(finished, tmp_path / "killed")
-    kills = sorted(random.sample(range(1, 14), 2))
+    kills = sorted(random.sample(range(1, num_epochs), 2))
     print("killed after the checkpoints", kills)  # shown if the test fails
     for number in kills:
-        process = killed.start(*LOOP, **EPOCHS)
-        _wait_for_checkpoint(killed, number, process)
+        command = killed.start(*LOOP, **_allow(num_epochs))
+        _wait_for_checkpoint(killed, number, command)
         time.sleep(random.uniform(0, 0.2))  # anywhere in an epoch, or while the next checkpoint is written
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    output = killed.run(*LOOP, **EPOCHS)
+        os.killpg(command.pid, signal.SIGKILL)
+        assert command.wait() == -signal.SIGKILL
+    # It goes on in a process that shares nothing with the others, not even the order of its sets.
+    output = killed.spawn(*LOOP, **_allow(num_epochs))
 
     assert "Continuing after epoch" in output
     pd.testing.assert_frame_equal(
@@ -68,10 +71,9 @@ def test_sigkill_at_random_epochs_changes_nothing(finished: Project, tmp_path: P
 
 def test_ctrl_c_says_how_to_go_on(finished: Project, tmp_path: Path) -> None:
     project = _copy(finished, tmp_path / "stopped")
-    process = project.start("--from-nodes", "evaluate_baseline", **EPOCHS)
-    _wait_for_checkpoint(project, 3, process)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "Run the same command again to continue." in " ".join(output.split())
-    assert "Running node: export_model" not in output
+    command = project.start("--from-nodes", "evaluate_baseline", **_allow(14))
+    _wait_for_checkpoint(project, 3, command)
+    os.kill(command.pid, signal.SIGINT)
+    assert command.wait() > 0
+    assert "Run the same command again to continue." in " ".join(command.output.split())
+    assert "Running node: export_model" not in command.output

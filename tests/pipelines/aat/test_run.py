@@ -1,9 +1,8 @@
-"""The whole pipeline through real `kedro` commands on the real data."""
+"""The whole pipeline through `kedro` commands on the real data."""
 
 from __future__ import annotations
 
 import gzip
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.costs import num_parameters
 from kedro_aat.datasets.model import ControllerDataset, ModelDataset
+from tests.pipelines.aat.conftest import Run
 from tests.projects import Project
 
 CONTRACT: dict[str, Any] = {
@@ -135,31 +135,25 @@ def test_tensorboard_has_the_trajectory(finished: Project) -> None:
     assert logged == pytest.approx(trained.to_dict())
 
 
-def test_second_run_takes_the_finished_state(finished: Project, tmp_path: Path) -> None:
-    again = Project(tmp_path, like=finished)
-    before = again.summary
-    output = again.run()  # the third spelling: `kedro run` alone
-    assert "epoch 1 " not in output
+def test_second_run_takes_the_finished_state(finished: Project, repeated: Run) -> None:
+    again, before = repeated.project, finished.summary
+    assert "epoch 1 " not in repeated.output
     assert again.summary["compressed"]["rate"] == before["compressed"]["rate"]
     assert again.summary["run"] == before["run"]
     pd.testing.assert_frame_equal(again.trajectory, finished.trajectory)
 
 
-def test_old_spelling_and_a_start_in_the_middle(finished: Project, tmp_path: Path) -> None:
-    again = Project(tmp_path, like=finished)
+def test_old_spelling_and_a_start_in_the_middle(finished: Project, restarted: Run) -> None:
     # Nothing between nodes lives in memory only.
-    (again.folder / "data/08_reporting/aat_summary.json").unlink()
-    again.run("--pipeline", "aat", "--from-nodes", "evaluate_baseline")
-    assert again.summary["compressed"]["rate"] == finished.summary["compressed"]["rate"]
+    assert restarted.project.summary["compressed"]["rate"] == finished.summary["compressed"]["rate"]
 
 
-def test_openvino_files_are_written_only_if_asked_for(finished: Project, tmp_path: Path) -> None:
+def test_openvino_files_are_written_only_if_asked_for(finished: Project, restarted: Run) -> None:
     assert not (finished.models / "compressed_model.xml").exists()
     assert not (finished.models / "compressed_model.bin").exists()
     openvino = pytest.importorskip("openvino")
-    again = Project(tmp_path, like=finished)
-    output = again.run("--from-nodes", "export_model", **{"aat.export.openvino": "true"})
-    assert "OpenVINO latency, batch 1, ms" in output
+    again = restarted.project
+    assert "OpenVINO latency, batch 1, ms" in restarted.output
     summary = again.summary
     assert summary["versions"]["openvino"].startswith(openvino.__version__.split("-")[0])
     paths = [again.models / f"compressed_model{suffix}" for suffix in (".xml", ".bin")]
@@ -169,15 +163,10 @@ def test_openvino_files_are_written_only_if_asked_for(finished: Project, tmp_pat
     assert " and openvino 20" in (again.models / "compressed_model.md").read_text()
 
 
-def test_infeasible_exports_nothing(finished: Project, tmp_path: Path) -> None:
-    again = Project(tmp_path, like=finished)
-    output = again.run(
-        "--from-nodes",
-        "evaluate_baseline",
-        **{"aat.budget.max_drop": 0, "aat.minimal_rate": 0.99, "aat.maximal_rate": 0.99, "aat.second_stage": "null"},
-    )
+def test_infeasible_exports_nothing(infeasible: Run) -> None:
+    again = infeasible.project
     assert again.summary["outcome"] == "infeasible"
-    assert "Outcome: infeasible" in output
+    assert "Outcome: infeasible" in infeasible.output
     assert not (again.models / "compressed_model.onnx").exists()
     assert not (again.models / "compressed_model.pt2").exists()
     assert not (again.models / "compressed_model").exists()

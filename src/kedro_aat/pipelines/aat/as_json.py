@@ -21,27 +21,34 @@ from kedro_aat.delivery.results import (
 _RESULTS = (BaselineEvaluation, SearchResult, SecondSearchResult, ExportResult, CertificateResult, Summary)
 
 
-def with_json(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a node function, so that it reads result models from JSON data and returns its results as JSON data.
+class JsonNode:
+    """A node function that reads result models from JSON data and returns its results as JSON data.
 
-    The catalog of a user's project declares these as `json.JSONDataset`, and in memory Kedro copies plain data
-    as well as models.
+    Catalogs that users wrote for version 0.1.0 declare results as `json.JSONDataset`. Kedro still sees the name, the
+    signature, the type hints and the source of the function itself.
 
     Args:
         function: Node function, with result models as types of some parameters and of its return value.
     """
-    signature = inspect.signature(function)
-    adapters = {name: TypeAdapter(hint) for name, hint in get_type_hints(function).items() if hint in _RESULTS}
 
-    @functools.wraps(function)
-    def node(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        for name in adapters.keys() & bound.arguments.keys():
-            bound.arguments[name] = adapters[name].validate_python(bound.arguments[name])
-        outputs = function(*bound.args, **bound.kwargs)
+    __name__: str
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._signature = inspect.signature(function)
+        hints = get_type_hints(function).items()
+        self._adapters = {name: TypeAdapter(hint) for name, hint in hints if hint in _RESULTS and name != "return"}
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = self._signature.bind(*args, **kwargs)
+        for name in self._adapters.keys() & bound.arguments.keys():
+            bound.arguments[name] = self._adapters[name].validate_python(bound.arguments[name])
+        outputs = self._function(*bound.args, **bound.kwargs)
         return tuple(map(_as_json, outputs)) if isinstance(outputs, tuple) else _as_json(outputs)
 
-    return node
+    def __reduce__(self) -> tuple[type[JsonNode], tuple[Callable[..., Any]]]:
+        return JsonNode, (self._function,)  # ParallelRunner pickles nodes, and a type adapter cannot be pickled
 
 
 def _as_json(value: Any) -> Any:

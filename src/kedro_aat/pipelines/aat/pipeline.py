@@ -9,7 +9,7 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 from kedro.utils import KedroExperimentalWarning
 
-from kedro_aat.pipelines.aat.as_json import with_json
+from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.diagram import loop_diagram
 from kedro_aat.pipelines.aat.nodes import (
     build_controller,
@@ -24,6 +24,10 @@ from kedro_aat.pipelines.aat.nodes import (
     require_feasible,
     summarize_run,
 )
+
+# What both searches read.
+_BASELINE_AND_DATA = ("baseline_model", "train_data", "validation_data", "baseline_evaluation", "baseline_scores")
+_STORES_AND_SETTINGS = ("checkpoint_store", "tensorboard_log", "params:aat")
 
 
 def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
@@ -48,17 +52,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
             ),
             _node(
                 finetune_adaptively,
-                [
-                    "compression_controller",
-                    "baseline_model",
-                    "train_data",
-                    "validation_data",
-                    "baseline_evaluation",
-                    "baseline_scores",
-                    "checkpoint_store",
-                    "tensorboard_log",
-                    "params:aat",
-                ],
+                ["compression_controller", *_BASELINE_AND_DATA, *_STORES_AND_SETTINGS],
                 ["fine_tuned_controller", "search_result", "search_trajectory"],
                 preview_fn=loop_diagram,
             ),
@@ -66,16 +60,9 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 finetune_second_stage,
                 [
                     "fine_tuned_controller",
-                    "baseline_model",
-                    "train_data",
-                    "validation_data",
-                    "baseline_evaluation",
-                    "baseline_scores",
-                    "search_result",
-                    "search_trajectory",
-                    "checkpoint_store",
-                    "tensorboard_log",
-                    "params:aat",
+                    *_BASELINE_AND_DATA,
+                    *("search_result", "search_trajectory"),
+                    *_STORES_AND_SETTINGS,
                 ],
                 ["second_stage_controller", "second_stage_result", "trajectory"],
             ),
@@ -160,4 +147,4 @@ def _node(function: Callable[..., Any], inputs: list[str], outputs: str | list[s
     """A node named like its function, which reads and writes JSON."""
     # Kedro warns that previews of nodes are experimental, even if nobody looks at one.
     with warnings.catch_warnings(action="ignore", category=KedroExperimentalWarning):
-        return Node(with_json(function), inputs, outputs, name=function.__name__, **options)
+        return Node(JsonNode(function), inputs, outputs, name=function.__name__, **options)

@@ -1,6 +1,10 @@
-"""The laws of every search policy, whatever it is told.
+"""The laws of every search policy, as a test suite to inherit.
 
-A test module inherits `PolicyContract` and parametrises it with `policy`.
+    @pytest.mark.parametrize("policy", [MyPolicy(maximal_total_epochs=20)])
+    class TestMyPolicy(PolicyContract):
+        pass
+
+`MyPolicy` is a frozen pydantic model with `kind` and `maximal_total_epochs`, and the methods of `SearchPolicy`.
 """
 
 from __future__ import annotations
@@ -11,42 +15,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kedro_aat.budget import Outcome
-from kedro_aat.search import Policy
 from kedro_aat.search.policy import Epoch, Problem, SearchPolicy, SearchState
-from tests.search.world import Course, World, search
-from tests.strategies import worlds
+from kedro_aat.testing.simulated_search import Course, World, search
+from kedro_aat.testing.strategies import worlds
 
-# Validations without training: the first, and one at each change of phase.
+# Number of validations without training: the first, and one at each change of phase.
 NUM_VALIDATIONS_ALONE = 3
 
 laws = settings(max_examples=30, deadline=None)
 
 
-def anew(policy: Policy) -> Policy:
-    """The same policy as another process would read it."""
+def reread(policy: Any) -> Any:
+    """Returns the policy as another process would read it."""
     return type(policy).model_validate_json(policy.model_dump_json())
 
 
 class PolicyContract:
+    """What the training loop relies on. A test class inherits it and parametrizes it with `policy`."""
+
     @laws
     @given(world=worlds)
-    def test_state_survives_json(self, policy: Policy, world: World) -> None:
+    def test_state_survives_json(self, policy: Any, world: World) -> None:
         for state in search(policy, world).states:
             assert policy.load(state.model_dump_json()) == state
 
     @laws
     @given(world=worlds)
-    def test_state_is_the_fold_of_tell_over_the_history(self, policy: Policy, world: World) -> None:
+    def test_state_is_the_fold_of_tell_over_the_history(self, policy: Any, world: World) -> None:
         whole = search(policy, world)
-        other: SearchPolicy[Any] = anew(policy)
+        other: SearchPolicy[Any] = reread(policy)
         state = other.initial(world.problem)
-        for seen, expected in zip(whole.course.results, whole.states[1:], strict=True):
-            state = other.tell(state, seen)
+        for result, expected in zip(whole.course.results, whole.states[1:], strict=True):
+            state = other.tell(state, result)
             assert state == expected
 
     @laws
     @given(world=worlds)
-    def test_asking_changes_nothing(self, policy: Policy, world: World) -> None:
+    def test_asking_changes_nothing(self, policy: Any, world: World) -> None:
         asking: SearchPolicy[Any] = policy
 
         def look(state: SearchState, course: Course) -> None:
@@ -58,12 +63,10 @@ class PolicyContract:
 
     @laws
     @given(world=worlds, data=st.data())
-    def test_resumed_search_equals_one_never_interrupted(
-        self, policy: Policy, world: World, data: st.DataObject
-    ) -> None:
+    def test_resumed_search_equals_one_never_interrupted(self, policy: Any, world: World, data: st.DataObject) -> None:
         whole = search(policy, world)
         number = data.draw(st.integers(0, len(whole.states) - 1), label="moves before the interruption")
-        other = anew(policy)
+        other = reread(policy)
         state = other.load(whole.states[number].model_dump_json())
         rest = search(other, world, resumed=(state, whole.course.first(number)))
         assert rest.course == whole.course
@@ -72,7 +75,7 @@ class PolicyContract:
 
     @laws
     @given(world=worlds)
-    def test_ends_within_its_epochs(self, policy: Policy, world: World) -> None:
+    def test_ends_within_its_epochs(self, policy: Any, world: World) -> None:
         allowed = policy.maximal_total_epochs
         moves = search(policy, world, limit=allowed + NUM_VALIDATIONS_ALONE + 1).course.moves
         assert sum(move.train for move in moves) <= allowed
@@ -80,7 +83,7 @@ class PolicyContract:
 
     @laws
     @given(world=worlds)
-    def test_best_is_within_budget(self, policy: Policy, world: World) -> None:
+    def test_best_is_within_budget(self, policy: Any, world: World) -> None:
         def look(state: SearchState, course: Course) -> None:
             if state.best is not None:
                 named = course.results[state.best.checkpoint]
@@ -93,13 +96,13 @@ class PolicyContract:
 
     @laws
     @given(world=worlds)
-    def test_stop_names_the_best_there_is(self, policy: Policy, world: World) -> None:
+    def test_stop_returns_the_best(self, policy: Any, world: World) -> None:
         whole = search(policy, world)
         best = whole.states[-1].best
         is_compressed = best is not None and best.requested_rate > 0
         if is_compressed and best.requested_rate >= world.problem.minimal_rate:
             assert whole.stop.best == best.checkpoint
-        elif policy.kind != "early_exit":  # which leaves the rate to the controller's schedule
+        elif policy.kind != "early_exit":  # it leaves the rate to the controller's schedule
             assert whole.stop.best is None
         if whole.stop.best is None:
             assert whole.stop.outcome is Outcome.INFEASIBLE
@@ -111,21 +114,21 @@ class PolicyContract:
 
     @laws
     @given(world=worlds)
-    def test_rates_keep_to_the_limits(self, policy: Policy, world: World) -> None:
+    def test_rates_are_within_the_limits(self, policy: Any, world: World) -> None:
         lowest, highest = world.problem.minimal_rate, world.problem.maximal_rate
         for move in search(policy, world).course.moves:
             assert all(lowest <= rate <= highest for rate in move.rate_path or ())
 
     @laws
     @given(world=worlds)
-    def test_checkpoints_to_start_from_are_among_those_needed(self, policy: Policy, world: World) -> None:
+    def test_checkpoints_to_start_from_are_among_those_needed(self, policy: Any, world: World) -> None:
         asking: SearchPolicy[Any] = policy
         needed_before = frozenset[int]()
 
         def look(state: SearchState, course: Course) -> None:
             nonlocal needed_before
-            latest = {seen.checkpoint for seen in course.results[-1:]}
-            # What was not needed may have been removed, and cannot be needed again.
+            latest = {result.checkpoint for result in course.results[-1:]}
+            # A checkpoint that was not needed may have been removed, so it must not be needed again.
             assert state.needed <= needed_before | latest
             named = getattr(asking.ask(state), "start_from", None)
             assert named is None or named in state.needed
@@ -134,7 +137,7 @@ class PolicyContract:
         whole = search(policy, world, look=look)
         assert whole.stop.best is None or whole.stop.best in whole.states[-1].needed
 
-    def test_model_as_given_is_validated_before_anything_is_trained(self, policy: Policy) -> None:
+    def test_model_is_validated_before_anything_is_trained(self, policy: Any) -> None:
         asking: SearchPolicy[Any] = policy
         first = asking.ask(asking.initial(Problem()))
         assert isinstance(first, Epoch)

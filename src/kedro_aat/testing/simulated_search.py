@@ -1,4 +1,4 @@
-"""Stands in for model, training and validation, so that a whole search is over in milliseconds."""
+"""Replaces model, training and validation, so that a whole search takes milliseconds."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
 
-# A controller's own schedule ends below 1, as all rates do.
+# A controller's own schedule ends below 1, like all rates.
 HIGHEST_SCHEDULED_RATE = 0.99
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one epoch brings.
+    """The result of one epoch, at any rate.
 
     Attributes:
-        margin: Distance to the lowest tolerated metric, whatever the rate.
-        achieved_offset: Difference of the achieved to the requested rate.
-        scheduled_increment: What the controller's own schedule adds to the rate until the search takes over.
+        margin: Distance to the lowest tolerated metric.
+        achieved_offset: Achieved rate minus requested rate.
+        scheduled_increment: Increment of the rate by the controller's own schedule, until the search takes over.
+        fully_compressed: Whether the controller's own schedule has ended.
+        early_stop: Whether the user's function asks to end this phase of training.
     """
 
     margin: float
@@ -34,28 +36,28 @@ class Course:
     """A search so far.
 
     Attributes:
-        moves: What the policy policy.
-        results: What it was told, one result a move.
+        moves: The epochs that the policy asked for.
+        results: One result per move.
     """
 
     moves: list[Epoch] = field(default_factory=list)
     results: list[EpochResult] = field(default_factory=list)
 
     def first(self, number: int) -> Course:
-        """The search as it stood after its first `number` moves."""
+        """Returns the search after its first `number` moves."""
         return Course(self.moves[:number], self.results[:number])
 
 
 @dataclass(frozen=True)
 class World:
-    """Answers one epoch after another; a pure function of the epochs before.
+    """Answers one epoch after another. Each result is a pure function of the epochs before.
 
     Attributes:
-        problem: What the search is given.
-        answers: First of the model as given, then of the epochs that train, in turn and from the beginning
-            again. A validation alone repeats what is known, so it takes none.
-        granularity: Achieved rates come in multiples of its inverse, as those of few filters do.
-        feasible_up_to: Margins are the distance to this achieved rate, in place of those of the answers.
+        problem: The problem to solve.
+        answers: The answer to the first validation, then those to the epochs that train; after the last one they
+            start again. A validation only repeats what is known, so it uses none.
+        granularity: Achieved rates are multiples of its inverse, like those of a network with few filters.
+        feasible_up_to: Margins are the distance to this achieved rate, instead of those of the answers.
     """
 
     problem: Problem
@@ -64,7 +66,7 @@ class World:
     feasible_up_to: float | None = None
 
     def result(self, move: Epoch, past: Course) -> EpochResult:
-        """What comes of `move` after all that is past; its checkpoint is the number of moves before it."""
+        """Returns the result of `move` after a past; its checkpoint is the number of moves before it."""
         number = len(past.results)
         source = past.results[-1] if past.results else None
         if move.start_from is not None:
@@ -97,12 +99,12 @@ class World:
 
 @dataclass(frozen=True)
 class Search:
-    """A search from its beginning, or the point where it was resumed, to its end.
+    """A search from its beginning, or from where it was resumed, to its end.
 
     Attributes:
-        course: All that was asked and told.
-        states: Before the first of its moves, and after each.
-        stop: The policy's last word.
+        course: All moves and results.
+        states: The state before the first move, and the state after each.
+        stop: The policy's last answer.
     """
 
     course: Course
@@ -122,10 +124,13 @@ def search(
 
     Args:
         policy: The policy.
-        world: What answers it.
-        resumed: State and course to go on from; by default the search begins.
-        look: Called with state and course before each move.
-        limit: Moves after which a search that does not end is an error.
+        world: The world that answers it.
+        resumed: State and course to continue from; by default a new search begins.
+        look: Function that is called with state and course before each move.
+        limit: Number of moves after which a search that has not ended is an error.
+
+    Raises:
+        AssertionError: If the search does not end.
     """
     state, past = resumed or (policy.initial(world.problem), Course())
     course, states = Course([*past.moves], [*past.results]), [state]
@@ -135,13 +140,13 @@ def search(
         move = policy.ask(states[-1])
         if isinstance(move, Stop):
             return Search(course, states, move)
-        seen = world.result(move, course)
+        result = world.result(move, course)
         course.moves.append(move)
-        course.results.append(seen)
-        states.append(policy.tell(states[-1], seen))
+        course.results.append(result)
+        states.append(policy.tell(states[-1], result))
     raise AssertionError(f"the search did not end within {limit} moves")
 
 
-def changed(seen: EpochResult, **changes: Any) -> EpochResult:
-    """A result with some of its fields changed."""
-    return EpochResult(**{**dict(seen), **changes})
+def changed(result: EpochResult, **changes: Any) -> EpochResult:
+    """Copies a result with some fields changed."""
+    return EpochResult(**{**dict(result), **changes})

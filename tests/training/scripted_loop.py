@@ -1,4 +1,4 @@
-"""A loop over the scripted model, for tests of how loops begin, end and go on."""
+"""A loop over the scripted model, for tests of how loops begin, end and continue."""
 
 from __future__ import annotations
 
@@ -31,12 +31,21 @@ PARAMS: dict[str, Any] = {
     "patience_epochs": 2,
     "maximal_total_epochs": 8,
 }
-# Long stays at a rate, and two turns: the learning rate is scaled and then stepped on.
+# The search stays at each rate for long and turns twice, so the learning rate is scaled between optimizer steps.
 PATIENT = PARAMS | {"patience_epochs": 4, "maximal_total_epochs": 16, "lr_reduction_factor": 0.3}
 
 
-class Subject:
-    """A scripted model, its controller and a loop, with functions that note how they are called."""
+class ScriptedLoop:
+    """A scripted model, its controller and a loop, with functions that record how they are called.
+
+    Args:
+        mode: Mode of accuracy-aware training.
+        baseline: Metric of the uncompressed model.
+        is_partial_until_search: Whether the controller counts as partially compressed until the search begins.
+        increment: Change of the rate per epoch by the controller's own scheduler.
+        params: Parameters of the mode; None for `PARAMS`.
+        **loop_args: Further arguments of the loop.
+    """
 
     def __init__(
         self,
@@ -65,11 +74,11 @@ class Subject:
     ) -> float | None:
         """Counts an epoch, and takes a step in a random direction with every optimizer."""
         optimizers = [] if optimizer is None else optimizer if isinstance(optimizer, list) else [optimizer]
-        self.learning_rates.append([one.param_groups[0]["lr"] for one in optimizers])
+        self.learning_rates.append([each.param_groups[0]["lr"] for each in optimizers])
         model.state[1:] += 1
-        for one in optimizers:
+        for each in optimizers:
             model.weight.grad = torch.randn(1)
-            one.step()
+            each.step()
         return 1.0 / (epoch + 1)
 
     @staticmethod
@@ -86,15 +95,24 @@ class Subject:
         train: Callable[..., Any] | None = None,
         validate: Callable[..., Any] | None = None,
         configure: Callable[[], tuple[Any, Any]] | None = None,
-        **more: Any,
+        **run_args: Any,
     ) -> nn.Module:
+        """Runs the loop and returns the model.
+
+        Args:
+            log_dir: Folder of logs and checkpoints.
+            train: Training function; None for `self.train`.
+            validate: Validation function; None for `self.validate`.
+            configure: Makes the optimizers; None for `self.sgd`.
+            **run_args: Further arguments of the loop's `run`.
+        """
         returned: nn.Module = self.loop.run(
             self.model,
             train or self.train,
             validate or self.validate,
             configure or self.sgd,
             log_dir=log_dir,
-            **more,
+            **run_args,
         )
         assert returned is self.model
         return returned
@@ -105,6 +123,7 @@ class Subject:
 
     @property
     def trained(self) -> list[EpochRecord]:
+        """The epochs of the history that trained, without those that only validated."""
         return [record for record in self.loop.history if record.trained]
 
     @property
@@ -122,7 +141,7 @@ def assert_same_state(model: nn.Module, expected: dict[str, Tensor]) -> None:
 
 
 def dump_state(model: Any, controller: Any, runner: TrainingRunner, save_dir: str) -> str:
-    """Writes the scripted state in a format of its own."""
+    """Writes the scripted state in a format of the user's own."""
     path = Path(save_dir) / "own.json"
     path.write_text(json.dumps([*model.state.tolist(), model.weight.item()]))
     return str(path)

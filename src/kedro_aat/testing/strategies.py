@@ -1,4 +1,4 @@
-"""Hypothesis strategies that several tests share."""
+"""Hypothesis strategies: rates, metrics, budgets, search problems and simulated worlds."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from hypothesis import strategies as st
 
 from kedro_aat.budget import Budget
 from kedro_aat.search.policy import Problem
-from tests.search.world import Answer, World
+from kedro_aat.testing.simulated_search import Answer, World
 
-# Rates in [0, 1) as people write them, with some that a controller measured between.
+# Rates in [0, 1): some as people write them, and some as controllers measure them.
 rates = st.integers(0, 99).map(lambda percent: percent / 100) | st.floats(1e-6, 0.999)
-# Metrics, baselines and margins: of any sign, fractions and percentages alike, but finite.
+# Metrics, baselines and margins: finite, of any sign, fractions and percentages.
 metrics = st.floats(-200, 200) | st.floats(-1, 1)
 drops = st.floats(0, 100) | st.floats(0, 1)
 
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
+    """Search problems, some of which have a minimal rate."""
     lowest, highest = sorted((draw(rates), draw(rates)))
     return Problem(
         minimal_rate=draw(st.just(0.0) | st.just(lowest)),
@@ -46,4 +47,5 @@ worlds = st.builds(
 
 @st.composite
 def budgets(draw: st.DrawFn) -> Budget:
+    """Accuracy budgets in either direction."""
     return Budget(baseline=draw(metrics), drop=draw(drops), higher_is_better=draw(st.booleans()))

@@ -1,4 +1,4 @@
-"""Functions and classes that settings of the tests name by import path."""
+"""Functions and classes as a user would write them, which the tests' settings name by import path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CALLS: list[tuple[str, dict[str, Any]]] = []  # name of the function, and what it was given
+Call = tuple[str, dict[str, Any]]  # name of the function, and its arguments
+CALLS: list[Call] = []  # every call since the fixture `calls` cleared the list
 
 
 def train_epoch(controller: Any, model: nn.Module, epoch: int, optimizer: Any, lr_scheduler: Any, data: Any) -> float:
@@ -23,8 +24,8 @@ def train_epoch(controller: Any, model: nn.Module, epoch: int, optimizer: Any, l
     return 0.25
 
 
-def train_without_data(controller: Any, model: nn.Module, **more: Any) -> None:
-    CALLS.append(("train_without_data", more))
+def train_without_data(controller: Any, model: nn.Module, **arguments: Any) -> None:
+    CALLS.append(("train_without_data", arguments))
 
 
 def validate(model: nn.Module, epoch: int, data: Any) -> float:
@@ -32,8 +33,8 @@ def validate(model: nn.Module, epoch: int, data: Any) -> float:
     return 0.75
 
 
-def validate_the_model_alone(model: nn.Module) -> float:
-    CALLS.append(("validate_the_model_alone", {}))
+def validate_without_data(model: nn.Module) -> float:
+    CALLS.append(("validate_without_data", {}))
     return 0.5
 
 
@@ -43,7 +44,7 @@ def configure_optimizers(model: nn.Module) -> tuple[torch.optim.Optimizer, None]
 
 
 def configure_two_optimizers(model: nn.Module) -> tuple[list[torch.optim.Optimizer], None]:
-    """One for the weights and one for the biases, both of learning rate 1."""
+    """Returns one optimizer for the weights and one for the biases, both with learning rate 1."""
     weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     biases = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     return [torch.optim.SGD(weights, lr=1.0), torch.optim.SGD(biases, lr=1.0)], None
@@ -58,7 +59,7 @@ def update_learning_rate(lr_scheduler: Any, epoch: int, metric: float, loss: flo
 
 
 class WeightedLoss(nn.Module):
-    """A loss with a tensor of its own."""
+    """Loss that holds a tensor."""
 
     weight: Tensor
 
@@ -70,13 +71,13 @@ class WeightedLoss(nn.Module):
         return F.cross_entropy(outputs, targets, self.weight)
 
 
-class Types(torchmetrics.Metric):
-    """A metric that notes the types of what it is given."""
+class DtypeRecorder(torchmetrics.Metric):
+    """Metric that records the types of its arguments."""
 
     higher_is_better = True
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        CALLS.append(("Types", {"outputs": outputs.dtype, "targets": targets.dtype}))
+        CALLS.append(("DtypeRecorder", {"outputs": outputs.dtype, "targets": targets.dtype}))
 
     def compute(self) -> Tensor:
         return torch.tensor(1.0)
