@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
-from kedro_aat.compression.settings import MagnitudeSparsity
-from kedro_aat.delivery.candidates import Candidate, front_candidates
+from kedro_aat.compression.settings import MagnitudeSparsity, Quantization
+from kedro_aat.delivery.candidates import Candidate, front_candidates, stage_candidates
 from kedro_aat.delivery.measurements import CandidateResult, Measurements
 from kedro_aat.delivery.results import (
     BudgetResult,
@@ -102,6 +103,60 @@ def test_each_has_a_name_of_its_own_and_the_rate_that_it_says(search: Search) ->
         weights = [weight for name, weight in other.model.named_parameters() if name in set(other.weight_names)]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         assert zeros / sum(weight.numel() for weight in weights) == pytest.approx(other.rate, abs=0.01)
+
+
+def test_fallback_knows_its_checkpoint_and_how_it_was_measured(search: Search) -> None:
+    first, second = search.others()
+    assert (first.rate, second.rate) == (0.50003, 0.50001)
+    assert (first.requested_rate, second.requested_rate) == (0.50003, 0.50001)
+    assert (first.stage, first.checkpoint, first.id) == (1, 2, "stage-1-checkpoint-2")
+    assert first.standard_error == 0.01
+    assert first.name == "magnitude_sparsity at rate 0.5000 (checkpoint 2)"
+    assert list(first.weight_names) == list(search.controller.weight_names)
+
+
+def test_fallbacks_keep_the_budget_and_are_less_compressed(search: Search) -> None:
+    result = search.result.model_copy(update={"rate": Rates(requested=0.50003, achieved=0.50003)})
+    budget = Budget(baseline=0.9, drop=0.015)
+    (other,) = front_candidates(search.controller, search.trajectory, result, search.store, budget)
+    assert other.checkpoint == 1
+    exactly_kept = Budget(baseline=1.0, drop=0.125)
+    trajectory = search.trajectory.assign(metric=[0.9, 0.875, 0.8, 0.75])
+    (other,) = front_candidates(search.controller, trajectory, search.result, search.store, exactly_kept)
+    assert other.checkpoint == 1
+
+
+def test_the_searchs_own_controller_is_left_as_it_is(search: Search) -> None:
+    before = [parameter.clone() for parameter in search.controller.model.parameters()]
+    rate = search.controller.compression_rate
+    assert len(search.others()) == 2
+    assert search.controller.compression_rate == rate
+    for parameter, expected in zip(search.controller.model.parameters(), before, strict=True):
+        assert parameter.equal(expected)
+
+
+@pytest.mark.parametrize("algorithms", [(MagnitudeSparsity(), Quantization()), (MagnitudeSparsity(),) * 2])
+def test_what_the_stages_returned(search: Search, algorithms: tuple[Any, ...]) -> None:
+    controllers = [build_controller(Perceptron([6, 8, 4]), settings) for settings in algorithms]
+    for controller in controllers:
+        controller.model(torch.rand(3, 6))
+    first_result = search.result.model_copy(update={"standard_error": 0.02})
+    second_result = search.result.model_copy(
+        update={"rate": Rates(requested=0.9, achieved=0.75), "best_checkpoint": None}
+    )
+    first, second = stage_candidates([(1, controllers[0], first_result), (2, controllers[1], second_result)])
+    if algorithms[0] == algorithms[1]:
+        assert (first.name, second.name) == ("magnitude_sparsity (stage 1)", "magnitude_sparsity (stage 2)")
+    else:
+        assert (first.name, second.name) == ("magnitude_sparsity", "quantization")
+    assert (first.id, second.id) == ("stage-1-checkpoint-3", "stage-2")
+    assert (first.rate, first.requested_rate, first.standard_error, first.checkpoint) == (0.8, 0.8, 0.02, 3)
+    assert (second.rate, second.requested_rate, second.standard_error, second.checkpoint) == (0.75, 0.9, None, None)
+    assert list(first.weight_names) == list(controllers[0].weight_names) != []
+    for candidate, controller in zip((first, second), controllers, strict=True):
+        inputs = torch.rand(3, 6)
+        assert candidate.model is not controller.model
+        assert candidate.model(inputs).allclose(controller.strip()(inputs))
 
 
 def test_what_is_not_worth_returning_is_not_fallen_back_to(search: Search) -> None:

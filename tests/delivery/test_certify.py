@@ -93,6 +93,25 @@ def test_small_drop_on_many_examples_is_certified(ledger: CertificateLedger) -> 
     assert verdict.certificate.upper_bound < 0.02
 
 
+def test_result_is_one_flat_table(ledger: CertificateLedger) -> None:
+    verdict = certified(ledger, 0.005)
+    result, certificate = verdict.result, verdict.certificate
+    assert certificate is not None
+    assert result.is_certified
+    assert (result.baseline, result.compressed, result.words) == (verdict.baseline, verdict.compressed, verdict.words)
+    fields = ("statistic", "p_value", "alpha", "examples", "unit", "tolerated_drop", "estimated_drop", "upper_bound")
+    for field in (*fields, "discordant"):
+        assert getattr(result, field) == getattr(certificate, field), field
+
+
+def test_result_without_a_certificate_has_no_statistics(ledger: CertificateLedger) -> None:
+    certified(ledger, 0.005)
+    result = certified(ledger, 0.006).result
+    assert not result.is_certified
+    assert (result.baseline, result.compressed, result.p_value, result.examples) == (None, None, None, None)
+    assert "already read" in result.words
+
+
 def test_few_examples_say_how_many_it_takes(ledger: CertificateLedger) -> None:
     verdict = certified(ledger, 0.005, 100)
     assert not verdict.is_certified
