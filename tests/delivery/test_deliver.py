@@ -272,7 +272,6 @@ def test_an_error_planted_in_openvino_files_turns_the_verdict(
 
 def test_a_file_whose_metric_is_nan_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outputs are compared on the first examples only; a later one may be NaN."""
-    evaluate_file = delivery.evaluate_file
 
     def broken(file: nn.Module, *arguments: Any) -> Any:
         if isinstance(file, OnnxModel) and not broken_files:
