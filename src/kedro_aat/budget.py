@@ -147,7 +147,7 @@ def require_finite(value: object, what: str) -> float:
     except (TypeError, ValueError):
         raise MetricError(
             f"{what} must be a number, but is {value!r} of type {type(value).__name__}. "
-            "Let the validation function return a float."
+            "Let the function return a float."
         ) from None
     if not math.isfinite(number):
         raise MetricError(

@@ -20,6 +20,7 @@ from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError
+from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import to_openvino
 from kedro_aat.export.session import OnnxModel
@@ -79,9 +80,16 @@ def exported(model: nn.Module) -> onnx.ModelProto:
     return to_onnx(model, DATA["inputs"])
 
 
+@functools.cache
+def measured_memory(file: bytes, batch_sizes: tuple[int, ...]) -> dict[int, int] | None:
+    """The real measurement, once for each file, since it starts a process."""
+    return peak_memory(file, DATA["inputs"].numpy(), batch_sizes)
+
+
 @pytest.fixture(autouse=True)
-def _export_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def _once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: exported(model))
+    monkeypatch.setattr(delivery_files, "peak_memory", lambda file, inputs, sizes: measured_memory(file, sizes))
 
 
 SMALL, LARGE = Candidate("small", 2, Net(1), 0.9), Candidate("large", 1, Net(4), 0.5)
@@ -259,3 +267,20 @@ def test_an_error_planted_in_openvino_files_turns_the_verdict(
     _, result = delivered(SMALL, others=iter([LARGE]), budget=budget, openvino=True, tolerance=tolerance)
     assert result.delivered == "large"
     assert reason in result.rejected["small"]
+
+
+def test_a_file_whose_metric_is_nan_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outputs are compared on the first examples only; a later one may be NaN."""
+    evaluate_file = delivery.evaluate_file
+
+    def broken(file: nn.Module, *arguments: Any) -> Any:
+        if isinstance(file, OnnxModel) and not broken_files:
+            broken_files.append(file)
+            raise MetricError("the metric of epoch 0 must be a finite number, but is nan")
+        return evaluate_file(file, *arguments)
+
+    broken_files: list[nn.Module] = []
+    monkeypatch.setattr(delivery, "evaluate_file", broken)
+    _, result = delivered(SMALL, LARGE)
+    assert result.delivered == "large"
+    assert "nan" in result.rejected["small"]

@@ -1,4 +1,4 @@
-"""Every checkpoint store keeps the contract. A new one is added to `STORES`."""
+"""The contract of all checkpoint stores (add a new one to `STORES`), and the files of `CheckpointStore`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -33,10 +34,10 @@ class TestEveryStore(StoreContract):
     pass
 
 
-# --- the files of ours -----------------------------------------------------------------------------------------
+# --- the files ------------------------------------------------------------------------------------------------
 
 
-def test_files_of_a_checkpoint_are_the_documented_ones(tmp_path: Path) -> None:
+def test_checkpoint_has_the_documented_files(tmp_path: Path) -> None:
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
         run.save(checkpoint(12))
         folder = run.folder / "checkpoint-000012"
@@ -47,7 +48,7 @@ def test_files_of_a_checkpoint_are_the_documented_ones(tmp_path: Path) -> None:
         assert (run.folder / "run.json").exists()
 
 
-def test_run_that_another_version_began_is_found_again(tmp_path: Path) -> None:
+def test_folders_of_runs_have_the_names_of_earlier_versions(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     with store.open(IDENTITY) as run:
         assert run.folder == tmp_path / "0139a700e195"
@@ -61,18 +62,18 @@ def test_run_that_another_version_began_is_found_again(tmp_path: Path) -> None:
         assert run.folder == tmp_path / "0139a700e195-3"
 
 
-def test_paths_in_an_identity_count(tmp_path: Path) -> None:
+def test_paths_in_an_identity_distinguish_runs(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     with store.open({"data": Path("one")}) as one, store.open({"data": Path("other")}) as other:
         assert one.folder != other.folder
 
 
-def test_identity_of_a_run_is_plain_data(tmp_path: Path) -> None:
+def test_identity_of_a_run_must_be_plain_data(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot identify a run"):
         CheckpointStore(tmp_path).open({"metric": print})
 
 
-def test_file_of_a_run_that_continues_is_left_alone(tmp_path: Path) -> None:
+def test_continuing_a_run_leaves_its_file_alone(tmp_path: Path) -> None:
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
         (run.folder / "run.json").write_text("{}")
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
@@ -80,7 +81,7 @@ def test_file_of_a_run_that_continues_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [{1, 2}, (7,), ()])
-def test_saving_removes_all_but_what_is_kept(tmp_path: Path, keep: Collection[int]) -> None:
+def test_saving_removes_checkpoints_that_are_not_kept(tmp_path: Path, keep: Collection[int]) -> None:
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
         for number in range(4):
             run.save(checkpoint(number))
@@ -88,7 +89,7 @@ def test_saving_removes_all_but_what_is_kept(tmp_path: Path, keep: Collection[in
         assert run.numbers == sorted({0, 1, 2, 3} & set(keep) | {4})
 
 
-def test_state_that_is_no_json_is_refused(tmp_path: Path) -> None:
+def test_state_that_json_cannot_hold_is_an_error(tmp_path: Path) -> None:
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
         with pytest.raises(ValueError, match="not JSON compliant"):
             run.save(Checkpoint(0, {}, {}, {"metric": float("nan")}))
@@ -96,15 +97,15 @@ def test_state_that_is_no_json_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("training", "where"),
+    ("training", "message"),
     [
         ({"scheduler": {"path": Path("x")}}, "training.scheduler.path of a checkpoint is a"),
         ({"scheduler": [1, (2, print)]}, "training.scheduler[1][1] of a checkpoint is a builtin"),
         ({"scheduler": {Path("x"): 1}}, "training.scheduler of a checkpoint is a"),
     ],
 )
-def test_object_that_cannot_be_read_back_is_named(tmp_path: Path, training: dict[str, Any], where: str) -> None:
-    with CheckpointStore(tmp_path).open(IDENTITY) as run, pytest.raises(CheckpointError, match=re.escape(where)):
+def test_error_names_an_object_that_cannot_be_read_back(tmp_path: Path, training: dict[str, Any], message: str) -> None:
+    with CheckpointStore(tmp_path).open(IDENTITY) as run, pytest.raises(CheckpointError, match=re.escape(message)):
         run.save(Checkpoint(0, {}, training, {}))
 
 
@@ -130,10 +131,10 @@ BOMBS: dict[str, Callable[[object], bytes]] = {"plain": pickle.dumps, "in torch'
 @pytest.mark.parametrize("file", ["training.pt", "model.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("kind", BOMBS)
 def test_pickle_is_never_executed(tmp_path: Path, kind: str, file: str) -> None:
-    """Whoever can write a file can write its checksum too."""
+    """Checksums do not protect: whoever can write a file can write its checksum too."""
     exploded = tmp_path / "exploded"
     bomb = BOMBS[kind](Bomb(exploded))
-    pickle.loads(pickle.dumps(Bomb(exploded)))  # it is a live one
+    pickle.loads(pickle.dumps(Bomb(exploded)))  # the bomb works
     assert exploded.exists()
     exploded.unlink()
 
@@ -155,7 +156,7 @@ def test_pickle_is_never_executed(tmp_path: Path, kind: str, file: str) -> None:
 
 
 @pytest.mark.parametrize("contents", ["null", "[]", "7", '"text"', "{}", '{"state.json": 7}'])
-def test_manifest_that_is_no_list_of_checksums_counts_as_damage(tmp_path: Path, contents: str) -> None:
+def test_manifest_without_checksums_counts_as_damage(tmp_path: Path, contents: str) -> None:
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
         run.save(checkpoint(0))
         (run.folder / "checkpoint-000000" / "manifest.json").write_text(contents)
@@ -166,7 +167,7 @@ def test_manifest_that_is_no_list_of_checksums_counts_as_damage(tmp_path: Path, 
 # --- reading a run by its name ---------------------------------------------------------------------------------
 
 
-def test_checkpoints_of_a_run_are_read_by_its_name(tmp_path: Path) -> None:
+def test_checkpoints_can_be_read_by_the_name_of_their_run(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     with store.open(IDENTITY) as run:
         for number in (3, 12):
@@ -186,19 +187,19 @@ def test_checkpoints_of_a_run_are_read_by_its_name(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def busy(tmp_path: Path) -> Iterator[tuple[RunCheckpoints, Event]]:
-    """A run whose writer does nothing before the event is set."""
+def blocked(tmp_path: Path) -> Iterator[tuple[RunCheckpoints, Event, Future[bool]]]:
+    """A run whose writer waits for an event, for 60 seconds at most; the future is whether the event was set."""
     event = Event()
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
-        run._writer.submit(event.wait, 60)
+        was_set = run._writer.submit(event.wait, 60)
         try:
-            yield run, event
+            yield run, event, was_set
         finally:
             event.set()
 
 
-def test_training_continues_while_a_copy_is_written(busy: tuple[RunCheckpoints, Event]) -> None:
-    run, event = busy
+def test_training_continues_while_a_copy_is_written(blocked: tuple[RunCheckpoints, Event, Future[bool]]) -> None:
+    run, event, was_set = blocked
     weight, momentum = torch.zeros(1000), torch.ones(5)
     milestones = Counter({3: 1})
     training = {"state": [momentum, (momentum, 7)], "milestones": milestones, "betas": {"first": 0.9}}
@@ -208,6 +209,7 @@ def test_training_continues_while_a_copy_is_written(busy: tuple[RunCheckpoints, 
     milestones[3] = 9
     training["betas"] = {}
     event.set()
+    assert was_set.result()  # if `save` had waited for the writer, the event would have come too late
     loaded = run.load(0)
     assert_same_bits(loaded.model, {"weight": torch.zeros(1000)})
     (first, (second, number)) = loaded.training["state"]
@@ -219,7 +221,7 @@ def test_training_continues_while_a_copy_is_written(busy: tuple[RunCheckpoints, 
     assert loaded.training["betas"] == {"first": 0.9}
 
 
-def test_error_of_the_writer_is_raised_by_the_next_method(tmp_path: Path) -> None:
+def test_next_method_raises_the_writers_error(tmp_path: Path) -> None:
     refused = Checkpoint(1, {"layer._extra_state": {"counter": 1}}, {}, {})
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
         run.save(refused, wait=False)
@@ -229,7 +231,7 @@ def test_error_of_the_writer_is_raised_by_the_next_method(tmp_path: Path) -> Non
         assert run.numbers == [2]
 
 
-def test_closing_waits_until_everything_is_on_disk(tmp_path: Path) -> None:
+def test_closing_waits_for_the_writer(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     with store.open(IDENTITY) as run:
         run.save(checkpoint(1, weight=torch.zeros(1_000_000)), wait=False)
@@ -253,7 +255,7 @@ CHANGED: dict[str, dict[str, Tensor]] = {
 
 
 @pytest.mark.parametrize("what", CHANGED)
-def test_hash_tells_tensors_apart(what: str) -> None:
+def test_hash_distinguishes_tensors(what: str) -> None:
     assert hash_tensors(CHANGED[what].items()) != hash_tensors(BASE.items())
 
 
@@ -264,11 +266,11 @@ def test_hash_tells_tensors_apart(what: str) -> None:
         (torch.tensor(2**60), torch.tensor(2**60 + 1)),
     ],
 )
-def test_hash_tells_numbers_apart_that_float32_cannot(left: Tensor, right: Tensor) -> None:
+def test_hash_distinguishes_numbers_that_are_equal_in_float32(left: Tensor, right: Tensor) -> None:
     assert hash_tensors([("x", left)]) != hash_tensors([("x", right)])
 
 
-def test_hash_is_of_what_the_tensors_hold() -> None:
+def test_hash_depends_on_values_alone() -> None:
     weight = torch.randn(3, 4)
     same = {
         "parameter": torch.nn.Parameter(weight.clone()),
@@ -280,6 +282,6 @@ def test_hash_is_of_what_the_tensors_hold() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64, torch.int8, torch.bool])
-def test_tensors_of_every_type_and_shape_have_a_hash(dtype: torch.dtype) -> None:
+def test_every_type_and_shape_has_a_hash(dtype: torch.dtype) -> None:
     tensors = [torch.ones(shape, dtype=dtype) for shape in ((), (0,), (3,), (2, 0), (2, 3))]
     assert len({hash_tensors([("x", tensor)]) for tensor in tensors}) == 5

@@ -1,8 +1,9 @@
-"""What a search will cost is told before it begins."""
+"""The expected cost of a search, which is reported before it begins."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,12 +21,12 @@ from tests.training.test_records import RECORD
 
 
 def history_of(*epochs: tuple[float, bool]) -> list[EpochRecord]:
-    """A trajectory of (seconds, trained)."""
+    """A trajectory whose epochs are pairs (seconds, trained)."""
     return [replace(RECORD, seconds=seconds, trained=trained) for seconds, trained in epochs]
 
 
-def never() -> float:
-    raise AssertionError("an epoch was timed although the history tells how long one takes")
+def fail_if_called() -> float:
+    raise AssertionError("an epoch was timed, although the history says how long one takes")
 
 
 def test_epochs_and_time_of_a_new_search() -> None:
@@ -34,29 +35,27 @@ def test_epochs_and_time_of_a_new_search() -> None:
     assert str(cost) == "2.5 s per epoch: up to 60 epochs take about 2 min"
 
 
-def test_history_tells_how_long_an_epoch_takes() -> None:
-    history = [
-        replace(RECORD, seconds=seconds, trained=trained) for seconds, trained in ((9, False), (1, True), (3, True))
-    ]
-    cost = expected_cost(history, 10, never, None)
+def test_seconds_per_epoch_come_from_the_history() -> None:
+    history = history_of((9, False), (1, True), (3, True))
+    cost = expected_cost(history, 10, fail_if_called, None)
     assert (cost.epochs, cost.seconds_per_epoch, cost.seconds) == (10, 2, 16)
 
 
 @pytest.mark.parametrize(("limit", "epochs"), [(100.0, 10), (13.0, 4), (9.5, 2), (1.0, 2)])
 def test_time_limit_allows_fewer_epochs(limit: float, epochs: int) -> None:
-    history = [
-        replace(RECORD, seconds=seconds, trained=trained) for seconds, trained in ((4, False), (2, True), (2, True))
-    ]
-    assert expected_cost(history, 10, never, limit).epochs == epochs
+    history = history_of((4, False), (2, True), (2, True))
+    assert expected_cost(history, 10, fail_if_called, limit).epochs == epochs
 
 
 def test_finished_search_costs_nothing_more() -> None:
     history = [replace(RECORD, seconds=2.0)] * 5
-    cost = expected_cost(history, 5, never, 1.0)
+    cost = expected_cost(history, 5, fail_if_called, 1.0)
     assert (cost.epochs, cost.seconds) == (5, 0)
 
 
-def test_timing_an_epoch_leaves_no_trace() -> None:
+def test_timing_an_epoch_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(perf_counter=iter([10.0, 12.5]).__next__)
+    monkeypatch.setattr("kedro_aat.training.cost.time", clock)
     controller = MagnitudeSparsityController(small_net())
     controller.compression_rate = 0.5
     data = images(12)
@@ -73,8 +72,8 @@ def test_timing_an_epoch_leaves_no_trace() -> None:
         return TrainingRunner(controller.model, controller, training.callables())
 
     before = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
-    random = rng_state()
-    assert timed_epoch(controller, runner_of) > 0
-    assert torch.equal(rng_state()["torch"], random["torch"])
+    random_state = rng_state()
+    assert timed_epoch(controller, runner_of) == 2.5
+    assert torch.equal(rng_state()["torch"], random_state["torch"])
     assert all(torch.equal(tensor, before[name]) for name, tensor in controller.model.state_dict().items())
     assert controller.model.training == small_net().training

@@ -1,4 +1,4 @@
-"""Settings and final metrics stand in TensorBoard's table of runs."""
+"""TensorBoard's table of runs shows the settings and final metrics."""
 
 from __future__ import annotations
 

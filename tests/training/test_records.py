@@ -1,4 +1,4 @@
-"""Which models stay available, and which of them another budget would choose."""
+"""The Pareto front of the checkpoints, the choice for another budget, and the time limit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BUDGET = Budget(baseline=0.9, drop=0.05)
 
 
 def history_of(*points: tuple[float, float]) -> list[EpochRecord]:
-    """A trajectory of (rate, metric)."""
+    """A trajectory whose epochs are pairs (rate, metric)."""
     return [
         replace(RECORD, checkpoint=number, achieved_rate=rate, metric=metric, margin=BUDGET.margin(metric))
         for number, (rate, metric) in enumerate(points)
@@ -43,7 +43,7 @@ points = st.lists(st.tuples(st.floats(0, 0.999), st.floats(0, 1)), min_size=1, m
 
 
 @given(points=points)
-def test_nothing_on_the_frontier_is_beaten(points: list[tuple[float, float]]) -> None:
+def test_no_epoch_beats_one_on_the_pareto_front(points: list[tuple[float, float]]) -> None:
     history = history_of(*points)
     numbers = pareto_front(history, range(len(history)))
     assert 1 <= len(numbers) <= MAX_ON_PARETO_FRONT
@@ -58,7 +58,7 @@ def test_nothing_on_the_frontier_is_beaten(points: list[tuple[float, float]]) ->
 
 
 @given(points=points)
-def test_frontier_keeps_its_ends_and_the_best_within_budget(points: list[tuple[float, float]]) -> None:
+def test_pareto_front_keeps_its_ends_and_the_best_within_budget(points: list[tuple[float, float]]) -> None:
     history = history_of(*points)
     kept = [history[number] for number in pareto_front(history, range(len(history)))]
     assert max(row.achieved_rate for row in kept) == max(row.achieved_rate for row in history)
@@ -68,8 +68,8 @@ def test_frontier_keeps_its_ends_and_the_best_within_budget(points: list[tuple[f
 
 
 @given(points=points)
-def test_frontier_grows_epoch_by_epoch(points: list[tuple[float, float]]) -> None:
-    """What was removed never comes back, and the best within budget is never removed."""
+def test_pareto_front_grows_epoch_by_epoch(points: list[tuple[float, float]]) -> None:
+    """A removed checkpoint never returns, and the best one within budget is never removed."""
     history = history_of(*points)
     kept: set[int] = set()
     for row in history:
@@ -80,7 +80,7 @@ def test_frontier_grows_epoch_by_epoch(points: list[tuple[float, float]]) -> Non
     )
 
 
-def test_models_partly_compressed_or_removed_are_not_on_the_frontier() -> None:
+def test_partly_compressed_and_removed_models_are_not_on_the_pareto_front() -> None:
     history = history_of((0.5, 0.9), (0.6, 0.9), (0.7, 0.9))
     history[2] = replace(history[2], fully_compressed=False)
     assert pareto_front(history, {0, 1, 2}) == {1}
@@ -91,14 +91,14 @@ def test_models_partly_compressed_or_removed_are_not_on_the_frontier() -> None:
     ("drop", "expected"),
     [(0.0, 0.5), (0.02, 0.7), (0.0199, 0.5), (0.3, 0.9), (1.0, 0.99)],
 )
-def test_another_budget_takes_the_highest_rate_that_keeps_it(drop: float, expected: float) -> None:
+def test_best_within_a_budget_has_the_highest_rate_that_keeps_it(drop: float, expected: float) -> None:
     history = history_of((0.0, 0.95), (0.5, 0.9), (0.7, 0.88), (0.9, 0.6), (0.99, 0.1))
     best = best_within(history, range(5), Budget(baseline=0.9, drop=drop))
     assert best is not None
     assert best.achieved_rate == expected
 
 
-def test_a_budget_that_no_compressed_model_keeps_chooses_none() -> None:
+def test_best_within_a_budget_that_no_compressed_model_keeps_is_none() -> None:
     history = history_of((0.0, 0.95), (0.5, 0.8))
     assert best_within(history, range(2), Budget(baseline=0.9, drop=0.01)) is None
 
@@ -112,10 +112,10 @@ def test_lower_is_better() -> None:
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(None, False), (4.0, False), (3.9, True), (0.5, True)])
-def test_another_epoch_must_fit_into_the_limit(limit: float | None, expected: bool) -> None:
+def test_another_epoch_must_fit_into_the_time_limit(limit: float | None, expected: bool) -> None:
     history = [replace(RECORD, seconds=1.0), replace(RECORD, seconds=1.0), replace(RECORD, seconds=1.0)]
     assert exceeds_time_limit(limit, history) is expected
 
 
-def test_first_epoch_is_always_begun() -> None:
+def test_first_epoch_ignores_the_time_limit() -> None:
     assert not exceeds_time_limit(0.1, [])

@@ -1,4 +1,4 @@
-"""What a validation tells beside the metric, for metrics that are means over examples and for others."""
+"""Scores per example for metrics that are means over examples, and resamples for all others."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
 
-N = 400
-LABELS = (torch.arange(N) % 3 == 0).long()
-LOGITS = LABELS.double() + torch.randn(N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+NUM_EXAMPLES = 400
+LABELS = (torch.arange(NUM_EXAMPLES) % 3 == 0).long()
+LOGITS = LABELS.double() + torch.randn(NUM_EXAMPLES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-class Recorded(nn.Module):
-    """Answers with logits that stand in the inputs."""
+class ReadsLogits(nn.Module):
+    """Returns the logits in its inputs, plus noise."""
 
     def __init__(self, noise: float = 0.0) -> None:
         super().__init__()
-        self.noise = noise * torch.randn(N, generator=torch.Generator().manual_seed(1))
+        self.noise = noise * torch.randn(NUM_EXAMPLES, generator=torch.Generator().manual_seed(1))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs[:, 1] + self.noise[inputs[:, 0].long()]
 
 
-INPUTS = torch.stack([torch.arange(N).float(), LOGITS.float()], dim=1)
+INPUTS = torch.stack([torch.arange(NUM_EXAMPLES).float(), LOGITS.float()], dim=1)
 
 
-def evaluate(metric: str, noise: float = 0.0, *, batch_size: int = 64, **more: Any) -> Evaluation:
+def evaluate(metric: str, noise: float = 0.0, *, batch_size: int = 64, **changes: Any) -> Evaluation:
     settings = TrainingSettings.model_validate(
         {
             "batch_size": batch_size,
             "optimizer": "torch.optim.SGD",
             "metric": {"class_path": f"torchmetrics.classification.{metric}"},
-            **more,
+            **changes,
         }
     )
-    model = Recorded(noise)
+    model = ReadsLogits(noise)
     training = DefaultTraining(model, settings, None, {"inputs": INPUTS, "targets": LABELS})
     return training.validate(model)
 
 
-def test_binary_accuracy_has_a_score_an_example() -> None:
+def test_binary_accuracy_has_one_score_per_example() -> None:
     evaluation = evaluate("BinaryAccuracy")
     assert evaluation.scores is not None
     assert evaluation.resampled is None
@@ -74,16 +74,16 @@ def test_resamples_are_the_same_for_every_model_and_epoch() -> None:
     assert torch.equal(first, again)
 
 
-def test_training_draws_as_if_nothing_had_been_resampled() -> None:
-    drawn = []
+def test_resampling_does_not_change_the_global_generator() -> None:
+    draws = []
     for num_resamples in (0, 100):
         torch.manual_seed(0)
         evaluate("BinaryAUROC", num_bootstrap_resamples=num_resamples)
-        drawn.append(torch.rand(3))
-    assert torch.equal(*drawn)
+        draws.append(torch.rand(3))
+    assert torch.equal(*draws)
 
 
-def test_paired_resamples_know_the_difference_better_than_each_metric() -> None:
+def test_paired_resamples_measure_the_difference_more_exactly_than_each_metric() -> None:
     baseline, candidate = evaluate("BinaryAUROC").resampled, evaluate("BinaryAUROC", 0.3).resampled
     assert baseline is not None
     assert candidate is not None
@@ -91,25 +91,25 @@ def test_paired_resamples_know_the_difference_better_than_each_metric() -> None:
     assert 0 < error < 0.5 * float(baseline.std())
 
 
-def test_resampling_agrees_with_scores_where_both_are_known() -> None:
+def test_standard_errors_from_resamples_and_scores_agree() -> None:
     baseline, candidate = evaluate("BinaryAccuracy"), evaluate("BinaryAccuracy", 0.5)
     assert baseline.scores is not None
     assert candidate.scores is not None
     expected = paired_standard_error(baseline.scores.numpy(), candidate.scores.numpy())
-    # The accuracy by another way: from counts of right and wrong, which have no scores.
-    many = {"num_bootstrap_resamples": 1000}
-    one, other = evaluate("BinaryStatScores", **many).resampled, evaluate("BinaryStatScores", 0.5, **many).resampled
-    assert one is not None
-    assert other is not None
-    accuracies = [(each[:, 0] + each[:, 2]) / each[:, :4].sum(1) for each in (one, other)]
+    # The same accuracy from counts of right and wrong predictions, for which there are no scores.
+    accuracies = []
+    for noise in (0.0, 0.5):
+        counts = evaluate("BinaryStatScores", noise, num_bootstrap_resamples=1000).resampled
+        assert counts is not None
+        accuracies.append((counts[:, 0] + counts[:, 2]) / counts[:, :4].sum(1))
     error = bootstrap_standard_error(accuracies[0].numpy(), accuracies[1].numpy())
     assert error == pytest.approx(expected, rel=0.1)
 
 
-def test_resampling_can_be_left_out() -> None:
+def test_resampling_can_be_switched_off() -> None:
     assert evaluate("BinaryAUROC", num_bootstrap_resamples=0).resampled is None
 
 
-def test_one_resample_is_refused() -> None:
+def test_a_single_resample_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="must be 0, for none, or at least 2, but got 1"):
         evaluate("BinaryAUROC", num_bootstrap_resamples=1)

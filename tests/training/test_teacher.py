@@ -1,4 +1,4 @@
-"""The baseline teaches: what it adds to the loss, and when it is asked."""
+"""The baseline as teacher: its loss, and when it runs. And BatchNorm adaptation."""
 
 from __future__ import annotations
 
@@ -10,103 +10,96 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from kedro_aat.errors import ModelError
 from kedro_aat.pipelines.digits.baseline import Uncompressed
-from kedro_aat.testing.training import small_net
+from kedro_aat.testing.training import assert_same_bits, small_net
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import TrainingRunner
 from kedro_aat.training.settings import Distillation, TrainingSettings
 from kedro_aat.training.teacher import Teacher
-from tests.nets import images
+from tests.nets import Pairs, images
 
-LOGITS, TAUGHT = (torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+LOGITS, TEACHER_LOGITS = (torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
 TARGETS = torch.tensor([0, 1, 2, 3, 0, 1])
 DATA = images(24)
 
 
-def teacher(task_loss: Any, **settings: Any) -> Teacher:
+def make_teacher(task_loss: Any, **settings: Any) -> Teacher:
     return Teacher(nn.Identity(), Distillation(**settings), task_loss, nullcontext)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("weight", [0.3, 1.0])
-def test_softmax_loss_is_the_divergence_times_the_squared_temperature(temperature: float, weight: float) -> None:
+def test_softmax_loss_is_the_divergence_times_the_temperature_squared(temperature: float, weight: float) -> None:
     task = nn.CrossEntropyLoss()
-    soft = (TAUGHT / temperature).softmax(1)
+    soft = (TEACHER_LOGITS / temperature).softmax(1)
     divergence = (soft * (soft.log() - (LOGITS / temperature).log_softmax(1))).sum(1).mean()
     expected = (1 - weight) * task(LOGITS, TARGETS) + weight * temperature**2 * divergence
-    got = teacher(task, temperature=temperature, weight=weight).loss(LOGITS, TARGETS, TAUGHT)
-    torch.testing.assert_close(got, expected)
+    loss = make_teacher(task, temperature=temperature, weight=weight).loss(LOGITS, TARGETS, TEACHER_LOGITS)
+    torch.testing.assert_close(loss, expected)
 
 
-def test_loss_is_least_at_the_teachers_own_answer() -> None:
-    only = teacher(nn.CrossEntropyLoss(), weight=1.0)
-    assert float(only.loss(TAUGHT, TARGETS, TAUGHT)) == pytest.approx(0, abs=1e-6)
-    assert float(only.loss(LOGITS, TARGETS, TAUGHT)) > 0.1
+def test_loss_is_zero_at_the_teachers_own_outputs() -> None:
+    teacher = make_teacher(nn.CrossEntropyLoss(), weight=1.0)
+    assert float(teacher.loss(TEACHER_LOGITS, TARGETS, TEACHER_LOGITS)) == pytest.approx(0, abs=1e-6)
+    assert float(teacher.loss(LOGITS, TARGETS, TEACHER_LOGITS)) > 0.1
 
 
 def test_dense_predictions_count_each_pixel_once() -> None:
-    wide, taught = (each[:, :, None, None].expand(6, 4, 5, 7) for each in (LOGITS, TAUGHT))
+    outputs, teacher_outputs = (each[:, :, None, None].expand(6, 4, 5, 7) for each in (LOGITS, TEACHER_LOGITS))
     targets = TARGETS[:, None, None].expand(6, 5, 7)
-    task = nn.CrossEntropyLoss()
-    torch.testing.assert_close(teacher(task).loss(wide, targets, taught), teacher(task).loss(LOGITS, TARGETS, TAUGHT))
+    teacher = make_teacher(nn.CrossEntropyLoss())
+    dense = teacher.loss(outputs, targets, teacher_outputs)
+    torch.testing.assert_close(dense, teacher.loss(LOGITS, TARGETS, TEACHER_LOGITS))
 
 
-def test_softmax_of_outputs_without_classes_is_refused() -> None:
+def test_softmax_of_outputs_without_classes_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"shape \(6,\): choose mse"):
-        teacher(nn.MSELoss(), kind="softmax").loss(LOGITS[:, 0], LOGITS[:, 0], TAUGHT[:, 0])
+        make_teacher(nn.MSELoss(), kind="softmax").loss(LOGITS[:, 0], LOGITS[:, 0], TEACHER_LOGITS[:, 0])
 
 
-def test_other_losses_compare_outputs_themselves() -> None:
-    outputs, taught, targets = torch.rand(5, 1), torch.rand(5, 1), torch.rand(5, 1)
-    got = teacher(nn.L1Loss(), weight=0.5).loss(outputs, targets, taught)
-    expected = 0.5 * F.l1_loss(outputs, targets) + 0.5 * F.mse_loss(outputs, taught)
-    torch.testing.assert_close(got, expected)
+def test_with_other_losses_the_outputs_are_compared() -> None:
+    outputs, teacher_outputs, targets = torch.rand(3, 5, 1)
+    loss = make_teacher(nn.L1Loss(), weight=0.5).loss(outputs, targets, teacher_outputs)
+    expected = 0.5 * F.l1_loss(outputs, targets) + 0.5 * F.mse_loss(outputs, teacher_outputs)
+    torch.testing.assert_close(loss, expected)
 
 
 # --- within the default training ---------------------------------------------------------------------------------
 
 
-class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    def __len__(self) -> int:
-        return len(DATA["targets"])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return DATA["inputs"][index], DATA["targets"][index]
-
-
-class Counting(nn.Module):
-    """A teacher that counts how often it is asked, and for how many examples."""
+class CountingTeacher(nn.Module):
+    """Network that records the batch sizes of its calls."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = small_net(seed=3)
-        self.asked: list[int] = []
+        self.batch_sizes: list[int] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
         assert not self.training
         assert not torch.is_grad_enabled()
-        self.asked.append(len(inputs))
-        answers: Tensor = self.net(inputs)
-        return answers
+        self.batch_sizes.append(len(inputs))
+        outputs: Tensor = self.net(inputs)
+        return outputs
 
 
-def settings(**more: Any) -> TrainingSettings:
+def settings(**changes: Any) -> TrainingSettings:
     return TrainingSettings.model_validate(
         {
             "batch_size": 8,
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}},
             "metric": {"class_path": "torchmetrics.Accuracy", "init_args": {"task": "multiclass", "num_classes": 4}},
-            **more,
+            **changes,
         }
     )
 
 
-def trained(data: Any, taught_by: nn.Module | None, num_epochs: int = 2, **more: Any) -> dict[str, Tensor]:
+def train(data: Any, teacher: nn.Module | None, num_epochs: int = 2, **changes: Any) -> dict[str, Tensor]:
+    """Trains a small net, and returns its weights and buffers."""
     model = small_net()
-    training = DefaultTraining(model, settings(**more), data, DATA, teacher=taught_by)
+    training = DefaultTraining(model, settings(**changes), data, DATA, teacher=teacher)
     runner = TrainingRunner(model, Uncompressed(model), training.callables())
     runner.reset_training()
     for _ in range(num_epochs):
@@ -114,42 +107,42 @@ def trained(data: Any, taught_by: nn.Module | None, num_epochs: int = 2, **more:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def test_answers_to_examples_that_never_change_are_asked_once() -> None:
-    asking = Counting()
-    trained(DATA, asking, num_epochs=3)
-    assert sum(asking.asked) == len(DATA["targets"]) + 1  # and once to see how large an answer is
+def test_teacher_sees_fixed_examples_once() -> None:
+    teacher = CountingTeacher()
+    train(DATA, teacher, num_epochs=3)
+    assert sum(teacher.batch_sizes) == len(DATA["targets"]) + 1  # one more example shows the shape of the outputs
 
 
-def test_answers_to_a_dataset_are_asked_at_each_step() -> None:
-    asking = Counting()
-    trained(Pairs(), asking, num_epochs=3)
-    assert asking.asked == [8] * 9
+def test_teacher_sees_a_datasets_examples_at_every_step() -> None:
+    teacher = CountingTeacher()
+    train(Pairs(**DATA), teacher, num_epochs=3)
+    assert teacher.batch_sizes == [8] * 9
 
 
-def test_both_ways_train_alike() -> None:
-    ahead, each_time = trained(DATA, Counting()), trained(Pairs(), Counting())
-    torch.testing.assert_close(ahead, each_time, rtol=1e-4, atol=1e-5)
+def test_precomputed_outputs_train_like_fresh_ones() -> None:
+    precomputed, fresh = train(DATA, CountingTeacher()), train(Pairs(**DATA), CountingTeacher())
+    torch.testing.assert_close(precomputed, fresh, rtol=1e-4, atol=1e-5)
 
 
-def test_teacher_changes_what_is_learned_and_is_not_changed() -> None:
-    asking = Counting()
-    before = copy.deepcopy(asking.state_dict())
-    taught, alone = trained(DATA, asking), trained(DATA, None)
-    assert any(not torch.equal(taught[name], tensor) for name, tensor in alone.items())
-    assert all(torch.equal(before[name], tensor) for name, tensor in asking.state_dict().items())
+def test_teacher_changes_the_training_but_not_itself() -> None:
+    teacher = CountingTeacher()
+    before = copy.deepcopy(teacher.state_dict())
+    distilled, alone = train(DATA, teacher), train(DATA, None)
+    assert any(not torch.equal(distilled[name], tensor) for name, tensor in alone.items())
+    assert_same_bits(teacher.state_dict(), before)
 
 
-def test_no_distillation_asks_nothing() -> None:
-    asking = Counting()
-    taught, alone = trained(DATA, asking, distillation=None), trained(DATA, None)
-    assert not asking.asked
-    assert all(torch.equal(taught[name], tensor) for name, tensor in alone.items())
+def test_teacher_never_runs_without_distillation() -> None:
+    teacher = CountingTeacher()
+    undistilled, alone = train(DATA, teacher, distillation=None), train(DATA, None)
+    assert not teacher.batch_sizes
+    assert_same_bits(undistilled, alone)
 
 
 # --- BatchNorm adaptation ----------------------------------------------------------------------------------------
 
 
-def test_batch_norms_take_their_statistics_anew() -> None:
+def test_adaptation_recomputes_the_statistics_of_batch_norms() -> None:
     model = small_net()
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
@@ -164,6 +157,6 @@ def test_batch_norms_take_their_statistics_anew() -> None:
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
 
 
-def test_adaptation_can_be_left_out() -> None:
+def test_adaptation_can_be_switched_off() -> None:
     training = DefaultTraining(small_net(), settings(batch_norm_adaptation_batches=0), DATA, DATA)
     assert training.callables().adapt is None

@@ -1,7 +1,7 @@
-"""Exports every candidate, judges and measures its files, and chooses the one to deliver. Begin reading here.
+"""Exports every candidate, judges and measures its files, and chooses the one to deliver. Start reading here.
 
-A model can lose its budget between training and the file, so the verdict is on the file: its metric on the validation
-split, computed by the runtime. A file that does not compute what its model computes, or that breaks the budget, is
+Export can push a model over its budget, so the exported file is what counts: its metric on the validation split,
+computed by the runtime. A file that does not compute what its model computes, or that breaks the budget, is
 rejected with the reason.
 """
 
@@ -20,7 +20,7 @@ from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.delivery.measurements import Agreement, CandidateResult, Measurements
 from kedro_aat.delivery.results import ExportResult
-from kedro_aat.errors import ExportError
+from kedro_aat.errors import ExportError, MetricError
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.openvino_file import OpenvinoModel
 from kedro_aat.export.program import to_program
@@ -32,7 +32,7 @@ from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
-# A less compressed model is worth its lower rate only if it takes less than this fraction of the latency.
+# Prefer a less compressed model only if its latency is below this fraction of the best latency so far.
 WORTHWHILE_LATENCY = 0.95
 NUM_COMPARED = 64  # examples on which the outputs of a file and its model are compared
 
@@ -115,7 +115,7 @@ def deliver(
     def consider(candidate: Candidate) -> None:
         try:
             kept.append(_export(candidate, inputs, validation_data, budget, training, settings))
-        except ExportError as error:
+        except (ExportError, MetricError) as error:  # a file may return NaN on other examples than were compared
             logger.warning("%s is not delivered: %s", candidate.name, error)
             rejected[candidate.name] = str(error)
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # Rates are below 1, but a user may pass a model whose weights are all zero, which reports 1.
 MAXIMAL_INITIAL_RATE = 1 - 1e-9
 
-# A standard error above this fraction of the tolerated drop is worth a warning: chance then decides too much.
+# Warn if the standard error exceeds this fraction of the tolerated drop: random error would then dominate.
 LARGEST_RESOLVING_ERROR = 1 / 3
 
 
@@ -146,7 +146,7 @@ def _try(
 def _prepare_and_train(
     runner: TrainingRunner, move: Epoch, checkpoints: RunCheckpoints, *, current: int
 ) -> float | None:
-    """Restores and trains as `move` says; `current` is the number of the checkpoint that the model is in."""
+    """Restores and trains as `move` says; `current` is the checkpoint that matches the model's present state."""
     if move.start_from is not None and move.start_from != current:
         start = checkpoints.load(move.start_from)
         runner.restore_model(start)
