@@ -13,7 +13,7 @@ from onnx import helper
 from torch import Tensor, nn
 
 from kedro_aat.delivery import files as delivery_files
-from kedro_aat.delivery.files import Files, evaluate_file, measure
+from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.export.measure import Latency
 from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.settings import ExportSettings
@@ -90,6 +90,27 @@ def test_openvino_files_are_timed_in_the_same_turns(monkeypatch: pytest.MonkeyPa
     assert [each.openvino_latency_fastest_ms for each in costs] == [{1: 2.001, 2: 2.001}, {1: 3.001, 2: 3.001}]
     (call,) = runtimes.latency_calls
     assert call[0] == [*(each.onnx.SerializeToString() for each in files), *openvino]
+
+
+@pytest.mark.parametrize("openvino", [True, False])
+def test_files_are_those_that_the_settings_ask_for(monkeypatch: pytest.MonkeyPatch, openvino: bool) -> None:
+    calls: list[tuple[object, ...]] = []
+    file, converted = onnx_model("exported"), OpenvinoFiles(b"xml", b"weights")
+
+    def to_onnx(*arguments: object) -> onnx.ModelProto:
+        calls.append(arguments)
+        return file
+
+    def to_openvino(*arguments: object) -> OpenvinoFiles:
+        calls.append(arguments)
+        return converted
+
+    monkeypatch.setattr(delivery_files, "to_onnx", to_onnx)
+    monkeypatch.setattr(delivery_files, "to_openvino", to_openvino)
+    model = nn.Linear(6, 4)
+    settings = SETTINGS.model_copy(update={"openvino": openvino})
+    assert files_of(model, INPUTS, settings) == Files(file, converted if openvino else None)
+    assert calls == [(model, INPUTS), *([(file,)] if openvino else [])]
 
 
 class Recorder(nn.Module):
