@@ -58,8 +58,8 @@ class TestEveryController(ControllerContract):
             controller: ModelController = super().compress(model, settings, schedule)
             assert controller.name == settings.algorithm
             return controller
-        adaptive = type(settings.adaptive)(**{**dict(settings.adaptive), "schedule": schedule})
-        others = [part for part in settings.algorithms if part is not settings.adaptive]
+        adaptive = type(settings.compressing[0])(**{**dict(settings.compressing[0]), "schedule": schedule})
+        others = [part for part in settings.algorithms if part is not settings.compressing[0]]
         settings = Composite(algorithms=(*others, adaptive))
         composite = CompositeController(model, settings, example_input=BATCH["inputs"])
         composite.calibrate([BATCH["inputs"]])  # the ranges depend on the rate at which they are measured

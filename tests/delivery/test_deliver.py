@@ -14,12 +14,13 @@ from onnx import numpy_helper
 from torch import nn
 
 from kedro_aat.budget import Budget
+from kedro_aat.delivery import deliver as delivery
 from kedro_aat.delivery import files as delivery_files
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.delivery.results import ExportResult
-from kedro_aat.errors import ExportError
+from kedro_aat.errors import ExportError, MetricError
 from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import to_openvino
@@ -271,7 +272,6 @@ def test_an_error_planted_in_openvino_files_turns_the_verdict(
 
 def test_a_file_whose_metric_is_nan_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outputs are compared on the first examples only; a later one may be NaN."""
-    evaluate_file = delivery.evaluate_file
 
     def broken(file: nn.Module, *arguments: Any) -> Any:
         if isinstance(file, OnnxModel) and not broken_files:

@@ -172,11 +172,6 @@ class Composite(Settings):
         return tuple(sorted(parts, key=lambda part: ADAPTIVE_FIRST.index(part.algorithm)))
 
     @property
-    def adaptive(self) -> SingleAlgorithm:
-        """Settings of the algorithm whose rate the search sets: filter pruning, else sparsity, else quantization."""
-        return self.compressing[0]
-
-    @property
     def distillation(self) -> KnowledgeDistillation | None:
         """Settings of the distillation loss, if there is one."""
         return next((part for part in self.algorithms if isinstance(part, KnowledgeDistillation)), None)

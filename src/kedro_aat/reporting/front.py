@@ -22,7 +22,6 @@ def print_front(
     evaluation: BaselineEvaluation,
     result: SearchResult,
     checkpoint_store: CheckpointStore,
-    console: Console | None = None,
 ) -> None:
     """Prints a table of the models on the Pareto front, and the command that delivers one of them.
 
@@ -31,7 +30,6 @@ def print_front(
         evaluation: The baseline on the validation split.
         result: Result of the first stage.
         checkpoint_store: Store that keeps its run.
-        console: Console to print to; standard output by default.
     """
     budget = evaluation.budget_of()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -41,7 +39,7 @@ def print_front(
         error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"
         drop = f"{budget.degradation(row.metric):+.4f}"
         table.add_row(f"{row.achieved_rate:.4f}", f"{row.metric:.4f}", drop, error, str(row.epoch))
-    console = console or Console()
+    console = Console()
     console.print(table)
     console.print(
         "kedro aat choose --max-drop DROP delivers the first of them with at most that drop and a rate above 0 (if "

@@ -204,17 +204,17 @@ class SavingContract:
                 run.save(checkpoint(number))
             assert run.numbers == [999_999, 1_000_000]
 
-    def test_keep_only_removes_all_others(self, store: CheckpointStore) -> None:
+    def test_saving_removes_all_checkpoints_but_those_to_keep(self, store: CheckpointStore) -> None:
         with store.open(IDENTITY) as run:
             for number in range(5):
                 run.save(checkpoint(number))
-            run.keep_only({1, 4, 77})
-            assert run.numbers == [1, 4]
+            run.save(checkpoint(5), keep={1, 4, 77})
+            assert run.numbers == [1, 4, 5]
             assert run.load(1).state["epoch"] == 1
             with pytest.raises(CheckpointError):
                 run.load(2)
-            run.keep_only(set())
-            assert run.latest() is None
+            run.save(checkpoint(6), keep=set())
+            assert run.numbers == [6]
 
     def test_number_that_is_saved_again_is_replaced(self, store: CheckpointStore) -> None:
         with store.open(IDENTITY) as run:

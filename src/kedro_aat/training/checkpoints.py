@@ -225,7 +225,8 @@ class RunCheckpoints:
         writing.rename(target)
         _sync(self.folder)
         if keep is not None:
-            self._remove_all_but({target, *map(self._path, keep)})
+            for path in {*map(self._path, _numbers_in(self.folder))} - {target, *map(self._path, keep)}:
+                shutil.rmtree(path)
 
     def wait(self) -> None:
         """Waits until everything is on disk, and raises any error of the writer."""
@@ -250,15 +251,6 @@ class RunCheckpoints:
             except CheckpointError as error:
                 logger.warning("%s. Using the checkpoint before it.", error)
         return None
-
-    def keep_only(self, numbers: Collection[int]) -> None:
-        """Removes all checkpoints but these."""
-        self.wait()
-        self._remove_all_but({self._path(number) for number in numbers})
-
-    def _remove_all_but(self, kept: set[Path]) -> None:
-        for path in {self._path(number) for number in _numbers_in(self.folder)} - kept:
-            shutil.rmtree(path)
 
     def _path(self, number: int) -> Path:
         return _path_in(self.folder, number)

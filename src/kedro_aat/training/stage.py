@@ -18,7 +18,7 @@ from kedro_aat.search.policy import with_epochs
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.data import Data, data_fingerprint
-from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.default import DefaultTraining, pick_device
 from kedro_aat.training.identity import fingerprint
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune, records_of
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
@@ -84,8 +84,8 @@ class SearchStage:
             CheckpointError: If there is no run to choose from.
         """
 
-        def training_of(controller: ModelController) -> DefaultTraining:
-            return DefaultTraining(
+        def runner_of(controller: ModelController) -> TrainingRunner:
+            training = DefaultTraining(
                 controller.model,
                 self.training,
                 train_data,
@@ -93,20 +93,17 @@ class SearchStage:
                 seed=self.seed,
                 teacher=copy.deepcopy(teacher),
             )
-
-        def runner_of(controller: ModelController) -> TrainingRunner:
+            controller.steps_per_epoch = training.steps_per_epoch
             return TrainingRunner(
                 controller.model,
                 controller,
-                training_of(controller).callables(),
+                training.callables(),
                 uncompressed_model_accuracy=budget.baseline,
                 minimal_tolerable_accuracy=budget.lowest_tolerated,
                 higher_is_better=budget.higher_is_better,
             )
 
         seed_everything(self.seed)
-        training = training_of(controller)
-        controller.steps_per_epoch = training.steps_per_epoch
         runner = runner_of(controller)
         identity = {
             "functions": runner.callables.fingerprint,
@@ -128,7 +125,7 @@ class SearchStage:
                 f"Its checkpoints are in {checkpoints.folder}."
             )
         controller.model.cpu()
-        return SearchStageResult(result, budget, checkpoints.folder.name, str(training.device))
+        return SearchStageResult(result, budget, checkpoints.folder.name, str(pick_device(self.training.device)))
 
     def _search(
         self,
