@@ -50,7 +50,7 @@ MODULES: dict[str, tuple[str, list[str], list[str]]] = {
         ["tests/delivery", "tests/reporting/test_summary.py"],
         ["tests/delivery/test_deliver.py"],
     ),
-    "deliver": ("delivery/deliver.py", ["tests/delivery/test_deliver.py"], []),
+    "deliver": ("delivery/deliver.py", ["tests/delivery/test_choice.py"], []),
     "search": ("search/*.py", ["tests/search"], []),
     "certificate": (
         "certificate/*.py",
