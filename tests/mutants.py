@@ -91,6 +91,7 @@ process_isolation = "forkserver"
 timeout_multiplier = 3
 timeout_constant = 10
 use_git_change_detection = false
+track_dependencies = false
 pytest_add_cli_args_test_selection = {tests}
 pytest_add_cli_args = {arguments}
 """
