@@ -52,7 +52,7 @@ test-slow: $(SETUP)  ## Run the slow tests
 MODULE ?=
 mutants: $(SETUP)  ## Change the source in one place at a time; tests must notice; `MODULE=budget` for one module
 	$(BIN)/python -m pip install --quiet "$$(sed -n 's/^mutants = \["\(.*\)"\]/\1/p' pyproject.toml)"
-	$(BIN)/python tests/mutants.py $(MODULE) $(ARGS)
+	$(BIN)/python -m tests.mutants $(MODULE) $(ARGS)
 
 lint: $(SETUP)  ## Check style, format, spelling and the direction of imports
 	$(BIN)/ruff check

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -154,7 +154,7 @@ def test_delivered_candidate_and_everything_known_of_it(tools: Tools) -> None:
     exported, result = chosen(candidate, openvino=True)
     assert exported is not None
     assert exported.candidate is candidate
-    assert exported.program is candidate.model  # type: ignore[comparison-overlap]
+    assert cast(object, exported.program) is candidate.model
     assert exported.files == Files(candidate.model, candidate.model)  # type: ignore[arg-type]
     assert (result.outcome, result.reason, result.delivered) == (Outcome.WITHIN_BUDGET, "The search ended.", "only")
     assert result.baseline.onnx_bytes == 9000
@@ -236,10 +236,10 @@ def test_rate_is_counted_on_the_file_if_it_can_be(tools: Tools, caplog: pytest.L
         chosen(made("changed", 0.5, ["weight"], zeros=(49, 100)))
 
 
-FIRST = {"bytes": 10, "parameters": 40, "macs": 30, "fastest": {1: 4.0, 4: 1.0}}
-SECOND = {"bytes": 20, "parameters": 10, "macs": 40, "fastest": {1: 3.0, 4: 2.0}}
-THIRD = {"bytes": 30, "parameters": 20, "macs": 10, "fastest": {1: 2.0, 4: 3.0}}
-FOURTH = {"bytes": 40, "parameters": 30, "macs": 20, "fastest": {1: 5.0, 4: 4.0}}
+FIRST: dict[str, Any] = {"bytes": 10, "parameters": 40, "macs": 30, "fastest": {1: 4.0, 4: 1.0}}
+SECOND: dict[str, Any] = {"bytes": 20, "parameters": 10, "macs": 40, "fastest": {1: 3.0, 4: 2.0}}
+THIRD: dict[str, Any] = {"bytes": 30, "parameters": 20, "macs": 10, "fastest": {1: 2.0, 4: 3.0}}
+FOURTH: dict[str, Any] = {"bytes": 40, "parameters": 30, "macs": 20, "fastest": {1: 5.0, 4: 4.0}}
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ FOURTH = {"bytes": 40, "parameters": 30, "macs": 20, "fastest": {1: 5.0, 4: 4.0}
     [("bytes", "first"), ("parameters", "second"), ("macs", "third"), ("latency", "third"), ("rate", "fourth")],
 )
 def test_each_objective_has_its_best(tools: Tools, objective: str, best: str) -> None:
-    properties = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}
+    properties: dict[str, dict[str, Any]] = {"first": FIRST, "second": SECOND, "third": THIRD, "fourth": FOURTH}
     candidates = [made(name, 0.1 * number, **each) for number, (name, each) in enumerate(properties.items())]
     _, result = chosen(*candidates, objective=objective)
     assert result.delivered == best
@@ -255,7 +255,7 @@ def test_each_objective_has_its_best(tools: Tools, objective: str, best: str) ->
 
 
 def test_fallbacks_are_tried_one_by_one(tools: Tools, caplog: pytest.LogCaptureFixture) -> None:
-    broken = {"metrics": {"ONNX": 0.1}}
+    broken: dict[str, Any] = {"metrics": {"ONNX": 0.1}}
     others = iter([made("second", **broken), made("third"), made("fourth")])
     _, result = deliver(
         [made("first", **broken)], others, BASELINE, DATA, BUDGET, TRAINING, ExportSettings(), "The search ended."
@@ -268,7 +268,7 @@ def test_fallbacks_are_tried_one_by_one(tools: Tools, caplog: pytest.LogCaptureF
 
 
 def test_all_reasons_are_told_if_no_file_keeps_the_budget(tools: Tools) -> None:
-    broken = {"metrics": {"ONNX": 0.1}}
+    broken: dict[str, Any] = {"metrics": {"ONNX": 0.1}}
     with pytest.raises(ExportError, match=r"(?s)\n  - first: its ONNX file.*\n  - second: its ONNX file"):
         chosen(made("first", **broken), others=[made("second", **broken)])
 
