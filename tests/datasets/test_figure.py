@@ -82,5 +82,5 @@ dataset.save(NotExported("Plotly is not installed"))
     keys, message = process.stdout.splitlines()
     assert keys == "['data', 'layout']"
     assert message.startswith("Plotly cannot be imported (")
-    assert message.endswith("install it with `pip install 'kedro-aat[report]'`.")
+    assert message.endswith("install it with `pip install plotly`.")
     assert not path.exists()

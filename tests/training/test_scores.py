@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 from torch import Tensor, nn
 
 from kedro_aat.certificate import bootstrap_standard_error, paired_standard_error
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import Evaluation
+from kedro_aat.training.scores import scorer_for
 from kedro_aat.training.settings import TrainingSettings
 
 NUM_EXAMPLES = 400
@@ -52,6 +54,20 @@ def test_binary_accuracy_has_one_score_per_example() -> None:
     assert evaluation.scores is not None
     assert evaluation.resampled is None
     assert torch.equal(evaluation.scores, ((torch.sigmoid(LOGITS) > 0.5).long() == LABELS).double())
+
+
+@pytest.mark.parametrize("kind", ["MeanAbsoluteError", "MeanSquaredError"])
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 2, 3)])
+def test_errors_have_one_score_per_example_for_outputs_of_any_shape(kind: str, shape: tuple[int, ...]) -> None:
+    """A table has one target per example, (N,)."""
+    outputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    targets = torch.zeros(shape)
+    metric = getattr(torchmetrics.regression, kind)()
+    scorer = scorer_for(metric)
+    assert scorer is not None
+    scores = scorer(outputs, targets)
+    assert scores.shape == (6,)
+    assert float(scores.mean()) == pytest.approx(float(metric(outputs, targets)), rel=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["BinaryAUROC", "BinaryF1Score", "BinaryJaccardIndex"])

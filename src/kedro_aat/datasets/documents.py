@@ -60,9 +60,7 @@ class FigureDataset(_Utf8Dataset):
         try:
             from plotly.io import from_json
         except ImportError as error:
-            raise DatasetError(
-                f"Plotly cannot be imported ({error}); install it with `pip install 'kedro-aat[report]'`."
-            ) from None
+            raise DatasetError(f"Plotly cannot be imported ({error}); install it with `pip install plotly`.") from None
         return from_json(self._read())
 
     def save(self, data: Figure | NotExported) -> None:

@@ -150,9 +150,7 @@ def _pillow() -> ModuleType:
     try:
         from PIL import Image
     except ImportError as error:
-        raise DatasetError(
-            f"Pillow cannot be imported ({error}); install it with `pip install 'kedro-aat[images]'`."
-        ) from None
+        raise DatasetError(f"Pillow cannot be imported ({error}); install it with `pip install pillow`.") from None
     return Image
 
 

@@ -76,6 +76,6 @@ class ExportSettings(Settings):
             except ImportError as error:
                 mistakes.append(
                     f"{key}.openvino: OpenVINO cannot be imported ({error}); install it with "
-                    "`pip install 'kedro-aat[openvino]'`, or set this to false"
+                    "`pip install openvino`, or set this to false"
                 )
         return mistakes

@@ -32,9 +32,9 @@ def scorer_for(metric: Any) -> Scorer | None:
     if kind == "BinaryAccuracy" and metric.ignore_index is None and metric.multidim_average == "global":
         return partial(_is_right_binary, threshold=metric.threshold)
     if kind == "MeanAbsoluteError" and metric.num_outputs == 1:
-        return lambda outputs, targets: (outputs - targets).abs().flatten(1).mean(1)
+        return lambda outputs, targets: _mean_per_example((outputs - targets).abs())
     if kind == "MeanSquaredError" and metric.num_outputs == 1 and metric.squared:
-        return lambda outputs, targets: (outputs - targets).square().flatten(1).mean(1)
+        return lambda outputs, targets: _mean_per_example((outputs - targets).square())
     return None
 
 
@@ -85,6 +85,10 @@ def _is_right(outputs: Tensor, targets: Tensor) -> Tensor:
 def _is_right_binary(outputs: Tensor, targets: Tensor, *, threshold: float) -> Tensor:
     flat = outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1)
     return binary_accuracy(*flat, threshold=threshold, multidim_average="samplewise", validate_args=False)
+
+
+def _mean_per_example(errors: Tensor) -> Tensor:
+    return errors.reshape(len(errors), -1).mean(1)  # (B,) from (B,) or (B, ...)
 
 
 def joined(parts: list[Tensor]) -> Tensor:

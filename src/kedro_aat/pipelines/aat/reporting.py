@@ -169,7 +169,8 @@ def report_run(
     written = settings.model_dump(mode="json", by_alias=True)
     objective = settings.export.objective
     if find_spec("plotly") is None:
-        missing = "Plotly is not installed; install it with `pip install 'kedro-aat[report]'` for figures."
+        # Without brackets, which Kedro's log handler would remove as markup.
+        missing = "Plotly is not installed; `pip install plotly` adds them."
         logger.warning("The report has no figures: %s", missing)
         page = render_report(summary, trajectory, layers, {}, written, objective)
         return page, card, NotExported(missing), NotExported(missing)
