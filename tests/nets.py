@@ -1,4 +1,4 @@
-"""Small networks and data for them. Tests name some of these by import path, in catalogs and settings."""
+"""Small networks and data for them. Catalogs and settings of tests name some of these by import path."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Perceptron(nn.Module):
 
 
 class Probe(nn.Module):
-    """A model around another one that notes the batches it is given and what comes out."""
+    """Wraps a model and records its inputs and outputs."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Probe(nn.Module):
 
 
 class NeedsArguments(nn.Module):
-    """Cannot be made without being told two things."""
+    """Network whose constructor has two required arguments."""
 
     def __init__(self, num_inputs: int, num_outputs: int, bias: bool = True) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class NeedsArguments(nn.Module):
 
 
 class HoldsMoreThanTensors(nn.Module):
-    """Its `state_dict` has an entry that is no tensor."""
+    """Network whose `state_dict` has an entry that is no tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class HoldsMoreThanTensors(nn.Module):
     def set_extra_state(self, state: Any) -> None: ...
 
 
-CALLED: list[str] = []  # names of the functions below that were called
+CALLED: list[str] = []  # names of those functions below that were called
 
 
 def make_small_net(num_classes: int) -> SmallNet:
@@ -98,7 +98,7 @@ def make_what_cannot_be_resolved(path: str) -> OnlyForTypeCheckers:
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """A dataset of the user's own making."""
+    """A dataset as a user would write it."""
 
     def __init__(self, inputs: Tensor, targets: Tensor) -> None:
         self.inputs, self.targets = inputs, targets
@@ -111,7 +111,16 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 
 def vectors(num_examples: int, *, num_features: int = 6, seed: int = 0) -> dict[str, Tensor]:
-    """Vectors whose class is the largest of their first three numbers."""
+    """Vectors whose class is the position of the largest of their first three numbers.
+
+    Args:
+        num_examples: Number of vectors, N.
+        num_features: Length of each vector, F; at least 3.
+        seed: Seed of the vectors.
+
+    Returns:
+        `inputs`, (N, F), and `targets`, (N,).
+    """
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(num_examples, num_features, generator=generator)
     return {"inputs": inputs, "targets": inputs[:, :3].argmax(1)}

@@ -1,7 +1,7 @@
-"""A scripted model: its accuracy is a formula of its rate and of the epochs it was trained.
+"""A scripted model, whose accuracy is a formula of its rate and the number of trained epochs.
 
-It is what the traces of NNCF 2.19 were recorded on, and stands in wherever a test needs a search without
-minutes of training. Its state is a buffer, so that checkpoints save and restore it like any model's.
+The traces of NNCF 2.19 were recorded with it. Other tests use it to run a search without minutes of training. Its
+state is a buffer, so that checkpoints save and restore it like that of any model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kedro_aat import CompressionStage
 
 
 class ScriptedModel(nn.Module):
-    """State `(rate, epochs at this rate, epochs of these weights)` in doubles."""
+    """Model whose `state` holds (rate, epochs at this rate, epochs of these weights), in float64."""
 
     state: Tensor
 
@@ -27,12 +27,12 @@ class ScriptedModel(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
 
     def accuracy(self, formula: dict[str, Any]) -> float:
-        rate, at_rate, trained = self.state.tolist()
+        rate, epochs_at_rate, epochs = self.state.tolist()
         r = max(rate, 0.0)
         value: float = formula["base"] - formula["a"] * r ** formula["k"]
-        value += formula["recovery"] * r * (1 - math.exp(-at_rate / formula["tau"]))
-        value += formula["drift"] * trained
-        value += formula["noise"] * math.sin(1000 * rate + 7 * at_rate + 3 * trained)
+        value += formula["recovery"] * r * (1 - math.exp(-epochs_at_rate / formula["tau"]))
+        value += formula["drift"] * epochs
+        value += formula["noise"] * math.sin(1000 * rate + 7 * epochs_at_rate + 3 * epochs)
         return min(max(value, 0.0), formula["cap"]) if formula["clip"] else value
 
 
@@ -52,7 +52,7 @@ class ScriptedScheduler:
 
 
 class ScriptedController:
-    """The least that a controller of the user's own must have."""
+    """The fewest members that a user's own controller must have."""
 
     name = "scripted"
     loss = None
@@ -117,7 +117,7 @@ def sgd_for(model: nn.Module) -> Callable[[], tuple[torch.optim.Optimizer, None]
 
 
 class NoImprovement:
-    """Answers true on the second successive call that did not raise the best, then forgets all."""
+    """Returns True on the second successive call without a new best metric, and then starts over."""
 
     def __init__(self) -> None:
         self.best, self.num_bad = -math.inf, 0
@@ -134,7 +134,7 @@ class NoImprovement:
 
 
 def early_stopping(kind: str | None) -> Callable[[float], bool] | None:
-    """The early-stopping functions that the traces name."""
+    """The early-stopping function with the name that a trace uses; None for none."""
     if kind is None:
         return None
     if kind == "no_improve_2":

@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kedro_aat.budget import FLOAT32_ROUNDING, Budget, BudgetSettings, Outcome, require_finite
+from kedro_aat.delivery.results import BudgetResult
 from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.testing.strategies import budgets, drops, metrics
 
@@ -88,9 +89,10 @@ def test_margin_of_a_rounding_error_is_0() -> None:
     assert budget.margin(0.75 * (1 + 1e-7)) > 0
 
 
-def test_summary_is_plain_data() -> None:
+def test_budget_becomes_plain_data() -> None:
     budget = settings(max_relative_drop=0.5).budget(0.5, higher_is_better=False)
-    assert budget.summary == {"kind": "relative", "drop": 0.25, "lowest_tolerated": 0.75}
+    data = BudgetResult.model_validate(budget).model_dump()
+    assert data == {"kind": "relative", "drop": 0.25, "lowest_tolerated": 0.75}
 
 
 @given(budget=budgets())

@@ -1,3 +1,5 @@
+"""Metrics of a run in the format of experiment trackers: the summary as numbers, and curves."""
+
 from __future__ import annotations
 
 import json
@@ -10,7 +12,7 @@ from tests.projects import Project
 from tests.reporting.runs import summary_of
 
 
-def test_summary_as_numbers() -> None:
+def test_flat_metrics_hold_the_numbers_of_the_summary() -> None:
     summary = summary_of("within_budget")
     metrics = flat_metrics(summary)
     assert metrics["is_within_budget"] == 1.0
@@ -22,14 +24,14 @@ def test_summary_as_numbers() -> None:
     assert metrics["compressed.parameters"] == 100.0
     assert metrics["epochs.used"] == 6.0
     assert metrics["seconds.used"] == 12.3
-    # Neither words nor truth values nor what is unknown, and nothing of settings, versions or candidates.
+    # No text, no missing values, and nothing about settings, versions or candidates.
     assert {key.partition(".")[0] for key in metrics} == {
         *("is_within_budget", "is_certified", "budget", "baseline", "compressed", "epochs", "seconds")
     }
     assert all(isinstance(value, float) for value in metrics.values())
 
 
-def test_curves() -> None:
+def test_history_has_one_curve_per_column_with_values() -> None:
     columns = ("requested_rate", "achieved_rate", "metric", "margin", "learning_rate")
     trajectory = pd.DataFrame({name: [0.1, 0.2] for name in columns} | {"loss": [None, None]})
     curves = metrics_history(trajectory)
@@ -37,7 +39,7 @@ def test_curves() -> None:
     assert "loss" not in curves
 
 
-def test_a_run_writes_both(finished: Project) -> None:
+def test_run_writes_metrics_and_history(finished: Project) -> None:
     folder = finished.folder / "data/08_reporting"
     metrics = json.loads((folder / "aat_metrics.json").read_text())
     assert all(isinstance(value, float) for value in metrics.values())

@@ -111,11 +111,6 @@ class Budget(Settings):
         """The worst metric that is still within budget (the highest one if lower is better)."""
         return self.baseline - self.drop if self.higher_is_better else self.baseline + self.drop
 
-    @property
-    def summary(self) -> dict[str, str | float]:
-        """The budget as plain data: kind, drop and the worst metric that is within budget."""
-        return {"kind": self.kind, "drop": self.drop, "lowest_tolerated": self.lowest_tolerated}
-
     def margin(self, metric: float) -> float:
         """Returns the distance to the lowest tolerated metric, in metric units; at least 0 is within budget.
 

@@ -107,5 +107,5 @@ def test_cut_plan_of_another_module_is_refused(catalog: DataCatalog, tmp_path: P
     path = tmp_path / "models" / "model" / "recipe.json"
     recipe = json.loads(path.read_text())
     path.write_text(json.dumps(recipe | {"init_args": {"width": 5}}))
-    with pytest.raises(DatasetError, match="built with other arguments"):
+    with pytest.raises(DatasetError, match="Build the model with the arguments"):
         catalog.load("model")

@@ -1,4 +1,4 @@
-"""The models that a search passed by: which of them may be delivered instead, and what is told of them then."""
+"""Fallbacks from the Pareto front: which models may be delivered instead, and the layer table of a delivered one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.nets import Perceptron
 from tests.reporting.runs import epochs
 
 BUDGET = Budget(baseline=0.9, drop=0.05)
-# Two rates that agree in four digits, and one within budget above them, which the search returned.
+# The search returned the last model. Two of the others have rates that agree in four digits.
 RATES = (0.0, 0.50001, 0.50003, 0.8)
 METRICS = (0.9, 0.89, 0.88, 0.87)
 
@@ -53,7 +53,12 @@ def search_result(run: str) -> SearchResult:
 
 
 def export_of(stage: int | None, checkpoint: int | None = None) -> ExportResult:
-    """An export that delivers the model of that checkpoint; nothing for None."""
+    """Result of an export that delivers the model of a checkpoint.
+
+    Args:
+        stage: Search stage of the model; None if no model is delivered.
+        checkpoint: Number of its checkpoint.
+    """
     costs = Measurements(parameters=1, nonzero_parameters=1, macs=1, onnx_bytes=1, onnx_gzip_bytes=1)
     delivered = None
     if stage is not None:
@@ -71,8 +76,8 @@ def export_of(stage: int | None, checkpoint: int | None = None) -> ExportResult:
     )
 
 
-class Search:
-    """A search that ended: its controller at the rate returned, and the checkpoints of all its epochs."""
+class FinishedSearch:
+    """A search that has ended: its controller at the returned rate, and the checkpoints of all epochs."""
 
     def __init__(self, folder: Path) -> None:
         self.controller: ModelController = build_controller(Perceptron([6, 300, 300, 4]), MagnitudeSparsity())
@@ -86,27 +91,27 @@ class Search:
         self.trajectory = epochs(1, steps, baseline=0.9, is_higher_better=True).drop(columns="stage")
         self.result = search_result(run.folder.name)
 
-    def others(self, **more: Any) -> list[Candidate]:
-        return list(front_candidates(self.controller, self.trajectory, self.result, self.store, BUDGET, **more))
+    def fallbacks(self, **options: Any) -> list[Candidate]:
+        return list(front_candidates(self.controller, self.trajectory, self.result, self.store, BUDGET, **options))
 
 
 @pytest.fixture
-def search(tmp_path: Path) -> Search:
-    return Search(tmp_path)
+def search(tmp_path: Path) -> FinishedSearch:
+    return FinishedSearch(tmp_path)
 
 
-def test_each_has_a_name_of_its_own_and_the_rate_that_it_says(search: Search) -> None:
-    others = search.others()
-    assert [other.checkpoint for other in others] == [2, 1]
-    assert len({other.name for other in others}) == 2
-    for other in others:
-        weights = [weight for name, weight in other.model.named_parameters() if name in set(other.weight_names)]
+def test_each_fallback_has_a_unique_name_and_its_rate(search: FinishedSearch) -> None:
+    fallbacks = search.fallbacks()
+    assert [fallback.checkpoint for fallback in fallbacks] == [2, 1]
+    assert len({fallback.name for fallback in fallbacks}) == 2
+    for fallback in fallbacks:
+        weights = [weight for name, weight in fallback.model.named_parameters() if name in set(fallback.weight_names)]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
-        assert zeros / sum(weight.numel() for weight in weights) == pytest.approx(other.rate, abs=0.01)
+        assert zeros / sum(weight.numel() for weight in weights) == pytest.approx(fallback.rate, abs=0.01)
 
 
-def test_fallback_knows_its_checkpoint_and_how_it_was_measured(search: Search) -> None:
-    first, second = search.others()
+def test_fallback_knows_its_checkpoint_and_how_it_was_measured(search: FinishedSearch) -> None:
+    first, second = search.fallbacks()
     assert (first.rate, second.rate) == (0.50003, 0.50001)
     assert (first.requested_rate, second.requested_rate) == (0.50003, 0.50001)
     assert (first.stage, first.checkpoint, first.id) == (1, 2, "stage-1-checkpoint-2")
@@ -115,28 +120,28 @@ def test_fallback_knows_its_checkpoint_and_how_it_was_measured(search: Search) -
     assert list(first.weight_names) == list(search.controller.weight_names)
 
 
-def test_fallbacks_keep_the_budget_and_are_less_compressed(search: Search) -> None:
+def test_fallbacks_keep_the_budget_and_are_less_compressed(search: FinishedSearch) -> None:
     result = search.result.model_copy(update={"rate": Rates(requested=0.50003, achieved=0.50003)})
     budget = Budget(baseline=0.9, drop=0.015)
-    (other,) = front_candidates(search.controller, search.trajectory, result, search.store, budget)
-    assert other.checkpoint == 1
+    (fallback,) = front_candidates(search.controller, search.trajectory, result, search.store, budget)
+    assert fallback.checkpoint == 1
     exactly_kept = Budget(baseline=1.0, drop=0.125)
     trajectory = search.trajectory.assign(metric=[0.9, 0.875, 0.8, 0.75])
-    (other,) = front_candidates(search.controller, trajectory, search.result, search.store, exactly_kept)
-    assert other.checkpoint == 1
+    (fallback,) = front_candidates(search.controller, trajectory, search.result, search.store, exactly_kept)
+    assert fallback.checkpoint == 1
 
 
-def test_the_searchs_own_controller_is_left_as_it_is(search: Search) -> None:
+def test_fallbacks_do_not_change_the_controller_of_the_search(search: FinishedSearch) -> None:
     before = [parameter.clone() for parameter in search.controller.model.parameters()]
     rate = search.controller.compression_rate
-    assert len(search.others()) == 2
+    assert len(search.fallbacks()) == 2
     assert search.controller.compression_rate == rate
     for parameter, expected in zip(search.controller.model.parameters(), before, strict=True):
         assert parameter.equal(expected)
 
 
 @pytest.mark.parametrize("algorithms", [(MagnitudeSparsity(), Quantization()), (MagnitudeSparsity(),) * 2])
-def test_what_the_stages_returned(search: Search, algorithms: tuple[Any, ...]) -> None:
+def test_candidates_that_the_stages_returned(search: FinishedSearch, algorithms: tuple[Any, ...]) -> None:
     controllers = [build_controller(Perceptron([6, 8, 4]), settings) for settings in algorithms]
     for controller in controllers:
         controller.model(torch.rand(3, 6))
@@ -159,30 +164,30 @@ def test_what_the_stages_returned(search: Search, algorithms: tuple[Any, ...]) -
         assert candidate.model(inputs).allclose(controller.strip()(inputs))
 
 
-def test_what_is_not_worth_returning_is_not_fallen_back_to(search: Search) -> None:
-    assert [other.checkpoint for other in search.others(minimal_rate=0.50002)] == [2]
-    assert not search.others(minimal_rate=0.6)
+def test_fallbacks_have_at_least_the_minimal_rate(search: FinishedSearch) -> None:
+    assert [fallback.checkpoint for fallback in search.fallbacks(minimal_rate=0.50002)] == [2]
+    assert not search.fallbacks(minimal_rate=0.6)
 
 
-def test_an_unknown_standard_error_stays_unknown(search: Search, tmp_path: Path) -> None:
+def test_an_unknown_standard_error_stays_unknown(search: FinishedSearch, tmp_path: Path) -> None:
     search.trajectory = search.trajectory.assign(standard_error=float("nan"))
     search.trajectory.to_parquet(tmp_path / "trajectory.parquet")
     search.trajectory = pd.read_parquet(tmp_path / "trajectory.parquet")
-    assert [other.standard_error for other in search.others()] == [None, None]
+    assert [fallback.standard_error for fallback in search.fallbacks()] == [None, None]
 
 
-def test_the_layers_are_those_of_the_delivered_model(search: Search) -> None:
+def test_layer_table_describes_the_delivered_model(search: FinishedSearch) -> None:
     def zeros(result: ExportResult) -> int:
         controllers = (search.controller, search.controller)
         table = describe_layers(*controllers, search.result, SkippedSearch(), result, search.store)
         return int(table["zeros"].sum())
 
-    best, fallback = zeros(export_of(1, 3)), zeros(export_of(1, 1))
-    assert fallback / best == pytest.approx(0.5 / 0.8, abs=0.02)
-    assert zeros(export_of(None)) == best
+    best_zeros, fallback_zeros = zeros(export_of(1, 3)), zeros(export_of(1, 1))
+    assert fallback_zeros / best_zeros == pytest.approx(0.5 / 0.8, abs=0.02)
+    assert zeros(export_of(None)) == best_zeros
 
 
-def test_a_fallback_had_no_second_stage(search: Search) -> None:
+def test_layer_table_of_a_first_stage_fallback_has_no_second_stage(search: FinishedSearch) -> None:
     second = build_controller(search.controller.strip(), MagnitudeSparsity())
     for delivered, stages in ((export_of(2, 1), {1, 2}), (export_of(1, 1), {1})):
         table = describe_layers(search.controller, second, search.result, search.result, delivered, search.store)

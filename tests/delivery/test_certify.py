@@ -1,4 +1,4 @@
-"""The one reading of the test split: what it certifies, and what it refuses to."""
+"""The certificate, for which the test split is read once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUDGET = Budget(baseline=0.95, drop=0.02)
 
 
 class Threshold(nn.Module):
-    """Says 1 above its threshold; the true one is 0.5, and inputs are equally spaced in [0, 1)."""
+    """Predicts class 1 above its threshold. The true threshold is 0.5; the inputs are equally spaced in [0, 1)."""
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
@@ -41,8 +41,8 @@ def split(num_examples: int) -> dict[str, Tensor]:
     return {"inputs": inputs, "targets": (inputs >= 0.5).long()}
 
 
-def settings(metric: dict[str, Any] = ACCURACY, **more: Any) -> TrainingSettings:
-    return TrainingSettings.model_validate({"batch_size": 64, "optimizer": OPTIMIZER, "metric": metric, **more})
+def settings(metric: dict[str, Any] = ACCURACY, **changes: Any) -> TrainingSettings:
+    return TrainingSettings.model_validate({"batch_size": 64, "optimizer": OPTIMIZER, "metric": metric, **changes})
 
 
 @pytest.fixture
@@ -50,18 +50,18 @@ def ledger(tmp_path: Path) -> CertificateLedger:
     return CertificateLedger(tmp_path / "ledger.json")
 
 
-def file_of(model: nn.Module) -> ModelProto:
-    """The ONNX model that would be delivered."""
+def export(model: nn.Module) -> ModelProto:
+    """Exports a model to ONNX, as for delivery."""
     return to_onnx(model.eval(), torch.rand(4))
 
 
 @functools.cache
-def file_with(drop: float) -> ModelProto:
-    """Of a model that is wrong on that share of the examples; an export takes a second."""
-    return file_of(Threshold(0.5 + drop))
+def export_with_drop(drop: float) -> ModelProto:
+    """File of a model that is wrong on that share of the examples; cached because an export takes a second."""
+    return export(Threshold(0.5 + drop))
 
 
-def certified(
+def certify(
     ledger: CertificateLedger,
     drop: float,
     num_examples: int = 2000,
@@ -70,9 +70,18 @@ def certified(
     alpha: float = 0.05,
     training: TrainingSettings | None = None,
 ) -> Verdict:
-    """A baseline without a mistake, and a model that is wrong on a share `drop` of the examples."""
+    """Certifies a model that is wrong on a share `drop` of the examples; the baseline is always right.
+
+    Args:
+        ledger: Ledger of certificates.
+        drop: Share of the examples, in [0, 0.5].
+        num_examples: Size of the test split.
+        budget: Accuracy budget.
+        alpha: Level of significance.
+        training: Settings that define the metric; None for accuracy.
+    """
     return certify_once(
-        file_with(drop),
+        export_with_drop(drop),
         Threshold(0.5),
         split(num_examples),
         budget,
@@ -83,7 +92,7 @@ def certified(
 
 
 def test_small_drop_on_many_examples_is_certified(ledger: CertificateLedger) -> None:
-    verdict = certified(ledger, 0.005)
+    verdict = certify(ledger, 0.005)
     assert verdict.is_certified
     assert verdict.baseline == pytest.approx(1.0, abs=0.001)
     assert verdict.compressed == pytest.approx(0.995, abs=0.001)
@@ -94,7 +103,7 @@ def test_small_drop_on_many_examples_is_certified(ledger: CertificateLedger) -> 
 
 
 def test_result_is_one_flat_table(ledger: CertificateLedger) -> None:
-    verdict = certified(ledger, 0.005)
+    verdict = certify(ledger, 0.005)
     result, certificate = verdict.result, verdict.certificate
     assert certificate is not None
     assert result.is_certified
@@ -105,15 +114,15 @@ def test_result_is_one_flat_table(ledger: CertificateLedger) -> None:
 
 
 def test_result_without_a_certificate_has_no_statistics(ledger: CertificateLedger) -> None:
-    certified(ledger, 0.005)
-    result = certified(ledger, 0.006).result
+    certify(ledger, 0.005)
+    result = certify(ledger, 0.006).result
     assert not result.is_certified
     assert (result.baseline, result.compressed, result.p_value, result.examples) == (None, None, None, None)
     assert "already read" in result.words
 
 
-def test_few_examples_say_how_many_it_takes(ledger: CertificateLedger) -> None:
-    verdict = certified(ledger, 0.005, 100)
+def test_too_few_examples_report_how_many_are_needed(ledger: CertificateLedger) -> None:
+    verdict = certify(ledger, 0.005, 100)
     assert not verdict.is_certified
     assert "80%" in verdict.words
     assert "the upper bound exceeds it: not certified" in verdict.words
@@ -121,25 +130,25 @@ def test_few_examples_say_how_many_it_takes(ledger: CertificateLedger) -> None:
     assert 200 < number < 3000
 
 
-def test_drop_beyond_the_budget_is_said_in_plain_words(ledger: CertificateLedger) -> None:
-    verdict = certified(ledger, 0.03)
+def test_drop_beyond_the_budget_is_not_certified(ledger: CertificateLedger) -> None:
+    verdict = certify(ledger, 0.03)
     assert not verdict.is_certified
     assert verdict.words.startswith("Measured drop 0.03 ")
     assert "exceeds the budget of 0.02: not certified" in verdict.words
     assert "Expect the model to break its budget" in verdict.words
 
 
-def test_same_question_gets_the_recorded_answer(ledger: CertificateLedger) -> None:
-    first = certified(ledger, 0.005)
-    assert certified(ledger, 0.005) == first
+def test_same_test_returns_the_recorded_verdict(ledger: CertificateLedger) -> None:
+    first = certify(ledger, 0.005)
+    assert certify(ledger, 0.005) == first
 
 
-def test_interrupted_reading_is_made_up_for(ledger: CertificateLedger) -> None:
-    expected = certified(ledger, 0.005)
+def test_interrupted_test_can_be_repeated(ledger: CertificateLedger) -> None:
+    expected = certify(ledger, 0.005)
     (number, entry), *_ = ledger._read().items()
-    other = CertificateLedger(ledger.path.with_name("other.json"))
-    other.claim(number, entry.subject)  # and then the process was killed
-    assert certified(other, 0.005) == expected
+    other_ledger = CertificateLedger(ledger.path.with_name("other.json"))
+    other_ledger.claim(number, entry.subject)  # then the process was killed
+    assert certify(other_ledger, 0.005) == expected
 
 
 @pytest.mark.parametrize(
@@ -150,33 +159,33 @@ def test_interrupted_reading_is_made_up_for(ledger: CertificateLedger) -> None:
         ({"alpha": 0.1}, "alpha"),
     ],
 )
-def test_another_question_on_the_same_split_gets_none(
+def test_different_test_on_the_same_split_has_no_verdict(
     ledger: CertificateLedger, changed: dict[str, Any], word: str
 ) -> None:
-    certified(ledger, 0.005)
-    verdict = certified(ledger, **{"drop": 0.005, **changed})
+    certify(ledger, 0.005)
+    verdict = certify(ledger, **{"drop": 0.005, **changed})
     assert not verdict.is_certified
     assert verdict.certificate is None
     assert verdict.baseline is None
     assert verdict.compressed is None
     assert f"for a different {word}." in verdict.words
-    assert certified(ledger, 0.005).is_certified  # the first keeps its certificate
+    assert certify(ledger, 0.005).is_certified  # the first test keeps its certificate
 
 
-def test_another_split_is_another_chance(ledger: CertificateLedger) -> None:
-    certified(ledger, 0.005)
-    assert certified(ledger, 0.006, 2001).is_certified
+def test_another_split_allows_another_test(ledger: CertificateLedger) -> None:
+    certify(ledger, 0.005)
+    assert certify(ledger, 0.006, 2001).is_certified
 
 
-def test_metric_without_scores_is_tested_but_not_certified(ledger: CertificateLedger) -> None:
+def test_metric_without_scores_is_evaluated_but_not_certified(ledger: CertificateLedger) -> None:
     macro = {**ACCURACY, "init_args": {"num_classes": 2, "average": "macro"}}
-    verdict = certified(ledger, 0.005, training=settings(macro))
+    verdict = certify(ledger, 0.005, training=settings(macro))
     assert verdict.certificate is None
     assert verdict.compressed == pytest.approx(0.995, abs=0.001)
     assert "no score per example" in verdict.words
 
 
-def test_lower_is_better(ledger: CertificateLedger) -> None:
+def test_metric_that_should_be_low(ledger: CertificateLedger) -> None:
     class Constant(nn.Module):
         def __init__(self, value: float) -> None:
             super().__init__()
@@ -189,15 +198,15 @@ def test_lower_is_better(ledger: CertificateLedger) -> None:
     budget = Budget(baseline=0.1, drop=0.05, higher_is_better=False)
     training = settings({"class_path": "torchmetrics.MeanAbsoluteError"})
     baseline = Constant(0.1)
-    worse = certify_once(file_of(Constant(0.11)), baseline, data, budget, training, ledger, alpha=0.05)
+    worse = certify_once(export(Constant(0.11)), baseline, data, budget, training, ledger, alpha=0.05)
     assert worse.certificate is not None
     assert worse.certificate.estimated_drop == pytest.approx(0.01)
     assert worse.is_certified
 
 
-def test_models_and_files_are_left_as_they_are(ledger: CertificateLedger) -> None:
+def test_model_and_file_are_not_changed(ledger: CertificateLedger) -> None:
     baseline = Threshold(0.5)
-    file = file_with(0.01)
+    file = export_with_drop(0.01)
     before = file.SerializeToString()
     certify_once(file, baseline, split(100), BUDGET, settings(), ledger, alpha=0.05)
     assert baseline.training

@@ -1,10 +1,10 @@
-"""The verdict is on the files: which is delivered, what is passed over, and why."""
+"""Which exported file is delivered, which ones are rejected, and why."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -21,6 +21,7 @@ from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError, MetricError
+from kedro_aat.export.measure import Latency
 from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import to_openvino
@@ -44,7 +45,7 @@ BUDGET = Budget(baseline=1.0, drop=0.2)
 
 
 class Net(nn.Module):
-    """Tells the four classes by their patterns; wider is larger, not better."""
+    """Classifies images by comparing them with the four patterns; a wider net is larger, but not better."""
 
     def __init__(self, width: int = 1) -> None:
         super().__init__()
@@ -64,43 +65,66 @@ class Net(nn.Module):
 BASELINE = Net(8)
 
 
-def delivered(
+def deliver_from(
     *candidates: Candidate, others: Iterator[Candidate] | None = None, budget: Budget = BUDGET, **settings: Any
 ) -> tuple[Exported | None, ExportResult]:
-    exporting = ExportSettings.model_validate({"batch_sizes": (1, 8), "latency_seconds": 0.05, **settings})
+    """Calls `deliver`.
+
+    Args:
+        *candidates: Models that the search returned.
+        others: Fallbacks, in order of preference.
+        budget: Accuracy budget.
+        **settings: Export settings that differ from the defaults.
+    """
+    export_settings = ExportSettings.model_validate({"batch_sizes": (1, 8), "latency_seconds": 0.05, **settings})
     exported, result = deliver(
-        candidates, others or iter(()), BASELINE, DATA, budget, TRAINING, exporting, "The search ended."
+        candidates, others or iter(()), BASELINE, DATA, budget, TRAINING, export_settings, "The search ended."
     )
     assert (exported.candidate.name if exported else None) == result.delivered
     return exported, result
 
 
 @functools.cache
-def exported(model: nn.Module) -> onnx.ModelProto:
-    """The real export, once for each of the models here, since it takes a second."""
+def export(model: nn.Module) -> onnx.ModelProto:
+    """Exports a model to ONNX; cached because it takes a second."""
     return to_onnx(model, DATA["inputs"])
 
 
 @functools.cache
-def measured_memory(file: bytes, batch_sizes: tuple[int, ...]) -> dict[int, int] | None:
-    """The real measurement, once for each file, since it starts a process."""
+def measure_memory(file: bytes, batch_sizes: tuple[int, ...]) -> dict[int, int] | None:
+    """Measures the peak memory of a file; cached because it starts a process."""
     return peak_memory(file, DATA["inputs"].numpy(), batch_sizes)
 
 
 @pytest.fixture(autouse=True)
 def _once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: exported(model))
-    monkeypatch.setattr(delivery_files, "peak_memory", lambda file, inputs, sizes: measured_memory(file, sizes))
+    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: export(model))
+    monkeypatch.setattr(delivery_files, "peak_memory", lambda file, inputs, sizes: measure_memory(file, sizes))
+
+
+@pytest.fixture
+def fixed_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces measured latency by one that is proportional to the size of the file."""
+
+    def latency_of(files: Sequence[bytes | onnx.ModelProto], *_: Any, batch_sizes: Sequence[int], **__: Any) -> Any:
+        num_bytes = [len(file) if isinstance(file, bytes) else file.ByteSize() for file in files]
+        return [{size: fixed(1e-6 * size * number) for size in batch_sizes} for number in num_bytes]
+
+    def fixed(milliseconds: float) -> Latency:
+        return Latency(milliseconds, (0.9 * milliseconds, 1.1 * milliseconds), 0.8 * milliseconds)
+
+    monkeypatch.setattr("kedro_aat.delivery.files.measure_latency", latency_of)
+    monkeypatch.setattr("kedro_aat.delivery.deliver.measure_latency", latency_of)
 
 
 SMALL, LARGE = Candidate("small", 2, Net(1), 0.9), Candidate("large", 1, Net(4), 0.5)
 
 
-def test_the_smaller_file_is_delivered_and_both_are_reported() -> None:
-    _, result = delivered(LARGE, SMALL)
+def test_smaller_file_is_delivered_and_both_are_reported() -> None:
+    _, result = deliver_from(LARGE, SMALL)
     assert result.delivered == "small"
     assert result.reason == "The search ended."
-    assert [report.name for report in result.candidates] == ["large", "small"]
+    assert [candidate.name for candidate in result.candidates] == ["large", "small"]
     large, small = result.candidates
     assert small.onnx_bytes < large.onnx_bytes < result.baseline.onnx_bytes
     assert set(small.latency_ms or {}) == {1, 8}
@@ -110,74 +134,84 @@ def test_the_smaller_file_is_delivered_and_both_are_reported() -> None:
 
 
 @pytest.mark.parametrize("objective", ["bytes", "parameters", "macs", "rate"])
-def test_each_objective_prefers_less(objective: str) -> None:
-    assert delivered(LARGE, SMALL, objective=objective)[1].delivered == "small"
+def test_each_objective_prefers_the_smaller_model(objective: str) -> None:
+    assert deliver_from(LARGE, SMALL, objective=objective)[1].delivered == "small"
 
 
-def test_the_quickest_of_all_within_budget_is_delivered_when_latency_is_the_objective() -> None:
-    """Wide is slow here, whatever the rate that the models are said to have."""
+@pytest.mark.usefixtures("fixed_latency")
+def test_fastest_file_within_budget_is_delivered_if_the_objective_is_latency() -> None:
+    """Wide nets are slow here, whatever rate the candidates claim."""
     wide = Candidate("wide", 1, Net(512), 0.9)
     others = [Candidate("rate 0.6", 1, Net(256), 0.6), Candidate("rate 0.5", 1, Net(4), 0.5, (), 0.51, 0.01)]
-    _, result = delivered(wide, others=iter(others), objective="latency")
+    _, result = deliver_from(wide, others=iter(others), objective="latency")
     assert result.delivered == "rate 0.5"
-    assert [report.name for report in result.candidates] == ["wide", "rate 0.5"]
+    assert [candidate.name for candidate in result.candidates] == ["wide", "rate 0.5"]
     assert result.candidates[1].requested_rate == 0.51
     assert result.candidates[1].standard_error == 0.01
-    assert delivered(wide, others=iter(others), objective="rate")[1].delivered == "wide"
+    assert deliver_from(wide, others=iter(others), objective="rate")[1].delivered == "wide"
 
 
-def test_limits_exclude_what_exceeds_them() -> None:
-    _, result = delivered(LARGE, SMALL, objective="rate", limits={"parameters": Net(4).first.weight.numel()})
+def test_file_above_a_limit_is_rejected() -> None:
+    _, result = deliver_from(LARGE, SMALL, objective="rate", limits={"parameters": Net(4).first.weight.numel()})
     assert result.delivered == "small"
     assert "parameters are 1,088, above the limit of 1,024" in result.rejected["large"]
 
 
-def test_a_latency_limit_that_nothing_keeps_delivers_nothing_and_names_what_is_nearest() -> None:
-    exported, result = delivered(SMALL, limits={"latency_ms": {1: 1e-6}})
+@pytest.mark.usefixtures("fixed_latency")
+def test_latency_limit_that_no_file_keeps_delivers_nothing() -> None:
+    exported, result = deliver_from(SMALL, limits={"latency_ms": {1: 1e-6}})
     assert exported is None
-    assert result.rejected["small"].startswith("the median latency at batch 1 is 0.0")
-    assert result.candidates[0].name == "small"
+    (small,) = result.candidates
+    assert small.name == "small"
+    assert small.latency_ms is not None
+    assert small.latency_ms[1] == 1e-6 * small.onnx_bytes
+    words = f"the median latency at batch 1 is {small.latency_ms[1]:.3g} ms, above the limit of 1e-06 ms"
+    assert result.rejected["small"] == words
 
 
-def test_less_compressed_models_are_tried_where_no_file_keeps_the_limits() -> None:
-    """Less can be quicker, and can have fewer MACs, than what has the highest rate."""
+@pytest.mark.usefixtures("fixed_latency")
+def test_less_compressed_models_are_tried_if_no_file_keeps_the_limits() -> None:
+    """A model with a lower rate can be faster and have fewer MACs."""
     limits = {"parameters": Net(1).first.weight.numel() * 2}
     others = [Candidate("rate 0.6", 1, Net(8), 0.6), Candidate("rate 0.5", 1, Net(1), 0.5)]
-    _, result = delivered(LARGE, others=iter(others), limits=limits)
+    _, result = deliver_from(LARGE, others=iter(others), limits=limits)
     assert result.delivered == "rate 0.5"
     assert set(result.rejected) == {"large", "rate 0.6"}
-    assert all(report.latency_ms for report in result.candidates)
+    assert all(candidate.latency_ms for candidate in result.candidates)
 
 
-def test_the_quickest_is_no_way_around_a_limit() -> None:
-    """The two that were considered first break it, the third one keeps it."""
+@pytest.mark.usefixtures("fixed_latency")
+def test_a_fast_file_must_still_keep_the_limits() -> None:
+    """The first two candidates exceed the limit, the third one keeps it."""
     wide = Candidate("wide", 1, Net(512), 0.9)
     others = [Candidate("rate 0.6", 1, Net(2), 0.6), Candidate("rate 0.5", 1, Net(1), 0.5)]
-    _, result = delivered(wide, others=iter(others), objective="latency", limits={"macs": 300})
+    _, result = deliver_from(wide, others=iter(others), objective="latency", limits={"macs": 300})
     assert result.delivered == "rate 0.5"
 
 
-def test_the_nearest_to_limits_that_nothing_keeps_is_named() -> None:
-    exported, result = delivered(LARGE, SMALL, limits={"parameters": 10, "latency_ms": {8: 1000.0}})
+@pytest.mark.usefixtures("fixed_latency")
+def test_reason_names_the_file_nearest_to_the_limits() -> None:
+    exported, result = deliver_from(LARGE, SMALL, limits={"parameters": 10, "latency_ms": {8: 1000.0}})
     assert exported is None
     assert result.reason.startswith("No model within budget keeps the limits. small comes nearest: ")
     assert set(result.rejected) == {"large", "small"}
 
 
-def test_a_model_that_breaks_the_budget_as_a_file_is_passed_over() -> None:
+def test_model_whose_file_breaks_the_budget_is_rejected() -> None:
     blind = Net(1)
     nn.init.zeros_(blind.first.weight)
-    _, result = delivered(Candidate("blind", 1, blind, 0.99), LARGE)
+    _, result = deliver_from(Candidate("blind", 1, blind, 0.99), LARGE)
     assert result.delivered == "large"
     assert "its ONNX file breaks the budget" in result.rejected["blind"]
 
 
-def disturbing(monkeypatch: pytest.MonkeyPatch, amount: float, width: int) -> None:
-    """Plants an exporter error: the weights of files of nets of that width change after the export."""
-    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: disturbed(exported(model), amount, width))
+def plant_exporter_error(monkeypatch: pytest.MonkeyPatch, amount: float, width: int) -> None:
+    """Lets every export of a net of that width change weights, by random numbers of standard deviation `amount`."""
+    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: disturb(export(model), amount, width))
 
 
-def disturbed(file: onnx.ModelProto, amount: float, width: int) -> onnx.ModelProto:
+def disturb(file: onnx.ModelProto, amount: float, width: int) -> onnx.ModelProto:
+    """A copy of the file in which the first layer's weights are changed, if the net has that width."""
     changed_file = onnx.ModelProto()
     changed_file.CopyFrom(file)
     for tensor in changed_file.graph.initializer:
@@ -188,59 +222,59 @@ def disturbed(file: onnx.ModelProto, amount: float, width: int) -> onnx.ModelPro
     return changed_file
 
 
-def test_a_planted_exporter_error_turns_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    disturbing(monkeypatch, 0.5, width=1)
-    _, result = delivered(SMALL, LARGE)
+def test_planted_exporter_error_rejects_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant_exporter_error(monkeypatch, 0.5, width=1)
+    _, result = deliver_from(SMALL, LARGE)
     assert result.delivered == "large"
     assert "differs from its model" in result.rejected["small"]
 
 
-def test_a_planted_error_within_the_tolerance_is_judged_by_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    disturbing(monkeypatch, 5.0, width=1)
-    _, result = delivered(SMALL, LARGE, tolerance=1e6, budget=Budget(baseline=1.0, drop=0.05))
+def test_planted_error_within_the_tolerance_is_judged_by_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant_exporter_error(monkeypatch, 5.0, width=1)
+    _, result = deliver_from(SMALL, LARGE, tolerance=1e6, budget=Budget(baseline=1.0, drop=0.05))
     assert result.delivered == "large"
     assert "breaks the budget" in result.rejected["small"]
 
 
-def test_falls_back_along_the_frontier(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    disturbing(monkeypatch, 5.0, width=1)
+def test_falls_back_to_the_next_candidates(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    plant_exporter_error(monkeypatch, 5.0, width=1)
     others = iter([Candidate("rate 0.6", 1, SMALL.model, 0.6), Candidate("rate 0.5", 1, LARGE.model, 0.5), LARGE])
-    _, result = delivered(SMALL, others=others)
+    _, result = deliver_from(SMALL, others=others)
     assert result.delivered == "rate 0.5"
     assert set(result.rejected) == {"small", "rate 0.6"}
     assert "Falling back to rate 0.5" in caplog.text
-    assert next(others) is LARGE  # no more was asked for
+    assert next(others) is LARGE  # later candidates were not requested
 
 
 def test_no_file_that_keeps_the_budget_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    disturbing(monkeypatch, 5.0, width=1)
+    plant_exporter_error(monkeypatch, 5.0, width=1)
     with pytest.raises(ExportError, match=r"No exported file keeps the budget.*\n  - small: .*differs from its model"):
-        delivered(SMALL)
+        deliver_from(SMALL)
 
 
-def test_a_file_is_evaluated_as_its_model_is() -> None:
+def test_file_is_evaluated_like_its_model() -> None:
     model = Net(2).eval()
     assert evaluate_file(OnnxModel(to_onnx(model, DATA["inputs"][:4])), DATA, TRAINING).metric == pytest.approx(
         evaluate_file(model, DATA, TRAINING).metric
     )
 
 
-def test_openvino_is_left_alone_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_is_not_imported_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it is an error
-    exported, result = delivered(SMALL)
+    exported, result = deliver_from(SMALL)
     assert exported is not None
     assert exported.files.openvino is None
-    report = result.candidates[0]
-    assert report.validation_openvino is None
-    assert report.openvino_bytes is None
-    assert report.openvino_latency_ms is None
-    assert report.agreement is not None
-    assert report.agreement.openvino is None
+    (small,) = result.candidates
+    assert small.validation_openvino is None
+    assert small.openvino_bytes is None
+    assert small.openvino_latency_ms is None
+    assert small.agreement is not None
+    assert small.agreement.openvino is None
 
 
-def test_openvino_files_are_judged_and_measured() -> None:
+def test_openvino_files_are_verified_and_measured() -> None:
     pytest.importorskip("openvino")
-    exported, result = delivered(SMALL, LARGE, openvino=True)
+    exported, result = deliver_from(SMALL, LARGE, openvino=True)
     assert exported is not None
     assert exported.files.openvino is not None
     small, large = result.candidates
@@ -259,13 +293,13 @@ def test_openvino_files_are_judged_and_measured() -> None:
     ("tolerance", "reason"),
     [(1e-4, "the OpenVINO model differs from its model"), (1e6, "its OpenVINO file breaks the budget")],
 )
-def test_an_error_planted_in_openvino_files_turns_the_verdict(
+def test_planted_error_in_openvino_files_rejects_the_model(
     monkeypatch: pytest.MonkeyPatch, tolerance: float, reason: str
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr(delivery_files, "to_openvino", lambda file: to_openvino(disturbed(file, 5.0, width=1)))
+    monkeypatch.setattr(delivery_files, "to_openvino", lambda file: to_openvino(disturb(file, 5.0, width=1)))
     budget = Budget(baseline=1.0, drop=0.05)
-    _, result = delivered(SMALL, others=iter([LARGE]), budget=budget, openvino=True, tolerance=tolerance)
+    _, result = deliver_from(SMALL, others=iter([LARGE]), budget=budget, openvino=True, tolerance=tolerance)
     assert result.delivered == "large"
     assert reason in result.rejected["small"]
 
@@ -281,6 +315,6 @@ def test_a_file_whose_metric_is_nan_is_rejected(monkeypatch: pytest.MonkeyPatch)
 
     broken_files: list[nn.Module] = []
     monkeypatch.setattr(delivery, "evaluate_file", broken)
-    _, result = delivered(SMALL, LARGE)
+    _, result = deliver_from(SMALL, LARGE)
     assert result.delivered == "large"
     assert "nan" in result.rejected["small"]

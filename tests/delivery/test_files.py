@@ -1,4 +1,4 @@
-"""A model as files: what is exported, how a file is evaluated, and what is measured on it."""
+"""A model as files: how they are evaluated, and what is measured."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def onnx_model(name: str) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph([], name, [], []))
 
 
-class Measured:
-    """Stands for onnxruntime and OpenVINO: the latency is the number of the file."""
+class FixedMeasurements:
+    """Replaces measurements in onnxruntime and OpenVINO; the latency of a file is its position."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.latency_calls: list[tuple[Any, ...]] = []
@@ -52,7 +52,7 @@ class Measured:
 
 
 def test_costs_of_every_model_and_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtimes = Measured(monkeypatch)
+    runtimes = FixedMeasurements(monkeypatch)
     sparse = nn.Linear(6, 4, bias=False)
     with torch.no_grad():
         sparse.weight[0] = 0
@@ -80,7 +80,7 @@ def test_costs_of_every_model_and_its_files(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_openvino_files_are_timed_in_the_same_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtimes = Measured(monkeypatch)
+    runtimes = FixedMeasurements(monkeypatch)
     openvino = [OpenvinoFiles(b"xml", b"weights"), OpenvinoFiles(b"xml", b"more weights")]
     files = [Files(onnx_model("first"), openvino[0]), Files(onnx_model("second"), openvino[1])]
     costs = measure([nn.Linear(6, 4), nn.Linear(6, 2)], files, INPUTS, SETTINGS)
@@ -114,7 +114,7 @@ def test_files_are_those_that_the_settings_ask_for(monkeypatch: pytest.MonkeyPat
 
 
 class Recorder(nn.Module):
-    """Notes how it is called."""
+    """Records how it is called."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What nodes hand on to each other: the questions that the results answer about themselves."""
+"""Results that nodes pass to each other: what their methods and validators derive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small runs, made up, of every kind that a report must tell of."""
+"""Made-up results of small runs, one for every outcome that a report shows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,14 @@ def settings(**changes: Any) -> AatSettings:
 
 
 def epochs(stage: int, steps: list[tuple[float, float]], *, baseline: float, is_higher_better: bool) -> pd.DataFrame:
-    """Rates and metrics, the first of them only validated."""
+    """Trajectory of one search stage, whose first epoch only validated.
+
+    Args:
+        stage: Number of the search stage.
+        steps: Rate and metric of each epoch.
+        baseline: Metric of the baseline; the budget is 0.05.
+        is_higher_better: Direction of the metric.
+    """
     sign = 1 if is_higher_better else -1
     rows = [
         EpochRecord(
@@ -59,7 +66,7 @@ def epochs(stage: int, steps: list[tuple[float, float]], *, baseline: float, is_
 
 
 def trajectory_of(summary: Summary) -> pd.DataFrame:
-    """In which the model at rate 0.8 keeps the budget and that at 0.9 does not."""
+    """Trajectory in which the model at rate 0.8 keeps the budget and that at 0.9 does not."""
     higher, baseline = summary.metric.higher_is_better, summary.baseline.validation
     worse = -1 if higher else 1
     drops = [(0.0, 0.0), (0.5, 0.01), (0.8, 0.03), (0.9, 0.5), (0.9, 0.2)]
@@ -72,12 +79,23 @@ def trajectory_of(summary: Summary) -> pd.DataFrame:
 
 
 def candidate(name: str, stage: int, checkpoint: int, rate: float, share: float, validation: float) -> dict[str, Any]:
+    """A candidate of the summary.
+
+    Args:
+        name: Name.
+        stage: Number of its search stage.
+        checkpoint: Number of its checkpoint.
+        rate: Compression rate.
+        share: Its costs as a fraction of the baseline's.
+        validation: Metric on the validation split.
+    """
     costs: dict[str, Any] = {key: int(value * share) for key, value in COSTS.items()}
-    told = {"name": name, "stage": stage, "checkpoint": checkpoint, "rate": rate, "validation": validation}
-    return told | costs | measured(share)
+    result = {"name": name, "stage": stage, "checkpoint": checkpoint, "rate": rate, "validation": validation}
+    return result | costs | measured(share)
 
 
 def measured(share: float) -> dict[str, Any]:
+    """Latency and memory, as a fraction of the baseline's."""
     latencies = {"1": 0.1 * share, "64": 2.0 * share}
     quartiles = {size: [0.9 * latency, 1.2 * latency] for size, latency in latencies.items()}
     return {
@@ -92,7 +110,13 @@ def measured(share: float) -> dict[str, Any]:
 
 
 def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = "filter_pruning") -> Summary:
-    """A run with two stages; the smaller model, from the second, is delivered, if one is."""
+    """Summary of a run with two search stages, which delivers the smaller model of the second stage.
+
+    Args:
+        outcome: Outcome of the run; if "infeasible", no model is delivered.
+        is_higher_better: Direction of the metric.
+        algorithm: Algorithm of the first stage.
+    """
     baseline = 0.9 if is_higher_better else 0.4
     kept = baseline + (-0.02 if is_higher_better else 0.02)
     made = [candidate(algorithm, 1, 2, 0.8, 0.5, kept), candidate("quantization", 2, 1, 1.0, 0.1, kept)]
@@ -147,7 +171,7 @@ def summary_of(outcome: str, *, is_higher_better: bool = True, algorithm: str = 
 
 
 def changed(summary: Summary, **changes: Any) -> Summary:
-    """The same summary with other values; a mapping changes the named parts of a part."""
+    """A summary with some values changed; a mapping changes only the entries that it names."""
     return Summary.model_validate(_merged(summary.model_dump(), changes))
 
 
@@ -160,7 +184,7 @@ def _merged(data: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def layers(note: str = "its outputs are outputs of the model") -> pd.DataFrame:
-    """As `layer_table` gives it: two layers that are cut, and one of them in 8 bits."""
+    """A layer table: two layers are cut, and one of them is quantized to 8 bits."""
     from kedro_aat.reporting.layers import COLUMNS
 
     cut = {"stage": 1, "algorithm": "filter_pruning", "shape_before": "8x1x3x3", "shape": "2x1x3x3", "rate": 0.75}

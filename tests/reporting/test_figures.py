@@ -1,4 +1,4 @@
-"""The figures show what the trajectory holds."""
+"""The figures show the data of the trajectory."""
 
 from __future__ import annotations
 
@@ -27,24 +27,26 @@ def test_every_epoch_is_a_point(outcome: str, is_higher_better: bool) -> None:
     sizes = 1 / (1 - trajectory.query("stage == 1")["achieved_rate"])
     shares = trajectory.query("stage == 2")["achieved_rate"]
     assert sorted(points) == pytest.approx(sorted([*sizes, *shares]))
-    assert all(trace.error_y.array is not None for trace in _traces(figure, "within budget"))
+    within = _traces(figure, "within budget")
+    assert within
+    assert all(trace.error_y.array is not None for trace in within)
     assert figure.layout.xaxis.type == "log"
     lines = {shape.y0 for shape in figure.layout.shapes}
     assert lines == {summary.budget.lowest_tolerated, summary.baseline.validation}
 
 
 @pytest.mark.parametrize("is_higher_better", [True, False])
-def test_pareto_front_holds_what_no_epoch_beats(is_higher_better: bool) -> None:
+def test_pareto_front_connects_the_epochs_that_none_beats(is_higher_better: bool) -> None:
     summary = summary_of("certified", is_higher_better=is_higher_better)
     trajectory = trajectory_of(summary)
     line = _traces(frontier_figure(trajectory, summary), "Pareto front")[0]
-    # Of the two epochs at rate 0.9 the second is the better one.
+    # The second of the two epochs at rate 0.9 is the better one.
     assert list(line.x) == pytest.approx([10, 5, 2, 1])
     assert line.y[0] == trajectory["metric"][4]
 
 
 @pytest.mark.parametrize("is_higher_better", [True, False])
-def test_an_epoch_that_went_astray_does_not_flatten_the_others(is_higher_better: bool) -> None:
+def test_outlier_does_not_set_the_range_of_the_axis(is_higher_better: bool) -> None:
     summary = summary_of("certified", is_higher_better=is_higher_better)
     low, high = frontier_figure(trajectory_of(summary), summary).layout.yaxis.range
     assert high - low < 0.45  # one epoch is 0.5 off
@@ -61,8 +63,8 @@ def test_delivered_model_is_marked() -> None:
         assert list(star.y) == [trajectory["metric"][6]]
 
 
-def test_a_fallback_is_the_epoch_of_its_checkpoint() -> None:
-    """Another epoch at that rate was better, but its checkpoint was no longer there."""
+def test_delivered_fallback_is_marked_at_the_epoch_of_its_checkpoint() -> None:
+    """Another epoch at that rate was better, but its checkpoint no longer existed."""
     summary = summary_of("within_budget")
     fallback = {"name": "filter_pruning at rate 0.9000 (checkpoint 3)", "rate": 0.9, "checkpoint": 3}
     candidate = summary.candidates[0].model_copy(update=fallback)
@@ -70,14 +72,14 @@ def test_a_fallback_is_the_epoch_of_its_checkpoint() -> None:
     assert delivered_row(trajectory_of(summary), summary) == 3
 
 
-def test_nothing_is_marked_where_nothing_is_delivered() -> None:
+def test_nothing_is_marked_if_no_model_is_delivered() -> None:
     summary = summary_of("infeasible")
     trajectory = trajectory_of(summary)
     assert delivered_row(trajectory, summary) is None
     assert not _traces(frontier_figure(trajectory, summary), "delivered")
 
 
-def test_trajectory_has_both_stages_and_no_rate_of_learning_without_training() -> None:
+def test_trajectory_shows_both_stages_and_learning_rates_of_trained_epochs() -> None:
     summary = summary_of("certified")
     figure = trajectory_figure(trajectory_of(summary), summary)
     assert [list(trace.x) for trace in _traces(figure, "margin")] == [[0, 1, 2, 3, 4], [5, 6]]
@@ -86,21 +88,21 @@ def test_trajectory_has_both_stages_and_no_rate_of_learning_without_training() -
     assert {"Stage 1", "Stage 2"} <= set(texts)
 
 
-def test_one_stage_needs_no_number() -> None:
+def test_single_stage_has_no_number() -> None:
     summary = summary_of("infeasible")
     summary = changed(summary, stages=summary.stages[:1])
     texts = [note.text for note in frontier_figure(trajectory_of(summary), summary).layout.annotations]
     assert "Filter pruning" in texts
 
 
-def test_unknown_standard_errors_have_no_bars() -> None:
+def test_unknown_standard_errors_have_no_error_bars() -> None:
     summary = summary_of("certified")
     trajectory = trajectory_of(summary).assign(standard_error=float("nan"))
     for trace in frontier_figure(trajectory, summary).data:
         assert trace.error_y.array is None
 
 
-def test_costs_are_shares_of_the_baseline() -> None:
+def test_costs_are_fractions_of_the_baseline() -> None:
     figure = costs_figure(summary_of("certified"))
     assert [trace.name for trace in figure.data] == ["filter pruning", "quantization, delivered"]
     assert list(figure.data[1].x) == pytest.approx([0.1] * 8)
@@ -113,5 +115,5 @@ def test_figures_hold_plain_lists() -> None:
         trajectory_figure(trajectory_of(summary), summary),
     ):
         written = figure.to_json()
-        assert "bdata" not in written  # arrays in base64, which older viewers do not read
+        assert "bdata" not in written  # base64 arrays, which older viewers cannot read
         assert "<script>" not in json.dumps(json.loads(written))

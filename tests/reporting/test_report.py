@@ -1,4 +1,4 @@
-"""The report tells of every outcome, and holds everything that it needs."""
+"""The report describes every outcome and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.reporting.runs import changed, exported, layers, onnx_model, settings
 
 
 def page_of(summary: Summary, **changes: Any) -> str:
-    """The page without the library that draws."""
+    """The page without the source of the plotting library."""
     page, *_ = report_run(summary, trajectory_of(summary), layers(**changes), exported(summary), settings())
     return re.sub(r"<script>.{100000,}?</script>", "", page, count=1, flags=re.DOTALL)
 
@@ -44,7 +44,7 @@ def words_of(page: str) -> str:
     ],
 )
 @pytest.mark.parametrize("is_higher_better", [True, False])
-def test_verdict_is_on_top(outcome: str, headline: str, is_higher_better: bool) -> None:
+def test_verdict_comes_first(outcome: str, headline: str, is_higher_better: bool) -> None:
     summary = summary_of(outcome, is_higher_better=is_higher_better)
     page = words_of(page_of(summary))
     assert page.index(headline) < page.index("The numbers")
@@ -52,7 +52,7 @@ def test_verdict_is_on_top(outcome: str, headline: str, is_higher_better: bool) 
     assert ("at least 0.8500" if is_higher_better else "at most 0.4500") in page
 
 
-def test_infeasible_run_tells_what_was_tried() -> None:
+def test_infeasible_run_shows_what_was_tried() -> None:
     page = page_of(summary_of("infeasible"))
     assert "What was tried" in page
     assert "0.8000" in page
@@ -61,7 +61,7 @@ def test_infeasible_run_tells_what_was_tried() -> None:
     assert "What changed in each layer" not in page
 
 
-def test_a_budget_that_was_kept_is_not_blamed_for_limits_that_were_not() -> None:
+def test_verdict_blames_the_limits_if_the_budget_was_kept() -> None:
     summary = summary_of("infeasible")
     kept = summary_of("certified").candidates
     rejected = {candidate.name: "macs are 5,000" for candidate in kept}
@@ -72,7 +72,7 @@ def test_a_budget_that_was_kept_is_not_blamed_for_limits_that_were_not() -> None
     assert "Not delivered: macs are 5,000" in page
 
 
-def test_others_are_told_with_why_they_are_not_delivered() -> None:
+def test_other_candidates_are_listed_with_the_reason() -> None:
     page = words_of(page_of(summary_of("certified")))
     assert "Not delivered: The objective is the fewest bytes: 2,000, but the delivered file has 400." in page
     rejected = {"filter_pruning at rate 0.5000": "its ONNX file breaks the budget"}
@@ -80,7 +80,7 @@ def test_others_are_told_with_why_they_are_not_delivered() -> None:
     assert "Not delivered: its ONNX file breaks the budget" in words_of(page_of(refused))
 
 
-def test_openvino_stands_in_the_tables_only_if_it_was_asked_for() -> None:
+def test_tables_show_openvino_only_if_it_was_measured() -> None:
     summary = summary_of("certified")
     shown = words_of(page_of(summary))
     assert "OpenVINO latency, batch 64, ms 1.200 0.120 0.10x median 1.500 0.150" in shown
@@ -91,7 +91,7 @@ def test_openvino_stands_in_the_tables_only_if_it_was_asked_for() -> None:
     assert "OpenVINO" not in words_of(page_of(summary))
 
 
-def test_layers_are_those_of_the_stages_that_made_the_model() -> None:
+def test_layer_table_covers_the_stages_of_the_delivered_model() -> None:
     summary = summary_of("certified")
     page = words_of(page_of(summary))
     assert "head : its outputs are outputs of the model" in page
@@ -100,7 +100,7 @@ def test_layers_are_those_of_the_stages_that_made_the_model() -> None:
     assert "stem.weight" not in words_of(page_of(summary))
 
 
-def test_a_stage_that_found_nothing_did_not_make_the_model() -> None:
+def test_layer_table_omits_a_stage_that_found_no_model() -> None:
     summary = summary_of("within_budget")
     first = summary.stages[0].model_copy(update={"outcome": Outcome.INFEASIBLE, "best_checkpoint": None})
     summary = changed(summary, stages=[first, summary.stages[1]])
@@ -110,26 +110,26 @@ def test_a_stage_that_found_nothing_did_not_make_the_model() -> None:
     assert "compressed by kedro-aat (quantization) so" in model_card(summary, onnx_model(), "model.onnx")
 
 
-def test_zeros_are_praised_for_what_they_are_worth() -> None:
+def test_report_explains_what_zeros_gain() -> None:
     sparse = words_of(page_of(summary_of("certified", algorithm="magnitude_sparsity")))
     assert "neither the file on disk smaller nor the model faster" in sparse
     assert "What zeros buy" not in page_of(summary_of("certified"))
 
 
-def test_distillation_is_told() -> None:
+def test_report_describes_distillation() -> None:
     summary = summary_of("certified")
     assert "the baseline is the teacher" in page_of(summary)
     summary = changed(summary, distillation=None)
     assert "not used" in page_of(summary)
 
 
-def test_settings_can_be_read_back() -> None:
+def test_settings_in_the_report_can_be_read_back() -> None:
     page = page_of(summary_of("certified"))
     (written,) = re.findall(r"in parameters.yml</summary>\s*<pre>(.*?)</pre>", page, re.DOTALL)
     assert AatSettings.model_validate(yaml.safe_load(written)) == settings()
 
 
-def test_text_of_users_is_escaped() -> None:
+def test_users_text_is_escaped() -> None:
     hostile = "</script><img src=x onerror=alert(1)>"
     summary = changed(
         summary_of("certified"),
@@ -138,17 +138,19 @@ def test_text_of_users_is_escaped() -> None:
         certificate={"words": hostile},
         rejected={hostile: hostile},
     )
-    assert "<img" not in page_of(summary, note=hostile)
+    page = page_of(summary, note=hostile)
+    assert "&lt;img src=x" in page
+    assert "<img" not in page
 
 
-def test_nothing_is_fetched() -> None:
+def test_page_loads_nothing_from_elsewhere() -> None:
     page = page_of(summary_of("certified"))
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert "url(" not in page
     assert "@import" not in page
 
 
-def test_model_card_runs_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_the_model_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(onnx_model(), str(tmp_path / "compressed_model.onnx"))
     card = model_card(summary_of("within_budget"), onnx_model(), "compressed_model.onnx")
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -161,7 +163,7 @@ def test_model_card_runs_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "not certified" in card
 
 
-def test_model_card_of_nothing_says_so() -> None:
+def test_model_card_without_a_model_says_so() -> None:
     card = model_card(summary_of("infeasible"), NotExported("All epochs were used."), "compressed_model.onnx")
     assert card.startswith("# No model was delivered")
 

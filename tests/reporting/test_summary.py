@@ -20,7 +20,7 @@ def printed(summary: Summary) -> str:
     return console.file.getvalue()
 
 
-def test_brackets_are_printed_as_they_are() -> None:
+def test_brackets_are_printed_unchanged() -> None:
     """Brackets in an exporter's message or in a metric's name are not markup."""
     words = "cannot read [/models/net] as [bold]"
     summary = changed(
@@ -34,7 +34,7 @@ def test_brackets_are_printed_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("has_candidates", "advice"), [(False, "allow a larger drop"), (True, "export.limits")])
-def test_advice_names_what_was_not_kept(has_candidates: bool, advice: str) -> None:
+def test_advice_depends_on_what_was_not_kept(has_candidates: bool, advice: str) -> None:
     run = summary_of("certified")
     export = ExportResult(
         outcome=Outcome.INFEASIBLE,
@@ -59,7 +59,7 @@ def test_advice_names_what_was_not_kept(has_candidates: bool, advice: str) -> No
     assert advice in printed(summary)
 
 
-def test_a_delivered_second_stage_of_the_same_name_shows_its_own_numbers() -> None:
+def test_delivered_second_stage_shows_its_own_numbers_despite_an_equal_name() -> None:
     """If both stages are lists of algorithms, their candidates used to have the same name."""
     run = summary_of("within_budget", algorithm="composite")
     first, second = run.candidates
@@ -87,8 +87,8 @@ def test_a_delivered_second_stage_of_the_same_name_shows_its_own_numbers() -> No
     assert summary.delivered_candidate.onnx_bytes == second.onnx_bytes != first.onnx_bytes
 
 
-def test_a_summary_of_version_0_1_0_is_read() -> None:
-    """It knows names alone, and no identities."""
+def test_summary_of_version_0_1_0_can_be_read() -> None:
+    """It has names of candidates, but no identities."""
     data = summary_of("within_budget").model_dump(mode="json", exclude={"delivered_id"})
     for candidate in data["candidates"]:
         del candidate["id"]
