@@ -71,14 +71,19 @@ settings.register_profile("mutants", max_examples=30, phases=phases, database=No
 settings.load_profile("mutants")
 """
 
-# Every mutant of delivery would import the exporter anew, and start processes for a number that is not delivery's.
+# Every mutant of delivery would import the exporter anew, and start processes for a number that is not delivery's. This
+# is run once, in the process that forks for the mutants.
 DELIVERY_CONFTEST = """
 import torch
 from kedro_aat.export import memory, onnx_file, program
 
-memory.peak_memory = lambda model, examples, batch_sizes: dict.fromkeys(batch_sizes, 1)
-for export in (onnx_file.to_onnx, program.to_program):
-    export(torch.nn.Linear(2, 2), torch.zeros(2, 2))
+if memory.peak_memory.__name__ != "no_memory":
+    def no_memory(model, examples, batch_sizes):
+        return dict.fromkeys(batch_sizes, 1)
+
+    memory.peak_memory = no_memory
+    for export in (onnx_file.to_onnx, program.to_program):
+        export(torch.nn.Linear(2, 2), torch.zeros(2, 2))
 """
 
 # One process imports the tests and forks for every mutant, so that nothing cached by other tests hides a mutant.
@@ -120,7 +125,7 @@ def make_copy(folder: Path, module: str) -> None:
     arguments = ["-p", "no:cacheprovider", *(f"--deselect={test}" for test in slow)]
     with (folder / "pyproject.toml").open("a", encoding="utf-8") as file:
         file.write(CONFIGURATION.format(files=files, tests=json.dumps(tests), arguments=json.dumps(arguments)))
-    conftest = CONFTEST + DELIVERY_CONFTEST * files.startswith("delivery")
+    conftest = CONFTEST + DELIVERY_CONFTEST * (module == "delivery")
     (folder / "conftest.py").write_text(conftest, encoding="utf-8")
 
 
