@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kedro_aat.budget import Outcome
-from kedro_aat.search.policy import Epoch, Problem
+from kedro_aat.search.policy import Epoch, Problem, with_epochs
 from kedro_aat.search.stepping import EarlyExit, UniformDecrease
 from kedro_aat.testing.simulated_search import Answer, World, search
 from tests.search.stepping_searches import DOWN, SETTINGS, UP, searched, trained_moves, trained_rates
@@ -154,6 +154,21 @@ TABLE = [
         "All 3 epochs were used.",
         {"initial_training_phase_epochs": 5, "maximal_total_epochs": 3},
     ),
+    Row(
+        "a margin of exactly zero is within budget",
+        [0.0, 0.0, 0.0],
+        [0.6, 0.7],
+        "All 2 epochs were used.",
+        {"maximal_total_epochs": 2},
+    ),
+    Row(
+        "a model below the minimal rate goes up to it",
+        [UP, UP, UP],
+        [0.3, 0.4],
+        "All 2 epochs were used.",
+        {"maximal_total_epochs": 2},
+        Problem(minimal_rate=0.3),
+    ),
     Row("no epochs at all", [DOWN], [], "All 0 epochs were used.", {"maximal_total_epochs": 0}),
 ]
 
@@ -264,3 +279,8 @@ def test_early_exit(name: str) -> None:
     assert whole.stop.reason == reason
     assert whole.stop.best == best
     assert all(move.rate_path is None and move.lr_scale == 1.0 for move in whole.course.moves)
+
+
+def test_limit_on_the_epochs_can_be_replaced() -> None:
+    policy = UniformDecrease(patience_epochs=2, maximal_total_epochs=9)
+    assert with_epochs(policy, 7) == UniformDecrease(patience_epochs=2, maximal_total_epochs=7)
