@@ -167,7 +167,7 @@ def test_mistakes_in_images(images: Path, tmp_path: Path) -> None:
 def test_missing_pillow_is_one_clear_error(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = ImageFolderDataset(filepath=str(images), size=2).load()
     monkeypatch.setitem(sys.modules, "PIL", None)
-    message = r"Pillow cannot be imported \(.*\); install it with `pip install 'kedro-aat\[images\]'`\."
+    message = r"Pillow cannot be imported \(.*\); install it with `pip install pillow`\."
     with pytest.raises(DatasetError, match=message):
         ImageFolderDataset(filepath=str(images), size=2)
     with pytest.raises(DatasetError, match=message):
