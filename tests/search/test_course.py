@@ -31,6 +31,7 @@ class Case:
     standard_error: float | None = 0.2 * DROP
     early_stops: frozenset[int] = frozenset()
     not_compressed: frozenset[int] = frozenset()
+    granularity: int | None = None
 
 
 def noise(number: int) -> float:
@@ -44,6 +45,11 @@ def curve(slope: float, boundary: float) -> Callable[[float, int], float]:
 def cliff(boundary: float, recovery: float) -> Callable[[float, int], float]:
     """Fails above the boundary, less so with every epoch."""
     return lambda u, number: 0.5 if u < boundary else -0.6 * recovery ** (number % 7) - (u - boundary)
+
+
+def listed(*margins: float) -> Callable[[float, int], float]:
+    """These margins first, then a cliff."""
+    return lambda u, number: margins[number] if number < len(margins) else cliff(0.5, 0.9)(u, number)
 
 
 WIDE = Problem(maximal_rate=0.99, tolerated_drop=DROP)
@@ -74,6 +80,18 @@ CASES = {
         early_stops=frozenset({2, 6, 35}),
         not_compressed=frozenset({1, 4}),
     ),
+    "as many epochs as a trial may have": Case(
+        Frontier(maximal_total_epochs=30), WIDE, listed(1.0, -0.6, -0.4, -0.25, -0.12, -0.04, -0.01)
+    ),
+    "one epoch less": Case(
+        Frontier(maximal_total_epochs=30), WIDE, listed(1.0, -0.6, -0.4, -0.25, -0.12, -0.09, -0.01)
+    ),
+    "two epochs per rate": Case(Frontier(maximal_total_epochs=30, epochs_per_rate=2), WIDE, cliff(1.2, 0.5)),
+    "few filters": Case(Frontier(maximal_total_epochs=30), WIDE, cliff(0.7, 0.9), granularity=3),
+    "a polish of two epochs": Case(Frontier(maximal_total_epochs=2, polish_share=1), WIDE, curve(2, 1)),
+    "only a polish of what is out of budget": Case(
+        Frontier(maximal_total_epochs=20, polish_share=1), NARROW, lambda u, number: number / 10 - 0.5 - u
+    ),
     "only a polish": Case(
         Frontier(maximal_total_epochs=20, polish_share=1, polish_lr=0.8, lowest_polish_lr=0.1), WIDE, curve(2, 1)
     ),
@@ -87,19 +105,20 @@ def course(case: Case) -> list[list[Any]]:
     while isinstance(move := policy.ask(state), Epoch):
         number = len(epochs)
         rate = move.rate_path[-1] if move.rate_path else rate
+        achieved = round(rate * case.granularity) / case.granularity if case.granularity else rate
         margin = DROP * case.margin(u_of(rate), number)
         result = EpochResult(
             checkpoint=number,
             trained=move.train,
             requested_rate=rate,
-            achieved_rate=rate,
+            achieved_rate=achieved,
             metric=margin,
             margin=margin,
             standard_error=case.standard_error,
             fully_compressed=number not in case.not_compressed,
             early_stop=number in case.early_stops,
         )
-        state = policy.tell(state, result)
+        state = policy.load(policy.tell(state, result).model_dump_json())
         path = move.rate_path or (-1.0,)
         numbers = (path[0], path[-1], move.lr_scale)
         start = -1 if move.start_from is None else move.start_from

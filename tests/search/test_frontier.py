@@ -137,6 +137,7 @@ def test_polishes_with_a_falling_learning_rate_to_the_last_epoch() -> None:
     assert (scales[0], scales[-1]) == pytest.approx((0.5, 0.02))
     assert scales == sorted(scales, reverse=True)
     assert sum(move.train for move in whole.course.moves) == 40
+    assert whole.states[-1].current is None
 
 
 def test_rises_of_the_polish_shrink_to_nothing_over_its_second_half() -> None:

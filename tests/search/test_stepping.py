@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kedro_aat.budget import Outcome
-from kedro_aat.search.policy import Epoch, Problem, with_epochs
+from kedro_aat.search.policy import Epoch, Problem
 from kedro_aat.search.stepping import EarlyExit, UniformDecrease
 from kedro_aat.testing.simulated_search import Answer, World, search
 from tests.search.stepping_searches import DOWN, SETTINGS, UP, searched, trained_moves, trained_rates
@@ -159,7 +159,14 @@ TABLE = [
         [0.0, 0.0, 0.0],
         [0.6, 0.7],
         "All 2 epochs were used.",
-        {"maximal_total_epochs": 2},
+        {"maximal_total_epochs": 2, "patience_epochs": 2},
+    ),
+    Row(
+        "margins of the initial phase do not count, only that of the model it returns",
+        [DOWN, PARTIAL, DOWN, DOWN, DOWN],
+        [0.5, 0.5, 0.4, 0.3],
+        "All 4 epochs were used.",
+        {"initial_training_phase_epochs": 2, "maximal_total_epochs": 4},
     ),
     Row(
         "a model below the minimal rate goes up to it",
@@ -279,8 +286,3 @@ def test_early_exit(name: str) -> None:
     assert whole.stop.reason == reason
     assert whole.stop.best == best
     assert all(move.rate_path is None and move.lr_scale == 1.0 for move in whole.course.moves)
-
-
-def test_limit_on_the_epochs_can_be_replaced() -> None:
-    policy = UniformDecrease(patience_epochs=2, maximal_total_epochs=9)
-    assert with_epochs(policy, 7) == UniformDecrease(patience_epochs=2, maximal_total_epochs=7)
