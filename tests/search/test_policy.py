@@ -7,7 +7,16 @@ import pytest
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
-from kedro_aat.search.policy import Epoch, EpochResult, Problem, Trial, with_epochs, with_trial
+from kedro_aat.search.policy import (
+    Epoch,
+    EpochResult,
+    Problem,
+    SearchState,
+    Trial,
+    with_epochs,
+    with_trial,
+    worth_returning,
+)
 from kedro_aat.search.stepping import EarlyExit, Interpolate, UniformDecrease
 
 POLICIES: list[Policy] = [EarlyExit(), UniformDecrease(), Interpolate(), Frontier()]
@@ -39,6 +48,24 @@ def test_one_trial_is_kept_per_requested_rate() -> None:
     assert with_trial(trials, result(2, 0.6, -0.01)) == trials
     assert with_trial(trials, result(2, 0.6, 0.02, fully_compressed=False)) == trials
     assert with_trial(trials, result(2, 0.6, 0.02)) == (trials[0], Trial.from_result(result(2, 0.6, 0.02)))
+
+
+def trial(rate: float, margin: float) -> Trial:
+    return Trial.from_result(result(0, rate, margin))
+
+
+def test_trials_within_budget_are_ordered_by_rate_and_others_by_margin() -> None:
+    ascending = [trial(0.9, -0.02), trial(0.1, -0.01), trial(0.3, 0.02), trial(0.5, 0.0), trial(0.5, 0.01)]
+    assert sorted(ascending, key=lambda each: each.merit) == ascending
+
+
+def test_best_is_returned_if_it_is_compressed_as_far_as_is_asked_for() -> None:
+    least = trial(0.3, 0.0)
+    assert SearchState(candidates=(least, trial(0.9, -0.01))).best == least
+    assert worth_returning(least, Problem(minimal_rate=0.3)) == least
+    assert worth_returning(least, Problem(minimal_rate=0.31)) is None
+    assert worth_returning(trial(0.0, 0.01), Problem()) is None
+    assert worth_returning(None, Problem()) is None
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.kind)
