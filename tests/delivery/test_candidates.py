@@ -166,6 +166,7 @@ def test_candidates_that_the_stages_returned(search: FinishedSearch, algorithms:
 
 def test_fallbacks_have_at_least_the_minimal_rate(search: FinishedSearch) -> None:
     assert [fallback.checkpoint for fallback in search.fallbacks(minimal_rate=0.50002)] == [2]
+    assert [fallback.checkpoint for fallback in search.fallbacks(minimal_rate=0.50003)] == [2]
     assert not search.fallbacks(minimal_rate=0.6)
 
 

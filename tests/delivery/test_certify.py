@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,25 @@ def test_small_drop_on_many_examples_is_certified(ledger: CertificateLedger) -> 
     assert verdict.certificate.upper_bound < 0.02
 
 
+def test_words_name_the_confidence(ledger: CertificateLedger) -> None:
+    assert "(90% upper bound 0.00" in certify(ledger, 0.005, alpha=0.1).words
+
+
+def test_a_drop_as_large_as_the_budget_cannot_be_certified(ledger: CertificateLedger) -> None:
+    verdict = certify(ledger, 0.0625, 2048, budget=Budget(baseline=0.95, drop=0.0625))
+    assert verdict.certificate is not None
+    assert verdict.certificate.estimated_drop == 0.0625
+    assert "is within the budget of 0.0625, but the upper bound exceeds it: not certified" in verdict.words
+    assert "no number of examples would certify it" in verdict.words
+
+
+def test_a_ledger_of_another_version_knows_the_same_question(ledger: CertificateLedger) -> None:
+    certify(ledger, 0.005)
+    ((_, entry),) = ledger._read().items()
+    assert list(entry.subject) == ["model", "baseline", "metric", "tolerated_drop", "alpha"]
+    assert re.fullmatch("[0-9a-f]{32}", str(entry.subject["model"]))
+
+
 def test_result_is_one_flat_table(ledger: CertificateLedger) -> None:
     verdict = certify(ledger, 0.005)
     result, certificate = verdict.result, verdict.certificate
@@ -118,7 +138,7 @@ def test_result_without_a_certificate_has_no_statistics(ledger: CertificateLedge
     result = certify(ledger, 0.006).result
     assert not result.is_certified
     assert (result.baseline, result.compressed, result.p_value, result.examples) == (None, None, None, None)
-    assert "already read" in result.words
+    assert re.search(r"already read on \d{4}-\d\d-\d\d for a different model\.", result.words)
 
 
 def test_too_few_examples_report_how_many_are_needed(ledger: CertificateLedger) -> None:
