@@ -97,6 +97,10 @@ def test_bootstrap_leaves_out_a_few_resamples_without_a_value() -> None:
         bootstrap_standard_error(with_gaps, np.zeros(100))
 
 
+def test_bootstrap_of_two_resamples() -> None:
+    assert bootstrap_standard_error([0.0, 1.0], [0.0, 0.0]) == pytest.approx(math.sqrt(0.5))
+
+
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (10, 9), (0, 0)])
 def test_bootstrap_rejects_too_few_or_different_resamples(first: int, second: int) -> None:
     with pytest.raises(DataError, match="same resamples of both models"):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kedro_aat.certificate import (
+    Certificate,
     CertificateSettings,
     certify,
     examples_needed,
@@ -91,6 +92,18 @@ def test_examples_to_certify_counts_one_more_disagreement() -> None:
     assert examples_to_certify(percent, power=0.9) == expected
 
 
+def test_examples_to_certify_are_those_at_the_certificates_level() -> None:
+    measured = counted(360, 3, 1, 0.01)
+    strict = Certificate(**{**dict(measured), "alpha": 0.01})
+    assert examples_to_certify(strict) == examples_needed(2 / 360, 5 / 362, 0.01, alpha=0.01)
+    assert examples_to_certify(strict) != examples_to_certify(measured)
+
+
+def test_no_number_of_examples_certifies_a_drop_that_is_as_large_as_the_budget() -> None:
+    baseline = np.array([0.5, 0.75, 0.25, 0.5])
+    assert examples_to_certify(certify(baseline, baseline - 0.25, tolerated_drop=0.25)) is None
+
+
 def test_examples_to_certify_scores_that_are_neither_right_nor_wrong() -> None:
     generator = np.random.default_rng(0)
     baseline = generator.random(100)
@@ -129,6 +142,15 @@ def test_forecast_before_training() -> None:
     )
 
 
+def test_forecast_of_a_large_drop_at_another_level() -> None:
+    settings = CertificateSettings(test_examples=50, expected_drop=0.9, expected_discordance=2.0, alpha=0.2)
+    predicted = forecast(settings, 0.3, num_validation=400)
+    assert predicted is not None
+    assert predicted.num_validation_needed == math.ceil((0.6 - 0.27**2) / 0.1**2)
+    assert predicted.validation_standard_error == pytest.approx(math.sqrt((0.6 - 0.27**2) / 400))
+    assert predicted.power == power(50, settings.expected_drop * 0.3, 2.0 * 0.3, 0.3, 0.2)
+
+
 def test_forecast_without_a_test_split() -> None:
     predicted = forecast(CertificateSettings(alpha=0.1), 0.01, num_validation=400)
     assert predicted is not None
@@ -157,6 +179,11 @@ def test_power_rejects_arguments_out_of_range(arguments: tuple[Any, ...], messag
         power(*arguments)
 
 
-def test_examples_needed_rejects_a_power_out_of_range() -> None:
+@pytest.mark.parametrize("required", [0, 1, 1.5, 80])
+def test_examples_needed_rejects_a_power_out_of_range(required: float) -> None:
     with pytest.raises(DataError, match="power must be above 0 and below 1"):
-        examples_needed(0.0, 0.1, 0.1, power=80)
+        examples_needed(0.0, 0.1, 0.1, power=required)
+
+
+def test_one_example_may_be_enough() -> None:
+    assert examples_needed(-0.5, 0.5, 0.9, power=0.01) == 1
