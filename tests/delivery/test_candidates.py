@@ -114,7 +114,7 @@ def test_fallback_knows_its_checkpoint_and_how_it_was_measured(search: FinishedS
     first, second = search.fallbacks()
     assert (first.rate, second.rate) == (0.50003, 0.50001)
     assert (first.requested_rate, second.requested_rate) == (0.50003, 0.50001)
-    assert (first.stage, first.checkpoint, first.id) == (1, 2, "stage-1-checkpoint-2")
+    assert (first.stage, first.checkpoint) == (1, 2)
     assert first.standard_error == 0.01
     assert first.name == "magnitude_sparsity at rate 0.5000 (checkpoint 2)"
     assert list(first.weight_names) == list(search.controller.weight_names)
@@ -154,7 +154,6 @@ def test_candidates_that_the_stages_returned(search: FinishedSearch, algorithms:
         assert (first.name, second.name) == ("magnitude_sparsity (stage 1)", "magnitude_sparsity (stage 2)")
     else:
         assert (first.name, second.name) == ("magnitude_sparsity", "quantization")
-    assert (first.id, second.id) == ("stage-1-checkpoint-3", "stage-2")
     assert (first.rate, first.requested_rate, first.standard_error, first.checkpoint) == (0.8, 0.8, 0.02, 3)
     assert (second.rate, second.requested_rate, second.standard_error, second.checkpoint) == (0.75, 0.9, None, None)
     assert list(first.weight_names) == list(controllers[0].weight_names) != []
@@ -180,7 +179,7 @@ def test_an_unknown_standard_error_stays_unknown(search: FinishedSearch, tmp_pat
 def test_layer_table_describes_the_delivered_model(search: FinishedSearch) -> None:
     def zeros(result: ExportResult) -> int:
         controllers = (search.controller, search.controller)
-        table = describe_layers(*controllers, search.result, SkippedSearch(), result, search.store)
+        table = describe_layers(*controllers, search.result, SkippedSearch(outcome="skipped"), result, search.store)
         return int(table["zeros"].sum())
 
     best_zeros, fallback_zeros = zeros(export_of(1, 3)), zeros(export_of(1, 1))

@@ -162,7 +162,7 @@ def test_delivered_candidate_and_everything_known_of_it(tools: Tools) -> None:
     assert result.rejected == {}
     (delivered,) = result.candidates
     assert delivered == result.compressed
-    assert delivered.id == candidate.id == "stage-1-checkpoint-7"
+    assert delivered.id == "stage-1-checkpoint-7"
     assert (delivered.name, delivered.stage, delivered.checkpoint, delivered.rate) == ("only", 1, 7, 0.5)
     assert (delivered.requested_rate, delivered.standard_error, delivered.onnx_bytes) == (0.45, 0.01, 1000)
     assert (delivered.validation, delivered.validation_program, delivered.validation_openvino) == (0.6, 0.61, 0.62)

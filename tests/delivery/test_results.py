@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.delivery.measurements import Measurements
@@ -12,6 +13,7 @@ from kedro_aat.delivery.results import (
     ExportResult,
     MetricInfo,
     SearchResult,
+    SkippedSearch,
     Summary,
 )
 from tests.reporting.runs import changed, summary_of
@@ -77,3 +79,17 @@ def test_identity_is_found_by_name_only_if_it_is_missing(delivered: Summary) -> 
     assert Summary.model_validate(data | {"delivered_id": first.id}).delivered_id == first.id
     assert Summary.model_validate(data | {"delivered_id": None, "delivered": "another"}).delivered_id is None
     assert Summary.model_validate(data | {"delivered_id": None, "delivered": None}).delivered_id is None
+
+
+@pytest.mark.parametrize("candidates", [None, "none", [{}]])
+def test_wrong_candidates_are_one_error(delivered: Summary, candidates: object) -> None:
+    data = delivered.model_dump(mode="json", exclude={"delivered_id", "candidates"})
+    with pytest.raises(ValidationError, match="candidates"):
+        Summary.model_validate(data)
+    with pytest.raises(ValidationError):
+        Summary.model_validate(data | {"candidates": candidates})
+
+
+def test_only_a_result_that_says_so_is_skipped() -> None:
+    with pytest.raises(ValidationError, match="outcome"):
+        SkippedSearch.model_validate({})

@@ -48,7 +48,7 @@ def test_advice_depends_on_what_was_not_kept(has_candidates: bool, advice: str) 
     summary = summarize(
         BaselineEvaluation(metric=run.metric, validation=0.9, budget=run.budget),
         run.stages[0],
-        SkippedSearch(),
+        SkippedSearch(outcome="skipped"),
         export,
         CertificateResult(baseline=None, compressed=None, is_certified=False, words=""),
         seed=0,

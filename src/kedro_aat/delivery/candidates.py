@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from kedro_aat.delivery.measurements import candidate_id
 from kedro_aat.delivery.results import SearchResult
 from kedro_aat.training.records import EpochRecord, pareto_front
 
@@ -44,11 +43,6 @@ class Candidate:
     requested_rate: float | None = None
     standard_error: float | None = None
     checkpoint: int | None = None
-
-    @property
-    def id(self) -> str:
-        """Identity within a run."""
-        return candidate_id(self.stage, self.checkpoint)
 
 
 def stage_candidates(stages: Sequence[tuple[int, ModelController, SearchResult]]) -> list[Candidate]:

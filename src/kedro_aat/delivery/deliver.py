@@ -18,7 +18,7 @@ from kedro_aat.budget import Budget, Outcome
 from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
-from kedro_aat.delivery.measurements import Agreement, CandidateResult, Measurements
+from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Measurements
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError, MetricError
 from kedro_aat.export.measure import measure_latency
@@ -54,7 +54,7 @@ class Exported:
     candidate: Candidate
     files: Files
     program: ExportedProgram
-    agreement: Agreement
+    agreement: FileAgreements
     validation: float
     validation_program: float
     validation_openvino: float | None
@@ -233,7 +233,7 @@ def _export(
         candidate=candidate,
         files=files,
         program=program,
-        agreement=Agreement.model_validate(agreement),
+        agreement=FileAgreements.model_validate(agreement),
         validation=metrics["ONNX"],
         validation_program=metrics[".pt2"],
         validation_openvino=metrics.get("OpenVINO"),

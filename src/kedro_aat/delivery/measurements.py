@@ -71,7 +71,7 @@ class FileAgreement(Result):
     batch_sizes: tuple[int, ...]
 
 
-class Agreement(Result):
+class FileAgreements(Result):
     """How closely each file of a candidate agrees with its model.
 
     Attributes:
@@ -112,15 +112,10 @@ class CandidateResult(Measurements):
     validation: float
     validation_program: float | None = None
     validation_openvino: float | None = None
-    agreement: Agreement | None = None
+    agreement: FileAgreements | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def id(self) -> str:
-        """Identity within a run: the stage and checkpoint that the model comes from."""
-        return candidate_id(self.stage, self.checkpoint)
-
-
-def candidate_id(stage: int, checkpoint: int | None) -> str:
-    """Identity of a candidate within a run, for example `stage-1-checkpoint-50`."""
-    return f"stage-{stage}" if checkpoint is None else f"stage-{stage}-checkpoint-{checkpoint}"
+        """Identity within a run: the stage and checkpoint of the model, for example `stage-1-checkpoint-50`."""
+        return f"stage-{self.stage}" if self.checkpoint is None else f"stage-{self.stage}-checkpoint-{self.checkpoint}"

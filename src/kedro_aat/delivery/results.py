@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Forecast
-from kedro_aat.delivery.measurements import Agreement, CandidateResult, Latencies, Measurements, Result
+from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
 
 
 class MetricInfo(Result):
@@ -161,7 +161,7 @@ class SkippedSearch(Result):
         outcome: Always `skipped`.
     """
 
-    outcome: Literal["skipped"] = "skipped"
+    outcome: Literal["skipped"]
 
 
 SecondSearchResult = SearchResult | SkippedSearch
@@ -359,7 +359,7 @@ class Summary(Result):
     stages: Annotated[list[SearchResult], Field(min_length=1)]
     distillation: DistillationSummary | None = None
     report: str
-    agreement: Agreement | None = None
+    agreement: FileAgreements | None = None
     epochs: EpochCount
     seconds: WallTime
     run: str
@@ -371,9 +371,10 @@ class Summary(Result):
     @classmethod
     def _identify_delivered(cls, data: Any) -> Any:
         """Adds the identity that 0.1.0, which knew names alone, did not write."""
-        if isinstance(data, Mapping) and data.get("delivered") is not None and data.get("delivered_id") is None:
-            named = [CandidateResult.model_validate(candidate) for candidate in data["candidates"]]
-            identity = next((candidate.id for candidate in named if candidate.name == data["delivered"]), None)
+        is_named = isinstance(data, Mapping) and data.get("delivered") is not None
+        if is_named and data.get("delivered_id") is None and "candidates" in data:
+            candidates = TypeAdapter(list[CandidateResult]).validate_python(data["candidates"])
+            identity = next((candidate.id for candidate in candidates if candidate.name == data["delivered"]), None)
             return {**data, "delivered_id": identity}
         return data
 

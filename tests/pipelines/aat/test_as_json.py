@@ -16,16 +16,17 @@ from kedro_datasets.json import JSONDataset
 from pydantic import ValidationError
 
 from kedro_aat.delivery.results import SearchResult, SecondSearchResult, SkippedSearch, Summary
+from kedro_aat.pipelines.aat import nodes
 from kedro_aat.pipelines.aat.as_json import JsonNode
-from kedro_aat.pipelines.aat.nodes import collect_metrics
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
+from kedro_aat.pipelines.aat.reporting import collect_metrics
 from tests.projects import Project
 from tests.reporting.runs import summary_of, trajectory_of
 
 
 def skip(result: SearchResult, again: SecondSearchResult, times: int = 1) -> tuple[SearchResult, SkippedSearch, int]:
     assert isinstance(result, SearchResult)
-    return result, again if isinstance(again, SkippedSearch) else SkippedSearch(), times
+    return result, again if isinstance(again, SkippedSearch) else SkippedSearch(outcome="skipped"), times
 
 
 RESULT = summary_of("within_budget").stages[0]
@@ -35,7 +36,20 @@ def test_results_are_read_from_json_and_written_as_json() -> None:
     data = json.loads(RESULT.model_dump_json())
     outputs = JsonNode(skip)(data, {"outcome": "skipped"}, times=2)
     assert outputs == (data, {"outcome": "skipped"}, 2)
-    assert JsonNode(skip)(RESULT, SkippedSearch()) == (data, {"outcome": "skipped"}, 1)  # as a notebook calls it
+    assert JsonNode(skip)(RESULT, SkippedSearch(outcome="skipped")) == (
+        data,
+        {"outcome": "skipped"},
+        1,
+    )  # as a notebook calls it
+
+
+def test_node_functions_take_models_and_json_and_return_json() -> None:
+    """Pipelines and notebooks that were written for version 0.1.0 call the nodes with plain data."""
+    summary = summary_of("within_budget")
+    trajectory = trajectory_of(summary)
+    metrics, history = nodes.collect_metrics(summary.model_dump(mode="json"), trajectory)
+    assert (metrics, history) == nodes.collect_metrics(summary, trajectory)
+    assert json.loads(json.dumps(metrics)) == metrics
 
 
 def test_json_that_is_no_result_is_an_error() -> None:

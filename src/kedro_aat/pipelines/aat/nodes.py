@@ -1,32 +1,20 @@
-"""The nodes of the `aat` pipeline: typed functions without catalog or paths, which notebooks can call as well."""
+"""The nodes of the `aat` pipeline, which know no catalog and no paths and return plain JSON, for pipelines of your own.
 
-from kedro_aat.pipelines.aat.deliver import certify_model, export_model
-from kedro_aat.pipelines.aat.reporting import (
-    collect_metrics,
-    describe_layers,
-    report_run,
-    require_feasible,
-    summarize_run,
-)
-from kedro_aat.pipelines.aat.search import (
-    build_controller,
-    evaluate_baseline,
-    finetune_adaptively,
-    finetune_second_stage,
-    forecast_certificate,
-)
+Notebooks and scripts can call the same functions in `search.py`, `deliver.py` and `reporting.py`, which return typed
+results.
+"""
 
-__all__ = [
-    "build_controller",
-    "certify_model",
-    "collect_metrics",
-    "describe_layers",
-    "evaluate_baseline",
-    "export_model",
-    "finetune_adaptively",
-    "finetune_second_stage",
-    "forecast_certificate",
-    "report_run",
-    "require_feasible",
-    "summarize_run",
-]
+from kedro_aat.pipelines.aat import deliver, reporting, search
+from kedro_aat.pipelines.aat.as_json import JsonNode
+
+evaluate_baseline = JsonNode(search.evaluate_baseline)
+build_controller = JsonNode(search.build_controller)
+finetune_adaptively = JsonNode(search.finetune_adaptively)
+finetune_second_stage = JsonNode(search.finetune_second_stage)
+export_model = JsonNode(deliver.export_model)
+certify_model = JsonNode(deliver.certify_model)
+summarize_run = JsonNode(reporting.summarize_run)
+describe_layers = JsonNode(reporting.describe_layers)
+report_run = JsonNode(reporting.report_run)
+collect_metrics = JsonNode(reporting.collect_metrics)
+require_feasible = JsonNode(reporting.require_feasible)

@@ -9,7 +9,6 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 from kedro.utils import KedroExperimentalWarning
 
-from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.diagram import loop_diagram
 from kedro_aat.pipelines.aat.nodes import (
     build_controller,
@@ -144,7 +143,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
 
 
 def _node(function: Callable[..., Any], inputs: list[str], outputs: str | list[str] | None, **options: Any) -> Node:
-    """A node named like its function, which reads and writes JSON."""
+    """A node named like its function."""
     # Kedro warns that previews of nodes are experimental, even if nobody looks at one.
     with warnings.catch_warnings(action="ignore", category=KedroExperimentalWarning):
-        return Node(JsonNode(function), inputs, outputs, name=function.__name__, **options)
+        return Node(function, inputs, outputs, name=function.__name__, **options)

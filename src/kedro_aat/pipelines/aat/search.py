@@ -264,7 +264,7 @@ def finetune_second_stage(
     first = search_trajectory.assign(stage=1)
     second = settings.second_stage
     if second is None or settings.choose is not None:
-        return controller, SkippedSearch(), first
+        return controller, SkippedSearch(outcome="skipped"), first
     training = settings.training.with_learning_rate(second.learning_rate_factor)
     second_controller = build(controller.strip(), second.compression, example_input=example_input(train_data))
     if hasattr(second_controller, "calibrate"):
