@@ -11,7 +11,7 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow mutants lint types docs benchmark lock
+.PHONY: help setup run clean-run viz test test-slow mutants lint types docs benchmark audit lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,12 +20,13 @@ setup: $(SETUP)  ## Install the locked versions into .venv; the others do so whe
 
 # An environment that is there is used, and made anew only if it is broken or of an older Python.
 NEW_ENOUGH := -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))'
-$(SETUP): requirements.lock pyproject.toml
+$(SETUP): requirements.lock requirements-torch.lock pyproject.toml
 	@$(BIN)/python $(NEW_ENOUGH) 2> /dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python $(NEW_ENOUGH) || \
 		{ echo "kedro-aat needs Python 3.11 or newer; name one with make PYTHON=/path/to/python"; exit 1; }
 	@echo "Installing the locked versions into $(VENV); the first time this takes minutes."
-	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet -r requirements-torch.lock
 	@# Both options keep to the lock: setuptools is in it, and so is every dependency.
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
@@ -69,14 +70,28 @@ docs: $(SETUP)  ## Build the documentation into build/site; broken links are err
 benchmark: $(SETUP)  ## Measure what compression adds to a training step
 	$(BIN)/python benchmarks/step_overhead.py $(ARGS)
 
+# pip-audit has an environment of its own, because its dependencies are not ours.
+audit:  ## Look for known vulnerabilities of the locked versions; skipped if the database cannot be reached
+	$(PYTHON) -m venv --clear build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	@sed 's/ *\\$$//; /--hash/d' requirements.lock requirements-torch.lock > build/audit/requirements.txt
+	@build/audit/bin/pip-audit --vulnerability-service osv --disable-pip --no-deps -r build/audit/requirements.txt \
+		> build/audit/result.txt 2>&1 && cat build/audit/result.txt || { \
+		if grep -q 'ConnectionError\|ConnectTimeout' build/audit/result.txt; \
+		then echo "Skipped: the database of vulnerabilities cannot be reached from here."; \
+		else cat build/audit/result.txt; exit 1; fi; }
+
 # A fresh environment, so that nothing that happens to be installed gets into the lock. torch is taken as it
 # was locked: an open range can pull several GB of CUDA wheels of another version.
-TORCH = $(shell sed -n 's/^torch==//p' requirements.lock)
+TORCH = $(shell sed -n 's/^torch==//p' requirements-torch.lock)
 lock:  ## Refresh requirements.lock; `make lock TORCH=2.14.0` for another torch
 	$(PYTHON) -m venv --clear build/lock
 	build/lock/bin/python -m pip install --quiet setuptools "torch==$(TORCH)" -e '.[project,dev,docs]'
 	build/lock/bin/python -m pip check
-	sed '/^#/!d' requirements.lock > build/requirements.lock
-	build/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable \
-		| sed 's/^\(torch==[^+]*\)+.*/\1/' >> build/requirements.lock
-	mv build/requirements.lock requirements.lock
+	build/lock/bin/python -m pip freeze --all --exclude pip --exclude torch --exclude-editable > build/lock/pinned.txt
+	build/lock/bin/python -m pip install --quiet uv
+	sed '/^#/!d' requirements.lock > build/lock/requirements.lock
+	build/lock/bin/uv pip compile --quiet --no-deps --no-header --no-annotate --generate-hashes build/lock/pinned.txt \
+		>> build/lock/requirements.lock
+	mv build/lock/requirements.lock requirements.lock
+	sed -i.old 's/^torch==.*/torch==$(TORCH)/' requirements-torch.lock && rm requirements-torch.lock.old

@@ -118,6 +118,7 @@ def test_all_files_of_a_run_are_there(finished: Project) -> None:
         "08_reporting/layer_statistics.parquet",
         "08_reporting/aat_report.html",
         "06_models/compressed_model.md",
+        "06_models/compressed_model.cdx.json",
     ):
         assert (finished.folder / "data" / path).exists(), path
     events = list((finished.folder / "data/08_reporting/tensorboard").rglob("events*"))

@@ -19,6 +19,7 @@ from kedro_aat.pipelines.aat.nodes import (
     export_model,
     finetune_adaptively,
     finetune_second_stage,
+    list_packages,
     report_run,
     require_feasible,
     summarize_run,
@@ -135,6 +136,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 ["aat_summary", "trajectory"],
                 ["aat_metrics", "aat_metrics_history"],
             ),
+            _node(list_packages, ["aat_summary"], "model_sbom"),
             # The card is an input so that the report is written before the run may end as an error.
             _node(require_feasible, ["aat_summary", "params:aat", "model_card"], None),
         ],

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
     from kedro_aat.compression.controller import ModelController
     from kedro_aat.export import NotExported
+    from kedro_aat.reporting.sbom import Bom
     from kedro_aat.training.checkpoints import CheckpointStore
 else:
     # Kedro resolves the type hints, and importing these takes seconds; see `search.py`.
-    ModelProto = DataFrame = Figure = ModelController = NotExported = CheckpointStore = Any
+    ModelProto = DataFrame = Figure = ModelController = NotExported = Bom = CheckpointStore = Any
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,17 @@ def collect_metrics(
     from kedro_aat.reporting.metrics import flat_metrics, metrics_history
 
     return flat_metrics(summary), metrics_history(trajectory)
+
+
+def list_packages(summary: Summary) -> Bom:
+    """Lists the packages that the delivered files need, with versions and licenses, as an SBOM in CycloneDX's format.
+
+    Args:
+        summary: Summary of the run.
+    """
+    from kedro_aat.reporting.sbom import bill_of_materials
+
+    return bill_of_materials(summary)
 
 
 def require_feasible(summary: Summary, settings: AatSettings, model_card: str = "") -> None:
