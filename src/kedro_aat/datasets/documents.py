@@ -10,6 +10,7 @@ from kedro.io import DatasetError
 from kedro.io.core import get_filepath_str
 from kedro_datasets.text import TextDataset
 
+from kedro_aat.datasets.arguments import RecordedArguments
 from kedro_aat.export import NotExported
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-class _Utf8Dataset(TextDataset):  # type: ignore[misc]  # untyped in kedro-datasets
+class _Utf8Dataset(RecordedArguments, TextDataset):  # type: ignore[misc]  # untyped in kedro-datasets
     """A text in UTF-8 on every system; `text.TextDataset` uses the encoding of the system."""
 
     DEFAULT_FS_ARGS: ClassVar = {

@@ -10,11 +10,13 @@ from typing import Any, ClassVar, Never, TypeVar
 
 from kedro.io import AbstractDataset, DatasetError
 
+from kedro_aat.datasets.arguments import RecordedArguments
+
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
 
 
-class LocalDataset(AbstractDataset[_Saved, _Loaded]):
+class LocalDataset(RecordedArguments, AbstractDataset[_Saved, _Loaded]):
     """Base of datasets that are one file or one folder on this machine.
 
     Args:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
 
+from kedro_aat.datasets.arguments import RecordedArguments
 from kedro_aat.datasets.previews import read_tensor_info, tensor_table
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
 
 
-class TensorsDataset(SafetensorsDataset):  # type: ignore[misc]  # untyped in kedro-datasets
+class TensorsDataset(RecordedArguments, SafetensorsDataset):  # type: ignore[misc]  # untyped in kedro-datasets
     """A safetensors file with a preview; takes the arguments of `safetensors.SafetensorsDataset`."""
 
     def preview(self, nrows: int = 100) -> TablePreview:
