@@ -49,7 +49,8 @@ class FigureDataset(_Utf8Dataset):
     """A Plotly figure, in the bytes that `plotly.JSONDataset` writes; takes the arguments of `text.TextDataset`.
 
     `plotly.JSONDataset` cannot even be created without Plotly; this dataset needs it only to load a figure. Saving
-    `NotExported` removes the file, unless the entry is versioned: each version has a file of its own.
+    `NotExported` removes the file. If the entry is versioned, it writes an empty figure with the reason as its title,
+    because Kedro requires each version of a run to exist.
     """
 
     def load(self) -> Figure:
@@ -65,12 +66,17 @@ class FigureDataset(_Utf8Dataset):
         return from_json(self._read())
 
     def save(self, data: Figure | NotExported) -> None:
-        """Writes the figure; `NotExported` removes the file."""
+        """Writes the figure; `NotExported` removes the file, or writes the reason as a version of its own."""
         if not isinstance(data, NotExported):
-            TextDataset.save.__wrapped__(self, data.to_json())  # not wrapped by Kedro twice
-        elif self._version is None and self._exists():
-            self._fs.rm(get_filepath_str(self._filepath, self._protocol))
-            self._invalidate_cache()
+            text = data.to_json()
+        elif self._version is not None:
+            text = json.dumps({"data": [], "layout": {"title": {"text": f"No figure: {data.reason}"}}})
+        else:
+            if self._exists():
+                self._fs.rm(get_filepath_str(self._filepath, self._protocol))
+                self._invalidate_cache()
+            return
+        TextDataset.save.__wrapped__(self, text)  # not wrapped by Kedro twice
 
     def preview(self) -> PlotlyPreview:
         """The figure, which Kedro-Viz draws."""
