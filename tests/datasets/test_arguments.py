@@ -1,4 +1,4 @@
-"""Every dataset's arguments can be written as a catalog again: `DataCatalog.to_config`."""
+"""Every dataset's arguments: `DataCatalog.to_config` writes them as a catalog again; paths elsewhere are refused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from kedro.io import AbstractDataset, CatalogConfigResolver, DataCatalog
+from kedro.io import AbstractDataset, CatalogConfigResolver, DataCatalog, DatasetError
 
 import kedro_aat.datasets
+from kedro_aat.datasets.documents import MarkdownDataset, PageDataset
+from kedro_aat.datasets.exported import OnnxDataset
+from kedro_aat.datasets.recipe import build_module
+from kedro_aat.datasets.tensors import TensorsDataset
+from kedro_aat.errors import StorageError
+from kedro_aat.imports import Imported
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = kedro_aat.datasets.__name__
@@ -46,6 +53,10 @@ def dataset_classes() -> dict[str, str]:
             if ours and not name.startswith("_") and name not in ("LocalDataset", "ReadOnlyDataset"):
                 paths[name] = f"{found.name}.{name}"
     return paths
+
+
+# Those of kedro-datasets, which use fsspec.
+ANYWHERE = {"FigureDataset", "MarkdownDataset", "PageDataset", "TensorsDataset"}
 
 
 def test_every_dataset_is_tested() -> None:
@@ -88,8 +99,6 @@ def test_catalog_of_this_repository_is_recorded() -> None:
 
 
 def test_user_class_may_inherit_or_extend_the_arguments(tmp_path: Path) -> None:
-    from kedro_aat.datasets.exported import OnnxDataset
-
     class Inheriting(OnnxDataset):
         pass
 
@@ -102,3 +111,53 @@ def test_user_class_may_inherit_or_extend_the_arguments(tmp_path: Path) -> None:
     inheriting, extending = Inheriting(filepath=path), Extending(filepath=path, note="mine")
     assert inheriting._init_config()["filepath"] == extending._init_config()["filepath"] == path
     assert extending._init_config()["note"] == extending.note == "mine"
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("path", ["memory://bucket/data", "simplecache::s3://bucket/data", "dbfs:/data"])
+def test_path_that_would_become_a_local_folder_is_refused(
+    name: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    catalog = DataCatalog.from_config({"entry": {"type": dataset_classes()[name], **ARGUMENTS[name], "filepath": path}})
+    if name in ANYWHERE and path.startswith("memory:"):
+        catalog.get("entry")
+        return
+    with pytest.raises(DatasetError, match=f"{path} cannot be used, because only paths on this machine") as info:
+        catalog.get("entry")
+    assert isinstance(info.value.__cause__, StorageError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_url_is_a_path_on_this_machine(tmp_path: Path) -> None:
+    entries = {
+        "model": {"type": f"{PACKAGE}.model.ModelDataset", "filepath": f"file://{tmp_path}/model"},
+        "page": {"type": f"{PACKAGE}.documents.PageDataset", "filepath": f"file:{tmp_path}/page.html"},
+        "ledger": {
+            "type": f"{PACKAGE}.handles.CertificateLedgerDataset",
+            "filepath": f"file://localhost{tmp_path}/l.json",
+        },
+    }
+    catalog = DataCatalog.from_config(entries)
+    catalog.save("model", build_module(Imported(class_path="torch.nn.ReLU")))
+    catalog.save("page", "<p>text</p>")
+    catalog.load("ledger").claim("split", {})
+    assert {path.name for path in tmp_path.iterdir()} >= {"model", "page.html", "l.json"}
+    assert isinstance(catalog.load("model"), torch.nn.ReLU)
+    assert catalog.load("page") == "<p>text</p>"
+
+
+def test_tensors_and_texts_are_written_elsewhere() -> None:
+    tensors = TensorsDataset(filepath="memory://bucket/split.safetensors", backend="torch")
+    tensors.save({"inputs": torch.arange(3)})
+    assert tensors.load()["inputs"].tolist() == [0, 1, 2]
+    page = PageDataset(filepath="memory://bucket/page.html")
+    page.save("text")
+    assert page.load() == "text"
+
+
+def test_text_can_be_appended(tmp_path: Path) -> None:
+    dataset = MarkdownDataset(filepath=str(tmp_path / "log.md"), fs_args={"open_args_save": {"mode": "a"}})
+    dataset.save("1")
+    dataset.save("2")
+    assert dataset.load() == "12"

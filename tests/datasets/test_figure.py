@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -58,7 +59,7 @@ def test_versions_are_kept_apart(figure: go.Figure, tmp_path: Path) -> None:
 
 
 def test_version_without_a_figure_has_the_reason_as_its_title(figure: go.Figure, tmp_path: Path) -> None:
-    entry = {
+    entry: dict[str, Any] = {
         "type": "kedro_aat.datasets.documents.FigureDataset",
         "filepath": str(tmp_path / "figure.json"),
         "versioned": True,
@@ -69,9 +70,9 @@ def test_version_without_a_figure_has_the_reason_as_its_title(figure: go.Figure,
         assert catalog.exists("figure")
     titles = {}
     for version in ("1", "2", "3"):
-        catalog = DataCatalog.from_config({"figure": entry}, load_versions={"figure": version})
-        titles[version] = catalog.load("figure").layout.title.text
-        assert catalog["figure"].preview().keys() == {"data", "layout"}
+        dataset = FigureDataset(filepath=entry["filepath"], version=Version(version, None))
+        titles[version] = dataset.load().layout.title.text
+        assert dataset.preview().keys() == {"data", "layout"}
     assert titles == {"1": "No figure: Plotly is not installed", "2": None, "3": "No figure: no data"}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from kedro.io import AbstractDataset
+
 
 class RecordedArguments:
     """Base of datasets, before Kedro's class, whose subclasses may inherit `__init__`.
@@ -14,6 +16,6 @@ class RecordedArguments:
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        if "__init__" not in vars(cls):
+        if issubclass(cls, AbstractDataset) and "__init__" not in vars(cls):
             cls.__init__ = inspect.unwrap(cls.__init__)  # type: ignore[method-assign]
         super().__init_subclass__(**kwargs)
