@@ -41,6 +41,10 @@ class CheckpointError(AatError):
     """A checkpoint cannot be written, or none can be read."""
 
 
+class StorageError(AatError):
+    """A path that cannot be used, or files that cannot be written; nothing is lost."""
+
+
 class ExportError(AatError):
     """An exported file that does not compute what its model computes."""
 

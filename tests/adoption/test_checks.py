@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,3 +49,25 @@ def test_a_dataset_without_exists_is_assumed_to_exist() -> None:
 def test_a_missing_dataset_is_reported_with_a_remedy(dataset: Any, words: str) -> None:
     (mistake,) = mistakes(train_data=dataset)
     assert words in mistake
+
+
+def output_mistakes(entry: dict[str, Any]) -> list[str]:
+    catalog = DataCatalog.from_config({"compressed_model": {"type": "kedro_aat.datasets.model.ModelDataset", **entry}})
+    mistakes = data_mistakes(create_pipeline(), catalog)
+    return [mistake for mistake in mistakes if mistake.startswith("compressed_model")]
+
+
+def test_output_that_could_not_be_saved_is_found_before_the_run(tmp_path: Path) -> None:
+    assert output_mistakes({"filepath": str(tmp_path)}) == []
+    (tmp_path / "mine.pt").touch()
+    (mistake,) = output_mistakes({"filepath": str(tmp_path)})
+    assert mistake.startswith(f"compressed_model: 1 other entry in {tmp_path}: mine.pt. It may hold only")
+
+
+def test_output_with_a_protocol_is_found_before_the_run() -> None:
+    (mistake,) = output_mistakes({"filepath": "s3://bucket/model"})
+    assert mistake == (
+        "compressed_model: its catalog entry is wrong: s3://bucket/model cannot be used, because only paths on this "
+        "machine are supported so far: give a local path, such as data/06_models/name, and copy what a run writes "
+        "there."
+    )

@@ -78,20 +78,6 @@ def test_both_openvino_files_are_written_and_removed_together(catalog: DataCatal
     assert catalog.load("openvino") == NotExported("not asked for")
 
 
-def test_crash_never_combines_a_graph_with_other_weights(
-    catalog: DataCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def crash(*_: object) -> None:
-        raise OSError("the disk is full")
-
-    catalog.save("openvino", OpenvinoFiles(b"<net/>", b"weights"))
-    with monkeypatch.context() as broken:
-        broken.setattr("kedro_aat.datasets.exported.os.replace", crash)
-        with pytest.raises(DatasetError, match="the disk is full"):
-            catalog.save("openvino", OpenvinoFiles(b"<other/>", b"others"))
-    assert not catalog.exists("openvino")
-
-
 @pytest.mark.parametrize("name", ["model", "controller", "onnx", "program", "openvino"])
 def test_missing_data_cannot_be_loaded(catalog: DataCatalog, name: str) -> None:
     assert not catalog.exists(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -55,6 +56,24 @@ def test_versions_are_kept_apart(figure: go.Figure, tmp_path: Path) -> None:
         FigureDataset(filepath=str(path), version=Version(None, version)).save(figure)
     assert sorted(folder.name for folder in path.iterdir()) == ["1", "2"]
     assert FigureDataset(filepath=str(path), version=Version("1", None)).load().data[0].name == figure.data[0].name
+
+
+def test_version_without_a_figure_has_the_reason_as_its_title(figure: go.Figure, tmp_path: Path) -> None:
+    entry: dict[str, Any] = {
+        "type": "kedro_aat.datasets.documents.FigureDataset",
+        "filepath": str(tmp_path / "figure.json"),
+        "versioned": True,
+    }
+    for version, data in (("1", NotExported("Plotly is not installed")), ("2", figure), ("3", NotExported("no data"))):
+        catalog = DataCatalog.from_config({"figure": entry}, save_version=version)  # one run
+        catalog.save("figure", data)
+        assert catalog.exists("figure")
+    titles = {}
+    for version in ("1", "2", "3"):
+        dataset = FigureDataset(filepath=entry["filepath"], version=Version(version, None))
+        titles[version] = dataset.load().layout.title.text
+        assert dataset.preview().keys() == {"data", "layout"}
+    assert titles == {"1": "No figure: Plotly is not installed", "2": None, "3": "No figure: no data"}
 
 
 def test_datasets_need_neither_plotly_nor_pillow_until_they_are_used(figure: go.Figure, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pandas as pd
 import pytest
 import torch
@@ -28,6 +30,7 @@ from kedro_aat.datasets.model import ControllerDataset, ModelDataset
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.datasets.tabular import TableDataset
 from kedro_aat.datasets.tensors import TensorsDataset
+from kedro_aat.errors import DataError
 from kedro_aat.export import NotExported
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import OpenvinoFiles
@@ -186,3 +189,46 @@ def test_texts_are_in_utf8_if_the_system_is_not(tmp_path: Path) -> None:
     system = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", code, str(path)], env=system, check=True, capture_output=True)
     assert path.read_text(encoding="utf-8") == "\N{RIGHTWARDS ARROW}"
+
+
+def test_archive_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/models/model.json", bytes(65 << 20))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(DataError, match=r"68 MB would be read .* at most 67 MB"):
+        ExportedProgramDataset(filepath=str(path)).preview()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (OpenvinoDataset, ""),
+        (ControllerDataset, "recipe.json"),
+        (CertificateLedgerDataset, ""),
+        (PageDataset, ""),
+        (MarkdownDataset, ""),
+        (FigureDataset, ""),
+    ],
+)
+def test_large_file_is_not_read(kind: Any, name: str, tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    dataset = kind(filepath=str(target))
+    if name:
+        target.mkdir()
+        (target / "compression.json").touch()
+    with (target / name).open("wb") as file:
+        file.truncate(65 << 20)  # takes no space on disk
+    with pytest.raises(DataError, match="68 MB would be read"):
+        dataset.preview()
+
+
+def test_preview_of_onnx_reads_no_other_file(tmp_path: Path) -> None:
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.UINT8, dims=[20])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [20])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["w"], ["y"])], "graph", [], [output], [tensor])
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    assert OnnxDataset(filepath=str(path)).preview()["data"] == [["Identity", "w (20)"]]

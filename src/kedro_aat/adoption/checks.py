@@ -10,7 +10,7 @@ from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import TypeExtractor
 
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings, parse
 
 
@@ -46,20 +46,25 @@ def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> lis
 
 
 def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
-    """Lists the datasets that our nodes read and that are missing or invalid."""
+    """Lists the datasets of a pipeline that are invalid, that our nodes need and lack, or that could not be saved."""
     mistakes: list[str] = []
-    for name in free_inputs(pipeline):
+    inputs, outputs = free_inputs(pipeline), pipeline.all_outputs()
+    for name in sorted(pipeline.datasets()):
         if name.startswith("params:"):
             continue
         try:
-            exists = _exists(catalog, name)
+            dataset = catalog.get(name)
+            is_missing = name in inputs and not _exists(catalog, name)
         except DatasetError as error:  # an unknown type or a wrong argument
-            mistakes.append(f"{name}: its catalog entry is wrong: {error}")
+            cause = error.__cause__ if isinstance(error.__cause__, AatError) else error
+            mistakes.append(f"{name}: its catalog entry is wrong: {cause}")
             continue
-        if not exists:
+        if is_missing:
             mistakes.append(f"{name}: {_explain_absence(catalog, name)}")
-        elif look_up := getattr(catalog[name], "lookup_mistakes", None):
-            mistakes += look_up(name)
+            continue
+        for names, method in ((inputs, "lookup_mistakes"), (outputs, "save_mistakes")):
+            if name in names and (find := getattr(dataset, method, None)):
+                mistakes += find(name)
     return mistakes
 
 

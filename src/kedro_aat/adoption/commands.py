@@ -14,6 +14,7 @@ import click
 
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.imports import import_path
+from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -122,6 +123,7 @@ def schema(file: Path, subject: str) -> None:
     """Write the JSON Schema of the parameters or of the summary to FILE, for editors and other tools."""
     class_path, mode = _SCHEMAS[subject]
     text = json.dumps(import_path(class_path).model_json_schema(mode=mode), indent=2) + "\n"
+    file = local_path(file)
     # Kedro logs to the standard output, so the schema goes to a file.
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
@@ -137,7 +139,7 @@ def from_nncf(project: ProjectMetadata, file: Path, out: Path | None, force: boo
     from kedro_aat.adoption.templates import template, write_new
     from kedro_aat.nncf.parameters import parameters_from_nncf
 
-    target = out or _conf_folder(project) / "base" / "parameters_aat.yml"
+    target = _conf_folder(project) / "base" / "parameters_aat.yml" if out is None else local_path(out)
     text, notes = parameters_from_nncf(file, template("parameters_aat.yml"))
     write_new({target: text}, force=force)
     click.echo(f"Wrote {target}")

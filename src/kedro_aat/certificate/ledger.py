@@ -7,7 +7,6 @@ the ledger remembers which one, across runs and processes.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from kedro_aat.errors import DataError
+from kedro_aat.storage import failures_reported, local_path, replacing
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class CertificateLedger:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
 
     def claim(self, split: str, subject: Mapping[str, str | float]) -> Entry:
         """Returns the entry of a split, and adds one for `subject` if there is none. Call it before scoring the split.
@@ -79,16 +79,14 @@ class CertificateLedger:
     @contextmanager
     def _locked(self) -> Iterator[dict[str, Entry]]:
         """Yields all entries, and writes them back when the context ends."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
-            entries = self._read()
-            yield entries
-            temporary = self.path.with_name(self.path.name + ".writing")
-            with temporary.open("w") as file:
-                json.dump({split: entry.model_dump() for split, entry in entries.items()}, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+        with failures_reported(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.path}.lock"):
+                entries = self._read()
+                yield entries
+                with replacing(self.path) as new:
+                    text = json.dumps({split: entry.model_dump() for split, entry in entries.items()}, indent=2)
+                    new.write_text(text)
 
     def _read(self) -> dict[str, Entry]:
         if not self.path.exists():

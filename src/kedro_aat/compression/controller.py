@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.layer_table import LayerTable, LayerTables
 from kedro_aat.errors import ModelError
+from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
     from kedro_aat.compression.settings import CompressionSettings
@@ -277,7 +278,7 @@ class ModelController(ABC):
                 "export_model only works for controllers from create_compressed_model; for this one, call "
                 "kedro_aat.export.onnx_file.to_onnx(controller.strip(), example_input)."
             )
-        self.exporter(self.strip().cpu(), self.example_input.cpu(), Path(path))
+        self.exporter(self.strip().cpu(), self.example_input.cpu(), local_path(path))
 
 
 def require_one_tensor(example_input: object) -> None:

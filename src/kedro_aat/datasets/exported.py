@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
-import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from kedro_aat.datasets.local import LocalDataset
-from kedro_aat.datasets.previews import shape_text, table
+from kedro_aat.datasets.previews import open_small, require_small, shape_text, table
 from kedro_aat.export import NotExported
+from kedro_aat.storage import FileGroup
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
@@ -20,56 +23,63 @@ if TYPE_CHECKING:
 
     from kedro_aat.export.openvino_file import OpenvinoFiles
 
+_MAX_ONNX_BYTES = 1 << 30  # of a file to show; it contains the weights
+
 
 class _FileDataset(LocalDataset[Any, Any]):
-    """One file, which is written under a temporary name and then renamed.
-
-    If nothing was exported, a text file with the reason replaces it.
-    """
+    """Files in one format, or a text file with the reason if nothing was exported; they are replaced together."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
         self._filepath = self._path  # Kedro-Viz looks for this name to show the size of the file
-        self._reason = self._filepath.with_name(self._filepath.name + ".not_exported.txt")
+        self._names = self._file_names()
+        self._reason = f"{self._path.name}.not_exported.txt"
+        self._group = FileGroup(self._path.parent, (*self._names, self._reason), prefix=self._path.name)
 
     def load(self) -> Any:
         """Reads the file; returns `NotExported` if the run ended without a file."""
-        if self._reason.exists() and not self._filepath.exists():
-            return NotExported(self._reason.read_text(encoding="utf-8"))
-        return self._read()
+        paths, reason = self._paths()
+        if reason.exists() and not paths[0].exists():
+            return NotExported(reason.read_text(encoding="utf-8"))
+        return self._read(*paths)
 
     def save(self, data: Any) -> None:
-        """Writes the file, or the reason why there is none."""
-        self._filepath.parent.mkdir(parents=True, exist_ok=True)
+        """Writes the file, or the reason why there is none.
+
+        Raises:
+            StorageError: The file system refuses, or another process is writing the file.
+        """
         if isinstance(data, NotExported):
-            self._remove()
-            self._reason.write_text(data.reason, encoding="utf-8")
-            return
-        self._reason.unlink(missing_ok=True)
-        writing = self._filepath.with_name("writing-" + self._filepath.name)
-        self._write(data, writing)
-        os.replace(writing, self._filepath)
+            self._group.replace({self._reason: data.reason.encode()})
+        else:
+            self._group.replace(dict(zip(self._names, self._contents(data), strict=True)))
 
     def preview(self, nrows: int = 100) -> TablePreview:
         """The operators in their order, or the reason why there are none; for Kedro-Viz."""
-        if self._filepath.exists():
-            return table(["operator", "weights"], self._operators()[:nrows])
-        return table(["not exported"], [[self._reason.read_text(encoding="utf-8")]]) if self._reason.exists() else None
+        paths, reason = self._paths()
+        if paths[0].exists():
+            return table(["operator", "weights"], itertools.islice(self._operators(paths[0]), nrows))
+        return table(["not exported"], [[reason.read_text(encoding="utf-8")]]) if reason.exists() else None
 
-    def _operators(self) -> list[tuple[str, str]]:
+    def _operators(self, path: Path) -> Iterator[tuple[str, str]]:
         raise NotImplementedError  # each format has its own
 
-    def _read(self) -> Any:
+    def _read(self, *paths: Path) -> Any:
         raise NotImplementedError  # each format has its own
 
-    def _write(self, data: Any, path: Path) -> None:
+    def _contents(self, data: Any) -> tuple[bytes, ...]:
         raise NotImplementedError  # each format has its own
 
-    def _remove(self) -> None:
-        self._filepath.unlink(missing_ok=True)
+    def _file_names(self) -> tuple[str, ...]:
+        return (self._path.name,)
+
+    def _paths(self) -> tuple[list[Path], Path]:
+        """Where the files of the format and the file with the reason are now."""
+        return [self._group.path(name) for name in self._names], self._group.path(self._reason)
 
     def _exists(self) -> bool:
-        return self._filepath.exists() or self._reason.exists()
+        paths, reason = self._paths()
+        return paths[0].exists() or reason.exists()
 
 
 class OnnxDataset(_FileDataset):
@@ -80,20 +90,22 @@ class OnnxDataset(_FileDataset):
         metadata: For Kedro-Viz and other plugins.
     """
 
-    def _read(self) -> ModelProto:
+    def _read(self, *paths: Path) -> ModelProto:
         import onnx
 
-        return onnx.load(str(self._filepath))
+        return onnx.load(str(paths[0]))
 
-    def _operators(self) -> list[tuple[str, str]]:
-        graph = self._read().graph
+    def _operators(self, path: Path) -> Iterator[tuple[str, str]]:
+        import onnx
+
+        with open_small(path, _MAX_ONNX_BYTES) as file:
+            graph = onnx.load(file, load_external_data=False).graph
         weights = {tensor.name: f"{tensor.name} ({shape_text(tensor.dims)})" for tensor in graph.initializer}
-        return [
-            (node.op_type, ", ".join(weights[name] for name in node.input if name in weights)) for node in graph.node
-        ]
+        for node in graph.node:
+            yield node.op_type, ", ".join(weights[name] for name in node.input if name in weights)
 
-    def _write(self, data: ModelProto, path: Path) -> None:
-        path.write_bytes(data.SerializeToString())
+    def _contents(self, data: ModelProto) -> tuple[bytes, ...]:
+        return (data.SerializeToString(),)
 
 
 class ExportedProgramDataset(_FileDataset):
@@ -104,29 +116,30 @@ class ExportedProgramDataset(_FileDataset):
         metadata: For Kedro-Viz and other plugins.
     """
 
-    def _read(self) -> ExportedProgram:
+    def _read(self, *paths: Path) -> ExportedProgram:
         import torch
 
-        return torch.export.load(self._filepath)
+        return torch.export.load(paths[0])
 
-    def _operators(self) -> list[tuple[str, str]]:
+    def _operators(self, path: Path) -> Iterator[tuple[str, str]]:
         # The program is one text in the archive; torch would also read the weights.
-        with zipfile.ZipFile(self._filepath) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith("/models/model.json"))
-            module = json.loads(archive.read(name))["graph_module"]
+        with zipfile.ZipFile(path) as archive:
+            (part,) = (part for part in archive.infolist() if part.filename.endswith("/models/model.json"))
+            require_small(path, part.file_size)  # zipfile reads no more than this size
+            module = json.loads(archive.read(part))["graph_module"]
         specs = [spec["parameter"] for spec in module["signature"]["input_specs"] if "parameter" in spec]
         weights = {spec["arg"]["name"]: spec["parameter_name"] for spec in specs}
-        operators = []
         for node in module["graph"]["nodes"]:
             tensors = [value["arg"].get("as_tensor", {}).get("name") for value in node["inputs"]]
             used_weights = ", ".join(weights[name] for name in tensors if name in weights)
-            operators.append((node["target"].removeprefix("torch.ops."), used_weights))
-        return operators
+            yield node["target"].removeprefix("torch.ops."), used_weights
 
-    def _write(self, data: ExportedProgram, path: Path) -> None:
+    def _contents(self, data: ExportedProgram) -> tuple[bytes, ...]:
         import torch
 
-        torch.export.save(data, path)
+        archive = io.BytesIO()
+        torch.export.save(data, archive)
+        return (archive.getvalue(),)
 
 
 class OpenvinoDataset(_FileDataset):
@@ -137,25 +150,20 @@ class OpenvinoDataset(_FileDataset):
         metadata: For Kedro-Viz and other plugins.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
-        self._weights = self._filepath.with_suffix(".bin")
+    def _file_names(self) -> tuple[str, ...]:
+        return self._path.name, self._path.with_suffix(".bin").name
 
-    def _read(self) -> OpenvinoFiles:
+    def _read(self, *paths: Path) -> OpenvinoFiles:
         from kedro_aat.export.openvino_file import OpenvinoFiles
 
-        return OpenvinoFiles(self._filepath.read_bytes(), self._weights.read_bytes())
+        return OpenvinoFiles(*(path.read_bytes() for path in paths))
 
-    def _operators(self) -> list[tuple[str, str]]:
-        layers = ElementTree.parse(self._filepath).iterfind("./layers/layer")
-        # OpenVINO represents weights as operators of type Const.
-        return [(str(layer.get("type")), str(layer.get("name"))) for layer in layers if layer.get("type") != "Const"]
+    def _operators(self, path: Path) -> Iterator[tuple[str, str]]:
+        with open_small(path) as file:
+            layers = ElementTree.parse(file).iterfind("./layers/layer")
+        for layer in layers:
+            if layer.get("type") != "Const":  # OpenVINO represents weights as operators of this type
+                yield str(layer.get("type")), str(layer.get("name"))
 
-    def _write(self, data: OpenvinoFiles, path: Path) -> None:
-        self._remove()  # a crash must not leave the graph of one model with the weights of another
-        self._weights.write_bytes(data.weights)
-        path.write_bytes(data.graph)
-
-    def _remove(self) -> None:
-        super()._remove()
-        self._weights.unlink(missing_ok=True)
+    def _contents(self, data: OpenvinoFiles) -> tuple[bytes, ...]:
+        return data.graph, data.weights

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.datasets.local import ReadOnlyDataset
-from kedro_aat.datasets.previews import table
+from kedro_aat.datasets.previews import open_small, table
 from kedro_aat.training.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
@@ -79,7 +79,10 @@ class CertificateLedgerDataset(_HandleDataset[CertificateLedger]):
 
     def preview(self) -> JSONPreview:
         """The entries; for Kedro-Viz."""
-        return self._path.read_text() if self._path.exists() else None
+        if not self._path.exists():
+            return None
+        with open_small(self._path) as file:
+            return file.read().decode()
 
 
 class TensorBoardLog:

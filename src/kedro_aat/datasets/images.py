@@ -53,7 +53,8 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         try:
             with pillow.open(path) as image:
                 scaled = _in_mode(image, self._mode).resize((width, height), pillow.Resampling.BILINEAR)
-        except OSError as error:  # the file cannot be opened, or its contents are not an image
+        # The file cannot be opened, its contents are not an image, or it would fill the memory.
+        except (OSError, pillow.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read as an image: {error}. Replace the file, or remove it.") from None
         pixels = torch.from_numpy(np.array(scaled, dtype=np.float32) / 255)
         return pixels.reshape(height, width, -1).permute(2, 0, 1).contiguous(), label  # (C, H, W) in [0, 1]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from kedro.io import AbstractDataset, DatasetError
 
-from kedro_aat.datasets.previews import read_tensor_info, state_dict_table
+from kedro_aat.datasets.arguments import RecordedArguments
+from kedro_aat.datasets.previews import read_tensor_info, require_small, state_dict_table
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.errors import ModelError
 from kedro_aat.imports import Imported
+from kedro_aat.storage import local_path
 from kedro_aat.tensors import load_tensors
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class ImportedModelDataset(AbstractDataset[Never, "nn.Module"]):
+class ImportedModelDataset(RecordedArguments, AbstractDataset[Never, "nn.Module"]):
     """A module that is built from its import path and loaded with a state dict; read-only.
 
     Args:
@@ -45,7 +48,7 @@ class ImportedModelDataset(AbstractDataset[Never, "nn.Module"]):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._imported = Imported(class_path=class_path, init_args=init_args or {})
-        self._path = None if filepath is None else Path(filepath)
+        self._path = None if filepath is None else local_path(filepath)
         self._key = key
         self._prefix = prefix
         self.metadata = metadata
@@ -83,6 +86,10 @@ class ImportedModelDataset(AbstractDataset[Never, "nn.Module"]):
             return None
         if self._path.suffix == ".safetensors":
             return state_dict_table(self._own_part(read_tensor_info(self._path)), nrows)
+        if zipfile.is_zipfile(self._path):
+            with zipfile.ZipFile(self._path) as archive:
+                names = (part for part in archive.infolist() if part.filename.endswith("data.pkl"))
+                require_small(self._path, sum(part.file_size for part in names))
         state = self._own_part(_read(self._path, "meta"))  # on this device, tensors have no data to read
         return state_dict_table({name: (tuple(tensor.shape), _kind(tensor)) for name, tensor in state.items()}, nrows)
 

@@ -9,12 +9,39 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from kedro_aat.errors import DataError
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
 
+_MAX_BYTES = 64 << 20  # of a file to show
 TensorInfo = Mapping[str, tuple[Sequence[int], str]]  # name -> shape, type
+
+
+def require_small(path: Path, num_bytes: int, limit: int = _MAX_BYTES) -> None:
+    """Refuses to show what would fill the memory.
+
+    Args:
+        path: The file, for the message.
+        num_bytes: Size of what will be read from it.
+        limit: The largest size to read.
+
+    Raises:
+        DataError: It is larger.
+    """
+    if num_bytes > limit:
+        raise DataError(
+            f"{num_bytes / 1e6:.0f} MB would be read from {path} for a preview, which reads at most "
+            f"{limit / 1e6:.0f} MB. Load the dataset, if you trust it."
+        )
+
+
+def open_small(path: Path, limit: int = _MAX_BYTES) -> BinaryIO:
+    """Opens a file to show, if it is not too large; see `require_small`."""
+    require_small(path, path.stat().st_size, limit)
+    return path.open("rb")
 
 
 def table(columns: list[str], rows: Iterable[Sequence[Any]]) -> TablePreview:

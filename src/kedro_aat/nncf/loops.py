@@ -18,6 +18,7 @@ from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig
 from kedro_aat.nncf.statistics import TrainingLoopStatistics
 from kedro_aat.search.policy import Problem, SearchPolicy
 from kedro_aat.search.stepping import UNLIMITED_EPOCHS
+from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.identity import fingerprint
 from kedro_aat.training.loop import adaptive_problem, certify_evaluations, fine_tune
@@ -133,7 +134,7 @@ class BaseEarlyExitCompressionTrainingLoop:
             verbose=self.verbose, total=limit if limit < UNLIMITED_EPOCHS else None, writer=tensorboard_writer
         )
         with ExitStack() as stack:
-            folder = Path(log_dir or "runs")
+            folder = local_path(log_dir or "runs")
             if not self.dump_checkpoints:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             identity = {

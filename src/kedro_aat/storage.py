@@ -1,0 +1,239 @@
+"""Files on this machine that survive a crash at any moment: they are replaced whole, and flushed to disk."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kedro_aat.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+_PROTOCOL = re.compile(r"(?P<name>[A-Za-z][\w+.-]+):(?=:|/)")  # a Windows drive has one letter
+_FILE_URL = re.compile(r"(?:file|local):(?://(?:localhost)?)?(?P<path>/(?!/).*)", re.IGNORECASE)
+_PASSWORD = re.compile(r"//[^/@:]*:[^/@]*@")
+
+# Endings of hidden names beside the files that are replaced. Only this module uses such names.
+_NEW = ".kedro-aat-new-"  # the start of the name of a folder with files that are being written
+_PENDING = ".kedro-aat-pending"  # a folder with files that are complete, but not all of them in their places
+_LOCK = ".kedro-aat-lock"
+_REMOVED = ".removed"  # in a pending folder: there is no file of this name any more
+
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)  # some network file systems do not flush folders
+_MAX_LISTED = 5  # files of others in a message
+
+
+def local_path(path: str | Path) -> Path:
+    """Returns a path on this machine; `file:///folder` is `/folder`.
+
+    Raises:
+        StorageError: The path has another protocol, such as `s3://`, or is relative after `file://`.
+    """
+    text = os.fspath(path)
+    if (url := _FILE_URL.fullmatch(text)) is not None:
+        return Path(url["path"])
+    if (protocol := _PROTOCOL.match(text)) is None:
+        return Path(text)
+    shown = _PASSWORD.sub("//", text)
+    if protocol["name"].lower() in ("file", "local"):
+        raise StorageError(f"{shown} is not an absolute path: write file:///folder/name, or a path without file://.")
+    raise StorageError(
+        f"{shown} cannot be used, because only paths on this machine are supported so far: give a local path, such as "
+        "data/06_models/name, and copy what a run writes there."
+    )
+
+
+@contextmanager
+def failures_reported(target: Path) -> Iterator[None]:
+    """Turns an error of the file system into a `StorageError` about `target`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{target} cannot be written: {error}. Nothing is damaged: either all files from before or all new ones "
+            "are in use. Mend the cause, and run again."
+        ) from error
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yields the path of a new file, which takes the place of `target` if the block ends without an error.
+
+    Raises:
+        StorageError: The file system refuses, or another process is writing `target`.
+    """
+    with _writing(target.parent, target.name, target) as new:
+        yield new / target.name
+        _sync(new / target.name)
+        (new / target.name).replace(target)
+        _sync(target.parent)
+
+
+class FileGroup:
+    """Files of one folder that are replaced together: after a crash, all of them are old or all are new.
+
+    New files are first written to a hidden folder. Its renaming is the instant at which the new files replace the old
+    ones: from then on, `path` finds them in the hidden folder, from which they are moved to their places. If a crash
+    interrupts that, the next `replace` continues.
+
+    Args:
+        folder: The folder, which is created if needed.
+        names: Names of all files that the group can have.
+        prefix: Start of the hidden names, which tells the groups of one folder apart. A group without it has the
+            folder to itself: others' files in it are refused.
+    """
+
+    def __init__(self, folder: Path, names: tuple[str, ...], prefix: str = "") -> None:
+        self.folder = folder
+        self._names = names
+        self._prefix = prefix
+        self._pending = folder / _hidden(prefix, _PENDING)
+
+    def path(self, name: str) -> Path:
+        """Returns where a file is now; nothing is there if the group was saved without it."""
+        waiting = (self._pending / name, self._pending / f"{name}{_REMOVED}")
+        return waiting[0] if any(path.exists() for path in waiting) else self.folder / name
+
+    def replace(self, files: Mapping[str, bytes]) -> None:
+        """Replaces all files of the group; those that are not among `files` are removed.
+
+        Raises:
+            StorageError: The file system refuses, another process is writing these files, or others' files are in
+                the way. Either all old files are in use then, or all new ones.
+        """
+        for mistake in self.mistakes():
+            raise StorageError(mistake)
+        with _writing(self.folder, self._prefix, self.folder / self._prefix) as new:
+            self._move_pending()
+            for name in self._names:
+                path = new / (name if name in files else f"{name}{_REMOVED}")
+                path.write_bytes(files.get(name, b""))
+                _sync(path)
+            _sync(new)
+            new.rename(self._pending)
+            _sync(self.folder)
+            self._move_pending()
+
+    def remove(self) -> None:
+        """Removes all files of the group, and the folder if nothing is left in it; raises the errors of `replace`."""
+        if os.path.lexists(self.folder):
+            self.replace({})
+            with suppress(OSError):  # it is a link, or has hidden files
+                self.folder.rmdir()
+
+    def mistakes(self) -> list[str]:
+        """Says which files of others are in the folder, if the group has it to itself."""
+        if self._prefix or not self.folder.is_dir():
+            return []
+        # Hidden files are left alone: file managers, network file systems and Git's users put them anywhere.
+        names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+        others = sorted(names.difference(self._names))
+        if not others:
+            return []
+        listed = ", ".join([*others[:_MAX_LISTED], *(["..."] if len(others) > _MAX_LISTED else [])])
+        return [
+            f"{len(others)} other {'entry' if len(others) == 1 else 'entries'} in {self.folder}: {listed}. It may hold "
+            f"only {', '.join(self._names)}, so nothing is written: give a folder of its own, or move the others away."
+        ]
+
+    def _move_pending(self) -> None:
+        """Moves complete files to their places."""
+        if not self._pending.exists():
+            return
+        for name in self._names:
+            if (self._pending / name).exists():
+                (self._pending / name).replace(self.folder / name)
+            elif (removed := self._pending / f"{name}{_REMOVED}").exists():
+                (self.folder / name).unlink(missing_ok=True)
+                removed.unlink()
+        _sync(self.folder)
+        self._pending.rmdir()
+
+
+@contextmanager
+def _writing(folder: Path, prefix: str, target: Path) -> Iterator[Path]:
+    """Yields a new hidden folder for files that will become `target`; only one process at a time gets one."""
+    with failures_reported(target):
+        _make_folder(folder)
+        with _locked(folder / _hidden(prefix, _LOCK), target) as is_locked:
+            if is_locked:
+                for path in folder.iterdir():
+                    if path.name.startswith(_hidden(prefix, _NEW)):  # left by a crash
+                        shutil.rmtree(path, ignore_errors=True)
+            new = Path(tempfile.mkdtemp(prefix=_hidden(prefix, _NEW), dir=folder))
+            try:
+                yield new
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path, target: Path) -> Iterator[bool]:
+    """Holds a lock file, which ends with the process; yields False if the file system has no locks.
+
+    Raises:
+        StorageError: Another process holds the lock.
+    """
+    descriptor, is_locked = _open_lock(path, target)
+    try:
+        yield is_locked
+    finally:
+        with suppress(OSError):  # a lock file that stays does no harm
+            path.unlink()
+        os.close(descriptor)
+
+
+def _open_lock(path: Path, target: Path) -> tuple[int, bool]:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(descriptor)
+            raise StorageError(f"Another process is writing {target}. Wait until it ends, or stop it.") from None
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s): let only one process at a time write it.", target, error)
+            return descriptor, False
+        if _is_same_file(descriptor, path):
+            return descriptor, True
+        os.close(descriptor)  # its last holder has removed it
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _hidden(prefix: str, ending: str) -> str:
+    return f".{prefix}{ending}" if prefix else ending
+
+
+def _make_folder(folder: Path) -> None:
+    """Creates a folder, its parents, and the target of a link that leads nowhere yet."""
+    missing = Path(os.path.realpath(folder))
+    folders = [path for path in (missing, *missing.parents) if not path.is_dir()]
+    for path in reversed(folders):
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in _NO_FOLDER_SYNC):
+            raise
+    finally:
+        os.close(descriptor)
