@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Iterator, MutableSequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.datasets.previews import shape_text, table
+from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export import NotExported
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
     from kedro_datasets._typing import TablePreview
     from onnx import ModelProto
     from torch.export import ExportedProgram
@@ -83,7 +86,14 @@ class OnnxDataset(_FileDataset):
     def _read(self) -> ModelProto:
         import onnx
 
-        return onnx.load(str(self._filepath))
+        model = onnx.load(str(self._filepath), load_external_data=False)
+        # onnxruntime would read any file that the model names.
+        if names := list(_names_of_external_tensors(model)):
+            raise ModelError(
+                f"{self._filepath} refers to other files for {len(names)} of its tensors, such as {names[0]!r}; they "
+                "are not read. Save the model as one file: onnx.save(model, path)."
+            )
+        return model
 
     def _operators(self) -> list[tuple[str, str]]:
         graph = self._read().graph
@@ -96,16 +106,44 @@ class OnnxDataset(_FileDataset):
         path.write_bytes(data.SerializeToString())
 
 
+def _names_of_external_tensors(message: Message) -> Iterator[str]:
+    """Names of the tensors in a part of an ONNX model, at any depth, whose values are in another file."""
+    from onnx import TensorProto
+
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if isinstance(value, MutableSequence) else [value]:
+                if isinstance(part, TensorProto) and part.data_location == TensorProto.EXTERNAL:
+                    yield part.name
+                yield from _names_of_external_tensors(part)
+
+
 class ExportedProgramDataset(_FileDataset):
     """A `torch.export` program in PyTorch's own `.pt2` format.
 
     Args:
         filepath: The file.
+        trusted: Whether the file may be loaded. It contains pickles and expressions, with which `torch.export.load`
+            runs any code that is in the file.
         metadata: For Kedro-Viz and other plugins.
     """
 
+    def __init__(self, *, filepath: str, trusted: bool = False, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        if not isinstance(trusted, bool):
+            raise ConfigurationError("trusted", [f"must be true or false, but got {trusted!r}"])
+        self._trusted = trusted
+
     def _read(self) -> ExportedProgram:
         import torch
+
+        if self._filepath.exists() and not self._trusted:
+            raise ModelError(
+                f"{self._filepath} was not loaded: loading a .pt2 file runs any code that is in it. Load the model "
+                "folder or the ONNX file of the same run instead, which run none (in the catalog of `kedro aat init`: "
+                "compressed_model, compressed_onnx). If you know where the file comes from, add this line to its "
+                "catalog entry:\n  trusted: true"
+            )
 
         return torch.export.load(self._filepath)
 

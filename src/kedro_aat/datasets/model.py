@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import DatasetError
+from pydantic import Field
 from torch import nn
 
 from kedro_aat.compression.build import build_controller
@@ -15,10 +16,11 @@ from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.datasets.local import LocalDataset, remove, replacing
 from kedro_aat.datasets.previews import read_tensor_info, state_dict_table
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
-from kedro_aat.errors import AatError
+from kedro_aat.datasets.trust import Trust, Trusted
+from kedro_aat.errors import AatError, ModelError
 from kedro_aat.export import NotExported
 from kedro_aat.imports import Imported
-from kedro_aat.tensors import load_tensors, save_tensors
+from kedro_aat.tensors import hash_file, load_tensors, save_tensors
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +30,16 @@ _RECIPE = "recipe.json"
 _TENSORS = "model.safetensors"
 _COMPRESSION = "compression.json"
 _EXAMPLE = "example_input.safetensors"
+
+
+class _SavedRecipe(Recipe):
+    """How a saved module is built.
+
+    Attributes:
+        sha256: Name -> SHA-256 of the other files in the folder; empty if a version before 0.2.0 saved it.
+    """
+
+    sha256: dict[str, str] = Field(default_factory=dict)
 
 
 class _SavedCompression(Settings):
@@ -46,18 +58,34 @@ class ModelDataset(LocalDataset[nn.Module | NotExported, nn.Module]):
     Args:
         filepath: The folder.
         recipe: `class_path` and `init_args` of the module, if it was not built by `build_module`.
+        class_path: The only class, class method or function that the folder may have built when it is loaded.
+        trusted: Without a `class_path`, the folder may name module classes of `torch.nn`, `kedro_aat`, the project's
+            own package and of the packages and modules in this list, and functions of those in this list that are
+            annotated to return a module. A full import path allows that class or function alone. In a Kedro project,
+            what other entries of the catalog build from a `class_path` is trusted, too.
         metadata: For Kedro-Viz and other plugins.
     """
 
     def __init__(
-        self, *, filepath: str, recipe: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        filepath: str,
+        recipe: dict[str, Any] | None = None,
+        class_path: str | None = None,
+        trusted: Trusted | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
         self._recipe = None if recipe is None else Imported.model_validate(recipe)
+        self._trust = Trust(class_path, trusted, self._recipe)
 
     def load(self) -> nn.Module:
-        """Builds the module on the CPU in evaluation mode, and loads its tensors."""
-        module = build_module(Recipe.model_validate(_read_json(self._path / _RECIPE)))
+        """Builds the module on the CPU in evaluation mode, and loads its tensors.
+
+        Raises:
+            ModelError: The recipe names what the catalog entry does not trust, or a file is damaged.
+        """
+        module = _load_module(self._path, self._trust)
         module.load_state_dict(load_tensors(self._path / _TENSORS))
         return module.eval()
 
@@ -68,7 +96,8 @@ class ModelDataset(LocalDataset[nn.Module | NotExported, nn.Module]):
             return
         recipe = recipe_of(data, self._recipe)
         with replacing(self._path) as folder:
-            _write_module(folder, recipe, data)
+            save_tensors(data.state_dict(), folder / _TENSORS)
+            _write_recipe(folder, recipe)
 
     def preview(self, nrows: int = 100) -> TablePreview:
         """The layers as they are after the cut; for Kedro-Viz."""
@@ -84,15 +113,33 @@ class ControllerDataset(LocalDataset[ModelController, ModelController]):
     Args:
         filepath: The folder. It contains `recipe.json`, `compression.json`, `model.safetensors` (with the masks), and
             `example_input.safetensors` if the controller has an example input.
+        class_path: As for `ModelDataset`.
+        trusted: As for `ModelDataset`.
         metadata: For Kedro-Viz and other plugins.
     """
 
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        class_path: str | None = None,
+        trusted: Trusted | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._trust = Trust(class_path, trusted)
+
     def load(self) -> ModelController:
-        """Builds the model and the controller, and loads the state of both."""
+        """Builds the model and the controller, and loads the state of both.
+
+        Raises:
+            ModelError: The recipe names what the catalog entry does not trust, or a file is damaged.
+        """
+        module = _load_module(self._path, self._trust)
         compression = _SavedCompression.model_validate(_read_json(self._path / _COMPRESSION))
         example = self._path / _EXAMPLE
         controller = build_controller(
-            build_module(Recipe.model_validate(_read_json(self._path / _RECIPE))),
+            module,
             compression.settings,
             example_input=load_tensors(example)["input"] if example.exists() else None,
         )
@@ -107,10 +154,11 @@ class ControllerDataset(LocalDataset[ModelController, ModelController]):
         except AatError as error:
             raise DatasetError(str(error)) from error
         with replacing(self._path) as folder:
-            _write_module(folder, recipe, data.model)
+            save_tensors(data.model.state_dict(), folder / _TENSORS)
             (folder / _COMPRESSION).write_text(json.dumps(data.get_compression_state(), indent=2))
             if data.example_input is not None:
                 save_tensors({"input": data.example_input}, folder / _EXAMPLE)
+            _write_recipe(folder, recipe)
 
     def preview(self) -> JSONPreview:
         """How the model is built and compressed; for Kedro-Viz."""
@@ -123,9 +171,25 @@ class ControllerDataset(LocalDataset[ModelController, ModelController]):
         return (self._path / _COMPRESSION).exists()
 
 
-def _write_module(folder: Path, recipe: Imported, module: nn.Module) -> None:
-    (folder / _RECIPE).write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
-    save_tensors(module.state_dict(), folder / _TENSORS)
+def _write_recipe(folder: Path, recipe: Imported) -> None:
+    """Writes the recipe with the checksums of the other files, which must be there."""
+    saved = recipe.model_dump(mode="json") | {
+        "sha256": {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+    }
+    (folder / _RECIPE).write_text(json.dumps(saved, indent=2), encoding="utf-8")
+
+
+def _load_module(folder: Path, trust: Trust) -> nn.Module:
+    """Builds the module of a folder, without its tensors, if it is trusted and no file of the folder is damaged."""
+    saved = _SavedRecipe.model_validate(_read_json(folder / _RECIPE))
+    trust.require(saved)
+    for name in (_TENSORS, _COMPRESSION, _EXAMPLE):  # not what the file names: that could be any path
+        if name in saved.sha256 and hash_file(folder / name) != saved.sha256[name]:
+            raise ModelError(
+                f"{folder / name} is damaged: its SHA-256 is not the one in {_RECIPE}. Copy the folder again, or run "
+                "the node that wrote it."
+            )
+    return build_module(saved)
 
 
 def _read_json(path: Path) -> Any:
