@@ -63,7 +63,7 @@ def import_path(path: str) -> Any:
         rule = "must be a dotted import path such as torch.optim.SGD"
         raise ConfigurationError(path, [f"{rule}, but got '{path}'"])
     try:
-        owner = import_module(owner_path)
+        owner: Any = import_module(owner_path)
     except ModuleNotFoundError as error:
         # A class method is named by the path of its class, which is no module.
         owner = import_path(owner_path) if error.name == owner_path and "." in owner_path else None

@@ -16,7 +16,6 @@ from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export import NotExported
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
     from kedro_datasets._typing import TablePreview
     from onnx import ModelProto
     from torch.export import ExportedProgram
@@ -106,7 +105,7 @@ class OnnxDataset(_FileDataset):
         path.write_bytes(data.SerializeToString())
 
 
-def _names_of_external_tensors(message: Message) -> Iterator[str]:
+def _names_of_external_tensors(message: Any) -> Iterator[str]:
     """Names of the tensors in a part of an ONNX model, at any depth, whose values are in another file."""
     from onnx import TensorProto
 

@@ -18,7 +18,7 @@ from kedro_aat.imports import Imported
 _ALWAYS = ("torch.nn", "kedro_aat")
 _IMPORTED = "kedro_aat.datasets.imported.ImportedModelDataset"
 _SAVED = ("kedro_aat.datasets.model.ModelDataset", "kedro_aat.datasets.model.ControllerDataset")
-_PLACEHOLDER = re.compile(r"\{.*?\}")  # of a dataset factory
+_PLACEHOLDER = re.compile(r"\{.*?\}")
 
 Trusted = Sequence[str | Mapping[str, Any]]
 
@@ -100,6 +100,7 @@ def share_trust(catalog: Mapping[str, Any]) -> dict[str, Any]:
     """
     named = [each for entry in catalog.values() for part in _parts(entry) for each in _named_in(part)]
     return {
+        # Kedro refuses an entry with a placeholder that is not in its name.
         name: _sharing(entry, [each for each in named if _placeholders(each) <= _placeholders(name)])
         for name, entry in catalog.items()
     }
@@ -124,8 +125,12 @@ def _named_in(entry: Mapping[str, Any]) -> list[str | dict[str, Any]]:
     return named
 
 
-def _placeholders(text: object) -> set[str]:
-    return set(_PLACEHOLDER.findall(str(text)))
+def _placeholders(value: Any) -> set[str]:
+    """The placeholders of a dataset factory, such as `{name}`, in all texts of a part of the configuration."""
+    if isinstance(value, Mapping | list):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return {found for part in parts for found in _placeholders(part)}
+    return set(_PLACEHOLDER.findall(value)) if isinstance(value, str) else set()
 
 
 def _sharing(entry: Any, named: list[str | dict[str, Any]]) -> Any:
