@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io import DatasetError
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import nn
 
 from kedro_aat.compression.build import build_controller
@@ -86,7 +87,7 @@ class ModelDataset(LocalDataset[nn.Module | NotExported, nn.Module]):
             ModelError: The recipe names what the catalog entry does not trust, or a file is damaged.
         """
         module = _load_module(self._path, self._trust)
-        module.load_state_dict(load_tensors(self._path / _TENSORS))
+        _load_state(module, self._path / _TENSORS)
         return module.eval()
 
     def save(self, data: nn.Module | NotExported) -> None:
@@ -143,7 +144,7 @@ class ControllerDataset(LocalDataset[ModelController, ModelController]):
             compression.settings,
             example_input=load_tensors(example)["input"] if example.exists() else None,
         )
-        controller.model.load_state_dict(load_tensors(self._path / _TENSORS))
+        _load_state(controller.model, self._path / _TENSORS)
         controller.load_state(compression.state)
         return controller
 
@@ -190,6 +191,13 @@ def _load_module(folder: Path, trust: Trust) -> nn.Module:
                 "the node that wrote it."
             )
     return build_module(saved)
+
+
+def _load_state(module: nn.Module, path: Path) -> None:
+    try:
+        module.load_state_dict(load_tensors(path))
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{path} does not have the tensors of this {type(module).__name__}: {error}") from None
 
 
 def _read_json(path: Path) -> Any:
