@@ -103,6 +103,14 @@ def test_classes_of_torch_and_of_the_project_are_trusted(class_path: str) -> Non
     Trust().require(recipe(class_path))
 
 
+@pytest.mark.parametrize("key", ["class_path", "_target_"])
+def test_arguments_that_name_code_need_the_class_to_be_named(key: str) -> None:
+    saved = recipe("own.nets.Own", width=[1, {"part": {key: "os.system"}}])
+    with pytest.raises(AatError, match=f"under '{key}'"):
+        Trust().require(saved)
+    Trust("own.nets.Own").require(saved)
+
+
 def test_class_method_builds_a_module() -> None:
     Trust().require(wide := recipe("own.nets.Own.wide", width=3))
     assert build_module(wide).linear.out_features == 3  # type: ignore[union-attr]

@@ -18,6 +18,7 @@ from kedro_aat.imports import Imported
 _ALWAYS = ("torch.nn", "kedro_aat")
 _IMPORTED = "kedro_aat.datasets.imported.ImportedModelDataset"
 _SAVED = ("kedro_aat.datasets.model.ModelDataset", "kedro_aat.datasets.model.ControllerDataset")
+_KEYS_THAT_NAME_CODE = ("class_path", "_target_")
 _PLACEHOLDER = re.compile(r"\{.*?\}")
 
 Trusted = Sequence[str | Mapping[str, Any]]
@@ -74,15 +75,17 @@ class Trust:
         if not calls and (not _is_below(path, packages) or any(part.startswith("__") for part in parts)):
             raise _untrusted(path, f"its catalog entry trusts only {_listed(packages)}. Nothing was imported.")
         target = recipe.load()
-        if calls and (inspect.isclass(target) or any(_same_arguments(call, recipe) for call in calls)):
+        if any(_same_arguments(call, recipe) for call in calls):
             return
-        if not _is_own(target, packages, functions_in=self._names):
+        if not (calls and inspect.isclass(target)) and not _is_own(target, packages, functions_in=self._names):
             functions = f", or a function of {_listed(self._names)}" if self._names else ""
             raise _untrusted(
                 path,
                 f"that is neither a module class that {_listed(packages)} define, nor a class method of one{functions}."
                 " Nothing was built.",
             )
+        if key := _key_that_names_code(recipe.init_args):
+            raise _untrusted(path, f"its arguments name something to import, under {key!r}. Nothing was built.")
 
 
 def share_trust(catalog: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +170,13 @@ def _is_own(target: Any, packages: Iterable[str], *, functions_in: Iterable[str]
 
 def _same_arguments(call: Imported, recipe: Imported) -> bool:
     return bool(call.model_dump(mode="json")["init_args"] == recipe.model_dump(mode="json")["init_args"])
+
+
+def _key_that_names_code(value: Any) -> str | None:
+    """The key, at any depth, by which Lightning, jsonargparse or Hydra import and call what a configuration names."""
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    own = next((key for key in _KEYS_THAT_NAME_CODE if isinstance(value, Mapping) and key in value), None)
+    return own or next(filter(None, map(_key_that_names_code, parts)), None)
 
 
 def _listed(packages: Iterable[str]) -> str:
