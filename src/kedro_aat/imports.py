@@ -53,23 +53,26 @@ class Imported(Settings):
 
 
 def import_path(path: str) -> Any:
-    """Imports the object that a dotted path names.
+    """Imports the object that a dotted path names: an object of a module, or of a class in a module.
 
     Raises:
         ConfigurationError: If there is no such module or name; the message suggests the likely name.
     """
-    module_path, _, name = path.rpartition(".")
-    if not module_path:
+    owner_path, _, name = path.rpartition(".")
+    if not owner_path:
         rule = "must be a dotted import path such as torch.optim.SGD"
         raise ConfigurationError(path, [f"{rule}, but got '{path}'"])
     try:
-        module = import_module(module_path)
+        owner: Any = import_module(owner_path)
     except ModuleNotFoundError as error:
-        raise ConfigurationError(path, [f"'{path}' cannot be imported: {error}"]) from None
-    if not hasattr(module, name):
-        known = [known for known in dir(module) if not known.startswith("_")]
-        raise ConfigurationError(path, [f"'{module_path}' has no '{name}'.{closest(name, known)}"])
-    return getattr(module, name)
+        # A class method is named by the path of its class, which is no module.
+        owner = import_path(owner_path) if error.name == owner_path and "." in owner_path else None
+        if not inspect.isclass(owner):
+            raise ConfigurationError(path, [f"'{path}' cannot be imported: {error}"]) from None
+    if not hasattr(owner, name):
+        known = [known for known in dir(owner) if not known.startswith("_")]
+        raise ConfigurationError(path, [f"'{owner_path}' has no '{name}'.{closest(name, known)}"])
+    return getattr(owner, name)
 
 
 def _from_path(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.hooks import hook_impl
@@ -15,11 +15,29 @@ from kedro_aat.adoption.commands import aat
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings
 
+if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
+
 logger = logging.getLogger(__name__)
 
 
 class AatHooks:
     """Finds mistakes before a run spends hours, and shows our errors above Kedro's traceback."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Makes the saved models of the project's catalog trust what its entries name by `class_path`.
+
+        Args:
+            context: The project's context, in a run, a command or a notebook.
+        """
+        from kedro_aat.datasets.trust import share_trust
+
+        try:
+            catalog = context.config_loader["catalog"]
+        except Exception:  # Kedro says so when the catalog is created
+            return
+        context.config_loader["catalog"] = share_trust(catalog)
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:

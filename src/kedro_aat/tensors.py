@@ -61,6 +61,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors | {alias: tensors[name] for alias, name in aliases.items()}
 
 
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def hash_tensors(named: Iterable[tuple[object, Tensor]]) -> str:
     """Returns a hash of the tensors' names, types, shapes and values."""
     digest = hashlib.blake2b(digest_size=16)

@@ -139,3 +139,28 @@ def test_nncf_file_of_a_project(demo: Demo) -> None:
     assert "exists already" in demo.kedro("aat", "from-nncf", "config.json", *out, code=1)
     demo.kedro("aat", "from-nncf", "config.json", *out, "--force")
     assert "max_drop: 0.2" in (demo.folder / out[1]).read_text()
+
+
+def test_model_of_another_library_is_named_once(demo: Demo) -> None:
+    demo.kedro("aat", "init")
+    demo.write("src/library.py", "from torch import nn\n\n\nclass Net(nn.Linear):\n    pass\n")
+    demo.edit("catalog_aat.yml", ("my_project.models.MyModel #", "library.Net #"))
+    demo.write(
+        "load.py",
+        """from pathlib import Path
+
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+from kedro_aat.datasets.recipe import build_module
+from kedro_aat.imports import Imported
+
+bootstrap_project(Path.cwd())
+with KedroSession.create(Path.cwd()) as session:
+    catalog = session.load_context().catalog
+    arguments = {"in_features": 2, "out_features": 2}
+    catalog.save("compressed_model", build_module(Imported(class_path="library.Net", init_args=arguments)))
+    assert type(catalog.load("compressed_model")).__module__ == "library"
+""",
+    )
+    demo.python("load.py")

@@ -39,4 +39,7 @@ def catalog(tmp_path: Path) -> DataCatalog:
         "filepath": str(tmp_path / "models" / "with_recipe"),
         "recipe": recipe,
     }
+    for name in ("model", "controller"):
+        entries[name]["trusted"] = ["tests"]  # where most modules that tests save are defined
+    entries["program"]["trusted"] = True
     return DataCatalog.from_config(entries)

@@ -141,12 +141,14 @@ KINDS = {
         "model",
         lambda: [built(num_classes=3), built(num_classes=5), NONE],
         lambda model: model.classifier.out_features,
+        {"trusted": ["tests"]},
     ),
     "controller": Kind(
         ControllerDataset,
         "controller",
         lambda: [with_example(0.3), sparsity_controller(0.5), with_example(0.5)],
         lambda controller: (controller.report(), controller.example_input is None),
+        {"trusted": ["tests"]},
     ),
     "onnx": Kind(
         OnnxDataset,
@@ -159,6 +161,7 @@ KINDS = {
         "model.pt2",
         lambda: [*(to_program(built(num_classes=number), INPUTS) for number in (3, 5)), NONE],
         lambda program: program.module()(INPUTS).shape,
+        {"trusted": True},
     ),
     "openvino": Kind(
         OpenvinoDataset,

@@ -6,13 +6,14 @@ import io
 import itertools
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.datasets.previews import open_small, require_small, shape_text, table
+from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export import NotExported
 from kedro_aat.storage import FileGroup
 
@@ -93,7 +94,14 @@ class OnnxDataset(_FileDataset):
     def _read(self, *paths: Path) -> ModelProto:
         import onnx
 
-        return onnx.load(str(paths[0]))
+        model = onnx.load(str(paths[0]), load_external_data=False)
+        # onnxruntime would read any file that the model names.
+        if names := list(_names_of_external_tensors(model)):
+            raise ModelError(
+                f"{self._filepath} refers to other files for {len(names)} of its tensors, such as {names[0]!r}; they "
+                "are not read. Save the model as one file: onnx.save(model, path)."
+            )
+        return model
 
     def _operators(self, path: Path) -> Iterator[tuple[str, str]]:
         import onnx
@@ -108,16 +116,44 @@ class OnnxDataset(_FileDataset):
         return (data.SerializeToString(),)
 
 
+def _names_of_external_tensors(message: Any) -> Iterator[str]:
+    """Names of the tensors in a part of an ONNX model, at any depth, whose values are in another file."""
+    from onnx import TensorProto
+
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if isinstance(value, MutableSequence) else [value]:
+                if isinstance(part, TensorProto) and part.data_location == TensorProto.EXTERNAL:
+                    yield part.name
+                yield from _names_of_external_tensors(part)
+
+
 class ExportedProgramDataset(_FileDataset):
     """A `torch.export` program in PyTorch's own `.pt2` format.
 
     Args:
         filepath: The file.
+        trusted: Whether the file may be loaded. It contains pickles and expressions, with which `torch.export.load`
+            runs any code that is in the file.
         metadata: For Kedro-Viz and other plugins.
     """
 
+    def __init__(self, *, filepath: str, trusted: bool = False, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        if not isinstance(trusted, bool):
+            raise ConfigurationError("trusted", [f"must be true or false, but got {trusted!r}"])
+        self._trusted = trusted
+
     def _read(self, *paths: Path) -> ExportedProgram:
         import torch
+
+        if paths[0].exists() and not self._trusted:
+            raise ModelError(
+                f"{self._filepath} was not loaded: loading a .pt2 file runs any code that is in it. Load the model "
+                "folder or the ONNX file of the same run instead, which run none (in the catalog of `kedro aat init`: "
+                "compressed_model, compressed_onnx). If you know where the file comes from, add this line to its "
+                "catalog entry:\n  trusted: true"
+            )
 
         return torch.export.load(paths[0])
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+# Pillow ignores suffixes, and would run Ghostscript for PostScript in a file called x.png.
+_FORMATS = ("PNG", "JPEG")
 _MAX_PREVIEW_CLASSES = 16
 _PREVIEW_SIDE = 96  # pixels; height and width of each image in a preview
 _MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}  # number of channels -> name in Pillow
@@ -51,10 +53,10 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         path, label = self.files[index]
         height, width = self._size
         try:
-            with pillow.open(path) as image:
+            with pillow.open(path, formats=_FORMATS) as image:
                 scaled = _in_mode(image, self._mode).resize((width, height), pillow.Resampling.BILINEAR)
-        # The file cannot be opened, its contents are not an image, or it would fill the memory.
-        except (OSError, pillow.DecompressionBombError) as error:
+        # The file cannot be opened, or its contents are no such image, or one of more than 179 million pixels.
+        except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read as an image: {error}. Replace the file, or remove it.") from None
         pixels = torch.from_numpy(np.array(scaled, dtype=np.float32) / 255)
         return pixels.reshape(height, width, -1).permute(2, 0, 1).contiguous(), label  # (C, H, W) in [0, 1]
@@ -132,7 +134,7 @@ class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
         sheet = pillow.new(_MODES[self._channels], (columns * _PREVIEW_SIDE, rows * _PREVIEW_SIDE))
         for index, file in enumerate(files):
             row, column = divmod(index, columns)
-            with pillow.open(file) as image:
+            with pillow.open(file, formats=_FORMATS) as image:
                 tile = _in_mode(image, sheet.mode).resize((_PREVIEW_SIDE, _PREVIEW_SIDE))
             sheet.paste(tile, (column * _PREVIEW_SIDE, row * _PREVIEW_SIDE))
         png = io.BytesIO()

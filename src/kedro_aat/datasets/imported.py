@@ -27,10 +27,11 @@ class ImportedModelDataset(RecordedArguments, AbstractDataset[Never, "nn.Module"
     """A module that is built from its import path and loaded with a state dict; read-only.
 
     Args:
-        class_path: Import path of a module class, or of a function that is annotated to return a module.
+        class_path: Import path of a module class, or of a class method or function that is annotated to return a
+            module. It stands in your own configuration, so the other entries of the catalog trust it.
         filepath: The state dict, as `.safetensors` or as written by `torch.save`; from the latter, only tensors and
             plain values are read. None keeps the initial weights of the module.
-        init_args: Keyword arguments of the class or function.
+        init_args: Keyword arguments of the class, class method or function.
         key: Key of the state dict in the file, such as `state_dict`, if the file contains more than the state dict.
         prefix: Prefix to remove from the names in the state dict, such as `model.` in a Lightning checkpoint. Names
             without the prefix are ignored.
@@ -130,6 +131,11 @@ def _read(path: Path, device: str = "cpu") -> Mapping[str, Any]:
         raise ModelError(
             f"{path} contains more than tensors and plain values, and is not unpickled. Save only the weights: "
             "torch.save(model.state_dict(), path)."
+        ) from None
+    except (EOFError, RuntimeError) as error:  # damaged; or TorchScript, which is code
+        raise ModelError(
+            f"{path} cannot be read as the weights of a model: {error}. Save them with "
+            "torch.save(model.state_dict(), path), or as safetensors."
         ) from None
     if not isinstance(contents, Mapping):
         raise ModelError(f"{path} must contain a state dict, but contains a {type(contents).__name__}.")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from kedro.io import DatasetError
+from pydantic import Field
+from safetensors import SafetensorError
 from torch import nn
 
 from kedro_aat.compression.build import build_controller
@@ -15,11 +19,12 @@ from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.datasets.previews import open_small, read_tensor_info, state_dict_table
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
-from kedro_aat.errors import AatError
+from kedro_aat.datasets.trust import Trust, Trusted
+from kedro_aat.errors import AatError, ModelError
 from kedro_aat.export import NotExported
 from kedro_aat.imports import Imported
 from kedro_aat.storage import FileGroup
-from kedro_aat.tensors import load_tensors, serialize_tensors
+from kedro_aat.tensors import hash_file, load_tensors, serialize_tensors
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +37,16 @@ _EXAMPLE = "example_input.safetensors"
 
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
+
+
+class _SavedRecipe(Recipe):
+    """How a saved module is built.
+
+    Attributes:
+        sha256: Name -> SHA-256 of the other files in the folder; empty if a version before 0.2.0 saved it.
+    """
+
+    sha256: dict[str, str] = Field(default_factory=dict)
 
 
 class _SavedCompression(Settings):
@@ -72,21 +87,37 @@ class ModelDataset(_FolderDataset[nn.Module | NotExported, nn.Module]):
     Args:
         filepath: The folder.
         recipe: `class_path` and `init_args` of the module, if it was not built by `build_module`.
+        class_path: The only class, class method or function that the folder may have built when it is loaded.
+        trusted: Without a `class_path`, the folder may name module classes of `torch.nn`, `kedro_aat`, the project's
+            own package and of the packages and modules in this list, and functions of those in this list that are
+            annotated to return a module. A full import path allows that class or function alone. In a Kedro project,
+            what other entries of the catalog build from a `class_path` is trusted, too.
         metadata: For Kedro-Viz and other plugins.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (_RECIPE, _TENSORS)
 
     def __init__(
-        self, *, filepath: str, recipe: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        filepath: str,
+        recipe: dict[str, Any] | None = None,
+        class_path: str | None = None,
+        trusted: Trusted | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
         self._recipe = None if recipe is None else Imported.model_validate(recipe)
+        self._trust = Trust(class_path, trusted, self._recipe)
 
     def load(self) -> nn.Module:
-        """Builds the module on the CPU in evaluation mode, and loads its tensors."""
-        module = build_module(Recipe.model_validate(_read_json(self._files.path(_RECIPE))))
-        module.load_state_dict(load_tensors(self._files.path(_TENSORS)))
+        """Builds the module on the CPU in evaluation mode, and loads its tensors.
+
+        Raises:
+            ModelError: The recipe names what the catalog entry does not trust, or a file is damaged.
+        """
+        module = _load_module(self._files, self._trust)
+        _load_state(module, self._files.path(_TENSORS))
         return module.eval()
 
     def save(self, data: nn.Module | NotExported) -> None:
@@ -114,21 +145,39 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
     Args:
         filepath: The folder. It contains `recipe.json`, `compression.json`, `model.safetensors` (with the masks), and
             `example_input.safetensors` if the controller has an example input.
+        class_path: As for `ModelDataset`.
+        trusted: As for `ModelDataset`.
         metadata: For Kedro-Viz and other plugins.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (_RECIPE, _TENSORS, _COMPRESSION, _EXAMPLE)
 
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        class_path: str | None = None,
+        trusted: Trusted | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._trust = Trust(class_path, trusted)
+
     def load(self) -> ModelController:
-        """Builds the model and the controller, and loads the state of both."""
+        """Builds the model and the controller, and loads the state of both.
+
+        Raises:
+            ModelError: The recipe names what the catalog entry does not trust, or a file is damaged.
+        """
+        module = _load_module(self._files, self._trust)
         compression = _SavedCompression.model_validate(_read_json(self._files.path(_COMPRESSION)))
         example = self._files.path(_EXAMPLE)
         controller = build_controller(
-            build_module(Recipe.model_validate(_read_json(self._files.path(_RECIPE)))),
+            module,
             compression.settings,
             example_input=load_tensors(example)["input"] if example.exists() else None,
         )
-        controller.model.load_state_dict(load_tensors(self._files.path(_TENSORS)))
+        _load_state(controller.model, self._files.path(_TENSORS))
         controller.load_state(compression.state)
         return controller
 
@@ -142,11 +191,10 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
             recipe = recipe_of(data.model)
         except AatError as error:
             raise DatasetError(str(error)) from error
-        files = _module_files(data.model, recipe)
-        files[_COMPRESSION] = json.dumps(data.get_compression_state(), indent=2).encode()
+        more = {_COMPRESSION: json.dumps(data.get_compression_state(), indent=2).encode()}
         if data.example_input is not None:
-            files[_EXAMPLE] = serialize_tensors({"input": data.example_input})
-        self._files.replace(files)
+            more[_EXAMPLE] = serialize_tensors({"input": data.example_input})
+        self._files.replace(_module_files(data.model, recipe, more))
 
     def preview(self) -> JSONPreview:
         """How the model is built and compressed; for Kedro-Viz."""
@@ -159,11 +207,33 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
         return self._files.path(_COMPRESSION).exists()
 
 
-def _module_files(module: nn.Module, recipe: Imported) -> dict[str, bytes]:
-    return {
-        _RECIPE: recipe.model_dump_json(indent=2).encode(),
-        _TENSORS: serialize_tensors(module.state_dict()),
-    }
+def _module_files(module: nn.Module, recipe: Imported, more: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """The files of a module and more files; the recipe has their checksums."""
+    files = {_TENSORS: serialize_tensors(module.state_dict())} | dict(more or {})
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    saved = recipe.model_dump(mode="json") | {"sha256": checksums}
+    return files | {_RECIPE: json.dumps(saved, indent=2).encode()}
+
+
+def _load_module(files: FileGroup, trust: Trust) -> nn.Module:
+    """Builds the module of a folder, without its tensors, if it is trusted and no file of the folder is damaged."""
+    saved = _SavedRecipe.model_validate(_read_json(files.path(_RECIPE)))
+    trust.require(saved)
+    for name in (_TENSORS, _COMPRESSION, _EXAMPLE):  # not what the file names: that could be any path
+        path = files.path(name)
+        if name in saved.sha256 and hash_file(path) != saved.sha256[name]:
+            raise ModelError(
+                f"{path} is damaged: its SHA-256 is not the one in {_RECIPE}. Copy the folder again, or run the node "
+                "that wrote it."
+            )
+    return build_module(saved)
+
+
+def _load_state(module: nn.Module, path: Path) -> None:
+    try:
+        module.load_state_dict(load_tensors(path))
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{path} does not have the tensors of this {type(module).__name__}: {error}") from None
 
 
 def _read_json(path: Path) -> Any:

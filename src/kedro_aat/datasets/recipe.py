@@ -20,8 +20,9 @@ class Recipe(Imported):
     """Instructions to build a module.
 
     Attributes:
-        class_path: Import path of a module class, or of a function that is annotated to return a module.
-        init_args: Keyword arguments of the class or function.
+        class_path: Import path of a module class, or of a class method or function that is annotated to return a
+            module.
+        init_args: Keyword arguments of the class, class method or function.
         plan: The cut plan that is applied to the new module; empty if nothing was cut.
         quantized: The layers that hold int8 after the cut; None for a module in full precision.
     """
@@ -34,8 +35,8 @@ def build_module(recipe: Imported) -> nn.Module:
     """Builds a module, cuts and quantizes it as the recipe says, and stores the recipe in it, so that it can be saved.
 
     Args:
-        recipe: Names a module class, or a function that is annotated to return a module. Anything else is refused,
-            because a recipe may come from an untrusted file.
+        recipe: Names a module class, or a class method or function that is annotated to return a module. It is
+            imported and called, so a recipe from a file must be trusted: load the file with a `ModelDataset`.
 
     Raises:
         ConfigurationError: The import path does not exist, or the arguments do not match.
@@ -49,7 +50,11 @@ def build_module(recipe: Imported) -> nn.Module:
             f"{recipe.class_path} does not return a torch.nn.Module: name a module class, or annotate the function "
             "with the module class that it returns."
         )
-    module: nn.Module = recipe.build()
+    module = recipe.build()
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"{recipe.class_path} returned a {type(module).__name__}, not the torch.nn.Module it promises."
+        )
     object.__setattr__(module, _RECIPE, Imported(class_path=recipe.class_path, init_args=recipe.init_args))
     if isinstance(recipe, Recipe):
         module = apply_cut_plan(module, recipe.plan)
@@ -93,8 +98,10 @@ def recipe_of(module: nn.Module, built: Imported | None = None) -> Imported:
 
 def _returns_module(target: Any) -> bool:
     if not inspect.isclass(target):
+        owner = getattr(target, "__self__", None)  # the class, if it is a class method
         try:
             target = typing.get_type_hints(target).get("return")
         except (NameError, TypeError):  # not a function, or an annotation that only type checkers can resolve
             return False
+        target = owner if target is typing.Self else target
     return inspect.isclass(target) and issubclass(target, nn.Module)

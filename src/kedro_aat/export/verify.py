@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -59,7 +58,7 @@ def verify_onnx(onnx_model: onnx.ModelProto, model: nn.Module, inputs: Tensor, *
 
 
 def verify_program(program: ExportedProgram, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
-    """Save a program to a temporary `.pt2` file, load it, and compare it with its model in evaluation mode.
+    """Save a program in the format of a `.pt2` file, load it, and compare it with its model in evaluation mode.
 
     Args:
         program: Result of `to_program` for the model.
@@ -107,11 +106,15 @@ class _Program(nn.Module):
 
 
 def read_back(program: ExportedProgram) -> nn.Module:
-    """Write a program to a temporary `.pt2` file, and return the loaded program as a module."""
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        path = Path(folder) / "program.pt2"
-        torch.export.save(program, path)
-        return _Program(torch.export.load(path))
+    """Write a program in the format of a `.pt2` file, and return the program that is read from it as a module.
+
+    Reading runs code that is in the file, so it stays in memory, where nobody else can write.
+    """
+    file = io.BytesIO()
+    with quiet():
+        torch.export.save(program, file)
+        file.seek(0)
+        return _Program(torch.export.load(file))
 
 
 def count_zeros(onnx_model: onnx.ModelProto, names: Iterable[str]) -> tuple[int, int]:
