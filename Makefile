@@ -11,7 +11,7 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow mutants lint types docs benchmark audit lock
+.PHONY: help setup run clean-run viz test test-slow torture mutants lint types docs benchmark audit lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,11 @@ viz: $(SETUP)  ## Show the pipeline and its results in the browser
 # One of the tests builds the documentation.
 test: lint types  ## Check everything but the slow tests, on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+KILLS ?= 100
+SEED ?= 0
+torture: $(SETUP)  ## Kill real runs at random instants, and compare how they end; `KILLS=20 SEED=1` for others
+	$(BIN)/python -m tests.torture --kills $(KILLS) --seed $(SEED)
 
 test-slow: $(SETUP)  ## Run the slow tests
 	$(BIN)/pytest -m slow $(ARGS)

@@ -70,6 +70,7 @@ class Command:
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        request.output.touch()  # so that it can be read before the command has begun
         self._connection = Client(os.environ[ADDRESS])
         self._connection.send(request)
         self._exit_code: int | None = None

@@ -9,25 +9,11 @@ import signal
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from tests.forks import Command
 from tests.projects import Project
-
-LOOP = ("--from-nodes", "evaluate_baseline", "--to-nodes", "finetune_adaptively")
-
-
-def _allow(num_epochs: int) -> dict[str, int]:
-    return {"aat.search.maximal_total_epochs": num_epochs}
-
-
-def _copy(finished: Project, folder: Path) -> Project:
-    copy = finished.copy(folder)
-    shutil.rmtree(copy.models / "checkpoints")
-    return copy
+from tests.torture import differences, kill, torture
 
 
 def _wait_for_checkpoint(project: Project, number: int, command: Command) -> None:
@@ -37,41 +23,49 @@ def _wait_for_checkpoint(project: Project, number: int, command: Command) -> Non
     raise AssertionError(f"checkpoint {number} was never written:\n{command.output}")
 
 
-def _without_times(trajectory: pd.DataFrame) -> pd.DataFrame:
-    return trajectory.drop(columns="seconds")
+def test_kills_change_nothing(finished: Project, project: Project) -> None:
+    """A short `make torture`: from nothing to the summary, with a kill in an epoch and one in the export."""
+    number, delay = random.randint(1, 4), random.uniform(0, 0.2)
+    export_delay = random.uniform(0, 3)
+    print(f"killed {delay} s after checkpoint {number}, and {export_delay} s after the beginning of the export")
 
-
-@pytest.mark.parametrize("num_epochs", [6, pytest.param(14, marks=pytest.mark.slow)])
-def test_sigkill_at_random_epochs_changes_nothing(num_epochs: int, finished: Project, tmp_path: Path) -> None:
-    uninterrupted = _copy(finished, tmp_path / "uninterrupted")
-    uninterrupted.run(*LOOP, **_allow(num_epochs))
-
-    killed = _copy(finished, tmp_path / "killed")
-    kills = sorted(random.sample(range(1, num_epochs), 2))
-    print("killed after the checkpoints", kills)  # shown if the test fails
-    for number in kills:
-        command = killed.start(*LOOP, **_allow(num_epochs))
-        _wait_for_checkpoint(killed, number, command)
-        time.sleep(random.uniform(0, 0.2))  # anywhere in an epoch, or while the next checkpoint is written
-        os.killpg(command.pid, signal.SIGKILL)
-        assert command.wait() == -signal.SIGKILL
+    command = project.start("--pipelines", "aat")
+    _wait_for_checkpoint(project, number, command)
+    time.sleep(delay)  # anywhere in an epoch, or while the next checkpoint is written
+    os.killpg(command.pid, signal.SIGKILL)
+    assert command.wait() == -signal.SIGKILL
+    assert "Continuing after epoch" in kill(project, "export_model", export_delay).output
     # It goes on in a process that shares nothing with the others, not even the order of its sets.
-    output = killed.spawn(*LOOP, **_allow(num_epochs))
+    project.spawn("--pipelines", "aat")
+    assert differences(project, finished) == []
 
-    assert "Continuing after epoch" in output
-    pd.testing.assert_frame_equal(
-        _without_times(killed.trajectory), _without_times(uninterrupted.trajectory), check_exact=True
-    )
-    one, other = (
-        load_file(project.models / "fine_tuned_controller/model.safetensors") for project in (killed, uninterrupted)
-    )
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
+
+@pytest.mark.slow
+def test_torture_finds_no_difference(tmp_path: Path) -> None:
+    assert torture(num_kills=10, seed=random.randrange(1000), folder=tmp_path) == 0
+
+
+def test_torture_sees_a_changed_weight_and_a_changed_number(finished: Project, tmp_path: Path) -> None:
+    copy = finished.copy(tmp_path)
+    assert differences(copy, finished) == []
+    weights = copy.models / "compressed_model/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    summary = copy.folder / "data/08_reporting/aat_summary.json"
+    summary.write_text(summary.read_text().replace('"seed": 0', '"seed": 1'))
+    (copy.folder / "data/08_reporting/trajectory.parquet").unlink()
+    assert [text.partition(":")[0] for text in differences(copy, finished)] == [
+        "08_reporting/trajectory.parquet",
+        "06_models/compressed_model/model.safetensors",
+        "08_reporting/aat_summary.json.seed",
+    ]
 
 
 def test_ctrl_c_says_how_to_go_on(finished: Project, tmp_path: Path) -> None:
-    project = _copy(finished, tmp_path / "stopped")
-    command = project.start("--from-nodes", "evaluate_baseline", **_allow(14))
+    project = finished.copy(tmp_path / "stopped")
+    shutil.rmtree(project.models / "checkpoints")
+    command = project.start("--from-nodes", "evaluate_baseline", **{"aat.search.maximal_total_epochs": 14})
     _wait_for_checkpoint(project, 3, command)
     os.kill(command.pid, signal.SIGINT)
     assert command.wait() > 0
