@@ -185,6 +185,16 @@ def test_file_where_a_folder_should_be_is_kept(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
+def test_folder_where_a_file_should_be_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine.pt").touch()
+    group = FileGroup(tmp_path, NAMES, prefix="a")
+    for files in ({"a": b"1"}, {"b": b"2"}):
+        with pytest.raises(StorageError, match="a is a folder, so no file is written there"):
+            group.replace(files)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a", "a/mine.pt"]
+
+
 # --- two writers ------------------------------------------------------------------------------------------------
 
 

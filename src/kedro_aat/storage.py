@@ -130,7 +130,9 @@ class FileGroup:
                 self.folder.rmdir()
 
     def mistakes(self) -> list[str]:
-        """Says which files of others are in the folder, if the group has it to itself."""
+        """Says what of others is where the files go: folders, and any files if the group has its folder to itself."""
+        if folders := [path for name in self._names if (path := self.folder / name).is_dir()]:
+            return [f"{folders[0]} is a folder, so no file is written there: give another path, or move it away."]
         if self._prefix or not self.folder.is_dir():
             return []
         # Hidden files are left alone: file managers, network file systems and Git's users put them anywhere.
