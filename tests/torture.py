@@ -147,7 +147,7 @@ def torture(num_kills: int, seed: int, folder: Path) -> int:
     while killed.total() < num_kills:
         project = Project.create(folder / f"killed-{killed.total()}")
         num_here = min(KILLS_PER_PROJECT, num_kills - killed.total())
-        instants = []
+        instants: list[str] = []
         while len(instants) < num_here:
             node = generator.choice(list(seconds))
             delay = generator.uniform(0, seconds[node])
