@@ -38,7 +38,7 @@ class MetricError(AatError, ValueError):
 
 
 class CheckpointError(AatError):
-    """A checkpoint cannot be written, or none can be read."""
+    """A checkpoint, or the ledger, cannot be written or read: damage, the disk, another process, another version."""
 
 
 class ExportError(AatError):

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from kedro_aat.nncf.statistics import TrainingLoopStatistics
 from kedro_aat.search.policy import Problem, SearchPolicy
 from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.training.checkpoints import CheckpointStore
+from kedro_aat.training.checkpoints.recovery import recover
 from kedro_aat.training.identity import fingerprint
 from kedro_aat.training.loop import adaptive_problem, certify_evaluations, fine_tune
 from kedro_aat.training.progress import LoopProgress
@@ -39,6 +40,8 @@ class BaseEarlyExitCompressionTrainingLoop:
         lr_updates_needed: Whether the loop steps the learning-rate schedulers after each epoch.
         verbose: Whether to show progress.
         dump_checkpoints: Whether to keep checkpoints on disk; without them a killed run starts over.
+        after_upgrade: Whether an unfinished run of another version of kedro-aat is continued (`continue`), or a new one
+            begins beside it (`start_anew`); None raises an error if there is one.
 
     Attributes:
         outcome: How the run ended; None until then.
@@ -56,12 +59,14 @@ class BaseEarlyExitCompressionTrainingLoop:
         lr_updates_needed: bool = True,
         verbose: bool = True,
         dump_checkpoints: bool = True,
+        after_upgrade: Literal["continue", "start_anew"] | None = None,
     ) -> None:
         self.nncf_config = NNCFConfig.from_dict(nncf_config)
         self.compression_controller = compression_controller
         self.lr_updates_needed = lr_updates_needed
         self.verbose = verbose
         self.dump_checkpoints = dump_checkpoints
+        self.after_upgrade = after_upgrade
         self.outcome: Outcome | None = None
         self.history: list[EpochRecord] = []
         self._settings = AccuracyAwareSettings.from_config(self.nncf_config)
@@ -136,14 +141,20 @@ class BaseEarlyExitCompressionTrainingLoop:
             folder = Path(log_dir or "runs")
             if not self.dump_checkpoints:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            judged = {"budget": self._budget, "problem": self._problem}
             identity = {
                 "config": self.nncf_config,
-                "budget": self._budget.model_dump(),
-                "problem": self._problem.model_dump(),
+                **{name: part.identity() for name, part in judged.items()},
                 "model": fingerprint(model),
                 "functions": callables.fingerprint,
             }
-            checkpoints = stack.enter_context(CheckpointStore(folder).open(identity, reuse_finished=False))
+            store = CheckpointStore(folder)
+            whole = {name: part.identity(defaults=True) for name, part in judged.items()}
+            opened = store.open(
+                identity, ingredients=identity | whole, reuse_finished=False, after_upgrade=self.after_upgrade
+            )
+            checkpoints = stack.enter_context(opened)
+            recover(runner, self._policy, self._problem, self._budget, checkpoints)
             result = fine_tune(
                 runner,
                 self._policy,
@@ -216,6 +227,7 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
         minimal_compression_rate: Lowest rate worth returning, in [0, 1).
         maximal_compression_rate: Highest rate to try, in [0, 1); the controller may lower it.
         dump_checkpoints: Whether to keep checkpoints on disk; without them a killed run starts over.
+        after_upgrade: As in the base class.
 
     Raises:
         ConfigurationError: Lists every mistake in the configuration.
@@ -231,6 +243,7 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
         minimal_compression_rate: float = 0.0,
         maximal_compression_rate: float = 0.95,
         dump_checkpoints: bool = True,
+        after_upgrade: Literal["continue", "start_anew"] | None = None,
     ) -> None:
         super().__init__(
             nncf_config,
@@ -239,6 +252,7 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
             lr_updates_needed,
             verbose,
             dump_checkpoints,
+            after_upgrade,
         )
         self._policy = self._settings.search
         self._problem = adaptive_problem(
