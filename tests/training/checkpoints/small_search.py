@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kedro_aat.budget import BudgetSettings
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.config import AatSettings
@@ -21,7 +22,6 @@ from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.stage import SearchStage
 
 SETTINGS: dict[str, Any] = {
-    "budget": {"max_drop": 0.25},
     "search": {"kind": "frontier", "maximal_total_epochs": 8},
     "training": {
         "batch_size": 8,
@@ -82,15 +82,31 @@ class Ended:
         return [vars(row) | {"seconds": 0.0} for row in self.result.history]
 
 
-def search(root: Path, *, stop_after: int | None = None, **training: Any) -> Ended:
+def search(
+    root: Path,
+    *,
+    stop_after: int | None = None,
+    max_drop: float = 0.25,
+    polish_share: float = 0.4,
+    choice: BudgetSettings | None = None,
+    **training: Any,
+) -> Ended:
     """Runs the search, or continues it.
 
     Args:
         root: Folder of the store.
         stop_after: Number of epochs after which the run is interrupted; None for never.
+        max_drop: The budget.
+        polish_share: Share of the epochs that settle on a rate; with 0 an early epoch is the best.
+        choice: Another budget, for which a model is chosen without training.
         **training: Settings of the training that differ from `SETTINGS`.
     """
-    settings = AatSettings.model_validate(SETTINGS | {"training": SETTINGS["training"] | training})
+    changes = {
+        "budget": {"max_drop": max_drop},
+        "search": SETTINGS["search"] | {"polish_share": polish_share},
+        "training": SETTINGS["training"] | training,
+    }
+    settings = AatSettings.model_validate(SETTINGS | changes)
     stage = SearchStage(
         policy=settings.search,
         training=settings.training,
@@ -106,7 +122,7 @@ def search(root: Path, *, stop_after: int | None = None, **training: Any) -> End
 
     class Writer(NoWriter):
         def add_scalar(self, name: str, value: float, epoch: int) -> None:
-            if epoch not in trained:
+            if name == "metric/validation":
                 trained.append(epoch)
             if stop_after is not None and epoch >= stop_after:
                 raise KeyboardInterrupt
@@ -120,6 +136,7 @@ def search(root: Path, *, stop_after: int | None = None, **training: Any) -> End
         settings.budget.budget(BASELINE, higher_is_better=True),
         CheckpointStore(root),
         lambda run, next_epoch: Writer(),
+        choice,
     )
     model = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
     return Ended(ended.fine_tuned, root / ended.run, model, trained)

@@ -96,7 +96,7 @@ def load_or_next_best(
                     row.metric,
                 )
                 return checkpoints.load(row.checkpoint)
-        raise
+        raise CheckpointError(f"{error}. No other checkpoint on disk keeps the budget") from error
 
 
 def recover(
@@ -131,7 +131,7 @@ def recover(
         except CheckpointError as error:
             start = _start_before(best.checkpoint, policy, checkpoints)
             logger.warning(
-                "%s. No other checkpoint keeps the budget, so the epochs after checkpoint %d are trained again.",
+                "%s. The epochs after checkpoint %d are trained again.",
                 error,
                 start,
             )
@@ -142,7 +142,7 @@ def recover(
 
 
 def _is_worth_returning(row: EpochRecord, minimal_rate: float) -> bool:
-    return row.fully_compressed and row.achieved_rate > 0 and row.requested_rate >= minimal_rate
+    return row.fully_compressed and row.requested_rate > 0 and row.requested_rate >= minimal_rate
 
 
 def _start_before(number: int, policy: SearchPolicy[Any], checkpoints: RunCheckpoints) -> int:

@@ -17,6 +17,7 @@ import logging
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -86,10 +87,12 @@ class CheckpointStore:
                             f"Another process holds the run in {folder}. Wait until it ends, or stop it."
                         ) from None
                     continue
-                if reuse_finished or not run.is_finished:
-                    run.record(name, known)
-                    return run
-                run.close()
+                with ExitStack() as stack:
+                    stack.callback(run.close)
+                    if reuse_finished or not run.is_finished:
+                        run.prepare(name, known)
+                        stack.pop_all()
+                        return run
         raise AssertionError("there is always another name")
 
     def _folders(
@@ -171,9 +174,6 @@ class RunCheckpoints:
         self._writer = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
         self._lost: set[int] = set()
-        if is_writable:
-            for torn in folder.glob(".writing-*"):
-                _remove(torn)
 
     def __enter__(self) -> Self:
         return self
@@ -192,15 +192,19 @@ class RunCheckpoints:
             if self._lock is not None:
                 self._lock.release()
 
-    def record(self, name: str, ingredients: dict[str, Any]) -> None:
-        """Writes what identifies the run and which version writes it, unless that is known.
+    def prepare(self, name: str, ingredients: dict[str, Any]) -> None:
+        """Removes what a killed process was writing, and writes what identifies the run and which version writes it.
 
         Args:
             name: Name of the run, which is not that of its folder if the run of another version is continued.
             ingredients: What identifies the run, with all settings.
         """
+        if not self._is_writable:
+            return
+        for torn in self.folder.glob(".writing-*"):
+            _remove(torn)
         known = RunRecord.read(self.folder)
-        if not self._is_writable or (known is not None and known.version == __version__):
+        if known is not None and known.version == __version__:
             return
         about: dict[str, Any] = {"name": name}
         if known is not None:
