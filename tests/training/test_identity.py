@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ OTHER = {
 
 
 @pytest.fixture
-def hash_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+def hash_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
     """The hash of the function `train` in a source."""
     monkeypatch.syspath_prepend(tmp_path)
     names: list[str] = []
@@ -39,7 +39,7 @@ def hash_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         importlib.invalidate_caches()
         return hash_sources([importlib.import_module(names[-1]).train])
 
-    yield hash_of  # type: ignore[misc]
+    yield hash_of
     for name in names:
         del sys.modules[name]
 

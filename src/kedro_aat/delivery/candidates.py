@@ -127,7 +127,8 @@ def front_records(trajectory: pd.DataFrame, available: list[int]) -> list[EpochR
     """
     # An unknown value is None in a record, and NaN or NA in a table.
     known = trajectory.astype("object").where(trajectory.notna(), None)
-    history = [EpochRecord.from_row(row) for row in known.rename(columns=str).to_dict("records")]
+    rows = known.to_dict("records")
+    history = [EpochRecord.from_row({str(key): value for key, value in row.items()}) for row in rows]
     numbers = pareto_front(history, available)
     return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
 

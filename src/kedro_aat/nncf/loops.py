@@ -40,10 +40,10 @@ class BaseEarlyExitCompressionTrainingLoop:
         lr_updates_needed: Whether the loop steps the learning-rate schedulers after each epoch.
         verbose: Whether to show progress.
         dump_checkpoints: Whether to keep checkpoints on disk; without them a killed run starts over.
-        after_upgrade: Whether an unfinished run of another version of kedro-aat is continued (`continue`), or a new one
-            begins beside it (`start_anew`); None raises an error if there is one.
 
     Attributes:
+        after_upgrade: Whether an unfinished run of another version of kedro-aat is continued (`continue`), or a new one
+            begins beside it (`start_anew`); None raises an error if there is one. Set it before `run`.
         outcome: How the run ended; None until then.
         history: The trajectory, one `EpochRecord` per epoch.
 
@@ -59,14 +59,13 @@ class BaseEarlyExitCompressionTrainingLoop:
         lr_updates_needed: bool = True,
         verbose: bool = True,
         dump_checkpoints: bool = True,
-        after_upgrade: Literal["continue", "start_anew"] | None = None,
     ) -> None:
         self.nncf_config = NNCFConfig.from_dict(nncf_config)
         self.compression_controller = compression_controller
         self.lr_updates_needed = lr_updates_needed
         self.verbose = verbose
         self.dump_checkpoints = dump_checkpoints
-        self.after_upgrade = after_upgrade
+        self.after_upgrade: Literal["continue", "start_anew"] | None = None
         self.outcome: Outcome | None = None
         self.history: list[EpochRecord] = []
         self._settings = AccuracyAwareSettings.from_config(self.nncf_config)
@@ -227,7 +226,6 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
         minimal_compression_rate: Lowest rate worth returning, in [0, 1).
         maximal_compression_rate: Highest rate to try, in [0, 1); the controller may lower it.
         dump_checkpoints: Whether to keep checkpoints on disk; without them a killed run starts over.
-        after_upgrade: As in the base class.
 
     Raises:
         ConfigurationError: Lists every mistake in the configuration.
@@ -243,7 +241,6 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
         minimal_compression_rate: float = 0.0,
         maximal_compression_rate: float = 0.95,
         dump_checkpoints: bool = True,
-        after_upgrade: Literal["continue", "start_anew"] | None = None,
     ) -> None:
         super().__init__(
             nncf_config,
@@ -252,7 +249,6 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
             lr_updates_needed,
             verbose,
             dump_checkpoints,
-            after_upgrade,
         )
         self._policy = self._settings.search
         self._problem = adaptive_problem(

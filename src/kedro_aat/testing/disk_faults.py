@@ -56,7 +56,9 @@ class Disk:
                 self.operate()
             return opened(file, mode, *args, **kwargs)
 
-        operations = {name: counted(getattr(os, name)) for name in ("mkdir", "fsync", "rename", "replace")}
+        operations: dict[str, Any] = {
+            name: counted(getattr(os, name)) for name in ("mkdir", "fsync", "rename", "replace")
+        }
         with mock.patch.multiple(os, **operations), mock.patch.object(io, "open", open_):
             yield
 
@@ -96,6 +98,6 @@ def read_only() -> Iterator[None]:
             refuse()
         return opened_as_file(file, mode, *args, **kwargs)
 
-    refused = dict.fromkeys(("rename", "replace", "unlink", "rmdir", "utime"), refuse)
+    refused: dict[str, Any] = dict.fromkeys(("rename", "replace", "unlink", "rmdir", "utime"), refuse)
     with mock.patch.multiple(os, open=open_, mkdir=mkdir, **refused), mock.patch.object(io, "open", open_as_file):
         yield
