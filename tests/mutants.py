@@ -38,12 +38,12 @@ MODULES: dict[str, tuple[str, list[str], list[str]]] = {
         [],
     ),
     "checkpoints": (
-        "training/checkpoints.py",
-        ["tests/training/test_checkpoints.py"],
+        "training/checkpoints/[fs]*.py",
+        ["tests/training/checkpoints/test_store.py"],
         [
-            "tests/training/test_checkpoints.py::TestEveryStore::test_every_byte_of_a_checkpoint_counts",
-            "tests/training/test_checkpoints.py::TestEveryStore::test_two_processes_cannot_hold_one_run",
-            "tests/training/test_checkpoints.py::TestEveryStore::test_run_of_a_killed_process_is_free",
+            "tests/training/checkpoints/test_store.py::TestEveryStore::test_every_byte_of_a_checkpoint_counts",
+            "tests/training/checkpoints/test_store.py::TestEveryStore::test_two_processes_cannot_hold_one_run",
+            "tests/training/checkpoints/test_store.py::TestEveryStore::test_run_of_a_killed_process_is_free",
         ],
     ),
     "delivery": (

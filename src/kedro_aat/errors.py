@@ -37,12 +37,12 @@ class MetricError(AatError, ValueError):
     """A metric that is not a finite number; the message names its epoch."""
 
 
-class CheckpointError(AatError):
-    """A checkpoint cannot be written, or none can be read."""
-
-
 class StorageError(AatError):
     """A path that cannot be used, or files that cannot be written; nothing is lost."""
+
+
+class CheckpointError(StorageError):
+    """A checkpoint, or the ledger, cannot be written or read: damage, the disk, another process, another version."""
 
 
 class ExportError(AatError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kedro_aat.disk import disk_errors, sync
 from kedro_aat.errors import StorageError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ _PENDING = ".kedro-aat-pending"  # a folder with files that are complete, but no
 _LOCK = ".kedro-aat-lock"
 _REMOVED = ".removed"  # in a pending folder: there is no file of this name any more
 
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)  # some network file systems do not flush folders
 _MAX_LISTED = 5  # files of others in a message
 
 
@@ -52,18 +51,6 @@ def local_path(path: str | Path) -> Path:
 
 
 @contextmanager
-def failures_reported(target: Path) -> Iterator[None]:
-    """Turns an error of the file system into a `StorageError` about `target`."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{target} cannot be written: {error}. Nothing is damaged: either all files from before or all new ones "
-            "are in use. Mend the cause, and run again."
-        ) from error
-
-
-@contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Yields the path of a new file, which takes the place of `target` if the block ends without an error.
 
@@ -72,9 +59,9 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     with _writing(target.parent, target.name, target) as new:
         yield new / target.name
-        _sync(new / target.name)
+        sync(new / target.name)
         (new / target.name).replace(target)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 class FileGroup:
@@ -116,10 +103,10 @@ class FileGroup:
             for name in self._names:
                 path = new / (name if name in files else f"{name}{_REMOVED}")
                 path.write_bytes(files.get(name, b""))
-                _sync(path)
-            _sync(new)
+                sync(path)
+            sync(new)
             new.rename(self._pending)
-            _sync(self.folder)
+            sync(self.folder)
             self._move_pending()
 
     def remove(self) -> None:
@@ -156,14 +143,14 @@ class FileGroup:
             elif (removed := self._pending / f"{name}{_REMOVED}").exists():
                 (self.folder / name).unlink(missing_ok=True)
                 removed.unlink()
-        _sync(self.folder)
+        sync(self.folder)
         self._pending.rmdir()
 
 
 @contextmanager
 def _writing(folder: Path, prefix: str, target: Path) -> Iterator[Path]:
     """Yields a new hidden folder for files that will become `target`; only one process at a time gets one."""
-    with failures_reported(target):
+    with disk_errors(target, kind=StorageError):
         _make_folder(folder)
         with _locked(folder / _hidden(prefix, _LOCK), target) as is_locked:
             if is_locked:
@@ -226,16 +213,4 @@ def _make_folder(folder: Path) -> None:
     folders = [path for path in (missing, *missing.parents) if not path.is_dir()]
     for path in reversed(folders):
         path.mkdir(exist_ok=True)
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not (path.is_dir() and error.errno in _NO_FOLDER_SYNC):
-            raise
-    finally:
-        os.close(descriptor)
+        sync(path.parent)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -28,10 +28,32 @@ class Settings(BaseModel):
     # `protected_namespaces` is emptied because `model` is a natural key for us.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    # Fields on which no result depends, so that they identify no run.
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset()
+
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
         """Reads settings from plain data; see `parse`."""
         return parse(cls, obj, **options)
+
+    def identity(self, include: Collection[str] | None = None, *, defaults: bool = False) -> dict[str, Any]:
+        """Returns what identifies these settings, as JSON data.
+
+        Settings at their defaults are left out, so that a setting that a later version adds changes nothing. The tag
+        of a union (`kind`, `algorithm`) is always there.
+
+        Args:
+            include: Names of the fields; None for all.
+            defaults: Whether settings at their defaults are included too.
+        """
+        dumped = self.model_dump(mode="json", include=None if include is None else set(include))
+        return {
+            name: _identity_of(getattr(self, name), dumped[name], defaults)
+            for name, field in type(self).model_fields.items()
+            if name in dumped
+            and name not in self.WITHOUT_EFFECT
+            and (defaults or _is_tag(field) or getattr(self, name) != field.get_default(call_default_factory=True))
+        }
 
     def lookup_mistakes(self, key: str) -> list[str]:
         """Lists mistakes that show only when what the settings name is looked up, such as a wrong import path.
@@ -46,6 +68,18 @@ class Settings(BaseModel):
             if isinstance(value, Settings)
             for mistake in value.lookup_mistakes(f"{key}.{name}")
         ]
+
+
+def _identity_of(value: Any, dumped: Any, defaults: bool) -> Any:
+    if isinstance(value, Settings):
+        return value.identity(defaults=defaults)
+    if isinstance(value, list | tuple):
+        return [_identity_of(item, plain, defaults) for item, plain in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def _is_tag(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 
 def parse(model: type[T], data: Any, *, where: str | None = None, **options: Any) -> T:

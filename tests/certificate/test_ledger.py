@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kedro_aat.certificate.ledger import CertificateLedger
-from kedro_aat.errors import DataError
+from kedro_aat.errors import CheckpointError, DataError
+from kedro_aat.testing.disk_faults import ERRORS, Disk, read_only, without_locks
 
 ONE: dict[str, str | float] = {"model": "a", "tolerated_drop": 0.01}
 OTHER: dict[str, str | float] = {"model": "b", "tolerated_drop": 0.01}
@@ -70,3 +72,43 @@ def test_of_many_processes_one_has_the_split(path: Path) -> None:
     owners = {process.communicate(timeout=60)[0].strip() for process in started}
     assert len(owners) == 1
     assert json.loads(path.read_text())["split"]["subject"]["model"] in owners
+
+
+# --- a disk that refuses ---------------------------------------------------------------------------------------
+
+
+def claim_and_record(path: Path) -> None:
+    ledger = CertificateLedger(path)
+    ledger.claim("split", ONE)
+    ledger.record("split", {"p_value": 0.25})
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
+def test_each_operation_may_fail_once(tmp_path: Path, error: int) -> None:
+    counting = Disk()
+    with counting.used():
+        claim_and_record(tmp_path / "counted" / "ledger.json")
+    assert counting.count >= 9
+    for failing in range(counting.count):
+        path = tmp_path / f"failing-{failing}" / "ledger.json"
+        with Disk(failing, error).used(), pytest.raises(CheckpointError, match=str(path)):
+            claim_and_record(path)
+        # Either the split was claimed, or it was not; the same call goes on in both cases.
+        claim_and_record(path)
+        assert CertificateLedger(path).claim("split", OTHER).subject == ONE
+
+
+def test_claimed_split_can_be_read_on_a_read_only_disk(path: Path) -> None:
+    claim_and_record(path)
+    with read_only():
+        assert CertificateLedger(path).claim("split", OTHER).result == {"p_value": 0.25}
+        with pytest.raises(CheckpointError, match="the file system is read-only"):
+            CertificateLedger(path).claim("another split", ONE)
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_one_process_works_without_locks(path: Path, error: int, caplog: pytest.LogCaptureFixture) -> None:
+    with without_locks(error):
+        claim_and_record(path)
+    assert "this file system has no locks" in caplog.text
+    assert CertificateLedger(path).claim("split", OTHER).subject == ONE

@@ -283,7 +283,7 @@ def test_full_disk_loses_nothing(kind: Kind, num_bytes: int, tmp_path: Path) -> 
     dataset = kind.at(tmp_path)
     dataset.save(old)
     before, names = kind.loaded(tmp_path), visible(tmp_path)
-    with pytest.raises(DatasetError, match="cannot be written") as info, full_disk(num_bytes):
+    with pytest.raises(DatasetError, match="what was saved before is still there") as info, full_disk(num_bytes):
         dataset.save(new)
     assert isinstance(info.value.__cause__, StorageError)
     assert kind.loaded(tmp_path) == before

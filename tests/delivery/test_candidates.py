@@ -25,6 +25,7 @@ from kedro_aat.delivery.results import (
     WallTime,
 )
 from kedro_aat.pipelines.aat.reporting import describe_layers
+from kedro_aat.testing.store_saving import flip_a_bit
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore
 from tests.nets import Perceptron
 from tests.reporting.runs import epochs
@@ -129,6 +130,17 @@ def test_fallbacks_keep_the_budget_and_are_less_compressed(search: FinishedSearc
     trajectory = search.trajectory.assign(metric=[0.9, 0.875, 0.8, 0.75])
     (fallback,) = front_candidates(search.controller, trajectory, search.result, search.store, exactly_kept)
     assert fallback.checkpoint == 1
+
+
+def test_damaged_fallback_is_left_out(search: FinishedSearch, caplog: pytest.LogCaptureFixture) -> None:
+    flip_a_bit(search.store.root / search.result.run / "checkpoint-000002" / "model.safetensors")
+    assert [fallback.checkpoint for fallback in search.fallbacks()] == [1]
+    assert "The model at rate 0.5000 is lost, and is no candidate: " in caplog.text
+
+
+def test_trajectory_of_another_version_may_have_more_columns(search: FinishedSearch) -> None:
+    search.trajectory["gradient_norm"] = 1.0
+    assert len(search.fallbacks()) == 2
 
 
 def test_fallbacks_do_not_change_the_controller_of_the_search(search: FinishedSearch) -> None:

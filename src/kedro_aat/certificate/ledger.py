@@ -13,10 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
+from kedro_aat.disk import disk_errors, hold, replace_text
 from kedro_aat.errors import DataError
-from kedro_aat.storage import failures_reported, local_path, replacing
+from kedro_aat.storage import local_path
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +58,10 @@ class CertificateLedger:
 
         Raises:
             DataError: If the file is damaged.
+            CheckpointError: If the disk cannot be used.
         """
+        if (known := self._read().get(split)) is not None:  # also on a disk that can only be read
+            return known
         with self._locked() as entries:
             if split not in entries:
                 time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -72,6 +74,10 @@ class CertificateLedger:
         Args:
             split: Hash of the test split.
             result: The result as JSON data.
+
+        Raises:
+            DataError: If the file is damaged.
+            CheckpointError: If the disk cannot be used.
         """
         with self._locked() as entries:
             entries[split] = Entry(**{**dict(entries[split]), "result": dict(result)})
@@ -79,20 +85,23 @@ class CertificateLedger:
     @contextmanager
     def _locked(self) -> Iterator[dict[str, Entry]]:
         """Yields all entries, and writes them back when the context ends."""
-        with failures_reported(self.path):
+        with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.path}.lock"):
+            lock = hold(self.path.with_name(self.path.name + ".lock"), wait=True)
+            try:
                 entries = self._read()
                 yield entries
-                with replacing(self.path) as new:
-                    text = json.dumps({split: entry.model_dump() for split, entry in entries.items()}, indent=2)
-                    new.write_text(text)
+                text = json.dumps({split: entry.model_dump() for split, entry in entries.items()}, indent=2)
+                replace_text(self.path, text)
+            finally:
+                if lock is not None:
+                    lock.release()
 
     def _read(self) -> dict[str, Entry]:
-        if not self.path.exists():
-            return {}
         try:
-            return {split: Entry(**entry) for split, entry in json.loads(self.path.read_text()).items()}
+            with disk_errors(self.path):
+                text = self.path.read_text() if self.path.exists() else "{}"
+            return {split: Entry(**entry) for split, entry in json.loads(text).items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{self.path}, which records the test splits that were read, is damaged: {error}. Restore it from a "

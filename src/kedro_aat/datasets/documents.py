@@ -14,8 +14,9 @@ from kedro_datasets.text import TextDataset
 
 from kedro_aat.datasets.local import KedroFileDataset, require_kedro_path
 from kedro_aat.datasets.previews import require_small
+from kedro_aat.disk import disk_errors
+from kedro_aat.errors import StorageError
 from kedro_aat.export import NotExported
-from kedro_aat.storage import failures_reported
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import HTMLPreview, PlotlyPreview
@@ -120,7 +121,7 @@ class FigureDataset(_Utf8Dataset):
             text = json.dumps({"data": [], "layout": {"title": {"text": f"No figure: {data.reason}"}}})
         else:
             if self._exists():
-                with failures_reported(Path(self._filepath)):
+                with disk_errors(Path(self._filepath), kind=StorageError):
                     self._fs.rm_file(get_filepath_str(self._filepath, self._protocol))
                 self._invalidate_cache()
             return

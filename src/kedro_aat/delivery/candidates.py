@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from kedro_aat.delivery.results import SearchResult
+from kedro_aat.errors import CheckpointError
 from kedro_aat.training.records import EpochRecord, pareto_front
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from kedro_aat.budget import Budget
     from kedro_aat.compression.controller import ModelController
     from kedro_aat.training.checkpoints import CheckpointStore
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,11 @@ def front_candidates(
     for row in front_records(trajectory, checkpoint_store.numbers_of(result.run)):
         is_smaller = 0 < row.achieved_rate < result.rate.achieved
         if is_smaller and row.requested_rate >= minimal_rate and budget.margin(row.metric) >= 0:
-            other = controller_at(controller, checkpoint_store, result.run, row.checkpoint)
+            try:
+                other = controller_at(controller, checkpoint_store, result.run, row.checkpoint)
+            except CheckpointError as error:
+                logger.warning("The model at rate %.4f is lost, and is no candidate: %s", row.achieved_rate, error)
+                continue
             yield Candidate(
                 # Two rates may agree in all printed digits; checkpoints do not.
                 name=f"{other.settings.algorithm} at rate {row.achieved_rate:.4f} (checkpoint {row.checkpoint})",
@@ -112,7 +121,8 @@ def front_records(trajectory: pd.DataFrame, available: list[int]) -> list[EpochR
     """
     # An unknown value is None in a record, and NaN or NA in a table.
     known = trajectory.astype("object").where(trajectory.notna(), None)
-    history = [EpochRecord(**{str(key): value for key, value in row.items()}) for row in known.to_dict("records")]
+    rows = known.to_dict("records")
+    history = [EpochRecord.from_row({str(key): value for key, value in row.items()}) for row in rows]
     numbers = pareto_front(history, available)
     return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
 

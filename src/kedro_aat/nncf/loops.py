@@ -6,7 +6,7 @@ import logging
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -20,6 +20,7 @@ from kedro_aat.search.policy import Problem, SearchPolicy
 from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints import CheckpointStore
+from kedro_aat.training.checkpoints.recovery import recover
 from kedro_aat.training.identity import fingerprint
 from kedro_aat.training.loop import adaptive_problem, certify_evaluations, fine_tune
 from kedro_aat.training.progress import LoopProgress
@@ -42,6 +43,8 @@ class BaseEarlyExitCompressionTrainingLoop:
         dump_checkpoints: Whether to keep checkpoints on disk; without them a killed run starts over.
 
     Attributes:
+        after_upgrade: Whether an unfinished run of another version of kedro-aat is continued (`continue`), or a new one
+            begins beside it (`start_anew`); None raises an error if there is one. Set it before `run`.
         outcome: How the run ended; None until then.
         history: The trajectory, one `EpochRecord` per epoch.
 
@@ -63,6 +66,7 @@ class BaseEarlyExitCompressionTrainingLoop:
         self.lr_updates_needed = lr_updates_needed
         self.verbose = verbose
         self.dump_checkpoints = dump_checkpoints
+        self.after_upgrade: Literal["continue", "start_anew"] | None = None
         self.outcome: Outcome | None = None
         self.history: list[EpochRecord] = []
         self._settings = AccuracyAwareSettings.from_config(self.nncf_config)
@@ -137,14 +141,20 @@ class BaseEarlyExitCompressionTrainingLoop:
             folder = local_path(log_dir or "runs")
             if not self.dump_checkpoints:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            judged = {"budget": self._budget, "problem": self._problem}
             identity = {
                 "config": self.nncf_config,
-                "budget": self._budget.model_dump(),
-                "problem": self._problem.model_dump(),
+                **{name: part.identity() for name, part in judged.items()},
                 "model": fingerprint(model),
                 "functions": callables.fingerprint,
             }
-            checkpoints = stack.enter_context(CheckpointStore(folder).open(identity, reuse_finished=False))
+            store = CheckpointStore(folder)
+            whole = {name: part.identity(defaults=True) for name, part in judged.items()}
+            opened = store.open(
+                identity, ingredients=identity | whole, reuse_finished=False, after_upgrade=self.after_upgrade
+            )
+            checkpoints = stack.enter_context(opened)
+            recover(runner, self._policy, self._problem, self._budget, checkpoints)
             result = fine_tune(
                 runner,
                 self._policy,

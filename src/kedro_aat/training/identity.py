@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import inspect
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 from torch import nn
 
 from kedro_aat.tensors import hash_tensors
+
+_OWN = "kedro_aat.training."
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -23,8 +27,9 @@ def fingerprint(model: nn.Module) -> str:
 def hash_sources(objects: Iterable[Any]) -> str:
     """Hash of the source of functions and classes, which changes if one of them is edited.
 
-    Plain numbers and strings among the defaults, and the arguments of a partial, count too. Closures do not count,
-    because they may change while a function runs.
+    Comments, docstrings and layout do not count. The functions of kedro-aat's own training count by name: with another
+    version of kedro-aat, the user chooses whether a run continues. Plain numbers and strings among the defaults, and
+    the arguments of a partial, count too. Closures do not count, because they may change while a function runs.
     """
     digest = hashlib.blake2b(digest_size=8)
     for thing in objects:
@@ -33,12 +38,28 @@ def hash_sources(objects: Iterable[Any]) -> str:
             values += [*thing.args, *thing.keywords.values()]
             thing = thing.func  # noqa: PLW2901
         thing = inspect.unwrap(thing)  # noqa: PLW2901
-        try:
-            source = inspect.getsource(thing)
-        except (OSError, TypeError):  # written in C, typed into a console, or an object that can be called
-            source = getattr(thing, "__qualname__", type(thing).__qualname__)
+        source = _source(thing)
         if inspect.isfunction(thing):
             values += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
         plain = [value for value in values if isinstance(value, bool | int | float | str | None)]
         digest.update(f"{source} {plain}".encode())
     return digest.hexdigest()
+
+
+def _source(thing: Any) -> str:
+    name = str(getattr(thing, "__qualname__", type(thing).__qualname__))
+    module = str(getattr(thing, "__module__", ""))
+    if module.startswith(_OWN):
+        return f"{module}.{name}"
+    try:
+        source = textwrap.dedent(inspect.getsource(thing))
+    except (OSError, TypeError):  # written in C, typed into a console, or an object that can be called
+        return name
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a lambda in the middle of a statement
+        return source
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

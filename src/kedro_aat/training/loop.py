@@ -20,6 +20,7 @@ from kedro_aat.compression.controller import CompressionController, CompressionS
 from kedro_aat.errors import CheckpointError, ConfigurationError, MetricError
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
+from kedro_aat.training.checkpoints.recovery import load_or_next_best, records_of, search_state
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within, exceeds_time_limit, pareto_front
 from kedro_aat.training.runner import Evaluation, TrainingRunner
@@ -108,7 +109,7 @@ def fine_tune(
             raise MetricError(
                 f"{error} The checkpoints are in {checkpoints.folder}; remove that folder to start over."
             ) from None
-    return _finish(runner, stop, history, checkpoints)
+    return _finish(runner, stop, history, checkpoints, budget, problem.minimal_rate)
 
 
 def _try(
@@ -123,7 +124,11 @@ def _try(
 ) -> tuple[Any, EpochRecord]:
     """Trains and judges one epoch, and tells the policy."""
     started = time.perf_counter()
-    loss = _prepare_and_train(runner, move, checkpoints, current=len(history) - 1)
+    start = None
+    if move.start_from is not None and move.start_from != len(history) - 1:  # else the model is in that state
+        start = load_or_next_best(checkpoints, move.start_from, history, budget)
+        move = move.model_copy(update={"start_from": start.number})
+    loss = _prepare_and_train(runner, move, start)
     learning_rate = runner.learning_rate
     evaluation = runner.validate()
     seen = _judge(runner, budget, move, evaluation.metric, standard_error_of(baseline, evaluation), history)
@@ -143,12 +148,9 @@ def _try(
     return state, record
 
 
-def _prepare_and_train(
-    runner: TrainingRunner, move: Epoch, checkpoints: RunCheckpoints, *, current: int
-) -> float | None:
-    """Restores and trains as `move` says; `current` is the checkpoint that matches the model's present state."""
-    if move.start_from is not None and move.start_from != current:
-        start = checkpoints.load(move.start_from)
+def _prepare_and_train(runner: TrainingRunner, move: Epoch, start: Checkpoint | None) -> float | None:
+    """Restores `start`, if there is one, and trains as `move` says."""
+    if start is not None:
         runner.restore_model(start)
         if not move.new_optimizer:
             runner.restore_optimizers(start)
@@ -255,12 +257,7 @@ def _warn_if_unresolved(budget: Budget, history: list[EpochRecord]) -> None:
 
 def _resume(runner: TrainingRunner, policy: SearchPolicy[Any], checkpoint: Checkpoint) -> tuple[list[EpochRecord], Any]:
     runner.resume(checkpoint)
-    return records_of(checkpoint), policy.load(checkpoint.state["search"])
-
-
-def records_of(checkpoint: Checkpoint | None) -> list[EpochRecord]:
-    """The trajectory up to a checkpoint; empty without one."""
-    return [] if checkpoint is None else [EpochRecord(**row) for row in checkpoint.state["history"]]
+    return records_of(checkpoint), search_state(policy, checkpoint)
 
 
 def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, checkpoints: RunCheckpoints) -> FineTuned:
@@ -291,20 +288,32 @@ def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, ch
         num_models = len(pareto_front(history, checkpoints.numbers))
         reason = f"Chosen from the {num_models} models on the Pareto front, without training."
         stop = Stop(outcome=Outcome.WITHIN_BUDGET, best=best.checkpoint, reason=reason)
-    return _finish(runner, stop, history, checkpoints)
+    return _finish(runner, stop, history, checkpoints, budget, 0.0)
 
 
-def _finish(runner: TrainingRunner, stop: Stop, history: list[EpochRecord], checkpoints: RunCheckpoints) -> FineTuned:
+def _finish(
+    runner: TrainingRunner,
+    stop: Stop,
+    history: list[EpochRecord],
+    checkpoints: RunCheckpoints,
+    budget: Budget,
+    minimal_rate: float,
+) -> FineTuned:
     """Loads the model that is returned, and validates it once more."""
-    if stop.best is not None:
-        runner.restore_model(checkpoints.load(stop.best))
-    else:
+    best, reason = None, stop.reason
+    if stop.best is None:
         runner.restore_model(checkpoints.load(0))
         runner.uncompress()
+    else:
+        checkpoint = load_or_next_best(checkpoints, stop.best, history, budget, minimal_rate)
+        runner.restore_model(checkpoint)
+        best = history[checkpoint.number]
+        if checkpoint.number != stop.best:
+            reason += f" Checkpoint {stop.best} is lost; the next best, {checkpoint.number}, is returned."
     return FineTuned(
         outcome=stop.outcome,
-        reason=stop.reason,
-        best=None if stop.best is None else history[stop.best],
+        reason=reason,
+        best=best,
         metric=runner.validate().metric,
         achieved_rate=runner.achieved_rate,
         history=history,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
 from kedro_aat.budget import Budget, Outcome
+from kedro_aat.errors import CheckpointError
 
 MAX_ON_PARETO_FRONT = 12  # checkpoints of the Pareto front that stay on disk
 
@@ -49,6 +51,22 @@ class EpochRecord:
     fully_compressed: bool
     best_rate: float | None
     seconds: float
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> EpochRecord:
+        """Reads a row that any version wrote; what this version does not know is left out.
+
+        Raises:
+            CheckpointError: If the row lacks something that this version needs.
+        """
+        known = {field.name: field for field in fields(cls)}
+        missing = [name for name, known_field in known.items() if name not in row and known_field.default is MISSING]
+        if missing:
+            raise CheckpointError(
+                f"A row of the trajectory has no {', '.join(missing)}, so this version of kedro-aat cannot use it. Use "
+                "the version that wrote it, or remove the folder of the run to start over."
+            )
+        return cls(**{name: value for name, value in row.items() if name in known})
 
 
 @dataclass(frozen=True)

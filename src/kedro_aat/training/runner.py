@@ -309,7 +309,7 @@ class TrainingRunner:
         """Restores model and controller from `checkpoint`."""
         if self.callables.load_checkpoint is not None:
             assert checkpoint.folder is not None
-            self.callables.load_checkpoint(self.model, str(checkpoint.folder / checkpoint.state["dumped"]))
+            self.callables.load_checkpoint(self.model, str(checkpoint.folder / checkpoint.value("dumped")))
         else:
             self.model.load_state_dict(checkpoint.model)
         load_state = getattr(self.compression_controller, "load_state", None)
@@ -325,18 +325,18 @@ class TrainingRunner:
             scheduler.load_state_dict(saved)
         if self.callables.state is not None:
             self.callables.state.load_state_dict(checkpoint.training["callables"])
-        self.lr_scale = checkpoint.state["lr_scale"]
-        self.training_epoch_count = checkpoint.state["training_epoch_count"]
+        self.lr_scale = checkpoint.value("lr_scale")
+        self.training_epoch_count = checkpoint.value("training_epoch_count")
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continues exactly where `checkpoint` was written, including the random generators."""
-        if checkpoint.state["is_searching"] and not self.is_searching:
+        if checkpoint.value("is_searching") and not self.is_searching:
             self.compression_controller.disable_scheduler()
             self.is_searching = True
         self.restore_optimizers(checkpoint)
         self.restore_model(checkpoint)
-        self.cumulative_epoch_count = checkpoint.state["cumulative_epoch_count"]
-        self.best_val_metric_value = checkpoint.state["best_val_metric_value"]
+        self.cumulative_epoch_count = checkpoint.value("cumulative_epoch_count")
+        self.best_val_metric_value = checkpoint.value("best_val_metric_value")
         set_rng_state(checkpoint.training["rng"])
 
     def _is_better(self, metric: float, than: float) -> bool:

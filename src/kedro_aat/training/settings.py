@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -63,7 +63,11 @@ class TrainingSettings(Settings):
             that parameter.
         early_stopping: Import path of a function called like the loops' `early_stopping_fn`.
         update_learning_rate: Import path of a function called like the loops' `update_learning_rate_fn`.
+        after_upgrade: Whether a run that another version of kedro-aat began is continued (`continue`), or a new one
+            begins beside it (`start_anew`). Without a choice, a run that meets one ends with an error that names it.
     """
+
+    WITHOUT_EFFECT: ClassVar = frozenset({"after_upgrade"})
 
     batch_size: Annotated[int, Field(ge=1)] = 32
     optimizer: ImportedOrPath = Imported(
@@ -89,6 +93,7 @@ class TrainingSettings(Settings):
     configure_optimizers: str | None = None
     early_stopping: str | None = None
     update_learning_rate: str | None = None
+    after_upgrade: Literal["continue", "start_anew"] | None = None
 
     @field_validator("device")
     @classmethod

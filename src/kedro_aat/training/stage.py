@@ -16,11 +16,12 @@ from kedro_aat.errors import InterruptedRunError
 from kedro_aat.search import Policy
 from kedro_aat.search.policy import with_epochs
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
+from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.data import Data, data_fingerprint
 from kedro_aat.training.default import DefaultTraining, pick_device
 from kedro_aat.training.identity import fingerprint
-from kedro_aat.training.loop import adaptive_problem, choose, fine_tune, records_of
+from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.records import FineTuned
@@ -43,7 +44,8 @@ class SearchStage:
         maximal_rate: Highest rate to try, in [0, 1).
         seed: Seed of shuffling, dropout and augmentation.
         time_limit: Seconds for the search; None for no limit.
-        identity: What else identifies its run, as JSON data.
+        identity: What else identifies its run, as JSON data; without what is at its default.
+        ingredients: The same with the defaults, which is written beside the run.
     """
 
     policy: Policy
@@ -53,6 +55,7 @@ class SearchStage:
     seed: int
     time_limit: float | None
     identity: Mapping[str, Any]
+    ingredients: Mapping[str, Any]
 
     def run(
         self,
@@ -113,7 +116,12 @@ class SearchStage:
             "train_data": data_fingerprint(train_data),
             "validation_data": data_fingerprint(validation_data),
         }
-        with store.open(identity) as checkpoints:
+        opened = store.open(
+            identity,
+            ingredients=identity | {"settings": dict(self.ingredients)},
+            after_upgrade=self.training.after_upgrade,
+        )
+        with opened as checkpoints:
             if choice is None:
                 result = self._search(runner, runner_of, baseline, budget, checkpoints, writer_of)
             else:
@@ -137,8 +145,9 @@ class SearchStage:
         writer_of: WriterOf,
     ) -> FineTuned:
         controller = runner.compression_controller
-        known = records_of(checkpoints.latest())
         problem = adaptive_problem(controller, budget, minimal_rate=self.minimal_rate, maximal_rate=self.maximal_rate)
+        recover(runner, self.policy, problem, budget, checkpoints)
+        known = records_of(checkpoints.latest())
         cost = expected_cost(
             known, self.policy.maximal_total_epochs, lambda: timed_epoch(controller, runner_of), self.time_limit
         )
@@ -158,7 +167,7 @@ class SearchStage:
         )
         if writer is not None:
             if result.outcome is not Outcome.INTERRUPTED:
-                write_hyperparameters(writer, self.identity, result)
+                write_hyperparameters(writer, self.ingredients, result)
             writer.close()
         return result
 

@@ -197,7 +197,8 @@ def finetune_adaptively(
         maximal_rate=settings.maximal_rate,
         seed=settings.seed,
         time_limit=settings.time_limit,
-        identity=settings.model_dump(mode="json", include=settings.SEARCHED),
+        identity=settings.identity(settings.SEARCHED),
+        ingredients=settings.identity(settings.SEARCHED, defaults=True),
     )
     ended = stage.run(
         controller,
@@ -278,7 +279,8 @@ def finetune_second_stage(
         maximal_rate=settings.maximal_rate,
         seed=settings.seed,
         time_limit=None if limit is None else max(limit - search_result.seconds.used, 1.0),
-        identity=settings.model_dump(mode="json", include=settings.SEARCHED | {"second_stage"}),
+        identity=settings.identity(settings.SEARCHED | {"second_stage"}),
+        ingredients=settings.identity(settings.SEARCHED | {"second_stage"}, defaults=True),
     )
     logger.info("Second stage: %s", second.compression.algorithm)
     ended = stage.run(

@@ -246,11 +246,16 @@ def train_baseline(
     identity = {
         "functions": callables.fingerprint,
         "network": hash_sources([type(model)]),
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.identity(),
         "train_data": data_fingerprint(train_data),
         "validation_data": data_fingerprint(validation_data),
     }
-    with checkpoint_store.open(identity) as checkpoints:
+    opened = checkpoint_store.open(
+        identity,
+        ingredients=identity | {"settings": settings.identity(defaults=True)},
+        after_upgrade=settings.training.after_upgrade,
+    )
+    with opened as checkpoints:
         metric = fit(runner, settings.num_epochs, checkpoints)
     logger.info("The baseline's metric after %d epochs is %.4f", settings.num_epochs, metric)
     return model.cpu()

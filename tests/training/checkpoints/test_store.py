@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+import kedro_aat
 from kedro_aat.errors import CheckpointError
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.testing.store_saving import IDENTITY, checkpoint
@@ -45,7 +46,22 @@ def test_checkpoint_has_the_documented_files(tmp_path: Path) -> None:
             *("manifest.json", "model.safetensors", "state.json", "training.pt"),
         ]
         assert json.loads((folder / "state.json").read_text())["epoch"] == 12
-        assert (run.folder / "run.json").exists()
+        assert json.loads((folder / "manifest.json").read_text())["format_version"] == 2
+        about = json.loads((run.folder / "run.json").read_text())["kedro_aat"]
+        assert about == {"version": kedro_aat.__version__, "format_version": 2, "name": run.folder.name}
+
+
+def test_what_others_put_into_a_run_is_no_checkpoint(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open(IDENTITY) as run:
+        run.save(checkpoint(0))
+        (run.folder / "checkpoint-000099").write_text("a file")
+        (run.folder / ".writing-000003").write_text("a file")
+        (run.folder / "checkpoint-000000" / "folder").mkdir()
+    with store.open(IDENTITY) as run:
+        run.save(checkpoint(1), keep=())
+        run.save(checkpoint(3), keep={1})
+        assert run.numbers == [1, 3]
 
 
 def test_folders_of_runs_have_the_names_of_earlier_versions(tmp_path: Path) -> None:
@@ -75,9 +91,11 @@ def test_identity_of_a_run_must_be_plain_data(tmp_path: Path) -> None:
 
 def test_continuing_a_run_leaves_its_file_alone(tmp_path: Path) -> None:
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
-        (run.folder / "run.json").write_text("{}")
-    with CheckpointStore(tmp_path).open(IDENTITY) as run:
-        assert (run.folder / "run.json").read_text() == "{}"
+        path = run.folder / "run.json"
+        path.write_text(f" {path.read_text()}")
+        written = path.read_text()
+    with CheckpointStore(tmp_path).open(IDENTITY):
+        assert path.read_text() == written
 
 
 @pytest.mark.parametrize("keep", [{1, 2}, (7,), ()])

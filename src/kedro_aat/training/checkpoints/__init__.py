@@ -1,0 +1,6 @@
+"""Checkpoints: the store and its files, what happens after an upgrade, and when a checkpoint is lost."""
+
+from kedro_aat.training.checkpoints.files import Checkpoint, require_plain
+from kedro_aat.training.checkpoints.store import CheckpointStore, RunCheckpoints
+
+__all__ = ["Checkpoint", "CheckpointStore", "RunCheckpoints", "require_plain"]

@@ -1,0 +1,358 @@
+"""A store of checkpoints that stays usable after a crash at any moment.
+
+    root/<run>/run.json                    identity of the run, all its settings, and the version that wrote it
+    root/<run>/checkpoint-000012/          one folder per checkpoint; see `files`
+    root/<run>/finished                    the search has ended
+
+A checkpoint is written under a temporary name, flushed to disk and renamed. A torn or damaged one is skipped with a
+warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from kedro_aat import __version__
+from kedro_aat.disk import IS_READ_ONLY, disk_errors, hold, sync
+from kedro_aat.errors import CheckpointError
+from kedro_aat.storage import local_path
+from kedro_aat.training.checkpoints.files import (
+    Checkpoint,
+    copied,
+    numbers_in,
+    path_in,
+    read,
+    relative_to,
+    require_plain,
+    write,
+)
+from kedro_aat.training.checkpoints.upgrades import AfterUpgrade, RunRecord, choose_run
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointStore:
+    """A folder of runs. A handle: it holds no open file and is cheap to copy."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = local_path(root)
+
+    def open(
+        self,
+        identity: Mapping[str, Any],
+        *,
+        ingredients: Mapping[str, Any] | None = None,
+        reuse_finished: bool = True,
+        after_upgrade: AfterUpgrade | None = None,
+    ) -> RunCheckpoints:
+        """The checkpoints of the run with this identity, locked for this process.
+
+        The same identity finds the same run again, which then continues. A finished run can be read on a disk that
+        cannot be written.
+
+        Args:
+            identity: JSON data (and paths) that identifies the run: configuration, seed, hashes of the inputs.
+                Settings at their defaults are best left out, so that new ones do not rename the run.
+            ingredients: The same with all settings, to be written beside the run; None for `identity`.
+            reuse_finished: Whether to return a finished run; otherwise a new run begins beside it.
+            after_upgrade: Whether a run that another version of kedro-aat wrote is continued, or a new one begins
+                beside it; None raises an error if there is such a run.
+
+        Raises:
+            CheckpointError: If another process holds this run and `reuse_finished` is set, if there is a run of another
+                version and `after_upgrade` is None, or if the disk cannot be used.
+        """
+        name = hashlib.sha256(_as_json(identity).encode()).hexdigest()[:12]
+        known: dict[str, Any] = json.loads(_as_json(ingredients or identity))
+        with disk_errors(self.root):
+            for folder in self._folders(name, known, identity, reuse_finished, after_upgrade):
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    run = self._locked(folder)
+                except Timeout:
+                    if reuse_finished:
+                        raise CheckpointError(
+                            f"Another process holds the run in {folder}. Wait until it ends, or stop it."
+                        ) from None
+                    continue
+                with ExitStack() as stack:
+                    stack.callback(run.close)
+                    if reuse_finished or not run.is_finished:
+                        run.prepare(name, known)
+                        stack.pop_all()
+                        return run
+        raise AssertionError("there is always another name")
+
+    def _folders(
+        self,
+        name: str,
+        ingredients: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        reuse_finished: bool,
+        after_upgrade: AfterUpgrade | None,
+    ) -> Iterator[Path]:
+        """Folders that the run may have: those of this version, then one of another version, then new ones."""
+        folders = sorted(path for path in self.root.glob("*") if path.is_dir())
+        records = {folder: RunRecord.read(folder) for folder in folders}
+        is_open = {folder: reuse_finished or not (folder / "finished").exists() for folder in folders}
+        own = [
+            folder
+            for folder, record in records.items()
+            if is_open[folder]
+            and (folder.name == name if record is None else record.is_named(name) and not record.is_of_another_version)
+        ]
+        yield from own
+        others = [
+            record
+            for record in records.values()
+            if record is not None
+            and is_open[record.folder]
+            and record.is_of_another_version
+            and (record.is_named(name) or record.is_same_as(ingredients, identity))
+        ]
+        if others and not own:
+            chosen = choose_run(others, ingredients, after_upgrade)
+            if chosen is not None:
+                yield chosen.folder
+        names = (name if attempt == 1 else f"{name}-{attempt}" for attempt in itertools.count(1))
+        yield from (self.root / new for new in names if self.root / new not in folders)
+
+    @staticmethod
+    def _locked(folder: Path) -> RunCheckpoints:
+        try:
+            return RunCheckpoints(folder, hold(folder / ".lock", wait=False))
+        except Timeout:
+            raise
+        except OSError as error:
+            if error.errno not in IS_READ_ONLY or not (folder / "finished").exists():
+                raise
+            logger.info("%s cannot be written; its finished run is only read.", folder)
+            return RunCheckpoints(folder, None, is_writable=False)
+
+    def numbers_of(self, run: str) -> list[int]:
+        """Numbers of the checkpoints of a run, by its folder's name; none if there is no such run."""
+        return numbers_in(self.root / run)
+
+    def load(self, run: str, number: int) -> Checkpoint:
+        """Reads a checkpoint of a finished run.
+
+        Args:
+            run: Name of the run's folder.
+            number: Number of the checkpoint.
+
+        Raises:
+            CheckpointError: If it is missing, torn or damaged.
+        """
+        return read(path_in(self.root / run, number), number)
+
+
+class RunCheckpoints:
+    """The checkpoints of one run; a context manager that holds the run's lock.
+
+    Args:
+        folder: Folder of the run.
+        lock: Its lock; None if there is none.
+        is_writable: Whether the folder can be written; a finished run can be read without.
+    """
+
+    def __init__(self, folder: Path, lock: FileLock | None, *, is_writable: bool = True) -> None:
+        self.folder = folder
+        self._lock = lock
+        self._is_writable = is_writable
+        self._writer = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+        self._lost: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits until everything is on disk, then releases the run's lock."""
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            if self._lock is not None:
+                self._lock.release()
+
+    def prepare(self, name: str, ingredients: dict[str, Any]) -> None:
+        """Removes what a killed process was writing, and writes what identifies the run and which version writes it.
+
+        Args:
+            name: Name of the run, which is not that of its folder if the run of another version is continued.
+            ingredients: What identifies the run, with all settings.
+        """
+        if not self._is_writable:
+            return
+        for torn in self.folder.glob(".writing-*"):
+            _remove(torn)
+        known = RunRecord.read(self.folder)
+        if known is not None and known.version == __version__:
+            return
+        about: dict[str, Any] = {"name": name}
+        if known is not None:
+            about["continued_from"] = [*known.about.get("continued_from", ()), known.version]
+        RunRecord(self.folder, ingredients, about).write()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the search of this run has ended."""
+        return (self.folder / "finished").exists()
+
+    def finish(self) -> None:
+        """Records that the search has ended."""
+        self.wait()
+        if not self.is_finished:
+            with disk_errors(self.folder / "finished"):
+                (self.folder / "finished").touch()
+                sync(self.folder)
+
+    def reopen(self, *, after: int) -> None:
+        """Goes back to a checkpoint: removes those after it, and the mark that the search has ended.
+
+        Args:
+            after: Number of the checkpoint; -1 to remove all.
+        """
+        self.wait()
+        with disk_errors(self.folder):
+            (self.folder / "finished").unlink(missing_ok=True)
+            for number in reversed(numbers_in(self.folder)):
+                if number > after:
+                    shutil.rmtree(self._path(number))
+            sync(self.folder)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the checkpoints on disk, ascending, without those that turned out to be damaged."""
+        self.wait()
+        return [number for number in numbers_in(self.folder) if number not in self._lost]
+
+    def save(
+        self,
+        checkpoint: Checkpoint,
+        dump: Callable[[Path], object] | None = None,
+        *,
+        keep: Collection[int] | None = None,
+        wait: bool = True,
+    ) -> None:
+        """Writes a checkpoint, completely or not at all.
+
+        Args:
+            checkpoint: The checkpoint.
+            dump: Writes the user's own files into a folder, and returns the path to load them from.
+            keep: Numbers of the checkpoints to keep besides this one; None keeps all.
+            wait: Whether to return only when the checkpoint is on disk. Otherwise a copy of it is written while
+                training continues, and every other method waits for it.
+
+        Raises:
+            CheckpointError: If `training` holds objects that could not be read back safely, or the disk cannot be
+                written.
+        """
+        self.wait()
+        writing = self.folder / f".writing-{checkpoint.number:06d}"
+        require_plain(checkpoint.training, "training")
+        with disk_errors(writing, needed=checkpoint.num_bytes):
+            if writing.exists():  # left by a failed save
+                _remove(writing)
+            writing.mkdir()
+        state = dict(checkpoint.state)
+        if dump is not None:
+            state["dumped"] = relative_to(dump(writing), writing)
+        if not wait:  # the copy must not change while training continues
+            checkpoint = replace(checkpoint, model=copied(checkpoint.model), training=copied(checkpoint.training))
+        self._pending = self._writer.submit(self._write, writing, replace(checkpoint, state=state), keep)
+        if wait:
+            self.wait()
+
+    def _write(self, writing: Path, checkpoint: Checkpoint, keep: Collection[int] | None) -> None:
+        target = self._path(checkpoint.number)
+        with disk_errors(target, needed=checkpoint.num_bytes):
+            try:
+                write(writing, checkpoint)
+                if target.exists():  # a damaged checkpoint that the run is replacing
+                    _remove(target)
+                writing.rename(target)
+            except OSError:
+                shutil.rmtree(writing, ignore_errors=True)  # a full disk needs the space
+                raise
+            sync(self.folder)
+            self._lost.discard(checkpoint.number)
+            if keep is not None:
+                for number in {*numbers_in(self.folder)} - {checkpoint.number, *keep}:
+                    shutil.rmtree(self._path(number))
+
+    def wait(self) -> None:
+        """Waits until everything is on disk, and raises any error of the writer."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def load(self, number: int) -> Checkpoint:
+        """Reads a checkpoint.
+
+        Raises:
+            CheckpointError: If it is missing, torn or damaged.
+        """
+        self.wait()
+        try:
+            return read(self._path(number), number)
+        except CheckpointError:
+            self._lost.add(number)
+            raise
+
+    def can_load(self, number: int) -> bool:
+        """Whether a checkpoint can be read."""
+        try:
+            self.load(number)
+        except CheckpointError:
+            return False
+        return True
+
+    def latest(self) -> Checkpoint | None:
+        """The last readable checkpoint; None if there is none."""
+        self.wait()
+        for number in reversed(numbers_in(self.folder)):
+            try:
+                return self.load(number)
+            except CheckpointError as error:
+                logger.warning("%s. Using the checkpoint before it.", error)
+        return None
+
+    def _path(self, number: int) -> Path:
+        return path_in(self.folder, number)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _as_json(identity: Mapping[str, Any]) -> str:
+    return json.dumps(identity, sort_keys=True, indent=2, default=_path_as_text)
+
+
+def _path_as_text(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise CheckpointError(f"the configuration holds {value!r}, which cannot identify a run")

@@ -1,0 +1,167 @@
+"""Runs of other versions: which run is the same but for kedro-aat, and whether it is continued or started anew.
+
+`run.json` in the folder of a run has the ingredients of the run's identity, with all settings, and under `kedro_aat`
+the version that writes the run and the format of its files. Version 0.1.0 did not write that key, and hashed the source
+of kedro-aat's own functions, so that the names of its runs cannot be computed any more.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kedro_aat import __version__
+from kedro_aat.disk import replace_text
+from kedro_aat.errors import CheckpointError
+from kedro_aat.training.checkpoints.files import FORMAT_VERSION, numbers_in, path_in, require_known_format
+
+logger = logging.getLogger(__name__)
+
+AfterUpgrade = Literal["continue", "start_anew"]
+
+_KEY = "kedro_aat"
+_FIRST = {"version": "0.1.0", "format_version": 1}
+_HASHED_WITH_OUR_SOURCE = {"functions", "network"}  # in format 1
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` says about a run.
+
+    Attributes:
+        folder: Folder of the run.
+        ingredients: What identifies the run, with all settings.
+        about: Version and format of its files, and the name that it continues if its folder has another one.
+    """
+
+    folder: Path
+    ingredients: dict[str, Any]
+    about: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord | None:
+        """Reads the record of a run; None if there is none, or a torn one."""
+        try:
+            ingredients = json.loads((folder / "run.json").read_text())
+            return cls(folder, ingredients, ingredients.pop(_KEY, None) or dict(_FIRST))
+        except FileNotFoundError:
+            return None
+        except (ValueError, AttributeError, TypeError) as error:
+            logger.warning("%s is damaged (%s), and is written anew if this run continues.", folder / "run.json", error)
+            return None
+
+    def write(self) -> None:
+        """Writes the record, with this version."""
+        about = self.about | {"version": __version__, "format_version": FORMAT_VERSION}
+        replace_text(self.folder / "run.json", json.dumps(self.ingredients | {_KEY: about}, sort_keys=True, indent=2))
+
+    @property
+    def version(self) -> str:
+        """Version of kedro-aat that wrote the run last."""
+        return str(self.about.get("version"))
+
+    @property
+    def is_of_another_version(self) -> bool:
+        """Whether another version trained epochs of the run."""
+        return self.version != __version__ and bool(numbers_in(self.folder))
+
+    def is_named(self, name: str) -> bool:
+        """Whether the run has this name, or a number after it, or continues it in another folder."""
+        return re.fullmatch(rf"{name}(-\d+)?", self.folder.name) is not None or self.about.get("name") == name
+
+    def is_same_as(self, ingredients: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+        """Whether the run differs only in the version of kedro-aat.
+
+        Args:
+            ingredients: What identifies the other run, with all settings.
+            identity: The same with those settings only that are not the defaults.
+        """
+        ignored = _HASHED_WITH_OUR_SOURCE if self.about.get("format_version") == 1 else set()
+        return _is_same(
+            {key: value for key, value in self.ingredients.items() if key not in ignored},
+            {key: value for key, value in ingredients.items() if key not in ignored},
+            identity,
+        )
+
+    def summary(self, ingredients: Mapping[str, Any]) -> str:
+        """Version, epochs and folder in words, and the settings whose defaults have changed since.
+
+        Args:
+            ingredients: What identifies the run that would continue this one, with all settings.
+        """
+        changes = list(_changes(self.ingredients.get("settings"), ingredients.get("settings"), ""))
+        numbers = numbers_in(self.folder)
+        state = "finished" if (self.folder / "finished").exists() else "not finished"
+        return f"{epochs_of(self.folder, numbers)} epochs of kedro-aat {self.version} ({state}, in {self.folder})" + (
+            f"; defaults that have changed since: {', '.join(changes)}" if changes else ""
+        )
+
+
+def choose_run(
+    same: list[RunRecord], ingredients: Mapping[str, Any], after_upgrade: AfterUpgrade | None
+) -> RunRecord | None:
+    """The run of another version that is to be continued; None to start anew.
+
+    Args:
+        same: Runs of other versions that differ only in the version; at least one.
+        ingredients: What identifies the run, with all settings.
+        after_upgrade: The user's choice.
+
+    Raises:
+        CheckpointError: If the user has not chosen, or the files of the run cannot be read by this version.
+    """
+    found = max(same, key=lambda record: ((record.folder / "finished").exists(), numbers_in(record.folder)))
+    if after_upgrade is None:
+        raise CheckpointError(
+            f"{found.summary(ingredients)} were trained with the same settings, model and data. This is kedro-aat "
+            f"{__version__}, and another version may train differently. To go on with these epochs, set "
+            "`after_upgrade: continue` (in the pipeline's settings under `training`); to train anew beside them, set "
+            "`after_upgrade: start_anew`."
+        )
+    if after_upgrade == "start_anew":
+        logger.warning("Starting anew. Not continued: %s.", found.summary(ingredients))
+        return None
+    require_known_format(found.about.get("format_version"), found.folder)
+    logger.warning("Continuing, with kedro-aat %s, after %s.", __version__, found.summary(ingredients))
+    return found
+
+
+def epochs_of(folder: Path, numbers: list[int]) -> int:
+    """Epochs that a run has trained; 0 if that is unknown.
+
+    Args:
+        folder: Folder of the run.
+        numbers: Numbers of its checkpoints.
+    """
+    for number in reversed(numbers):
+        try:
+            return int(json.loads((path_in(folder, number) / "state.json").read_text())["cumulative_epoch_count"])
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+    return 0
+
+
+def _is_same(old: object, new: object, stated: object) -> bool:
+    """Whether old data say the same as new ones, of which only `stated` are not defaults.
+
+    A setting that the old version did not have must have its default.
+    """
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return old == new
+    stated = stated if isinstance(stated, Mapping) else {}
+    return old.keys() <= new.keys() and all(
+        _is_same(old[key], value, stated.get(key)) if key in old else key not in stated for key, value in new.items()
+    )
+
+
+def _changes(old: object, new: object, key: str) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in sorted(old.keys() & new.keys()):
+            yield from _changes(old[name], new[name], f"{key}.{name}" if key else str(name))
+    elif old != new and key:
+        yield f"{key} ({old!r}, now {new!r})"

@@ -1,0 +1,171 @@
+"""Lost checkpoints of a search: the next best takes their place, or their epochs are trained again."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kedro_aat.budget import BudgetSettings, Outcome
+from kedro_aat.errors import CheckpointError
+from kedro_aat.testing.store_saving import flip_a_bit
+from tests.training.checkpoints.small_search import Ended, search
+
+# The finished search keeps these checkpoints; the last one is the best, and 7 and 1 keep the budget too.
+KEPT = [0, 1, 3, 7, 8]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """A finished search, undamaged."""
+    ended = search(tmp_path_factory.mktemp("whole"))
+    assert [int(path.name[-6:]) for path in sorted(ended.folder.glob("checkpoint-*"))] == KEPT
+    assert ended.result.best is not None
+    assert ended.result.best.checkpoint == 8
+    return ended
+
+
+@pytest.fixture
+def run(whole: Ended, tmp_path: Path) -> Path:
+    """A copy of its folder, in a store of its own."""
+    return Path(shutil.copytree(whole.folder, tmp_path / whole.folder.name))
+
+
+def damage(run: Path, *numbers: int) -> None:
+    for number in numbers:
+        flip_a_bit(run / f"checkpoint-{number:06d}" / "model.safetensors")
+
+
+def assert_same(ended: Ended, whole: Ended) -> None:
+    """The same result, bit for bit."""
+    assert ended.trajectory == whole.trajectory
+    assert best_of(ended) == best_of(whole)
+    assert ended.result.outcome is whole.result.outcome
+    torch.testing.assert_close(ended.model, whole.model, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("numbers", [(0,), (1,), (3,), (0, 1, 3)])
+def test_damaged_spares_do_not_matter(run: Path, whole: Ended, numbers: tuple[int, ...]) -> None:
+    damage(run, *numbers)
+    ended = search(run.parent)
+    assert ended.trained == []
+    assert_same(ended, whole)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("numbers", [(8,), (3, 7, 8), (1, 3, 7, 8), tuple(KEPT)])
+def test_damaged_last_epochs_are_trained_again(
+    run: Path, whole: Ended, numbers: tuple[int, ...], is_finished: bool
+) -> None:
+    damage(run, *numbers)
+    if not is_finished:
+        (run / "finished").unlink()
+    ended = search(run.parent)
+    intact = max([number for number in KEPT if number not in numbers], default=0)
+    assert ended.trained == list(range(intact + 1, 9))
+    assert_same(ended, whole)
+    again = search(run.parent)
+    assert again.trained == []
+    assert_same(again, whole)
+
+
+# --- the best is not the last -----------------------------------------------------------------------------------
+
+# With a budget of 0.2, checkpoint 3 is the best and 1 the next best; with 0.05, only checkpoint 3 keeps the budget.
+EARLY: dict[str, Any] = {"max_drop": 0.2, "polish_share": 0.0}
+ALONE: dict[str, Any] = {"max_drop": 0.05, "polish_share": 0.0}
+
+
+def best_of(ended: Ended) -> int | None:
+    return None if ended.result.best is None else ended.result.best.checkpoint
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    ended = search(tmp_path_factory.mktemp("early"), **EARLY)
+    assert best_of(ended) == 3
+    return ended
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    ended = search(tmp_path_factory.mktemp("alone"), **ALONE)
+    assert best_of(ended) == 3
+    return ended
+
+
+def copy_of(ended: Ended, root: Path) -> Path:
+    return Path(shutil.copytree(ended.folder, root / ended.folder.name))
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_next_best_takes_the_place_of_a_lost_best(
+    early: Ended, tmp_path: Path, is_removed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = copy_of(early, tmp_path)
+    if is_removed:
+        shutil.rmtree(run / "checkpoint-000003")
+    else:
+        damage(run, 3)
+    for _ in range(2):
+        caplog.clear()
+        ended = search(tmp_path, **EARLY)
+        assert ended.trained == []
+        assert best_of(ended) == 1
+        assert ended.result.reason.endswith("Checkpoint 3 is lost; the next best, 1, is returned.")
+        assert ended.result.achieved_rate == pytest.approx(early.result.history[1].achieved_rate)
+        warning = next(record for record in caplog.records if record.levelno == logging.WARNING)
+        assert "The model of epoch 3 is lost (rate 0.9107, metric 0.7500); checkpoint 1" in warning.getMessage()
+
+
+def test_search_continues_from_the_next_best(early: Ended, tmp_path: Path) -> None:
+    run = copy_of(early, tmp_path)
+    (run / "finished").unlink()
+    for number in (7, 8):
+        shutil.rmtree(run / f"checkpoint-{number:06d}")
+    damage(run, 3)
+    ended = search(tmp_path, **EARLY)
+    assert ended.trained == [5, 6, 7, 8]
+    assert early.result.history[6].started_from == 3
+    assert ended.result.history[6].started_from == 1
+    assert ended.result.outcome is Outcome.WITHIN_BUDGET
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_only_epoch_within_budget_is_trained_again(
+    alone: Ended, tmp_path: Path, is_finished: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = copy_of(alone, tmp_path)
+    damage(run, 3)
+    if not is_finished:
+        (run / "finished").unlink()
+    ended = search(tmp_path, **ALONE)
+    expected = "No other checkpoint on disk keeps the budget. The epochs after checkpoint 1 are trained again"
+    assert expected in caplog.text
+    assert ended.trained == [2, 3, 4, 5, 6, 7, 8]
+    assert_same(ended, alone)
+    assert search(tmp_path, **ALONE).trained == []
+
+
+def test_initial_model_is_saved_again_for_a_search_that_needs_it(early: Ended, tmp_path: Path) -> None:
+    run = copy_of(early, tmp_path)
+    (run / "finished").unlink()
+    damage(run, 0)
+    assert search(tmp_path, **EARLY).trained == []
+    assert_same(search(tmp_path, **EARLY), early)
+    damage(run, 1, 3, 4, 7, 8)
+    assert_same(search(tmp_path, **EARLY), early)  # trained again from the new checkpoint 0
+
+
+def test_another_budget_takes_the_next_best_too(early: Ended, tmp_path: Path) -> None:
+    run = copy_of(early, tmp_path)
+    choice = BudgetSettings(max_drop=0.2)
+    damage(run, 3)
+    assert best_of(search(tmp_path, choice=choice, **EARLY)) == 1
+    damage(run, 1)
+    with pytest.raises(CheckpointError, match="No other checkpoint on disk keeps the budget"):
+        search(tmp_path, choice=choice, **EARLY)
