@@ -139,7 +139,8 @@ def build_controller(
         model: The uncompressed model; it stays as it is.
         baseline_evaluation: Not read. As an input it makes sure that a bad baseline or budget is found first.
         settings: Settings of the pipeline.
-        train_data: Training split; filter pruning runs the model once with its first examples.
+        train_data: Training split; filter pruning runs the model once with made-up inputs of its shape and range, which
+            are saved with the controller.
 
     Returns:
         The controller; it owns the model, so that the two pass between nodes as one.
@@ -147,9 +148,9 @@ def build_controller(
     import copy
 
     from kedro_aat.compression.build import build_controller as build
-    from kedro_aat.training.data import example_input
+    from kedro_aat.training.data import synthetic_input
 
-    inputs = None if train_data is None else example_input(train_data)
+    inputs = None if train_data is None else synthetic_input(train_data)
     return build(copy.deepcopy(model), settings.compression, example_input=inputs)
 
 
@@ -257,7 +258,7 @@ def finetune_second_stage(
     from kedro_aat.compression.build import build_controller as build
     from kedro_aat.compression.settings import algorithms_of
     from kedro_aat.reporting.summary import trajectory
-    from kedro_aat.training.data import example_input
+    from kedro_aat.training.data import synthetic_input
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.stage import SearchStage
 
@@ -266,7 +267,7 @@ def finetune_second_stage(
     if second is None or settings.choose is not None:
         return controller, SkippedSearch(), first
     training = settings.training.with_learning_rate(second.learning_rate_factor)
-    second_controller = build(controller.strip(), second.compression, example_input=example_input(train_data))
+    second_controller = build(controller.strip(), second.compression, example_input=synthetic_input(train_data))
     if hasattr(second_controller, "calibrate"):
         batches = DefaultTraining(second_controller.model, training, train_data, validation_data).train_batches(0)
         second_controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
