@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from onnx import ModelProto
+from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor, nn
 
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
@@ -24,16 +26,24 @@ from kedro_aat.training.runner import Evaluation, evaluate
 from kedro_aat.training.settings import TrainingSettings
 
 
+def _read_onnx(value: ModelProto | str) -> ModelProto:
+    return value if isinstance(value, ModelProto) else ModelProto.FromString(base64.b64decode(value))
+
+
+def _onnx_text(model: ModelProto) -> str:
+    return base64.b64encode(model.SerializeToString()).decode()
+
+
 @dataclass(frozen=True)
 class Files:
-    """The files of one model.
+    """The files of one model; pydantic writes them as JSON.
 
     Attributes:
         onnx: The ONNX file.
         openvino: OpenVINO's files, made from the ONNX file; None unless the settings ask for them.
     """
 
-    onnx: ModelProto
+    onnx: Annotated[ModelProto, PlainValidator(_read_onnx), PlainSerializer(_onnx_text)]
     openvino: OpenvinoFiles | None = None
 
 
