@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, without pickle, and hashes of tensors."""
+"""Tensors in safetensors files, without pickle; hashes of tensors; made-up values in place of the user's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from kedro_aat.errors import CheckpointError
 
+# So many examples are needed to give each position a range of its own: two would nearly be the examples themselves.
+_NUM_RANGED = 32
 _UNKNOWN_TO_NUMPY = {torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
 
 
@@ -74,3 +76,38 @@ def hash_tensors(named: Iterable[tuple[object, Tensor]]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def synthetic_like(examples: Tensor, num_examples: int) -> Tensor:
+    """Returns made-up values of the shape, type and range of examples, for what is saved: no example is in it.
+
+    The values are the same for the same ranges, and the random generators stay as they are. Each position of an
+    example has its own range if there are at least 32 examples, since a column of numbers may choose rows of an
+    embedding; otherwise all have one. The bounds are rounded inward, to at most 8 steps of the range, so that they
+    are not numbers of the examples either. Whole numbers stay whole, and 0 and 1 stay 0 and 1.
+
+    Args:
+        examples: (B, ...) with B at least 1; NaN and infinity count as 0.
+        num_examples: Number of examples to make up, at least 1.
+
+    Returns:
+        (num_examples, ...) on the CPU.
+    """
+    numbers = examples.detach().cpu()
+    if numbers.is_complex():
+        return torch.zeros(num_examples, *examples.shape[1:], dtype=examples.dtype)
+    numbers = numbers.nan_to_num(0, 0, 0) if numbers.is_floating_point() else numbers.long()
+    pooled = (0,) if len(numbers) >= _NUM_RANGED else tuple(range(numbers.ndim))
+    low, high = numbers.amin(pooled).double(), numbers.amax(pooled).double()
+    are_whole = (numbers == numbers.trunc()).all(pooled)
+    step = torch.exp2(torch.log2((high - low) / 4).floor())
+    step = torch.where(are_whole, step.clamp(min=1), step)
+    # A number that never changes becomes a power of two, between 0 and itself.
+    constant = low.sign() * torch.exp2(low.abs().log2().floor())
+    is_constant = low == high
+    lowest = torch.where(is_constant, constant, (low / step).ceil() * step)
+    highest = torch.where(is_constant, constant, (high / step).floor() * step)
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.rand(num_examples, *examples.shape[1:], dtype=torch.float64, generator=generator)
+    values = lowest + (highest - lowest) * shares
+    return torch.where(are_whole, values.round(), values).to(examples.dtype)

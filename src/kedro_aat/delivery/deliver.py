@@ -7,8 +7,9 @@ rejected with the reason.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from kedro_aat.budget import Budget, Outcome
 from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
-from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Measurements
+from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Measurements, Result
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError, MetricError
 from kedro_aat.export.measure import measure_latency
@@ -37,6 +39,18 @@ WORTHWHILE_LATENCY = 0.95
 NUM_COMPARED = 64  # examples on which the outputs of a file and its model are compared
 
 
+class Judgment(Result):
+    """What is known of a candidate's files before they are measured.
+
+    Attributes:
+        agreement: How closely the files agree with the model.
+        metrics: Kind of file (ONNX, .pt2, OpenVINO) -> its metric on the validation split.
+    """
+
+    agreement: FileAgreements
+    metrics: dict[str, float]
+
+
 @dataclass(frozen=True)
 class Exported:
     """A candidate whose files keep the budget.
@@ -44,20 +58,19 @@ class Exported:
     Attributes:
         candidate: The model.
         files: Its ONNX file, and OpenVINO's if the settings ask for them.
-        program: Its `.pt2` file.
-        agreement: How closely the files agree with the model.
-        validation: Metric of the ONNX file on the validation split.
-        validation_program: Metric of the `.pt2` file.
-        validation_openvino: Metric of OpenVINO's files; None if there are none.
+        judgment: How closely they agree with the model, and how well they do.
+        trace: Makes the program of its `.pt2` file, once.
     """
 
     candidate: Candidate
     files: Files
-    program: ExportedProgram
-    agreement: FileAgreements
-    validation: float
-    validation_program: float
-    validation_openvino: float | None
+    judgment: Judgment
+    trace: Callable[[], ExportedProgram]
+
+    @property
+    def program(self) -> ExportedProgram:
+        """The program of its `.pt2` file."""
+        return self.trace()
 
     def result(self, measurements: Measurements) -> CandidateResult:
         """Everything known about the candidate, once it is measured."""
@@ -68,10 +81,10 @@ class Exported:
             rate=self.candidate.rate,
             requested_rate=self.candidate.requested_rate,
             standard_error=self.candidate.standard_error,
-            validation=self.validation,
-            validation_program=self.validation_program,
-            validation_openvino=self.validation_openvino,
-            agreement=self.agreement,
+            validation=self.judgment.metrics["ONNX"],
+            validation_program=self.judgment.metrics[".pt2"],
+            validation_openvino=self.judgment.metrics.get("OpenVINO"),
+            agreement=self.judgment.agreement,
             **measurements.model_dump(),
         )
 
@@ -85,6 +98,7 @@ def deliver(
     training: TrainingSettings,
     settings: ExportSettings,
     reason: str,
+    finished: FinishedSteps | None = None,
 ) -> tuple[Exported | None, ExportResult]:
     """Exports all candidates, judges and measures their files, and chooses one by the objective.
 
@@ -99,6 +113,7 @@ def deliver(
         training: Settings that define the metric.
         settings: Tolerances, objective and limits.
         reason: Why the search ended, in words.
+        finished: Keeps exports, judgments and measurements, which are then not repeated; None keeps nothing.
 
     Returns:
         The delivered candidate with its files (None if there are no candidates, or if no file keeps the limits), and
@@ -108,13 +123,14 @@ def deliver(
         ExportError: If no file keeps the budget that its model kept.
     """
     inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes))
-    baseline_files = files_of(baseline_model, inputs, settings)
+    steps = _Steps(finished or FinishedSteps(), inputs, validation_data, training, settings)
+    baseline_files = steps.files(baseline_model)
     kept: list[Exported] = []
     rejected: dict[str, str] = {}
 
     def consider(candidate: Candidate) -> None:
         try:
-            kept.append(_export(candidate, inputs, validation_data, budget, training, settings))
+            kept.append(_export(candidate, budget, steps))
         except (ExportError, MetricError) as error:  # a file may return NaN on other examples than were compared
             logger.warning("%s is not delivered: %s", candidate.name, error)
             rejected[candidate.name] = str(error)
@@ -122,7 +138,7 @@ def deliver(
     def measure_all() -> tuple[Measurements, list[CandidateResult]]:
         models = [baseline_model, *(exported.candidate.model for exported in kept)]
         files = [baseline_files, *(exported.files for exported in kept)]
-        baseline, *costs = measure(models, files, inputs, settings)
+        baseline, *costs = steps.measurements(models, files)
         return baseline, [exported.result(cost) for exported, cost in zip(kept, costs, strict=True)]
 
     if not candidates:
@@ -139,7 +155,7 @@ def deliver(
     rest: list[Candidate] = []
     if settings.objective == "latency":
         rest = list(others)
-        if fastest := _fastest(rest, kept, inputs, settings):
+        if fastest := _fastest(rest, kept, steps):
             rest.remove(fastest)
             consider(fastest)
     baseline, results = measure_all()
@@ -177,67 +193,106 @@ def _export_result(
     )
 
 
-def _fastest(
-    others: Sequence[Candidate], kept: Sequence[Exported], inputs: Tensor, settings: ExportSettings
-) -> Candidate | None:
+def _fastest(others: Sequence[Candidate], kept: Sequence[Exported], steps: _Steps) -> Candidate | None:
     """The fastest of the other models at the first batch size, if it is faster than all that were kept."""
     if not others:
         return None
-    files = [files_of(other.model.eval(), inputs, settings.model_copy(update={"openvino": False})) for other in others]
-    size = settings.batch_sizes[0]
-    latencies = measure_latency(
-        [*(exported.files.onnx for exported in kept), *(each.onnx for each in files)],
-        inputs,
-        batch_sizes=[size],
-        num_threads=settings.num_threads,
-        seconds=settings.latency_seconds,
-    )
-    milliseconds = [by_size[size].fastest for by_size in latencies]
+    models = [exported.candidate.model for exported in kept] + [other.model.eval() for other in others]
+    files = [exported.files for exported in kept] + [steps.files(other.model, openvino=False) for other in others]
+    milliseconds = steps.latencies(models, files)
     known, new = milliseconds[: len(kept)], milliseconds[len(kept) :]
     if min(new) > WORTHWHILE_LATENCY * min(known):
         return None
     return others[new.index(min(new))]
 
 
-def _export(
-    candidate: Candidate,
-    inputs: Tensor,
-    validation_data: Data,
-    budget: Budget,
-    training: TrainingSettings,
-    settings: ExportSettings,
-) -> Exported:
+def _export(candidate: Candidate, budget: Budget, steps: _Steps) -> Exported:
     """The candidate's files, if they compute what its model computes and keep the budget."""
     model = candidate.model.eval()
-    files, program = files_of(model, inputs, settings), to_program(model, inputs)
-    # Where a number is rounded up in one runtime and down in another, the outputs differ by one step of 8 bits.
-    tolerance = settings.tolerance if quantized_spec(model) is None else settings.quantized_tolerance
-    agreement = {
-        "onnx": verify_onnx(files.onnx, model, inputs, tolerance=tolerance),
-        "program": verify_program(program, model, inputs, tolerance=tolerance),
-        "exported_rate": _exported_rate(files, candidate),
-    }
-    runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
-    if files.openvino is not None:
-        agreement["openvino"] = verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
-        runnable["OpenVINO"] = OpenvinoModel(files.openvino)
-    metrics: dict[str, float] = {}
-    for kind, file in runnable.items():
-        metrics[kind] = evaluate_file(file, validation_data, training).metric
-        if budget.margin(metrics[kind]) < 0:
+    # A kept `.pt2` file would be unpickled, which runs code; tracing the model again gives the same program.
+    trace = functools.cache(lambda: to_program(model, steps.inputs))
+    files = steps.files(model)
+    judgment = steps.judgment(candidate, files, trace)
+    for kind, metric in judgment.metrics.items():
+        if budget.margin(metric) < 0:
             raise ExportError(
-                f"its {kind} file breaks the budget: {metrics[kind]:.4f} on the validation split, where "
+                f"its {kind} file breaks the budget: {metric:.4f} on the validation split, where "
                 f"{budget.lowest_tolerated:.4f} is tolerated"
             )
-    return Exported(
-        candidate=candidate,
-        files=files,
-        program=program,
-        agreement=FileAgreements.model_validate(agreement),
-        validation=metrics["ONNX"],
-        validation_program=metrics[".pt2"],
-        validation_openvino=metrics.get("OpenVINO"),
-    )
+    return Exported(candidate, files, judgment, trace)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps that take long; each is done once for the same models, as far as its results are kept."""
+
+    finished: FinishedSteps
+    inputs: Tensor
+    validation_data: Data
+    training: TrainingSettings
+    settings: ExportSettings
+
+    def files(self, model: nn.Module, *, openvino: bool | None = None) -> Files:
+        """The files of a model; with OpenVINO's as the settings say, unless `openvino` says something else."""
+        settings = self.settings if openvino is None else self.settings.model_copy(update={"openvino": openvino})
+        return self.finished.result(
+            "files", Files, lambda: files_of(model, self.inputs, settings), model, openvino=settings.openvino
+        )
+
+    def judgment(self, candidate: Candidate, files: Files, trace: Callable[[], ExportedProgram]) -> Judgment:
+        """Whether the files compute what the model computes, and how well they do on the validation split."""
+        return self.finished.result(
+            "judgment",
+            Judgment,
+            lambda: self._judge(candidate, files, trace()),
+            candidate.model,
+            rate=candidate.rate,
+            weight_names=list(candidate.weight_names),
+        )
+
+    def latencies(self, models: Sequence[nn.Module], files: Sequence[Files]) -> list[float]:
+        """Time of each model's fastest turn in onnxruntime at the first batch size, in milliseconds."""
+        settings = self.settings
+        size = settings.batch_sizes[0]
+
+        def compute() -> list[float]:
+            latencies = measure_latency(
+                [each.onnx for each in files],
+                self.inputs,
+                batch_sizes=[size],
+                num_threads=settings.num_threads,
+                seconds=settings.latency_seconds,
+            )
+            return [by_size[size].fastest for by_size in latencies]
+
+        return self.finished.result("latencies", list[float], compute, *models)
+
+    def measurements(self, models: Sequence[nn.Module], files: Sequence[Files]) -> list[Measurements]:
+        """What models and their files cost."""
+        return self.finished.result(
+            "measurements",
+            list[Measurements],
+            lambda: measure(models, files, self.inputs, self.settings),
+            *models,
+        )
+
+    def _judge(self, candidate: Candidate, files: Files, program: ExportedProgram) -> Judgment:
+        model, inputs, settings = candidate.model, self.inputs, self.settings
+        # Where a number is rounded up in one runtime and down in another, the outputs differ by one step of 8 bits.
+        tolerance = settings.tolerance if quantized_spec(model) is None else settings.quantized_tolerance
+        agreement = {
+            "onnx": verify_onnx(files.onnx, model, inputs, tolerance=tolerance),
+            "program": verify_program(program, model, inputs, tolerance=tolerance),
+            "exported_rate": _exported_rate(files, candidate),
+        }
+        runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
+        if files.openvino is not None:
+            agreement["openvino"] = verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
+            runnable["OpenVINO"] = OpenvinoModel(files.openvino)
+        metrics = {
+            kind: evaluate_file(file, self.validation_data, self.training).metric for kind, file in runnable.items()
+        }
+        return Judgment(agreement=FileAgreements.model_validate(agreement), metrics=metrics)
 
 
 def _exported_rate(files: Files, candidate: Candidate) -> float | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from onnx import ModelProto
+from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor, nn
 
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
@@ -17,22 +19,31 @@ from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import OpenvinoFiles, to_openvino
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.tensors import synthetic_like
 from kedro_aat.training.data import Data
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import Evaluation, evaluate
 from kedro_aat.training.settings import TrainingSettings
 
 
+def _read_onnx(value: ModelProto | str) -> ModelProto:
+    return value if isinstance(value, ModelProto) else ModelProto.FromString(base64.b64decode(value))
+
+
+def _onnx_text(model: ModelProto) -> str:
+    return base64.b64encode(model.SerializeToString()).decode()
+
+
 @dataclass(frozen=True)
 class Files:
-    """The files of one model.
+    """The files of one model; pydantic writes them as JSON.
 
     Attributes:
         onnx: The ONNX file.
         openvino: OpenVINO's files, made from the ONNX file; None unless the settings ask for them.
     """
 
-    onnx: ModelProto
+    onnx: Annotated[ModelProto, PlainValidator(_read_onnx), PlainSerializer(_onnx_text)]
     openvino: OpenvinoFiles | None = None
 
 
@@ -85,6 +96,7 @@ def measure(
     )
     in_onnxruntime = latencies[: len(files)]
     in_openvino = latencies[len(files) :] or [{}] * len(files)
+    made_up = synthetic_like(inputs, len(inputs))  # for another process, which reads them from a file
     return [
         Measurements(
             parameters=num_parameters(model),
@@ -93,7 +105,7 @@ def measure(
             onnx_bytes=len(file),
             onnx_gzip_bytes=len(gzip.compress(file, mtime=0)),
             openvino_bytes=each.openvino.num_bytes if each.openvino else None,
-            peak_memory_bytes=peak_memory(file, inputs.numpy(), settings.batch_sizes),
+            peak_memory_bytes=peak_memory(file, made_up.numpy(), settings.batch_sizes),
             **_in_milliseconds(latency),
             **_in_milliseconds(openvino_latency, "openvino_"),
         )

@@ -52,7 +52,7 @@ def to_onnx(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:
     Args:
         model: Takes one tensor, returns one tensor, and is on the CPU. The mode of each of its modules (training or
             evaluation) is restored afterwards.
-        example_input: (B, ...) with B at least 1; its shape and type matter, its values do not.
+        example_input: (B, ...) with B at least 1; its shape, type and range matter, its values are not kept.
 
     Returns:
         The model, checked by `onnx.checker`. It contains no metadata, doc strings, node names or shapes of

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from kedro_aat.errors import ExportError
@@ -34,6 +35,8 @@ class OpenvinoFiles:
         graph: Contents of the `.xml` file.
         weights: Contents of the `.bin` file with the same stem.
     """
+
+    __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     graph: bytes
     weights: bytes

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from kedro_aat.errors import DataError
-from kedro_aat.tensors import hash_tensors
+from kedro_aat.tensors import hash_tensors, synthetic_like
 from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
 
 
@@ -30,6 +30,7 @@ class Examples(Protocol):
 Data = Mapping[str, Tensor] | Examples
 
 NUM_HASHED_EXAMPLES = 16
+NUM_RANGED_EXAMPLES = 64  # give the range of made-up inputs
 
 
 def as_dataset(data: Data, split: str) -> Examples:
@@ -56,6 +57,11 @@ def example_input(data: Data, num_examples: int = 2) -> Tensor:
     dataset = as_dataset(data, "validation")
     count = min(num_examples, len(dataset))
     return torch.stack([dataset[index][0] for index in range(count)])
+
+
+def synthetic_input(data: Data, num_examples: int = 2) -> Tensor:
+    """Made-up inputs like those of a split, (num_examples, ...), for what is saved; see `synthetic_like`."""
+    return synthetic_like(example_input(data, NUM_RANGED_EXAMPLES), num_examples)
 
 
 def example_count(data: Data) -> int:

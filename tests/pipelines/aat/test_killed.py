@@ -71,3 +71,23 @@ def test_ctrl_c_says_how_to_go_on(finished: Project, tmp_path: Path) -> None:
     assert command.wait() > 0
     assert "Run the same command again to continue." in " ".join(command.output.split())
     assert "Running node: export_model" not in command.output
+
+
+def test_export_that_is_killed_goes_on_with_what_is_finished(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "killed")
+    (folder,) = (project.models / "checkpoints").glob("*/finished_steps")
+    shutil.rmtree(folder)
+    command = project.start("--from-nodes", "export_model")
+    while not list(folder.glob("judgment-*.json")):
+        assert command.poll(timeout=0.005) is None, command.output
+    os.killpg(command.pid, signal.SIGKILL)
+    command.wait()
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    assert not list(folder.glob("measurements-*"))
+
+    assert "Finished steps are not repeated." in project.run("--from-nodes", "export_model")
+    assert written.items() <= {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}.items()
+    names = sorted(path.name.partition("-")[0] for path in folder.glob("*.json"))
+    assert names == ["files"] * 3 + ["judgment"] * 2 + ["measurements"]
+    for key in ("delivered", "certificate"):
+        assert project.summary[key] == finished.summary[key]

@@ -144,6 +144,13 @@ def test_second_run_takes_the_finished_state(finished: Project, repeated: Run) -
     pd.testing.assert_frame_equal(again.trajectory, finished.trajectory)
 
 
+def test_second_run_repeats_no_export_and_no_measurement(finished: Project, repeated: Run) -> None:
+    assert "Finished steps are not repeated." in repeated.output
+    # Not two measured latencies are equal to the last digit.
+    for key in ("baseline", "candidates"):
+        assert repeated.project.summary[key] == finished.summary[key]
+
+
 def test_old_spelling_and_a_start_in_the_middle(finished: Project, restarted: Run) -> None:
     # Nothing between nodes lives in memory only.
     assert restarted.project.summary["compressed"]["rate"] == finished.summary["compressed"]["rate"]

@@ -65,7 +65,8 @@ def export_model(
         search_result: Result of the first stage.
         second_result: Result of the second stage.
         search_trajectory: Trajectory of the first stage.
-        checkpoint_store: Store with the checkpoints to fall back to.
+        checkpoint_store: Store with the checkpoints to fall back to. Exports and measurements are kept in the run's
+            folder, so that the same call does not repeat them.
         settings: Settings of the pipeline.
 
     Returns:
@@ -78,7 +79,9 @@ def export_model(
     from kedro_aat.budget import Outcome
     from kedro_aat.delivery.candidates import front_candidates, stage_candidates
     from kedro_aat.delivery.deliver import deliver
+    from kedro_aat.delivery.finished import FinishedSteps, training_inputs
     from kedro_aat.export import NotExported
+    from kedro_aat.training.data import data_fingerprint
 
     budget = baseline_evaluation.budget_of(search_result.budget)
     stages = ((1, controller, search_result), (2, second_controller, second_result))
@@ -90,6 +93,13 @@ def export_model(
     others = front_candidates(
         controller, search_trajectory, search_result, checkpoint_store, budget, settings.minimal_rate
     )
+    finished = FinishedSteps(
+        checkpoint_store.root / search_result.run / "finished_steps",
+        validation_data=data_fingerprint(validation_data),
+        training=training_inputs(settings.training),
+        # The objective and the limits choose among results that do not depend on them.
+        export=settings.export.model_dump(mode="json", exclude={"objective", "limits"}),
+    )
     exported, result = deliver(
         stage_candidates(within_budget),
         others,
@@ -99,7 +109,9 @@ def export_model(
         settings.training,
         settings.export,
         search_result.reason,
+        finished,
     )
+    finished.remove_others()
     if exported is None:
         nothing = NotExported(result.reason)
         return nothing, nothing, nothing, nothing, result

@@ -41,7 +41,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
         [
             _node(
                 evaluate_baseline,
-                ["baseline_model", "train_data", "validation_data", "params:aat"],
+                ["baseline_model", "train_data", "validation_data", "params:aat", "checkpoint_store"],
                 ["baseline_evaluation", "baseline_scores"],
             ),
             _node(

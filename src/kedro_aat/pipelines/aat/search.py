@@ -46,7 +46,11 @@ NUM_CALIBRATION_BATCHES = 10  # training batches that give the ranges of activat
 
 
 def evaluate_baseline(
-    model: Module, train_data: Data, validation_data: Data, settings: AatSettings
+    model: Module,
+    train_data: Data,
+    validation_data: Data,
+    settings: AatSettings,
+    checkpoint_store: CheckpointStore | None = None,
 ) -> tuple[BaselineEvaluation, DataFrame]:
     """Evaluates the uncompressed model, works out its budget, and forecasts the certificate.
 
@@ -57,6 +61,8 @@ def evaluate_baseline(
         train_data: Training split.
         validation_data: Validation split.
         settings: Settings of the pipeline.
+        checkpoint_store: Store in which the evaluation is kept, so that the same call does not repeat it; None keeps
+            nothing.
 
     Returns:
         The evaluation, and a table with one `score` per validation example or, for a metric that is not a mean over
@@ -66,7 +72,8 @@ def evaluate_baseline(
 
     import pandas as pd
 
-    from kedro_aat.training.data import example_count
+    from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
+    from kedro_aat.training.data import data_fingerprint, example_count
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import evaluate
@@ -76,7 +83,15 @@ def evaluate_baseline(
     # A copy, because the model may be moved to another device and memory format.
     model = copy.deepcopy(model)
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
-    evaluation = evaluate(model, training.callables().validate)
+    finished = FinishedSteps(
+        checkpoint_store.root / "finished_steps" if checkpoint_store else None,
+        validation_data=data_fingerprint(validation_data),
+        training=training_inputs(settings.training),
+        seed=settings.seed,
+    )
+    evaluation = finished.result(
+        "baseline", MetricValues, lambda: MetricValues.of(evaluate(model, training.callables().validate)), model
+    ).evaluation()
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # settings.check() made sure of it
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)
@@ -139,7 +154,8 @@ def build_controller(
         model: The uncompressed model; it stays as it is.
         baseline_evaluation: Not read. As an input it makes sure that a bad baseline or budget is found first.
         settings: Settings of the pipeline.
-        train_data: Training split; filter pruning runs the model once with its first examples.
+        train_data: Training split; filter pruning runs the model once with made-up inputs of its shape and range, which
+            are saved with the controller.
 
     Returns:
         The controller; it owns the model, so that the two pass between nodes as one.
@@ -147,9 +163,9 @@ def build_controller(
     import copy
 
     from kedro_aat.compression.build import build_controller as build
-    from kedro_aat.training.data import example_input
+    from kedro_aat.training.data import synthetic_input
 
-    inputs = None if train_data is None else example_input(train_data)
+    inputs = None if train_data is None else synthetic_input(train_data)
     return build(copy.deepcopy(model), settings.compression, example_input=inputs)
 
 
@@ -258,7 +274,7 @@ def finetune_second_stage(
     from kedro_aat.compression.build import build_controller as build
     from kedro_aat.compression.settings import algorithms_of
     from kedro_aat.reporting.summary import trajectory
-    from kedro_aat.training.data import example_input
+    from kedro_aat.training.data import synthetic_input
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.stage import SearchStage
 
@@ -267,7 +283,7 @@ def finetune_second_stage(
     if second is None or settings.choose is not None:
         return controller, SkippedSearch(outcome="skipped"), first
     training = settings.training.with_learning_rate(second.learning_rate_factor)
-    second_controller = build(controller.strip(), second.compression, example_input=example_input(train_data))
+    second_controller = build(controller.strip(), second.compression, example_input=synthetic_input(train_data))
     if hasattr(second_controller, "calibrate"):
         batches = DefaultTraining(second_controller.model, training, train_data, validation_data).train_batches(0)
         second_controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))

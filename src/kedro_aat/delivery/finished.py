@@ -1,0 +1,194 @@
+"""Keeps the results of finished steps, so that a run that goes on after a kill does not repeat them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import kedro_aat
+from kedro_aat.errors import StorageError
+from kedro_aat.storage import replacing
+from kedro_aat.tensors import hash_tensors
+from kedro_aat.training.default import pick_device
+from kedro_aat.training.identity import hash_sources
+from kedro_aat.training.runner import Evaluation
+from kedro_aat.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# What exports, runs and judges a file.
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "openvino", "torch", "torchmetrics")
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in the text of a function or of an object without a text of its own
+_OF_ANY_MODULE = frozenset(vars(nn.Module()))
+
+
+class FinishedSteps:
+    """A folder with a file for each finished step: its inputs, its result as JSON, and a checksum. It is a handle.
+
+    A result is used only if nothing that it depends on has changed: the step's inputs, the models with their source,
+    the versions of the packages, and the CPU. Whatever cannot be read is computed again; whatever cannot be written
+    is not kept.
+
+    Args:
+        folder: The folder, which is created with the first file; None keeps nothing.
+        inputs: What all steps depend on, as JSON data.
+    """
+
+    def __init__(self, folder: Path | None = None, **inputs: Any) -> None:
+        self.folder = folder
+        self._inputs = inputs
+        self._used: set[Path] = set()
+
+    def result(self, step: str, kind: type[T], compute: Callable[[], T], *models: nn.Module, **inputs: Any) -> T:
+        """Returns the result that was kept of a step, or else computes and keeps it.
+
+        Args:
+            step: Name of the step.
+            kind: Type of the result, which pydantic writes as JSON.
+            compute: Computes the result.
+            *models: Models that the step works on.
+            **inputs: What else it depends on, as JSON data.
+        """
+        if self.folder is None:
+            return compute()
+        models_ = [identity_of(model) for model in models]
+        text = json.dumps({**_environment(), **self._inputs, **inputs, "models": models_}, sort_keys=True).encode()
+        path = self.folder / f"{step}-{hashlib.sha256(text).hexdigest()[:16]}.json"
+        adapter = TypeAdapter(kind)
+        try:
+            checksum, kept = path.read_bytes().split(b"\n", 1)
+            if checksum != _checksum(kept):
+                raise ValueError("its checksum is wrong")
+            kept_text, kept_result = kept.split(b"\n", 1)
+            if kept_text == text:
+                result = adapter.validate_json(kept_result)
+                if not self._used:
+                    logger.info("Finished steps are not repeated. To repeat them, remove %s", self.folder)
+                self._used.add(path)
+                return result
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            logger.warning("%s cannot be read (%s); this step is done again.", path, error)
+        result = compute()
+        contents = text + b"\n" + adapter.dump_json(result)
+        try:
+            with replacing(path) as new:
+                new.write_bytes(_checksum(contents) + b"\n" + contents)
+        except StorageError as error:
+            logger.warning("%s cannot be written (%s); the step would be repeated after a kill.", path, error)
+        self._used.add(path)
+        return result
+
+    def remove_others(self) -> None:
+        """Removes what is kept of steps that this object was not asked for, such as those of other settings."""
+        for path in set(self.folder.glob("*.json") if self.folder else ()) - self._used:
+            path.unlink(missing_ok=True)
+
+
+class MetricValues(BaseModel):
+    """An `Evaluation` as plain numbers.
+
+    Attributes:
+        metric: Metric over the split.
+        scores: One score per example; None if the metric is not their mean.
+        resampled: Metric on resamples of the split, which may be NaN; None if there are none.
+    """
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    metric: float
+    scores: list[float] | None = None
+    resampled: list[float] | None = None
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> MetricValues:
+        """The numbers of an evaluation."""
+        scores, resampled = evaluation.scores, evaluation.resampled
+        return cls(
+            metric=evaluation.metric,
+            scores=None if scores is None else scores.tolist(),
+            resampled=None if resampled is None else resampled.tolist(),
+        )
+
+    def evaluation(self) -> Evaluation:
+        """The evaluation, with tensors in double precision."""
+        scores, resampled = (
+            None if values is None else torch.tensor(values, dtype=torch.float64)
+            for values in (self.scores, self.resampled)
+        )
+        return Evaluation(self.metric, scores, resampled)
+
+
+def identity_of(model: nn.Module) -> str:
+    """Hash of a model's tensors, of the plain attributes of its modules, and of the source of their classes."""
+    digest = hashlib.sha256(hash_tensors([*model.named_parameters(), *model.named_buffers()]).encode())
+    classes = {type(module) for module in model.modules() if not type(module).__module__.startswith("torch.")}
+    digest.update(hash_sources(sorted(classes, key=lambda each: (each.__module__, each.__qualname__))).encode())
+    for name, module in model.named_modules():
+        attributes = {key: value for key, value in vars(module).items() if key not in _OF_ANY_MODULE}
+        text = f"{name} {type(module).__qualname__} {sorted(attributes.items())}"
+        digest.update(_ADDRESS.sub("", text).encode())
+        tensors = (leaf for leaf in tree_leaves(attributes) if isinstance(leaf, Tensor))  # their text is shortened
+        digest.update(hash_tensors(enumerate(tensors)).encode())
+    return digest.hexdigest()
+
+
+def training_inputs(settings: TrainingSettings) -> Mapping[str, Any]:
+    """What a metric depends on besides model and data, as JSON data: settings, device, the user's own source."""
+    own = [settings.function("validate_"), settings.metric and settings.metric.load()]
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "device": str(pick_device(settings.device)),
+        "source": hash_sources(filter(None, own)),
+    }
+
+
+@functools.cache
+def _environment() -> Mapping[str, Any]:
+    """Versions of the packages, the source of this one, and the CPU."""
+    sources = hashlib.sha256()
+    for path in sorted(Path(kedro_aat.__file__).parent.rglob("*.py")):
+        sources.update(path.read_bytes())
+    return {
+        "kedro_aat": sources.hexdigest(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "cpu": _cpu(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return f"{os.cpu_count()} x {', '.join(sorted(models)) or platform.processor() or platform.machine()}"
+
+
+def _checksum(contents: bytes) -> bytes:
+    return hashlib.sha256(contents).hexdigest().encode()
