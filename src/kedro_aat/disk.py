@@ -108,7 +108,11 @@ def sync(path: Path) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Replaces a file whole, and flushes it to disk: after a crash it has the old or the new text."""
     temporary = path.with_name(f".{path.name}.kedro-aat-writing")
-    temporary.write_text(text)
-    sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # its space is needed
+        raise
     sync(path.parent)

@@ -41,7 +41,7 @@ def test_all_mistakes_are_listed_in_one_error() -> None:
     for expected in (
         "optimizer.init_args.momentun: torch.optim.SGD takes no such argument. Did you mean 'momentum'?",
         "scheduler.class_path: 'torch.optim.lr_scheduler' has no 'CosineAnealingLR'. Did you mean 'CosineAnnealingLR'?",
-        "loss.class_path: 'torch.n.CrossEntropyLoss' cannot be imported",
+        "loss.class_path: 'torch' has no 'n'. Did you mean 'nn'?",
         "metric.class_path: must be a dotted import path",
         "train_epoch.class_path: 'tests.training.user_functions' has no 'train_epok'. Did you mean 'train_epoch'?",
         "validate.class_path: 'no_such_module.validate' cannot be imported",
