@@ -100,7 +100,7 @@ def certify_once(
 def _evaluate(model: nn.Module, test_data: Data, settings: TrainingSettings) -> Evaluation:
     model = copy.deepcopy(model)  # it may be moved to another device
     training = DefaultTraining(model, settings, None, test_data)
-    return evaluate(model, training.callables().validate)
+    return evaluate(model, training.callables().validate, batch_size=training.settings.batch_size)
 
 
 def _judge(before: Evaluation, after: Evaluation, budget: Budget, num_examples: int, alpha: float) -> Verdict:

@@ -49,7 +49,7 @@ def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
     import pandas as pd
 
     whole_numbers = {"started_from": "Int64"}
-    fractions = dict.fromkeys(("standard_error", "loss", "learning_rate", "best_rate"), "float64")
+    fractions = dict.fromkeys(("metric", "standard_error", "loss", "learning_rate", "best_rate"), "float64")
     return pd.DataFrame([asdict(record) for record in history]).astype({**whole_numbers, **fractions})
 
 

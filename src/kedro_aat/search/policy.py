@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=0, le=1_000_000)]
 
 # Replaces a tolerated drop of zero as the unit of margins. In metric units.
 UNIT_WITHOUT_DROP = 0.01
-# A failed epoch counts as this many tolerated drops below the budget: as much as NNCF's `interpolate` assumes at rate 1.
+# A failed epoch counts as this many tolerated drops below the budget, as NNCF's `interpolate` assumes at rate 1.
 DROPS_BELOW_IF_FAILED = 20
 # Factor on the learning rate after an epoch that failed.
 LR_FACTOR_IF_FAILED = 0.5

@@ -5,21 +5,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
+
+import torch
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
 from kedro_aat.compression.controller import CompressionController, CompressionStage, rates_of
-from kedro_aat.errors import CheckpointError, ConfigurationError, MetricError
-from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
+from kedro_aat.errors import (
+    CheckpointError,
+    ConfigurationError,
+    DivergedError,
+    MetricError,
+    OutOfMemoryError,
+    UserFunctionError,
+)
+from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, SearchState, Stop, margin_if_failed
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
+from kedro_aat.training.ending import finish
+from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within, exceeds_time_limit, pareto_front
 from kedro_aat.training.runner import Evaluation, TrainingRunner
@@ -32,6 +39,9 @@ MAXIMAL_INITIAL_RATE = 1 - 1e-9
 
 # Warn if the standard error exceeds this fraction of the tolerated drop: random error would then dominate.
 LARGEST_RESOLVING_ERROR = 1 / 3
+
+# Failed epochs in a row at rate 0 that are an error: what fails is the training, not the compression.
+MAXIMAL_FAILURES_AT_RATE_ZERO = 3
 
 
 def fine_tune(
@@ -47,7 +57,9 @@ def fine_tune(
 ) -> FineTuned:
     """Fine-tunes the runner's model as the policy asks, and leaves it at the best rate within budget.
 
-    Continues from the latest of `checkpoints`. Ctrl-C and SIGTERM end the search with the best model so far.
+    Continues from the latest of `checkpoints`. Ctrl-C ends the search after the epoch, and a second one or SIGTERM at
+    once, with the best model so far. An epoch with a loss or a metric that is NaN or infinite has failed: the model
+    goes back to where the epoch began, and the policy is told.
 
     Args:
         runner: The model, its controller and the user's functions.
@@ -61,7 +73,10 @@ def fine_tune(
         time_limit: Seconds after which no epoch begins, including earlier attempts at this run; None for no limit.
 
     Raises:
-        MetricError: If a metric or loss is not finite; the model is then in its last good state.
+        MetricError: If a metric is not a number, that of the initial model is not finite, or training fails even at
+            rate 0. The model is then in its last good state.
+        UserFunctionError: If a function of the user's fails, or leaves something behind that it must not.
+        UnrepeatableError: If the returned model, validated again, has another metric.
     """
     history: list[EpochRecord] = []
     on_front: set[int] = set()
@@ -74,13 +89,18 @@ def fine_tune(
         else:
             logger.info("Continuing after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
     still_needed = state.needed
-    with progress, _interruptible():
+    with progress, interruptible() as interruption:
         try:
+            _refuse_to_repeat(history)
             while isinstance(move := policy.ask(state), Epoch):
+                if interruption.is_requested:
+                    stop = _interrupted(state)
+                    break
                 if exceeds_time_limit(time_limit, history):
                     stop = state.stop(f"The time limit of {time_limit:.0f} s leaves no time for another epoch.")
                     break
-                state, record = _try(runner, policy, move, state, budget, baseline, checkpoints, history)
+                interruption.work = f"epoch {runner.cumulative_epoch_count + 1}" if move.train else "the validation"
+                state, record = _try_in_memory(runner, policy, move, state, budget, baseline, checkpoints, history)
                 history.append(record)
                 saved = {"search": state.model_dump_json(), "history": [vars(row) for row in history]}
                 # Checkpoint 0 is the initial model. The previous one and what it needs stay in case this one turns
@@ -92,6 +112,7 @@ def fine_tune(
                 still_needed = state.needed
                 progress.show(record)
                 _warn_if_unresolved(budget, history)
+                _refuse_to_repeat(history)
             else:
                 stop = move
                 if time_limit is None:  # otherwise the run may continue with more time
@@ -101,14 +122,57 @@ def fine_tune(
             if checkpoint is None:  # not even the first validation finished
                 raise
             history, state = _resume(runner, policy, checkpoint)
-            stop = state.stop("The run was interrupted.").model_copy(update={"outcome": Outcome.INTERRUPTED})
-        except MetricError as error:
-            if (checkpoint := checkpoints.latest()) is not None:
-                runner.restore_model(checkpoint)
-            raise MetricError(
-                f"{error} The checkpoints are in {checkpoints.folder}; remove that folder to start over."
-            ) from None
-    return _finish(runner, stop, history, checkpoints)
+            stop = _interrupted(state)
+        except (MetricError, UserFunctionError) as error:
+            _restore_if_possible(runner, checkpoints)
+            raise type(error)(
+                f"{error}\nThe checkpoints are in {checkpoints.folder}; remove that folder to start over."
+            ) from error.__cause__
+    return finish(runner, stop, history, checkpoints, budget, problem.minimal_rate)
+
+
+def _restore_if_possible(runner: TrainingRunner, checkpoints: RunCheckpoints) -> None:
+    """Leaves the model in its last good state, unless what made a function fail makes this fail too."""
+    with contextlib.suppress(UserFunctionError, RuntimeError):
+        if (checkpoint := checkpoints.latest()) is not None:
+            runner.restore_model(checkpoint)
+
+
+def _interrupted(state: SearchState) -> Stop:
+    return state.stop("The run was interrupted.").model_copy(update={"outcome": Outcome.INTERRUPTED})
+
+
+def _refuse_to_repeat(history: list[EpochRecord]) -> None:
+    """Raises an error if the last epochs failed without any compression."""
+    last = history[-MAXIMAL_FAILURES_AT_RATE_ZERO:]
+    if len(last) == MAXIMAL_FAILURES_AT_RATE_ZERO and all(row.failed and row.requested_rate <= 0 for row in last):
+        raise MetricError(
+            f"The loss or the metric of {len(last)} epochs in a row at rate 0 was NaN or infinite, so the training "
+            "fails without any compression. A lower learning rate, gradient clipping or fp32 precision usually helps."
+        )
+
+
+def _try_in_memory(
+    runner: TrainingRunner,
+    policy: SearchPolicy[Any],
+    move: Epoch,
+    state: Any,
+    budget: Budget,
+    baseline: Evaluation | None,
+    checkpoints: RunCheckpoints,
+    history: list[EpochRecord],
+) -> tuple[Any, EpochRecord]:
+    """Does as `_try`, and again with smaller parts of a batch as long as the memory is not enough."""
+    while True:
+        try:
+            return _try(runner, policy, move, state, budget, baseline, checkpoints, history)
+        except OutOfMemoryError:
+            if not history or not runner.halve_batch():
+                raise
+        # Not in the handler, since the error keeps what the epoch had allocated.
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        runner.resume(checkpoints.load(history[-1].checkpoint))
 
 
 def _try(
@@ -123,12 +187,21 @@ def _try(
 ) -> tuple[Any, EpochRecord]:
     """Trains and judges one epoch, and tells the policy."""
     started = time.perf_counter()
-    loss = _prepare_and_train(runner, move, checkpoints, current=len(history) - 1)
-    learning_rate = runner.learning_rate
-    evaluation = runner.validate()
-    seen = _judge(runner, budget, move, evaluation.metric, standard_error_of(baseline, evaluation), history)
+    loss, evaluation = None, None
+    try:
+        loss = _prepare_and_train(runner, move, checkpoints, current=len(history) - 1)
+        learning_rate = runner.learning_rate
+        evaluation = runner.validate()
+    except DivergedError as error:
+        if not move.train:
+            raise
+        learning_rate = runner.learning_rate
+        logger.warning("Epoch %d failed: %s", runner.cumulative_epoch_count, error)
+    seen = _judge(runner, budget, move, baseline, evaluation, history)
+    if seen.failed:
+        runner.roll_back(checkpoints.load(len(history) - 1 if move.start_from is None else move.start_from))
     state = policy.tell(state, seen)
-    if move.train:
+    if move.train and seen.metric is not None:
         runner.update_learning_rate(seen.metric, loss)
     record = EpochRecord(
         **seen.model_dump(exclude={"early_stop"}),
@@ -170,10 +243,11 @@ def _judge(
     runner: TrainingRunner,
     budget: Budget,
     move: Epoch,
-    metric: float,
-    standard_error: float | None,
+    baseline: Evaluation | None,
+    evaluation: Evaluation | None,
     history: list[EpochRecord],
 ) -> EpochResult:
+    """The result of an epoch; it failed if there is no evaluation."""
     controller = runner.compression_controller
     rates = rates_of(controller)
     requested_rate = rates.requested_rate
@@ -184,16 +258,17 @@ def _judge(
     elif runner.is_searching:
         requested_rate = history[-1].requested_rate
     fully_compressed = controller.compression_stage() == CompressionStage.FULLY_COMPRESSED
+    metric = evaluation.metric if evaluation else None
     return EpochResult(
         checkpoint=len(history),
         trained=move.train,
         requested_rate=requested_rate,
         achieved_rate=rates.achieved_rate,
         metric=metric,
-        margin=budget.margin(metric),
-        standard_error=standard_error,
+        margin=margin_if_failed(budget.drop) if metric is None else budget.margin(metric),
+        standard_error=standard_error_of(baseline, evaluation) if evaluation else None,
         fully_compressed=fully_compressed,
-        early_stop=move.train and fully_compressed and runner.stops_early(metric),
+        early_stop=metric is not None and move.train and fully_compressed and runner.stops_early(metric),
     )
 
 
@@ -291,41 +366,7 @@ def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, ch
         num_models = len(pareto_front(history, checkpoints.numbers))
         reason = f"Chosen from the {num_models} models on the Pareto front, without training."
         stop = Stop(outcome=Outcome.WITHIN_BUDGET, best=best.checkpoint, reason=reason)
-    return _finish(runner, stop, history, checkpoints)
-
-
-def _finish(runner: TrainingRunner, stop: Stop, history: list[EpochRecord], checkpoints: RunCheckpoints) -> FineTuned:
-    """Loads the model that is returned, and validates it once more."""
-    if stop.best is not None:
-        runner.restore_model(checkpoints.load(stop.best))
-    else:
-        runner.restore_model(checkpoints.load(0))
-        runner.uncompress()
-    return FineTuned(
-        outcome=stop.outcome,
-        reason=stop.reason,
-        best=None if stop.best is None else history[stop.best],
-        metric=runner.validate().metric,
-        achieved_rate=runner.achieved_rate,
-        history=history,
-    )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Lets SIGTERM end a run as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return finish(runner, stop, history, checkpoints, budget)
 
 
 def adaptive_problem(

@@ -115,7 +115,10 @@ class SearchStage:
         }
         with store.open(identity) as checkpoints:
             if choice is None:
-                result = self._search(runner, runner_of, baseline, budget, checkpoints, writer_of)
+                try:
+                    result = self._search(runner, runner_of, baseline, budget, checkpoints, writer_of)
+                except KeyboardInterrupt:  # before the first checkpoint
+                    raise InterruptedRunError(f"Stopped at the beginning. {Outcome.INTERRUPTED.advice}") from None
             else:
                 budget = choice.budget(budget.baseline, higher_is_better=budget.higher_is_better)
                 result = choose(runner, self.policy, budget, checkpoints)

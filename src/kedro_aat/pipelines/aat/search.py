@@ -76,7 +76,7 @@ def evaluate_baseline(
     # A copy, because the model may be moved to another device and memory format.
     model = copy.deepcopy(model)
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
-    evaluation = evaluate(model, training.callables().validate)
+    evaluation = evaluate(model, training.callables().validate, batch_size=settings.training.batch_size)
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # settings.check() made sure of it
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)
