@@ -18,8 +18,8 @@ from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.loop import certify_evaluations
 from kedro_aat.training.runner import Evaluation, evaluate
+from kedro_aat.training.scores import certify_evaluations
 from kedro_aat.training.settings import TrainingSettings
 
 

@@ -64,9 +64,11 @@ def finish(
                 row for row in history if minimal_rate <= row.requested_rate and row.achieved_rate < best.achieved_rate
             ]
             next_best = best_within(others, checkpoints.numbers, budget)
-            outcome = stop.outcome if next_best else Outcome.INFEASIBLE
-            reason = f"{stop.reason} Validated again, checkpoint {best.checkpoint} broke the budget."
-            stop = Stop(outcome=outcome, best=next_best and next_best.checkpoint, reason=reason)
+            stop = Stop(
+                outcome=stop.outcome if next_best else Outcome.INFEASIBLE,
+                best=next_best.checkpoint if next_best else None,
+                reason=f"{stop.reason} Validated again, checkpoint {best.checkpoint} broke the budget.",
+            )
             return finish(runner, stop, history, checkpoints, budget, minimal_rate)
     return FineTuned(
         outcome=stop.outcome,

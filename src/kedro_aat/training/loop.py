@@ -8,19 +8,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from kedro_aat.budget import Budget, Outcome
-from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
 from kedro_aat.compression.controller import CompressionController, CompressionStage, rates_of
 from kedro_aat.errors import (
+    AatError,
     CheckpointError,
     ConfigurationError,
     DivergedError,
     MetricError,
     OutOfMemoryError,
+    UnrepeatableError,
     UserFunctionError,
 )
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, SearchState, Stop, margin_if_failed
@@ -30,6 +32,7 @@ from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within, exceeds_time_limit, pareto_front
 from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.scores import standard_error_of
 from kedro_aat.validated import parse
 
 logger = logging.getLogger(__name__)
@@ -89,7 +92,7 @@ def fine_tune(
         else:
             logger.info("Continuing after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
     still_needed = state.needed
-    with progress, interruptible() as interruption:
+    with _left_in_good_state(runner, checkpoints), progress, interruptible() as interruption:
         try:
             _refuse_to_repeat(history)
             while isinstance(move := policy.ask(state), Epoch):
@@ -123,19 +126,23 @@ def fine_tune(
                 raise
             history, state = _resume(runner, policy, checkpoint)
             stop = _interrupted(state)
-        except (MetricError, UserFunctionError) as error:
-            _restore_if_possible(runner, checkpoints)
-            raise type(error)(
-                f"{error}\nThe checkpoints are in {checkpoints.folder}; remove that folder to start over."
-            ) from error.__cause__
-    return finish(runner, stop, history, checkpoints, budget, problem.minimal_rate)
+    with _left_in_good_state(runner, checkpoints):
+        return finish(runner, stop, history, checkpoints, budget, problem.minimal_rate)
 
 
-def _restore_if_possible(runner: TrainingRunner, checkpoints: RunCheckpoints) -> None:
-    """Leaves the model in its last good state, unless what made a function fail makes this fail too."""
-    with contextlib.suppress(UserFunctionError, RuntimeError):
-        if (checkpoint := checkpoints.latest()) is not None:
-            runner.restore_model(checkpoint)
+@contextlib.contextmanager
+def _left_in_good_state(runner: TrainingRunner, checkpoints: RunCheckpoints) -> Iterator[None]:
+    """After an error, restores the model's last good state, and names the folder of the checkpoints."""
+    try:
+        yield
+    except (MetricError, UserFunctionError, UnrepeatableError) as error:
+        # What made a function fail may make this fail too.
+        with contextlib.suppress(AatError, RuntimeError):
+            if (checkpoint := checkpoints.latest()) is not None:
+                runner.restore_model(checkpoint)
+        raise type(error)(
+            f"{error}\nThe checkpoints are in {checkpoints.folder}; remove that folder to start over."
+        ) from error.__cause__
 
 
 def _interrupted(state: SearchState) -> Stop:
@@ -269,47 +276,6 @@ def _judge(
         standard_error=standard_error_of(baseline, evaluation) if evaluation else None,
         fully_compressed=fully_compressed,
         early_stop=metric is not None and move.train and fully_compressed and runner.stops_early(metric),
-    )
-
-
-def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> float | None:
-    """Standard error of the difference of two metrics.
-
-    Args:
-        baseline: The uncompressed model; None if unknown.
-        evaluation: The compressed model on the same examples.
-
-    Returns:
-        The standard error; None without scores per example or metrics on resamples.
-    """
-    if baseline is None:
-        return None
-    if baseline.scores is not None and evaluation.scores is not None:
-        return paired_standard_error(baseline.scores.cpu().numpy(), evaluation.scores.cpu().numpy())
-    if baseline.resampled is not None and evaluation.resampled is not None:
-        return bootstrap_standard_error(baseline.resampled.cpu().numpy(), evaluation.resampled.cpu().numpy())
-    return None
-
-
-def certify_evaluations(
-    baseline: Evaluation, candidate: Evaluation, budget: Budget, alpha: float
-) -> Certificate | None:
-    """Tests once whether the candidate keeps the budget; None if an evaluation has no scores.
-
-    Args:
-        baseline: The uncompressed model on the test split.
-        candidate: The compressed model on it.
-        budget: Its drop and direction are tested.
-        alpha: Accepted probability of certifying a model that breaks its budget.
-    """
-    if baseline.scores is None or candidate.scores is None:
-        return None
-    return certify(
-        baseline.scores.cpu().numpy(),
-        candidate.scores.cpu().numpy(),
-        tolerated_drop=budget.drop,
-        higher_is_better=budget.higher_is_better,
-        alpha=alpha,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import sys
 import threading
@@ -60,9 +61,10 @@ class Watchdog:
         self._stopped.set()
 
     def _watch(self) -> None:
+        errors = sys.__stderr__ or sys.stderr  # a notebook replaces the second one by what is no file
         while (left := self._deadline - time.monotonic()) > 0:
             # This thread cannot run while another one keeps Python's lock; faulthandler's needs no lock.
-            faulthandler.dump_traceback_later(2 * self._timeout, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(2 * self._timeout, exit=True, file=errors)
             if self._stopped.wait(left):
                 faulthandler.cancel_dump_traceback_later()
                 return
@@ -70,8 +72,10 @@ class Watchdog:
             f"A training step or the data loader hangs: no step ended within {self._timeout:g} seconds "
             "(training.step_timeout_seconds). The last checkpoint is kept; the same command continues after it. "
             "These are the stacks of all threads:",
-            file=sys.__stderr__,
+            file=errors,
             flush=True,
         )
-        faulthandler.dump_traceback(sys.__stderr__)
+        faulthandler.dump_traceback(errors)
+        for worker in multiprocessing.active_children():  # else one that hangs would outlive this process
+            worker.kill()
         os._exit(1)
