@@ -43,7 +43,7 @@ class BudgetSettings(Settings):
         max_relative_drop: Largest tolerated drop as a fraction of the baseline's magnitude, in [0, 1].
     """
 
-    max_drop: Annotated[float, Field(ge=0)] | None = None
+    max_drop: Annotated[float, Field(ge=0, le=1e100)] | None = None
     max_relative_drop: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
