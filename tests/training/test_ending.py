@@ -29,7 +29,7 @@ def search(folder: Path, metric_of: Callable[[float, int], float]) -> AdaptiveCo
         "search": {"kind": "frontier", "maximal_total_epochs": 12},
     }
     config = {"accuracy_aware_training": {"mode": "adaptive_compression_level", "params": params}}
-    loop = AdaptiveCompressionTrainingLoop(config, ScriptedController(model), 0.95, verbose=False)  # type: ignore[arg-type]
+    loop = AdaptiveCompressionTrainingLoop(config, ScriptedController(model), 0.95, verbose=False)
     loop.run(model, train_epoch, validate, log_dir=folder)
     loop.num_validations = len(calls)  # type: ignore[attr-defined]
     return loop

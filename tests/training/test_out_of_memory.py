@@ -26,7 +26,7 @@ from kedro_aat.training.runner import TrainingRunner
 from tests.nets import images
 from tests.training.training_run import TrainingRun, settings
 
-HALVE = {"on_out_of_memory": "halve_batch"}
+HALVE: dict[str, Any] = {"on_out_of_memory": "halve_batch"}
 
 
 class Hungry(nn.Module):

@@ -69,11 +69,16 @@ def test_sigkill_at_random_epochs_changes_nothing(num_epochs: int, finished: Pro
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_ctrl_c_says_how_to_go_on(finished: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_signal_ends_the_run_with_one_sentence(number: int, finished: Project, tmp_path: Path) -> None:
     project = _copy(finished, tmp_path / "stopped")
     command = project.start("--from-nodes", "evaluate_baseline", **_allow(14))
     _wait_for_checkpoint(project, 3, command)
-    os.kill(command.pid, signal.SIGINT)
-    assert command.wait() > 0
-    assert "Run the same command again to continue." in " ".join(command.output.split())
-    assert "Running node: export_model" not in command.output
+    os.kill(command.pid, number)
+    assert command.wait() == 1
+    output = " ".join(command.output.split())
+    asked, _, end = output.rpartition("You can resume the pipeline run")
+    assert ("is finished and saved. Press Ctrl-C again" in asked) == (number == signal.SIGINT)
+    assert "Run the same command again to continue." in end  # below Kedro's advice
+    assert "Traceback" not in output
+    assert "Running node: export_model" not in output

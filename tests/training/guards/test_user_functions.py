@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from kedro_aat import AdaptiveCompressionTrainingLoop, create_compressed_model
@@ -46,7 +46,7 @@ def train(controller: Any, model: nn.Module, epoch: int, optimizer: Any, lr_sche
     loss = F.cross_entropy(model(DATA["inputs"]), DATA["targets"])
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def validate(model: nn.Module, epoch: int) -> float:
@@ -195,7 +195,7 @@ def test_errors_of_memory_are_recognized() -> None:
 
 def test_names_of_functions() -> None:
     class Scorer:
-        def __call__(self) -> Tensor: ...
+        def __call__(self) -> None: ...
 
     assert name_of(fail) == f"{__name__}.fail"
     assert name_of(nn.Linear(1, 1)) == "torch.nn.modules.linear.Linear"
