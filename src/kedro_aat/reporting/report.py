@@ -175,15 +175,15 @@ def _tried(trajectory: pd.DataFrame, summary: Summary) -> list[TriedRates]:
         best = by_rate.sort_values("margin", ascending=False).groupby("rate").head(1).set_index("rate")
         best["epochs"] = by_rate.groupby("rate")["epochs"].sum()
         cells: list[tuple[str, ...]] = [
-            (f"{row.Index:.4f}", str(row.epochs), *_judged(row.metric, row.margin))
+            (f"{row.Index:.4f}", str(row.epochs), *_judged(row))
             for row in best.sort_index(ascending=False).itertuples()
         ]
         tables.append(TriedRates(stage_name(summary, int(str(stage))), cells))
     return tables
 
 
-def _judged(metric: float, margin: float) -> tuple[str, str]:
-    return ("failed", "-") if math.isnan(metric) else (f"{metric:.4f}", f"{margin:+.4f}")
+def _judged(row: Any) -> tuple[str, str]:
+    return ("failed", "-") if math.isnan(row.metric) else (f"{row.metric:.4f}", f"{row.margin:+.4f}")
 
 
 class ShownLayers(NamedTuple):
