@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.compression.settings import MagnitudeSparsity
@@ -264,3 +265,38 @@ def test_openvino_is_checked_before_training_only_if_it_is_used(monkeypatch: pyt
     unused: Any = None  # neither the model nor the data are used
     with pytest.raises(ConfigurationError, match=r"aat.export.openvino: .* install .*pip install openvino"):
         evaluate_baseline(unused, unused, unused, changed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"seed": 2**64}, "seed: should be less than 9223372036854775808"),
+        ({"time_limit_minutes": 1e308}, "time_limit_minutes: should be less than or equal to 1000000"),
+        ({"search": {"kind": "frontier", "num_path_steps": 10**8}}, "search.num_path_steps: should be less than"),
+        ({"search": {"kind": "frontier", "epochs_per_rate": 10**9}}, "search.epochs_per_rate: should be less than"),
+        ({"search": {"kind": "interpolate", "patience_epochs": 10**9}}, "search.patience_epochs: should be less than"),
+        ({"training": {"metric": "torchmetrics.Accuracy", "num_threads": 100_000}}, "training.num_threads: should be"),
+        ({"training": {"metric": "torchmetrics.Accuracy", "num_workers": 10**6}}, "training.num_workers: should be"),
+        ({"training": {"metric": "torchmetrics.Accuracy", "batch_size": 2**63}}, "training.batch_size: should be"),
+        ({"training": {"metric": "torchmetrics.Accuracy", "device": "meta"}}, "training.device: must be auto or cpu"),
+        ({"training": {"metric": "torchmetrics.Accuracy", "device": "cpu:7"}}, "training.device: must be below cpu:1"),
+        (
+            {"training": {"metric": "torchmetrics.Accuracy", "train_epoch": "a.b", "on_out_of_memory": "halve_batch"}},
+            "training.train_epoch: must be left out with on_out_of_memory: halve_batch",
+        ),
+        ({"export": {"batch_sizes": [1, 10**9]}}, "export.batch_sizes.1: should be less than"),
+        ({"export": {"num_threads": 100_000}}, "export.num_threads: should be less than"),
+        ({"export": {"latency_seconds": 1e9}}, "export.latency_seconds: should be less than"),
+        ({"certificate": {"test_examples": 10**15}}, "certificate.test_examples: should be less than"),
+    ],
+    ids=key_of,
+)
+def test_values_that_would_bring_the_process_down_are_refused(changes: dict[str, Any], mistake: str) -> None:
+    (found,) = mistakes(**changes)
+    assert found.startswith(mistake)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an MPS device")
+def test_device_that_the_machine_lacks_is_refused() -> None:
+    (found,) = mistakes(training={"metric": "torchmetrics.Accuracy", "device": "mps"})
+    assert re.match(r"training\.device: must be auto or cpu.* on this machine, but got 'mps'", found)

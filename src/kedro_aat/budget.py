@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kedro_aat.errors import ConfigurationError, MetricError
+from kedro_aat.errors import ConfigurationError, DivergedError, MetricError
 from kedro_aat.validated import Settings
 
 # Relative difference of two equal numbers that were computed in float32: a few roundings of 1.2e-7 each.
@@ -43,7 +43,7 @@ class BudgetSettings(Settings):
         max_relative_drop: Largest tolerated drop as a fraction of the baseline's magnitude, in [0, 1].
     """
 
-    max_drop: Annotated[float, Field(ge=0)] | None = None
+    max_drop: Annotated[float, Field(ge=0, le=1e100)] | None = None
     max_relative_drop: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
@@ -134,7 +134,8 @@ def require_finite(value: object, what: str) -> float:
         what: Name of the measurement, e.g. "the metric of epoch 7".
 
     Raises:
-        MetricError: If it is not a number, or is NaN or infinite.
+        MetricError: If it is not a number.
+        DivergedError: If it is NaN or infinite.
     """
     try:
         # `float` raises a TypeError for what is not a number. Texts are rejected too: an empty one is never a number.
@@ -145,7 +146,7 @@ def require_finite(value: object, what: str) -> float:
             "Let the function return a float."
         ) from None
     if not math.isfinite(number):
-        raise MetricError(
+        raise DivergedError(
             f"{what} must be a finite number, but is {value!r}. The state before that epoch is kept; "
             "a lower learning rate, gradient clipping or fp32 precision usually helps."
         )

@@ -36,7 +36,7 @@ class SecondStage(Settings):
 
     compression: CompressionSettings = Quantization()
     search: Annotated[Policy, Field(discriminator="kind")] = Frontier(maximal_total_epochs=8)
-    learning_rate_factor: Annotated[float, Field(gt=0)] = 0.25
+    learning_rate_factor: Annotated[float, Field(gt=0, le=1000)] = 0.25
     minimal_rate: Rate = 0.0
 
 
@@ -64,7 +64,7 @@ class AatSettings(Settings):
     # The settings that the result of a search depends on; they identify a run.
     SEARCHED: ClassVar = {"seed", "budget", "minimal_rate", "maximal_rate", "compression", "search", "training"}
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     budget: BudgetSettings
     minimal_rate: Rate = 0.0
     maximal_rate: Annotated[Rate, Field(validate_default=True)] = 0.998
@@ -72,7 +72,7 @@ class AatSettings(Settings):
     search: Annotated[Policy, Field(discriminator="kind")] = Frontier()
     second_stage: SecondStage | None = None
     training: TrainingSettings
-    time_limit_minutes: Annotated[float, Field(gt=0)] | None = None
+    time_limit_minutes: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     certificate: CertificateSettings = CertificateSettings()
     export: ExportSettings = ExportSettings()
     on_infeasible: Literal["keep_baseline", "error"] = "keep_baseline"

@@ -37,6 +37,25 @@ class MetricError(AatError, ValueError):
     """A metric that is not a finite number; the message names its epoch."""
 
 
+class DivergedError(MetricError):
+    """A loss or a metric that is NaN or infinite; the search is told of it as a failed epoch."""
+
+
+class UserFunctionError(AatError):
+    """A function of the user's failed, or left something behind that it must not.
+
+    The message begins with the epoch and the function; the function's own error is the `__cause__`.
+    """
+
+
+class OutOfMemoryError(UserFunctionError):
+    """A function of the user's needed more memory than there is."""
+
+
+class UnrepeatableError(AatError):
+    """A model whose validation, repeated at the end, gives another metric than the one that it was chosen by."""
+
+
 class StorageError(AatError):
     """A path that cannot be used, or files that cannot be written; nothing is lost."""
 

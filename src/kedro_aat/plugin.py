@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.checks import data_mistakes, free_inputs
 from kedro_aat.adoption.commands import aat
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class AatHooks:
-    """Finds mistakes before a run spends hours, and shows our errors above Kedro's traceback."""
+    """Finds mistakes before a run spends hours, and ends `kedro run` with the message of an error of ours."""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -62,11 +62,22 @@ class AatHooks:
         if mistakes:
             raise ConfigurationError("Before the run", mistakes)
 
-    @hook_impl
-    def on_node_error(self, error: Exception, node: Node) -> None:
-        """Logs the message of our errors before Kedro's traceback."""
-        if isinstance(error, AatError):
-            logger.error("%s: %s", node.name, error)
+    @hook_impl(trylast=True)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Ends a `kedro` command with the message of our error, below Kedro's advice and instead of a traceback.
+
+        The advice to begin at a later node would leave out what our nodes continue. Python code that runs a session
+        gets the error itself.
+
+        Args:
+            error: What ended the run.
+
+        Raises:
+            SystemExit: For an error of ours in a `kedro` command.
+        """
+        if isinstance(error, AatError) and click.get_current_context(silent=True) is not None:
+            logger.error("%s", error, extra={"markup": False})
+            raise SystemExit(1) from error
 
 
 hooks = AatHooks()

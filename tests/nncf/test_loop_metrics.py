@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kedro_aat import (
     Evaluation,
@@ -59,6 +59,7 @@ def test_metrics_of_either_direction_and_sign_give_the_same_search(
     assert len(other.loop.history) == len(usual.loop.history)
     for record, expected in zip(other.loop.history, usual.loop.history, strict=True):
         assert record.requested_rate == expected.requested_rate
+        assert expected.metric is not None
         assert record.metric == pytest.approx(metric_of(expected.metric), abs=1e-12)
         assert record.margin == pytest.approx(expected.margin, abs=1e-12)
         assert record.best_rate == expected.best_rate
@@ -79,44 +80,36 @@ def test_relative_degradation_is_positive_if_a_negative_metric_got_worse(tmp_pat
     assert subject.loop.statistics.relative_accuracy_degradation == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("at", ["metric", "loss"])
 @pytest.mark.parametrize("mode", ["adaptive_compression_level", "early_exit"])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
 @pytest.mark.parametrize("bad_epoch", [1, 2, 5])
-def test_a_metric_that_is_not_finite_restores_the_last_valid_state(
-    bad_epoch: int, bad: float, mode: str, tmp_path: Path
+def test_an_epoch_that_is_not_finite_fails_and_the_next_begins_in_the_state_before(
+    bad_epoch: int, bad: float, mode: str, at: str, tmp_path: Path
 ) -> None:
     subject = ScriptedLoop(mode=mode, params=PARAMS | {"initial_training_phase_epochs": 2})
-    states: dict[int, dict[str, Tensor]] = {}
+    weights: dict[int, float] = {}
+    found: dict[int, float] = {}
+
+    def train(controller: Any, model: ScriptedModel, epoch: int, **more: Any) -> float | None:
+        found[epoch + 1] = model.weight.item()
+        loss = subject.train(controller, model, epoch, **more)
+        weights[epoch + 1] = model.weight.item()
+        return bad if at == "loss" and epoch + 1 == bad_epoch else loss
 
     def validate(model: ScriptedModel, epoch: int) -> float:
-        states[epoch] = state_of(model)
-        if epoch == bad_epoch:
+        if at == "metric" and epoch == bad_epoch:
             return bad
         return subject.validate(model, epoch) if mode == "adaptive_compression_level" else 0.5
 
-    with pytest.raises(MetricError, match=rf"the metric of epoch {bad_epoch} must be a finite number"):
-        subject.run(tmp_path, validate=validate)
-    assert_same_state(subject.model, states[bad_epoch - 1])
-    assert subject.loop.outcome is None
-
-
-@pytest.mark.parametrize("bad_epoch", [1, 4])
-def test_a_loss_that_is_not_finite_restores_the_last_valid_state(bad_epoch: int, tmp_path: Path) -> None:
-    subject = ScriptedLoop()
-    states: dict[int, dict[str, Tensor]] = {}
-
-    def train(controller: Any, model: ScriptedModel, epoch: int, **more: Any) -> float:
-        subject.train(controller, model, epoch, **more)
-        return math.nan if epoch + 1 == bad_epoch else 0.1
-
-    def validate(model: ScriptedModel, epoch: int) -> float:
-        states[epoch] = state_of(model)
-        return subject.validate(model, epoch)
-
-    with pytest.raises(MetricError, match=rf"the loss of epoch {bad_epoch} must be a finite number"):
-        subject.run(tmp_path, train=train, validate=validate)
-    assert max(states) == bad_epoch - 1
-    assert_same_state(subject.model, states[bad_epoch - 1])
+    subject.run(tmp_path, train=train, validate=validate)
+    (failed,) = (record for record in subject.loop.history if record.failed)
+    assert failed.epoch == bad_epoch
+    assert failed.metric is None
+    assert failed.margin < 0
+    started = next((row.started_from for row in subject.trained if row.epoch == bad_epoch + 1), None)
+    if started is None:  # it continues
+        assert found[bad_epoch + 1] == found[bad_epoch] != weights[bad_epoch]
 
 
 @pytest.mark.parametrize("answer", [None, "0.95", "good", {"accuracy": 0.95}, math.nan], ids=repr)

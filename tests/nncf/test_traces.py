@@ -186,6 +186,7 @@ def test_targets_and_steps_follow_the_trace(name: str, tmp_path: Path) -> None:
             assert name in INITIAL_PHASE_KEEPS_THE_LIMIT
             break
         result = {key: value for key, value in vars(record).items() if key in EpochResult.model_fields}
+        assert record.metric is not None
         stopped = stops_early is not None and record.trained and stops_early(record.metric)
         state = policy.tell(state, EpochResult(**result, early_stop=stopped))
         target = original["target_rate"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from kedro_aat.reporting.figures import costs_figure, delivered_row, frontier_figure, trajectory_figure
@@ -117,3 +119,20 @@ def test_figures_hold_plain_lists() -> None:
         written = figure.to_json()
         assert "bdata" not in written  # base64 arrays, which older viewers cannot read
         assert "<script>" not in json.dumps(json.loads(written))
+
+
+def test_failed_epoch_is_no_point_and_sets_no_range() -> None:
+    summary = summary_of("within_budget")
+    usual = trajectory_of(summary)
+    failed = usual.iloc[[2]].assign(achieved_rate=0.99, metric=math.nan, margin=math.nan)
+    trajectory = pd.concat([usual, failed], ignore_index=True)
+    for figure, other in (
+        (frontier_figure(trajectory, summary), frontier_figure(usual, summary)),
+        (trajectory_figure(trajectory, summary), trajectory_figure(usual, summary)),
+    ):
+        assert figure.layout.yaxis.range == other.layout.yaxis.range
+    (front, *_), (expected, *_) = (
+        _traces(frontier_figure(rows, summary), "Pareto front") for rows in (trajectory, usual)
+    )
+    assert list(front.x) == list(expected.x)
+    assert None not in front.y

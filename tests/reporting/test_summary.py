@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from kedro_aat.budget import Outcome
+from kedro_aat.delivery.candidates import front_records
 from kedro_aat.delivery.results import BaselineEvaluation, CertificateResult, ExportResult, SkippedSearch, Summary
-from kedro_aat.reporting.summary import print_summary, summarize
+from kedro_aat.reporting.summary import print_summary, summarize, trajectory
 from tests.reporting.runs import changed, summary_of
+from tests.training.test_records import RECORD
 
 
 def printed(summary: Summary) -> str:
@@ -96,3 +99,10 @@ def test_summary_of_version_0_1_0_can_be_read() -> None:
     assert summary == summary_of("within_budget")
     assert summary.delivered_candidate is not None
     assert summary.delivered_candidate.name == summary.delivered
+
+
+def test_failed_epoch_has_no_metric_and_no_margin() -> None:
+    failed = replace(RECORD, metric=None, margin=-1.0, checkpoint=1)
+    table = trajectory([RECORD, failed])
+    assert table["metric"].isna().tolist() == table["margin"].isna().tolist() == [False, True]
+    assert [row.checkpoint for row in front_records(table, [0, 1])] == [0]

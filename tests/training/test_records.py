@@ -105,7 +105,7 @@ def test_best_within_a_budget_that_no_compressed_model_keeps_is_none() -> None:
 
 def test_lower_is_better() -> None:
     history = history_of((0.5, 1.0), (0.7, 1.2))
-    history = [replace(row, margin=1.3 - row.metric) for row in history]
+    history = [replace(row, margin=1.3 - metric) for row, metric in zip(history, (1.0, 1.2), strict=True)]
     best = best_within(history, range(2), Budget(baseline=1.0, drop=0.1, higher_is_better=False))
     assert best is not None
     assert best.achieved_rate == 0.5

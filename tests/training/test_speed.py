@@ -197,5 +197,6 @@ def test_host_reads_as_often_in_long_epochs_as_in_short_ones(
         run = TrainingRun(compress=compress, train=data, validation=data, **changes)
         counts.append([count_reads(run, training=training) for training in (True, False)])
     assert counts[0] == counts[1]
-    # The loss, or the metric and its checks; and a random number, which the loader draws on the host.
-    assert max(counts[0]) <= 4
+    # The loss, or the metric and its checks, and whether the model is unchanged; and a random number, which the loader
+    # draws on the host.
+    assert max(counts[0]) <= 5

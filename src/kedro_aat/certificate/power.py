@@ -25,7 +25,7 @@ class CertificateSettings(Settings):
     """
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    test_examples: Annotated[int, Field(ge=1)] | None = None
+    test_examples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     expected_drop: Annotated[float, Field(ge=0, lt=1)] = 0.3
     expected_discordance: Annotated[float, Field(ge=1)] = 2.0
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field, model_validator
 
-from kedro_aat.search.policy import Rate
+from kedro_aat.search.policy import Count, Rate
 from kedro_aat.validated import Settings
 
 # Added to the rate by `adaptive` every `patience` epochs; NNCF 2.x uses the same number and has no key for it either.
@@ -56,16 +56,16 @@ class ScheduleSettings(Settings):
     )
     initial_rate: Rate = 0.0
     target_rate: Rate = 0.5
-    target_epoch: Annotated[int, Field(ge=0)] = 90
-    start_epoch: Annotated[int, Field(ge=0)] = 0
-    freeze_epoch: Annotated[int, Field(ge=0)] = 100
-    power: Annotated[float, Field(gt=0)] = 0.9
+    target_epoch: Count = 90
+    start_epoch: Count = 0
+    freeze_epoch: Count = 100
+    power: Annotated[float, Field(gt=0, le=100)] = 0.9
     concave: bool = True
-    multistep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (90,)
+    multistep_epochs: tuple[Count, ...] = (90,)
     multistep_rates: tuple[Rate, ...] = (0.1, 0.5)
-    patience: Annotated[int, Field(ge=1)] = 1
+    patience: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     update_per_optimizer_step: bool = False
-    steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    steps_per_epoch: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleSettings:

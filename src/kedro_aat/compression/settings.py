@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kedro_aat.compression.schedule import ScheduleSettings
+from kedro_aat.search.policy import Count
 from kedro_aat.validated import Settings, parse
 
 Importance = Literal["lamp", "abs", "squared_abs", "normed_abs"]
@@ -91,9 +92,9 @@ class FilterPruning(AlgorithmSettings):
     algorithm: Literal["filter_pruning"] = "filter_pruning"
     importance: FilterImportance = "l2"
     ranking: Literal["local", "global"] = "local"
-    round_to: Annotated[int, Field(ge=1)] = 1
+    round_to: Annotated[int, Field(ge=1, le=65_536)] = 1
     rate_of: RateOf = "parameters"
-    minimal_channels: Annotated[int, Field(ge=1)] = 1
+    minimal_channels: Annotated[int, Field(ge=1, le=1_000_000)] = 1
 
 
 class Quantization(AlgorithmSettings):
@@ -115,7 +116,7 @@ class Quantization(AlgorithmSettings):
     quantize_inputs: bool = True
     calibration_only: bool = False
     range_momentum: Annotated[float, Field(gt=0, le=1)] = 0.05
-    observed_steps: Annotated[int, Field(ge=0)] | None = None
+    observed_steps: Count | None = None
     overflow_fix: bool = True
     schedule: ScheduleSettings = ScheduleSettings(initial_rate=0.998)
 

@@ -27,6 +27,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 # Pillow ignores suffixes, and would run Ghostscript for PostScript in a file called x.png.
 _FORMATS = ("PNG", "JPEG")
 _MAX_PREVIEW_CLASSES = 16
+_MAX_SIDE = 16_384  # pixels; a larger image would take gigabytes
 _PREVIEW_SIDE = 96  # pixels; height and width of each image in a preview
 _MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}  # number of channels -> name in Pillow
 
@@ -93,8 +94,10 @@ class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
         super().__init__(filepath=filepath, metadata=metadata)
         _pillow()  # if it is missing, the error comes before the run
         sizes = [size, size] if isinstance(size, int) else list(size)
-        if len(sizes) != 2 or min(sizes) < 1:
-            raise DatasetError(f"size must be one number of pixels, or height and width, each above 0, but got {size}.")
+        if len(sizes) != 2 or min(sizes) < 1 or max(sizes) > _MAX_SIDE:
+            raise DatasetError(
+                f"size must be one number of pixels, or height and width, each from 1 to {_MAX_SIDE}, but got {size}."
+            )
         if channels not in _MODES:
             raise DatasetError(f"channels must be 1 (grayscale) or 3 (color), but got {channels}.")
         self._size = (sizes[0], sizes[1])

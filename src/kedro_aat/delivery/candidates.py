@@ -93,7 +93,7 @@ def front_candidates(
     """
     for row in front_records(trajectory, checkpoint_store.numbers_of(result.run)):
         is_smaller = 0 < row.achieved_rate < result.rate.achieved
-        if is_smaller and row.requested_rate >= minimal_rate and budget.margin(row.metric) >= 0:
+        if is_smaller and row.requested_rate >= minimal_rate and row.keeps(budget):
             try:
                 other = controller_at(controller, checkpoint_store, result.run, row.checkpoint)
             except CheckpointError as error:

@@ -18,8 +18,8 @@ from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.loop import certify_evaluations
 from kedro_aat.training.runner import Evaluation, evaluate
+from kedro_aat.training.scores import certify_evaluations
 from kedro_aat.training.settings import TrainingSettings
 
 
@@ -100,7 +100,7 @@ def certify_once(
 def _evaluate(model: nn.Module, test_data: Data, settings: TrainingSettings) -> Evaluation:
     model = copy.deepcopy(model)  # it may be moved to another device
     training = DefaultTraining(model, settings, None, test_data)
-    return evaluate(model, training.callables().validate)
+    return evaluate(model, training.callables().validate, batch_size=training.settings.batch_size)
 
 
 def _judge(before: Evaluation, after: Evaluation, budget: Budget, num_examples: int, alpha: float) -> Verdict:

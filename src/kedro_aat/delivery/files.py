@@ -69,7 +69,7 @@ def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Ev
     """
     training = training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
     judged = DefaultTraining(file, training, None, data)
-    return evaluate(file, judged.callables().validate)
+    return evaluate(file, judged.callables().validate, batch_size=judged.settings.batch_size)
 
 
 def measure(

@@ -49,9 +49,12 @@ class ExportSettings(Settings):
 
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
     quantized_tolerance: Annotated[float, Field(gt=0)] = 0.1
-    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 64)
-    num_threads: Annotated[int, Field(ge=1)] = 1
-    latency_seconds: Annotated[float, Field(gt=0)] = 5.0
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1, max_length=32)] = (
+        1,
+        64,
+    )
+    num_threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    latency_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
     objective: Objective = "bytes"
     limits: Limits = Limits()
     openvino: bool = False

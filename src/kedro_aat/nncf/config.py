@@ -58,7 +58,7 @@ class InputInfo(BaseModel):
     """`input_info`: only the shape of a batch is used, other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-    sample_size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    sample_size: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(min_length=1, max_length=8)]
 
 
 class NNCFFile(BaseModel):

@@ -22,10 +22,11 @@ from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.checkpoints.recovery import recover
 from kedro_aat.training.identity import fingerprint
-from kedro_aat.training.loop import adaptive_problem, certify_evaluations, fine_tune
+from kedro_aat.training.loop import adaptive_problem, fine_tune
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
+from kedro_aat.training.scores import certify_evaluations
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from kedro_aat.compression.settings import (
     MagnitudeSparsity,
     Quantization,
 )
-from kedro_aat.search.policy import Rate
+from kedro_aat.search.policy import Count, Rate
 from kedro_aat.validated import Settings
 
 _FILTER_IMPORTANCES: dict[str, FilterImportance] = {"L1": "l1", "L2": "l2", "geometric_median": "geometric_median"}
@@ -29,7 +29,6 @@ def wrap_in_list(value: Any) -> Any:
 
 
 Scopes = Annotated[tuple[str, ...], BeforeValidator(wrap_in_list)]
-Count = Annotated[int, Field(ge=0)]
 
 
 class BatchnormAdaptation(Settings):
@@ -94,11 +93,11 @@ class MagnitudeSparsityParams(Settings):
     sparsity_target_epoch: Count = 90
     sparsity_freeze_epoch: Count = 100
     update_per_optimizer_step: bool = False
-    steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    steps_per_epoch: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     multistep_steps: tuple[Count, ...] = (90,)
     multistep_sparsity_levels: tuple[Rate, ...] = (0.1, 0.5)
-    patience: Annotated[int, Field(ge=1)] = 1
-    power: Annotated[float, Field(gt=0)] = 0.9
+    patience: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    power: Annotated[float, Field(gt=0, le=100)] = 0.9
     concave: bool = True
 
     @model_validator(mode="after")

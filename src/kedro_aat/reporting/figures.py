@@ -231,7 +231,8 @@ def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: boo
 
 def _pareto_front(rows: pd.DataFrame) -> pd.Index:
     """Indices of the epochs on the Pareto front of rate and metric, by falling rate."""
-    by_rate = rows.sort_values(["achieved_rate", "margin"], ascending=False)
+    judged = rows[rows["margin"].notna()]  # a failed epoch has none
+    by_rate = judged.sort_values(["achieved_rate", "margin"], ascending=False)
     highest_before = by_rate["margin"].cummax().shift(fill_value=-math.inf)
     return by_rate.index[by_rate["margin"] > highest_before]
 

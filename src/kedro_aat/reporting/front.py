@@ -37,6 +37,7 @@ def print_front(
         table.add_column(Text(column), justify="right")
     for row in front_records(trajectory, checkpoint_store.numbers_of(result.run)):
         error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"
+        assert row.metric is not None  # a failed epoch is not on the front
         drop = f"{budget.degradation(row.metric):+.4f}"
         table.add_row(f"{row.achieved_rate:.4f}", f"{row.metric:.4f}", drop, error, str(row.epoch))
     console = Console()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -170,14 +171,19 @@ def _tried(trajectory: pd.DataFrame, summary: Summary) -> list[TriedRates]:
     tables = []
     for stage, rows in trajectory[trajectory["achieved_rate"] > 0].groupby("stage"):
         by_rate = rows.assign(rate=rows["achieved_rate"].round(4), epochs=1)
-        best = by_rate.loc[by_rate.groupby("rate")["margin"].idxmax()].set_index("rate")
+        # The best of a rate comes first, and failed epochs, which have no margin, last.
+        best = by_rate.sort_values("margin", ascending=False).groupby("rate").head(1).set_index("rate")
         best["epochs"] = by_rate.groupby("rate")["epochs"].sum()
         cells: list[tuple[str, ...]] = [
-            (f"{row.Index:.4f}", str(row.epochs), f"{row.metric:.4f}", f"{row.margin:+.4f}")
+            (f"{row.Index:.4f}", str(row.epochs), *_judged(row))
             for row in best.sort_index(ascending=False).itertuples()
         ]
         tables.append(TriedRates(stage_name(summary, int(str(stage))), cells))
     return tables
+
+
+def _judged(row: Any) -> tuple[str, str]:
+    return ("failed", "-") if math.isnan(row.metric) else (f"{row.metric:.4f}", f"{row.margin:+.4f}")
 
 
 class ShownLayers(NamedTuple):

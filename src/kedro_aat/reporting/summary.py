@@ -45,12 +45,13 @@ LIMITS_ADVICE = (
 
 
 def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
-    """One row per epoch, with the fields of `EpochRecord` as columns."""
+    """One row per epoch, with the fields of `EpochRecord` as columns; a failed epoch has no metric and no margin."""
     import pandas as pd
 
     whole_numbers = {"started_from": "Int64"}
-    fractions = dict.fromkeys(("standard_error", "loss", "learning_rate", "best_rate"), "float64")
-    return pd.DataFrame([asdict(record) for record in history]).astype({**whole_numbers, **fractions})
+    fractions = dict.fromkeys(("metric", "margin", "standard_error", "loss", "learning_rate", "best_rate"), "float64")
+    rows = [asdict(record) | ({"margin": None} if record.failed else {}) for record in history]
+    return pd.DataFrame(rows).astype({**whole_numbers, **fractions})
 
 
 def summarize(

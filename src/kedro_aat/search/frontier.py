@@ -5,10 +5,14 @@ margins are handled in tolerated drops. First come trials: each trains one rate 
 accepted or cannot be accepted any more. Then comes the polish: one run of epochs at a falling learning rate, in which
 the rate is steered to where the margin expected at its end, estimated from all its epochs, is just large enough. No
 single lucky epoch decides what is returned.
+
+A trial ends with an epoch that fails (NaN or infinite), and the next one begins at a lower learning rate. After a
+failed epoch of the polish the rate falls.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated, Any, Literal
 
@@ -17,6 +21,9 @@ from pydantic import Field
 
 from kedro_aat.search.beliefs import HEIGHT, JITTER, RECOVERY_RATIO, Floats, expectation, posterior
 from kedro_aat.search.policy import (
+    LR_FACTOR_IF_FAILED,
+    UNIT_WITHOUT_DROP,
+    Count,
     Epoch,
     EpochResult,
     Problem,
@@ -28,8 +35,6 @@ from kedro_aat.search.policy import (
 )
 from kedro_aat.validated import Settings
 
-# Replaces a tolerated drop of zero as the unit of margins. In metric units.
-UNIT_WITHOUT_DROP = 0.01
 # The power of the probability of success: below 1, since a failed trial costs only a few epochs.
 BOLDNESS = 0.7
 # A smaller expected gain is not worth a trial. In u: about 1 % in size.
@@ -71,8 +76,13 @@ class TrialHistory(Settings):
 
     @property
     def best(self) -> EpochResult:
-        """The epoch with the largest margin."""
-        return max(self.results, key=lambda result: result.margin)
+        """The epoch with the largest margin; a failed one only if there is no other."""
+        return max(self.results, key=lambda result: (not result.failed, result.margin))
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an epoch that failed."""
+        return self.results[-1].failed
 
 
 class FrontierState(SearchState):
@@ -115,7 +125,7 @@ class FrontierState(SearchState):
     @property
     def resumable(self) -> tuple[TrialHistory, ...]:
         """Failed trials that a later one may continue."""
-        return tuple(trial for trial in self.trials if not trial.accepted)[-NUM_RESUMABLE:]
+        return tuple(trial for trial in self.trials if not (trial.accepted or trial.best.failed))[-NUM_RESUMABLE:]
 
     @property
     def needed(self) -> frozenset[int]:
@@ -169,12 +179,12 @@ class Frontier(Settings):
     """
 
     kind: Literal["frontier"] = "frontier"
-    maximal_total_epochs: Annotated[int, Field(ge=0)] = 60
-    acceptance_z: Annotated[float, Field(ge=0)] = 0.5
-    epochs_per_rate: Annotated[int, Field(ge=1)] = 4
-    num_path_steps: Annotated[int, Field(ge=1)] = 8
+    maximal_total_epochs: Count = 60
+    acceptance_z: Annotated[float, Field(ge=0, le=100)] = 0.5
+    epochs_per_rate: Annotated[int, Field(ge=1, le=10_000)] = 4
+    num_path_steps: Annotated[int, Field(ge=1, le=10_000)] = 8
     polish_share: Annotated[float, Field(ge=0, le=1)] = 0.4
-    first_step: Annotated[float, Field(gt=0)] = 0.8
+    first_step: Annotated[float, Field(gt=0, le=100)] = 0.8
     lowest_trial_lr: Annotated[float, Field(gt=0, le=1)] = 0.15
     polish_lr: Annotated[float, Field(gt=0, le=1)] = 0.5
     lowest_polish_lr: Annotated[float, Field(gt=0, le=1)] = 0.02
@@ -194,11 +204,11 @@ class Frontier(Settings):
         accepted = result.fully_compressed and result.margin >= 0
         if decided.polish_epochs is not None:
             changes["polish"] = (*decided.polish, result)
-            expected, _ = self._expected_at_end(updated(decided, **changes))
-            shift = self.acceptance_z * decided.standard_error
-            least = max(0.0, min(shift, self._reserve(decided)) + decided.offset)
-            if accepted and expected >= least:
-                changes["settled"] = Trial.from_result(result)
+            if accepted:
+                expected, _ = self._expected_at_end(updated(decided, **changes))
+                shift = self.acceptance_z * decided.standard_error
+                if expected >= max(0.0, min(shift, self._reserve(decided)) + decided.offset):
+                    changes["settled"] = Trial.from_result(result)
             return updated(decided, **changes)
         if decided.first is None:
             changes["first"] = result
@@ -225,7 +235,7 @@ class Frontier(Settings):
             return state, self._next_of_polish(state, state.polish_epochs)
         if (trial := state.current) is not None:
             if not self._is_over(state, trial):
-                return state, Epoch(lr_scale=self._trial_lr(len(trial.results)))
+                return state, Epoch(lr_scale=self._trial_lr(state, len(trial.results)))
             state = self._with_ended(state, trial)
         if num_left > self.polish_share * self.maximal_total_epochs and (u := self._proposal(state)) is not None:
             return self._start_trial(state, first, u)
@@ -241,8 +251,13 @@ class Frontier(Settings):
         nearest = min(state.resumable, key=lambda trial: abs(trial.u - u), default=None)
         if nearest is not None and abs(nearest.u - u) <= NEAR:
             start, start_u = nearest.best.checkpoint, nearest.u
-        path = self._path(state.problem, start_u, u)
-        return updated(state, current=TrialHistory(u=u)), Epoch(rate_path=path, start_from=start, new_optimizer=True)
+        epoch = Epoch(
+            rate_path=self._path(state.problem, start_u, u),
+            lr_scale=self._trial_lr(state, 0),
+            start_from=start,
+            new_optimizer=True,
+        )
+        return updated(state, current=TrialHistory(u=u)), epoch
 
     def _path(self, problem: Problem, start: float, end: float) -> tuple[float, ...]:
         """Returns rates from one u to another, both limited to the rates of the problem."""
@@ -250,15 +265,17 @@ class Frontier(Settings):
         path = [start + (end - start) * (index + 1) / num for index in range(num)]
         return tuple(min(max(-math.expm1(-u), problem.minimal_rate), problem.maximal_rate) for u in path)
 
-    def _trial_lr(self, num_epochs: int) -> float:
+    def _trial_lr(self, state: FrontierState, num_epochs: int) -> float:
         share = min(1.0, num_epochs / max(1, self.epochs_per_rate - 1))
-        return float(self.lowest_trial_lr**share)
+        num_failed = len(list(itertools.takewhile(lambda trial: trial.failed, reversed(state.trials))))
+        return float(self.lowest_trial_lr**share * LR_FACTOR_IF_FAILED**num_failed)
 
     def _is_over(self, state: FrontierState, trial: TrialHistory) -> bool:
         last = trial.results[-1]
-        if trial.accepted or last.early_stop:
+        if trial.accepted or last.early_stop or last.failed:
             return True
-        if any(self._has_equal_mask(last, other.best) for other in state.trials if not other.accepted):
+        unsuccessful = (other for other in state.trials if not (other.accepted or other.best.failed))
+        if any(self._has_equal_mask(last, other.best) for other in unsuccessful):
             return True
         num_left = self.epochs_per_rate + NUM_EXTRA_EPOCHS - len(trial.results)
         if num_left <= 0 or len(trial.results) < 2:  # one epoch says nothing about the recovery
@@ -322,8 +339,13 @@ class Frontier(Settings):
         return updated(state, polish_epochs=num_left, slope=slope), epoch
 
     def _next_of_polish(self, state: FrontierState, num_epochs: int) -> Epoch | Stop:
+        lr_scale = self._polish_lr(len(state.polish), num_epochs)
         if state.polish[-1].early_stop:
             return state.stop("The early-stopping function ended the polish.")
+        if state.polish[-1].failed:
+            # The model is back in the state before that epoch.
+            u = max(u_of(state.polish[-1].requested_rate) - MAXIMAL_FALL, 0.0)
+            return Epoch(rate_path=self._path(state.problem, u, u)[-1:], lr_scale=lr_scale, new_optimizer=True)
         expected, slope = self._expected_at_end(state)
         # The offset may use up the reserve, but never the budget as it was measured.
         intended_margin = max(0.0, self._reserve(state) + state.offset)
@@ -334,7 +356,7 @@ class Frontier(Settings):
             increment = min(increment, MAXIMAL_RISE) * min(1.0, 2 * share_left)
         return Epoch(
             rate_path=self._path(state.problem, latest_u, latest_u + increment),
-            lr_scale=self._polish_lr(len(state.polish), num_epochs),
+            lr_scale=lr_scale,
         )
 
     def _reserve(self, state: FrontierState) -> float:
@@ -347,9 +369,10 @@ class Frontier(Settings):
     def _expected_at_end(self, state: FrontierState) -> tuple[float, float]:
         """Returns the margin at the latest rate when the learning rate has fallen, and its slope, both in drops."""
         num_epochs = state.polish_epochs or 1
-        u = np.array([u_of(result.requested_rate) for result in state.polish])
-        lr = np.array([self._polish_lr(epoch, num_epochs) for epoch in range(len(u))]) - self.lowest_polish_lr
-        margins = np.array([state.in_drops(result.margin) for result in state.polish])
+        judged = [(epoch, result) for epoch, result in enumerate(state.polish) if not result.failed]
+        u = np.array([u_of(result.requested_rate) for _, result in judged])
+        lr = np.array([self._polish_lr(epoch, num_epochs) for epoch, _ in judged]) - self.lowest_polish_lr
+        margins = np.array([state.in_drops(result.margin) for _, result in judged])
         return expectation(u, lr, margins, state.standard_error, state.slope)
 
 

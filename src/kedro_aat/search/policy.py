@@ -10,6 +10,15 @@ from kedro_aat.budget import Outcome
 from kedro_aat.validated import Settings
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
+# A number of epochs, or of optimizer steps, up to what nobody trains.
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+
+# Replaces a tolerated drop of zero as the unit of margins. In metric units.
+UNIT_WITHOUT_DROP = 0.01
+# A failed epoch counts as this many tolerated drops below the budget, as NNCF's `interpolate` assumes at rate 1.
+DROPS_BELOW_IF_FAILED = 20
+# Factor on the learning rate after an epoch that failed.
+LR_FACTOR_IF_FAILED = 0.5
 
 
 class Problem(Settings):
@@ -87,8 +96,10 @@ class EpochResult(Settings):
         trained: Whether the epoch trained, or only validated.
         requested_rate: Requested compression rate, in [0, 1).
         achieved_rate: Achieved compression rate, in [0, 1].
-        metric: Metric on the validation split, finite.
-        margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget.
+        metric: Metric on the validation split, finite; None if the epoch failed, because its loss or its metric was NaN
+            or infinite. The checkpoint of a failed epoch holds the state in which the epoch began.
+        margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget. `margin_if_failed` for
+            a failed epoch.
         standard_error: Standard error of the metric's difference to the baseline; None if unknown.
         fully_compressed: Whether the controller's own schedule has ended.
         early_stop: Whether the user's function asked to end this phase of training.
@@ -98,11 +109,21 @@ class EpochResult(Settings):
     trained: bool
     requested_rate: float
     achieved_rate: float
-    metric: float
+    metric: float | None
     margin: float
     standard_error: float | None = None
     fully_compressed: bool = True
     early_stop: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the loss or the metric was NaN or infinite."""
+        return self.metric is None
+
+
+def margin_if_failed(tolerated_drop: float) -> float:
+    """The margin of a failed epoch, in metric units: far below the budget."""
+    return -DROPS_BELOW_IF_FAILED * (tolerated_drop if tolerated_drop > 1e-9 else UNIT_WITHOUT_DROP)
 
 
 class Trial(Settings):
@@ -178,7 +199,7 @@ def worth_returning(best: Trial | None, problem: Problem) -> Trial | None:
 
 def with_trial(trials: tuple[Trial, ...], result: EpochResult) -> tuple[Trial, ...]:
     """Adds a result to `trials` if it is better than what its requested rate had before."""
-    if not result.fully_compressed:
+    if result.failed or not result.fully_compressed:
         return trials
     before = next((known for known in trials if known.requested_rate == result.requested_rate), None)
     trial = Trial.from_result(result)

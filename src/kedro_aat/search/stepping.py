@@ -2,7 +2,7 @@
 
 The rate starts where the controller's own schedule leaves it after an initial phase. From then on each rate gets up to
 `patience_epochs`, or fewer if it comes within budget; then the next rate is chosen, and training continues from the
-best checkpoint within budget.
+best checkpoint within budget. An epoch that fails (NaN or infinite) ends its rate.
 
 Settings and fields of states keep NNCF's word `step` for an increment of the rate.
 """
@@ -15,6 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kedro_aat.search.policy import (
+    DROPS_BELOW_IF_FAILED,
+    LR_FACTOR_IF_FAILED,
+    Count,
     Epoch,
     EpochResult,
     Problem,
@@ -32,7 +35,9 @@ UNLIMITED_EPOCHS = 10000
 # Number of rates between 0 and 1 at which the interpolated margin is computed; NNCF's.
 NUM_INTERPOLATION_POINTS = 1000
 # The margin at rate 1 is assumed to be this many tolerated drops below zero; NNCF's.
-DROPS_BELOW_AT_RATE_ONE = 20
+DROPS_BELOW_AT_RATE_ONE = DROPS_BELOW_IF_FAILED
+# Failed epochs in a row after which `early_exit` ends.
+MAXIMAL_FAILURES = 3
 
 
 class EarlyExitState(SearchState):
@@ -41,16 +46,22 @@ class EarlyExitState(SearchState):
     Attributes:
         num_epochs: Number of epochs trained so far.
         last: The last result; None before the first.
+        lr_scale: Factor on the learning rates; falls with each epoch that fails.
+        num_failed: Number of failed epochs since the last one that did not fail.
     """
 
     num_epochs: int = 0
     last: EpochResult | None = None
+    lr_scale: float = 1.0
+    num_failed: int = 0
 
     @property
     def is_over(self) -> bool:
-        """Whether the last epoch was fully compressed and within budget, or the user's function asked to stop."""
+        """Whether the last epoch was fully compressed and within budget, or no further epoch would help."""
         return self.last is not None and (
-            self.last.early_stop or (self.last.fully_compressed and self.last.margin >= 0)
+            self.last.early_stop
+            or (self.last.fully_compressed and self.last.margin >= 0)
+            or self.num_failed >= MAXIMAL_FAILURES
         )
 
 
@@ -62,7 +73,7 @@ class EarlyExit(Settings):
     """
 
     kind: Literal["early_exit"] = "early_exit"
-    maximal_total_epochs: Annotated[int, Field(ge=0)] = UNLIMITED_EPOCHS
+    maximal_total_epochs: Count = UNLIMITED_EPOCHS
 
     def initial(self, problem: Problem) -> EarlyExitState:
         """Returns the state before the first epoch; this strategy ignores the limits on rates."""
@@ -74,13 +85,15 @@ class EarlyExit(Settings):
             return Epoch(train=False, new_optimizer=True)
         if state.is_over or state.num_epochs >= self.maximal_total_epochs:
             return state.stop(self._reason(state.last, state))
-        return Epoch()
+        return Epoch(lr_scale=state.lr_scale)
 
     def tell(self, state: EarlyExitState, result: EpochResult) -> EarlyExitState:
         """Counts the epoch and keeps it if it is the best of its rate."""
         return EarlyExitState(
             num_epochs=state.num_epochs + result.trained,
             last=result,
+            lr_scale=state.lr_scale * (LR_FACTOR_IF_FAILED if result.failed else 1.0),
+            num_failed=state.num_failed + 1 if result.failed else 0,
             candidates=with_trial(state.candidates, result),
         )
 
@@ -93,6 +106,8 @@ class EarlyExit(Settings):
             return "The metric came within budget."
         if last.early_stop:
             return "The early-stopping function ended the training."
+        if state.num_failed >= MAXIMAL_FAILURES:
+            return f"The loss or the metric of {state.num_failed} epochs in a row was NaN or infinite."
         if not state.candidates:
             return (
                 f"The model never became fully compressed in {state.num_epochs} epochs: let the controller's "
@@ -154,13 +169,13 @@ class SteppingSettings(Settings):
         maximal_total_epochs: Limit on all epochs, including those of the initial phase.
     """
 
-    initial_training_phase_epochs: Annotated[int, Field(ge=0)] = 5
-    patience_epochs: Annotated[int, Field(ge=0)] = 3
+    initial_training_phase_epochs: Count = 5
+    patience_epochs: Count = 3
     initial_compression_rate_step: Annotated[float, Field(gt=0, lt=1)] = 0.1
     compression_rate_step_reduction_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
     minimal_compression_rate_step: Annotated[float, Field(gt=0, lt=1)] = 0.025
     lr_reduction_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
-    maximal_total_epochs: Annotated[int, Field(ge=0)] = UNLIMITED_EPOCHS
+    maximal_total_epochs: Count = UNLIMITED_EPOCHS
 
 
 class _Stepping(SteppingSettings):
@@ -180,18 +195,21 @@ class _Stepping(SteppingSettings):
         """Adds a result to the state in which the search was while its epoch ran."""
         decided, _ = self._decide(state)
         best_margin = result.margin if decided.best_margin is None else max(decided.best_margin, result.margin)
+        margins = dict(decided.margins)
+        if not (result.failed and result.requested_rate in margins):  # a measured margin says more
+            margins[result.requested_rate] = result.margin
         changes: dict[str, Any] = {
             "num_epochs": decided.num_epochs + result.trained,
             "current_rate": result.requested_rate,
             "best_margin": best_margin,
             "candidates": with_trial(decided.candidates, result),
-            "margins": tuple((dict(decided.margins) | {result.requested_rate: result.margin}).items()),
+            "margins": tuple(margins.items()),
         }
         if decided.phase == "initial":
             changes["early_exit"] = EarlyExit().tell(decided.early_exit, result)
         if decided.phase == "search":
             changes["epochs_at_rate"] = decided.epochs_at_rate + 1
-            changes["must_change"] = result.early_stop
+            changes["must_change"] = result.early_stop or result.failed
         return updated(decided, **changes)
 
     def load(self, state: str) -> SteppingState:

@@ -88,11 +88,19 @@ class PolicyContract:
             if state.best is not None:
                 named = course.results[state.best.checkpoint]
                 assert named.fully_compressed
+                assert not named.failed
                 assert named.margin >= state.best.margin >= 0
                 assert named.requested_rate == state.best.requested_rate
                 assert named.achieved_rate == state.best.achieved_rate
 
         search(policy, world, look=look)
+
+    @laws
+    @given(world=worlds)
+    def test_no_epoch_starts_from_one_that_failed(self, policy: Any, world: World) -> None:
+        course = search(policy, world).course
+        starts = [move.start_from for move in course.moves if move.start_from is not None]
+        assert not [start for start in starts if course.results[start].failed]
 
     @laws
     @given(world=worlds)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
+from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop, margin_if_failed
 
 # A controller's own schedule ends below 1, like all rates.
 HIGHEST_SCHEDULED_RATE = 0.99
@@ -22,6 +22,7 @@ class Answer:
         scheduled_increment: Increment of the rate by the controller's own schedule, until the search takes over.
         fully_compressed: Whether the controller's own schedule has ended.
         early_stop: Whether the user's function asks to end this phase of training.
+        fails: Whether the loss or the metric is NaN, if the epoch trains.
     """
 
     margin: float
@@ -29,6 +30,7 @@ class Answer:
     scheduled_increment: float = 0.0
     fully_compressed: bool = True
     early_stop: bool = False
+    fails: bool = False
 
 
 @dataclass
@@ -46,6 +48,13 @@ class Course:
     def first(self, number: int) -> Course:
         """Returns the search after its first `number` moves."""
         return Course(self.moves[:number], self.results[:number])
+
+    def state_at(self, number: int) -> EpochResult:
+        """Returns the result whose state checkpoint `number` holds: for a failed epoch, the one where it began."""
+        while self.results[number].failed:
+            start = self.moves[number].start_from
+            number = number - 1 if start is None else start
+        return self.results[number]
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,9 @@ class World:
     def result(self, move: Epoch, past: Course) -> EpochResult:
         """Returns the result of `move` after a past; its checkpoint is the number of moves before it."""
         number = len(past.results)
-        source = past.results[-1] if past.results else None
-        if move.start_from is not None:
-            source = past.results[move.start_from]
+        source = None
+        if past.results:
+            source = past.state_at(number - 1 if move.start_from is None else move.start_from)
         if source is not None and not move.train and move.rate_path is None:
             # The same model on the same data has the same metric.
             return changed(source, checkpoint=number, trained=False, early_stop=False)
@@ -85,15 +94,16 @@ class World:
         if self.granularity is not None:
             achieved = round(achieved * self.granularity) / self.granularity
         margin = answer.margin if self.feasible_up_to is None else self.feasible_up_to - achieved
+        fails = answer.fails and move.train
         return EpochResult(
             checkpoint=number,
             trained=move.train,
             requested_rate=requested,
             achieved_rate=achieved,
-            metric=margin,
-            margin=margin,
+            metric=None if fails else margin,
+            margin=margin_if_failed(self.problem.tolerated_drop) if fails else margin,
             fully_compressed=answer.fully_compressed,
-            early_stop=answer.early_stop and move.train,
+            early_stop=answer.early_stop and move.train and not fails,
         )
 
 

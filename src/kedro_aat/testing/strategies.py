@@ -34,6 +34,7 @@ answers = st.builds(
     scheduled_increment=st.sampled_from([0.0, 0.0, 0.05]),
     fully_compressed=st.sampled_from([True, True, True, False]),
     early_stop=st.sampled_from([False, False, False, True]),
+    fails=st.sampled_from([False, False, False, False, True]),
 )
 
 worlds = st.builds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import statistics
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kedro_aat.compression.controller import CompressionController
+from kedro_aat.errors import DivergedError, OutOfMemoryError
 from kedro_aat.training.random_state import rng_state, set_rng_state
 from kedro_aat.training.records import EpochRecord
 from kedro_aat.training.runner import TrainingRunner
@@ -45,11 +47,23 @@ def timed_epoch(controller: CompressionController, runner_for: Callable[[Any], T
     runner = runner_for(copy.deepcopy(controller))
     runner.reset_training()
     started = time.perf_counter()
-    runner.train_epoch()
-    runner.validate()
+    with contextlib.suppress(DivergedError):  # the search is told if it happens again
+        _train(runner)
+        runner.validate()
     seconds = time.perf_counter() - started
     set_rng_state(before)
     return seconds
+
+
+def _train(runner: TrainingRunner) -> None:
+    while True:
+        try:
+            runner.train_epoch()
+        except OutOfMemoryError:
+            if not runner.halve_batch():
+                raise
+        else:
+            return
 
 
 def expected_cost(

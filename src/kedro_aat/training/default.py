@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +23,7 @@ from torch.utils.data import (
 )
 
 from kedro_aat.training.data import Data, Examples, as_dataset
+from kedro_aat.training.guards.watchdog import WatchedLoader
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
 from kedro_aat.training.scores import agrees_with, joined, resampling_for, scorer_for
 from kedro_aat.training.settings import TrainingSettings
@@ -27,6 +31,8 @@ from kedro_aat.training.teacher import Teacher
 
 # Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003
+
+logger = logging.getLogger(__name__)
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -74,6 +80,7 @@ class DefaultTraining:
         self._metric = settings.metric.build().to(self.device) if settings.metric else None
         self._scorer = scorer_for(self._metric)
         self._scaler = self._new_scaler()
+        self._num_parts = 1  # in which each training batch is computed
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
         self._validation_data = as_dataset(validation_data, "validation")
         self._teacher: Teacher | None = None
@@ -143,32 +150,60 @@ class DefaultTraining:
         model.train()
         total = torch.zeros((), device=self.device)
         batches = self.train_batches(epoch)
-        for inputs, labels, *precomputed in batches:
+        for batch in batches:
             compression_controller.scheduler.step()
-            moved, targets = self._to_device(inputs), labels.to(self.device, non_blocking=True)
-            with self._autocast():
-                outputs = self._forward(moved)
-                if self._teacher is None:
-                    loss = self._loss(outputs, targets)
-                else:
-                    answers = (
-                        precomputed[0].to(self.device, non_blocking=True)
-                        if precomputed
-                        else self._teacher.answer(moved)
-                    )
-                    loss = self._teacher.loss(outputs, targets, answers)
-            loss = loss + compression_controller.loss()
-            self._optimizer_step(loss, listed(optimizer))
+            for each in listed(optimizer):
+                each.zero_grad(set_to_none=True)
+            for part in self._parts(batch):
+                loss = self._loss_of(*part) + compression_controller.loss()
+                if len(part[0]) < len(batch[0]):
+                    loss = loss * (len(part[0]) / len(batch[0]))
+                self._scaler.scale(loss).backward()
+                total += loss.detach()
+            self._optimizer_step(listed(optimizer))
             if self.settings.scheduler_interval == "step":
                 for scheduler in listed(lr_scheduler):
                     scheduler.step()
-            total += loss.detach()
         return float(total) / len(batches)
+
+    def _loss_of(self, inputs: Tensor, labels: Tensor, *precomputed: Tensor) -> Tensor:
+        moved, targets = self._to_device(inputs), labels.to(self.device, non_blocking=True)
+        with self._autocast():
+            outputs = self._forward(moved)
+            if self._teacher is None:
+                loss: Tensor = self._loss(outputs, targets)
+                return loss
+            answers = precomputed[0].to(self.device, non_blocking=True) if precomputed else self._teacher.answer(moved)
+            return self._teacher.loss(outputs, targets, answers)
+
+    def _parts(self, batch: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """The parts of a batch, one after another, whose gradients are added up; usually the batch alone."""
+        if self._num_parts == 1:
+            return [batch]
+        size = -(-len(batch[0]) // self._num_parts)
+        return list(zip(*(tensor.split(size) for tensor in batch), strict=True))
+
+    def halve_batch(self) -> bool:
+        """Computes each training batch in twice as many parts from now on, with the same optimizer steps.
+
+        Returns:
+            False if the settings do not allow it, or if a part is a single example already.
+        """
+        num_parts = 2 * self._num_parts
+        if self.settings.on_out_of_memory == "error" or num_parts > self.settings.batch_size:
+            return False
+        self._num_parts = num_parts
+        logger.warning(
+            "Out of memory: the epoch starts again with batches of %d in %d parts, whose gradients are added up.",
+            self.settings.batch_size,
+            num_parts,
+        )
+        return True
 
     def adapt(self, model: nn.Module) -> None:
         """Recomputes the statistics of BatchNorms from the first training batches, in a fixed order."""
-        inputs = (self._to_device(inputs) for inputs, *_ in self.train_batches(0))
-        update_bn(itertools.islice(inputs, self.settings.batch_norm_adaptation_batches), model)
+        batches = itertools.islice(self.train_batches(0), self.settings.batch_norm_adaptation_batches)
+        update_bn((self._to_device(part[0]) for batch in batches for part in self._parts(batch)), model)
 
     def validate(self, model: nn.Module, epoch: int | None = None) -> Evaluation:
         """Validates the model.
@@ -212,21 +247,22 @@ class DefaultTraining:
             # A scheduler that steps with the optimizer needs no step at the end of an epoch.
             update_learning_rate=own("update_learning_rate")
             or (_do_nothing if self.settings.scheduler_interval == "step" else None),
+            halve_batch=self.halve_batch,
             state=self,
+            batch_size=self.settings.batch_size,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The loss scaler's state."""
-        return {"scaler": self._scaler.state_dict()}
+        """The loss scaler's state, and in how many parts a batch is computed."""
+        return {"scaler": self._scaler.state_dict(), "num_parts": self._num_parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self._scaler.load_state_dict(state["scaler"])
+        # What did not fit into memory does not fit after the return to an earlier checkpoint either.
+        self._num_parts = max(self._num_parts, state.get("num_parts", 1))
 
-    def _optimizer_step(self, loss: Tensor, optimizers: list[torch.optim.Optimizer]) -> None:
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+    def _optimizer_step(self, optimizers: list[torch.optim.Optimizer]) -> None:
         if self.settings.gradient_clip_norm is not None:
             for optimizer in optimizers:
                 self._scaler.unscale_(optimizer)
@@ -264,11 +300,20 @@ class DefaultTraining:
             "num_workers": self.settings.num_workers,
             "pin_memory": self.device.type == "cuda",
         }
+        if self.settings.num_workers:
+            options["worker_init_fn"] = _ignore_ctrl_c
         torch_dataset = cast(Dataset[Any], dataset)  # the type that torch's loader asks for
+        timeout = self.settings.step_timeout_seconds
+        loader: Callable[..., DataLoader[Any]] = DataLoader if timeout is None else partial(WatchedLoader, timeout)
         if type(dataset) is TensorDataset:  # a batch is one indexing of the tensors, with nothing to collate
             sampler = BatchSampler(sampler, size, drop_last)
-            return DataLoader(torch_dataset, sampler=sampler, batch_size=None, **options)
-        return DataLoader(torch_dataset, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
+            return loader(torch_dataset, sampler=sampler, batch_size=None, **options)
+        return loader(torch_dataset, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """Lets a worker load the rest of the epoch; a terminal sends Ctrl-C to it, too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def pick_device(name: str) -> torch.device:

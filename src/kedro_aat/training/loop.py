@@ -5,25 +5,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
+import torch
+
 from kedro_aat.budget import Budget, Outcome
-from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
 from kedro_aat.compression.controller import CompressionController, CompressionStage, rates_of
-from kedro_aat.errors import CheckpointError, ConfigurationError, MetricError
-from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
+from kedro_aat.errors import (
+    AatError,
+    CheckpointError,
+    ConfigurationError,
+    DivergedError,
+    MetricError,
+    OutOfMemoryError,
+    UnrepeatableError,
+    UserFunctionError,
+)
+from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, SearchState, Stop, margin_if_failed
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import load_or_next_best, records_of, search_state
+from kedro_aat.training.ending import finish
+from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within, exceeds_time_limit, pareto_front
 from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.scores import standard_error_of
 from kedro_aat.validated import parse
 
 logger = logging.getLogger(__name__)
@@ -33,6 +43,9 @@ MAXIMAL_INITIAL_RATE = 1 - 1e-9
 
 # Warn if the standard error exceeds this fraction of the tolerated drop: random error would then dominate.
 LARGEST_RESOLVING_ERROR = 1 / 3
+
+# Failed epochs in a row at rate 0 that are an error: what fails is the training, not the compression.
+MAXIMAL_FAILURES_AT_RATE_ZERO = 3
 
 
 def fine_tune(
@@ -48,7 +61,9 @@ def fine_tune(
 ) -> FineTuned:
     """Fine-tunes the runner's model as the policy asks, and leaves it at the best rate within budget.
 
-    Continues from the latest of `checkpoints`. Ctrl-C and SIGTERM end the search with the best model so far.
+    Continues from the latest of `checkpoints`. Ctrl-C ends the search after the epoch, and a second one or SIGTERM at
+    once, with the best model so far. An epoch with a loss or a metric that is NaN or infinite has failed: the model
+    goes back to where the epoch began, and the policy is told.
 
     Args:
         runner: The model, its controller and the user's functions.
@@ -62,7 +77,10 @@ def fine_tune(
         time_limit: Seconds after which no epoch begins, including earlier attempts at this run; None for no limit.
 
     Raises:
-        MetricError: If a metric or loss is not finite; the model is then in its last good state.
+        MetricError: If a metric is not a number, that of the initial model is not finite, or training fails even at
+            rate 0. The model is then in its last good state.
+        UserFunctionError: If a function of the user's fails, or leaves something behind that it must not.
+        UnrepeatableError: If the returned model, validated again, has another metric.
     """
     history: list[EpochRecord] = []
     on_front: set[int] = set()
@@ -75,13 +93,18 @@ def fine_tune(
         else:
             logger.info("Continuing after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
     still_needed = state.needed
-    with progress, _interruptible():
+    with _left_in_good_state(runner, checkpoints), progress, interruptible() as interruption:
         try:
+            _refuse_to_repeat(history)
             while isinstance(move := policy.ask(state), Epoch):
+                if interruption.is_requested:
+                    stop = _interrupted(state)
+                    break
                 if exceeds_time_limit(time_limit, history):
                     stop = state.stop(f"The time limit of {time_limit:.0f} s leaves no time for another epoch.")
                     break
-                state, record = _try(runner, policy, move, state, budget, baseline, checkpoints, history)
+                interruption.work = f"epoch {runner.cumulative_epoch_count + 1}" if move.train else "the validation"
+                state, record = _try_in_memory(runner, policy, move, state, budget, baseline, checkpoints, history)
                 history.append(record)
                 saved = {"search": state.model_dump_json(), "history": [vars(row) for row in history]}
                 # Checkpoint 0 is the initial model. The previous one and what it needs stay in case this one turns
@@ -93,6 +116,7 @@ def fine_tune(
                 still_needed = state.needed
                 progress.show(record)
                 _warn_if_unresolved(budget, history)
+                _refuse_to_repeat(history)
             else:
                 stop = move
                 if time_limit is None:  # otherwise the run may continue with more time
@@ -102,14 +126,61 @@ def fine_tune(
             if checkpoint is None:  # not even the first validation finished
                 raise
             history, state = _resume(runner, policy, checkpoint)
-            stop = state.stop("The run was interrupted.").model_copy(update={"outcome": Outcome.INTERRUPTED})
-        except MetricError as error:
+            stop = _interrupted(state)
+    with _left_in_good_state(runner, checkpoints):
+        return finish(runner, stop, history, checkpoints, budget, problem.minimal_rate)
+
+
+@contextlib.contextmanager
+def _left_in_good_state(runner: TrainingRunner, checkpoints: RunCheckpoints) -> Iterator[None]:
+    """After an error, restores the model's last good state, and names the folder of the checkpoints."""
+    try:
+        yield
+    except (MetricError, UserFunctionError, UnrepeatableError) as error:
+        # What made a function fail may make this fail too.
+        with contextlib.suppress(AatError, RuntimeError):
             if (checkpoint := checkpoints.latest()) is not None:
                 runner.restore_model(checkpoint)
-            raise MetricError(
-                f"{error} The checkpoints are in {checkpoints.folder}; remove that folder to start over."
-            ) from None
-    return _finish(runner, stop, history, checkpoints, budget, problem.minimal_rate)
+        raise type(error)(
+            f"{error}\nThe checkpoints are in {checkpoints.folder}; remove that folder to start over."
+        ) from error.__cause__
+
+
+def _interrupted(state: SearchState) -> Stop:
+    return state.stop("The run was interrupted.").model_copy(update={"outcome": Outcome.INTERRUPTED})
+
+
+def _refuse_to_repeat(history: list[EpochRecord]) -> None:
+    """Raises an error if the last epochs failed without any compression."""
+    last = history[-MAXIMAL_FAILURES_AT_RATE_ZERO:]
+    if len(last) == MAXIMAL_FAILURES_AT_RATE_ZERO and all(row.failed and row.requested_rate <= 0 for row in last):
+        raise MetricError(
+            f"The loss or the metric of {len(last)} epochs in a row at rate 0 was NaN or infinite, so the training "
+            "fails without any compression. A lower learning rate, gradient clipping or fp32 precision usually helps."
+        )
+
+
+def _try_in_memory(
+    runner: TrainingRunner,
+    policy: SearchPolicy[Any],
+    move: Epoch,
+    state: Any,
+    budget: Budget,
+    baseline: Evaluation | None,
+    checkpoints: RunCheckpoints,
+    history: list[EpochRecord],
+) -> tuple[Any, EpochRecord]:
+    """Does as `_try`, and again with smaller parts of a batch as long as the memory is not enough."""
+    while True:
+        try:
+            return _try(runner, policy, move, state, budget, baseline, checkpoints, history)
+        except OutOfMemoryError:
+            if not history or not runner.halve_batch():
+                raise
+        # Not in the handler, since the error keeps what the epoch had allocated.
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        runner.resume(checkpoints.load(history[-1].checkpoint))
 
 
 def _try(
@@ -128,12 +199,21 @@ def _try(
     if move.start_from is not None and move.start_from != len(history) - 1:  # else the model is in that state
         start = load_or_next_best(checkpoints, move.start_from, history, budget)
         move = move.model_copy(update={"start_from": start.number})
-    loss = _prepare_and_train(runner, move, start)
-    learning_rate = runner.learning_rate
-    evaluation = runner.validate()
-    seen = _judge(runner, budget, move, evaluation.metric, standard_error_of(baseline, evaluation), history)
+    loss, evaluation = None, None
+    try:
+        loss = _prepare_and_train(runner, move, start)
+        learning_rate = runner.learning_rate
+        evaluation = runner.validate()
+    except DivergedError as error:
+        if not move.train:
+            raise
+        learning_rate = runner.learning_rate
+        logger.warning("Epoch %d failed: %s", runner.cumulative_epoch_count, error)
+    seen = _judge(runner, budget, move, baseline, evaluation, history)
+    if seen.failed:
+        runner.roll_back(start or checkpoints.load(len(history) - 1))
     state = policy.tell(state, seen)
-    if move.train:
+    if move.train and seen.metric is not None:
         runner.update_learning_rate(seen.metric, loss)
     record = EpochRecord(
         **seen.model_dump(exclude={"early_stop"}),
@@ -172,10 +252,11 @@ def _judge(
     runner: TrainingRunner,
     budget: Budget,
     move: Epoch,
-    metric: float,
-    standard_error: float | None,
+    baseline: Evaluation | None,
+    evaluation: Evaluation | None,
     history: list[EpochRecord],
 ) -> EpochResult:
+    """The result of an epoch; it failed if there is no evaluation."""
     controller = runner.compression_controller
     rates = rates_of(controller)
     requested_rate = rates.requested_rate
@@ -186,57 +267,17 @@ def _judge(
     elif runner.is_searching:
         requested_rate = history[-1].requested_rate
     fully_compressed = controller.compression_stage() == CompressionStage.FULLY_COMPRESSED
+    metric = evaluation.metric if evaluation else None
     return EpochResult(
         checkpoint=len(history),
         trained=move.train,
         requested_rate=requested_rate,
         achieved_rate=rates.achieved_rate,
         metric=metric,
-        margin=budget.margin(metric),
-        standard_error=standard_error,
+        margin=margin_if_failed(budget.drop) if metric is None else budget.margin(metric),
+        standard_error=standard_error_of(baseline, evaluation) if evaluation else None,
         fully_compressed=fully_compressed,
-        early_stop=move.train and fully_compressed and runner.stops_early(metric),
-    )
-
-
-def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> float | None:
-    """Standard error of the difference of two metrics.
-
-    Args:
-        baseline: The uncompressed model; None if unknown.
-        evaluation: The compressed model on the same examples.
-
-    Returns:
-        The standard error; None without scores per example or metrics on resamples.
-    """
-    if baseline is None:
-        return None
-    if baseline.scores is not None and evaluation.scores is not None:
-        return paired_standard_error(baseline.scores.cpu().numpy(), evaluation.scores.cpu().numpy())
-    if baseline.resampled is not None and evaluation.resampled is not None:
-        return bootstrap_standard_error(baseline.resampled.cpu().numpy(), evaluation.resampled.cpu().numpy())
-    return None
-
-
-def certify_evaluations(
-    baseline: Evaluation, candidate: Evaluation, budget: Budget, alpha: float
-) -> Certificate | None:
-    """Tests once whether the candidate keeps the budget; None if an evaluation has no scores.
-
-    Args:
-        baseline: The uncompressed model on the test split.
-        candidate: The compressed model on it.
-        budget: Its drop and direction are tested.
-        alpha: Accepted probability of certifying a model that breaks its budget.
-    """
-    if baseline.scores is None or candidate.scores is None:
-        return None
-    return certify(
-        baseline.scores.cpu().numpy(),
-        candidate.scores.cpu().numpy(),
-        tolerated_drop=budget.drop,
-        higher_is_better=budget.higher_is_better,
-        alpha=alpha,
+        early_stop=metric is not None and move.train and fully_compressed and runner.stops_early(metric),
     )
 
 
@@ -288,53 +329,7 @@ def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, ch
         num_models = len(pareto_front(history, checkpoints.numbers))
         reason = f"Chosen from the {num_models} models on the Pareto front, without training."
         stop = Stop(outcome=Outcome.WITHIN_BUDGET, best=best.checkpoint, reason=reason)
-    return _finish(runner, stop, history, checkpoints, budget, 0.0)
-
-
-def _finish(
-    runner: TrainingRunner,
-    stop: Stop,
-    history: list[EpochRecord],
-    checkpoints: RunCheckpoints,
-    budget: Budget,
-    minimal_rate: float,
-) -> FineTuned:
-    """Loads the model that is returned, and validates it once more."""
-    best, reason = None, stop.reason
-    if stop.best is None:
-        runner.restore_model(checkpoints.load(0))
-        runner.uncompress()
-    else:
-        checkpoint = load_or_next_best(checkpoints, stop.best, history, budget, minimal_rate)
-        runner.restore_model(checkpoint)
-        best = history[checkpoint.number]
-        if checkpoint.number != stop.best:
-            reason += f" Checkpoint {stop.best} is lost; the next best, {checkpoint.number}, is returned."
-    return FineTuned(
-        outcome=stop.outcome,
-        reason=reason,
-        best=best,
-        metric=runner.validate().metric,
-        achieved_rate=runner.achieved_rate,
-        history=history,
-    )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Lets SIGTERM end a run as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return finish(runner, stop, history, checkpoints, budget)
 
 
 def adaptive_problem(

@@ -59,7 +59,8 @@ class LoopProgress:
     def show(self, record: EpochRecord) -> None:
         """Shows one epoch, and writes its scalars to TensorBoard."""
         best = "none" if record.best_rate is None else f"{record.best_rate:.4f}"
-        line = f"rate {record.achieved_rate:.4f}  metric {record.metric:.4f}  margin {record.margin:+.4f}  best {best}"
+        judged = "failed" if record.metric is None else f"metric {record.metric:.4f}  margin {record.margin:+.4f}"
+        line = f"rate {record.achieved_rate:.4f}  {judged}  best {best}"
         if self._bar is not None:
             self._bar.update(self._task, completed=record.epoch, line=line)
         elif self._verbose:
@@ -72,7 +73,7 @@ class LoopProgress:
     def _write_scalars(self, record: EpochRecord) -> None:
         scalars = {
             "metric/validation": record.metric,
-            "metric/margin": record.margin,
+            "metric/margin": None if record.failed else record.margin,
             "rate/requested": record.requested_rate,
             "rate/achieved": record.achieved_rate,
             "rate/best": record.best_rate,

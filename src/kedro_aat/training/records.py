@@ -25,8 +25,10 @@ class EpochRecord:
         started_from: Checkpoint that was restored first; None if training continued.
         requested_rate: Requested compression rate, in [0, 1).
         achieved_rate: Achieved compression rate, in [0, 1].
-        metric: Metric on the validation split.
-        margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget.
+        metric: Metric on the validation split; None if the epoch failed, because its loss or its metric was NaN or
+            infinite. Its checkpoint then holds the state in which it began.
+        margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget. For a failed epoch,
+            what the search was told instead.
         standard_error: Standard error of the metric's difference to the baseline; None if unknown.
         loss: Mean training loss; None if unknown.
         learning_rate: Learning rate of the epoch; None if unknown.
@@ -42,7 +44,7 @@ class EpochRecord:
     started_from: int | None
     requested_rate: float
     achieved_rate: float
-    metric: float
+    metric: float | None
     margin: float
     standard_error: float | None
     loss: float | None
@@ -68,6 +70,15 @@ class EpochRecord:
             )
         return cls(**{name: value for name, value in row.items() if name in known})
 
+    @property
+    def failed(self) -> bool:
+        """Whether the loss or the metric was NaN or infinite."""
+        return self.metric is None
+
+    def keeps(self, budget: Budget) -> bool:
+        """Whether the metric is within `budget`."""
+        return self.metric is not None and budget.margin(self.metric) >= 0
+
 
 @dataclass(frozen=True)
 class FineTuned:
@@ -77,7 +88,8 @@ class FineTuned:
         outcome: The kind of ending.
         reason: Why it ended, in words.
         best: The epoch that is returned; None if the model was restored to its initial state.
-        metric: Metric measured after the final load.
+        metric: Metric measured after the final load, or the worse of it and the best epoch's, if validations are noisy;
+            of an interrupted run, the best epoch's.
         achieved_rate: Rate of the model after the final load.
         history: All epochs.
     """
@@ -100,7 +112,7 @@ def pareto_front(history: list[EpochRecord], available: Collection[int]) -> set[
         history: All epochs of the search.
         available: Numbers of the checkpoints on disk.
     """
-    rows = [row for row in history if row.checkpoint in available and row.fully_compressed]
+    rows = [row for row in history if row.checkpoint in available and row.fully_compressed and not row.failed]
     front: list[EpochRecord] = []
     for row in sorted(rows, key=lambda row: (-row.achieved_rate, -row.margin)):
         if not front or row.margin > front[-1].margin:
@@ -127,10 +139,8 @@ def best_within(history: list[EpochRecord], available: Collection[int], budget: 
         The epoch; None if none above rate 0 keeps the budget.
     """
     front = pareto_front(history, available)
-    rows = [
-        row for row in history if row.checkpoint in front and row.achieved_rate > 0 and budget.margin(row.metric) >= 0
-    ]
-    return max(rows, key=lambda row: (row.achieved_rate, budget.margin(row.metric)), default=None)
+    rows = [row for row in history if row.checkpoint in front and row.achieved_rate > 0 and row.keeps(budget)]
+    return max(rows, key=lambda row: (row.achieved_rate, row.margin), default=None)
 
 
 def exceeds_time_limit(time_limit: float | None, history: list[EpochRecord]) -> bool:

@@ -3,91 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.budget import require_finite
 from kedro_aat.compression.controller import CompressionController, rates_of
 from kedro_aat.compression.schedule import FollowsRatePath
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.training.callables import Callables, Evaluation, bind_known, evaluate
 from kedro_aat.training.checkpoints import Checkpoint
-from kedro_aat.training.identity import hash_sources
+from kedro_aat.training.guards.user_functions import calling, left_unchanged, name_of, require_same_names
 from kedro_aat.training.random_state import rng_state, set_rng_state
 
-if TYPE_CHECKING:
-    from torch.distributed.checkpoint.stateful import Stateful
+__all__ = ["Callables", "Evaluation", "TrainingRunner", "bind_known", "evaluate", "listed"]
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a validation function may return instead of a number.
-
-    Attributes:
-        metric: Metric over the whole split.
-        scores: One score per validation example, in a fixed order, (N,); None if the metric is not their mean.
-        resampled: Metric on R resamples of the examples, the same for every model, (R,); the source of the standard
-            error of a metric without scores.
-    """
-
-    metric: float
-    scores: Tensor | None = None
-    resampled: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Callables:
-    """The functions that a user passes to `run`; only the first two are required."""
-
-    train_epoch: Callable[..., Any]
-    validate: Callable[..., Any]
-    configure_optimizers: Callable[[], tuple[Any, Any]] | None = None
-    dump_checkpoint: Callable[..., Any] | None = None
-    load_checkpoint: Callable[..., Any] | None = None
-    early_stopping: Callable[[float], bool] | None = None
-    update_learning_rate: Callable[..., Any] | None = None
-    adapt: Callable[[nn.Module], object] | None = None
-    state: Stateful | None = None
-
-    def __post_init__(self) -> None:
-        mistakes = [
-            f"{name}_fn: must be callable, but got {function!r}"
-            for name, function in vars(self).items()
-            if name != "state"
-            and not (callable(function) or (function is None and name not in ("train_epoch", "validate")))
-        ]
-        if mistakes:
-            raise ConfigurationError("run", mistakes)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the functions' source."""
-        return hash_sources(value for name, value in vars(self).items() if name != "state" and value is not None)
-
-
-def evaluate(model: nn.Module, validate: Callable[..., Any], *, epoch: int = 0) -> Evaluation:
-    """Calls a validation function on a model, without gradients.
-
-    Args:
-        model: The model, compressed or not, or an exported file that runs as a module.
-        validate: Takes the model, and `epoch` if it has such a parameter; returns a number or an `Evaluation`.
-        epoch: Number of epochs trained so far.
-
-    Raises:
-        MetricError: If the metric is not a finite number.
-    """
-    with torch.no_grad():
-        result = bind_known(validate, epoch=epoch)(model)
-    if not isinstance(result, Evaluation):
-        result = Evaluation(result)
-    return replace(result, metric=require_finite(result.metric, f"the metric of epoch {epoch}"))
+logger = logging.getLogger(__name__)
 
 
 class TrainingRunner:
@@ -143,6 +78,8 @@ class TrainingRunner:
         self.best_val_metric_value: float | None = None
         self.current_loss: float | None = None
         self.is_searching = False
+        self._state_names: frozenset[str] | None = None
+        self._has_told_mode = False
 
     # --- one epoch -------------------------------------------------------------------------------------------
 
@@ -152,7 +89,8 @@ class TrainingRunner:
         self.best_val_metric_value = None
         self.lr_scale = 1.0
         if self.callables.configure_optimizers is not None:
-            self.optimizer, self.lr_scheduler = self.callables.configure_optimizers()
+            with calling(self.callables.configure_optimizers, "configure_optimizers", self.cumulative_epoch_count):
+                self.optimizer, self.lr_scheduler = self.callables.configure_optimizers()
 
     def scale_learning_rate(self, scale: float) -> None:
         """Multiplies the learning rates that the optimizers were configured with by `scale`."""
@@ -185,7 +123,8 @@ class TrainingRunner:
     def adapt(self) -> None:
         """Adapts the model to a new rate without training, if there is a function for that."""
         if self.callables.adapt is not None:
-            self.callables.adapt(self.model)
+            with self._calling(self.callables.adapt, "adapt"):
+                self.callables.adapt(self.model)
 
     def finish_rate_path(self, rate: float) -> None:
         """Sets the path's last rate if the training function took too few steps to reach it."""
@@ -204,18 +143,29 @@ class TrainingRunner:
             Its mean loss; None if it returned nothing.
 
         Raises:
-            MetricError: If the loss is not a finite number.
+            MetricError: If the loss is not a number; `DivergedError` if it is NaN or infinite.
+            UserFunctionError: If the function fails; `OutOfMemoryError` if there is too little memory.
         """
         self.compression_controller.scheduler.epoch_step()
-        loss = self.callables.train_epoch(
-            self.compression_controller,
-            self.model,
-            epoch=self.cumulative_epoch_count,
-            optimizer=self.optimizer,
-            lr_scheduler=self.lr_scheduler,
-        )
+        train = self.callables.train_epoch
+        with self._calling(train, "train_epoch", self.cumulative_epoch_count + 1):
+            loss = train(
+                self.compression_controller,
+                self.model,
+                epoch=self.cumulative_epoch_count,
+                optimizer=self.optimizer,
+                lr_scheduler=self.lr_scheduler,
+            )
         self.cumulative_epoch_count += 1
         self.training_epoch_count += 1
+        if not self.model.training and not self._has_told_mode:
+            self._has_told_mode = True
+            logger.warning(
+                "Epoch %d: train_epoch (%s) leaves the model in evaluation mode. Let it begin with model.train(), or "
+                "dropout and batch statistics are off in the next epoch.",
+                self.cumulative_epoch_count,
+                name_of(train),
+            )
         self.current_loss = (
             None if loss is None else require_finite(loss, f"the loss of epoch {self.cumulative_epoch_count}")
         )
@@ -225,9 +175,14 @@ class TrainingRunner:
         """Runs the user's validation function, without gradients.
 
         Raises:
-            MetricError: If the metric is not a finite number.
+            MetricError: If the metric is not a number; `DivergedError` if it is NaN or infinite.
+            UserFunctionError: If the function fails, or changes the model.
         """
-        evaluation = evaluate(self.model, self.callables.validate, epoch=self.cumulative_epoch_count)
+        validate, epoch = self.callables.validate, self.cumulative_epoch_count
+        # Quantizers find ranges in the first forward pass, and keep them in buffers.
+        is_first = self.current_val_metric_value is None
+        with left_unchanged(self.model, validate, epoch, only_parameters=is_first):
+            evaluation = evaluate(self.model, validate, epoch=epoch, batch_size=self.callables.batch_size)
         metric = self.current_val_metric_value = evaluation.metric
         if self.best_val_metric_value is None or self._is_better(metric, self.best_val_metric_value):
             self.best_val_metric_value = metric
@@ -236,14 +191,18 @@ class TrainingRunner:
     def stops_early(self, metric: float) -> bool:
         """Whether the user's early-stopping function ends this phase of training."""
         function = self.callables.early_stopping
-        return function is not None and bool(function(metric))
+        if function is None:
+            return False
+        with self._calling(function, "early_stopping"):
+            return bool(function(metric))
 
     def update_learning_rate(self, metric: float, loss: float | None) -> None:
         """Steps the learning-rate schedulers after an epoch, by the user's function if there is one."""
         if not self.lr_updates_needed:
             return
-        if self.callables.update_learning_rate is not None:
-            self.callables.update_learning_rate(self.lr_scheduler, self.training_epoch_count, metric, loss)
+        if (update := self.callables.update_learning_rate) is not None:
+            with self._calling(update, "update_learning_rate"):
+                update(self.lr_scheduler, self.training_epoch_count, metric, loss)
             return
         for scheduler in listed(self.lr_scheduler):
             if isinstance(scheduler, ReduceLROnPlateau):
@@ -260,12 +219,20 @@ class TrainingRunner:
     # --- state -----------------------------------------------------------------------------------------------
 
     def checkpoint(self, number: int, state: dict[str, Any]) -> Checkpoint:
-        """All state at an epoch boundary, together with `state` from the search."""
+        """All state at an epoch boundary, together with `state` from the search.
+
+        Raises:
+            UserFunctionError: If the names in the model's state have changed since the run began.
+        """
         controller = self.compression_controller
         get_state = getattr(controller, "get_state", None)
+        model = self.model.state_dict()
+        names = frozenset(model)
+        self._state_names = self._state_names or names
+        require_same_names(self._state_names, names, self.cumulative_epoch_count)
         return Checkpoint(
             number=number,
-            model=self.model.state_dict(),
+            model=model,
             training={
                 "optimizers": [optimizer.state_dict() for optimizer in listed(self.optimizer)],
                 "lr_schedulers": [scheduler.state_dict() for scheduler in listed(self.lr_scheduler)],
@@ -283,6 +250,16 @@ class TrainingRunner:
             },
         )
 
+    def halve_batch(self) -> bool:
+        """Lets training need less memory; False if it cannot."""
+        return self.callables.halve_batch is not None and self.callables.halve_batch()
+
+    def _calling(
+        self, function: Callable[..., Any], role: str, epoch: int | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        epoch = self.cumulative_epoch_count if epoch is None else epoch
+        return calling(function, role, epoch, batch_size=self.callables.batch_size)
+
     @property
     def dump(self) -> Callable[[Path], object] | None:
         """The user's function that writes checkpoints, for `RunCheckpoints.save`; None if there is none.
@@ -292,7 +269,12 @@ class TrainingRunner:
         """
         dump, load = self.callables.dump_checkpoint, self.callables.load_checkpoint
         if dump is not None:
-            return lambda folder: dump(self.model, self.compression_controller, self, str(folder))
+
+            def call(folder: Path) -> object:
+                with self._calling(dump, "dump_checkpoint"):
+                    return dump(self.model, self.compression_controller, self, str(folder))
+
+            return call
         return self._dump_as_nncf if load is not None else None
 
     def _dump_as_nncf(self, folder: Path) -> Path:
@@ -307,9 +289,10 @@ class TrainingRunner:
 
     def restore_model(self, checkpoint: Checkpoint) -> None:
         """Restores model and controller from `checkpoint`."""
-        if self.callables.load_checkpoint is not None:
+        if (load := self.callables.load_checkpoint) is not None:
             assert checkpoint.folder is not None
-            self.callables.load_checkpoint(self.model, str(checkpoint.folder / checkpoint.value("dumped")))
+            with self._calling(load, "load_checkpoint"):
+                load(self.model, str(checkpoint.folder / checkpoint.value("dumped")))
         else:
             self.model.load_state_dict(checkpoint.model)
         load_state = getattr(self.compression_controller, "load_state", None)
@@ -328,6 +311,12 @@ class TrainingRunner:
         self.lr_scale = checkpoint.value("lr_scale")
         self.training_epoch_count = checkpoint.value("training_epoch_count")
 
+    def roll_back(self, checkpoint: Checkpoint) -> None:
+        """Returns to `checkpoint` after an epoch that failed; the epoch counts, and random numbers go on."""
+        self.restore_optimizers(checkpoint)
+        self.restore_model(checkpoint)
+        self.best_val_metric_value = checkpoint.value("best_val_metric_value")
+
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continues exactly where `checkpoint` was written, including the random generators."""
         if checkpoint.value("is_searching") and not self.is_searching:
@@ -337,6 +326,7 @@ class TrainingRunner:
         self.restore_model(checkpoint)
         self.cumulative_epoch_count = checkpoint.value("cumulative_epoch_count")
         self.best_val_metric_value = checkpoint.value("best_val_metric_value")
+        self._state_names = frozenset(checkpoint.model)
         set_rng_state(checkpoint.training["rng"])
 
     def _is_better(self, metric: float, than: float) -> bool:
@@ -360,10 +350,3 @@ def _all_schedulers(scheduler: Any) -> Iterator[Any]:
     for one in listed(scheduler):
         yield one
         yield from _all_schedulers(getattr(one, "_schedulers", None))
-
-
-def bind_known(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
-    """`function` with those extra arguments that it has parameters for."""
-    parameters = inspect.signature(function).parameters
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return partial(function, **{key: value for key, value in extra.items() if takes_all or key in parameters})

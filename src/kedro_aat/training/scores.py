@@ -17,6 +17,10 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_accuracy
 from torchmetrics.wrappers import BootStrapper
 
+from kedro_aat.budget import Budget
+from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
+from kedro_aat.training.callables import Evaluation
+
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
 # Largest difference of the scores' mean to the metric, relative to the larger of 1 and the metric.
@@ -94,3 +98,44 @@ def _mean_per_example(errors: Tensor) -> Tensor:
 def joined(parts: list[Tensor]) -> Tensor:
     """The scores of all batches, (N,) in float64 on the CPU."""
     return torch.cat(parts).double().cpu()
+
+
+def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> float | None:
+    """Standard error of the difference of two metrics.
+
+    Args:
+        baseline: The uncompressed model; None if unknown.
+        evaluation: The compressed model on the same examples.
+
+    Returns:
+        The standard error; None without scores per example or metrics on resamples.
+    """
+    if baseline is None:
+        return None
+    if baseline.scores is not None and evaluation.scores is not None:
+        return paired_standard_error(baseline.scores.cpu().numpy(), evaluation.scores.cpu().numpy())
+    if baseline.resampled is not None and evaluation.resampled is not None:
+        return bootstrap_standard_error(baseline.resampled.cpu().numpy(), evaluation.resampled.cpu().numpy())
+    return None
+
+
+def certify_evaluations(
+    baseline: Evaluation, candidate: Evaluation, budget: Budget, alpha: float
+) -> Certificate | None:
+    """Tests once whether the candidate keeps the budget; None if an evaluation has no scores.
+
+    Args:
+        baseline: The uncompressed model on the test split.
+        candidate: The compressed model on it.
+        budget: Its drop and direction are tested.
+        alpha: Accepted probability of certifying a model that breaks its budget.
+    """
+    if baseline.scores is None or candidate.scores is None:
+        return None
+    return certify(
+        baseline.scores.cpu().numpy(),
+        candidate.scores.cpu().numpy(),
+        tolerated_drop=budget.drop,
+        higher_is_better=budget.higher_is_better,
+        alpha=alpha,
+    )

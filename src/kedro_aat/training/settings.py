@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.imports import Imported, ImportedOrPath, import_path
@@ -65,11 +65,17 @@ class TrainingSettings(Settings):
         update_learning_rate: Import path of a function called like the loops' `update_learning_rate_fn`.
         after_upgrade: Whether a run that another version of kedro-aat began is continued (`continue`), or a new one
             begins beside it (`start_anew`). Without a choice, a run that meets one ends with an error that names it.
+        on_out_of_memory: Whether an epoch that needs too much memory is an error, or starts again with half batches:
+            `halve_batch` computes each batch in two parts, then four and so on, and adds up their gradients, so that
+            the optimizer's steps stay the same. BatchNorms see the parts. For the default `train_epoch` only.
+        step_timeout_seconds: Seconds after which a training or validation step that has not ended, with the loading of
+            its batch, ends the process with the stacks of all threads; None for no limit.
     """
 
-    WITHOUT_EFFECT: ClassVar = frozenset({"after_upgrade"})
+    # They do not change what a search finds, so they may change before a run is continued.
+    WITHOUT_EFFECT: ClassVar = frozenset({"after_upgrade", "on_out_of_memory", "step_timeout_seconds"})
 
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     optimizer: ImportedOrPath = Imported(
         class_path="torch.optim.SGD", init_args={"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     )
@@ -78,16 +84,18 @@ class TrainingSettings(Settings):
     loss: ImportedOrPath = Imported(class_path="torch.nn.CrossEntropyLoss")
     metric: ImportedOrPath | None = None
     higher_is_better: bool | None = None
-    num_bootstrap_resamples: Annotated[int, Field(ge=0)] = 100
+    num_bootstrap_resamples: Annotated[int, Field(ge=0, le=100_000)] = 100
     distillation: Distillation | None = Distillation()
-    batch_norm_adaptation_batches: Annotated[int, Field(ge=0)] = 10
+    batch_norm_adaptation_batches: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = None
-    num_workers: Annotated[int, Field(ge=0)] = 0
-    num_threads: Annotated[int, Field(ge=1)] | None = None
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    num_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    on_out_of_memory: Literal["error", "halve_batch"] = "error"
+    step_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     train_epoch: str | None = None
     validate_: Annotated[str | None, Field(alias="validate")] = None
     configure_optimizers: str | None = None
@@ -105,9 +113,26 @@ class TrainingSettings(Settings):
                 torch.device(device)
             except RuntimeError:
                 raise ValueError(f"must be auto, cpu, cuda, cuda:1 ..., but got '{device}'") from None
-            if device.startswith("cuda") and not torch.cuda.is_available():
-                raise ValueError(f"must be auto or cpu on a machine without a GPU for torch, but got '{device}'")
+            named = torch.device(device)
+            numbers = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+            numbers["xpu"] = torch.xpu.device_count()
+            if numbers.get(named.type, 0) == 0:
+                found = " or ".join(["auto", *(kind for kind, number in numbers.items() if number)])
+                raise ValueError(f"must be {found} on this machine, but got '{device}'")
+            if (named.index or 0) >= numbers[named.type]:
+                raise ValueError(
+                    f"must be below {named.type}:{numbers[named.type]} on this machine, but got '{device}'"
+                )
         return device
+
+    @field_validator("train_epoch")
+    @classmethod
+    def _can_halve_batches(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is not None and info.data.get("on_out_of_memory") == "halve_batch":
+            raise ValueError(
+                f"must be left out with on_out_of_memory: halve_batch, which needs the default, but got {path}"
+            )
+        return path
 
     @field_validator("num_bootstrap_resamples")
     @classmethod

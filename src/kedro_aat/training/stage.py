@@ -123,7 +123,10 @@ class SearchStage:
         )
         with opened as checkpoints:
             if choice is None:
-                result = self._search(runner, runner_of, baseline, budget, checkpoints, writer_of)
+                try:
+                    result = self._search(runner, runner_of, baseline, budget, checkpoints, writer_of)
+                except KeyboardInterrupt:  # before the first checkpoint, or after the last one
+                    raise InterruptedRunError(f"The run was stopped. {Outcome.INTERRUPTED.advice}") from None
             else:
                 budget = choice.budget(budget.baseline, higher_is_better=budget.higher_is_better)
                 result = choose(runner, self.policy, budget, checkpoints)

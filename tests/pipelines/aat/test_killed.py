@@ -62,15 +62,20 @@ def test_torture_sees_a_changed_weight_and_a_changed_number(finished: Project, t
     ]
 
 
-def test_ctrl_c_says_how_to_go_on(finished: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_signal_ends_the_run_with_one_sentence(number: int, finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path / "stopped")
     shutil.rmtree(project.models / "checkpoints")
     command = project.start("--from-nodes", "evaluate_baseline", **{"aat.search.maximal_total_epochs": 14})
     _wait_for_checkpoint(project, 3, command)
-    os.kill(command.pid, signal.SIGINT)
-    assert command.wait() > 0
-    assert "Run the same command again to continue." in " ".join(command.output.split())
-    assert "Running node: export_model" not in command.output
+    os.kill(command.pid, number)
+    assert command.wait() == 1
+    output = " ".join(command.output.split())
+    asked, _, end = output.rpartition("You can resume the pipeline run")
+    assert ("is finished and saved. Press Ctrl-C again" in asked) == (number == signal.SIGINT)
+    assert "Run the same command again to continue." in end  # below Kedro's advice
+    assert "Traceback" not in output
+    assert "Running node: export_model" not in output
 
 
 def test_export_that_is_killed_goes_on_with_what_is_finished(finished: Project, tmp_path: Path) -> None:

@@ -89,8 +89,9 @@ def evaluate_baseline(
         training=training_inputs(settings.training),
         seed=settings.seed,
     )
+    validate, batch_size = training.callables().validate, settings.training.batch_size
     evaluation = finished.result(
-        "baseline", MetricValues, lambda: MetricValues.of(evaluate(model, training.callables().validate)), model
+        "baseline", MetricValues, lambda: MetricValues.of(evaluate(model, validate, batch_size=batch_size)), model
     ).evaluation()
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # settings.check() made sure of it

@@ -201,8 +201,8 @@ class BaselineSettings(Settings):
         training: How the network is trained and judged.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    num_epochs: PositiveInt = 30
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    num_epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 30
     model: Imported
     training: TrainingSettings
 

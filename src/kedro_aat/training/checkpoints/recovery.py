@@ -79,14 +79,14 @@ def load_or_next_best(
             for row in history
             if row.checkpoint in checkpoints.numbers
             and row.achieved_rate <= lost.achieved_rate
-            and budget.margin(row.metric) >= 0
+            and row.keeps(budget)
             and (minimal_rate is None or _is_worth_returning(row, minimal_rate))
         ]:
-            row = max(rows, key=lambda row: (row.achieved_rate, budget.margin(row.metric)))
+            row = max(rows, key=lambda row: (row.achieved_rate, row.margin))
             if checkpoints.can_load(row.checkpoint):  # if not, it is not among the numbers any more
                 logger.warning(
-                    "%s. The model of epoch %d is lost (rate %.4f, metric %.4f); checkpoint %d takes its place (rate "
-                    "%.4f, metric %.4f).",
+                    "%s. The model of epoch %d is lost (rate %.4f, metric %s); checkpoint %d takes its place (rate "
+                    "%.4f, metric %s).",
                     error,
                     lost.epoch,
                     lost.achieved_rate,

@@ -1,0 +1,101 @@
+"""The user's functions, and what a validation function returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.budget import require_finite
+from kedro_aat.errors import ConfigurationError
+from kedro_aat.training.guards.user_functions import calling
+from kedro_aat.training.identity import hash_sources
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.stateful import Stateful
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a validation function may return instead of a number.
+
+    Attributes:
+        metric: Metric over the whole split.
+        scores: One score per validation example, in a fixed order, (N,); None if the metric is not their mean.
+        resampled: Metric on R resamples of the examples, the same for every model, (R,); the source of the standard
+            error of a metric without scores.
+    """
+
+    metric: float
+    scores: Tensor | None = None
+    resampled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Callables:
+    """The functions that a user passes to `run`; only the first two are required.
+
+    `halve_batch` lets the training function compute each batch in twice as many parts, and returns False if it cannot.
+    """
+
+    train_epoch: Callable[..., Any]
+    validate: Callable[..., Any]
+    configure_optimizers: Callable[[], tuple[Any, Any]] | None = None
+    dump_checkpoint: Callable[..., Any] | None = None
+    load_checkpoint: Callable[..., Any] | None = None
+    early_stopping: Callable[[float], bool] | None = None
+    update_learning_rate: Callable[..., Any] | None = None
+    adapt: Callable[[nn.Module], object] | None = None
+    halve_batch: Callable[[], bool] | None = None
+    state: Stateful | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"{name}_fn: must be callable, but got {function!r}"
+            for name, function in vars(self).items()
+            if name not in ("state", "batch_size")
+            and not (callable(function) or (function is None and name not in ("train_epoch", "validate")))
+        ]
+        if mistakes:
+            raise ConfigurationError("run", mistakes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the functions' source."""
+        ours = ("state", "batch_size", "halve_batch")
+        return hash_sources(value for name, value in vars(self).items() if name not in ours and value is not None)
+
+
+def evaluate(
+    model: nn.Module, validate: Callable[..., Any], *, epoch: int = 0, batch_size: int | None = None
+) -> Evaluation:
+    """Calls a validation function on a model, without gradients.
+
+    Args:
+        model: The model, compressed or not, or an exported file that runs as a module.
+        validate: Takes the model, and `epoch` if it has such a parameter; returns a number or an `Evaluation`.
+        epoch: Number of epochs trained so far.
+        batch_size: Examples in a batch, for an error about memory; None if unknown.
+
+    Raises:
+        MetricError: If the metric is not a number; `DivergedError` if it is NaN or infinite.
+        UserFunctionError: If the function fails; `OutOfMemoryError` if there is too little memory.
+    """
+    with calling(validate, "validate", epoch, batch_size=batch_size), torch.no_grad():
+        result = bind_known(validate, epoch=epoch)(model)
+    if not isinstance(result, Evaluation):
+        result = Evaluation(result)
+    return replace(result, metric=require_finite(result.metric, f"the metric of epoch {epoch}"))
+
+
+def bind_known(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
+    """`function` with those extra arguments that it has parameters for."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return partial(function, **{key: value for key, value in extra.items() if takes_all or key in parameters})

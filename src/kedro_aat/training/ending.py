@@ -1,0 +1,142 @@
+"""The end of a run: loads the model that is returned, and makes sure that it is the one that was judged."""
+
+from __future__ import annotations
+
+import logging
+
+from kedro_aat.budget import FLOAT32_ROUNDING, Budget, Outcome
+from kedro_aat.errors import UnrepeatableError
+from kedro_aat.search.policy import Stop
+from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
+from kedro_aat.training.checkpoints.recovery import load_or_next_best
+from kedro_aat.training.records import EpochRecord, FineTuned, best_within
+from kedro_aat.training.runner import TrainingRunner
+
+logger = logging.getLogger(__name__)
+
+# Times that the initial state is validated again, if the returned model's metric has changed.
+NUM_REPEATS = 4
+# The two metrics of the returned model may lie this many times as far apart as the five of the initial one. That is
+# about 7 standard deviations of a noisy validation: the model was chosen, so the metric that chose it is a lucky one.
+SPREADS = 3.0
+# A difference below this share of the tolerated drop is accepted as well: another processor, or a GPU whose sums have
+# no fixed order, may change the class of a few examples.
+NEGLIGIBLE = 0.1
+
+
+def finish(
+    runner: TrainingRunner,
+    stop: Stop,
+    history: list[EpochRecord],
+    checkpoints: RunCheckpoints,
+    budget: Budget,
+    minimal_rate: float = 0.0,
+) -> FineTuned:
+    """Loads the model that is returned, and validates it once more, unless the run was interrupted.
+
+    If validations are noisy and this one breaks the budget, the next best model is returned.
+
+    Args:
+        runner: The runner; it is left with the returned model.
+        stop: How the search ended.
+        history: All epochs.
+        checkpoints: Checkpoints of the run.
+        budget: Budget of the run.
+        minimal_rate: Lowest requested rate worth returning, in [0, 1).
+
+    Raises:
+        UnrepeatableError: If the returned model has another metric than the one that it was judged by.
+    """
+    best, reason = None, stop.reason
+    is_interrupted = stop.outcome is Outcome.INTERRUPTED
+    if stop.best is None:
+        runner.restore_model(checkpoints.load(0))
+        runner.uncompress()
+        metric = budget.baseline if is_interrupted else runner.validate().metric
+    else:
+        checkpoint = load_or_next_best(checkpoints, stop.best, history, budget, minimal_rate)
+        best = history[checkpoint.number]
+        assert best.metric is not None  # a failed epoch is never the best
+        if checkpoint.number != stop.best:
+            reason += f" Checkpoint {stop.best} is lost; the next best, {checkpoint.number}, is returned."
+        if is_interrupted:
+            runner.restore_model(checkpoint)
+            metric = best.metric
+        else:
+            metric = _confirmed_metric(runner, checkpoint, best.metric, checkpoints, history, budget)
+        if budget.margin(metric) < 0:
+            others = [
+                row for row in history if minimal_rate <= row.requested_rate and row.achieved_rate < best.achieved_rate
+            ]
+            next_best = best_within(others, checkpoints.numbers, budget)
+            stop = Stop(
+                outcome=stop.outcome if next_best else Outcome.INFEASIBLE,
+                best=next_best.checkpoint if next_best else None,
+                reason=f"{reason} Validated again, checkpoint {best.checkpoint} broke the budget.",
+            )
+            return finish(runner, stop, history, checkpoints, budget, minimal_rate)
+    return FineTuned(
+        outcome=stop.outcome,
+        reason=reason,
+        best=best,
+        metric=metric,
+        achieved_rate=runner.achieved_rate,
+        history=history,
+    )
+
+
+def _confirmed_metric(
+    runner: TrainingRunner,
+    returned: Checkpoint,
+    judged: float,
+    checkpoints: RunCheckpoints,
+    history: list[EpochRecord],
+    budget: Budget,
+) -> float:
+    """Restores and validates the model that is returned, and compares its metric with the one that it was judged by.
+
+    Only if they differ, the initial state is validated again, to see whether validations repeat themselves. So nothing
+    is paid for this where they do.
+
+    Args:
+        runner: The runner; it is left with the returned model.
+        returned: Checkpoint of the model.
+        judged: Metric by which the model was chosen.
+        checkpoints: Checkpoints of the run; the first one is of the initial state.
+        history: All epochs; the first one is the validation of the initial state.
+        budget: Budget of the run.
+
+    Returns:
+        The metric: the worse of the two, if they differ.
+
+    Raises:
+        UnrepeatableError: If they differ by more than the noise of validations.
+    """
+    runner.restore_model(returned)
+    metric = runner.validate().metric
+    difference = abs(metric - judged)
+    if difference <= FLOAT32_ROUNDING * max(abs(metric), abs(judged)):
+        return metric
+    start, first = checkpoints.load(0), history[0].metric
+    assert first is not None  # the first validation does not fail
+    repeats = [first]
+    for _ in range(NUM_REPEATS):
+        runner.restore_model(start)
+        repeats.append(runner.validate().metric)
+    runner.restore_model(returned)
+    spread = max(repeats) - min(repeats)
+    if difference > max(SPREADS * spread, NEGLIGIBLE * budget.drop):
+        raise UnrepeatableError(
+            f"The model of checkpoint {returned.number} was judged by a metric of {judged:.6g}, but validated again it "
+            f"has {metric:.6g}. Validations of the initial model differ by {spread:.2g} only, so this is no noise. Let "
+            "the validation function depend on the model alone: the same data and preprocessing in every call."
+        )
+    worse = min(metric, judged, key=budget.margin)
+    logger.warning(
+        "The returned model was judged by a metric of %.6g, and validated again it has %.6g. Validations of one model "
+        "differ by up to %.2g, so the worse of the two counts.",
+        judged,
+        metric,
+        spread,
+    )
+    return worse
