@@ -90,10 +90,10 @@ def load_or_next_best(
                     error,
                     lost.epoch,
                     lost.achieved_rate,
-                    lost.metric,
+                    "none" if lost.metric is None else f"{lost.metric:.4f}",
                     row.checkpoint,
                     row.achieved_rate,
-                    row.metric,
+                    f"{row.metric:.4f}",
                 )
                 return checkpoints.load(row.checkpoint)
         raise CheckpointError(f"{error}. No other checkpoint on disk keeps the budget") from error
