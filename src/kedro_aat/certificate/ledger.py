@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from kedro_aat.errors import DataError
+from kedro_aat.reading import read_json
 from kedro_aat.storage import failures_reported, local_path, replacing
 from kedro_aat.validated import Settings
 
@@ -92,7 +93,7 @@ class CertificateLedger:
         if not self.path.exists():
             return {}
         try:
-            return {split: Entry(**entry) for split, entry in json.loads(self.path.read_text()).items()}
+            return {split: Entry(**entry) for split, entry in read_json(self.path).items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{self.path}, which records the test splits that were read, is damaged: {error}. Restore it from a "
