@@ -38,7 +38,7 @@ def reading(what: object, but: type[Exception] = AatError) -> Iterator[None]:
 
 
 def describe(error: Exception) -> str:
-    """Returns kind and message of an exception as a short text that can be printed."""
+    """Returns the message of an exception, after its kind, as a short text that can be printed."""
     text = " ".join(str(error).encode(errors="backslashreplace").decode().split())
     text = text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -22,8 +22,8 @@ _LIKELY_MATCH = 0.6
 # Characters of a value, and keys of a mapping, that a message shows.
 _MAX_SHOWN = 60
 _MAX_KEYS_SHOWN = 20
-# Levels of mappings and lists in settings. Python's JSON encoder, `repr` and pydantic's serializer give up at some depth
-# (pydantic at 255), each with another error.
+# Levels of mappings and lists in settings. At some depth `repr`, Python's JSON encoder and pydantic's serializer (at 255)
+# give up, each with another error.
 _MAX_DEPTH = 100
 
 T = TypeVar("T", bound=BaseModel)

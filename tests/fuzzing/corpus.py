@@ -19,7 +19,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tests.fuzzing.mutations import json_text, mutated, odd_value
+from tests.fuzzing import job
+from tests.fuzzing.mutations import json_text, mutated
 from tests.nncf.files import FILES
 
 OPENVINO = (
@@ -47,9 +48,14 @@ def make_corpus(project: Path, folder: Path) -> None:
         shutil.copytree(source, folder / name)
     run = json.loads((results / "search_result.json").read_text())["run"]
     shutil.copytree(models / "checkpoints" / run, folder / "store" / run)
+    for surplus in sorted((folder / "store" / run).glob("checkpoint-*"))[1:-1]:
+        shutil.rmtree(surplus)
     shutil.copytree(reporting, folder / "reporting", ignore=shutil.ignore_patterns("tensorboard"))
     for suffix in ("onnx", "pt2", "md"):
         shutil.copy(models / f"compressed_model.{suffix}", folder / f"model.{suffix}")
+    job.run_job(job.SMALL, folder / "search", job.FIRST_SEARCH)
+    for finished in (folder / "search").rglob("finished"):
+        finished.unlink()
     (folder / "model.xml").write_text(OPENVINO)
     (folder / "model.bin").write_bytes(bytes(8))
     save_file({"inputs": torch.zeros(4, 2), "targets": torch.zeros(4, dtype=torch.int64)}, folder / "split.safetensors")
@@ -63,7 +69,8 @@ def make_corpus(project: Path, folder: Path) -> None:
         (folder / "images" / name).mkdir(parents=True)
         Image.new("L", (8, 8), 100 * number).save(folder / "images" / name / f"0.{('png', 'jpg')[number]}")
     (folder / "nncf").mkdir()
-    for number, config in enumerate(FILES.values()):
+    # The others are not for an accuracy-aware loop, and are refused as they are.
+    for number, config in enumerate(file for file in FILES.values() if "accuracy_aware_training" in file):
         (folder / "nncf" / f"{number}.json").write_text(json.dumps(config))
 
 
@@ -111,19 +118,15 @@ def _mutate_state(tensors: dict[str, Any], rng: random.Random) -> dict[str, Any]
         if not isinstance(tensor, torch.Tensor):
             continue
         dtype = rng.choice((torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.bool))
+        flat = tensor.flatten()
         new = rng.choice(
             (
-                lambda value: value.to(dtype),
-                lambda value: value.reshape(-1),
-                lambda value: value[None],
-                lambda value: value[..., None],
-                lambda value: value.flatten()[:0],
-                lambda value: value.flatten()[:1].reshape(()) if value.numel() else value,
-                lambda value: torch.full_like(value, rng.choice((0, 1, 100))),
-                lambda value: value * rng.choice((float("nan"), float("inf"), 1e38, -1.0)),
-                lambda value: torch.cat([value.flatten()] * 2),
+                *(tensor.to(dtype), flat, tensor[None], tensor[..., None], flat[:0], torch.cat([flat, flat])),
+                flat[0] if len(flat) else flat,
+                torch.full_like(tensor, rng.choice((0, 1, 100))),
+                tensor * rng.choice((float("nan"), float("inf"), 1e38, -1.0)),
             )
-        )(tensor).contiguous()
+        ).contiguous()
         names = (name, name, name, name.upper(), f"{name}.x", f"x.{name}", "", "日本")
         if rng.random() > 0.1:
             changed[rng.choice(names)] = new.clone()
@@ -163,14 +166,14 @@ def _mutate_table(path: Path, rng: random.Random) -> None:
         else:
             frame = rng.choice(
                 (
-                    lambda table: table.drop(columns=column, errors="ignore"),
-                    lambda table: table.rename(columns={column: rng.choice((column.upper(), "x", ""))}),
-                    lambda table: table.iloc[: rng.choice((0, 1))],
-                    lambda table: pd.concat([table] * 3),
-                    lambda table: table.assign(**{rng.choice(("new", "stage", "日本")): "x"}),
-                    lambda table: table[list(reversed(table.columns))],
+                    frame.drop(columns=column, errors="ignore"),
+                    frame.rename(columns={column: rng.choice((column.upper(), "x", ""))}),
+                    frame.iloc[: rng.choice((0, 1))],
+                    pd.concat([frame] * 3),
+                    frame.assign(**{rng.choice(("new", "stage", "日本")): "x"}),
+                    frame[list(reversed(frame.columns))],
                 )
-            )(frame)
+            )
     try:
         frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
     except (ValueError, TypeError):  # Arrow refuses columns of mixed types, so texts have to do
@@ -254,9 +257,3 @@ def _mutate_xml(path: Path, rng: random.Random) -> None:
         ),
         encoding="utf-8",
     )
-
-
-def odd_bytes(path: Path, rng: random.Random) -> None:
-    """Writes texts that are readable by chance alone."""
-    value = odd_value(rng)
-    path.write_text(value if isinstance(value, str) else repr(value), encoding="utf-8", errors="surrogatepass")

@@ -35,7 +35,7 @@ from kedro_aat.nncf.config import AccuracyAwareSettings
 from kedro_aat.nncf.parameters import parameters_from_nncf
 from kedro_aat.pipelines.aat import nodes
 from kedro_aat.reading import read_json
-from tests.fuzzing import corpus
+from tests.fuzzing import corpus, job
 from tests.fuzzing.harness import Case, our_error
 from tests.fuzzing.mutations import damaged
 
@@ -118,7 +118,8 @@ def _nncf(folder: Path) -> None:
         (folder / "conf/base").mkdir(parents=True)
         (folder / "conf/base/parameters.yml").write_text(text, encoding="utf-8")
         loader = OmegaConfigLoader(str(folder / "conf"), base_env="base", default_run_env="base")
-        return load_config(loader, "parameters")["aat"]
+        loaded: dict[str, Any] = load_config(loader, "parameters")["aat"]
+        return loaded
 
     def translate() -> None:
         written = NNCFConfig.from_json(path, warn=False).parsed
@@ -138,7 +139,7 @@ def _exported(kind: type[Any], name: str, *, load: bool = True) -> Callable[[Pat
 
 
 def _tables(folder: Path) -> None:
-    path = next(folder.glob("table.*"))
+    path = next(folder.glob("table.*"), folder / "table.csv")
     datasets = [
         TableDataset(filepath=str(path), target="label", classes=["a", "b"]),
         TableDataset(filepath=str(path), target="size", columns=["weight"]),
@@ -148,11 +149,17 @@ def _tables(folder: Path) -> None:
 
 def _images(folder: Path) -> None:
     dataset = ImageFolderDataset(filepath=str(folder / "images"), size=4, channels=1)
-    _all(dataset.preview, lambda: [dataset.load()[index] for index in range(2)])
+
+    def look() -> None:
+        images = dataset.load()
+        for index in range(len(images)):
+            images[index]
+
+    _all(dataset.preview, look)
 
 
 def _weights(folder: Path) -> None:
-    path = next(folder.glob("weights.*"))
+    path = next(folder.glob("weights.*"), folder / "weights.pt")
     dataset = ImportedModelDataset(
         class_path="torch.nn.Linear",
         init_args={"in_features": 2, "out_features": 2},
@@ -191,6 +198,7 @@ class Reader:
     changed: tuple[str, ...]
 
 
+_RUN = "search/store/*"
 _CHECKPOINT = "store/*/checkpoint-*"
 READERS = {
     "recipe": Reader(_model, ("model",), ("model/recipe.json",)),
@@ -200,6 +208,11 @@ READERS = {
         lambda folder: _controller(folder, "quantized"), ("quantized",), ("quantized/*.json",)
     ),
     "checkpoints": Reader(_store, ("store",), (f"{_CHECKPOINT}/*.json", f"{_CHECKPOINT}/*.safetensors")),
+    "search": Reader(
+        lambda folder: job.run_job(job.SMALL, folder / "search", job.FIRST_SEARCH),
+        ("search",),
+        (f"{_RUN}/*.json", f"{_RUN}/checkpoint-*/*.json", f"{_RUN}/checkpoint-*/*.safetensors"),
+    ),
     "optimizer state": Reader(_store, ("store",), (f"{_CHECKPOINT}/training.pt",)),
     "ledger": Reader(_ledger, ("results",), ("results/certificate_ledger.json",)),
     "summary": Reader(_summary, ("reporting",), ("reporting/aat_summary.json",)),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kedro.config import AbstractConfigLoader
     from kedro.framework.context import KedroContext
     from kedro.framework.startup import ProjectMetadata
-    from kedro.io import DataCatalog
+    from kedro.io import CatalogProtocol, DataCatalog
     from kedro.pipeline import Pipeline
 
 
@@ -193,7 +193,7 @@ def choose(
         show_front(session.load_context().catalog, prefix, pipeline)
 
 
-def show_front(catalog: DataCatalog, prefix: str, pipeline: str) -> None:
+def show_front(catalog: CatalogProtocol[Any, Any], prefix: str, pipeline: str) -> None:
     """Prints the models that a search found.
 
     Args:
@@ -278,7 +278,7 @@ def load_config(loader: AbstractConfigLoader, kind: str) -> dict[str, Any]:
     except MissingConfigException:
         return {}
     except Exception as error:  # of Kedro, PyYAML and OmegaConf: syntax, duplicate keys, nesting, encoding, `${`
-        raise ConfigurationError(kind, [f"{kind}: its files cannot be read: {describe(error)}"]) from error
+        raise ConfigurationError(kind, [f"{kind}: {describe(error)}"]) from error
 
 
 def _make_catalog(context: KedroContext) -> DataCatalog:
