@@ -22,7 +22,7 @@ _LIKELY_MATCH = 0.6
 # Characters of a value, and keys of a mapping, that a message shows.
 _MAX_SHOWN = 60
 _MAX_KEYS_SHOWN = 20
-# Levels of mappings and lists in settings. At some depth `repr`, Python's JSON encoder and pydantic's serializer (at 255)
+# Levels of mappings and lists in settings. With more, `repr`, Python's JSON encoder and (at 255) pydantic's serializer
 # give up, each with another error.
 _MAX_DEPTH = 100
 
