@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.fuzzing import job
-from tests.fuzzing.mutations import json_text, mutated
+from tests.fuzzing.mutations import damaged, json_text, mutated
 from tests.nncf.files import FILES
 
 OPENVINO = (
@@ -106,7 +106,13 @@ def _forget_checksums(folder: Path) -> None:
 
 
 def _mutate_json(path: Path, rng: random.Random) -> None:
-    path.write_bytes(json_text(mutated(json.loads(path.read_bytes()), rng), rng))
+    contents = path.read_bytes()
+    try:
+        data = json.loads(contents)
+    except ValueError:  # JSON after its checksum
+        path.write_bytes(damaged(contents, rng))
+    else:
+        path.write_bytes(json_text(mutated(data, rng), rng))
 
 
 def _mutate_state(tensors: dict[str, Any], rng: random.Random) -> dict[str, Any]:

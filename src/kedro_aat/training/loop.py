@@ -18,6 +18,7 @@ from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
 from kedro_aat.compression.controller import CompressionController, CompressionStage, rates_of
 from kedro_aat.errors import CheckpointError, ConfigurationError, MetricError
+from kedro_aat.reading import reading
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.progress import LoopProgress
@@ -254,8 +255,12 @@ def _warn_if_unresolved(budget: Budget, history: list[EpochRecord]) -> None:
 
 
 def _resume(runner: TrainingRunner, policy: SearchPolicy[Any], checkpoint: Checkpoint) -> tuple[list[EpochRecord], Any]:
-    runner.resume(checkpoint)
-    return records_of(checkpoint), policy.load(checkpoint.state["search"])
+    with reading(checkpoint.folder):  # it is undamaged, but may be of another model, or changed by hand
+        runner.resume(checkpoint)
+        history, state = records_of(checkpoint), policy.load(checkpoint.state["search"])
+    if len(history) <= checkpoint.number:
+        raise CheckpointError(f"{checkpoint.folder} is damaged: its history has only {len(history)} epochs")
+    return history, state
 
 
 def records_of(checkpoint: Checkpoint | None) -> list[EpochRecord]:
