@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
 from torch import nn
 
 from kedro_aat.delivery.results import SearchResult
 from kedro_aat.reading import reading
-from kedro_aat.training.records import EpochRecord, pareto_front
+from kedro_aat.training.records import EpochRecord, pareto_front, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +117,7 @@ def front_records(trajectory: pd.DataFrame, available: list[int]) -> list[EpochR
     # An unknown value is None in a record, and NaN or NA in a table.
     known = trajectory.astype("object").where(trajectory.notna(), None)
     with reading("The trajectory of the search"):
-        history = TypeAdapter(list[EpochRecord]).validate_python(known.to_dict("records"))
+        history = read_records(known.to_dict("records"))
     numbers = pareto_front(history, available)
     return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
 

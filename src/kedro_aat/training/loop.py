@@ -22,7 +22,14 @@ from kedro_aat.reading import reading
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, Stop
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.progress import LoopProgress
-from kedro_aat.training.records import EpochRecord, FineTuned, best_within, exceeds_time_limit, pareto_front
+from kedro_aat.training.records import (
+    EpochRecord,
+    FineTuned,
+    best_within,
+    exceeds_time_limit,
+    pareto_front,
+    read_records,
+)
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.validated import parse
 
@@ -265,7 +272,7 @@ def _resume(runner: TrainingRunner, policy: SearchPolicy[Any], checkpoint: Check
 
 def records_of(checkpoint: Checkpoint | None) -> list[EpochRecord]:
     """The trajectory up to a checkpoint; empty without one."""
-    return [] if checkpoint is None else [EpochRecord(**row) for row in checkpoint.state["history"]]
+    return [] if checkpoint is None else read_records(checkpoint.state["history"])
 
 
 def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, checkpoints: RunCheckpoints) -> FineTuned:

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from pydantic import TypeAdapter
+
 from kedro_aat.budget import Budget, Outcome
 
 MAX_ON_PARETO_FRONT = 12  # checkpoints of the Pareto front that stay on disk
@@ -49,6 +51,18 @@ class EpochRecord:
     fully_compressed: bool
     best_rate: float | None
     seconds: float
+
+
+_RECORDS = TypeAdapter(list[EpochRecord])
+
+
+def read_records(rows: object) -> list[EpochRecord]:
+    """Reads the rows of a trajectory from plain data, whose types may be wrong.
+
+    Raises:
+        ValidationError: A row lacks a field, or a field has another type.
+    """
+    return _RECORDS.validate_python(rows)
 
 
 @dataclass(frozen=True)
