@@ -11,7 +11,7 @@ export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow torture mutants lint types docs benchmark audit lock
+.PHONY: help setup run clean-run viz test test-slow torture mutants fuzz lint types docs benchmark audit lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ MODULE ?=
 mutants: $(SETUP)  ## Change the source in one place at a time; tests must notice; `MODULE=budget` for one module
 	$(BIN)/python -m pip install --quiet "$$(sed -n 's/^mutants = \["\(.*\)"\]/\1/p' pyproject.toml)"
 	$(BIN)/python -m tests.mutants $(MODULE) $(ARGS)
+
+fuzz: $(SETUP)  ## Thousands of odd configurations and files, minutes; `ARGS="--size 0.1"` for a tenth of them
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)
 
 lint: $(SETUP)  ## Check style, format, spelling and the direction of imports
 	$(BIN)/ruff check

@@ -228,3 +228,49 @@ def test_closest_name() -> None:
         " Did you mean 'adaptive_compression_level'?"
     )
     assert closest("zzz", known) == ""
+
+
+def nested(levels: int) -> Any:
+    value: Any = "low"
+    for level in range(levels):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("levels", [101, 254, 255, 10_000])
+def test_data_that_nest_too_deeply_are_one_mistake(levels: int) -> None:
+    """At 255 levels pydantic cannot serialize, and at 1000 `repr` and `json` give up, each with an error of its own."""
+    assert mistakes({"days": 1, "weather": nested(levels)}) == [
+        "mappings and lists must be nested at most 100 levels deep"
+    ]
+    (mistake,) = mistakes({"days": 1, "weather": nested(99)})
+    assert mistake.startswith("weather: must be one of sun, rain, but got ")
+
+
+@pytest.mark.parametrize(
+    ("data", "mistake"),
+    [
+        ({"steepest": 10**5000}, "steepest: should be a valid number, but got a number of 16610 bits"),
+        ({"\0": 1}, r"'\x00': unknown key (its value is 1)."),
+        ({"a" * 1000: 1}, f"{57 * 'a'}...: unknown key (its value is 1)."),
+        (
+            {"weather": "\ud800"},
+            r"weather: should be a valid string, unable to parse raw data as a unicode string, but got '\ud800'",
+        ),
+        ({"weather": ["sun"] * 1000}, f"weather: must be one of sun, rain, but got {str(['sun'] * 1000)[:57]}...."),
+        ({1: 2}, "(the whole): Keys should be strings, but got 1"),
+    ],
+)
+def test_any_value_can_be_shown(data: Any, mistake: str) -> None:
+    (found,) = mistakes({"days": 1} | data)
+    assert found == mistake
+    found.encode()
+
+
+def test_thousands_of_mistakes_are_counted_but_not_all_listed() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Walk.model_validate({"days": 1, "way": {"kind": "winding", "through": list(range(2000))}})
+    text = str(caught.value)
+    assert text.startswith("Walk: 2000 mistakes\n  - way.through.0: should be a valid string, but got 0\n")
+    assert text.endswith("\n  - ... and 1900 more")
+    assert len(text) < 10_000

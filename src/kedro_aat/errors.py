@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MAX_LISTED = 100  # mistakes in a message
+
 
 class AatError(Exception):
     """Base class of all errors that kedro-aat raises on purpose."""
@@ -22,7 +24,9 @@ class ConfigurationError(AatError, ValueError):
 
     def __str__(self) -> str:
         count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
-        return f"{self.where}: {count}" + "".join(f"\n  - {mistake}" for mistake in self.mistakes)
+        num_more = len(self.mistakes) - _MAX_LISTED
+        lines = [*self.mistakes[:_MAX_LISTED], *([f"... and {num_more} more"] if num_more > 0 else [])]
+        return f"{self.where}: {count}" + "".join(f"\n  - {line}" for line in lines)
 
 
 class DataError(AatError, ValueError):

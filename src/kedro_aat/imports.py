@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.reading import describe
 from kedro_aat.validated import Settings, closest
 
 
@@ -37,9 +38,13 @@ class Imported(Settings):
     def lookup_mistakes(self, key: str) -> list[str]:
         """Lists mistakes in the path and in the names of the arguments."""
         try:
-            signature = inspect.signature(self.load())
+            target = self.load()
         except ConfigurationError as error:
             return [f"{key}.class_path: {mistake}" for mistake in error.mistakes]
+        if not callable(target):
+            return [f"{key}.class_path: must name a class or a function, but {self.class_path} is {target!r:.60}"]
+        try:
+            signature = inspect.signature(target)
         except (TypeError, ValueError):  # a builtin has no signature to check against
             return []
         parameters = signature.parameters
@@ -69,6 +74,8 @@ def import_path(path: str) -> Any:
         owner = import_path(owner_path) if error.name == owner_path and "." in owner_path else None
         if not inspect.isclass(owner):
             raise ConfigurationError(path, [f"'{path}' cannot be imported: {error}"]) from None
+    except Exception as error:  # from the module's own code, or the path has an empty part
+        raise ConfigurationError(path, [f"'{path}' cannot be imported: {describe(error)}"]) from error
     if not hasattr(owner, name):
         known = [known for known in dir(owner) if not known.startswith("_")]
         raise ConfigurationError(path, [f"'{owner_path}' has no '{name}'.{closest(name, known)}"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import itertools
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
@@ -16,8 +19,12 @@ from kedro_aat.errors import ConfigurationError
 
 # A similarity of difflib, in [0, 1]; its usual threshold for a likely match.
 _LIKELY_MATCH = 0.6
-# Characters of a value that a message shows.
+# Characters of a value, and keys of a mapping, that a message shows.
 _MAX_SHOWN = 60
+_MAX_KEYS_SHOWN = 20
+# Levels of mappings and lists in settings. With more, `repr`, Python's JSON encoder and (at 255) pydantic's serializer
+# give up, each with another error.
+_MAX_DEPTH = 100
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -95,10 +102,24 @@ def parse(model: type[T], data: Any, *, where: str | None = None, **options: Any
         ConfigurationError: One line per mistake, with its key, the rule, the value and, for an unknown
             key, the likely intended name.
     """
+    where = where or model.__name__
+    if _nests_too_deeply(data):
+        raise ConfigurationError(where, [f"mappings and lists must be nested at most {_MAX_DEPTH} levels deep"])
     try:
         return _validate(model, data, options)
     except ValidationError as error:
-        raise ConfigurationError(where or model.__name__, _all_mistakes(model, data, options, error)) from None
+        raise ConfigurationError(where, _all_mistakes(model, data, options, error)) from None
+
+
+def _nests_too_deeply(data: Any) -> bool:
+    """Whether plain data have more than `_MAX_DEPTH` levels; walks them level by level, without recursion."""
+    level = [data]
+    for _ in range(_MAX_DEPTH):
+        containers = [value for value in level if isinstance(value, Mapping | list | tuple)]
+        level = [part for value in containers for part in (value.values() if isinstance(value, Mapping) else value)]
+        if not level:
+            return False
+    return any(isinstance(value, Mapping | list | tuple) for value in level)
 
 
 def _validate(model: type[T], data: Any, options: dict[str, Any]) -> T:
@@ -174,7 +195,7 @@ class _Location:
 
 
 def _describe(detail: ErrorDetails, location: _Location) -> str:
-    key = ".".join(location.keys) or "(the whole)"
+    key = ".".join(map(_printable, location.keys)) or "(the whole)"
     kind, value = detail["type"], detail["input"]
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
@@ -198,7 +219,8 @@ def _describe(detail: ErrorDetails, location: _Location) -> str:
 
 def _not_one_of(key: str, value: Any, expected: str) -> str:
     names = [name.strip().strip("'") for name in expected.replace(" or ", ", ").split(",")]
-    return f"{key}: must be one of {', '.join(names)}, but got {value!r}.{closest(str(value), names)}"
+    likely = closest(value, names) if isinstance(value, str) else ""
+    return f"{key}: must be one of {', '.join(names)}, but got {_short(value)}.{likely}"
 
 
 def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Location:
@@ -216,18 +238,18 @@ def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Locatio
                 keys.append(str(part))
                 data = data[part]
             continue
-        fields = [field for member in members if (field := _field(member, part)) is not None]
+        fields = [field for member in members if (field := _fields(member).get(part)) is not None]
         if fields:
             members = [nested for field in fields for nested in _models_in(field.annotation)]
             if not isinstance(data, list | tuple):  # else a mapping was made of the user's list
                 keys.append(part)
                 data = data.get(part) if isinstance(data, Mapping) else None
         else:
-            members = [member for member in members if _has_tag(member, part)] or members
-    siblings = [field.alias or name for member in members for name, field in member.model_fields.items()]
+            members = [member for member in members if part in _tags(member)] or members
+    siblings = [name for member in members for name in _field_names(member)]
     is_unknown = detail["type"] == "extra_forbidden"
     is_index = isinstance(last, int) and not isinstance(data, list | tuple)
-    is_tag = last not in siblings and any(_has_tag(member, str(last)) for member in members)
+    is_tag = last not in siblings and any(str(last) in _tags(member) for member in members)
     if detail["loc"] and not is_index and (is_unknown or not is_tag):
         keys.append(str(last))
     likely = _closest_name(str(last), siblings) if is_unknown else None
@@ -236,13 +258,22 @@ def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Locatio
     return _Location(keys, siblings, doubtful)
 
 
-def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
+# What follows is cached, because thousands of items of one list can be wrong.
+@functools.cache
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields by their names and aliases."""
     fields = model.model_fields.items()
-    return next((field for name, field in fields if key in (name, field.alias)), None)
+    return {key: field for name, field in fields for key in (name, field.alias) if key is not None}
 
 
-def _has_tag(model: type[BaseModel], tag: str) -> bool:
-    return any(tag in map(str, get_args(field.annotation)) for field in model.model_fields.values())
+@functools.cache
+def _field_names(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+@functools.cache
+def _tags(model: type[BaseModel]) -> set[str]:
+    return {str(tag) for field in model.model_fields.values() for tag in get_args(field.annotation)}
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -253,7 +284,28 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _short(value: Any) -> str:
+    """Shows a value in a message, however large it is."""
     if isinstance(value, Mapping):
-        return f"a mapping with the keys {', '.join(map(str, value)) or '(none)'}"
-    text = repr(value)
+        keys = [*map(_printable, map(str, itertools.islice(value, _MAX_KEYS_SHOWN)))]
+        return f"a mapping with the keys {', '.join(keys + ['...'] * (len(value) > len(keys))) or '(none)'}"
+    try:
+        text = _BOUNDED.repr(value)
+    except ValueError:  # Python writes no numbers of more than 4300 digits
+        text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    return _cut(text)
+
+
+def _printable(key: str) -> str:
+    """Shows a key in a message; others' keys may contain anything, and what is no text in UTF-8 cannot be printed."""
+    return _cut(key if key.isprintable() else repr(key))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+# `repr` of a list of 16,000 wrong items, once for each of them, would take minutes.
+_BOUNDED = reprlib.Repr()
+_BOUNDED.maxlevel = _MAX_DEPTH
+_BOUNDED.maxlist = _BOUNDED.maxtuple = _BOUNDED.maxset = _BOUNDED.maxdict = _MAX_SHOWN
+_BOUNDED.maxstring = _BOUNDED.maxlong = _BOUNDED.maxother = 4 * _MAX_SHOWN

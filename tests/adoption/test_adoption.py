@@ -105,7 +105,7 @@ def test_an_error_of_kedro_in_the_catalog_is_reported_as_a_mistake(demo: Demo) -
     other = demo.base / "catalog_other.yml"
     other.write_text("train_data: { type: pickle.PickleDataset, filepath: data/train.pkl }\n")
     output = demo.kedro("aat", "validate", code=1)
-    assert "catalog: Duplicate keys found" in _words(output)
+    assert "catalog: ValueError: Duplicate keys found" in _words(output)
     assert "Traceback" not in output
     other.write_text("another: { filepath: data/train.pkl }\n")
     assert "catalog: " in _words(demo.kedro("aat", "validate", code=1))

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kedro.config import OmegaConfigLoader
 from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
 
 from kedro_aat.adoption.checks import data_mistakes
+from kedro_aat.adoption.commands import load_config
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
 
 REQUIRED = ("baseline_model", "train_data", "validation_data", "test_data")
@@ -32,6 +35,26 @@ def mistakes(**changed: Any) -> list[str]:
     datasets = {name: WithoutExists() for name in REQUIRED} | changed
     catalog = DataCatalog({name: each for name, each in datasets.items() if each is not None})
     return [mistake for mistake in data_mistakes(create_pipeline(), catalog) if mistake.startswith(REQUIRED)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("aat: {seed: '${nowhere}'}", "parameters: InterpolationKeyError: Interpolation key 'nowhere' not found"),
+        ("aat: {seed: '${'}", "parameters: GrammarParseError: "),
+        ("aat: [", "parameters: ParserError: "),
+        (f"aat: {500 * '['}{500 * ']'}", "parameters: RecursionError: "),
+        ("aat: {seed: 1, seed: 2}", "parameters: ConstructorError: "),
+        ("aat: \x00", "parameters: ReaderError: "),
+    ],
+)
+def test_files_that_cannot_be_read_are_one_mistake(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/parameters.yml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(OmegaConfigLoader(str(tmp_path), base_env="base", default_run_env="base"), "parameters")
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(words)
 
 
 def test_a_dataset_without_exists_is_assumed_to_exist() -> None:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from kedro_aat.adoption.checks import parameter_mistakes
 from kedro_aat.adoption.templates import TEMPLATES, pipeline_module, template
+from kedro_aat.compression.settings import Composite
 from kedro_aat.config import AatSettings
 from kedro_aat.imports import Imported
 from kedro_aat.nncf.parameters import parameters_from_nncf
@@ -44,7 +45,7 @@ NOT_DEFAULT = {
 
 
 def _loaded(text: str) -> dict[str, Any]:
-    loaded = OmegaConf.to_container(OmegaConf.create(text))
+    loaded = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
     assert isinstance(loaded, dict)
     return {str(key): value for key, value in loaded.items()}
 
@@ -211,6 +212,13 @@ def test_one_algorithm_early_exit_and_a_falling_metric(tmp_path: Path) -> None:
     assert settings.compression.schedule.kind == "exponential"
     assert settings.training.higher_is_better is False
     assert notes == []
+
+
+@pytest.mark.parametrize("scope", ["${head}", "${", r"{re}head\${x}", r"a\\${b}\\", r"{re}\d+$", "$${seed}"])
+def test_what_kedro_would_read_as_an_interpolation_is_escaped(scope: str, tmp_path: Path) -> None:
+    settings = _converted(tmp_path, {**NNCF, "ignored_scopes": [scope]})[1]
+    assert isinstance(settings.compression, Composite)
+    assert {part.ignored_scopes[-1] for part in settings.compression.compressing} == {scope}
 
 
 def test_nncf_file_without_a_budget(tmp_path: Path) -> None:

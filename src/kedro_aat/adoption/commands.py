@@ -17,9 +17,10 @@ from kedro_aat.imports import import_path
 from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
+    from kedro.config import AbstractConfigLoader
     from kedro.framework.context import KedroContext
     from kedro.framework.startup import ProjectMetadata
-    from kedro.io import DataCatalog
+    from kedro.io import CatalogProtocol, DataCatalog
     from kedro.pipeline import Pipeline
 
 
@@ -98,11 +99,16 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
     with session:
         context = session.load_context()
         nodes = _find_pipeline(pipeline)
-        mistakes = parameter_mistakes(nodes, _load_config(context, "parameters"))
+        try:
+            mistakes = parameter_mistakes(nodes, load_config(context.config_loader, "parameters"))
+        except ConfigurationError as error:  # a file cannot be read
+            mistakes = error.mistakes
         with chdir(project.project_path):  # paths in a catalog are relative to the project
             try:
                 mistakes += data_mistakes(nodes, _make_catalog(context))
-            except (DatasetError, KeyError, ValueError) as error:  # an entry, credentials or duplicate keys
+            except ConfigurationError as error:  # a file cannot be read
+                mistakes += error.mistakes
+            except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials
                 mistakes.append(f"catalog: {error}")
     if mistakes:
         raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
@@ -172,8 +178,6 @@ def choose(
     from kedro.framework.session import KedroSession
 
     from kedro_aat.adoption.templates import pipeline_name
-    from kedro_aat.delivery.results import BaselineEvaluation, SearchResult
-    from kedro_aat.reporting.front import print_front
 
     if max_drop is not None and max_relative_drop is not None:
         raise click.UsageError("Give --max-drop or --max-relative-drop, not both.")
@@ -186,20 +190,42 @@ def choose(
         if budget:
             session.run(pipeline_names=[pipeline], from_nodes=[f"{prefix}finetune_adaptively"])
             return
-        catalog = session.load_context().catalog
-        names = ("search_trajectory", "baseline_evaluation", "search_result", "checkpoint_store")
-        if missing := [prefix + name for name in names if not catalog.exists(prefix + name)]:
-            raise ConfigurationError(
-                "There is no search to choose from",
-                [f"{', '.join(missing)}: not found; `kedro run --pipelines {pipeline}` creates them"],
-            )
-        trajectory, evaluation, result, store = (catalog.load(prefix + name) for name in names)
-        print_front(
-            trajectory,
-            BaselineEvaluation.model_validate(evaluation),
-            SearchResult.model_validate(result),
-            store,
+        show_front(session.load_context().catalog, prefix, pipeline)
+
+
+def show_front(catalog: CatalogProtocol[Any, Any], prefix: str, pipeline: str) -> None:
+    """Prints the models that a search found.
+
+    Args:
+        catalog: The project's catalog.
+        prefix: Start of the datasets' names: empty, or a namespace and a dot.
+        pipeline: Name of the pipeline in the registry, for messages.
+
+    Raises:
+        ConfigurationError: A result of the search is missing, or is none.
+        DataError: A file cannot be read.
+    """
+    from kedro_aat.delivery.results import BaselineEvaluation, SearchResult
+    from kedro_aat.reading import reading
+    from kedro_aat.reporting.front import print_front
+    from kedro_aat.validated import parse
+
+    names = ("search_trajectory", "baseline_evaluation", "search_result", "checkpoint_store")
+    if missing := [prefix + name for name in names if not catalog.exists(prefix + name)]:
+        raise ConfigurationError(
+            "There is no search to choose from",
+            [f"{', '.join(missing)}: not found; `kedro run --pipelines {pipeline}` creates them"],
         )
+    loaded = {}
+    for name in names:
+        with reading(prefix + name):
+            loaded[name] = catalog.load(prefix + name)
+    print_front(
+        loaded["search_trajectory"],
+        parse(BaselineEvaluation, loaded["baseline_evaluation"], where=f"{prefix}baseline_evaluation"),
+        parse(SearchResult, loaded["search_result"], where=f"{prefix}search_result"),
+        loaded["checkpoint_store"],
+    )
 
 
 def _parse_params(params: str, *assignments: str) -> dict[str, Any]:
@@ -237,18 +263,27 @@ def _find_pipeline(name: str) -> Pipeline:
     return cast("Pipeline", pipelines[name])
 
 
-def _load_config(context: KedroContext, kind: str) -> dict[str, Any]:
-    """One kind of configuration, such as `parameters`; empty if the project has none."""
+def load_config(loader: AbstractConfigLoader, kind: str) -> dict[str, Any]:
+    """One kind of configuration, such as `parameters`; empty if the project has none.
+
+    Raises:
+        ConfigurationError: The files cannot be read, for example because of an interpolation that cannot be resolved.
+    """
     from kedro.config import MissingConfigException
 
+    from kedro_aat.reading import describe
+
     try:
-        return cast(dict[str, Any], context.config_loader[kind])
+        return cast(dict[str, Any], loader[kind])
     except MissingConfigException:
         return {}
+    except Exception as error:  # of Kedro, PyYAML and OmegaConf: syntax, duplicate keys, nesting, encoding, `${`
+        raise ConfigurationError(kind, [f"{kind}: {describe(error)}"]) from error
 
 
 def _make_catalog(context: KedroContext) -> DataCatalog:
     """The catalog without parameters: a context fails to create its own if the parameters have mistakes."""
     from kedro.io import DataCatalog
 
-    return DataCatalog.from_config(_load_config(context, "catalog"), _load_config(context, "credentials"))
+    catalog, credentials = (load_config(context.config_loader, kind) for kind in ("catalog", "credentials"))
+    return DataCatalog.from_config(catalog, credentials)

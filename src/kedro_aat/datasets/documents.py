@@ -48,6 +48,10 @@ class _Utf8Dataset(KedroFileDataset, TextDataset):  # type: ignore[misc]  # unty
             metadata=metadata,
         )
 
+    def load(self) -> str:
+        """Reads the text."""
+        return self._read()
+
     def save(self, data: str) -> None:
         """Writes the text.
 

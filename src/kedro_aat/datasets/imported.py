@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Never
 from kedro.io import AbstractDataset, DatasetError
 
 from kedro_aat.datasets.arguments import RecordedArguments
+from kedro_aat.datasets.damage import ReportsDamage
 from kedro_aat.datasets.previews import read_tensor_info, require_small, state_dict_table
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.errors import ModelError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class ImportedModelDataset(RecordedArguments, AbstractDataset[Never, "nn.Module"]):
+class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset[Never, "nn.Module"]):
     """A module that is built from its import path and loaded with a state dict; read-only.
 
     Args:

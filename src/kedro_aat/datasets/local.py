@@ -12,13 +12,14 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro.io.core import get_filepath_str, get_protocol_and_path
 
 from kedro_aat.datasets.arguments import RecordedArguments
+from kedro_aat.datasets.damage import ReportsDamage
 from kedro_aat.storage import local_path, replacing
 
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
 
 
-class LocalDataset(RecordedArguments, AbstractDataset[_Saved, _Loaded]):
+class LocalDataset(ReportsDamage, RecordedArguments, AbstractDataset[_Saved, _Loaded]):
     """Base of datasets that are one file or one folder on this machine.
 
     Args:
@@ -54,7 +55,7 @@ class ReadOnlyDataset(LocalDataset[Never, _Loaded]):
         raise DatasetError(self.REFUSAL)
 
 
-class KedroFileDataset(RecordedArguments):
+class KedroFileDataset(ReportsDamage, RecordedArguments):
     """Base, before a class of kedro-datasets, of datasets whose file is replaced whole if it is on this machine."""
 
     @contextmanager

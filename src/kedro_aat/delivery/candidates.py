@@ -12,7 +12,7 @@ from torch import nn
 
 from kedro_aat.delivery.results import SearchResult
 from kedro_aat.errors import CheckpointError
-from kedro_aat.training.records import EpochRecord, pareto_front
+from kedro_aat.training.records import EpochRecord, pareto_front, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,11 +118,13 @@ def front_records(trajectory: pd.DataFrame, available: list[int]) -> list[EpochR
     Args:
         trajectory: Trajectory of one search.
         available: Numbers of the checkpoints on disk.
+
+    Raises:
+        DataError: The table is no trajectory.
     """
     # An unknown value is None in a record, and NaN or NA in a table.
     known = trajectory.astype("object").where(trajectory.notna(), None)
-    rows = known.to_dict("records")
-    history = [EpochRecord.from_row({str(key): value for key, value in row.items()}) for row in rows]
+    history = read_records(known.to_dict("records"))
     numbers = pareto_front(history, available)
     return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
 

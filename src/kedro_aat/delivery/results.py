@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Forecast
@@ -373,7 +373,10 @@ class Summary(Result):
         """Adds the identity that 0.1.0, which knew names alone, did not write."""
         is_named = isinstance(data, Mapping) and data.get("delivered") is not None
         if is_named and data.get("delivered_id") is None and "candidates" in data:
-            candidates = TypeAdapter(list[CandidateResult]).validate_python(data["candidates"])
+            try:
+                candidates = TypeAdapter(list[CandidateResult]).validate_python(data["candidates"])
+            except ValidationError:  # which the field itself reports
+                return data
             identity = next((candidate.id for candidate in candidates if candidate.name == data["delivered"]), None)
             return {**data, "delivered_id": identity}
         return data

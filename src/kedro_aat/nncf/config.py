@@ -108,10 +108,11 @@ class NNCFConfig(dict[str, Any]):
             contents = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
-        except ValueError as error:  # from the JSON parser or from decoding the text
+        except (ValueError, RecursionError) as error:  # from the JSON parser or from decoding the text
             raise ConfigurationError(str(path), [f"is not valid JSON: {error}"]) from None
         if not isinstance(contents, dict):
-            raise ConfigurationError(str(path), [f"must contain a JSON object, but contains {contents!r}"])
+            kind = type(contents).__name__
+            raise ConfigurationError(str(path), [f"must contain a JSON object, but contains a {kind}"])
         return cls.from_dict(contents, where=str(path), warn=warn)
 
     @classmethod

@@ -85,10 +85,19 @@ def _replace_section(text: str, key: str, value: Any) -> str:
     """Replaces a key below `aat` in a template, including the comments on its lines."""
     from omegaconf import OmegaConf  # installed with Kedro, which the loops do not need
 
-    section = textwrap.indent(OmegaConf.to_yaml(OmegaConf.create({key: value})), "  ")
+    section = textwrap.indent(OmegaConf.to_yaml(OmegaConf.create({key: _escaped(value)})), "  ")
     changed, count = re.subn(rf"(?m)^  {key}:.*\n(?:    .*\n)*", lambda _: section, text)
     assert count == 1
     return changed
+
+
+def _escaped(value: Any) -> Any:
+    """Escapes `${` in texts, which Kedro would read as an interpolation, and the backslashes before it."""
+    if isinstance(value, dict):
+        return {key: _escaped(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_escaped(part) for part in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _format_comment(title: str, notes: list[str]) -> str:

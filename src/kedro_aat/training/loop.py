@@ -25,13 +25,20 @@ from kedro_aat.errors import (
     UnrepeatableError,
     UserFunctionError,
 )
+from kedro_aat.reading import reading
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, SearchState, Stop, margin_if_failed
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import load_or_next_best, records_of, search_state
 from kedro_aat.training.ending import finish
 from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
-from kedro_aat.training.records import EpochRecord, FineTuned, best_within, exceeds_time_limit, pareto_front
+from kedro_aat.training.records import (
+    EpochRecord,
+    FineTuned,
+    best_within,
+    exceeds_time_limit,
+    pareto_front,
+)
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.scores import standard_error_of
 from kedro_aat.validated import parse
@@ -297,8 +304,12 @@ def _warn_if_unresolved(budget: Budget, history: list[EpochRecord]) -> None:
 
 
 def _resume(runner: TrainingRunner, policy: SearchPolicy[Any], checkpoint: Checkpoint) -> tuple[list[EpochRecord], Any]:
-    runner.resume(checkpoint)
-    return records_of(checkpoint), search_state(policy, checkpoint)
+    with reading(checkpoint.folder):  # it is undamaged, but may be of another model, or changed by hand
+        runner.resume(checkpoint)
+        history, state = records_of(checkpoint), search_state(policy, checkpoint)
+    if len(history) <= checkpoint.number:
+        raise CheckpointError(f"{checkpoint.folder} is damaged: its history has only {len(history)} epochs")
+    return history, state
 
 
 def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, checkpoints: RunCheckpoints) -> FineTuned:

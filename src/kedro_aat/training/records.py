@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter, ValidationError
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.errors import CheckpointError
@@ -54,22 +55,6 @@ class EpochRecord:
     best_rate: float | None
     seconds: float
 
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> EpochRecord:
-        """Reads a row that any version wrote; what this version does not know is left out.
-
-        Raises:
-            CheckpointError: If the row lacks something that this version needs.
-        """
-        known = {field.name: field for field in fields(cls)}
-        missing = [name for name, known_field in known.items() if name not in row and known_field.default is MISSING]
-        if missing:
-            raise CheckpointError(
-                f"A row of the trajectory has no {', '.join(missing)}, so this version of kedro-aat cannot use it. Use "
-                "the version that wrote it, or remove the folder of the run to start over."
-            )
-        return cls(**{name: value for name, value in row.items() if name in known})
-
     @property
     def failed(self) -> bool:
         """Whether the loss or the metric was NaN or infinite."""
@@ -78,6 +63,26 @@ class EpochRecord:
     def keeps(self, budget: Budget) -> bool:
         """Whether the metric is within `budget`."""
         return self.metric is not None and budget.margin(self.metric) >= 0
+
+
+_RECORDS = TypeAdapter(list[EpochRecord])
+
+
+def read_records(rows: object) -> list[EpochRecord]:
+    """Reads the rows of a trajectory that any version wrote; what this version does not know is left out.
+
+    Raises:
+        CheckpointError: A row lacks something that this version needs, or has another type.
+    """
+    try:
+        return _RECORDS.validate_python(rows)
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        where = ", ".join(map(str, mistake["loc"]))
+        raise CheckpointError(
+            f"This version of kedro-aat cannot use the trajectory ({where}: {mistake['msg']}). Use the version that "
+            "wrote it, or remove the folder of the run to start over."
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
 from kedro_datasets.json import JSONDataset
-from pydantic import ValidationError
 
 from kedro_aat.delivery.results import SearchResult, SecondSearchResult, SkippedSearch, Summary
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat import nodes
 from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
@@ -53,8 +53,10 @@ def test_node_functions_take_models_and_json_and_return_json() -> None:
 
 
 def test_json_that_is_no_result_is_an_error() -> None:
-    with pytest.raises(ValidationError, match="algorithms"):
+    with pytest.raises(ConfigurationError, match=r"result: 11 mistakes\n  - algorithms: this key is required"):
         JsonNode(skip)({"outcome": "within_budget"}, {"outcome": "skipped"})
+    with pytest.raises(ConfigurationError, match=r"(?s)again: .*outcome: .* but got 'x'"):
+        JsonNode(skip)(RESULT, {"outcome": "x"})
 
 
 def test_kedro_sees_the_function_itself() -> None:

@@ -149,7 +149,7 @@ def test_fields_that_are_unknown_in_the_history_are_ignored(old: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: [row.pop("margin") for row in state["history"]], "has no margin"),
+        (lambda state: [row.pop("margin") for row in state["history"]], "margin: Field required"),
         (lambda state: state.update(search=state["search"].replace('"first"', '"last"')), "the state of the search"),
         (lambda state: state.pop("lr_scale"), "has no lr_scale"),
         (lambda state: state.pop("search"), "has no search"),

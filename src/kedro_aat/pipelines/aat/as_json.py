@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, RootModel
 
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
@@ -17,6 +17,7 @@ from kedro_aat.delivery.results import (
     SecondSearchResult,
     Summary,
 )
+from kedro_aat.validated import parse
 
 _RESULTS = (BaselineEvaluation, SearchResult, SecondSearchResult, ExportResult, CertificateResult, Summary)
 
@@ -37,18 +38,23 @@ class JsonNode:
         self._function = function
         self._signature = inspect.signature(function)
         hints = get_type_hints(function).items()
-        self._adapters = {name: TypeAdapter(hint) for name, hint in hints if hint in _RESULTS and name != "return"}
+        self._models = {name: _model(hint) for name, hint in hints if hint in _RESULTS and name != "return"}
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._signature.bind(*args, **kwargs)
-        for name in self._adapters.keys() & bound.arguments.keys():
-            bound.arguments[name] = self._adapters[name].validate_python(bound.arguments[name])
+        for name in self._models.keys() & bound.arguments.keys():
+            result = parse(self._models[name], bound.arguments[name], where=name)
+            bound.arguments[name] = result.root if isinstance(result, RootModel) else result
         outputs = self._function(*bound.args, **bound.kwargs)
         return tuple(map(_as_json, outputs)) if isinstance(outputs, tuple) else _as_json(outputs)
 
     def __reduce__(self) -> tuple[type[JsonNode], tuple[Callable[..., Any]]]:
-        return JsonNode, (self._function,)  # ParallelRunner pickles nodes, and a type adapter cannot be pickled
+        return JsonNode, (self._function,)  # ParallelRunner pickles nodes, and a model of a union cannot be pickled
+
+
+def _model(hint: Any) -> type[BaseModel]:
+    return hint if isinstance(hint, type) else RootModel[hint]
 
 
 def _as_json(value: Any) -> Any:

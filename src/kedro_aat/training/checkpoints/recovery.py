@@ -16,7 +16,7 @@ from kedro_aat.errors import CheckpointError
 from kedro_aat.search.policy import EpochResult, Problem, SearchPolicy
 from kedro_aat.training.checkpoints.files import Checkpoint, numbers_in
 from kedro_aat.training.checkpoints.store import RunCheckpoints
-from kedro_aat.training.records import EpochRecord
+from kedro_aat.training.records import EpochRecord, read_records
 from kedro_aat.training.runner import TrainingRunner
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def records_of(checkpoint: Checkpoint | None) -> list[EpochRecord]:
     Raises:
         CheckpointError: If another version wrote a trajectory that this version cannot use.
     """
-    return [] if checkpoint is None else [EpochRecord.from_row(row) for row in checkpoint.value("history")]
+    return [] if checkpoint is None else read_records(checkpoint.value("history"))
 
 
 def search_state(policy: SearchPolicy[Any], checkpoint: Checkpoint) -> Any:

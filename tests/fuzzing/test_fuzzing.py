@@ -1,0 +1,52 @@
+"""The first cases of `make fuzz`, and those that once went wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kedro_aat.errors import ConfigurationError
+from tests.conftest import Once
+from tests.fuzzing import configurations, files, harness
+from tests.fuzzing.corpus import make_corpus
+from tests.projects import Project
+
+NUM_CASES = {
+    "changed_parameters": 100,
+    "changed_parameter_files": 10,
+    "valid_by_schema": 60,
+    "searched": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def corpus(finished: Project, once: Once) -> Path:
+    return once("corpus", lambda folder: make_corpus(finished.folder, folder))
+
+
+@pytest.mark.parametrize("kind", NUM_CASES)
+def test_configurations_are_accepted_or_refused(kind: str) -> None:
+    result = harness.run(kind, getattr(configurations, kind), range(NUM_CASES[kind]), seed=1)
+    assert not result.failures, result.failures[0]
+    assert result.counts["accepted"]
+
+
+@pytest.mark.parametrize("name", files.READERS | files.DAMAGED_ONLY)
+def test_files_are_accepted_or_refused(name: str, corpus: Path) -> None:
+    for number, kind in ((4, files.mutation), (4, files.damage)):
+        if kind is files.damage or name in files.READERS:
+            reader = (files.READERS | files.DAMAGED_ONLY)[name]
+            result = harness.run(name, kind(reader, corpus), range(number), seed=1)
+            assert not result.failures, result.failures[0]
+
+
+def test_the_harness_notices_others_errors_and_messages_that_cannot_be_printed() -> None:
+    def case(rng: object, folder: Path) -> None:
+        raise KeyError
+
+    def unprintable(rng: object, folder: Path) -> None:
+        raise ConfigurationError("\ud800", [])
+
+    assert len(harness.run("a", case, range(2), seed=0).failures) == 2
+    assert "printed" in harness.run("a", unprintable, range(1), seed=0).failures[0]
