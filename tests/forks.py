@@ -36,9 +36,13 @@ PRELOADED = (
     "kedro_datasets.pandas",
     "kedro_datasets.plotly",
     "onnxscript",
+    "plotly.graph_objects",
+    "pydantic",
+    "requests",  # by Kedro's telemetry
     "sklearn.model_selection",
     "torch._dynamo",
     "torch.utils.tensorboard",
+    "torch_pruning",
     "torchmetrics.classification",
 )
 GARBAGE_THRESHOLDS = (20_000, 10, 10)  # Python's own are (700, 10, 10)
