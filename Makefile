@@ -9,6 +9,8 @@ ARGS ?=
 
 export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
+# Many containers set this. Each process of the tests would then compile again whatever was never compiled, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run clean-run viz test test-slow torture mutants fuzz lint types docs benchmark audit lock

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from tests.exports import collect_translations_once
-from tests.forks import ForkServer
+from tests.forks import ForkServer, collect_garbage_rarely
 from tests.projects import Project
 
 # OpenVINO sends telemetry when it is imported, unless this package cannot be imported.
@@ -38,6 +38,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     if "torch" in sys.modules:
         collect_translations_once()
+    collect_garbage_rarely()
 
 
 Once = Callable[[str, Callable[[Path], None]], Path]

@@ -36,11 +36,16 @@ PRELOADED = (
     "kedro_datasets.pandas",
     "kedro_datasets.plotly",
     "onnxscript",
+    "plotly.graph_objects",
+    "pydantic",
+    "requests",  # by Kedro's telemetry
     "sklearn.model_selection",
     "torch._dynamo",
     "torch.utils.tensorboard",
+    "torch_pruning",
     "torchmetrics.classification",
 )
+GARBAGE_THRESHOLDS = (20_000, 10, 10)  # Python's own are (700, 10, 10)
 
 
 class Request(NamedTuple):
@@ -136,6 +141,12 @@ def serve(address: str) -> None:
         pass
 
 
+def collect_garbage_rarely() -> None:
+    """Keeps the collector from going through all objects of torch time and again: a tenth of the time of an export."""
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
 @functools.cache  # only the first time
 def _preload() -> None:
     for name in PRELOADED:
@@ -144,7 +155,7 @@ def _preload() -> None:
     warm_up()
     assert "kedro_aat" not in sys.modules
     gc.collect()
-    gc.freeze()  # a collection in a fork would copy the memory that it shares
+    collect_garbage_rarely()  # a collection in a fork would copy the memory that it shares
 
 
 def _reap(options: int = 0) -> bool:

@@ -115,7 +115,7 @@ def test_standard_errors_from_resamples_and_scores_agree() -> None:
     # The same accuracy from counts of right and wrong predictions, for which there are no scores.
     accuracies = []
     for noise in (0.0, 0.5):
-        counts = evaluate("BinaryStatScores", noise, num_bootstrap_resamples=1000).resampled
+        counts = evaluate("BinaryStatScores", noise, num_bootstrap_resamples=500).resampled
         assert counts is not None
         accuracies.append((counts[:, 0] + counts[:, 2]) / counts[:, :4].sum(1))
     error = bootstrap_standard_error(accuracies[0].numpy(), accuracies[1].numpy())
