@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from kedro_aat.delivery.results import SearchResult
-from kedro_aat.reading import reading
 from kedro_aat.training.records import EpochRecord, pareto_front, read_records
 
 if TYPE_CHECKING:
@@ -116,8 +115,7 @@ def front_records(trajectory: pd.DataFrame, available: list[int]) -> list[EpochR
     """
     # An unknown value is None in a record, and NaN or NA in a table.
     known = trajectory.astype("object").where(trajectory.notna(), None)
-    with reading("The trajectory of the search"):
-        history = read_records(known.to_dict("records"))
+    history = read_records(known.to_dict("records"))
     numbers = pareto_front(history, available)
     return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
 
