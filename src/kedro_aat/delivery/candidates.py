@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from kedro_aat.delivery.results import SearchResult
+from kedro_aat.reading import reading
 from kedro_aat.training.records import EpochRecord, pareto_front, read_records
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def front_records(trajectory: pd.DataFrame, available: list[int]) -> list[EpochR
     """
     # An unknown value is None in a record, and NaN or NA in a table.
     known = trajectory.astype("object").where(trajectory.notna(), None)
-    history = read_records(known.to_dict("records"))
+    with reading("The trajectory of the search"):
+        history = read_records(known.to_dict("records"))
     numbers = pareto_front(history, available)
     return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
 

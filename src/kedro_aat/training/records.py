@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter
 
 from kedro_aat.budget import Budget, Outcome
-from kedro_aat.reading import reading
 
 MAX_ON_PARETO_FRONT = 12  # checkpoints of the Pareto front that stay on disk
 
@@ -61,10 +60,9 @@ def read_records(rows: object) -> list[EpochRecord]:
     """Reads the rows of a trajectory from plain data, whose types may be wrong.
 
     Raises:
-        DataError: A row lacks a field, or a field has another type.
+        ValidationError: A row lacks a field, or a field has another type.
     """
-    with reading("The trajectory of the search"):
-        return _RECORDS.validate_python(rows)
+    return _RECORDS.validate_python(rows)
 
 
 @dataclass(frozen=True)
