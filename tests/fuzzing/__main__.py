@@ -2,7 +2,8 @@
 
 Gives kedro-aat thousands of configurations and files that nobody should have written, and runs searches with settings
 that are valid but odd. Every case must be accepted or end in one of our errors, in time and without much memory. The
-cases depend on the seed alone: `--only "mutated recipe" --case 17` repeats one of them.
+cases depend on the seed alone: `--only "mutated recipe" --case 17` repeats one of them. If code in C hangs, the process
+ends, and a file hung-*.txt in the folder for temporary files has the name of the case.
 """
 
 from __future__ import annotations

@@ -40,12 +40,18 @@ def test_files_are_accepted_or_refused(name: str, corpus: Path) -> None:
         assert not result.failures, result.failures[0]
 
 
-def test_the_harness_notices_others_errors_and_messages_that_cannot_be_printed() -> None:
+def test_the_harness_notices_others_errors_hangs_and_what_cannot_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     def case(rng: object, folder: Path) -> None:
         raise KeyError
 
     def unprintable(rng: object, folder: Path) -> None:
         raise ConfigurationError("\ud800", [])
 
+    def hang(rng: object, folder: Path) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(harness, "SECONDS", 0.05)
+    assert "HangError" in harness.run("a", hang, range(1), seed=0).failures[0]
     assert len(harness.run("a", case, range(2), seed=0).failures) == 2
     assert "printed" in harness.run("a", unprintable, range(1), seed=0).failures[0]
