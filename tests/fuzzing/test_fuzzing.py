@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import DataError
 from tests.conftest import Once
 from tests.fuzzing import configurations, files, harness
 from tests.fuzzing.corpus import make_corpus
@@ -45,7 +45,7 @@ def test_the_harness_notices_others_errors_hangs_and_what_cannot_be_printed(monk
         raise KeyError
 
     def unprintable(rng: object, folder: Path) -> None:
-        raise ConfigurationError("\ud800", [])
+        raise DataError("\ud800")
 
     def hang(rng: object, folder: Path) -> None:
         while True:
