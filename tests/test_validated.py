@@ -274,3 +274,21 @@ def test_thousands_of_mistakes_are_counted_but_not_all_listed() -> None:
     assert text.startswith("Walk: 2000 mistakes\n  - way.through.0: should be a valid string, but got 0\n")
     assert text.endswith("\n  - ... and 1900 more")
     assert len(text) < 10_000
+
+
+def test_a_message_can_be_printed_whatever_a_library_says() -> None:
+    text = str(ConfigurationError("\ud800", ["\udfff", 10_000 * "a"]))
+    assert text == "\\ud800: 2 mistakes\n  - \\udfff\n  - " + 1997 * "a" + "..."
+
+
+def test_a_text_that_is_no_unicode_in_a_validators_own_message() -> None:
+    class Road(Settings):
+        lanes: tuple[Any, ...]
+
+        @model_validator(mode="after")
+        def _checked(self) -> Road:
+            raise ValueError(f"no road has the lane {self.lanes[0]}")
+
+    with pytest.raises(ConfigurationError) as caught:
+        Road.model_validate({"lanes": ["\ud800"]})
+    assert str(caught.value) == "Road: 1 mistake\n  - no road has the lane \\ud800"

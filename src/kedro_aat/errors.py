@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _MAX_LISTED = 100  # mistakes in a message
+_MAX_LENGTH = 2000  # characters of a mistake; libraries show whole values in theirs
 
 
 class AatError(Exception):
@@ -26,7 +27,12 @@ class ConfigurationError(AatError, ValueError):
         count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
         num_more = len(self.mistakes) - _MAX_LISTED
         lines = [*self.mistakes[:_MAX_LISTED], *([f"... and {num_more} more"] if num_more > 0 else [])]
-        return f"{self.where}: {count}" + "".join(f"\n  - {line}" for line in lines)
+        text = f"{self.where}: {count}" + "".join(f"\n  - {_cut(line)}" for line in lines)
+        return text.encode(errors="backslashreplace").decode()  # the user's texts may be no valid Unicode
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _MAX_LENGTH else line[: _MAX_LENGTH - 3] + "..."
 
 
 class DataError(AatError, ValueError):

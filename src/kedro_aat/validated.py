@@ -109,6 +109,8 @@ def parse(model: type[T], data: Any, *, where: str | None = None, **options: Any
         return _validate(model, data, options)
     except ValidationError as error:
         raise ConfigurationError(where, _all_mistakes(model, data, options, error)) from None
+    except UnicodeEncodeError as error:  # pydantic takes no message of a validator with a lone surrogate
+        raise ConfigurationError(where, [str(error.object)]) from None
 
 
 def _nests_too_deeply(data: Any) -> bool:

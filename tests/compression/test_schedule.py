@@ -318,3 +318,8 @@ def test_rise_begins_at_the_start_epoch(kind: Literal["polynomial", "exponential
     settings: dict[str, Any] = {"kind": kind, "initial_rate": 0.1, "target_rate": 0.7, "target_epoch": 4}
     early, late = ScheduleSettings(**settings), ScheduleSettings(**settings, start_epoch=2)
     assert [late.rate(epoch) for epoch in range(9)] == [0.1, 0.1, *(early.rate(epoch) for epoch in range(7))]
+
+
+def test_rates_of_a_multistep_schedule_may_be_empty_if_it_is_another_one() -> None:
+    settings = ScheduleSettings(kind="polynomial", multistep_rates=(), multistep_epochs=())
+    assert settings.final_rate == settings.target_rate

@@ -17,7 +17,7 @@ import onnx
 import pandas as pd
 import pytest
 import torch
-from kedro.io import AbstractDataset
+from kedro.io import AbstractDataset, DatasetError
 from PIL import Image
 from torch import nn
 
@@ -37,6 +37,7 @@ from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.program import to_program
 from kedro_aat.imports import Imported
 from kedro_aat.training.checkpoints import Checkpoint
+from tests.fuzzing.harness import our_error
 
 LINEAR: dict[str, Any] = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 3, "out_features": 2}}
 
@@ -232,3 +233,32 @@ def test_preview_of_onnx_reads_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
     assert OnnxDataset(filepath=str(path)).preview()["data"] == [["Identity", "w (20)"]]
+
+
+@pytest.mark.parametrize(("kind", "arguments", "preview_type"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_a_damaged_file_is_one_error_that_names_it(
+    kind: Any, arguments: dict[str, Any], preview_type: str, tmp_path: Path
+) -> None:
+    names = {
+        TableDataset: "file.csv",
+        ImportedModelDataset: "file.safetensors",
+        ImageFolderDataset: "folder/a/0.png",
+        ModelDataset: "folder/recipe.json",
+        ControllerDataset: "folder/compression.json",
+        CheckpointStoreDataset: "folder/run/run.json",
+        TensorBoardDataset: "folder/run/events.out.1",
+    }
+    file = tmp_path / names.get(kind, "file")
+    file.parent.mkdir(exist_ok=True, parents=True)
+    file.write_bytes(b"\xff\xfe" + bytes(100))
+    path = tmp_path / names.get(kind, "file").split("/")[0]
+    dataset = kind(filepath=str(path), **arguments)
+    if kind in (CheckpointStoreDataset, CertificateLedgerDataset, TensorBoardDataset):
+        dataset.load()  # handles read nothing
+    else:
+        with pytest.raises((DatasetError, DataError), match=str(path)) as caught:
+            dataset.load()[0]  # a folder of images reads each image when it is asked for
+        assert our_error(caught.value) is not None
+    if kind not in (CheckpointStoreDataset, TensorBoardDataset):  # they list names
+        with pytest.raises(DataError, match=str(path)):
+            dataset.preview()

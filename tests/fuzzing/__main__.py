@@ -2,13 +2,14 @@
 
 Gives kedro-aat thousands of configurations and files that nobody should have written, and runs searches with settings
 that are valid but odd. Every case must be accepted or end in one of our errors, in time and without much memory. The
-cases depend on the seed alone: `--only "mutated recipe" --case 17` repeats one of them.
+cases depend on the seed alone: `--only "mutated recipe" --case 17` repeats one of them. If code in C hangs, the process
+ends, and a file hung-*.txt in the folder for temporary files has the name of the case.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import logging
 import sys
 import tempfile
 import time
@@ -56,7 +57,9 @@ def main() -> None:
     parser.add_argument("--project", type=Path, help="a project in which the job has run; otherwise it is run first")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    os.environ["KEDRO_LOGGING_CONFIG"] = ""
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("kedro").setLevel(logging.ERROR)
+    logging.getLogger("kedro_aat").setLevel(logging.ERROR)
     failures: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         project = arguments.project or _run_project(Path(folder, "project"))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kedro_aat.budget import Budget
-from kedro_aat.training.records import MAX_ON_PARETO_FRONT, EpochRecord, best_within, exceeds_time_limit, pareto_front
+from kedro_aat.errors import AatError
+from kedro_aat.training.records import (
+    MAX_ON_PARETO_FRONT,
+    EpochRecord,
+    best_within,
+    exceeds_time_limit,
+    pareto_front,
+    read_records,
+)
 
 RECORD = EpochRecord(
     checkpoint=0,
@@ -119,3 +127,15 @@ def test_another_epoch_must_fit_into_the_time_limit(limit: float | None, expecte
 
 def test_first_epoch_ignores_the_time_limit() -> None:
     assert not exceeds_time_limit(0.1, [])
+
+
+def test_rows_of_a_trajectory_have_the_types_of_a_record() -> None:
+    rows = [asdict(record) for record in history_of((0.0, 0.9), (0.5, 0.8))]
+    assert read_records(rows) == history_of((0.0, 0.9), (0.5, 0.8))
+    assert read_records([row | {"added_later": 1} for row in rows]) == read_records(rows)
+    wrong: tuple[dict[str, object], ...] = ({"metric": "high"}, {"checkpoint": None}, {"seconds": {}})
+    for changed in wrong:
+        with pytest.raises((ValueError, AatError), match=next(iter(changed))):
+            read_records([rows[0], rows[1] | changed])
+    with pytest.raises((ValueError, AatError), match="valid list"):
+        read_records(None)

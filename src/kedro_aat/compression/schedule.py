@@ -108,7 +108,13 @@ class ScheduleSettings(Settings):
     @property
     def final_rate(self) -> float:
         """The rate at the end of the schedule."""
-        return {"constant": self.initial_rate, "multistep": self.multistep_rates[-1]}.get(self.kind, self.target_rate)
+        match self.kind:
+            case "constant":
+                return self.initial_rate
+            case "multistep":
+                return self.multistep_rates[-1]
+            case _:
+                return self.target_rate
 
 
 @functools.cache
