@@ -120,11 +120,13 @@ def front_records(trajectory: pd.DataFrame, available: list[int]) -> list[EpochR
         available: Numbers of the checkpoints on disk.
 
     Raises:
-        DataError: The table is no trajectory.
+        CheckpointError: The table is no trajectory, or one that this version cannot use.
     """
     # An unknown value is None in a record, and NaN or NA in a table.
     known = trajectory.astype("object").where(trajectory.notna(), None)
-    history = read_records(known.to_dict("records"))
+    # Failed epochs have no margin in the table, and are on no front.
+    rows = known.to_dict("records")
+    history = read_records([row for row in rows if "metric" not in row or row["metric"] is not None])
     numbers = pareto_front(history, available)
     return sorted((row for row in history if row.checkpoint in numbers), key=lambda row: -row.achieved_rate)
 
