@@ -131,11 +131,12 @@ def test_later_format_is_not_continued(tmp_path: Path) -> None:
         store.load(run.folder.name, 2)
 
 
-def test_torn_record_is_written_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"kedro_aat": 3}', '{"kedro_aat": "x"}', 5000 * "["])
+def test_torn_record_is_written_anew(tmp_path: Path, damaged: str) -> None:
     store = CheckpointStore(tmp_path)
     with store.open(IDENTITY) as run:
         run.save(checkpoint(2))
-    (run.folder / "run.json").write_text("{")
+    (run.folder / "run.json").write_text(damaged)
     with store.open(IDENTITY) as again:
         assert again.numbers == [2]
     assert json.loads((run.folder / "run.json").read_text())["seed"] == 0
