@@ -147,7 +147,7 @@ def require_finite(value: object, what: str) -> float:
         ) from None
     if not math.isfinite(number):
         raise DivergedError(
-            f"{what} must be a finite number, but is {value!r}. The state before that epoch is kept; "
-            "a lower learning rate, gradient clipping or fp32 precision usually helps."
+            f"{what} must be a finite number, but is {value!r}. If training caused it, the state before "
+            "is kept; a lower learning rate, gradient clipping or fp32 precision usually helps."
         )
     return number

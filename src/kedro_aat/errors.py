@@ -74,6 +74,10 @@ class CheckpointError(StorageError):
     """A checkpoint, or the ledger, cannot be written or read: damage, the disk, another process, another version."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is missing, torn or damaged, and so lost for good; others may take its place."""
+
+
 class ExportError(AatError):
     """An exported file that does not compute what its model computes."""
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from kedro_aat.disk import disk_errors, hold, replace_text
 from kedro_aat.errors import DataError
-from kedro_aat.reading import read_json
 from kedro_aat.storage import local_path
 from kedro_aat.validated import Settings
 
@@ -101,10 +100,9 @@ class CertificateLedger:
     def _read(self) -> dict[str, Entry]:
         try:
             with disk_errors(self.path):
-                if not self.path.exists():
-                    return {}
-            return {split: Entry(**entry) for split, entry in read_json(self.path).items()}
-        except (ValueError, TypeError, AttributeError) as error:
+                contents = self.path.read_bytes() if self.path.exists() else b"{}"
+            return {split: Entry(**entry) for split, entry in json.loads(contents).items()}
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{self.path}, which records the test splits that were read, is damaged: {error}. Restore it from a "
                 "backup; if there is none, remove it and use test examples that no model was ever tested on."

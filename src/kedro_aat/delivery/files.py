@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.delivery.measurements import Measurements
+from kedro_aat.errors import ExportError, OutOfMemoryError, UserFunctionError
 from kedro_aat.export.measure import Latency, measure_latency
 from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
@@ -66,10 +67,18 @@ def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Ev
         file: The file, wrapped as a module that runs it.
         data: The split.
         training: Settings that define the metric.
+
+    Raises:
+        ExportError: If the file cannot be run on the data.
     """
     training = training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
     judged = DefaultTraining(file, training, None, data)
-    return evaluate(file, judged.callables().validate, batch_size=judged.settings.batch_size)
+    try:
+        return evaluate(file, judged.callables().validate, batch_size=training.batch_size, subject="the exported file")
+    except UserFunctionError as error:
+        if isinstance(error, OutOfMemoryError):
+            raise
+        raise ExportError(str(error)) from error
 
 
 def measure(

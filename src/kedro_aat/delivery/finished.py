@@ -9,7 +9,9 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +26,6 @@ from kedro_aat.errors import StorageError
 from kedro_aat.storage import replacing
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.default import pick_device
-from kedro_aat.training.identity import hash_sources
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
 
@@ -99,7 +100,8 @@ class FinishedSteps:
     def remove_others(self) -> None:
         """Removes what is kept of steps that this object was not asked for, such as those of other settings."""
         for path in set(self.folder.glob("*.json") if self.folder else ()) - self._used:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it only takes space
+                path.unlink()
 
 
 class MetricValues(BaseModel):
@@ -137,10 +139,10 @@ class MetricValues(BaseModel):
 
 
 def identity_of(model: nn.Module) -> str:
-    """Hash of a model's tensors, of the plain attributes of its modules, and of the source of their classes."""
+    """Hash of a model's tensors, of the plain attributes of its modules, and of the packages that define them."""
     digest = hashlib.sha256(hash_tensors([*model.named_parameters(), *model.named_buffers()]).encode())
-    classes = {type(module) for module in model.modules() if not type(module).__module__.startswith("torch.")}
-    digest.update(hash_sources(sorted(classes, key=lambda each: (each.__module__, each.__qualname__))).encode())
+    classes = {base for module in model.modules() for base in type(module).__mro__}
+    digest.update(_hash_packages(each.__module__ for each in classes).encode())
     for name, module in model.named_modules():
         attributes = {key: value for key, value in vars(module).items() if key not in _OF_ANY_MODULE}
         text = f"{name} {type(module).__qualname__} {sorted(attributes.items())}"
@@ -152,12 +154,28 @@ def identity_of(model: nn.Module) -> str:
 
 def training_inputs(settings: TrainingSettings) -> Mapping[str, Any]:
     """What a metric depends on besides model and data, as JSON data: settings, device, the user's own source."""
-    own = [settings.function("validate_"), settings.metric and settings.metric.load()]
+    settings.function("validate_")  # imports its package
+    own = [path for path in (settings.validate_, settings.metric and settings.metric.class_path) if path]
     return {
         "settings": settings.model_dump(mode="json"),
         "device": str(pick_device(settings.device)),
-        "source": hash_sources(filter(None, own)),
+        "source": _hash_packages(own),
     }
+
+
+def _hash_packages(modules: Iterable[str]) -> str:
+    """Hash of all loaded files of the packages that some modules belong to: any of them may be called.
+
+    The files of this package and the versions of torch and others count in any case.
+    """
+    packages = {name.partition(".")[0] for name in modules} - {"builtins", "kedro_aat", "torch", "torchmetrics"}
+    digest = hashlib.sha256()
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name.partition(".")[0] in packages and file and file.endswith(".py"):
+            with suppress(OSError):
+                digest.update(name.encode() + Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 @functools.cache

@@ -73,7 +73,12 @@ class Callables:
 
 
 def evaluate(
-    model: nn.Module, validate: Callable[..., Any], *, epoch: int = 0, batch_size: int | None = None
+    model: nn.Module,
+    validate: Callable[..., Any],
+    *,
+    epoch: int = 0,
+    batch_size: int | None = None,
+    subject: str | None = None,
 ) -> Evaluation:
     """Calls a validation function on a model, without gradients.
 
@@ -82,16 +87,17 @@ def evaluate(
         validate: Takes the model, and `epoch` if it has such a parameter; returns a number or an `Evaluation`.
         epoch: Number of epochs trained so far.
         batch_size: Examples in a batch, for an error about memory; None if unknown.
+        subject: What is validated, for errors; None for the model after `epoch`.
 
     Raises:
         MetricError: If the metric is not a number; `DivergedError` if it is NaN or infinite.
         UserFunctionError: If the function fails; `OutOfMemoryError` if there is too little memory.
     """
-    with calling(validate, "validate", epoch, batch_size=batch_size), torch.no_grad():
+    with calling(validate, "validate", subject or f"epoch {epoch}", batch_size=batch_size), torch.no_grad():
         result = bind_known(validate, epoch=epoch)(model)
     if not isinstance(result, Evaluation):
         result = Evaluation(result)
-    return replace(result, metric=require_finite(result.metric, f"the metric of epoch {epoch}"))
+    return replace(result, metric=require_finite(result.metric, f"the metric of {subject or f'epoch {epoch}'}"))
 
 
 def bind_known(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:

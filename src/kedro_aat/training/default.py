@@ -218,7 +218,7 @@ class DefaultTraining:
         scores: list[Tensor] = []
         resampling = None if self._scorer else resampling_for(self._metric, self.settings.num_bootstrap_resamples)
         with torch.no_grad():
-            for inputs, labels in self.validation_batches():
+            for inputs, labels in (part for batch in self.validation_batches() for part in self._parts(batch)):
                 with self._autocast():
                     outputs = self._forward(self._to_device(inputs)).float()
                 targets = labels.to(self.device, non_blocking=True)

@@ -125,7 +125,7 @@ def fine_tune(
                 _warn_if_unresolved(budget, history)
                 _refuse_to_repeat(history)
             else:
-                stop = move
+                stop = _interrupted(state) if interruption.is_requested else move
                 if time_limit is None:  # otherwise the run may continue with more time
                     checkpoints.finish()
         except KeyboardInterrupt:

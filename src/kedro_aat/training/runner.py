@@ -89,7 +89,9 @@ class TrainingRunner:
         self.best_val_metric_value = None
         self.lr_scale = 1.0
         if self.callables.configure_optimizers is not None:
-            with calling(self.callables.configure_optimizers, "configure_optimizers", self.cumulative_epoch_count):
+            with calling(
+                self.callables.configure_optimizers, "configure_optimizers", f"epoch {self.cumulative_epoch_count}"
+            ):
                 self.optimizer, self.lr_scheduler = self.callables.configure_optimizers()
 
     def scale_learning_rate(self, scale: float) -> None:
@@ -258,7 +260,7 @@ class TrainingRunner:
         self, function: Callable[..., Any], role: str, epoch: int | None = None
     ) -> contextlib.AbstractContextManager[None]:
         epoch = self.cumulative_epoch_count if epoch is None else epoch
-        return calling(function, role, epoch, batch_size=self.callables.batch_size)
+        return calling(function, role, f"epoch {epoch}", batch_size=self.callables.batch_size)
 
     @property
     def dump(self) -> Callable[[Path], object] | None:

@@ -122,7 +122,7 @@ def test_error_begins_with_the_epoch_the_function_and_its_own_traceback(
 
 
 def test_our_own_errors_stay_as_they_are() -> None:
-    with pytest.raises(DataError, match="no data"), calling(fail, "validate", 1):
+    with pytest.raises(DataError, match="no data"), calling(fail, "validate", "epoch 1"):
         raise DataError("no data")
 
 

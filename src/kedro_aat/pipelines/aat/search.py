@@ -90,9 +90,11 @@ def evaluate_baseline(
         seed=settings.seed,
     )
     validate, batch_size = training.callables().validate, settings.training.batch_size
-    evaluation = finished.result(
-        "baseline", MetricValues, lambda: MetricValues.of(evaluate(model, validate, batch_size=batch_size)), model
-    ).evaluation()
+
+    def validated() -> MetricValues:
+        return MetricValues.of(evaluate(model, validate, batch_size=batch_size, subject="the baseline"))
+
+    evaluation = finished.result("baseline", MetricValues, validated, model).evaluation()
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # settings.check() made sure of it
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)

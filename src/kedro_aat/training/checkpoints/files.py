@@ -28,9 +28,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from kedro_aat.disk import sync
-from kedro_aat.errors import CheckpointError
+from kedro_aat.disk import disk_errors, sync
+from kedro_aat.errors import CheckpointError, DamagedCheckpointError
 from kedro_aat.tensors import load_tensors, serialize_tensors
+from kedro_aat.training.guards.user_functions import is_out_of_memory
 
 # Of the files of a run. Raise it when an older reader would misread them, and teach `read` the format before.
 #   1: version 0.1.0, whose manifests and runs do not say their format
@@ -120,16 +121,17 @@ def read(folder: Path, number: int) -> Checkpoint:
         number: Its number.
 
     Raises:
-        CheckpointError: If it is missing, torn, damaged, or of a later format.
+        DamagedCheckpointError: If it is missing, torn or damaged.
+        CheckpointError: If it is of a later format, or the disk cannot be read now.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         if not isinstance(manifest, dict) or not manifest.keys() >= _FILES:
-            raise CheckpointError(f"{folder} is damaged: its manifest does not list all files of a checkpoint")
+            raise DamagedCheckpointError(f"{folder} is damaged: its manifest does not list all files of a checkpoint")
         require_known_format(manifest.pop(_FORMAT_KEY, 1), folder)
         damaged = [name for name, checksum in manifest.items() if _checksum((folder / name).read_bytes()) != checksum]
         if damaged:
-            raise CheckpointError(f"{folder} is damaged: the checksum of {', '.join(damaged)} is wrong")
+            raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {', '.join(damaged)} is wrong")
         checkpoint = Checkpoint(
             number=number,
             model=load_tensors(folder / "model.safetensors"),
@@ -137,13 +139,20 @@ def read(folder: Path, number: int) -> Checkpoint:
             state=json.loads((folder / "state.json").read_text()),
             folder=folder,
         )
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DamagedCheckpointError(f"{folder} is not complete: {error}") from error
+    except OSError as error:  # the disk may be well again later, so nothing is lost
+        with disk_errors(folder):
+            raise error
     # The decoders raise any of these for contents that nobody should have written.
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, AttributeError) as error:
-        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+    except (ValueError, LookupError, TypeError, RuntimeError, EOFError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise DamagedCheckpointError(f"{folder} cannot be read: {error}") from error
     except (SafetensorError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+        raise DamagedCheckpointError(f"{folder} cannot be read: {error}") from error
     if not isinstance(checkpoint.training, dict) or not isinstance(checkpoint.state, dict):
-        raise CheckpointError(f"{folder} is damaged: its state is not a mapping")
+        raise DamagedCheckpointError(f"{folder} is damaged: its state is not a mapping")
     return checkpoint
 
 

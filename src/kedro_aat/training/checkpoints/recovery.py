@@ -12,7 +12,7 @@ from typing import Any
 
 from kedro_aat import __version__
 from kedro_aat.budget import Budget
-from kedro_aat.errors import CheckpointError
+from kedro_aat.errors import CheckpointError, DamagedCheckpointError
 from kedro_aat.search.policy import EpochResult, Problem, SearchPolicy
 from kedro_aat.training.checkpoints.files import Checkpoint, numbers_in
 from kedro_aat.training.checkpoints.store import RunCheckpoints
@@ -65,24 +65,25 @@ def load_or_next_best(
         history: All epochs of the search.
         budget: Accuracy budget.
         minimal_rate: Lowest requested rate that is worth returning; None if the checkpoint is only a start for
-            training, as the uncompressed model can be, too.
+            training, as the uncompressed model or one that breaks the budget can be, too.
 
     Raises:
-        CheckpointError: If neither can be read.
+        DamagedCheckpointError: If no checkpoint can take its place.
+        CheckpointError: If the disk cannot be read now.
     """
     try:
         return checkpoints.load(number)
-    except CheckpointError as error:
+    except DamagedCheckpointError as error:
         lost = history[number]
         while rows := [
             row
             for row in history
             if row.checkpoint in checkpoints.numbers
             and row.achieved_rate <= lost.achieved_rate
-            and row.keeps(budget)
-            and (minimal_rate is None or _is_worth_returning(row, minimal_rate))
+            and not row.failed
+            and (minimal_rate is None or (row.keeps(budget) and _is_worth_returning(row, minimal_rate)))
         ]:
-            row = max(rows, key=lambda row: (row.achieved_rate, row.margin))
+            row = max(rows, key=lambda row: (row.keeps(budget), row.achieved_rate, row.margin))
             if checkpoints.can_load(row.checkpoint):  # if not, it is not among the numbers any more
                 logger.warning(
                     "%s. The model of epoch %d is lost (rate %.4f, metric %s); checkpoint %d takes its place (rate "
@@ -96,7 +97,7 @@ def load_or_next_best(
                     f"{row.metric:.4f}",
                 )
                 return checkpoints.load(row.checkpoint)
-        raise CheckpointError(f"{error}. No other checkpoint on disk keeps the budget") from error
+        raise DamagedCheckpointError(f"{error}. No other checkpoint on disk keeps the budget") from error
 
 
 def recover(
@@ -128,7 +129,7 @@ def recover(
     if best is not None:
         try:
             load_or_next_best(checkpoints, best.checkpoint, history, budget, problem.minimal_rate)
-        except CheckpointError as error:
+        except DamagedCheckpointError as error:
             start = _start_before(best.checkpoint, policy, checkpoints)
             logger.warning(
                 "%s. The epochs after checkpoint %d are trained again.",

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from kedro_aat import __version__
 from kedro_aat.disk import IS_READ_ONLY, disk_errors, hold, sync
-from kedro_aat.errors import CheckpointError
+from kedro_aat.errors import CheckpointError, DamagedCheckpointError
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints.files import (
     Checkpoint,
@@ -301,38 +301,41 @@ class RunCheckpoints:
 
     def wait(self) -> None:
         """Waits until everything is on disk, and raises any error of the writer."""
-        pending, self._pending = self._pending, None
+        pending = self._pending
         if pending is not None:
+            pending.exception()  # waits; Ctrl-C meanwhile leaves it pending
+            self._pending = None
             pending.result()
 
     def load(self, number: int) -> Checkpoint:
         """Reads a checkpoint.
 
         Raises:
-            CheckpointError: If it is missing, torn or damaged.
+            DamagedCheckpointError: If it is missing, torn or damaged.
+            CheckpointError: If it is of a later format, or the disk cannot be read now.
         """
         self.wait()
         try:
             return read(self._path(number), number)
-        except CheckpointError:
+        except DamagedCheckpointError:
             self._lost.add(number)
             raise
 
     def can_load(self, number: int) -> bool:
-        """Whether a checkpoint can be read."""
+        """Whether a checkpoint is there and undamaged; raises the other errors of `load`."""
         try:
             self.load(number)
-        except CheckpointError:
+        except DamagedCheckpointError:
             return False
         return True
 
     def latest(self) -> Checkpoint | None:
-        """The last readable checkpoint; None if there is none."""
+        """The last undamaged checkpoint; None if there is none. Raises the other errors of `load`."""
         self.wait()
         for number in reversed(numbers_in(self.folder)):
             try:
                 return self.load(number)
-            except CheckpointError as error:
+            except DamagedCheckpointError as error:
                 logger.warning("%s. Using the checkpoint before it.", error)
         return None
 

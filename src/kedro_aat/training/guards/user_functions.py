@@ -21,13 +21,13 @@ _OUR_FILES = str(Path(__file__).parents[2])
 
 
 @contextmanager
-def calling(function: Callable[..., Any], role: str, epoch: int, *, batch_size: int | None = None) -> Iterator[None]:
+def calling(function: Callable[..., Any], role: str, subject: str, *, batch_size: int | None = None) -> Iterator[None]:
     """Names the epoch and the function in an error of the user's code, which stays its `__cause__`.
 
     Args:
         function: The function that is called.
         role: What it is for the loop, such as `train_epoch`.
-        epoch: Number of the epoch.
+        subject: The epoch, such as "epoch 7", or what else the function is called for.
         batch_size: Examples in a batch, for an error about memory; None if unknown.
 
     Raises:
@@ -39,7 +39,7 @@ def calling(function: Callable[..., Any], role: str, epoch: int, *, batch_size: 
     except AatError:
         raise
     except Exception as error:
-        called = f"Epoch {epoch}: {role} ({name_of(function)})"
+        called = f"{subject[0].upper()}{subject[1:]}: {role} ({name_of(function)})"
         if is_out_of_memory(error):
             batch = "" if batch_size is None else f" with a batch size of {batch_size}"
             raise OutOfMemoryError(
