@@ -48,10 +48,10 @@ class RunRecord:
         """Reads the record of a run; None if there is none, or a torn one."""
         try:
             ingredients = json.loads((folder / "run.json").read_text())
-            return cls(folder, ingredients, ingredients.pop(_KEY, None) or dict(_FIRST))
+            return cls(folder, ingredients, dict(ingredients.pop(_KEY, None) or _FIRST))
         except FileNotFoundError:
             return None
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             logger.warning("%s is damaged (%s), and is written anew if this run continues.", folder / "run.json", error)
             return None
 
