@@ -37,8 +37,8 @@ def _bounded_by_processors(number: int) -> int:
     return number
 
 
-# Far more threads than processors stop everything: on 2 processors, to open a small model in onnxruntime with 256 threads
-# takes 3 s and with 1024 more than a minute, and torch is 50 times as slow.
+# Far more threads than processors stop everything. On 2 processors, onnxruntime opens a small model with 256 threads in
+# 3 s and with 1024 not within a minute, and torch with 1024 is 50 times as slow.
 _USUAL_THREADS = 64
 NumThreads = Annotated[int, Field(ge=1, le=1024), AfterValidator(_bounded_by_processors)]
 
