@@ -286,6 +286,8 @@ def test_openvino_is_checked_before_training_only_if_it_is_used(monkeypatch: pyt
         ),
         ({"export": {"batch_sizes": [1, 10**9]}}, "export.batch_sizes.1: should be less than"),
         ({"export": {"num_threads": 100_000}}, "export.num_threads: should be less than"),
+        ({"export": {"num_threads": 1024}}, "export.num_threads: must be at most"),  # on machines with fewer processors
+        ({"training": {"metric": "torchmetrics.Accuracy", "num_threads": 1024}}, "training.num_threads: must be at"),
         ({"export": {"latency_seconds": 1e9}}, "export.latency_seconds: should be less than"),
         ({"certificate": {"test_examples": 10**15}}, "certificate.test_examples: should be less than"),
     ],

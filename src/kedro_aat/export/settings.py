@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from kedro_aat.validated import Settings
 
@@ -29,6 +30,19 @@ class Limits(Settings):
     latency_ms: dict[int, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
+def _bounded_by_processors(number: int) -> int:
+    most = max(_USUAL_THREADS, os.cpu_count() or 1)
+    if number > most:
+        raise ValueError(f"must be at most {most} on this machine with {os.cpu_count()} processors, but got {number}")
+    return number
+
+
+# Far more threads than processors stop everything. On 2 processors, onnxruntime opens a small model with 256 threads in
+# 3 s and with 1024 not within a minute, and torch with 1024 is 50 times as slow.
+_USUAL_THREADS = 64
+NumThreads = Annotated[int, Field(ge=1, le=1024), AfterValidator(_bounded_by_processors)]
+
+
 class ExportSettings(Settings):
     """How the exported files are verified and measured, and which one is delivered.
 
@@ -38,7 +52,8 @@ class ExportSettings(Settings):
         quantized_tolerance: Maximal difference for the files of a quantized model, as a fraction of the largest
             output.
         batch_sizes: Batch sizes at which latency is measured.
-        num_threads: Number of threads that onnxruntime and OpenVINO use while latency is measured.
+        num_threads: Number of threads that onnxruntime and OpenVINO use while latency is measured, at most 64 or as
+            many as there are processors.
         latency_seconds: Time in seconds to measure each batch size; more time gives more precise results.
         objective: Property by which the delivered file is chosen from those within budget. Latency is the time of
             the fastest turn at the first of `batch_sizes`.
@@ -53,7 +68,7 @@ class ExportSettings(Settings):
         1,
         64,
     )
-    num_threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    num_threads: NumThreads = 1
     latency_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
     objective: Objective = "bytes"
     limits: Limits = Limits()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.export.settings import NumThreads
 from kedro_aat.imports import Imported, ImportedOrPath, import_path
 from kedro_aat.validated import Settings
 
@@ -93,7 +94,7 @@ class TrainingSettings(Settings):
     compile: bool = False
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = None
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    num_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    num_threads: NumThreads | None = None
     on_out_of_memory: Literal["error", "halve_batch"] = "error"
     step_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     train_epoch: str | None = None

@@ -48,10 +48,7 @@ class RunRecord:
         """Reads the record of a run; None if there is none, or a torn one."""
         try:
             ingredients = json.loads((folder / "run.json").read_text())
-            about = ingredients.pop(_KEY, None) or dict(_FIRST)
-            if not isinstance(about, dict):
-                raise TypeError(f"{_KEY} is {about!r}")
-            return cls(folder, ingredients, about)
+            return cls(folder, ingredients, dict(ingredients.pop(_KEY, None) or _FIRST))
         except FileNotFoundError:
             return None
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
