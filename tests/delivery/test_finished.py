@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 from collections.abc import Callable
@@ -55,6 +56,21 @@ def test_a_finished_step_is_not_repeated(steps: Steps, caplog: pytest.LogCapture
     assert steps() == steps() == [0.1, 1 / 3]
     assert steps.count == 1
     assert f"To repeat them, remove {steps.folder}" in caplog.text
+
+
+def test_edited_base_class_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "edited_net").mkdir()
+    base = tmp_path / "edited_net" / "base.py"
+    base.write_text("from torch import nn\n\nclass Base(nn.Module):\n    def forward(self, x):\n        return x + 1\n")
+    (tmp_path / "edited_net" / "__init__.py").write_text(
+        "from edited_net.base import Base\n\nclass Net(Base):\n    pass\n"
+    )
+    model = importlib.import_module("edited_net").Net()
+    before = identity_of(model)
+    assert identity_of(model) == before
+    base.write_text(base.read_text().replace("x + 1", "x + 2"))
+    assert identity_of(model) != before
 
 
 def test_without_a_folder_nothing_is_kept() -> None:

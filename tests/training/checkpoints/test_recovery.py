@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from pathlib import Path
@@ -71,6 +72,21 @@ def test_damaged_last_epochs_are_trained_again(
     again = search(run.parent)
     assert again.trained == []
     assert_same(again, whole)
+
+
+def test_disk_that_cannot_be_read_for_a_moment_loses_nothing(
+    run: Path, whole: Ended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("kedro_aat.training.checkpoints.files.load_tensors", fail)
+        with pytest.raises(CheckpointError, match="input/output error"):
+            search(run.parent)
+    ended = search(run.parent)
+    assert ended.trained == []
+    assert_same(ended, whole)
 
 
 # --- the best is not the last -----------------------------------------------------------------------------------

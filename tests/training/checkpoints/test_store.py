@@ -239,6 +239,27 @@ def test_training_continues_while_a_copy_is_written(blocked: tuple[RunCheckpoint
     assert loaded.training["betas"] == {"first": 0.9}
 
 
+def test_ctrl_c_while_waiting_loses_no_error_of_the_writer(
+    blocked: tuple[RunCheckpoints, Event, Future[bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, event, _ = blocked
+    run.save(Checkpoint(0, {"weight": torch.zeros(2)}, {}, {}), wait=False)
+    pending = run._pending
+    assert pending is not None
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pending, "exception", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.wait()
+    event.set()
+    latest = run.latest()
+    assert latest is not None
+    assert latest.number == 0
+
+
 def test_next_method_raises_the_writers_error(tmp_path: Path) -> None:
     refused = Checkpoint(1, {"layer._extra_state": {"counter": 1}}, {}, {})
     with CheckpointStore(tmp_path).open(IDENTITY) as run:

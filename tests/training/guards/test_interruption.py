@@ -17,11 +17,11 @@ from tests.scripted import ScriptedModel
 from tests.training.scripted_loop import ScriptedLoop
 
 
-def interrupting(subject: ScriptedLoop, *signals: int) -> Callable[..., float | None]:
-    """The subject's training function, during whose third call signals arrive."""
+def interrupting(subject: ScriptedLoop, *signals: int, in_epoch: int = 2) -> Callable[..., float | None]:
+    """The subject's training function, during one of whose calls (counted from 0) signals arrive."""
 
     def train(controller: Any, model: ScriptedModel, epoch: int, **more: Any) -> float | None:
-        if epoch == 2:
+        if epoch == in_epoch:
             for number in signals:
                 os.kill(os.getpid(), number)
         return subject.train(controller, model, epoch, **more)
@@ -56,6 +56,16 @@ def test_first_ctrl_c_lets_the_epoch_end(
         ][:1]
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_in_the_last_epoch_ends_the_run_too(tmp_path: Path) -> None:
+    whole = ScriptedLoop()
+    whole.run(tmp_path / "whole")
+    last = whole.trained[-1].epoch - 1
+    subject = ScriptedLoop()
+    subject.run(tmp_path / "stopped", train=interrupting(subject, signal.SIGINT, in_epoch=last))
+    assert subject.loop.outcome is Outcome.INTERRUPTED
+    assert len(subject.trained) == len(whole.trained)
 
 
 def test_user_is_told_before_the_work_ends(caplog: pytest.LogCaptureFixture) -> None:
