@@ -175,6 +175,23 @@ def test_link_to_a_folder_stays_a_link(exists: bool, tmp_path: Path) -> None:
     assert os.listdir(real) == []
 
 
+@pytest.mark.parametrize("leads_to", ["mine", "nowhere"])
+def test_planted_links_are_not_followed(tmp_path: Path, leads_to: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a").write_bytes(b"mine")
+    group = FileGroup(tmp_path / "group", NAMES)
+    group.replace({"a": b"1"})
+    for name in (".kedro-aat-pending", ".kedro-aat-lock"):
+        link = tmp_path / "group" / name
+        link.symlink_to(tmp_path / leads_to)
+        with pytest.raises(StorageError):
+            group.replace({"a": b"2"})
+        link.unlink()
+        assert group.path("a").read_bytes() == b"1"
+    assert (tmp_path / "mine" / "a").read_bytes() == b"mine"
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_file_where_a_folder_should_be_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_text("mine")

@@ -87,7 +87,8 @@ class FileGroup:
     def path(self, name: str) -> Path:
         """Returns where a file is now; nothing is there if the group was saved without it."""
         waiting = (self._pending / name, self._pending / f"{name}{_REMOVED}")
-        return waiting[0] if any(path.exists() for path in waiting) else self.folder / name
+        is_waiting = self._is_pending() and any(path.exists() for path in waiting)
+        return waiting[0] if is_waiting else self.folder / name
 
     def replace(self, files: Mapping[str, bytes]) -> None:
         """Replaces all files of the group; those that are not among `files` are removed.
@@ -133,9 +134,19 @@ class FileGroup:
             f"only {', '.join(self._names)}, so nothing is written: give a folder of its own, or move the others away."
         ]
 
+    def _is_pending(self) -> bool:
+        """Whether there is a folder with complete files.
+
+        Raises:
+            StorageError: It is a link, which this module never makes: files of another folder would be moved.
+        """
+        if self._pending.is_symlink():
+            raise StorageError(f"{self._pending} is a link, which is not followed. Remove it.")
+        return self._pending.is_dir()
+
     def _move_pending(self) -> None:
         """Moves complete files to their places."""
-        if not self._pending.exists():
+        if not self._is_pending():
             return
         for name in self._names:
             if (self._pending / name).exists():
@@ -182,7 +193,7 @@ def _locked(path: Path, target: Path) -> Iterator[bool]:
 
 def _open_lock(path: Path, target: Path) -> tuple[int, bool]:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

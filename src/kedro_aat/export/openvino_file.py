@@ -115,6 +115,7 @@ class OpenvinoModel(nn.Module):
     def __init__(self, files: OpenvinoFiles) -> None:
         super().__init__()
         self._compiled = compile_openvino(files)
+        self.no_weights = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # as in `OnnxModel`
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run OpenVINO on the CPU: (B, ...) -> (B, ...), on the device of the inputs."""

@@ -62,6 +62,8 @@ class OnnxModel(nn.Module):
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
         self._session = open_session(model.SerializeToString())
+        # For functions that ask for the device of the first parameter.
+        self.no_weights = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run onnxruntime on the CPU: (B, ...) -> (B, ...), on the device of the inputs."""

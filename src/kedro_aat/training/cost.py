@@ -12,6 +12,7 @@ from typing import Any
 
 from kedro_aat.compression.controller import CompressionController
 from kedro_aat.errors import DivergedError, OutOfMemoryError
+from kedro_aat.training.guards.interruption import stopped_at_once
 from kedro_aat.training.random_state import rng_state, set_rng_state
 from kedro_aat.training.records import EpochRecord
 from kedro_aat.training.runner import TrainingRunner
@@ -47,7 +48,8 @@ def timed_epoch(controller: CompressionController, runner_for: Callable[[Any], T
     runner = runner_for(copy.deepcopy(controller))
     runner.reset_training()
     started = time.perf_counter()
-    with contextlib.suppress(DivergedError):  # the search is told if it happens again
+    # The search is told of a failed epoch if it fails again.
+    with stopped_at_once(), contextlib.suppress(DivergedError):
         _train(runner)
         runner.validate()
     seconds = time.perf_counter() - started

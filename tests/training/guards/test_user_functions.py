@@ -126,6 +126,17 @@ def test_our_own_errors_stay_as_they_are() -> None:
         raise DataError("no data")
 
 
+def test_exit_of_a_function_is_an_error_too() -> None:
+    with pytest.raises(UserFunctionError, match="Epoch 1: validate"), calling(fail, "validate", "epoch 1"):
+        raise SystemExit(0)
+
+
+def flip_signs(model: nn.Module, epoch: int) -> float:
+    for parameter in model.parameters():
+        parameter.data.neg_()
+    return 0.9
+
+
 def shrink(model: nn.Module, epoch: int) -> float:
     for parameter in model.parameters():
         parameter.data.mul_(0.97)
@@ -140,7 +151,7 @@ def in_training_mode(model: nn.Module, epoch: int) -> float:
 
 @pytest.mark.parametrize(
     ("fault", "epoch", "tensor"),
-    [(shrink, 0, "stem.0.weight"), (in_training_mode, 1, "stem.1.running_mean")],
+    [(shrink, 0, "stem.0.weight"), (flip_signs, 0, "stem.0.weight"), (in_training_mode, 1, "stem.1.running_mean")],
 )
 def test_validation_that_changes_the_model_is_an_error(
     fault: Callable[..., Any], epoch: int, tensor: str, tmp_path: Path

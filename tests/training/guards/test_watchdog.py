@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kedro_aat.training.guards.user_functions import calling
 from kedro_aat.training.guards.watchdog import WatchedLoader
 from tests.forks import ROOT, Command, Request
 from tests.training.guards import hanging
@@ -32,6 +33,16 @@ def test_steps_that_end_in_time_are_left_alone() -> None:
         time.sleep(0.06)
     time.sleep(0.25)
     assert len(batches) == 4
+
+
+def test_iterator_that_a_function_keeps_is_watched_no_longer() -> None:
+    def train() -> None: ...
+
+    with calling(train, "train_epoch", "epoch 1"):
+        kept = iter(WatchedLoader(0.05, range(8), batch_size=2))
+        next(kept)
+    time.sleep(0.2)  # the process would end
+    next(kept)
 
 
 def test_watched_training_is_the_same() -> None:

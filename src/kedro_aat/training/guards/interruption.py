@@ -54,6 +54,23 @@ class Interruption:
 
 
 @contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """Lets SIGTERM stop work that is thrown away, as Ctrl-C does.
+
+    Raises:
+        KeyboardInterrupt: For either of them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def interruptible() -> Iterator[Interruption]:
     """Lets Ctrl-C end a run after the epoch, and a second Ctrl-C or SIGTERM at once.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.errors import AatError, OutOfMemoryError, UserFunctionError
+from kedro_aat.training.guards.watchdog import stop_watching
 
 _OUR_FILES = str(Path(__file__).parents[2])
 
@@ -38,7 +39,7 @@ def calling(function: Callable[..., Any], role: str, subject: str, *, batch_size
         yield
     except AatError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         called = f"{subject[0].upper()}{subject[1:]}: {role} ({name_of(function)})"
         if is_out_of_memory(error):
             batch = "" if batch_size is None else f" with a batch size of {batch_size}"
@@ -48,6 +49,8 @@ def calling(function: Callable[..., Any], role: str, subject: str, *, batch_size
                 f"The error was {type(error).__name__}: {error}"
             ) from error
         raise UserFunctionError(f"{called} failed.\n{_own_traceback(error)}") from error
+    finally:
+        stop_watching()
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -57,7 +60,7 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _own_traceback(error: Exception) -> str:
+def _own_traceback(error: BaseException) -> str:
     """The traceback from the first frame that is not ours."""
     shown = traceback.TracebackException.from_exception(error)
     own = [*itertools.dropwhile(lambda frame: frame.filename.startswith(_OUR_FILES), shown.stack)]
@@ -88,15 +91,23 @@ def peak_memory() -> int:
 
 
 def norms_of(model: nn.Module) -> tuple[list[str], Tensor]:
-    """Names and norms of the tensors in the model's state: a norm changes if its tensor does.
+    """Names of the tensors in the model's state, and two numbers of each: its norm, and a weighted sum.
+
+    The weights differ from place to place, so that changed signs and another order count too.
 
     Reading the state applies masks, so that a mask which the next forward pass would apply is no change.
     """
     tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    norms = [torch.linalg.vector_norm(_floating(tensor)).double() for tensor in tensors.values()]
-    if not norms:
-        return [], torch.zeros(0)
-    return list(tensors), torch.stack([norm.to(norms[0].device) for norm in norms]).nan_to_num()
+    numbers = [_numbers_of(_floating(tensor)) for tensor in tensors.values()]
+    if not numbers:
+        return [], torch.zeros(0, 2)
+    return list(tensors), torch.stack([number.to(numbers[0].device) for number in numbers]).nan_to_num()
+
+
+def _numbers_of(tensor: Tensor) -> Tensor:
+    flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).flatten()
+    weights = torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device)
+    return torch.stack([torch.linalg.vector_norm(flat), torch.dot(flat, weights / len(flat))]).double()
 
 
 def _floating(tensor: Tensor) -> Tensor:

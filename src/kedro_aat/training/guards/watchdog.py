@@ -37,6 +37,15 @@ class WatchedLoader(DataLoader[Any]):
             watchdog.stop()
 
 
+_RUNNING: set[Watchdog] = set()
+
+
+def stop_watching() -> None:
+    """Stops all watchdogs: a function that has ended may have kept a loader's iterator, which keeps its watchdog."""
+    for watchdog in list(_RUNNING):
+        watchdog.stop()
+
+
 class Watchdog:
     """Ends the process, after a dump of the stacks of all threads, unless it is restarted in time.
 
@@ -50,6 +59,7 @@ class Watchdog:
         self._timeout = timeout
         self._stopped = threading.Event()
         self.restart()
+        _RUNNING.add(self)
         threading.Thread(target=self._watch, daemon=True).start()
 
     def restart(self) -> None:
@@ -59,6 +69,7 @@ class Watchdog:
     def stop(self) -> None:
         """Watches no longer."""
         self._stopped.set()
+        _RUNNING.discard(self)
 
     def _watch(self) -> None:
         errors = sys.__stderr__ or sys.stderr  # a notebook replaces the second one by what is no file
