@@ -21,6 +21,7 @@ from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import Composite
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.search.tactics import Ranking
 
 CONTROLLERS: dict[str, type[ScheduledController[Any]]] = {
     controller.name: controller
@@ -78,6 +79,8 @@ class CompositeController(ModelController):
                 raise
         self.adaptive = self.children[0]
         self.maximal_compression_rate = self.adaptive.maximal_compression_rate
+        self.first_target_rate = self.adaptive.first_target_rate
+        self.rankings = self.adaptive.rankings
         self.scheduler = CompositeScheduler(self.children)
 
     @property
@@ -108,6 +111,10 @@ class CompositeController(ModelController):
 
     def _set_rate(self, rate: float) -> None:
         self.adaptive.compression_rate = rate
+
+    def rank_by(self, ranking: Ranking) -> None:
+        """Ranks what the adaptive algorithm removes."""
+        self.adaptive.rank_by(ranking)
 
     @property
     def achieved_rate(self) -> float:

@@ -18,6 +18,7 @@ from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
     from kedro_aat.compression.settings import CompressionSettings
+    from kedro_aat.search.tactics import Ranking
 
 
 class CompressionStage(IntEnum):
@@ -140,6 +141,22 @@ class CompressionController(Protocol):
         ...
 
 
+@runtime_checkable
+class RanksByTactic(Protocol):
+    """A controller that can rank what it removes in several ways."""
+
+    first_target_rate: float
+
+    @property
+    def rankings(self) -> tuple[Ranking, ...]:
+        """The ways, the configured one first."""
+        ...
+
+    def rank_by(self, ranking: Ranking) -> None:
+        """Ranks in this way from now on."""
+        ...
+
+
 def rates_of(controller: CompressionController) -> CompressionReport:
     """Returns the rates of any controller, with or without a `report` method."""
     own = getattr(controller, "report", None)
@@ -163,6 +180,9 @@ class ModelController(ABC):
         example_input: A batch for `export_model`, (N, ...); None if unknown.
 
     Attributes:
+        maximal_compression_rate: Highest rate that the model can have.
+        first_target_rate: A rate that most models bear, at which a search may begin.
+        rankings: The ways to rank what is removed, the configured one first; empty if there is no choice.
         model: The model under compression.
         settings: The settings that were passed in.
         loss: The term that training functions add to the task's loss.
@@ -176,6 +196,8 @@ class ModelController(ABC):
 
     name: str
     maximal_compression_rate: float = 1.0
+    first_target_rate: float = 0.5
+    rankings: tuple[Ranking, ...] = ()
     scheduler: CompressionScheduler
 
     def __init__(self, model: nn.Module, settings: CompressionSettings, example_input: Tensor | None) -> None:
@@ -252,6 +274,12 @@ class ModelController(ABC):
     @compression_rate.setter
     def compression_rate(self, rate: float) -> None:
         self._set_rate(rate)
+
+    def rank_by(self, ranking: Ranking) -> None:  # noqa: B027 - without a choice there is nothing to do
+        """Ranks what is removed in one of `rankings` from now on.
+
+        From then on, what comes back when the rate falls begins at zero.
+        """
 
     def get_compression_state(self) -> dict[str, Any]:
         """Returns settings and state; with the model's `state_dict` they are enough to rebuild the controller."""

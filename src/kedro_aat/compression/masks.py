@@ -41,6 +41,11 @@ class WeightMasks:
         statistics: Buffers that belong to one of these parameters, such as the running mean of a masked scale. They
             are not masked, but restored together with the parameter: while it is masked, they only follow the zeros.
         suffix: Ending of the masks' names, different for each algorithm.
+
+    Attributes:
+        is_active: Whether any weight is masked.
+        forgets: Whether weights that are no longer masked begin at zero, and so do not disturb what the other weights
+            have learned since; otherwise they get back the value that they had when they were masked.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class WeightMasks:
         self.weights = weights
         self.statistics = statistics
         self.is_active = False
+        self.forgets = False
         self._suffix = suffix
         self._hooks: list[RemovableHandle] = []
         for weight in weights:
@@ -104,10 +110,14 @@ class WeightMasks:
 
     @torch.no_grad()
     def unmasked(self) -> list[Tensor]:
-        """Returns the weights as they were before they were masked; the caller must not change them."""
+        """Returns the weights as they were before they were masked, or zeros for those if it `forgets` them.
+
+        The caller must not change them.
+        """
         shadows = [weight.module.get_buffer(weight.parameter_name + SHADOW) for weight in self.weights]
         for weight, shadow in zip(self.weights, shadows, strict=True):
-            shadow.copy_(torch.where(_joint_mask(weight).bool(), weight.parameter, shadow))
+            before = torch.zeros_like(shadow) if self.forgets else shadow
+            shadow.copy_(torch.where(_joint_mask(weight).bool(), weight.parameter, before))
         return shadows
 
     @torch.no_grad()

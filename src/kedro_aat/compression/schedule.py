@@ -271,7 +271,10 @@ class PathScheduler:
         self.current_step = self.current_step + 1 if next_step is None else next_step
         if len(self._path) < 2 or self.steps_per_epoch is None:
             return
-        position = min(self.current_step * len(self._path) // self.steps_per_epoch, len(self._path) - 1)
+        last = len(self._path) - 1
+        # The last step trains at the last rate, even if the epoch has fewer steps than the path.
+        is_last = self.current_step >= self.steps_per_epoch - 1
+        position = last if is_last else min(self.current_step * len(self._path) // self.steps_per_epoch, last)
         if position != self._position:
             self._position = position
             self._set_rate(self._path[position])

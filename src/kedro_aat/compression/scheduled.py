@@ -12,6 +12,7 @@ from kedro_aat.compression.controller import CompressionReport, CompressionStage
 from kedro_aat.compression.quantization.fake import refuse_compressed
 from kedro_aat.compression.schedule import EpochScheduler, PathScheduler
 from kedro_aat.compression.settings import SingleAlgorithm
+from kedro_aat.search.tactics import Ranking
 
 S = TypeVar("S", bound=SingleAlgorithm)
 
@@ -48,6 +49,8 @@ class ScheduledController(ModelController, Generic[S]):
         if not is_part:
             refuse_compressed(model)
         self._requested_rate = 0.0
+        self._ranked_by = settings  # the settings, with the importance and ranking that a search has chosen
+        self._is_ranked_by_search = False
         self.scheduler = EpochScheduler(settings.schedule, self._set_rate, self._before_step)
         if steps_per_epoch is not None:
             self.steps_per_epoch = steps_per_epoch
@@ -66,6 +69,11 @@ class ScheduledController(ModelController, Generic[S]):
 
     def apply_masks(self) -> None:
         """Sets masked weights to zero again if an optimizer step changed them since the last forward pass."""
+
+    def rank_by(self, ranking: Ranking) -> None:
+        changes = {name: value for name, value in ranking if value is not None}
+        self._ranked_by = self.settings.model_copy(update=changes)
+        self._is_ranked_by_search = True
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -102,10 +110,17 @@ class ScheduledController(ModelController, Generic[S]):
             "requested_rate": self._requested_rate,
             "searching": isinstance(self.scheduler, PathScheduler),
             "scheduler": self.scheduler.get_state(),
-        }
+        } | ({"ranking": self._ranking().model_dump()} if self._is_ranked_by_search else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         if state["searching"]:
             self.disable_scheduler()
         self.scheduler.load_state(state["scheduler"])
         self._requested_rate = state["requested_rate"]
+        if "ranking" in state:
+            self.rank_by(Ranking.model_validate(state["ranking"]))
+
+    def _ranking(self) -> Ranking:
+        """The ranking in use."""
+        named = {name: getattr(self._ranked_by, name, None) for name in Ranking.model_fields}
+        return Ranking.model_validate(named)

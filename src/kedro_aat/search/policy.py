@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.budget import Outcome
+from kedro_aat.search.tactics import Ranking, Tactic
 from kedro_aat.validated import Settings
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -29,12 +30,22 @@ class Problem(Settings):
         maximal_rate: Highest rate that may be tried, in [0, 1); at least `minimal_rate`.
         initial_rate: Rate of the model at the beginning, in [0, 1).
         tolerated_drop: The accuracy budget's drop, in metric units.
+        first_target_rate: A rate that most models bear, at which a search may begin, in [0, 1).
+        rankings: The ways in which the controller can rank what it removes; empty if there is no choice.
+        can_sample: Whether the training can sample gradients, which the importance `taylor` needs.
+        can_distill: Whether the training can distill from the baseline.
+        num_validation: Number of validation examples; None if unknown.
     """
 
     minimal_rate: Rate = 0.0
     maximal_rate: Annotated[Rate, Field(validate_default=True)] = 0.95
     initial_rate: Rate = 0.0
     tolerated_drop: Annotated[float, Field(ge=0)] = 0.0
+    first_target_rate: Rate = 0.5
+    rankings: tuple[Ranking, ...] = ()
+    can_sample: bool = False
+    can_distill: bool = False
+    num_validation: int | None = None
 
     @field_validator("maximal_rate")
     @classmethod
@@ -65,6 +76,7 @@ class Epoch(Settings):
         lr_scale: Factor on the configured learning rates of the optimizer.
         start_from: Checkpoint to restore first; None continues from the current weights.
         new_optimizer: Whether to start with a new optimizer and learning-rate scheduler.
+        tactic: How to rank and to train from now on; None changes nothing.
     """
 
     train: bool = True
@@ -72,6 +84,7 @@ class Epoch(Settings):
     lr_scale: float = 1.0
     start_from: int | None = None
     new_optimizer: bool = False
+    tactic: Tactic | None = None
 
 
 class Stop(Settings):

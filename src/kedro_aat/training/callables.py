@@ -41,6 +41,8 @@ class Callables:
     """The functions that a user passes to `run`; only the first two are required.
 
     `halve_batch` lets the training function compute each batch in twice as many parts, and returns False if it cannot.
+    `sample_gradients` calls a function after each of some batches, when the model has its gradients. `distill` switches
+    distillation on or off.
     """
 
     train_epoch: Callable[..., Any]
@@ -52,6 +54,8 @@ class Callables:
     update_learning_rate: Callable[..., Any] | None = None
     adapt: Callable[[nn.Module], object] | None = None
     halve_batch: Callable[[], bool] | None = None
+    sample_gradients: Callable[[Callable[[], object]], object] | None = None
+    distill: Callable[[bool], object] | None = None
     state: Stateful | None = None
     batch_size: int | None = None
 
@@ -68,7 +72,7 @@ class Callables:
     @property
     def fingerprint(self) -> str:
         """Hash of the functions' source."""
-        ours = ("state", "batch_size", "halve_batch")
+        ours = ("state", "batch_size", "halve_batch", "sample_gradients", "distill")
         return hash_sources(value for name, value in vars(self).items() if name not in ours and value is not None)
 
 

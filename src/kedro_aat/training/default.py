@@ -31,6 +31,8 @@ from kedro_aat.training.teacher import Teacher
 
 # Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003
+# Batches whose gradients rank filters by `taylor`.
+NUM_SAMPLED_BATCHES = 8
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class DefaultTraining:
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
         self._validation_data = as_dataset(validation_data, "validation")
         self._teacher: Teacher | None = None
+        self._distills = True
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
             self._teacher = Teacher(self._placed(teacher), settings.distillation, self._loss, self._autocast)
             self._precompute_answers()
@@ -170,7 +173,7 @@ class DefaultTraining:
         moved, targets = self._to_device(inputs), labels.to(self.device, non_blocking=True)
         with self._autocast():
             outputs = self._forward(moved)
-            if self._teacher is None:
+            if self._teacher is None or not self._distills:
                 loss: Tensor = self._loss(outputs, targets)
                 return loss
             answers = precomputed[0].to(self.device, non_blocking=True) if precomputed else self._teacher.answer(moved)
@@ -199,6 +202,20 @@ class DefaultTraining:
             num_parts,
         )
         return True
+
+    def sample_gradients(self, observe: Callable[[], object]) -> None:
+        """Computes the gradients of the first training batches, in a fixed order, and calls `observe` after each."""
+        self.model.eval()  # statistics and random numbers stay as they are
+        for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
+            self.model.zero_grad(set_to_none=True)
+            for part in self._parts(batch):
+                self._loss_of(*part).backward()
+            observe()
+        self.model.zero_grad(set_to_none=True)
+
+    def distill(self, is_on: bool) -> None:
+        """Switches distillation on, if there is a teacher, or off."""
+        self._distills = is_on
 
     def adapt(self, model: nn.Module) -> None:
         """Recomputes the statistics of BatchNorms from the first training batches, in a fixed order."""
@@ -248,17 +265,21 @@ class DefaultTraining:
             update_learning_rate=own("update_learning_rate")
             or (_do_nothing if self.settings.scheduler_interval == "step" else None),
             halve_batch=self.halve_batch,
+            sample_gradients=None if train or self._train_data is None else self.sample_gradients,
+            distill=None if train or self._teacher is None else self.distill,
             state=self,
             batch_size=self.settings.batch_size,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The loss scaler's state, and in how many parts a batch is computed."""
-        return {"scaler": self._scaler.state_dict(), "num_parts": self._num_parts}
+        state = {"scaler": self._scaler.state_dict(), "num_parts": self._num_parts}
+        return state if self._distills else state | {"distills": False}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self._scaler.load_state_dict(state["scaler"])
+        self._distills = state.get("distills", True)
         # What did not fit into memory does not fit after the return to an earlier checkpoint either.
         self._num_parts = max(self._num_parts, state.get("num_parts", 1))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from kedro_aat.budget import Budget, Outcome
-from kedro_aat.compression.controller import CompressionController, CompressionStage, rates_of
+from kedro_aat.compression.controller import CompressionController, CompressionStage, RanksByTactic, rates_of
 from kedro_aat.errors import (
     AatError,
     CheckpointError,
@@ -39,7 +39,7 @@ from kedro_aat.training.records import (
     exceeds_time_limit,
     pareto_front,
 )
-from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
 from kedro_aat.training.scores import standard_error_of
 from kedro_aat.validated import parse
 
@@ -241,6 +241,8 @@ def _prepare_and_train(runner: TrainingRunner, move: Epoch, start: Checkpoint | 
         runner.restore_model(start)
         if not move.new_optimizer:
             runner.restore_optimizers(start)
+    if move.tactic is not None:
+        runner.use(move.tactic)
     if move.rate_path is not None:
         runner.set_rate(move.rate_path)
     if move.new_optimizer:
@@ -344,7 +346,12 @@ def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, ch
 
 
 def adaptive_problem(
-    controller: CompressionController, budget: Budget, *, minimal_rate: float, maximal_rate: float
+    controller: CompressionController,
+    budget: Budget,
+    *,
+    minimal_rate: float,
+    maximal_rate: float,
+    callables: Callables | None = None,
 ) -> Problem:
     """The search problem of a controller, whose own limit may be lower than `maximal_rate`.
 
@@ -353,6 +360,7 @@ def adaptive_problem(
         budget: Accuracy budget.
         minimal_rate: Lowest rate worth returning, in [0, 1).
         maximal_rate: Highest rate to try, in [0, 1).
+        callables: The functions that train; None if they are not known yet.
 
     Raises:
         ConfigurationError: If the controller's limit is below `minimal_rate`.
@@ -367,10 +375,17 @@ def adaptive_problem(
                 "round_to and minimal_channels of filter_pruning)"
             ],
         )
-    rates = {
+    rates: dict[str, Any] = {
         "minimal_rate": minimal_rate,
         "maximal_rate": min(maximal_rate, limit),
         "initial_rate": min(max(float(controller.compression_rate), 0.0), MAXIMAL_INITIAL_RATE),
         "tolerated_drop": budget.drop,
     }
+    if isinstance(controller, RanksByTactic):
+        rates |= {
+            "first_target_rate": controller.first_target_rate,
+            "rankings": [ranking.model_dump() for ranking in controller.rankings],
+        }
+    if callables is not None:
+        rates |= {"can_sample": callables.sample_gradients is not None, "can_distill": callables.distill is not None}
     return parse(Problem, rates, where="search")

@@ -13,8 +13,9 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.budget import require_finite
-from kedro_aat.compression.controller import CompressionController, rates_of
+from kedro_aat.compression.controller import CompressionController, RanksByTactic, rates_of
 from kedro_aat.compression.schedule import FollowsRatePath
+from kedro_aat.search.tactics import Ranking, Tactic
 from kedro_aat.training.callables import Callables, Evaluation, bind_known, evaluate
 from kedro_aat.training.checkpoints import Checkpoint
 from kedro_aat.training.guards.user_functions import calling, left_unchanged, name_of, require_same_names
@@ -110,6 +111,18 @@ class TrainingRunner:
             for key in ("base_lrs", "max_lrs", "_last_lr"):
                 if isinstance(getattr(scheduler, key, None), list):
                     setattr(scheduler, key, [rate * ratio for rate in getattr(scheduler, key)])
+
+    def use(self, tactic: Tactic) -> None:
+        """Trains and ranks from now on as a tactic says, except for its learning rate."""
+        controller = self.compression_controller
+        if isinstance(controller, RanksByTactic) and tactic.ranking != Ranking():
+            controller.rank_by(tactic.ranking)
+            observe = getattr(controller, "observe_gradients", None)
+            if tactic.ranking.importance == "taylor" and observe is not None and self.callables.sample_gradients:
+                with self._calling(self.callables.sample_gradients, "sample_gradients"):
+                    self.callables.sample_gradients(observe)
+        if self.callables.distill is not None:
+            self.callables.distill(tactic.distill)
 
     def set_rate(self, path: tuple[float, ...]) -> None:
         """Sets the rate, or the path of rates within an epoch, instead of the controller's own schedule."""

@@ -148,7 +148,13 @@ class SearchStage:
         writer_of: WriterOf,
     ) -> FineTuned:
         controller = runner.compression_controller
-        problem = adaptive_problem(controller, budget, minimal_rate=self.minimal_rate, maximal_rate=self.maximal_rate)
+        problem = adaptive_problem(
+            controller,
+            budget,
+            minimal_rate=self.minimal_rate,
+            maximal_rate=self.maximal_rate,
+            callables=runner.callables,
+        )
         recover(runner, self.policy, problem, budget, checkpoints)
         known = records_of(checkpoints.latest())
         cost = expected_cost(

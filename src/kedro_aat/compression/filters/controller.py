@@ -21,7 +21,13 @@ from kedro_aat.compression.filters.groups import (
     plan_cuts,
     producing_layers,
 )
-from kedro_aat.compression.filters.importance import filter_sums, kept_counts, removal_order, unit_scores
+from kedro_aat.compression.filters.importance import (
+    filter_sums,
+    kept_counts,
+    offered_rankings,
+    removal_order,
+    unit_scores,
+)
 from kedro_aat.compression.filters.probing import confirm_groups, masked_tensors, outputs_of, relative_difference
 from kedro_aat.compression.filters.trace import trace
 from kedro_aat.compression.layer_table import LayerTable
@@ -30,6 +36,7 @@ from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
+from kedro_aat.search.tactics import Ranking
 
 TAYLOR = "_taylor"  # suffix of a weight's name for the buffer with the Taylor score of each filter
 
@@ -78,6 +85,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 "example_input, a batch like those that it is trained on, for example the first of the training data."
             )
         self._num_steps = 0
+        self._sampled: dict[tuple[str, str], Tensor] = {}
         self.groups, self.not_cut = self._find_groups()
         self._sizes = count_channels(model)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)
@@ -128,16 +136,19 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         """Masks all parameters that produce channels of the groups, and adds buffers for the Taylor scores."""
         masked: dict[tuple[str, str], PrunableWeight] = {}
         statistics = []
-        self._scored: list[tuple[PrunableWeight, int]] = []  # weights with Taylor scores, and dimension of the filters
+        self._filters: list[tuple[PrunableWeight, int]] = []  # weights that consist of filters, and their dimension
+        self._scored: list[tuple[PrunableWeight, int]] = []  # those whose Taylor scores follow the training
         for layer, kind in dict.fromkeys(self._members()):
             module = self.model.get_submodule(layer)
             for name, dim in masked_tensors(module, kind):
                 weight = PrunableWeight(layer, layer, module, name)
                 masked[layer, name] = weight
-                if self.settings.importance == "taylor" and weight.parameter.dim() > 1:
-                    averages = torch.zeros(weight.parameter.shape[dim], device=weight.parameter.device)
-                    module.register_buffer(name + TAYLOR, averages)
-                    self._scored.append((weight, dim))
+                if weight.parameter.dim() > 1:
+                    self._filters.append((weight, dim))
+                    if self.settings.importance == "taylor":
+                        averages = torch.zeros(weight.parameter.shape[dim], device=weight.parameter.device)
+                        module.register_buffer(name + TAYLOR, averages)
+                        self._scored.append((weight, dim))
             if kind == "channels":
                 buffers = [name for name, _ in axes(module)[kind] if name in module._buffers]
                 statistics += [(masked[layer, "weight"], name) for name in buffers]
@@ -158,7 +169,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
     @torch.no_grad()
     def _compress(self, rate: float) -> None:
         scores = self._scores()
-        groups, numbers = removal_order(scores, [group.channels_per_unit for group in self.groups], self.settings)
+        groups, numbers = removal_order(scores, [group.channels_per_unit for group in self.groups], self._ranked_by)
 
         def removed_by(count: int) -> NDArray[np.int64]:
             """Units removed from each group by the first `count` removals."""
@@ -183,12 +194,13 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             unit_scores(
                 self.model,
                 group,
-                self.settings.importance,
+                self._ranked_by.importance,
                 lambda layer, name: unmasked[self._mask_index[layer, name]],
-                lambda layer, name: self.model.get_submodule(layer).get_buffer(name + TAYLOR),
+                self._taylor_scores,
             )
             for group in self.groups
         ]
+        self._sampled = {}
         flat = torch.cat(scores).float().cpu().numpy()  # a single transfer to the host
         return np.split(flat, np.cumsum([group.num_units for group in self.groups])[:-1])
 
@@ -222,6 +234,34 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def _removed(self) -> NDArray[np.int64]:
         return np.array([np.count_nonzero(~is_kept) for is_kept in self._kept_units()], dtype=np.int64)
+
+    def rank_by(self, ranking: Ranking) -> None:
+        super().rank_by(ranking)
+        self._masks.forgets = True
+
+    @property
+    def rankings(self) -> tuple[Ranking, ...]:  # type: ignore[override]
+        """The rankings that a search may try, the configured one first."""
+        return offered_rankings(self.model, self.groups, self.settings)
+
+    @torch.no_grad()
+    def observe_gradients(self) -> None:
+        """Adds the gradients of a batch to the scores of `taylor`, which the next change of the rate uses up."""
+        for weight, dim in self._filters:
+            if (gradient := weight.parameter.grad) is not None:
+                score = filter_sums(weight.parameter, gradient, dim).float().square()
+                place = weight.layer, weight.parameter_name
+                self._sampled[place] = self._sampled[place] + score if place in self._sampled else score
+
+    def _taylor_scores(self, layer: str, name: str) -> Tensor:
+        """Scores of a weight's filters: of the batches that were just observed, or else of the recent steps."""
+        if (layer, name) in self._sampled:
+            return self._sampled[layer, name]
+        module = self.model.get_submodule(layer)
+        if hasattr(module, name + TAYLOR):
+            return module.get_buffer(name + TAYLOR)
+        dim = next(dim for weight, dim in self._filters if (weight.layer, weight.parameter_name) == (layer, name))
+        return torch.zeros(module.get_parameter(name).shape[dim])  # ranked by l2
 
     def apply_masks(self) -> None:
         """Sets masked weights to zero that an optimizer step has changed since the last forward pass."""

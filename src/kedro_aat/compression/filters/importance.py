@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from kedro_aat.compression.filters.cutting import axes
 from kedro_aat.compression.filters.groups import ChannelGroup, Member
 from kedro_aat.compression.settings import FilterImportance, FilterPruning
+from kedro_aat.search.tactics import Ranking
 
 # Layer and name of one of its parameters -> a tensor for this parameter.
 Lookup = Callable[[str, str], Tensor]
@@ -68,6 +69,23 @@ def unit_scores(
         filters = torch.cat(parts, dim=1).double()
         return torch.cdist(filters, filters, compute_mode="use_mm_for_euclid_dist").sum(1).float()
     return torch.stack([part.square().sum(1) for part in parts]).sum(0).sqrt()
+
+
+def offered_rankings(model: nn.Module, groups: Sequence[ChannelGroup], settings: FilterPruning) -> tuple[Ranking, ...]:
+    """Returns the rankings that a search may try, the configured one first.
+
+    Args:
+        model: The model that contains the groups' layers.
+        groups: All groups of units.
+        settings: The configured importance and ranking.
+    """
+    layers = {member.layer for group in groups for member in group.members}
+    names = [("l2", "local"), ("batch_norm_scale", "global"), ("taylor", "local"), ("l2", "global"), ("taylor", "global")]
+    if not any(_is_scaled(model.get_submodule(layer)) for layer in layers):
+        names.remove(("batch_norm_scale", "global"))
+    configured = Ranking(importance=settings.importance, ranking=settings.ranking)
+    others = [Ranking(importance=importance, ranking=ranking) for importance, ranking in names]
+    return tuple(dict.fromkeys([configured, *others]))
 
 
 def filter_sums(weight: Tensor, gradient: Tensor, dim: int) -> Tensor:

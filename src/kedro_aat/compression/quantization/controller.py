@@ -66,6 +66,7 @@ class QuantizationController(ScheduledController[Quantization]):
 
     name = "quantization"
     settings_type = Quantization
+    first_target_rate = ALL_LAYERS_FROM
 
     def _prepare(self) -> None:
         model, settings = self.model, self.settings

@@ -17,6 +17,7 @@ from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.compression.sparsity.importance import importance, keep_most_important
 from kedro_aat.compression.sparsity.patterns import Pattern, keep_in_pattern
 from kedro_aat.errors import ModelError
+from kedro_aat.search.tactics import Ranking
 
 
 class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
@@ -32,6 +33,7 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
 
     name = "magnitude_sparsity"
     settings_type = MagnitudeSparsity
+    first_target_rate = 0.7
 
     def _prepare(self) -> None:
         settings = self.settings
@@ -39,6 +41,8 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
             self.model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes
         )
         self._pattern = Pattern.parse(settings.pattern) if settings.pattern else None
+        if not self._pattern:
+            self.rankings = _offered(self._ranking())
         if self._pattern:
             self.maximal_compression_rate = _maximal_rate(self.model, self._pattern, weights)
         self._masks = WeightMasks(weights, suffix=SPARSITY_MASK)
@@ -50,14 +54,18 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         values = self._masks.unmasked()
         if self._pattern:
             keep = keep_in_pattern(self._pattern, self._masks.weights, values, rate * num_weights)
-        elif self.settings.ranking == "global":
+        elif self._ranked_by.ranking == "global":
             keep = keep_most_important(self._scores(values), round(rate * num_weights))
         else:
             keep = [keep_most_important([score], round(rate * score.numel()))[0] for score in self._scores(values)]
         self._masks.put(keep, is_active=rate > 0)
 
     def _scores(self, values: Sequence[Tensor]) -> list[Tensor]:
-        return [importance(value, self.settings.importance) for value in values]
+        return [importance(value, self._ranked_by.importance) for value in values]
+
+    def rank_by(self, ranking: Ranking) -> None:
+        super().rank_by(ranking)
+        self._masks.forgets = True
 
     def apply_masks(self) -> None:
         self._masks.apply()
@@ -119,6 +127,12 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
             for weight in masks.weights:
                 weight.parameter.add_(0.0)  # turns the -0.0 that a mask leaves into 0.0, which compresses better
         return controller.model
+
+
+def _offered(configured: Ranking) -> tuple[Ranking, ...]:
+    """Returns the rankings that a search may try, the configured one first."""
+    others = [Ranking(importance=name, ranking="global") for name in ("lamp", "abs")]
+    return tuple(dict.fromkeys([configured, *others]))
 
 
 def _maximal_rate(model: nn.Module, pattern: Pattern, weights: Sequence[PrunableWeight]) -> float:

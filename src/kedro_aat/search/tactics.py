@@ -1,0 +1,89 @@
+"""Tactics: how a trial trains, beside its rate. The search tries several, since no tactic is best for every model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from kedro_aat.validated import Settings
+
+# Half a decade: the factor between neighboring learning rates.
+LR_RATIO = 10**0.5
+
+
+class Ranking(Settings):
+    """How a controller ranks what it removes.
+
+    Attributes:
+        importance: Name of an importance of the algorithm; None for its own way.
+        ranking: `local` or `global`; None for its own way.
+    """
+
+    importance: str | None = None
+    ranking: str | None = None
+
+
+class Tactic(Settings):
+    """How a trial trains.
+
+    Attributes:
+        ranking: How the controller ranks what it removes.
+        lr_factor: Factor on the configured learning rates, above 0.
+        distill: Whether the baseline teaches, if the training knows how to distill.
+    """
+
+    ranking: Ranking = Ranking()
+    lr_factor: Annotated[float, Field(gt=0)] = 1.0
+    distill: bool = True
+
+
+def _listed(value: object) -> object:
+    return value if value is None or isinstance(value, list | tuple) else (value,)
+
+
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(_listed)]
+
+
+class Tactics(Settings):
+    """The tactics that a search may try. A single value fixes one; None leaves the choice to the search.
+
+    Attributes:
+        importance: Importances to rank by, in the order in which they are tried.
+        ranking: `local`, `global`, or both.
+        learning_rate_factor: Factors on the configured learning rate, above 0. None allows every factor from 0.01 to
+            1,000, in half decades from 3 on.
+        distillation: Whether the baseline teaches, or both.
+    """
+
+    importance: Names = None
+    ranking: Annotated[tuple[Literal["local", "global"], ...] | None, BeforeValidator(_listed)] = None
+    learning_rate_factor: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1e6)], ...] | None, BeforeValidator(_listed)
+    ] = None
+    distillation: Annotated[tuple[bool, ...] | None, BeforeValidator(_listed)] = None
+
+    def rankings(self, offered: tuple[Ranking, ...]) -> tuple[Ranking, ...]:
+        """Returns those of the controller's rankings that these settings allow, in the order of the importances."""
+        allowed = [
+            each
+            for each in offered
+            if (self.importance is None or each.importance in self.importance)
+            and (self.ranking is None or each.ranking in self.ranking)
+        ]
+        if self.importance is not None:
+            order = self.importance
+            allowed.sort(key=lambda each: order.index(each.importance or ""))
+        return tuple(allowed) or (Ranking(),)
+
+    def first_lr_factor(self, usual: float) -> float:
+        """Returns the allowed factor that is nearest to the usual one."""
+        return min(self.learning_rate_factor or (usual,), key=lambda factor: abs(factor / usual - 1))
+
+    def lr_neighbor(self, factor: float, direction: int) -> float | None:
+        """Returns the next allowed factor above (1) or below (-1) a factor; None if there is none."""
+        if self.learning_rate_factor is None:
+            neighbor = factor * LR_RATIO**direction
+            return neighbor if 0.01 <= neighbor <= 1000 else None
+        beyond = [each for each in self.learning_rate_factor if (each - factor) * direction > 1e-9]
+        return min(beyond, key=lambda each: abs(each - factor), default=None)
