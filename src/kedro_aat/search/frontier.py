@@ -37,14 +37,19 @@ from kedro_aat.validated import Settings
 FIRST_LR_FACTOR = LR_RATIO**2 / LR_RATIO  # half a decade above the owner's
 SHRINKING = 0.55
 LEAST_INCREMENT = 0.04
-NUM_RACING_EPOCHS = 1
-# Attempts at one increment before it shrinks.
-ATTEMPTS_PER_INCREMENT = 2
+LEAST_GAIN = 0.02
+MAXIMAL_RISE = 0.5
+# Other tactics that are tried at one increment before it shrinks.
+CHALLENGERS = 2
 # Share of the reserve that the climb keeps.
 CLIMBING_RESERVE = 0.5
-HOPELESS = -12.0
+# Margins, in drops, after the first, the second, and later epochs below which a trial is given up.
+HOPELESS = (-15.0, -10.0, -6.0)
+BEHIND = 1.5
 NEAR = -5.0
-LONG_TRAINING_BONUS = 1.5
+LONG_TRAINING_BONUS = 1.0
+USUAL_SLOPE = 4.0
+LEAST_FALL = 0.05
 LARGEST_RESERVE = 0.6
 POOLED = 3
 
@@ -63,7 +68,7 @@ class Attempt(Settings):
         accepted: Whether it ended within budget.
     """
 
-    phase: Literal["race", "climb", "final"]
+    phase: Literal["climb", "final"]
     start: int
     start_u: float
     u: float
@@ -99,7 +104,6 @@ class FrontierState(SearchState):
         current: The trial in progress; None if there is none.
         increment: Increment of the next trial, in u.
         tactic: How the next trial trains.
-        lr_direction: Direction in which the next other learning rate lies, 1 or -1.
     """
 
     problem: Problem
@@ -109,7 +113,6 @@ class FrontierState(SearchState):
     current: Attempt | None = None
     increment: float
     tactic: Tactic
-    lr_direction: Literal[-1, 1] = 1
     safe: Trial | None = None
 
     @property
@@ -177,7 +180,7 @@ class Frontier(Settings):
             return updated(decided, **changes, first=result)
         attempt = updated(attempt, results=(*attempt.results, result))
         is_safe = result.margin >= 0 and self._estimate(decided, attempt) >= self._reserve(decided, attempt)
-        if is_safe and attempt.phase != "race" and (decided.safe is None or result.achieved_rate >= decided.safe.achieved_rate):
+        if is_safe and (decided.safe is None or result.achieved_rate >= decided.safe.achieved_rate):
             changes["safe"] = Trial.from_result(result)
         return updated(decided, **changes, current=attempt)
 
@@ -249,7 +252,7 @@ class Frontier(Settings):
 
     def _is_accepted(self, state: FrontierState, attempt: Attempt) -> bool:
         last = attempt.last
-        if last.failed or not last.fully_compressed or last.margin < 0 or attempt.phase == "race":
+        if last.failed or not last.fully_compressed or last.margin < 0:
             return False
         reserve = self._reserve(state, attempt)
         if attempt.phase == "final":
@@ -258,59 +261,56 @@ class Frontier(Settings):
 
     def _is_over(self, state: FrontierState, attempt: Attempt) -> bool:
         last, num_done = attempt.last, len(attempt.results)
-        if attempt.phase == "race":
-            return num_done >= NUM_RACING_EPOCHS
         if last.failed or last.early_stop or num_done >= attempt.length:
             return True
-        latest = state.in_drops(last.margin)
         if attempt.phase == "final":
             return False
-        if num_done < 2:
-            return latest < HOPELESS
-        before = state.in_drops(attempt.results[-2].margin)
-        return latest + 2 * max(latest - before, 0.5) * (attempt.length - num_done) < 0
+        latest = state.in_drops(last.margin)
+        if latest < HOPELESS[min(num_done, len(HOPELESS)) - 1]:
+            return True
+        # A challenger at the same learning rate must keep up with the best at the same place.
+        rivals = [
+            each
+            for each in self._attempts_here(state)
+            if each.u == attempt.u
+            and each.tactic.lr_factor == attempt.tactic.lr_factor
+            and len(each.results) >= num_done
+        ]
+        ahead = max((state.in_drops(each.results[num_done - 1].margin) for each in rivals), default=-math.inf)
+        return latest < ahead - BEHIND
 
     def _with_ended(self, state: FrontierState, attempt: Attempt) -> FrontierState:
         """Returns the state after a trial, with the increment and the tactic of the next one."""
-        before, state = state, updated(state, attempts=(*state.attempts, attempt), current=None)
-        if attempt.phase == "race":
-            racers = [each for each in state.attempts if each.phase == "race"]
-            best = max(racers, key=lambda each: each.best_margin)
-            if len(racers) == len(self._rankings(state.problem)):
-                won = state.in_drops(best.last.margin) >= CLIMBING_RESERVE * self._reserve(state, best)
-                others = [each for each in state.attempts if each is not best]
-                return updated(
-                    state,
-                    tactic=best.tactic,
-                    attempts=(*others, updated(best, accepted=won)),
-                    increment=state.increment * (2 if won else 1),
-                )
-            return state
+        state = updated(state, attempts=(*state.attempts, attempt), current=None)
         if attempt.phase == "final":
             return state
         if attempt.accepted:
             growth = {1: 2.0, 2: 1.4, 3: 1.0}.get(len(attempt.results), 0.7)
             return updated(state, increment=state.increment * growth, tactic=attempt.tactic)
         here = self._attempts_here(state)
-        factor = attempt.tactic.lr_factor
-        is_near = max(state.in_drops(each.best_margin) for each in here) > NEAR
-        if len(here) < ATTEMPTS_PER_INCREMENT and is_near:
-            direction = -1 if attempt.diverged else state.lr_direction
-            other = self.tactics.lr_neighbor(factor, direction) or self.tactics.lr_neighbor(factor, -direction)
-            if other is not None:
-                return updated(state, tactic=updated(attempt.tactic, lr_factor=other))
         best = max(here, key=lambda each: each.best_margin)
-        direction = 1 if best.tactic.lr_factor >= min(each.tactic.lr_factor for each in here) + 1e-9 else -1
+        if state.in_drops(best.best_margin) > NEAR and len(here) <= CHALLENGERS:
+            challenger = self._challenger(state, here, best)
+            if challenger is not None:
+                return updated(state, tactic=challenger)
+        return updated(state, increment=state.increment * SHRINKING, tactic=best.tactic)
+
+    def _challenger(self, state: FrontierState, here: list[Attempt], best: Attempt) -> Tactic | None:
+        """The next tactic to try at the same place; None if there is none."""
+        known, tactic = [each.tactic for each in here], best.tactic
+        options = []
+        too_high = min((each.tactic.lr_factor for each in state.attempts if each.diverged), default=math.inf)
+        if (higher := self.tactics.lr_neighbor(tactic.lr_factor, 1)) is not None and higher < too_high - 1e-9:
+            options.append(updated(tactic, lr_factor=higher))
         rankings = self._rankings(state.problem)
-        index = rankings.index(best.tactic.ranking) if best.tactic.ranking in rankings else 0
-        ranking = rankings[(index + 1) % len(rankings)]
-        del before
-        return updated(
-            state,
-            increment=state.increment * SHRINKING,
-            tactic=updated(best.tactic, ranking=ranking),
-            lr_direction=direction,
-        )
+        counts = [sum(each.tactic.ranking == ranking for each in state.attempts) for ranking in rankings]
+        order = sorted(range(len(rankings)), key=lambda index: (counts[index], index))
+        options += [updated(tactic, ranking=rankings[index]) for index in order]
+        if state.problem.can_distill and self.tactics.distillation in (None, (True, False), (False, True)):
+            options.append(updated(tactic, distill=not tactic.distill))
+        if (lower := self.tactics.lr_neighbor(tactic.lr_factor, -1)) is not None:
+            options.append(updated(tactic, lr_factor=lower))
+        return next((option for option in options if option not in known), None)
 
     def _attempts_here(self, state: FrontierState) -> list[Attempt]:
         """The failed climbs at the present increment."""
@@ -331,16 +331,13 @@ class Frontier(Settings):
         is_at_top = start_u >= highest - 1e-9
         if not in_finals and not is_at_top and num_left > self.polish_share * self.maximal_total_epochs:
             target = min(max(start_u + state.increment, lowest), highest)
-            rankings = self._rankings(state.problem)
-            racers = [attempt for attempt in state.attempts if attempt.phase == "race"]
-            if len(rankings) > 1 and len(racers) < len(rankings):
-                tactic = updated(state.tactic, ranking=rankings[len(racers)])
-                return Attempt(
-                    phase="race", start=start, start_u=start_u, u=target, tactic=tactic, length=self.epochs_per_rate,
-                    )
             if state.increment >= LEAST_INCREMENT:
                 return Attempt(
-                    phase="climb", start=start, start_u=start_u, u=target, tactic=state.tactic,
+                    phase="climb",
+                    start=start,
+                    start_u=start_u,
+                    u=target,
+                    tactic=state.tactic,
                     length=self.epochs_per_rate,
                 )
         return self._next_final(state, num_left)
@@ -351,32 +348,44 @@ class Frontier(Settings):
         highest = u_of(state.problem.maximal_rate)
         if not accepted:
             return None
-        length = num_left if num_left <= 8 else max(4, (3 * num_left + 4) // 5)
-        base = max(accepted, key=lambda each: each.u)
-        refused = [each for each in state.attempts if not each.accepted and each.u > base.u + 1e-9 and each.phase != "race"]
-        # A long training recovers more than the short trials of the climb did.
-        here = self._estimate(state, base) if base.phase == "final" else state.in_drops(base.last.margin)
-        missing = here - self._reserve(state, base) + (LONG_TRAINING_BONUS if not finals else 0.0)
-        slope = 2.0
-        if refused:
-            near = min(refused, key=lambda each: (each.u, -each.best_margin))
-            slope = max((here - state.in_drops(near.best_margin)) / (near.u - base.u), 1.0)
-        rise = min(max(missing / slope, 0.0), 0.5)
-        if finals and not finals[-1].accepted:
-            rise = 0.0
-        failed = [each.u for each in finals if not each.accepted]
-        u = min(base.u + rise, highest, *(f - 0.02 for f in failed))
-        if finals and u < base.u + 0.02 and base.phase == "final":
-            return None
-        if u < base.u:
-            below = [each for each in accepted if each.u <= u + 1e-9]
-            if not below:
+        length = num_left if num_left < 8 else (num_left + 1) // 2
+        if not finals:
+            base = max(accepted, key=lambda each: each.u)
+            missing = state.in_drops(base.last.margin) + LONG_TRAINING_BONUS - self._reserve(state, base)
+            u = base.u + min(max(missing / self._slope(state, base), 0.0), MAXIMAL_RISE)
+        else:
+            last = finals[-1]
+            surplus = self._estimate(state, last) - self._reserve(state, last)
+            slope = self._slope(state, last)
+            u = last.u + (min(surplus / slope, MAXIMAL_RISE) if last.accepted else min(surplus / slope, -LEAST_FALL))
+            safe = max((each.u for each in finals if each.accepted), default=0.0)
+            unsafe = min((each.u for each in finals if not each.accepted), default=math.inf)
+            if not safe + LEAST_GAIN < u < unsafe:
+                u = (safe + unsafe) / 2 if safe and unsafe < math.inf else u
+            if u < safe + LEAST_GAIN:
                 return None
-            base = max(below, key=lambda each: each.u)
-            u = base.u
+        u = min(u, highest)
+        below = [each for each in accepted if each.u <= u + 1e-9]
+        base = max(below, key=lambda each: each.u) if below else None
+        assert state.first is not None
         return Attempt(
-            phase="final", start=base.last.checkpoint, start_u=base.u, u=u, tactic=base.tactic, length=length
+            phase="final",
+            start=base.last.checkpoint if base else state.first.checkpoint,
+            start_u=base.u if base else 0.0,
+            u=max(u, 0.0),
+            tactic=(base or accepted[0]).tactic,
+            length=length,
         )
+
+    def _slope(self, state: FrontierState, base: Attempt) -> float:
+        """Loss of margin per u above an attempt, in drops, from the attempts that went further; at least 1."""
+        here = state.in_drops(base.best_margin)
+        slopes = [
+            (here - state.in_drops(each.best_margin)) / (each.u - base.u)
+            for each in state.attempts
+            if each.u > base.u + 0.05 and len(each.results) >= 3
+        ]
+        return max(min(slopes, default=USUAL_SLOPE), 1.0)
 
     def _rankings(self, problem: Problem) -> tuple[Ranking, ...]:
         allowed = self.tactics.rankings(problem.rankings)
