@@ -104,7 +104,7 @@ def test_measured_accuracies_are_counts_of_examples(examples: int) -> None:
         count = result.metric * examples
         assert count == pytest.approx(round(count), abs=1e-6)
         assert result.standard_error == pytest.approx(math.sqrt(result.metric * (1 - result.metric) / examples))
-        assert result.margin == pytest.approx(result.metric - run.lowest_tolerated)
+        assert result.margin == pytest.approx(result.metric - run.budget.lowest_tolerated)
     spread = math.sqrt(0.9 * 0.1 / examples)
     assert len({result.metric for result in results}) > 1
     assert all(result.metric == pytest.approx(0.9, abs=6 * spread) for result in results)
@@ -185,7 +185,7 @@ def test_certificates_distinguish_good_models_from_broken_ones() -> None:
 def three_problems(folder: Path) -> Path:
     rows = [asdict(problem(id=number)) for number in range(3)]
     for row in rows:
-        del row["c0"]
+        del row["c0"], row["effects"]
     path = folder / "three.json"
     path.write_text(json.dumps({"u_max": 4.6, "floor_accuracy": 0.1, "problems": rows}))
     return path
