@@ -97,7 +97,7 @@ def endings(
     seeds: list[int],
     *,
     maximal_rate: float,
-    noise: Noise = "unpaired",
+    noise: Noise = "paired",
 ) -> list[Ending]:
     """Runs one search for each seed and problem.
 

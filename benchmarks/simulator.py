@@ -36,7 +36,7 @@ from kedro_aat.search.tactics import Ranking, Tactic
 # The slow damage takes this many times as long to recover from as the fast damage.
 SLOWNESS = 6
 
-# The owner's learning rate is too low by a factor between these.
+# The good learning rate, relative to the owner's, is between these.
 GOOD_LR = (0.3, 30.0)
 # The rankings that are offered, the controller's own first.
 OFFERED = (("l2", "local"), ("batch_norm_scale", "global"), ("l2", "global"), ("taylor", "global"))
@@ -127,7 +127,7 @@ def load_problems(path: Path) -> tuple[list[SimulatedProblem], float]:
 def with_tactics(problem: SimulatedProblem) -> SimulatedProblem:
     """Draws what tactics change in a problem, from its own seed."""
     random = np.random.default_rng([problem.id])
-    good_lr = math.exp(random.uniform(*map(math.log, GOOD_LR)))
+    good_lr = math.exp(random.uniform(math.log(GOOD_LR[0]), math.log(GOOD_LR[1])))
     shifts = random.normal(0, RANKING_SPREAD, len(OFFERED))
     cliffs = np.exp(shifts - shifts.max())
     rankings = [Ranking(importance=importance, ranking=ranking) for importance, ranking in OFFERED]
@@ -184,7 +184,7 @@ class SimulatedRun:
     problem: SimulatedProblem
     seed: int
     initial_rate: float = 0.0
-    noise: Noise = "unpaired"
+    noise: Noise = "paired"
     checkpoints: list[Weights] = field(default_factory=list)
     truths: list[float] = field(default_factory=list)
 
@@ -289,7 +289,7 @@ def simulate(
     *,
     maximal_rate: float,
     initial_rate: float,
-    noise: Noise = "unpaired",
+    noise: Noise = "paired",
 ) -> Ending:
     """Runs a whole search.
 

@@ -13,7 +13,7 @@ from benchmarks.simulated_validation import Paired
 from benchmarks.simulator import GOOD_LR, OFFERED, Effects, SimulatedProblem, SimulatedRun, posed, with_tactics
 from kedro_aat.search.policy import Epoch
 from kedro_aat.search.tactics import Ranking, Tactic
-from tests.benchmarks.test_simulator import problem
+from tests.benchmarks.simulated_problems import problem
 
 BEST, WORSE = Ranking(importance="l2"), Ranking(importance="taylor")
 
@@ -54,7 +54,7 @@ def test_a_model_cannot_win_more_examples_than_the_baseline_has_wrong(accuracy: 
 
 
 def test_the_first_validation_compares_the_baseline_with_itself() -> None:
-    run = SimulatedRun(problem(), seed=0, noise="paired")
+    run = SimulatedRun(problem(), seed=0)
     first = run.answer(Epoch(train=False))
     assert first.metric == run.validation.baseline
     assert first.margin == pytest.approx(0.01, abs=1e-12)
@@ -64,14 +64,14 @@ def test_the_first_validation_compares_the_baseline_with_itself() -> None:
 
 
 def test_a_model_at_a_rate_is_not_the_baseline() -> None:
-    run = SimulatedRun(problem(), seed=0, initial_rate=0.5, noise="paired")
+    run = SimulatedRun(problem(), seed=0, initial_rate=0.5)
     first = run.answer(Epoch(train=False))
     assert first.standard_error is not None
     assert first.standard_error > 10 / 10_002
 
 
 def test_the_same_model_has_the_same_metric() -> None:
-    run = SimulatedRun(problem(jit=0.01), seed=0, noise="paired")
+    run = SimulatedRun(problem(jit=0.01), seed=0)
     moves = [Epoch(rate_path=(0.5,)), Epoch(), Epoch(train=False), Epoch(train=False, start_from=0), Epoch()]
     results = [run.answer(move) for move in moves]
     told = [(result.metric, result.standard_error) for result in results]

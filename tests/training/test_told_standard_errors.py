@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.simulated_validation import Paired
-from benchmarks.simulator import SimulatedProblem, SimulatedRun, posed, with_tactics
+from benchmarks.simulator import SimulatedRun, posed, with_tactics
 from kedro_aat import TrainingRunner
 from kedro_aat.search.frontier import Frontier, FrontierState
 from kedro_aat.search.policy import Epoch, EpochResult, Stop
@@ -17,13 +17,10 @@ from kedro_aat.training.callables import Callables, Evaluation
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.loop import fine_tune
 from kedro_aat.training.progress import LoopProgress
+from tests.benchmarks.simulated_problems import problem
 from tests.scripted import ScriptedController, ScriptedModel
 
-PROBLEM = SimulatedProblem(
-    **{"A0": 0.9, "drop": 0.02, "uc": 1.5, "s": 1.5, "beta": 0.002, "c0": 0.1, "ustar": 1.6},
-    **{"K": 0.05, "p": 2.0, "rho": 1.0, "phi": 0.2, "tau": 1.5},
-    **{"lam": 0.004, "jit": 0.0005, "breset": 0.001, "N": 400, "id": 7},
-)  # type: ignore[arg-type]
+PROBLEM = problem(drop=0.02, uc=1.5, K=0.05, rho=1.0, lam=0.004, jit=0.0005, breset=0.001, N=400)
 
 
 class Heard:
@@ -49,7 +46,7 @@ class Heard:
 
 def test_the_loop_tells_the_policy_what_the_simulator_tells_it_of_the_same_scores(tmp_path: Path) -> None:
     """The model trains by the simulator, and is validated with its scores; a buffer says which epoch's they are."""
-    simulated = SimulatedRun(with_tactics(PROBLEM), seed=0, noise="paired")
+    simulated = SimulatedRun(with_tactics(PROBLEM), seed=0)
     validation, heard = simulated.validation, Heard(maximal_total_epochs=25)
     assert isinstance(validation, Paired)
     expected = [simulated.answer(Epoch(train=False))]
