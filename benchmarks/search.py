@@ -1,9 +1,13 @@
 """Compares search policies on simulated problems: how small, how often the budget is truly broken, how fast.
 
     python benchmarks/search.py [problems.json] [--policies frontier uniform_decrease] [--epochs 40] [--seed 0 1]
-        [--validation 10000 50000] [--z 0 0.5 1] [--test 2500 --alpha 0.05 --discordance 0.03]
+        [--validation 360 10000 50000] [--first 100] [--z 0 0.5 1] [--noise paired] [--plain]
+        [--test 2500 --alpha 0.05 --discordance 0.03]
 
-`problems.json` has the format of search_problems.json in this folder. Everything is compared with `uniform_decrease`,
+`problems.json` has the format of search_problems.json in this folder; there is a table for each number of validation
+examples, and one of all. The policy is told what the training loop would tell it, and the right learning rate and
+ranking are drawn (simulator.py says how); `--noise unpaired --plain` is the problems as they were published, without
+either. Everything is compared with `uniform_decrease`,
 which starts at a rate of 0.5 and may go up to 0.95. `nncf` is `uniform_decrease` as in NNCF, which stops before it
 trains at the maximal rate. A search that returns no model counts as rate 0.
 
@@ -29,7 +33,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a script
 
 from benchmarks.certificate import Verdicts, draw, interval
-from benchmarks.simulator import Ending, SimulatedProblem, load_problems, simulate
+from benchmarks.simulated_validation import VALIDATIONS, Noise
+from benchmarks.simulator import Ending, SimulatedProblem, load_problems, simulate, with_tactics
 from kedro_aat.search.frontier import Frontier, u_of
 from kedro_aat.search.policy import Epoch, Stop
 from kedro_aat.search.stepping import Interpolate, SteppingState, UniformDecrease
@@ -86,7 +91,13 @@ def policies(names: list[str], epochs: int, z: list[float]) -> dict[str, Any]:
 
 
 def endings(
-    name: str, policy: Any, problems: list[SimulatedProblem], seeds: list[int], maximal_rate: float
+    name: str,
+    policy: Any,
+    problems: list[SimulatedProblem],
+    seeds: list[int],
+    *,
+    maximal_rate: float,
+    noise: Noise = "paired",
 ) -> list[Ending]:
     """Runs one search for each seed and problem.
 
@@ -96,12 +107,13 @@ def endings(
         problems: The simulated problems.
         seeds: Seeds of the noise.
         maximal_rate: Highest rate that `frontier` may try.
+        noise: What the validation measures.
     """
     rates = {"initial_rate": 0.0, "maximal_rate": maximal_rate} if isinstance(policy, Frontier) else STEPPING_RATES
     runs = [(problem, seed) for seed in seeds for problem in problems]
     console = Console(stderr=True)
     return [
-        simulate(policy, problem, seed, **rates)
+        simulate(policy, problem, seed, noise=noise, **rates)
         for problem, seed in track(runs, description=name, console=console, transient=True)
     ]
 
@@ -158,39 +170,17 @@ def row(name: str, found: list[Ending], reference: list[Ending]) -> list[str]:
         f"{statistics.median(speeds):.2f}",
         f"{statistics.mean(ending.num_epochs for ending in found):.1f}",
         f"{statistics.mean(ending.rate == 0 for ending in found):.1%}",
+        f"{1000 * statistics.mean(ending.seconds for ending in found):.2f}",
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("problems", type=Path, nargs="?", default=Path(__file__).with_name("search_problems.json"))
-    choices = [REFERENCE, "nncf", "interpolate", "frontier"]
-    parser.add_argument("--policies", nargs="+", default=["nncf", "frontier"], choices=choices)
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seed", type=int, nargs="+", default=[0])
-    parser.add_argument("--validation", type=int, nargs="+", default=[10_000, 50_000])
-    parser.add_argument("--z", type=float, nargs="+", default=[0.0, 0.5, 1.0])
-    parser.add_argument("--test", type=int, help="test examples on which each returned model is certified")
-    parser.add_argument("--alpha", type=float, default=0.05)
-    parser.add_argument("--discordance", type=float, default=0.03)
-    arguments = parser.parse_args()
-
-    problems, maximal_rate = load_problems(arguments.problems)
-    problems = [problem for problem in problems if problem.N in arguments.validation]
-    if not problems:
-        parser.error(f"no problem in {arguments.problems} has {arguments.validation} validation examples")
-    found = {
-        name: endings(name, policy, problems, arguments.seed, maximal_rate)
-        for name, policy in policies(arguments.policies, arguments.epochs, arguments.z).items()
-    }
-    table = Table(
-        title=f"{len(problems)} problems, {arguments.epochs} epochs, seeds {' '.join(map(str, arguments.seed))}"
-    )
+def table_of(title: str, found: dict[str, list[Ending]], test: Certification | None) -> Table:
+    """Formats the results of all policies, by name."""
     columns = ["policy", *(f"size ratio to {name}" for name in found if name in {REFERENCE, "nncf"})]
-    columns += ["r / r* at 10/50/90%", "truly broken", "epochs to its rate", "epochs", "returned at 0"]
-    test = Certification(arguments.test, arguments.alpha, arguments.discordance) if arguments.test else None
+    columns += ["r / r* at 10/50/90%", "truly broken", "epochs to its rate", "epochs", "returned at 0", "ms an epoch"]
     if test:
         columns += ["certified", "certified, truly broken"]
+    table = Table(title=title)
     for column in columns:
         table.add_column(column, justify="left" if column == "policy" else "right")
     for name, policy_endings in found.items():
@@ -198,7 +188,50 @@ def main() -> None:
         if "nncf" in found:
             cells.insert(2, row(name, policy_endings, found["nncf"])[1])
         table.add_row(*cells, *(certificates(policy_endings, test) if test else ()))
-    Console(width=None if sys.stdout.isatty() else 220).print(table)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("problems", type=Path, nargs="?", default=Path(__file__).with_name("search_problems.json"))
+    choices = [REFERENCE, "nncf", "interpolate", "frontier"]
+    parser.add_argument("--policies", nargs="*", default=["nncf", "frontier"], choices=choices)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--validation", type=int, nargs="+", default=[10_000, 50_000])
+    parser.add_argument("--first", type=int, help="only the first problems with each number of validation examples")
+    parser.add_argument("--noise", default="paired", choices=list(VALIDATIONS))
+    parser.add_argument("--plain", action="store_true", help="without a choice of learning rate, ranking, distillation")
+    parser.add_argument("--z", type=float, nargs="+", default=[0.0, 0.5, 1.0])
+    parser.add_argument("--test", type=int, help="test examples on which each returned model is certified")
+    parser.add_argument("--alpha", type=float, default=0.05)
+    parser.add_argument("--discordance", type=float, default=0.03)
+    arguments = parser.parse_args()
+
+    problems, maximal_rate = load_problems(arguments.problems)
+    by_size = {size: [each for each in problems if size == each.N][: arguments.first] for size in arguments.validation}
+    problems = [problem for some in by_size.values() for problem in some]
+    if not problems:
+        parser.error(f"no problem in {arguments.problems} has {arguments.validation} validation examples")
+    if not arguments.plain:
+        problems = [with_tactics(problem) for problem in problems]
+    found = {
+        name: endings(name, policy, problems, arguments.seed, maximal_rate=maximal_rate, noise=arguments.noise)
+        for name, policy in policies(arguments.policies, arguments.epochs, arguments.z).items()
+    }
+    sizes = [problem.N for _ in arguments.seed for problem in problems]  # of the searches of each policy
+    test = Certification(arguments.test, arguments.alpha, arguments.discordance) if arguments.test else None
+    settings = f"{arguments.epochs} epochs, seeds {' '.join(map(str, arguments.seed))}, {arguments.noise} noise"
+    console = Console(width=None if sys.stdout.isatty() else 220)
+    for size, some in by_size.items():
+        if 0 < len(some) < len(problems):
+            part = {
+                name: [ending for ending, its_size in zip(all_endings, sizes, strict=True) if its_size == size]
+                for name, all_endings in found.items()
+            }
+            title = f"{len(some)} problems with {size:,} validation examples, {settings}"
+            console.print(table_of(title, part, test))
+    console.print(table_of(f"{len(problems)} problems, {settings}", found, test))
 
 
 if __name__ == "__main__":

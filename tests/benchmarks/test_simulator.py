@@ -12,20 +12,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import search as benchmark
-from benchmarks.simulator import Ending, SimulatedProblem, SimulatedRun, Weights, load_problems, raised, simulate
+from benchmarks.simulator import Ending, SimulatedRun, Weights, load_problems, raised, simulate
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Epoch
+from tests.benchmarks.simulated_problems import problem
 
 ROOT = Path(__file__).parents[2]
 HALF = math.log(2)  # u at a rate of 0.5
-
-
-def problem(**changes: float) -> SimulatedProblem:
-    """Returns a problem without noise of training, and without costs except those that a test sets."""
-    plain = {"A0": 0.9, "drop": 0.01, "uc": 1.0, "s": 1.0, "beta": 0.0, "c0": 0.1, "ustar": 1.3}
-    damage = {"K": 0.1, "p": 2.0, "rho": 0.0, "phi": 0.2, "tau": 1.0}
-    noise = {"lam": 0.0, "jit": 0.0, "breset": 0.0, "N": 10_000, "id": 7}
-    return SimulatedProblem(**(plain | damage | noise | changes))  # type: ignore[arg-type]
 
 
 def test_the_cap_is_the_baseline_at_first_and_falls_off_a_cliff() -> None:
@@ -97,21 +90,21 @@ def test_a_validation_changes_no_weights() -> None:
 
 @pytest.mark.parametrize("examples", [360, 10_000])
 def test_measured_accuracies_are_counts_of_examples(examples: int) -> None:
-    run = SimulatedRun(problem(N=examples), seed=3)
+    run = SimulatedRun(problem(N=examples), seed=3, noise="unpaired")
     results = [run.answer(Epoch()) for _ in range(20)]
     for result in results:
         assert result.metric is not None
         count = result.metric * examples
         assert count == pytest.approx(round(count), abs=1e-6)
         assert result.standard_error == pytest.approx(math.sqrt(result.metric * (1 - result.metric) / examples))
-        assert result.margin == pytest.approx(result.metric - run.lowest_tolerated)
+        assert result.margin == pytest.approx(result.metric - run.budget.lowest_tolerated)
     spread = math.sqrt(0.9 * 0.1 / examples)
     assert len({result.metric for result in results}) > 1
     assert all(result.metric == pytest.approx(0.9, abs=6 * spread) for result in results)
 
 
 def test_measured_accuracies_stay_between_0_and_1() -> None:
-    run = SimulatedRun(problem(A0=1.0, N=360), seed=0)
+    run = SimulatedRun(problem(A0=1.0, N=360), seed=0, noise="unpaired")
     metrics = [run.answer(Epoch()).metric for _ in range(50)]
     assert max(metric for metric in metrics if metric is not None) == 1.0
 
@@ -185,7 +178,7 @@ def test_certificates_distinguish_good_models_from_broken_ones() -> None:
 def three_problems(folder: Path) -> Path:
     rows = [asdict(problem(id=number)) for number in range(3)]
     for row in rows:
-        del row["c0"]
+        del row["c0"], row["effects"]
     path = folder / "three.json"
     path.write_text(json.dumps({"u_max": 4.6, "floor_accuracy": 0.1, "problems": rows}))
     return path
