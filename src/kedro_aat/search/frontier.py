@@ -46,6 +46,8 @@ CLIMBING_RESERVE = 0.5
 # Margins, in drops, after the first, the second, and later epochs below which a trial is given up.
 HOPELESS = (-15.0, -10.0, -6.0)
 BEHIND = 1.5
+# A failed trial above this margin, in drops, is continued at another learning rate.
+RESUMABLE = -3.0
 NEAR = -5.0
 LONG_TRAINING_BONUS = 1.0
 USUAL_SLOPE = 4.0
@@ -331,6 +333,15 @@ class Frontier(Settings):
         is_at_top = start_u >= highest - 1e-9
         if not in_finals and not is_at_top and num_left > self.polish_share * self.maximal_total_epochs:
             target = min(max(start_u + state.increment, lowest), highest)
+            here = self._attempts_here(state)
+            best = max(here, key=lambda each: each.best_margin, default=None)
+            if (
+                best is not None
+                and abs(best.u - target) < 1e-9
+                and best.tactic.ranking == state.tactic.ranking
+                and state.in_drops(best.last.margin) > RESUMABLE
+            ):  # what it has learned outweighs a new start
+                start, start_u = best.last.checkpoint, best.u
             if state.increment >= LEAST_INCREMENT:
                 return Attempt(
                     phase="climb",
