@@ -86,7 +86,8 @@ class Embedded(nn.Module):
         self.body = nn.Linear(5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(torch.cat([self.table(x[:, 0].long()), x[:, 1:]], dim=1))
+        outputs: Tensor = self.body(torch.cat([self.table(x[:, 0].long()), x[:, 1:]], dim=1))
+        return outputs
 
 
 @pytest.mark.parametrize("num_examples", [4, 64])
