@@ -16,6 +16,13 @@ def test_a_path_that_is_none(path: str) -> None:
         import_path(path)
 
 
+@pytest.mark.parametrize("start", ["a", "torch.nn.Linear"])
+def test_a_path_of_very_many_names(start: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"names, but may have at most 32$") as caught:
+        import_path(start + ".a" * 900)
+    assert len(str(caught.value)) < 250
+
+
 def test_a_module_that_raises_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_on_import.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)

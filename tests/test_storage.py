@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from kedro_aat.disk import new_file
 from kedro_aat.errors import StorageError
 from kedro_aat.storage import FileGroup, local_path, replacing
+from kedro_aat.testing.disk_faults import without_locks
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,18 @@ def test_failed_block_keeps_the_file(tmp_path: Path) -> None:
         write(target, "text" * 10_000 + "\ud800")  # in the last block
     assert target.read_text() == "first"
     assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_planted_link_in_the_place_of_the_new_file_is_not_followed(tmp_path: Path) -> None:
+    target, mine = tmp_path / "page.html", tmp_path / "mine"
+    mine.write_text("mine")
+    with new_file(target) as new:
+        new.write_text("first")
+    new.symlink_to(mine)
+    write(target, "second")
+    assert target.read_text() == "second"
+    assert sorted(os.listdir(tmp_path)) == ["mine", "page.html"]
+    assert mine.read_text() == "mine"
 
 
 # --- groups -----------------------------------------------------------------------------------------------------
@@ -219,7 +232,7 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "page.html"
     with replacing(target) as new:
         new.write_text("first")
-        with pytest.raises(StorageError, match="Another process is writing"):
+        with pytest.raises(StorageError, match="Another process is using"):
             write(target, "second")
         write(tmp_path / "other.html", "other")  # another file of the same folder
     assert target.read_text() == "first"
@@ -241,19 +254,32 @@ def test_killed_writer_leaves_no_lock_and_its_files_are_removed(tmp_path: Path) 
     assert sorted(os.listdir(tmp_path)) == ["page.html", "page.html.new"]
 
 
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS], ids=errno.errorcode.get)
 def test_file_system_without_locks_works_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, error: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def unsupported(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", unsupported)
     target = tmp_path / "page.html"
-    with caplog.at_level(logging.WARNING):
+    with without_locks(error), caplog.at_level(logging.WARNING):
         write(target, "first")
     assert target.read_text() == "first"
     assert os.listdir(tmp_path) == ["page.html"]
-    assert "let only one process at a time write it" in caplog.text
+    assert "this file system has no locks" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (errno.EAGAIN, "Another process is using"),
+        (errno.EACCES, "Another process is using"),
+        (errno.EPERM, "this user may not write there"),
+        (errno.EIO, "the disk failed"),
+    ],
+    ids=str,
+)
+def test_lock_that_fails_is_no_missing_lock(tmp_path: Path, error: int, message: str) -> None:
+    with without_locks(error), pytest.raises(StorageError, match=message):
+        write(tmp_path / "page.html", "first")
+    assert not (tmp_path / "page.html").exists()
 
 
 # --- durability -------------------------------------------------------------------------------------------------

@@ -1,24 +1,25 @@
-"""What a file system refuses, as one error that says which file, why, and what to do; and locks."""
+"""What a file system refuses, as one error that says which file, why, and what to do; locks; how a file is replaced."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from kedro_aat.errors import CheckpointError, StorageError
+from kedro_aat.errors import CheckpointError, HeldError, StorageError
 
 logger = logging.getLogger(__name__)
 
 IS_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _IS_FULL = {errno.ENOSPC, errno.EDQUOT}
-_HAS_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+# Of `flock`, which has other reasons than `open`.
+_IS_HELD = {errno.EAGAIN, errno.EACCES}
+_HAS_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 _HAS_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}  # some network file systems
 
 _AGAIN = "Then run the same command again: what was saved before is still there."
@@ -45,8 +46,6 @@ def disk_errors(path: Path, *, needed: int = 0, kind: type[StorageError] = Check
     """
     try:
         yield
-    except Timeout:
-        raise
     except OSError as error:
         raise kind(f"{error.filename or path}: {_explained(error, path, needed)}") from error
 
@@ -64,33 +63,58 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes} bytes"
 
 
-def hold(path: Path, *, wait: bool) -> FileLock | None:
-    """Locks a file for this process.
+@contextmanager
+def hold(path: Path, target: Path, *, wait: bool) -> Iterator[bool]:
+    """Holds a lock file within the context; the lock ends with the process, too.
 
     Args:
-        path: The lock file.
+        path: The lock file, which is removed at the end.
+        target: What only one process may use at a time, for messages.
         wait: Whether to wait for a process that holds it.
 
-    Returns:
-        The lock; None, with a warning, if the file system has no locks.
+    Yields:
+        False, after a warning, if the file system has no locks.
 
     Raises:
-        Timeout: If another process holds it and `wait` is off.
+        HeldError: If another process holds it and `wait` is off.
+        OSError: If the file system refuses.
     """
-    lock = FileLock(path, timeout=-1 if wait else 0)
+    descriptor, is_locked = _open_lock(path, target, wait)
     try:
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        # filelock raises NotImplementedError in place of ENOSYS.
-        if isinstance(error, OSError) and error.errno not in _HAS_NO_LOCKS:
+        yield is_locked
+    finally:
+        with suppress(OSError):  # a lock file that stays does no harm
+            path.unlink()
+        os.close(descriptor)
+
+
+def _open_lock(path: Path, target: Path, wait: bool) -> tuple[int, bool]:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HAS_NO_LOCKS:
+                logger.warning(
+                    "%s: this file system has no locks (%s). Make sure that no other process uses it meanwhile.",
+                    target,
+                    error.strerror,
+                )
+                return descriptor, False
+            os.close(descriptor)
+            if error.errno in _IS_HELD:
+                raise HeldError(f"Another process is using {target}. Wait until it ends, or stop it.") from None
             raise
-        logger.warning(
-            "%s: this file system has no locks (%s). Make sure that no other process uses this folder meanwhile.",
-            path.parent,
-            error,
-        )
-        return None
-    return lock
+        if _is_same_file(descriptor, path):
+            return descriptor, True
+        os.close(descriptor)  # its last holder has removed it
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def sync(path: Path) -> None:
@@ -105,14 +129,20 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replaces a file whole, and flushes it to disk: after a crash it has the old or the new text."""
-    temporary = path.with_name(f".{path.name}.kedro-aat-writing")
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """Yields the path of a new file, which takes the place of `target` if the block ends without an error.
+
+    After a crash, `target` is the old or the new file, and whole. Only one process at a time may replace it.
+    """
+    new = target.with_name(f".kedro-aat-writing-{target.name}")  # with the ending of the name, which some writers read
+    new.unlink(missing_ok=True)  # left by a crash, or a link to another file
     try:
-        temporary.write_text(text)
-        sync(temporary)
-        temporary.replace(path)
+        yield new
+        sync(new)
+        new.replace(target)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # its space is needed
+        with suppress(OSError):
+            new.unlink(missing_ok=True)  # its space is needed
         raise
-    sync(path.parent)
+    sync(target.parent)

@@ -59,7 +59,13 @@ class UserFunctionError(AatError):
 
 
 class OutOfMemoryError(UserFunctionError):
-    """A function of the user's needed more memory than there is."""
+    """A function of the user's needed more memory than there is.
+
+    Attributes:
+        role: What the function is for the loop, such as `train_epoch`.
+    """
+
+    role: str = ""
 
 
 class UnrepeatableError(AatError):
@@ -68,6 +74,10 @@ class UnrepeatableError(AatError):
 
 class StorageError(AatError):
     """A path that cannot be used, or files that cannot be written; nothing is lost."""
+
+
+class HeldError(StorageError):
+    """What only one process may use at a time is in use by another one."""
 
 
 class CheckpointError(StorageError):

@@ -12,6 +12,9 @@ from kedro_aat.errors import ConfigurationError
 from kedro_aat.reading import describe
 from kedro_aat.validated import Settings, closest
 
+_MAX_NAMES = 32  # in an import path
+_MAX_SHOWN = 60  # characters of a longer one
+
 
 # Neither pydantic's ImportString nor jsonargparse can replace this, and neither suggests a likely name. ImportString
 # imports while the settings are read, which loads torch, and saves `torch.optim.SGD` as `torch.optim.sgd.SGD`, which
@@ -63,6 +66,9 @@ def import_path(path: str) -> Any:
     Raises:
         ConfigurationError: If there is no such module or name; the message suggests the likely name.
     """
+    if (num_names := path.count(".") + 1) > _MAX_NAMES:  # Python imports a package within the import of its modules
+        shown = f"{path[:_MAX_SHOWN]}..."
+        raise ConfigurationError(shown, [f"'{shown}' has {num_names} names, but may have at most {_MAX_NAMES}"])
     owner_path, _, name = path.rpartition(".")
     if not owner_path:
         rule = "must be a dotted import path such as torch.optim.SGD"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 import re
 import shutil
@@ -12,10 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kedro_aat.disk import disk_errors, sync
+from kedro_aat.disk import disk_errors, hold, new_file, sync
 from kedro_aat.errors import StorageError
-
-logger = logging.getLogger(__name__)
 
 _PROTOCOL = re.compile(r"(?P<name>[A-Za-z][\w+.-]+):(?=:|/)")  # a Windows drive has one letter
 _FILE_URL = re.compile(r"(?:file|local):(?://(?:localhost)?)?(?P<path>/(?!/).*)", re.IGNORECASE)
@@ -57,11 +53,8 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         StorageError: The file system refuses, or another process is writing `target`.
     """
-    with _writing(target.parent, target.name, target) as new:
-        yield new / target.name
-        sync(new / target.name)
-        (new / target.name).replace(target)
-        sync(target.parent)
+    with _locked(target.parent, target.name, target), new_file(target) as new:
+        yield new
 
 
 class FileGroup:
@@ -99,7 +92,7 @@ class FileGroup:
         """
         for mistake in self.mistakes():
             raise StorageError(mistake)
-        with _writing(self.folder, self._prefix, self.folder / self._prefix) as new:
+        with _writing(self.folder, self._prefix) as new:
             self._move_pending()
             for name in self._names:
                 path = new / (name if name in files else f"{name}{_REMOVED}")
@@ -159,59 +152,27 @@ class FileGroup:
 
 
 @contextmanager
-def _writing(folder: Path, prefix: str, target: Path) -> Iterator[Path]:
-    """Yields a new hidden folder for files that will become `target`; only one process at a time gets one."""
+def _locked(folder: Path, prefix: str, target: Path) -> Iterator[bool]:
+    """Holds the lock of `target`; yields False if the file system has no locks."""
     with disk_errors(target, kind=StorageError):
         _make_folder(folder)
-        with _locked(folder / _hidden(prefix, _LOCK), target) as is_locked:
-            if is_locked:
-                for path in folder.iterdir():
-                    if path.name.startswith(_hidden(prefix, _NEW)):  # left by a crash
-                        shutil.rmtree(path, ignore_errors=True)
-            new = Path(tempfile.mkdtemp(prefix=_hidden(prefix, _NEW), dir=folder))
-            try:
-                yield new
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
+        with hold(folder / _hidden(prefix, _LOCK), target, wait=False) as is_locked:
+            yield is_locked
 
 
 @contextmanager
-def _locked(path: Path, target: Path) -> Iterator[bool]:
-    """Holds a lock file, which ends with the process; yields False if the file system has no locks.
-
-    Raises:
-        StorageError: Another process holds the lock.
-    """
-    descriptor, is_locked = _open_lock(path, target)
-    try:
-        yield is_locked
-    finally:
-        with suppress(OSError):  # a lock file that stays does no harm
-            path.unlink()
-        os.close(descriptor)
-
-
-def _open_lock(path: Path, target: Path) -> tuple[int, bool]:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+def _writing(folder: Path, prefix: str) -> Iterator[Path]:
+    """Yields a new hidden folder for files of a group; only one process at a time gets one."""
+    with _locked(folder, prefix, folder / prefix) as is_locked:
+        if is_locked:
+            for path in folder.iterdir():
+                if path.name.startswith(_hidden(prefix, _NEW)):  # left by a crash
+                    shutil.rmtree(path, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix=_hidden(prefix, _NEW), dir=folder))
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            os.close(descriptor)
-            raise StorageError(f"Another process is writing {target}. Wait until it ends, or stop it.") from None
-        except OSError as error:
-            logger.warning("%s cannot be locked (%s): let only one process at a time write it.", target, error)
-            return descriptor, False
-        if _is_same_file(descriptor, path):
-            return descriptor, True
-        os.close(descriptor)  # its last holder has removed it
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+            yield new
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def _hidden(prefix: str, ending: str) -> str:

@@ -78,6 +78,17 @@ def hash_tensors(named: Iterable[tuple[object, Tensor]]) -> str:
     return digest.hexdigest()
 
 
+def mark_made_up(values: Tensor) -> Tensor:
+    """Marks values in place as made up, so that they can be saved as they are; copies by `deepcopy` are marked, too."""
+    values.is_made_up = True  # type: ignore[attr-defined]
+    return values
+
+
+def is_made_up(values: Tensor) -> bool:
+    """Whether `mark_made_up` was called for these values."""
+    return getattr(values, "is_made_up", False)
+
+
 def synthetic_like(examples: Tensor, num_examples: int) -> Tensor:
     """Returns made-up values of the shape, type and range of examples, for what is saved: no example is in it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from kedro.io import DataCatalog, DatasetError
+from torch import Tensor, nn
 
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.filters.controller import FilterPruningController
@@ -19,6 +21,7 @@ from kedro_aat.compression.settings import (
     MagnitudeSparsity,
 )
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
+from kedro_aat.tensors import load_tensors, mark_made_up
 from kedro_aat.testing.training import BATCH, assert_same_bits, sgd, train
 from tests.datasets.saved import (
     built,
@@ -58,6 +61,49 @@ def test_filter_pruning_controller_is_loaded_with_its_example_input(catalog: Dat
     for controller in (saved, loaded):
         controller.compression_rate = 0.0
     assert_same_bits(loaded.strip().state_dict(), saved.strip().state_dict())
+
+
+def test_example_input_of_the_users_is_not_saved(catalog: DataCatalog, tmp_path: Path) -> None:
+    saved = filter_pruning_controller(0.5)
+    assert saved.example_input is not None
+    catalog.save("controller", saved)
+    stored = load_tensors(tmp_path / "models/controller/example_input.safetensors")["input"]
+    assert stored.shape == saved.example_input.shape
+    assert not torch.isin(stored, saved.example_input).any()
+    loaded = catalog.load("controller")
+    for _ in range(2):  # made-up values are saved as they are
+        catalog.save("controller", copy.deepcopy(loaded))
+        loaded = catalog.load("controller")
+    assert torch.equal(loaded.example_input, stored)
+
+
+class Embedded(nn.Module):
+    """Takes a row of a small table, chosen by the first column, and numbers far beyond the table's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 4)
+        self.body = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.body(torch.cat([self.table(x[:, 0].long()), x[:, 1:]], dim=1))
+        return outputs
+
+
+@pytest.mark.parametrize("num_examples", [4, 64])
+def test_example_input_with_columns_of_different_ranges(num_examples: int, catalog: DataCatalog) -> None:
+    generator = torch.Generator().manual_seed(0)
+    columns = torch.randint(0, 3, (num_examples, 1), generator=generator), torch.rand(num_examples, 1) * 1000
+    example = torch.cat(columns, dim=1)
+    controller = MagnitudeSparsityController(built(f"{__name__}.Embedded"), example_input=example)
+    if num_examples >= 32:
+        catalog.save("controller", controller)
+    else:
+        with pytest.raises(DatasetError, match=r"example_input is not saved.*IndexError.*at least 32 examples"):
+            catalog.save("controller", controller)
+        controller.example_input = mark_made_up(torch.zeros(1, 2))
+        catalog.save("controller", controller)
+    assert catalog.load("controller").example_input.shape[1] == 2
 
 
 def test_loaded_quantization_controller_can_strip(catalog: DataCatalog) -> None:

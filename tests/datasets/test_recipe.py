@@ -91,6 +91,16 @@ def test_recipe_with_a_mistake_is_an_error(recipe: dict[str, Any], message: str)
         build_module(Imported.model_validate(recipe))
 
 
+def test_arguments_that_the_class_refuses_are_an_error_with_its_own() -> None:
+    linear = {"class_path": "torch.nn.Linear", "init_args": {"in_features": -1, "out_features": 2}}
+    catalog = DataCatalog.from_config({"model": {"type": "kedro_aat.datasets.imported.ImportedModelDataset", **linear}})
+    with pytest.raises(DatasetError) as caught:
+        catalog.load("model")
+    message = str(caught.value)
+    assert "torch.nn.Linear refused its init_args (in_features=-1, out_features=2): RuntimeError: Trying to" in message
+    assert "backup" not in message
+
+
 def test_module_keeps_its_recipe() -> None:
     recipe = Imported(class_path="tests.nets.SmallNet", init_args={"num_classes": 3})
     assert recipe_of(copy.deepcopy(build_module(recipe))) == recipe

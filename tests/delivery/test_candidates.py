@@ -24,6 +24,7 @@ from kedro_aat.delivery.results import (
     SkippedSearch,
     WallTime,
 )
+from kedro_aat.errors import CheckpointError
 from kedro_aat.pipelines.aat.reporting import describe_layers
 from kedro_aat.testing.store_saving import flip_a_bit
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore
@@ -197,6 +198,13 @@ def test_layer_table_describes_the_delivered_model(search: FinishedSearch) -> No
     best_zeros, fallback_zeros = zeros(export_of(1, 3)), zeros(export_of(1, 1))
     assert fallback_zeros / best_zeros == pytest.approx(0.5 / 0.8, abs=0.02)
     assert zeros(export_of(None)) == best_zeros
+
+
+def test_layer_table_of_a_damaged_fallback_says_what_to_do(search: FinishedSearch) -> None:
+    flip_a_bit(search.store.root / search.result.run / "checkpoint-000001" / "model.safetensors")
+    controllers = (search.controller, search.controller)
+    with pytest.raises(CheckpointError, match=r"checkpoint-000001 is damaged: .*from the node export_model on"):
+        describe_layers(*controllers, search.result, SkippedSearch(outcome="skipped"), export_of(1, 1), search.store)
 
 
 def test_layer_table_of_a_first_stage_fallback_has_no_second_stage(search: FinishedSearch) -> None:

@@ -153,6 +153,19 @@ def test_steps_of_other_settings_are_removed(steps: Steps) -> None:
     FinishedSteps().remove_others()
 
 
+def test_only_the_latest_steps_of_other_settings_are_kept(steps: Steps) -> None:
+    for data in "abcd":
+        steps(data=data)
+    again = FinishedSteps(steps.folder, data="a")
+    again.result("step", list[float], list[float], model_of(), size=1)
+    again.remove_others(1)
+    for data in "ad":
+        steps(data=data)
+    assert steps.count == 4
+    steps(data="c")
+    assert steps.count == 5
+
+
 class Scaled(nn.Module):
     """Has what a state_dict does not show."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,17 +46,21 @@ def test_last_validation_that_differs_is_an_error_that_names_both(tmp_path: Path
     last: int = usual.num_validations  # type: ignore[attr-defined]
     assert last == len(usual.history) + 1  # nothing is validated more often than before
     judged = usual.statistics.compressed_accuracy
-    with pytest.raises(UnrepeatableError, match=f"a metric of {judged:.6g}, but validated again it has 0.05"):
+    with pytest.raises(UnrepeatableError, match=f"a metric of {judged:.8g}, but validated again it has 0.05"):
         search(tmp_path / "lucky", lambda rate, number: 0.05 if number == last else falling(rate))
 
 
 @pytest.mark.parametrize("share", [0.09, -0.09])
-def test_negligible_difference_counts_as_the_worse(share: float, tmp_path: Path) -> None:
+def test_negligible_difference_counts_as_the_worse(
+    share: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     usual = search(tmp_path / "usual", lambda rate, number: falling(rate) + DROP / 4)
     last: int = usual.num_validations  # type: ignore[attr-defined]
     change = share * DROP
-    loop = search(tmp_path / "other", lambda rate, number: falling(rate) + DROP / 4 + (number >= last) * change)
+    with caplog.at_level(logging.WARNING):
+        loop = search(tmp_path / "other", lambda rate, number: falling(rate) + DROP / 4 + (number >= last) * change)
     assert loop.outcome is Outcome.WITHIN_BUDGET
+    assert "differ by up to 0.0018, so" in caplog.text
     expected = usual.statistics.compressed_accuracy + min(change, 0)
     if usual.statistics.accuracy_budget + min(change, 0) >= 0:
         assert loop.statistics.compressed_accuracy == pytest.approx(expected)

@@ -57,8 +57,8 @@ def test_error_names_batch_size_and_peak() -> None:
 
 def test_parts_of_a_batch_make_the_same_steps() -> None:
     whole, parts = TrainingRun(Hungry), TrainingRun(Hungry, **HALVE)
-    assert parts.runner.halve_batch()
-    assert parts.runner.halve_batch()
+    assert parts.runner.halve_batch("train_epoch")
+    assert parts.runner.halve_batch("train_epoch")
     parts.model.limit = 4  # type: ignore[assignment]
     assert parts.train_epochs(2) == pytest.approx(whole.train_epochs(2), rel=1e-5)
     torch.testing.assert_close(parts.weights, whole.weights)
@@ -66,14 +66,14 @@ def test_parts_of_a_batch_make_the_same_steps() -> None:
 
 def test_a_part_has_at_least_one_example() -> None:
     run = TrainingRun(Hungry, **HALVE)
-    assert [run.runner.halve_batch() for _ in range(5)] == [True] * 4 + [False]
-    assert not TrainingRun(Hungry).runner.halve_batch()
+    assert [run.runner.halve_batch("validate") for _ in range(5)] == [True] * 4 + [False]
+    assert not TrainingRun(Hungry).runner.halve_batch("train_epoch")
 
 
 def test_number_of_parts_is_remembered_and_never_falls() -> None:
     run = TrainingRun(Hungry, **HALVE)
     before = run.training.state_dict()
-    run.runner.halve_batch()
+    run.runner.halve_batch("train_epoch")
     run.training.load_state_dict(before)
     assert run.training.state_dict()["num_parts"] == 2
     other = TrainingRun(Hungry, **HALVE)
@@ -125,8 +125,20 @@ def test_search_goes_on_in_parts_and_continues_as_it_would_have(tmp_path: Path) 
 
 
 def test_search_that_does_not_fit_in_any_part_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OutOfMemoryError, match="Epoch 2: train_epoch"):
+    with pytest.raises(OutOfMemoryError, match="Epoch 2: train_epoch") as caught:
         search(tmp_path, limit=0)
+    assert "(training.batch_size). The error was" in str(caught.value)  # it was halved already
+
+
+def test_function_of_the_users_is_not_halved() -> None:
+    own = TrainingRun(Hungry, **HALVE, validate="tests.training.user_functions.validate_in_vain")
+    assert own.runner.halve_batch("train_epoch")
+    assert not own.runner.halve_batch("validate")
+    for training in (HALVE, {}):
+        own = TrainingRun(Hungry, **training, validate="tests.training.user_functions.validate_in_vain")
+        with pytest.raises(OutOfMemoryError) as caught:
+            own.runner.validate()
+        assert "halve_batch" not in str(caught.value)
 
 
 def test_timed_epoch_may_need_parts() -> None:

@@ -38,6 +38,10 @@ def validate_without_data(model: nn.Module) -> float:
     return 0.5
 
 
+def validate_in_vain(model: nn.Module) -> float:
+    return float(torch.empty(1 << 60))
+
+
 def configure_optimizers(model: nn.Module) -> tuple[torch.optim.Optimizer, None]:
     CALLS.append(("configure_optimizers", {"model": model}))
     return torch.optim.SGD(model.parameters(), lr=0.125), None

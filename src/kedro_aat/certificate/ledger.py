@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro_aat.disk import disk_errors, hold, replace_text
+from kedro_aat.disk import disk_errors, hold, new_file
 from kedro_aat.errors import DataError
 from kedro_aat.storage import local_path
 from kedro_aat.validated import Settings
@@ -87,15 +87,12 @@ class CertificateLedger:
         """Yields all entries, and writes them back when the context ends."""
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = hold(self.path.with_name(self.path.name + ".lock"), wait=True)
-            try:
+            with hold(self.path.with_name(self.path.name + ".lock"), self.path, wait=True):
                 entries = self._read()
                 yield entries
                 text = json.dumps({split: entry.model_dump() for split, entry in entries.items()}, indent=2)
-                replace_text(self.path, text)
-            finally:
-                if lock is not None:
-                    lock.release()
+                with new_file(self.path) as new:
+                    new.write_text(text)
 
     def _read(self) -> dict[str, Entry]:
         try:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
 from kedro.io import DatasetError
 from pydantic import Field
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
@@ -23,8 +24,10 @@ from kedro_aat.datasets.trust import Trust, Trusted
 from kedro_aat.errors import AatError, ModelError
 from kedro_aat.export import NotExported
 from kedro_aat.imports import Imported
+from kedro_aat.modes import evaluating
+from kedro_aat.reading import describe
 from kedro_aat.storage import FileGroup
-from kedro_aat.tensors import hash_file, load_tensors, serialize_tensors
+from kedro_aat.tensors import hash_file, is_made_up, load_tensors, mark_made_up, serialize_tensors, synthetic_like
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:
@@ -116,7 +119,7 @@ class ModelDataset(_FolderDataset[nn.Module | NotExported, nn.Module]):
         Raises:
             ModelError: The recipe names what the catalog entry does not trust, or a file is damaged.
         """
-        module = _load_module(self._files, self._trust)
+        module, _ = _load_module(self._files, self._trust)
         _load_state(module, self._files.path(_TENSORS))
         return module.eval()
 
@@ -144,7 +147,7 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
 
     Args:
         filepath: The folder. It contains `recipe.json`, `compression.json`, `model.safetensors` (with the masks), and
-            `example_input.safetensors` if the controller has an example input.
+            `example_input.safetensors` if the controller has an example input: made-up values in place of yours.
         class_path: As for `ModelDataset`.
         trusted: As for `ModelDataset`.
         metadata: For Kedro-Viz and other plugins.
@@ -169,14 +172,14 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
         Raises:
             ModelError: The recipe names what the catalog entry does not trust, or a file is damaged.
         """
-        module = _load_module(self._files, self._trust)
+        module, saved = _load_module(self._files, self._trust)
         compression = _SavedCompression.model_validate(_read_json(self._files.path(_COMPRESSION)))
-        example = self._files.path(_EXAMPLE)
-        controller = build_controller(
-            module,
-            compression.settings,
-            example_input=load_tensors(example)["input"] if example.exists() else None,
-        )
+        path, example = self._files.path(_EXAMPLE), None
+        if path.exists():
+            example = load_tensors(path)["input"]
+            if saved.sha256:  # versions before 0.2.0 saved the user's example
+                mark_made_up(example)
+        controller = build_controller(module, compression.settings, example_input=example)
         _load_state(controller.model, self._files.path(_TENSORS))
         controller.load_state(compression.state)
         return controller
@@ -185,6 +188,8 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
         """Writes the controller and its model.
 
         Raises:
+            DatasetError: It is unknown how the model was built, or it cannot run made-up values in place of the
+                controller's example input.
             StorageError: The folder holds files of others, another process is writing it, or the file system refuses.
         """
         try:
@@ -193,7 +198,7 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
             raise DatasetError(str(error)) from error
         more = {_COMPRESSION: json.dumps(data.get_compression_state(), indent=2).encode()}
         if data.example_input is not None:
-            more[_EXAMPLE] = serialize_tensors({"input": data.example_input})
+            more[_EXAMPLE] = serialize_tensors({"input": _made_up_example(data.model, data.example_input)})
         self._files.replace(_module_files(data.model, recipe, more))
 
     def preview(self) -> JSONPreview:
@@ -215,7 +220,29 @@ def _module_files(module: nn.Module, recipe: Imported, more: Mapping[str, bytes]
     return files | {_RECIPE: json.dumps(saved, indent=2).encode()}
 
 
-def _load_module(files: FileGroup, trust: Trust) -> nn.Module:
+def _made_up_example(model: nn.Module, example: Tensor) -> Tensor:
+    """What is saved in place of a controller's example input, which may be the user's data.
+
+    Raises:
+        DatasetError: The model cannot run it. Then the controller could not be loaded either, since it is traced.
+    """
+    if is_made_up(example):
+        return example
+    values = synthetic_like(example, len(example))
+    try:
+        with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(values.to(example.device))
+    except Exception as error:
+        raise DatasetError(
+            f"The controller's example_input is not saved, since it may be data of yours, and the model cannot run "
+            f"made-up values of its range ({describe(error)}). Build the controller with at least 32 examples, so that "
+            "each column keeps its own range, or with values that you made up and marked with "
+            "kedro_aat.tensors.mark_made_up."
+        ) from error
+    return values
+
+
+def _load_module(files: FileGroup, trust: Trust) -> tuple[nn.Module, _SavedRecipe]:
     """Builds the module of a folder, without its tensors, if it is trusted and no file of the folder is damaged."""
     saved = _SavedRecipe.model_validate(_read_json(files.path(_RECIPE)))
     trust.require(saved)
@@ -226,7 +253,7 @@ def _load_module(files: FileGroup, trust: Trust) -> nn.Module:
                 f"{path} is damaged: its SHA-256 is not the one in {_RECIPE}. Copy the folder again, or run the node "
                 "that wrote it."
             )
-    return build_module(saved)
+    return build_module(saved), saved
 
 
 def _load_state(module: nn.Module, path: Path) -> None:

@@ -10,8 +10,9 @@ from torch import nn
 
 from kedro_aat.compression.filters.cutting import CUT_PLAN, Cut, apply_cut_plan
 from kedro_aat.compression.quantization.layers import QuantizedModelSpec, make_quantized, quantized_spec
-from kedro_aat.errors import ConfigurationError, ModelError
+from kedro_aat.errors import AatError, ConfigurationError, ModelError
 from kedro_aat.imports import Imported
+from kedro_aat.reading import describe
 
 _RECIPE = "_aat_recipe"
 
@@ -40,7 +41,8 @@ def build_module(recipe: Imported) -> nn.Module:
 
     Raises:
         ConfigurationError: The import path does not exist, or the arguments do not match.
-        ModelError: The path does not name a module class, or the cut plan belongs to another module.
+        ModelError: The path does not name a module class, the class refuses the arguments, or the cut plan belongs to
+            another module.
     """
     if mistakes := recipe.lookup_mistakes("model"):
         raise ConfigurationError("model", mistakes)
@@ -50,7 +52,16 @@ def build_module(recipe: Imported) -> nn.Module:
             f"{recipe.class_path} does not return a torch.nn.Module: name a module class, or annotate the function "
             "with the module class that it returns."
         )
-    module = recipe.build()
+    try:
+        module = recipe.build()
+    except AatError:
+        raise
+    except Exception as error:
+        arguments = ", ".join(f"{name}={value!r:.60}" for name, value in recipe.init_args.items())
+        raise ModelError(
+            f"{recipe.class_path} refused its init_args ({arguments}): {describe(error)}. Correct them where the model "
+            "is described: in its catalog entry, or in the recipe.json of its folder."
+        ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"{recipe.class_path} returned a {type(module).__name__}, not the torch.nn.Module it promises."

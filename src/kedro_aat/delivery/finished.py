@@ -97,11 +97,16 @@ class FinishedSteps:
         self._used.add(path)
         return result
 
-    def remove_others(self) -> None:
-        """Removes what is kept of steps that this object was not asked for, such as those of other settings."""
-        for path in set(self.folder.glob("*.json") if self.folder else ()) - self._used:
-            with suppress(OSError):  # it only takes space
-                path.unlink()
+    def remove_others(self, num_kept: int = 0) -> None:
+        """Removes what is kept of steps that this object was not asked for, such as those of other settings.
+
+        Args:
+            num_kept: Number of these to keep, the latest ones.
+        """
+        with suppress(OSError):  # they only take space
+            others = set(self.folder.glob("*.json") if self.folder else ()) - self._used
+            for path in sorted(others, key=lambda path: -path.stat().st_mtime_ns)[num_kept:]:
+                path.unlink(missing_ok=True)
 
 
 class MetricValues(BaseModel):

@@ -90,13 +90,18 @@ class FaultContract(DamageContract):
             with pytest.raises(CheckpointError, match="the file system is read-only"):
                 store.open({"another": "run"})
 
-    def test_run_that_has_not_finished_cannot_continue_on_a_read_only_disk(self, store: CheckpointStore) -> None:
+    def test_run_that_has_not_finished_can_be_read_but_not_continued_on_a_read_only_disk(
+        self, store: CheckpointStore
+    ) -> None:
         with store.open(IDENTITY) as run:
             run.save(checkpoint(0))
-        with read_only(), pytest.raises(CheckpointError, match="the file system is read-only"):
-            store.open(IDENTITY)
+        with read_only(), store.open(IDENTITY) as run:
+            assert not run.is_writable
+            assert run.numbers == [0]
+            with pytest.raises(CheckpointError, match="the file system is read-only"):
+                run.require_writable()
 
-    @pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+    @pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL], ids=errno.errorcode.get)
     def test_one_process_works_without_locks(
         self, store: CheckpointStore, error: int, caplog: pytest.LogCaptureFixture
     ) -> None:

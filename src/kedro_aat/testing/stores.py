@@ -140,7 +140,7 @@ class StoreContract(FaultContract):
 
     def test_one_process_cannot_hold_a_run_twice(self, store: CheckpointStore) -> None:
         with store.open(IDENTITY) as run:
-            with pytest.raises(CheckpointError, match="holds the run"):
+            with pytest.raises(CheckpointError, match="Another process is using"):
                 store.open(IDENTITY)
             with store.open(IDENTITY, reuse_finished=False) as other:
                 assert other.folder != run.folder
@@ -149,7 +149,7 @@ class StoreContract(FaultContract):
 
     def test_two_processes_cannot_hold_one_run(self, store: CheckpointStore, store_type: type[CheckpointStore]) -> None:
         with process_with_run(store_type, store.root) as (_, folder):
-            with pytest.raises(CheckpointError, match="Another process holds the run") as caught:
+            with pytest.raises(CheckpointError, match="Another process is using") as caught:
                 store.open(IDENTITY)
             assert str(folder) in str(caught.value)
             with store.open(IDENTITY, reuse_finished=False) as run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,8 @@ class Evaluation:
 class Callables:
     """The functions that a user passes to `run`; only the first two are required.
 
-    `halve_batch` lets the training function compute each batch in twice as many parts, and returns False if it cannot.
+    `halve_batch` lets the functions `in_parts` compute each batch in twice as many parts, and returns False if it
+    cannot; it is None if the user has not asked for it.
     `sample_gradients` calls a function after each of some batches, when the model has its gradients. `distill` switches
     distillation on or off.
     """
@@ -58,12 +59,13 @@ class Callables:
     distill: Callable[[bool], object] | None = None
     state: Stateful | None = None
     batch_size: int | None = None
+    in_parts: Collection[str] = ()
 
     def __post_init__(self) -> None:
         mistakes = [
             f"{name}_fn: must be callable, but got {function!r}"
             for name, function in vars(self).items()
-            if name not in ("state", "batch_size")
+            if name not in ("state", "batch_size", "in_parts")
             and not (callable(function) or (function is None and name not in ("train_epoch", "validate")))
         ]
         if mistakes:
@@ -72,7 +74,7 @@ class Callables:
     @property
     def fingerprint(self) -> str:
         """Hash of the functions' source."""
-        ours = ("state", "batch_size", "halve_batch", "sample_gradients", "distill")
+        ours = ("state", "batch_size", "halve_batch", "in_parts", "sample_gradients", "distill")
         return hash_sources(value for name, value in vars(self).items() if name not in ours and value is not None)
 
 
@@ -83,6 +85,7 @@ def evaluate(
     epoch: int = 0,
     batch_size: int | None = None,
     subject: str | None = None,
+    can_be_halved: bool = False,
 ) -> Evaluation:
     """Calls a validation function on a model, without gradients.
 
@@ -92,16 +95,18 @@ def evaluate(
         epoch: Number of epochs trained so far.
         batch_size: Examples in a batch, for an error about memory; None if unknown.
         subject: What is validated, for errors; None for the model after `epoch`.
+        can_be_halved: Whether an error about memory advises to let the batch be halved.
 
     Raises:
         MetricError: If the metric is not a number; `DivergedError` if it is NaN or infinite.
         UserFunctionError: If the function fails; `OutOfMemoryError` if there is too little memory.
     """
-    with calling(validate, "validate", subject or f"epoch {epoch}", batch_size=batch_size), torch.no_grad():
+    subject = subject or f"epoch {epoch}"
+    with calling(validate, "validate", subject, batch_size=batch_size, can_be_halved=can_be_halved), torch.no_grad():
         result = bind_known(validate, epoch=epoch)(model)
     if not isinstance(result, Evaluation):
         result = Evaluation(result)
-    return replace(result, metric=require_finite(result.metric, f"the metric of {subject or f'epoch {epoch}'}"))
+    return replace(result, metric=require_finite(result.metric, f"the metric of {subject}"))
 
 
 def bind_known(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]:

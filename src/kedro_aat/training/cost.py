@@ -61,8 +61,8 @@ def _train(runner: TrainingRunner) -> None:
     while True:
         try:
             runner.train_epoch()
-        except OutOfMemoryError:
-            if not runner.halve_batch():
+        except OutOfMemoryError as error:
+            if not runner.halve_batch(error.role):
                 raise
         else:
             return

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from kedro_aat.errors import DataError
-from kedro_aat.tensors import hash_tensors, synthetic_like
+from kedro_aat.tensors import hash_tensors, mark_made_up, synthetic_like
 from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
 
 
@@ -61,7 +61,7 @@ def example_input(data: Data, num_examples: int = 2) -> Tensor:
 
 def synthetic_input(data: Data, num_examples: int = 2) -> Tensor:
     """Made-up inputs like those of a split, (num_examples, ...), for what is saved; see `synthetic_like`."""
-    return synthetic_like(example_input(data, NUM_RANGED_EXAMPLES), num_examples)
+    return mark_made_up(synthetic_like(example_input(data, NUM_RANGED_EXAMPLES), num_examples))
 
 
 def example_count(data: Data) -> int:

@@ -190,10 +190,10 @@ class DefaultTraining:
         """Computes each training batch in twice as many parts from now on, with the same optimizer steps.
 
         Returns:
-            False if the settings do not allow it, or if a part is a single example already.
+            False if a part is a single example already.
         """
         num_parts = 2 * self._num_parts
-        if self.settings.on_out_of_memory == "error" or num_parts > self.settings.batch_size:
+        if num_parts > self.settings.batch_size:
             return False
         self._num_parts = num_parts
         logger.warning(
@@ -264,11 +264,13 @@ class DefaultTraining:
             # A scheduler that steps with the optimizer needs no step at the end of an epoch.
             update_learning_rate=own("update_learning_rate")
             or (_do_nothing if self.settings.scheduler_interval == "step" else None),
-            halve_batch=self.halve_batch,
+            halve_batch=None if self.settings.on_out_of_memory == "error" else self.halve_batch,
             sample_gradients=None if train or self._train_data is None else self.sample_gradients,
             distill=None if train or self._teacher is None else self.distill,
             state=self,
             batch_size=self.settings.batch_size,
+            # With a training function of the user's, the settings do not allow it.
+            in_parts=() if train else ("train_epoch", "adapt", *(() if validate else ("validate",))),
         )
 
     def state_dict(self) -> dict[str, Any]:

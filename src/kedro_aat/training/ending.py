@@ -127,16 +127,16 @@ def _confirmed_metric(
     spread = max(repeats) - min(repeats)
     if difference > max(SPREADS * spread, NEGLIGIBLE * budget.drop):
         raise UnrepeatableError(
-            f"The model of checkpoint {returned.number} was judged by a metric of {judged:.6g}, but validated again it "
-            f"has {metric:.6g}. Validations of the initial model differ by {spread:.2g} only, so this is no noise. Let "
+            f"The model of checkpoint {returned.number} was judged by a metric of {judged:.8g}, but validated again it "
+            f"has {metric:.8g}. Validations of the initial model differ by {spread:.2g} only, so this is no noise. Let "
             "the validation function depend on the model alone: the same data and preprocessing in every call."
         )
     worse = min(metric, judged, key=budget.margin)
     logger.warning(
-        "The returned model was judged by a metric of %.6g, and validated again it has %.6g. Validations of one model "
+        "The returned model was judged by a metric of %.8g, and validated again it has %.8g. Validations of one model "
         "differ by up to %.2g, so the worse of the two counts.",
         judged,
         metric,
-        spread,
+        max(spread, difference),
     )
     return worse

@@ -110,6 +110,7 @@ def fine_tune(
                 if exceeds_time_limit(time_limit, history):
                     stop = state.stop(f"The time limit of {time_limit:.0f} s leaves no time for another epoch.")
                     break
+                checkpoints.require_writable()
                 interruption.work = f"epoch {runner.cumulative_epoch_count + 1}" if move.train else "the validation"
                 state, record = _try_in_memory(runner, policy, move, state, budget, baseline, checkpoints, history)
                 history.append(record)
@@ -181,8 +182,8 @@ def _try_in_memory(
     while True:
         try:
             return _try(runner, policy, move, state, budget, baseline, checkpoints, history)
-        except OutOfMemoryError:
-            if not history or not runner.halve_batch():
+        except OutOfMemoryError as error:
+            if not history or not runner.halve_batch(error.role):
                 raise
         # Not in the handler, since the error keeps what the epoch had allocated.
         if torch.cuda.is_initialized():

@@ -197,7 +197,13 @@ class TrainingRunner:
         # Quantizers find ranges in the first forward pass, and keep them in buffers.
         is_first = self.current_val_metric_value is None
         with left_unchanged(self.model, validate, epoch, only_parameters=is_first):
-            evaluation = evaluate(self.model, validate, epoch=epoch, batch_size=self.callables.batch_size)
+            evaluation = evaluate(
+                self.model,
+                validate,
+                epoch=epoch,
+                batch_size=self.callables.batch_size,
+                can_be_halved=self._advises_halving("validate"),
+            )
         metric = self.current_val_metric_value = evaluation.metric
         if self.best_val_metric_value is None or self._is_better(metric, self.best_val_metric_value):
             self.best_val_metric_value = metric
@@ -265,15 +271,20 @@ class TrainingRunner:
             },
         )
 
-    def halve_batch(self) -> bool:
-        """Lets training need less memory; False if it cannot."""
-        return self.callables.halve_batch is not None and self.callables.halve_batch()
+    def halve_batch(self, role: str) -> bool:
+        """Lets the function that has this role need less memory; False if it cannot."""
+        halve = self.callables.halve_batch
+        return halve is not None and role in self.callables.in_parts and halve()
+
+    def _advises_halving(self, role: str) -> bool:
+        return self.callables.halve_batch is None and role in self.callables.in_parts
 
     def _calling(
         self, function: Callable[..., Any], role: str, epoch: int | None = None
     ) -> contextlib.AbstractContextManager[None]:
         epoch = self.cumulative_epoch_count if epoch is None else epoch
-        return calling(function, role, f"epoch {epoch}", batch_size=self.callables.batch_size)
+        halving = self._advises_halving(role)
+        return calling(function, role, f"epoch {epoch}", batch_size=self.callables.batch_size, can_be_halved=halving)
 
     @property
     def dump(self) -> Callable[[Path], object] | None:

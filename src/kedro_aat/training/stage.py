@@ -161,7 +161,7 @@ class SearchStage:
             known, self.policy.maximal_total_epochs, lambda: timed_epoch(controller, runner_of), self.time_limit
         )
         writer = None
-        if not checkpoints.is_finished:
+        if checkpoints.is_writable and not checkpoints.is_finished:
             logger.info("%s", cost)
             writer = writer_of(checkpoints.folder.name, next_epoch=known[-1].epoch + 1 if known else 0)
         result = fine_tune(

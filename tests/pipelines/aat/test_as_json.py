@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import pickle
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +17,7 @@ from kedro.runner import SequentialRunner
 from kedro_datasets.json import JSONDataset
 
 from kedro_aat.delivery.results import SearchResult, SecondSearchResult, SkippedSearch, Summary
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import ConfigurationError, InterruptedRunError
 from kedro_aat.pipelines.aat import nodes
 from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
@@ -73,6 +75,17 @@ def test_nodes_can_be_pickled() -> None:
         copied = pickle.loads(pickle.dumps(node.func))
         assert inspect.unwrap(copied) is inspect.unwrap(node.func)
         assert copied.__name__ == node.func.__name__
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_signal_ends_a_node_with_one_sentence(number: int) -> None:
+    def node() -> None:
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(InterruptedRunError, match=r"^The run was stopped; .*Run the same command again to continue.$"):
+        JsonNode(node)()
+    assert signal.getsignal(number) is before
 
 
 def test_any_json_dataset_can_hold_a_result(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def search(
     max_drop: float = 0.25,
     polish_share: float = 0.4,
     choice: BudgetSettings | None = None,
+    time_limit: float | None = None,
     **training: Any,
 ) -> Ended:
     """Runs the search, or continues it.
@@ -99,6 +100,7 @@ def search(
         max_drop: The budget.
         polish_share: Share of the epochs that settle on a rate; with 0 an early epoch is the best.
         choice: Another budget, for which a model is chosen without training.
+        time_limit: Seconds for the search; None for no limit.
         **training: Settings of the training that differ from `SETTINGS`.
     """
     changes = {
@@ -113,7 +115,7 @@ def search(
         minimal_rate=settings.minimal_rate,
         maximal_rate=settings.maximal_rate,
         seed=settings.seed,
-        time_limit=None,
+        time_limit=time_limit,
         identity=settings.identity(settings.SEARCHED),
         ingredients=settings.identity(settings.SEARCHED, defaults=True),
     )

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from kedro_aat.budget import BudgetSettings, Outcome
-from kedro_aat.errors import CheckpointError
+from kedro_aat.errors import CheckpointError, InterruptedRunError
+from kedro_aat.testing.disk_faults import read_only
 from kedro_aat.testing.store_saving import flip_a_bit
 from tests.training.checkpoints.small_search import Ended, search
 
@@ -87,6 +88,19 @@ def test_disk_that_cannot_be_read_for_a_moment_loses_nothing(
     ended = search(run.parent)
     assert ended.trained == []
     assert_same(ended, whole)
+
+
+def test_search_with_a_time_limit_is_read_but_not_continued_on_a_read_only_disk(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        search(tmp_path, stop_after=2, time_limit=1e6)
+    with read_only(), pytest.raises(CheckpointError, match="the file system is read-only"):
+        search(tmp_path, time_limit=1e6)
+    ended = search(tmp_path, time_limit=1e6)
+    assert ended.trained  # that no epoch was trained for nothing
+    with read_only():
+        again = search(tmp_path, time_limit=1e6)
+    assert again.trained == []
+    assert_same(again, ended)
 
 
 # --- the best is not the last -----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from kedro_aat.delivery.results import (
     SecondSearchResult,
     Summary,
 )
+from kedro_aat.training.guards.interruption import stopped_with_one_sentence
 from kedro_aat.validated import parse
 
 _RESULTS = (BaselineEvaluation, SearchResult, SecondSearchResult, ExportResult, CertificateResult, Summary)
@@ -26,7 +27,7 @@ class JsonNode:
     """A node function that reads result models from JSON data and returns its results as JSON data.
 
     Catalogs that users wrote for version 0.1.0 declare results as `json.JSONDataset`. Kedro still sees the name, the
-    signature, the type hints and the source of the function itself.
+    signature, the type hints and the source of the function itself. Ctrl-C and SIGTERM end it with one sentence.
 
     Args:
         function: Node function, with result models as types of some parameters and of its return value.
@@ -46,7 +47,8 @@ class JsonNode:
         for name in self._models.keys() & bound.arguments.keys():
             result = parse(self._models[name], bound.arguments[name], where=name)
             bound.arguments[name] = result.root if isinstance(result, RootModel) else result
-        outputs = self._function(*bound.args, **bound.kwargs)
+        with stopped_with_one_sentence():
+            outputs = self._function(*bound.args, **bound.kwargs)
         return tuple(map(_as_json, outputs)) if isinstance(outputs, tuple) else _as_json(outputs)
 
     def __reduce__(self) -> tuple[type[JsonNode], tuple[Callable[..., Any]]]:

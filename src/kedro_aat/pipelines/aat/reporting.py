@@ -141,13 +141,24 @@ def describe_layers(
         second_result: Result of the second stage.
         export_result: Result of the export, which names the delivered model.
         checkpoint_store: Store with the checkpoints of the first stage.
+
+    Raises:
+        CheckpointError: If the checkpoint of the delivered model is damaged since the export.
     """
     from kedro_aat.delivery.candidates import controller_at
+    from kedro_aat.errors import DamagedCheckpointError
     from kedro_aat.reporting.layers import layer_table
 
     delivered = export_result.compressed
     if delivered and delivered.stage == 1 and delivered.checkpoint not in (None, search_result.best_checkpoint):
-        return layer_table([controller_at(controller, checkpoint_store, search_result.run, delivered.checkpoint)])
+        try:
+            other = controller_at(controller, checkpoint_store, search_result.run, delivered.checkpoint)
+        except DamagedCheckpointError as error:
+            raise DamagedCheckpointError(
+                f"{error}. It is the delivered model's checkpoint. Restore it from a backup, or run the pipeline from "
+                "the node export_model on, which then delivers another model."
+            ) from error
+        return layer_table([other])
     was_skipped = isinstance(second_result, SkippedSearch)
     return layer_table([controller] if was_skipped else [controller, second_controller])
 

@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 NUM_CALIBRATION_BATCHES = 10  # training batches that give the ranges of activations before the second stage
 
+# Evaluations of other baselines that are kept: pipelines of other namespaces may have the same store.
+NUM_OTHER_BASELINES = 10
+
 
 def evaluate_baseline(
     model: Module,
@@ -95,6 +98,7 @@ def evaluate_baseline(
         return MetricValues.of(evaluate(model, validate, batch_size=batch_size, subject="the baseline"))
 
     evaluation = finished.result("baseline", MetricValues, validated, model).evaluation()
+    finished.remove_others(NUM_OTHER_BASELINES)
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # settings.check() made sure of it
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)

@@ -75,6 +75,7 @@ def fit(runner: TrainingRunner, num_epochs: int, checkpoints: RunCheckpoints) ->
         else:
             logger.info("Continuing after epoch %d of the training in %s", checkpoint.number, checkpoints.folder)
     while runner.cumulative_epoch_count < num_epochs:
+        checkpoints.require_writable()
         loss = runner.train_epoch()
         metric = runner.validate().metric
         runner.update_learning_rate(metric, loss)

@@ -23,11 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
-
 from kedro_aat import __version__
 from kedro_aat.disk import IS_READ_ONLY, disk_errors, hold, sync
-from kedro_aat.errors import CheckpointError, DamagedCheckpointError
+from kedro_aat.errors import CheckpointError, DamagedCheckpointError, HeldError
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints.files import (
     Checkpoint,
@@ -60,8 +58,8 @@ class CheckpointStore:
     ) -> RunCheckpoints:
         """The checkpoints of the run with this identity, locked for this process.
 
-        The same identity finds the same run again, which then continues. A finished run can be read on a disk that
-        cannot be written.
+        The same identity finds the same run again, which then continues. On a disk that cannot be written, a run with
+        checkpoints can be read.
 
         Args:
             identity: JSON data (and paths) that identifies the run: configuration, seed, hashes of the inputs.
@@ -82,11 +80,9 @@ class CheckpointStore:
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
                     run = self._locked(folder)
-                except Timeout:
+                except HeldError as error:
                     if reuse_finished:
-                        raise CheckpointError(
-                            f"Another process holds the run in {folder}. Wait until it ends, or stop it."
-                        ) from None
+                        raise CheckpointError(str(error)) from None
                     continue
                 with ExitStack() as stack:
                     stack.callback(run.close)
@@ -132,15 +128,16 @@ class CheckpointStore:
 
     @staticmethod
     def _locked(folder: Path) -> RunCheckpoints:
+        lock = ExitStack()
         try:
-            return RunCheckpoints(folder, hold(folder / ".lock", wait=False))
-        except Timeout:
-            raise
+            lock.enter_context(hold(folder / ".lock", folder, wait=False))
         except OSError as error:
-            if error.errno not in IS_READ_ONLY or not (folder / "finished").exists():
+            # A run that ended at its time limit has no mark that it has finished, since it may go on with more time.
+            if error.errno not in IS_READ_ONLY or not numbers_in(folder):
                 raise
-            logger.info("%s cannot be written; its finished run is only read.", folder)
-            return RunCheckpoints(folder, None, is_writable=False)
+            logger.info("%s cannot be written; its run is only read.", folder)
+            return RunCheckpoints(folder, lock, error)
+        return RunCheckpoints(folder, lock)
 
     def numbers_of(self, run: str) -> list[int]:
         """Numbers of the checkpoints of a run, by its folder's name; none if there is no such run."""
@@ -164,14 +161,14 @@ class RunCheckpoints:
 
     Args:
         folder: Folder of the run.
-        lock: Its lock; None if there is none.
-        is_writable: Whether the folder can be written; a finished run can be read without.
+        lock: Releases its lock.
+        refusal: Why the folder cannot be written; None if it can.
     """
 
-    def __init__(self, folder: Path, lock: FileLock | None, *, is_writable: bool = True) -> None:
+    def __init__(self, folder: Path, lock: ExitStack, refusal: OSError | None = None) -> None:
         self.folder = folder
         self._lock = lock
-        self._is_writable = is_writable
+        self._refusal = refusal
         self._writer = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
         self._lost: set[int] = set()
@@ -190,8 +187,18 @@ class RunCheckpoints:
             self.wait()
         finally:
             self._writer.shutdown()
-            if self._lock is not None:
-                self._lock.release()
+            self._lock.close()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether checkpoints can be saved."""
+        return self._refusal is None
+
+    def require_writable(self) -> None:
+        """Raises `CheckpointError` if no checkpoint can be saved, before an epoch is trained for nothing."""
+        if self._refusal is not None:
+            with disk_errors(self.folder):
+                raise self._refusal
 
     def prepare(self, name: str, ingredients: dict[str, Any]) -> None:
         """Removes what a killed process was writing, and writes what identifies the run and which version writes it.
@@ -200,7 +207,7 @@ class RunCheckpoints:
             name: Name of the run, which is not that of its folder if the run of another version is continued.
             ingredients: What identifies the run, with all settings.
         """
-        if not self._is_writable:
+        if not self.is_writable:
             return
         for torn in self.folder.glob(".writing-*"):
             _remove(torn)

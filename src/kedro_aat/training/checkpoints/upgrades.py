@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kedro_aat import __version__
-from kedro_aat.disk import replace_text
+from kedro_aat.disk import new_file
 from kedro_aat.errors import CheckpointError
 from kedro_aat.training.checkpoints.files import FORMAT_VERSION, numbers_in, path_in, require_known_format
 
@@ -58,7 +58,8 @@ class RunRecord:
     def write(self) -> None:
         """Writes the record, with this version."""
         about = self.about | {"version": __version__, "format_version": FORMAT_VERSION}
-        replace_text(self.folder / "run.json", json.dumps(self.ingredients | {_KEY: about}, sort_keys=True, indent=2))
+        with new_file(self.folder / "run.json") as new:
+            new.write_text(json.dumps(self.ingredients | {_KEY: about}, sort_keys=True, indent=2))
 
     @property
     def version(self) -> str:

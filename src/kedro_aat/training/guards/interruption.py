@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from kedro_aat.budget import Outcome
+from kedro_aat.errors import InterruptedRunError
+
 logger = logging.getLogger(__name__)
 
 
@@ -68,6 +71,22 @@ def stopped_at_once() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stopped_with_one_sentence() -> Iterator[None]:
+    """Ends work that Ctrl-C or SIGTERM stops with an error that says how to go on.
+
+    Raises:
+        InterruptedRunError: For either of them.
+    """
+    try:
+        with stopped_at_once():
+            yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"The run was stopped; what was finished before is kept. {Outcome.INTERRUPTED.advice}"
+        ) from None
 
 
 @contextmanager

@@ -22,7 +22,14 @@ _OUR_FILES = str(Path(__file__).parents[2])
 
 
 @contextmanager
-def calling(function: Callable[..., Any], role: str, subject: str, *, batch_size: int | None = None) -> Iterator[None]:
+def calling(
+    function: Callable[..., Any],
+    role: str,
+    subject: str,
+    *,
+    batch_size: int | None = None,
+    can_be_halved: bool = False,
+) -> Iterator[None]:
     """Names the epoch and the function in an error of the user's code, which stays its `__cause__`.
 
     Args:
@@ -30,6 +37,7 @@ def calling(function: Callable[..., Any], role: str, subject: str, *, batch_size
         role: What it is for the loop, such as `train_epoch`.
         subject: The epoch, such as "epoch 7", or what else the function is called for.
         batch_size: Examples in a batch, for an error about memory; None if unknown.
+        can_be_halved: Whether such an error advises to let the batch be halved.
 
     Raises:
         OutOfMemoryError: If there was too little memory.
@@ -43,11 +51,13 @@ def calling(function: Callable[..., Any], role: str, subject: str, *, batch_size
         called = f"{subject[0].upper()}{subject[1:]}: {role} ({name_of(function)})"
         if is_out_of_memory(error):
             batch = "" if batch_size is None else f" with a batch size of {batch_size}"
-            raise OutOfMemoryError(
+            halve = ", or let training.on_out_of_memory: halve_batch compute it in parts" if can_be_halved else ""
+            out_of_memory = OutOfMemoryError(
                 f"{called} ran out of memory{batch}; the peak was {peak_memory() / 2**30:.2f} GiB. Use a smaller batch "
-                "(training.batch_size), or let training.on_out_of_memory: halve_batch compute it in parts. "
-                f"The error was {type(error).__name__}: {error}"
-            ) from error
+                f"(training.batch_size){halve}. The error was {type(error).__name__}: {error}"
+            )
+            out_of_memory.role = role
+            raise out_of_memory from error
         raise UserFunctionError(f"{called} failed.\n{_own_traceback(error)}") from error
     finally:
         stop_watching()
