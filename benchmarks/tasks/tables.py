@@ -98,7 +98,7 @@ def perceptron(*sizes: int, norm: bool = False, dropout: float = 0.0) -> nn.Modu
     for before, after in pairwise(sizes[:-1]):
         layers += [nn.Linear(before, after), *([nn.BatchNorm1d(after)] if norm else []), nn.ReLU()]
         layers += [nn.Dropout(dropout)] if dropout else []
-    return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
 
 def binary(name: str) -> dict[str, object]:
