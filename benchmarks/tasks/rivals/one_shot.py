@@ -1,0 +1,95 @@
+"""An hour by hand: bisection of one-shot cuts, by Torch-Pruning or, for single weights, by global magnitude."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from benchmarks.tasks.rivals.compressed import Compressed, compress, losses, num_parameters
+from benchmarks.tasks.rivals.training import bisect, train
+from benchmarks.tasks.task import Found, Problem
+from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.training.data import synthetic_input
+
+NUM_TRIALS = 4
+NUM_CUTS = 10  # Torch-Pruning counts channels, so the share of channels is found by bisection
+IMPORTANCES = {
+    "taylor": tp.importance.GroupTaylorImportance,
+    "magnitude": tp.importance.GroupMagnitudeImportance,
+    "batch_norm": tp.importance.BNScaleImportance,
+}
+
+
+def by_hand(problem: Problem, num_epochs: int, *, importance: str = "taylor") -> Found:
+    """Cuts the baseline at once and trains it for a quarter of the epochs, at four sizes."""
+
+    def trial(ratio: float, epochs: int, first_epoch: int) -> tuple[Compressed, float | None]:
+        if problem.algorithm == "filters":
+            compressed = Compressed(cut(problem, ratio, importance))
+        else:
+            compressed = compress(problem, problem.baseline, ratio, MagnitudeSparsity(importance="abs"))
+        return compressed, train(problem, compressed, epochs, first_epoch)
+
+    return bisect(problem, num_epochs, NUM_TRIALS, trial)
+
+
+by_hand_magnitude = partial(by_hand, importance="magnitude")
+by_hand_batch_norm = partial(by_hand, importance="batch_norm")
+
+
+def cut(problem: Problem, ratio: float, importance: str) -> nn.Module:
+    """The baseline, cut by Torch-Pruning with global ranking to about a size ratio."""
+    baseline, example = copy.deepcopy(problem.baseline), synthetic_input(problem.splits.train)
+    if importance == "taylor":
+        for loss in losses(problem, baseline):
+            loss.backward()
+    kept = layers_to_keep(baseline, example)
+    low, high, best = 0.0, 1.0, problem.baseline
+    for _ in range(NUM_CUTS):
+        share = (low + high) / 2
+        model = copy.deepcopy(baseline)
+        for new, old in zip(model.parameters(), baseline.parameters(), strict=True):
+            new.grad = None if old.grad is None else old.grad.clone()
+        tp.pruner.BasePruner(
+            model,
+            example,
+            IMPORTANCES[importance](),
+            global_pruning=True,
+            pruning_ratio=share,
+            ignored_layers=[model.get_submodule(name) for name in kept],
+        ).step()
+        model.zero_grad()
+        if num_parameters(model) * ratio > num_parameters(baseline):
+            low = share
+        else:
+            high, best = share, model
+    return best
+
+
+def layers_to_keep(model: nn.Module, example: Tensor) -> list[str]:
+    """The layers of which a channel cannot be cut, because the outputs lose it or the model fails: trying it shows."""
+    expected, kept = _shapes(model, example), []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+            continue
+        tried = copy.deepcopy(model)
+        graph = tp.DependencyGraph().build_dependency(tried, example)
+        same = tried.get_submodule(name)
+        try:
+            graph.get_pruning_group(same, graph.get_pruner_of_module(same).prune_out_channels, idxs=[0]).prune()
+            is_changed = _shapes(tried, example) != expected
+        except Exception:  # whatever the library or the model raises
+            is_changed = True
+        if is_changed:
+            kept.append(name)
+    return kept
+
+
+def _shapes(model: nn.Module, example: Tensor) -> Any:
+    with torch.no_grad():
+        return model(example).shape
