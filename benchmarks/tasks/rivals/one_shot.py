@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from typing import Any
 
@@ -49,7 +50,8 @@ def cut(problem: Problem, ratio: float, importance: str) -> nn.Module:
         for loss in losses(problem, baseline):
             loss.backward()
     kept = layers_to_keep(baseline, example)
-    low, high, best = 0.0, 1.0, problem.baseline
+    heads = {name: attention.num_heads for name in kept if hasattr(attention := _parent(baseline, name), "num_heads")}
+    low, high, best, nearest = 0.0, 1.0, problem.baseline, math.inf
     for _ in range(NUM_CUTS):
         share = (low + high) / 2
         model = copy.deepcopy(baseline)
@@ -61,13 +63,14 @@ def cut(problem: Problem, ratio: float, importance: str) -> nn.Module:
             IMPORTANCES[importance](),
             global_pruning=True,
             pruning_ratio=share,
-            ignored_layers=[model.get_submodule(name) for name in kept],
+            num_heads={model.get_submodule(name): number for name, number in heads.items()},
+            ignored_layers=[model.get_submodule(name) for name in kept if name not in heads],
         ).step()
         model.zero_grad()
-        if num_parameters(model) * ratio > num_parameters(baseline):
-            low = share
-        else:
-            high, best = share, model
+        missing = math.log(ratio * num_parameters(model) / num_parameters(baseline))
+        if abs(missing) < nearest:
+            best, nearest = model, abs(missing)
+        low, high = (share, high) if missing > 0 else (low, share)
     return best
 
 
@@ -88,6 +91,10 @@ def layers_to_keep(model: nn.Module, example: Tensor) -> list[str]:
         if is_changed:
             kept.append(name)
     return kept
+
+
+def _parent(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
 
 
 def _shapes(model: nn.Module, example: Tensor) -> Any:
