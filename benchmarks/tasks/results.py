@@ -137,8 +137,8 @@ def add_rows(path: Path, rows: Iterable[Row]) -> None:
     """Adds rows to the file, and replaces those of the same runs. Several processes may add to one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        known = read_rows(path)
-        table = pd.concat([known, pd.DataFrame(rows)] if len(known) else [pd.DataFrame(rows)], ignore_index=True)
+        new = pd.DataFrame([dataclasses.asdict(row) for row in rows])
+        table = pd.concat([pd.read_parquet(path), new], ignore_index=True) if path.exists() else new
         table = table.drop_duplicates(KEY, keep="last").sort_values(KEY, ignore_index=True)
         unfinished = path.with_name(f"{path.name}.unfinished")
         table.to_parquet(unfinished, index=False)

@@ -49,8 +49,15 @@ def cut(problem: Problem, ratio: float, importance: str) -> nn.Module:
     if importance == "taylor":
         for loss in losses(problem, baseline):
             loss.backward()
-    kept = layers_to_keep(baseline, example)
-    heads = {name: attention.num_heads for name in kept if hasattr(attention := _parent(baseline, name), "num_heads")}
+    # Torch-Pruning cuts the width of torch's own attention, which must stay divisible by its number of heads.
+    attentions = [module for module in baseline.modules() if isinstance(module, nn.MultiheadAttention)]
+    round_to = math.lcm(*(attention.num_heads for attention in attentions))
+    kept = layers_to_keep(baseline, example, round_to)
+    heads = {  # in attention that the model computes by itself
+        name: parent.num_heads
+        for name in kept
+        if hasattr(parent := _parent(baseline, name), "num_heads") and parent not in attentions
+    }
     low, high, best, nearest = 0.0, 1.0, problem.baseline, math.inf
     for _ in range(NUM_CUTS):
         share = (low + high) / 2
@@ -62,6 +69,7 @@ def cut(problem: Problem, ratio: float, importance: str) -> nn.Module:
             example,
             IMPORTANCES[importance](),
             global_pruning=True,
+            round_to=round_to,
             pruning_ratio=share,
             num_heads={model.get_submodule(name): number for name, number in heads.items()},
             ignored_layers=[model.get_submodule(name) for name in kept if name not in heads],
@@ -74,8 +82,8 @@ def cut(problem: Problem, ratio: float, importance: str) -> nn.Module:
     return best
 
 
-def layers_to_keep(model: nn.Module, example: Tensor) -> list[str]:
-    """The layers of which a channel cannot be cut, because the outputs lose it or the model fails: trying it shows."""
+def layers_to_keep(model: nn.Module, example: Tensor, num_channels: int) -> list[str]:
+    """The layers that cannot lose this number of channels, because the outputs lose them or the model fails."""
     expected, kept = _shapes(model, example), []
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
@@ -84,7 +92,8 @@ def layers_to_keep(model: nn.Module, example: Tensor) -> list[str]:
         graph = tp.DependencyGraph().build_dependency(tried, example)
         same = tried.get_submodule(name)
         try:
-            graph.get_pruning_group(same, graph.get_pruner_of_module(same).prune_out_channels, idxs=[0]).prune()
+            cut_outputs = graph.get_pruner_of_module(same).prune_out_channels
+            graph.get_pruning_group(same, cut_outputs, idxs=list(range(num_channels))).prune()
             is_changed = _shapes(tried, example) != expected
         except Exception:  # whatever the library or the model raises
             is_changed = True

@@ -61,12 +61,15 @@ def _search(problem: Problem, num_epochs: int, changes: Mapping[str, Any], compr
 
         def others() -> Iterator[Candidate]:
             """The other models within budget whose checkpoints were kept: those on the Pareto front."""
-            for row in rows[rows["checkpoint"].isin(store.numbers_of(result.run))].itertuples():
-                kept = store.load(result.run, row.checkpoint)
+            kept_numbers = set(store.numbers_of(result.run))
+            for number, metric in zip(rows["checkpoint"].tolist(), rows["metric"].tolist(), strict=True):
+                if number not in kept_numbers:
+                    continue
+                kept = store.load(result.run, number)
                 other = build_controller(problem.baseline, evaluation, settings, train)
                 other.load_state(kept.training["controller"])
                 other.model.load_state_dict(kept.model)
                 model = other.strip()
-                yield Candidate(model, size_ratio(problem, model), row.metric)
+                yield Candidate(model, size_ratio(problem, model), metric)
 
         return Found(returned, tuple(others()), result.epochs.used, seconds)
