@@ -10,47 +10,20 @@ was stopped. `--again` repeats the runs.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from benchmarks.tasks.baseline import problem_of
 from benchmarks.tasks.methods import FILTERS_ONLY, METHODS
 from benchmarks.tasks.registry import all_tasks
-from benchmarks.tasks.results import KEY, Row, add_rows, read_rows, run
+from benchmarks.tasks.results import KEY, add_rows, read_rows
+from benchmarks.tasks.runs import Run, performed
 from benchmarks.tasks.table import show
 
 ALGORITHMS = ("filters", "sparsity")
 RESULTS = Path(__file__).with_name("results.parquet")
-
-Run = tuple[str, int, str, str, int]  # the values of `KEY`
-
-
-def perform(key: Run) -> Row:
-    """Does one run, on one core."""
-    torch.set_num_threads(1)  # the baseline may have to be trained
-    logging.getLogger("kedro_aat").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"torch|torch_pruning|torchmetrics")
-    name, seed, algorithm, method, num_epochs = key
-    problem = problem_of(all_tasks()[name], seed, "filters" if algorithm == "filters" else "sparsity")
-    return run(problem, method, METHODS[method], num_epochs)
-
-
-def performed(keys: list[Run], num_jobs: int) -> Iterator[Row]:
-    """Does the runs, and yields each row when it is there."""
-    if num_jobs == 1:
-        yield from map(perform, keys)
-        return
-    with ProcessPoolExecutor(num_jobs, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(perform, key) for key in keys]):
-            yield future.result()
 
 
 def selected(arguments: argparse.Namespace) -> list[Run]:

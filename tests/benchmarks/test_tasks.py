@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tasks import __main__ as command
+from benchmarks.tasks import runs
 from benchmarks.tasks.baseline import problem_of
 from benchmarks.tasks.methods import FILTERS_ONLY, METHODS
 from benchmarks.tasks.results import Row, add_rows, read_rows, run
@@ -101,8 +102,9 @@ def test_the_best_ratio_is_that_of_a_model_that_keeps_the_budget_on_the_test_spl
 def test_the_command_continues_where_it_was_stopped_and_shows_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "all_tasks", lambda: {"toy": TASK})
-    monkeypatch.setattr(command, "problem_of", partial(problem_of, folder=tmp_path))
+    for module in (command, runs):
+        monkeypatch.setattr(module, "all_tasks", lambda: {"toy": TASK})
+    monkeypatch.setattr(runs, "problem_of", partial(problem_of, folder=tmp_path))
     path = tmp_path / "results.parquet"
     arguments = ["tasks", "--algorithms", "sparsity", "--seeds", "0", "--epochs", "2", "--out", str(path)]
 
