@@ -133,12 +133,9 @@ class CompactModel:
 
     def _put(self, name: str, full: Tensor, part: Tensor) -> None:
         elements = self._elements.get(name)
-        if elements is None:
-            full.copy_(part)
-            return
-        flat = full.reshape(-1)  # a copy, if the memory format is another
-        flat[elements] = part
-        full.copy_(flat.view(full.shape))
+        if elements is not None:
+            part = full.flatten().index_copy(0, elements.flatten(), part.flatten()).view(full.shape)
+        full.copy_(part)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
