@@ -172,13 +172,20 @@ def test_a_model_that_trains_in_another_way_than_it_runs_keeps_its_masks() -> No
         controller.compact()
 
 
-def test_a_model_with_hooks_keeps_its_masks() -> None:
+def hook_a_layer(model: SmallNet) -> None:
+    model.stem.register_forward_hook(lambda module, args, out: None)
+
+
+def hook_a_parameter(model: SmallNet) -> None:
+    model.conv.weight.register_hook(lambda gradient: 0.5 * gradient)
+
+
+@pytest.mark.parametrize("hook", [hook_a_layer, hook_a_parameter])
+def test_a_model_with_hooks_keeps_its_masks(hook: Callable[[SmallNet], None]) -> None:
     model = small_net()
-    seen = []
-    model.stem.register_forward_hook(lambda module, args, out: seen.append(out))
-    controller = pruned(model, INPUTS, rate=0.5)
+    hook(model)
     with pytest.raises(ModelError, match="it has hooks"):
-        controller.compact()
+        pruned(model, INPUTS, rate=0.5).compact()
 
 
 # --- training ----------------------------------------------------------------------------------------------------

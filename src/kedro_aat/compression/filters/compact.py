@@ -185,7 +185,9 @@ def make_compact(
     try:
         copied, masks = copy.deepcopy((masked, masks))
         remove_masks(copied, masks)
-        if any(getattr(module, kind) for module in copied.modules() for kind in _HOOKS):
+        hooks = [getattr(module, kind) for module in copied.modules() for kind in _HOOKS]
+        hooks += [parameter._backward_hooks for parameter in masked.parameters()]
+        if any(hooks):
             raise ModelError("it has hooks, which may refer to the model itself")
         compact = CompactModel(masked, copied, plan, kept)
         with torch.no_grad(), torch.random.fork_rng([batch.device] if batch.is_cuda else []):
