@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kedro_aat import TrainingRunner
-from kedro_aat.compression.controller import CompressionController
+from kedro_aat.compression.controller import CompressionController, ModelController
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.pipelines.digits.baseline import Uncompressed
 from kedro_aat.training.default import DefaultTraining
@@ -56,7 +56,10 @@ class TrainingRun:
         seed_everything(seed)
         self.model = make()
         self.controller = compress(self.model)
-        self.training = DefaultTraining(self.model, settings(**changes), train, validation, seed=seed)
+        controller = self.controller if isinstance(self.controller, ModelController) else None
+        self.training = DefaultTraining(
+            self.model, settings(**changes), train, validation, seed=seed, controller=controller
+        )
         self.runner = TrainingRunner(self.model, self.controller, self.training.callables())
         self.runner.reset_training()
 

@@ -17,6 +17,7 @@ from kedro_aat.errors import ModelError
 from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
+    from kedro_aat.compression.filters.compact import CompactModel
     from kedro_aat.compression.settings import CompressionSettings
     from kedro_aat.search.tactics import Ranking
 
@@ -280,6 +281,21 @@ class ModelController(ABC):
 
         From then on, what comes back when the rate falls begins at zero.
         """
+
+    def compact(self, last: CompactModel | None = None, *, to_train: bool = False) -> CompactModel | None:
+        """Returns a cut copy of the model as it is now, which computes the same and costs less.
+
+        Args:
+            last: What the previous call returned; returned again, with the present weights, if the cut is the same.
+            to_train: Whether the copy shall be trained for the rest of an epoch.
+
+        Returns:
+            None if the algorithm cuts nothing, or if the copy cannot be trained because the rate changes meanwhile.
+
+        Raises:
+            ModelError: If there should be a copy, but the model cannot be copied, or its copy does not run.
+        """
+        return None
 
     def get_compression_state(self) -> dict[str, Any]:
         """Returns settings and state; with the model's `state_dict` they are enough to rebuild the controller."""

@@ -153,7 +153,10 @@ class EpochScheduler:
         current_epoch: Number of the current epoch, -1 before the first.
         current_step: Number of the current step within the epoch, -1 before the first.
         steps_per_epoch: Optimizer steps per epoch; None until it is set or counted.
+        changes_rate: Whether the rate may change within an epoch; it may at each call.
     """
+
+    changes_rate = True
 
     def __init__(
         self,
@@ -249,6 +252,11 @@ class PathScheduler:
         self._is_path_new = False
         self._has_begun = False  # steps before the first epoch do not count
         self.current_step = -1
+
+    @property
+    def changes_rate(self) -> bool:
+        """Whether the rate may change before the end of the epoch."""
+        return len(self._path) > 1
 
     def follow_rate_path(self, path: tuple[float, ...]) -> None:
         """Sets the path of the next epoch, at least one rate, and the path's last rate."""

@@ -22,6 +22,9 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from kedro_aat.compression.controller import ModelController
+from kedro_aat.compression.filters.compact import CompactModel
+from kedro_aat.errors import ModelError
 from kedro_aat.training.data import Data, Examples, as_dataset
 from kedro_aat.training.guards.watchdog import WatchedLoader
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
@@ -35,6 +38,8 @@ EPOCHS_PER_SEED = 1_000_003
 NUM_SAMPLED_BATCHES = 8
 
 logger = logging.getLogger(__name__)
+
+Forward = Callable[[Tensor], Tensor]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,6 +58,7 @@ class DefaultTraining:
         validation_data: Validation split, in the same form.
         seed: Seed of shuffling; `seed_everything` seeds everything else.
         teacher: The baseline, for distillation; moved like the model, and never trained.
+        controller: The model's controller, whose cut copy of the model is trained and run in its place.
 
     Raises:
         DataError: If a split is empty, or inputs and targets differ in number.
@@ -67,6 +73,7 @@ class DefaultTraining:
         *,
         seed: int = 0,
         teacher: nn.Module | None = None,
+        controller: ModelController | None = None,
     ) -> None:
         if settings.num_threads is not None:
             torch.set_num_threads(settings.num_threads)
@@ -75,6 +82,8 @@ class DefaultTraining:
         self._memory_format = torch.channels_last if settings.channels_last else torch.preserve_format
         self.model = self._placed(model)
         self._forward = torch.compile(model) if settings.compile else model
+        self._controller = None if settings.compile else controller  # each cut would be compiled anew
+        self._compact: CompactModel | None = None
         self._seed = seed
         self._loss = settings.loss.build()
         if isinstance(self._loss, nn.Module):
@@ -151,28 +160,54 @@ class DefaultTraining:
             The mean loss.
         """
         model.train()
+        optimizers = listed(optimizer)
+        compact = self._compact_model(to_train=True)
+        if compact is None or not compact.can_be_trained_by(optimizers):
+            return self._train(self._forward, compression_controller, epoch, optimizers, listed(lr_scheduler))
+        with compact.trained_by(optimizers):
+            forward = compact.model.train()
+            return self._train(forward, compression_controller, epoch, optimizers, listed(lr_scheduler))
+
+    def _train(
+        self, forward: Forward, controller: Any, epoch: int, optimizers: list[Any], lr_schedulers: list[Any]
+    ) -> float:
         total = torch.zeros((), device=self.device)
         batches = self.train_batches(epoch)
         for batch in batches:
-            compression_controller.scheduler.step()
-            for each in listed(optimizer):
+            controller.scheduler.step()
+            for each in optimizers:
                 each.zero_grad(set_to_none=True)
             for part in self._parts(batch):
-                loss = self._loss_of(*part) + compression_controller.loss()
+                loss = self._loss_of(forward, *part) + controller.loss()
                 if len(part[0]) < len(batch[0]):
                     loss = loss * (len(part[0]) / len(batch[0]))
                 self._scaler.scale(loss).backward()
                 total += loss.detach()
-            self._optimizer_step(listed(optimizer))
+            self._optimizer_step(optimizers)
             if self.settings.scheduler_interval == "step":
-                for scheduler in listed(lr_scheduler):
+                for scheduler in lr_schedulers:
                     scheduler.step()
         return float(total) / len(batches)
 
-    def _loss_of(self, inputs: Tensor, labels: Tensor, *precomputed: Tensor) -> Tensor:
+    def _compact_model(self, *, to_train: bool = False) -> CompactModel | None:
+        """A cut copy of the model in its present state; None if the model itself must run."""
+        if self._controller is None:
+            return None
+        try:
+            compact = self._controller.compact(self._compact, to_train=to_train)
+        except ModelError as error:
+            logger.warning("An epoch costs the same at every rate. %s", error)
+            self._controller = None
+            return None
+        if compact is not None and compact is not self._compact:
+            self._placed(compact.model)
+        self._compact = compact
+        return compact
+
+    def _loss_of(self, forward: Forward, inputs: Tensor, labels: Tensor, *precomputed: Tensor) -> Tensor:
         moved, targets = self._to_device(inputs), labels.to(self.device, non_blocking=True)
         with self._autocast():
-            outputs = self._forward(moved)
+            outputs = forward(moved)
             if self._teacher is None or not self._distills:
                 loss: Tensor = self._loss(outputs, targets)
                 return loss
@@ -209,7 +244,7 @@ class DefaultTraining:
         for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
             self.model.zero_grad(set_to_none=True)
             for part in self._parts(batch):
-                self._loss_of(*part).backward()
+                self._loss_of(self._forward, *part).backward()
             observe()
         self.model.zero_grad(set_to_none=True)
 
@@ -220,7 +255,11 @@ class DefaultTraining:
     def adapt(self, model: nn.Module) -> None:
         """Recomputes the statistics of BatchNorms from the first training batches, in a fixed order."""
         batches = itertools.islice(self.train_batches(0), self.settings.batch_norm_adaptation_batches)
-        update_bn((self._to_device(part[0]) for batch in batches for part in self._parts(batch)), model)
+        inputs = (self._to_device(part[0]) for batch in batches for part in self._parts(batch))
+        compact = self._compact_model()
+        update_bn(inputs, compact.model if compact else model)
+        if compact:
+            compact.write()
 
     def validate(self, model: nn.Module, epoch: int | None = None) -> Evaluation:
         """Validates the model.
@@ -231,13 +270,15 @@ class DefaultTraining:
         """
         assert self._metric is not None  # the settings require a metric, or a function instead of this one
         model.eval()
+        compact = self._compact_model()
+        forward = compact.model.eval() if compact else self._forward
         self._metric.reset()
         scores: list[Tensor] = []
         resampling = None if self._scorer else resampling_for(self._metric, self.settings.num_bootstrap_resamples)
         with torch.no_grad():
             for inputs, labels in (part for batch in self.validation_batches() for part in self._parts(batch)):
                 with self._autocast():
-                    outputs = self._forward(self._to_device(inputs)).float()
+                    outputs = forward(self._to_device(inputs)).float()
                 targets = labels.to(self.device, non_blocking=True)
                 self._metric.update(outputs, targets)
                 if self._scorer is not None:

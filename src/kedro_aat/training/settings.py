@@ -51,7 +51,8 @@ class TrainingSettings(Settings):
         device: `auto` takes a GPU if there is one; or any device name that torch knows.
         precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
         channels_last: Whether images have the channels-last memory format.
-        compile: Whether the model is compiled for training.
+        compile: Whether the model is compiled for training. With filter pruning, an epoch then costs the same at
+            every rate.
         gradient_clip_norm: Largest norm of all gradients together; None does not clip.
         num_workers: Number of processes that load data.
         num_threads: Threads of torch on the CPU, set for the whole process; None leaves it to torch. Only runs with

@@ -95,6 +95,7 @@ class SearchStage:
                 validation_data,
                 seed=self.seed,
                 teacher=copy.deepcopy(teacher),
+                controller=controller,
             )
             controller.steps_per_epoch = training.steps_per_epoch
             return TrainingRunner(

@@ -90,6 +90,7 @@ def search(
     polish_share: float = 0.4,
     choice: BudgetSettings | None = None,
     time_limit: float | None = None,
+    compression: dict[str, Any] | None = None,
     **training: Any,
 ) -> Ended:
     """Runs the search, or continues it.
@@ -101,13 +102,14 @@ def search(
         polish_share: Share of the epochs that settle on a rate; with 0 an early epoch is the best.
         choice: Another budget, for which a model is chosen without training.
         time_limit: Seconds for the search; None for no limit.
+        compression: Settings of the algorithm; None for the default.
         **training: Settings of the training that differ from `SETTINGS`.
     """
     changes = {
         "budget": {"max_drop": max_drop},
         "search": SETTINGS["search"] | {"polish_share": polish_share},
         "training": SETTINGS["training"] | training,
-    }
+    } | ({} if compression is None else {"compression": compression})
     settings = AatSettings.model_validate(SETTINGS | changes)
     stage = SearchStage(
         policy=settings.search,
@@ -119,7 +121,7 @@ def search(
         identity=settings.identity(settings.SEARCHED),
         ingredients=settings.identity(settings.SEARCHED, defaults=True),
     )
-    controller: ModelController = build_controller(network(), settings.compression)
+    controller: ModelController = build_controller(network(), settings.compression, example_input=split(2)["inputs"])
     trained: list[int] = []
 
     class Writer(NoWriter):

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kedro_aat.compression.filters.compact import CompactModel, make_compact, remove_masks
 from kedro_aat.compression.filters.costs import KINDS, CutCosts, layer_columns
 from kedro_aat.compression.filters.cutting import Cut, Kind, apply_cut_plan, axes
 from kedro_aat.compression.filters.groups import (
@@ -22,6 +23,7 @@ from kedro_aat.compression.filters.groups import (
     producing_layers,
 )
 from kedro_aat.compression.filters.importance import (
+    TAYLOR,
     filter_sums,
     kept_counts,
     offered_rankings,
@@ -37,8 +39,6 @@ from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
 from kedro_aat.search.tactics import Ranking
-
-TAYLOR = "_taylor"  # suffix of a weight's name for the buffer with the Taylor score of each filter
 
 # Largest difference between outputs of the cut and the masked model, relative to the largest output of the latter.
 _TOLERANCE = 1e-4
@@ -288,6 +288,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def _warn_without_scores(self) -> None:
         """Warns if `taylor` has seen no gradients, so that filters are ranked by something else."""
+        if self._is_ranked_by_search:  # it samples gradients
+            return
         if any(bool(weight.module.get_buffer(weight.parameter_name + TAYLOR).any()) for weight, _ in self._scored):
             return
         logger.warning(
@@ -341,6 +343,16 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             note_format="not cut: {layer}: {reason}",
         )
 
+    def compact(self, last: CompactModel | None = None, *, to_train: bool = False) -> CompactModel | None:
+        needs_gradients = self._scored and not self._is_ranked_by_search
+        kept = self._kept_units()
+        if all(map(np.all, kept)) or (to_train and (needs_gradients or self.scheduler.changes_rate)):
+            return None
+        if last is not None and last.is_cut_as(np.concatenate(kept)):
+            last.read()
+            return last
+        return make_compact(self.model, self._masks, self.cut_plan(), np.concatenate(kept), self._example())
+
     def strip(self, do_copy: bool = True) -> nn.Module:
         """Returns the model without masked channels, masks and hooks; its `kedro_aat_plan` holds the cut plan.
 
@@ -357,10 +369,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             controller._warn_without_scores()
         expected = controller._outputs()
         controller._masks.apply()
-        controller._masks.detach()
-        for module in model.modules():
-            for name in [name for name in module._buffers if name.endswith(TAYLOR)]:
-                delattr(module, name)
+        remove_masks(model, controller._masks)
         apply_cut_plan(model, plan)
         if plan and (difference := relative_difference(expected, controller._outputs())) > _TOLERANCE:
             raise ModelError(
