@@ -177,7 +177,11 @@ class Frontier(Settings):
             return updated(decided, **changes, first=result)
         attempt = updated(attempt, results=(*attempt.results, result))
         is_safe = result.margin >= 0 and self._estimate(decided, attempt) >= self._reserve(decided, attempt)
-        if is_safe and attempt.phase != "race" and (decided.safe is None or result.achieved_rate >= decided.safe.achieved_rate):
+        if (
+            is_safe
+            and attempt.phase != "race"
+            and (decided.safe is None or result.achieved_rate >= decided.safe.achieved_rate)
+        ):
             changes["safe"] = Trial.from_result(result)
         return updated(decided, **changes, current=attempt)
 
@@ -336,11 +340,20 @@ class Frontier(Settings):
             if len(rankings) > 1 and len(racers) < len(rankings):
                 tactic = updated(state.tactic, ranking=rankings[len(racers)])
                 return Attempt(
-                    phase="race", start=start, start_u=start_u, u=target, tactic=tactic, length=self.epochs_per_rate,
-                    )
+                    phase="race",
+                    start=start,
+                    start_u=start_u,
+                    u=target,
+                    tactic=tactic,
+                    length=self.epochs_per_rate,
+                )
             if state.increment >= LEAST_INCREMENT:
                 return Attempt(
-                    phase="climb", start=start, start_u=start_u, u=target, tactic=state.tactic,
+                    phase="climb",
+                    start=start,
+                    start_u=start_u,
+                    u=target,
+                    tactic=state.tactic,
                     length=self.epochs_per_rate,
                 )
         return self._next_final(state, num_left)
@@ -353,7 +366,9 @@ class Frontier(Settings):
             return None
         length = num_left if num_left <= 8 else max(4, (3 * num_left + 4) // 5)
         base = max(accepted, key=lambda each: each.u)
-        refused = [each for each in state.attempts if not each.accepted and each.u > base.u + 1e-9 and each.phase != "race"]
+        refused = [
+            each for each in state.attempts if not each.accepted and each.u > base.u + 1e-9 and each.phase != "race"
+        ]
         # A long training recovers more than the short trials of the climb did.
         here = self._estimate(state, base) if base.phase == "final" else state.in_drops(base.last.margin)
         missing = here - self._reserve(state, base) + (LONG_TRAINING_BONUS if not finals else 0.0)

@@ -80,7 +80,13 @@ def offered_rankings(model: nn.Module, groups: Sequence[ChannelGroup], settings:
         settings: The configured importance and ranking.
     """
     layers = {member.layer for group in groups for member in group.members}
-    names = [("l2", "local"), ("batch_norm_scale", "global"), ("taylor", "local"), ("l2", "global"), ("taylor", "global")]
+    names = [
+        ("l2", "local"),
+        ("batch_norm_scale", "global"),
+        ("taylor", "local"),
+        ("l2", "global"),
+        ("taylor", "global"),
+    ]
     if not any(_is_scaled(model.get_submodule(layer)) for layer in layers):
         names.remove(("batch_norm_scale", "global"))
     configured = Ranking(importance=settings.importance, ranking=settings.ranking)
