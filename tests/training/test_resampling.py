@@ -31,6 +31,8 @@ class MeanOfBatches(Metric):
 
     full_state_update = False
     higher_is_better = True
+    total: Tensor
+    count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +52,8 @@ class MeanOfPositives(Metric):
 
     full_state_update = False
     higher_is_better = True
+    total: Tensor
+    count: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -106,7 +106,7 @@ class Jackknife:
 
     def _merged(self, states: list[dict[str, Any]]) -> Tensor | None:
         """The metric of several groups; None if it cannot be computed."""
-        merged = {}
+        merged: dict[str, Any] = {}
         for name, reduction in self._metric._reductions.items():
             values = [state[name] for state in states if state]
             if isinstance(values[0], list):

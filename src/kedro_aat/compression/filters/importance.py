@@ -17,6 +17,8 @@ from kedro_aat.compression.filters.groups import ChannelGroup, Member
 from kedro_aat.compression.settings import FilterImportance, FilterPruning
 from kedro_aat.search.tactics import Ranking
 
+TAYLOR = "_taylor"  # suffix of a weight's name for the buffer with the Taylor score of each filter
+
 # Layer and name of one of its parameters -> a tensor for this parameter.
 Lookup = Callable[[str, str], Tensor]
 
