@@ -1,15 +1,14 @@
-"""The default strategy: it climbs from one compressed model to the next, then trains long where the climb ended.
+"""The default strategy: it climbs from one compressed model to the next, then trains the best of them well.
 
 Rates are handled as u = -ln(1 - rate), the log of the size ratio, in which equal increments are equal factors in size;
 margins are handled in tolerated drops.
 
 The climb: a trial compresses the last accepted model further, and trains it with a new optimizer at a learning rate
-that falls to zero, until an epoch is within budget. After an easy success the increment grows. After a failure that
-came near, the trial goes on with another tactic: first another learning rate, then another ranking. Otherwise the
-increment shrinks.
+that falls to zero, until an epoch is within budget. After an easy success the increment doubles. After a failure the
+same increment is tried at another learning rate, then a smaller one with another importance.
 
-The finals: the rest of the epochs goes to a few long trials around the place where the climb ended. A model is returned
-if its margin exceeds a reserve, which grows with the standard error and with the number of models to choose from.
+The finals: the rest of the epochs goes to long trials at the boundary that the climb found. A model is returned if its
+margin exceeds a reserve, which grows with the standard error and with the number of looks.
 """
 
 from __future__ import annotations
@@ -35,48 +34,26 @@ from kedro_aat.search.policy import (
 from kedro_aat.search.tactics import LR_RATIO, Ranking, Tactic, Tactics
 from kedro_aat.validated import Settings
 
-# Half a decade above the owner's learning rate, which is right for fine-tuning, but too low to recover from a cut.
-FIRST_LR_FACTOR = LR_RATIO
-# The increment after an accepted trial, by the number of its epochs.
-GROWTH = {1: 2.0, 2: 1.4, 3: 1.0}
-GROWTH_IF_SLOW = 0.7
-# Limits of the factor on the increment after a failure.
-LEAST_SHRINKING, MOST_SHRINKING = 0.8, 0.35
-# A smaller increment ends the climb. In u: about 4 % in size.
+FIRST_LR_FACTOR = LR_RATIO**2 / LR_RATIO  # half a decade above the owner's
+SHRINKING = 0.55
 LEAST_INCREMENT = 0.04
-# Margins after the first, the second, and later epochs below which a trial is given up.
-HOPELESS = (-15.0, -10.0, -6.0)
-# A failed trial above this margin came near, so that another tactic may succeed.
-NEAR = -5.0
-# A failed trial above this margin is continued: what it has learned outweighs a new start.
-RESUMABLE = -3.0
-# Other tactics that are tried after a near failure.
-NUM_CHALLENGERS = 2
-# A challenger with the same learning rate is given up if it is this much behind after as many epochs.
-BEHIND = 1.5
+NUM_RACING_EPOCHS = 1
+# Attempts at one increment before it shrinks.
+ATTEMPTS_PER_INCREMENT = 2
 # Share of the reserve that the climb keeps.
 CLIMBING_RESERVE = 0.5
-# Largest reserve: more would leave nothing of the budget.
-LARGEST_RESERVE = 0.8
-# Last epochs of a final whose margins are averaged.
-NUM_POOLED = 3
-# What the first final is expected to gain over the short trials of the climb.
-GAIN_OF_LONG_TRAINING = 1.0
-# Loss of margin per u if no trial has shown it.
-USUAL_SLOPE = 4.0
-# Limits of what a final moves away from the one before, in u.
-LARGEST_RISE, LEAST_FALL, LEAST_GAIN = 0.5, 0.05, 0.02
-# A final of fewer epochs is not divided into two.
-SHORTEST_DIVIDED = 8
-# Numbers of the latest attempts and accepted models whose checkpoints a trial may start from.
-NUM_RESUMABLE, NUM_STARTS = 3, 4
+HOPELESS = -12.0
+NEAR = -5.0
+LONG_TRAINING_BONUS = 1.5
+LARGEST_RESERVE = 0.6
+POOLED = 3
 
 
 class Attempt(Settings):
     """A trial with all its epochs.
 
     Attributes:
-        phase: `climb` or `final`.
+        phase: `race` compares rankings, `climb` and `final` as above.
         start: Checkpoint in which it began.
         start_u: Position of that checkpoint.
         u: Position of the trial.
@@ -86,7 +63,7 @@ class Attempt(Settings):
         accepted: Whether it ended within budget.
     """
 
-    phase: Literal["climb", "final"]
+    phase: Literal["race", "climb", "final"]
     start: int
     start_u: float
     u: float
@@ -102,13 +79,13 @@ class Attempt(Settings):
 
     @property
     def best_margin(self) -> float:
-        """The largest margin of its epochs, in metric units."""
+        """The largest margin of its epochs."""
         return max(result.margin for result in self.results)
 
     @property
     def diverged(self) -> bool:
-        """Whether its last epoch failed."""
-        return self.last.failed
+        """Whether an epoch failed."""
+        return any(result.failed for result in self.results)
 
 
 class FrontierState(SearchState):
@@ -120,9 +97,9 @@ class FrontierState(SearchState):
         first: Validation of the model at rate 0; None before it.
         attempts: All trials that have ended.
         current: The trial in progress; None if there is none.
-        increment: Increment of the next trial of the climb, in u.
-        tactic: How the next trial of the climb trains.
-        safe: The most compressed model whose margin exceeded the reserve; None if there is none.
+        increment: Increment of the next trial, in u.
+        tactic: How the next trial trains.
+        lr_direction: Direction in which the next other learning rate lies, 1 or -1.
     """
 
     problem: Problem
@@ -132,49 +109,34 @@ class FrontierState(SearchState):
     current: Attempt | None = None
     increment: float
     tactic: Tactic
+    lr_direction: Literal[-1, 1] = 1
     safe: Trial | None = None
 
     @property
     def best(self) -> Trial | None:
-        """The most compressed model whose margin exceeded the reserve; without one, that with the largest margin."""
+        """The most compressed model whose margin exceeds the reserve; without one, that with the largest margin."""
         if self.safe is not None:
             return self.safe
-        feasible = (trial for trial in self.candidates if trial.margin >= 0)
-        return max(feasible, key=lambda trial: (trial.margin, trial.achieved_rate), default=None)
+        return max((c for c in self.candidates if c.margin >= 0), key=lambda trial: trial.margin, default=None)
 
     @property
     def returned(self) -> Trial | None:
-        """The best, if it is worth returning."""
         return worth_returning(self.best, self.problem)
 
     @property
     def accepted(self) -> tuple[Attempt, ...]:
-        """The trials that ended within budget, by rising rate."""
-        return tuple(sorted((each for each in self.attempts if each.accepted), key=lambda each: each.u))
-
-    @property
-    def finals(self) -> tuple[Attempt, ...]:
-        """The long trials."""
-        return tuple(each for each in self.attempts if each.phase == "final")
-
-    @property
-    def failures(self) -> tuple[Attempt, ...]:
-        """The failed trials of the climb at the place where it is now."""
-        here: list[Attempt] = []
-        for each in reversed(self.attempts):
-            if each.accepted or each.phase != "climb" or (here and each.u != here[0].u):
-                break
-            here.append(each)
-        return tuple(here)
+        return tuple(attempt for attempt in self.attempts if attempt.accepted)
 
     @property
     def needed(self) -> frozenset[int]:
         """The best checkpoint, and those that a trial may start from."""
         needed = set(super().needed)
-        needed |= {each.last.checkpoint for each in (*self.accepted[-NUM_STARTS:], *self.attempts[-NUM_RESUMABLE:])}
-        needed |= {each.last.checkpoint for each in self.finals if each.accepted}
-        needed |= {self.current.start} if self.current else set()
-        needed |= {self.first.checkpoint} if self.first else set()
+        needed |= {attempt.last.checkpoint for attempt in self.accepted[-4:]}
+        needed |= {attempt.last.checkpoint for attempt in self.attempts[-3:]}
+        if self.current is not None:
+            needed |= {self.current.start}
+        if self.first is not None:
+            needed.add(self.first.checkpoint)
         return frozenset(needed)
 
     def in_drops(self, value: float) -> float:
@@ -184,18 +146,7 @@ class FrontierState(SearchState):
 
 
 class Frontier(Settings):
-    """Searches for the highest rate within budget, and uses all epochs that it may use.
-
-    Attributes:
-        maximal_total_epochs: Limit on the number of epochs trained.
-        acceptance_z: Share of the luck that is kept in reserve: the best of k models looks about sqrt(2 ln k) standard
-            errors better than it is. Larger numbers return lower rates that truly break the budget less often; 0 keeps
-            no reserve.
-        epochs_per_rate: Epochs of a trial of the climb, unless it is accepted or given up before.
-        num_path_steps: Number of equal increments by which the rate rises within the first epoch of a trial.
-        polish_share: Share of the epochs that is reserved for the finals.
-        tactics: What the search may try beside rates.
-    """
+    """Searches for the highest rate within budget."""
 
     kind: Literal["frontier"] = "frontier"
     maximal_total_epochs: Count = 60
@@ -207,11 +158,9 @@ class Frontier(Settings):
 
     def initial(self, problem: Problem) -> FrontierState:
         """Returns the state before the first validation of the model."""
-        tactic = Tactic(
-            ranking=self._rankings(problem)[0],
-            lr_factor=self.tactics.first_lr_factor(FIRST_LR_FACTOR),
-            distill=(self.tactics.distillation or (True,))[0],
-        )
+        tactic = Tactic(ranking=self._rankings(problem)[0], lr_factor=self.tactics.first_lr_factor(FIRST_LR_FACTOR))
+        if self.tactics.distillation:
+            tactic = updated(tactic, distill=self.tactics.distillation[0])
         return FrontierState(problem=problem, increment=u_of(problem.first_target_rate), tactic=tactic)
 
     def ask(self, state: FrontierState) -> Epoch | Stop:
@@ -222,20 +171,44 @@ class Frontier(Settings):
         """Adds a result to the state in which the search was while its epoch ran."""
         decided, _ = self._decide(state)
         changes: dict[str, Any] = {"num_epochs": decided.num_epochs + result.trained}
-        if decided.current is None:
+        if result.fully_compressed and result.margin >= 0 and not result.failed:
+            changes["candidates"] = (*decided.candidates, Trial.from_result(result))
+        if (attempt := decided.current) is None:
             return updated(decided, **changes, first=result)
-        attempt = updated(decided.current, results=(*decided.current.results, result))
-        if result.fully_compressed and result.margin >= 0:
-            candidate = Trial.from_result(result)
-            changes["candidates"] = (*decided.candidates, candidate)
-            is_largest = decided.safe is None or candidate.merit >= decided.safe.merit
-            if is_largest and self._surplus(decided, attempt) >= 0:
-                changes["safe"] = candidate
+        attempt = updated(attempt, results=(*attempt.results, result))
+        is_safe = result.margin >= 0 and self._estimate(decided, attempt) >= self._reserve(decided, attempt)
+        if is_safe and attempt.phase != "race" and (decided.safe is None or result.achieved_rate >= decided.safe.achieved_rate):
+            changes["safe"] = Trial.from_result(result)
         return updated(decided, **changes, current=attempt)
 
     def load(self, state: str) -> FrontierState:
         """Reads a state from its JSON."""
         return FrontierState.model_validate_json(state)
+
+    # Estimates, in drops
+
+    def _estimate(self, state: FrontierState, attempt: Attempt) -> float:
+        """The margin of an attempt's last epoch, pooled with those before, so that no lucky epoch is taken."""
+        margins = [state.in_drops(result.margin) for result in attempt.results[-POOLED:]]
+        return min(margins[-1], statistics.fmean(margins)) if attempt.phase == "final" else margins[-1]
+
+    def _reserve(self, state: FrontierState, attempt: Attempt) -> float:
+        errors = [r.standard_error for r in attempt.results[-POOLED:] if r.standard_error is not None]
+        if errors:
+            error = state.in_drops(statistics.fmean(errors))
+        else:
+            error = self._scatter(state)
+        num_looks = 1 + len(state.accepted)
+        return min(self.acceptance_z * math.sqrt(2 * math.log(1 + num_looks)) * error, LARGEST_RESERVE)
+
+    def _scatter(self, state: FrontierState) -> float:
+        pairs = [
+            state.in_drops(b.margin) - state.in_drops(a.margin)
+            for attempt in state.attempts
+            for a, b in zip(attempt.results[-3:], attempt.results[-2:], strict=False)
+            if not (a.failed or b.failed)
+        ]
+        return statistics.median(map(abs, pairs)) if pairs else 0.0
 
     # The next epoch
 
@@ -247,22 +220,26 @@ class Frontier(Settings):
         num_left = self.maximal_total_epochs - state.num_epochs
         if (attempt := state.current) is not None:
             accepted = self._is_accepted(state, attempt)
-            if num_left > 0 and not accepted and not self._is_over(state, attempt):
-                return state, Epoch(lr_scale=_lr_scale(attempt))
+            if num_left > 0 and not (accepted or self._is_over(state, attempt)):
+                return state, Epoch(lr_scale=self._lr_scale(attempt))
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
             return state, state.stop(f"All {state.num_epochs} epochs were used.")
-        next_attempt = self._next_of_climb(state, num_left) or self._next_final(state, num_left)
-        if next_attempt is None:
-            return state, state.stop("No model that is at least 2 % smaller seems to be within reach.")
+        attempt = self._next(state, num_left)
+        if attempt is None:
+            return state, state.stop("No smaller model is within reach.")
         epoch = Epoch(
-            rate_path=self._path(state.problem, next_attempt.start_u, next_attempt.u),
-            lr_scale=_lr_scale(next_attempt),
-            start_from=next_attempt.start,
+            rate_path=self._path(state.problem, attempt.start_u, attempt.u),
+            lr_scale=self._lr_scale(attempt),
+            start_from=attempt.start,
             new_optimizer=True,
-            tactic=next_attempt.tactic,
+            tactic=attempt.tactic,
         )
-        return updated(state, current=next_attempt), epoch
+        return updated(state, current=attempt), epoch
+
+    def _lr_scale(self, attempt: Attempt) -> float:
+        share = (len(attempt.results) + 0.5) / attempt.length
+        return attempt.tactic.lr_factor * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
     def _path(self, problem: Problem, start: float, end: float) -> tuple[float, ...]:
         """Returns rates from one u to another, both limited to the rates of the problem."""
@@ -272,166 +249,138 @@ class Frontier(Settings):
 
     def _is_accepted(self, state: FrontierState, attempt: Attempt) -> bool:
         last = attempt.last
-        if last.margin < 0 or not last.fully_compressed:
+        if last.failed or not last.fully_compressed or last.margin < 0 or attempt.phase == "race":
             return False
+        reserve = self._reserve(state, attempt)
         if attempt.phase == "final":
-            return len(attempt.results) >= attempt.length and self._surplus(state, attempt) >= 0
-        return state.in_drops(last.margin) >= CLIMBING_RESERVE * self._reserve(state, attempt)
+            return len(attempt.results) >= attempt.length and self._estimate(state, attempt) >= reserve
+        return state.in_drops(last.margin) >= CLIMBING_RESERVE * reserve
 
     def _is_over(self, state: FrontierState, attempt: Attempt) -> bool:
         last, num_done = attempt.last, len(attempt.results)
+        if attempt.phase == "race":
+            return num_done >= NUM_RACING_EPOCHS
         if last.failed or last.early_stop or num_done >= attempt.length:
             return True
+        latest = state.in_drops(last.margin)
         if attempt.phase == "final":
             return False
-        latest = state.in_drops(last.margin)
-        rivals = [
-            state.in_drops(each.results[num_done - 1].margin)
-            for each in state.failures
-            if (each.u, each.start, each.tactic.lr_factor) == (attempt.u, attempt.start, attempt.tactic.lr_factor)
-            and len(each.results) >= num_done
-        ]
-        return latest < HOPELESS[min(num_done, len(HOPELESS)) - 1] or latest < max(rivals, default=-math.inf) - BEHIND
-
-    # The climb
+        if num_done < 2:
+            return latest < HOPELESS
+        before = state.in_drops(attempt.results[-2].margin)
+        return latest + 2 * max(latest - before, 0.5) * (attempt.length - num_done) < 0
 
     def _with_ended(self, state: FrontierState, attempt: Attempt) -> FrontierState:
         """Returns the state after a trial, with the increment and the tactic of the next one."""
-        state = updated(state, attempts=(*state.attempts, attempt), current=None)
+        before, state = state, updated(state, attempts=(*state.attempts, attempt), current=None)
+        if attempt.phase == "race":
+            racers = [each for each in state.attempts if each.phase == "race"]
+            best = max(racers, key=lambda each: each.best_margin)
+            if len(racers) == len(self._rankings(state.problem)):
+                won = state.in_drops(best.last.margin) >= CLIMBING_RESERVE * self._reserve(state, best)
+                others = [each for each in state.attempts if each is not best]
+                return updated(
+                    state,
+                    tactic=best.tactic,
+                    attempts=(*others, updated(best, accepted=won)),
+                    increment=state.increment * (2 if won else 1),
+                )
+            return state
         if attempt.phase == "final":
             return state
         if attempt.accepted:
-            growth = GROWTH.get(len(attempt.results), GROWTH_IF_SLOW)
+            growth = {1: 2.0, 2: 1.4, 3: 1.0}.get(len(attempt.results), 0.7)
             return updated(state, increment=state.increment * growth, tactic=attempt.tactic)
-        failures = state.failures
-        best = max(failures, key=lambda each: each.best_margin)
-        if len(failures) <= NUM_CHALLENGERS and (challenger := self._challenger(state, failures, best)) is not None:
-            return updated(state, tactic=challenger)
-        base = state.accepted[-1].last.margin if state.accepted else state.problem.tolerated_drop
-        spare, missing = state.in_drops(base), -state.in_drops(best.best_margin)
-        # The margin falls faster and faster as the rate rises.
-        factor = math.sqrt(max(spare, 0.0) / max(spare + missing, 1e-9))
-        factor = min(max(factor, MOST_SHRINKING), LEAST_SHRINKING)
-        return updated(state, increment=state.increment * factor, tactic=best.tactic)
-
-    def _challenger(self, state: FrontierState, failures: tuple[Attempt, ...], best: Attempt) -> Tactic | None:
-        """Returns the next tactic to try at the same place; None if a lower rate is more promising."""
-        tactic, known = best.tactic, [each.tactic for each in failures]
-        lower = self._with_lr(tactic, -1)
-        is_proven = any(each.tactic.lr_factor >= tactic.lr_factor for each in state.accepted)
-        if state.in_drops(best.best_margin) <= NEAR:  # if anything but the rate, it is the learning rate
-            return lower if lower not in known and not is_proven else None
-        diverged = [each.tactic.lr_factor for each in state.attempts if each.diverged]
-        higher = self._with_lr(tactic, 1)
-        options = [higher] if higher and higher.lr_factor < min(diverged, default=math.inf) else []
+        here = self._attempts_here(state)
+        factor = attempt.tactic.lr_factor
+        is_near = max(state.in_drops(each.best_margin) for each in here) > NEAR
+        if len(here) < ATTEMPTS_PER_INCREMENT and is_near:
+            direction = -1 if attempt.diverged else state.lr_direction
+            other = self.tactics.lr_neighbor(factor, direction) or self.tactics.lr_neighbor(factor, -direction)
+            if other is not None:
+                return updated(state, tactic=updated(attempt.tactic, lr_factor=other))
+        best = max(here, key=lambda each: each.best_margin)
+        direction = 1 if best.tactic.lr_factor >= min(each.tactic.lr_factor for each in here) + 1e-9 else -1
         rankings = self._rankings(state.problem)
-        num_tried = {ranking: sum(each.tactic.ranking == ranking for each in state.attempts) for ranking in rankings}
-        options += [updated(tactic, ranking=ranking) for ranking in sorted(rankings, key=lambda each: num_tried[each])]
-        if state.problem.can_distill and len(self.tactics.distillation or (True, False)) > 1:
-            options.append(updated(tactic, distill=not tactic.distill))
-        options += [lower] if lower else []
-        return next((option for option in options if option not in known), None)
-
-    def _with_lr(self, tactic: Tactic, direction: Literal[-1, 1]) -> Tactic | None:
-        factor = self.tactics.lr_neighbor(tactic.lr_factor, direction)
-        return None if factor is None else updated(tactic, lr_factor=factor)
-
-    def _next_of_climb(self, state: FrontierState, num_left: int) -> Attempt | None:
-        """Returns the next trial of the climb; None if it is over."""
-        start, start_u = self._start(state, math.inf)
-        highest = u_of(state.problem.maximal_rate)
-        is_over = state.finals or num_left <= self.polish_share * self.maximal_total_epochs
-        if is_over or start_u >= highest or state.increment < LEAST_INCREMENT:
-            return None
-        target = min(max(start_u + state.increment, u_of(state.problem.minimal_rate)), highest)
-        best = max(state.failures, key=lambda each: each.best_margin, default=None)
-        if best is not None and best.u == target and best.tactic.ranking == state.tactic.ranking:
-            if state.in_drops(best.last.margin) > RESUMABLE:
-                start, start_u = best.last.checkpoint, best.u
-        return Attempt(
-            phase="climb", start=start, start_u=start_u, u=target, tactic=state.tactic, length=self.epochs_per_rate
+        index = rankings.index(best.tactic.ranking) if best.tactic.ranking in rankings else 0
+        ranking = rankings[(index + 1) % len(rankings)]
+        del before
+        return updated(
+            state,
+            increment=state.increment * SHRINKING,
+            tactic=updated(best.tactic, ranking=ranking),
+            lr_direction=direction,
         )
 
-    def _start(self, state: FrontierState, u: float) -> tuple[int, float]:
-        """Returns checkpoint and position of the most compressed model up to u that was accepted."""
+    def _attempts_here(self, state: FrontierState) -> list[Attempt]:
+        """The failed climbs at the present increment."""
+        here: list[Attempt] = []
+        for attempt in reversed(state.attempts):
+            if attempt.accepted or attempt.phase != "climb" or (here and abs(attempt.u - here[0].u) > 1e-9):
+                break
+            here.append(attempt)
+        return here
+
+    def _next(self, state: FrontierState, num_left: int) -> Attempt | None:
         assert state.first is not None
-        below = [each for each in state.accepted if each.u <= u]
-        return (below[-1].last.checkpoint, below[-1].u) if below else (state.first.checkpoint, 0.0)
-
-    def _rankings(self, problem: Problem) -> tuple[Ranking, ...]:
-        possible = (each for each in problem.rankings if each.importance != "taylor" or problem.can_sample)
-        return self.tactics.rankings(tuple(possible))
-
-    # The finals
+        highest = u_of(state.problem.maximal_rate)
+        lowest = u_of(state.problem.minimal_rate)
+        base = state.accepted[-1] if state.accepted else None
+        start, start_u = (base.last.checkpoint, base.u) if base else (state.first.checkpoint, 0.0)
+        in_finals = any(attempt.phase == "final" for attempt in state.attempts)
+        is_at_top = start_u >= highest - 1e-9
+        if not in_finals and not is_at_top and num_left > self.polish_share * self.maximal_total_epochs:
+            target = min(max(start_u + state.increment, lowest), highest)
+            rankings = self._rankings(state.problem)
+            racers = [attempt for attempt in state.attempts if attempt.phase == "race"]
+            if len(rankings) > 1 and len(racers) < len(rankings):
+                tactic = updated(state.tactic, ranking=rankings[len(racers)])
+                return Attempt(
+                    phase="race", start=start, start_u=start_u, u=target, tactic=tactic, length=self.epochs_per_rate,
+                    )
+            if state.increment >= LEAST_INCREMENT:
+                return Attempt(
+                    phase="climb", start=start, start_u=start_u, u=target, tactic=state.tactic,
+                    length=self.epochs_per_rate,
+                )
+        return self._next_final(state, num_left)
 
     def _next_final(self, state: FrontierState, num_left: int) -> Attempt | None:
-        """Returns the next long trial; None if none is worth it."""
-        tried = [each for each in state.attempts if each.phase == "final"]
-        u = self._place_of_final(state, tried[-1]) if tried else self._place_of_first_final(state)
-        if u is None:
+        finals = [attempt for attempt in state.attempts if attempt.phase == "final"]
+        accepted = state.accepted
+        highest = u_of(state.problem.maximal_rate)
+        if not accepted:
             return None
-        u = min(max(u, u_of(state.problem.minimal_rate)), u_of(state.problem.maximal_rate))
-        start, start_u = self._start(state, u)
-        starts = [each for each in state.accepted if each.u <= u] or [*state.accepted[:1], *state.attempts[-1:]]
-        length = num_left if num_left < SHORTEST_DIVIDED else (num_left + 1) // 2
-        return Attempt(phase="final", start=start, start_u=start_u, u=u, tactic=starts[-1].tactic, length=length)
+        length = num_left if num_left <= 8 else max(4, (3 * num_left + 4) // 5)
+        base = max(accepted, key=lambda each: each.u)
+        refused = [each for each in state.attempts if not each.accepted and each.u > base.u + 1e-9 and each.phase != "race"]
+        # A long training recovers more than the short trials of the climb did.
+        here = self._estimate(state, base) if base.phase == "final" else state.in_drops(base.last.margin)
+        missing = here - self._reserve(state, base) + (LONG_TRAINING_BONUS if not finals else 0.0)
+        slope = 2.0
+        if refused:
+            near = min(refused, key=lambda each: (each.u, -each.best_margin))
+            slope = max((here - state.in_drops(near.best_margin)) / (near.u - base.u), 1.0)
+        rise = min(max(missing / slope, 0.0), 0.5)
+        if finals and not finals[-1].accepted:
+            rise = 0.0
+        failed = [each.u for each in finals if not each.accepted]
+        u = min(base.u + rise, highest, *(f - 0.02 for f in failed))
+        if finals and u < base.u + 0.02 and base.phase == "final":
+            return None
+        if u < base.u:
+            below = [each for each in accepted if each.u <= u + 1e-9]
+            if not below:
+                return None
+            base = max(below, key=lambda each: each.u)
+            u = base.u
+        return Attempt(
+            phase="final", start=base.last.checkpoint, start_u=base.u, u=u, tactic=base.tactic, length=length
+        )
 
-    def _place_of_first_final(self, state: FrontierState) -> float | None:
-        if not state.accepted:  # the climb found nothing, not even far below its first target
-            return None if not state.attempts else min(each.u for each in state.attempts) / 2
-        base = state.accepted[-1]
-        spare = state.in_drops(base.last.margin) - self._reserve(state, base) + GAIN_OF_LONG_TRAINING
-        return base.u + min(max(spare / self._slope(state, base), 0.0), LARGEST_RISE)
-
-    def _place_of_final(self, state: FrontierState, last: Attempt) -> float | None:
-        distance = self._surplus(state, last) / self._slope(state, last)
-        u = last.u + (min(distance, LARGEST_RISE) if last.accepted else min(distance, -LEAST_FALL))
-        lowest = max((each.u for each in state.finals if each.accepted), default=0.0)
-        highest = min((each.u for each in state.finals if not each.accepted), default=math.inf)
-        if highest < math.inf and not lowest < u < highest:
-            u = (lowest + highest) / 2
-        return u if u >= lowest + LEAST_GAIN else None
-
-    # Estimates, in drops
-
-    def _surplus(self, state: FrontierState, attempt: Attempt) -> float:
-        """How far an attempt's margin exceeds the reserve; that of a final is pooled, so that no lucky epoch counts."""
-        margins = [state.in_drops(result.margin) for result in attempt.results[-NUM_POOLED:]]
-        pooled = statistics.fmean(margins) if attempt.phase == "final" else margins[-1]
-        return min(margins[-1], pooled) - self._reserve(state, attempt)
-
-    def _reserve(self, state: FrontierState, attempt: Attempt) -> float:
-        num_looks = 1 + len(state.accepted)
-        luck = math.sqrt(2 * math.log(1 + num_looks)) * self._standard_error(state, attempt)
-        return min(self.acceptance_z * luck, LARGEST_RESERVE)
-
-    def _standard_error(self, state: FrontierState, attempt: Attempt) -> float:
-        """The standard error of the last margins; if it is unknown, their scatter from one epoch to the next."""
-        told = [result.standard_error for result in attempt.results[-NUM_POOLED:]]
-        known = [state.in_drops(error) for error in told if error is not None]
-        if known:
-            return statistics.fmean(known)
-        differences = [
-            abs(state.in_drops(each.results[-1].margin) - state.in_drops(each.results[-2].margin))
-            for each in (*state.attempts, attempt)
-            if len(each.results) > 1 and not each.diverged
-        ]
-        return statistics.median(differences) if differences else 0.0
-
-    def _slope(self, state: FrontierState, base: Attempt) -> float:
-        """Loss of margin per u above an attempt, from the trials that went further; at least 1."""
-        slopes = [
-            state.in_drops(base.best_margin - each.best_margin) / (each.u - base.u)
-            for each in state.attempts
-            if each.u > base.u + LEAST_FALL and len(each.results) >= NUM_POOLED
-        ]
-        return max(min(slopes, default=USUAL_SLOPE), 1.0)
-
-
-def _lr_scale(attempt: Attempt) -> float:
-    """The learning-rate scale of an attempt's next epoch, which falls to zero along a cosine."""
-    share = (len(attempt.results) + 0.5) / attempt.length
-    return attempt.tactic.lr_factor * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    def _rankings(self, problem: Problem) -> tuple[Ranking, ...]:
+        allowed = self.tactics.rankings(problem.rankings)
+        return tuple(each for each in allowed if each.importance != "taylor" or problem.can_sample) or allowed
 
 
 def u_of(rate: float) -> float:

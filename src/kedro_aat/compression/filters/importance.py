@@ -17,8 +17,6 @@ from kedro_aat.compression.filters.groups import ChannelGroup, Member
 from kedro_aat.compression.settings import FilterImportance, FilterPruning
 from kedro_aat.search.tactics import Ranking
 
-TAYLOR = "_taylor"  # suffix of a weight's name for the buffer with the Taylor score of each filter
-
 # Layer and name of one of its parameters -> a tensor for this parameter.
 Lookup = Callable[[str, str], Tensor]
 
@@ -82,13 +80,7 @@ def offered_rankings(model: nn.Module, groups: Sequence[ChannelGroup], settings:
         settings: The configured importance and ranking.
     """
     layers = {member.layer for group in groups for member in group.members}
-    names = [
-        ("l2", "local"),
-        ("batch_norm_scale", "global"),
-        ("taylor", "local"),
-        ("l2", "global"),
-        ("taylor", "global"),
-    ]
+    names = [("l2", "local"), ("batch_norm_scale", "global"), ("taylor", "local"), ("l2", "global"), ("taylor", "global")]
     if not any(_is_scaled(model.get_submodule(layer)) for layer in layers):
         names.remove(("batch_norm_scale", "global"))
     configured = Ranking(importance=settings.importance, ranking=settings.ranking)
