@@ -18,8 +18,10 @@ import math
 import statistics
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
+from kedro_aat.search.beliefs import expectation
 from kedro_aat.search.policy import (
     UNIT_WITHOUT_DROP,
     Count,
@@ -40,6 +42,7 @@ FIRST_LR_FACTOR = LR_RATIO
 # The increment after an accepted trial, by the number of its epochs.
 GROWTH = {1: 2.0, 2: 1.4, 3: 1.0}
 GROWTH_IF_SLOW = 0.7
+SLOW = 3
 # Limits of the factor on the increment after a failure.
 LEAST_SHRINKING, MOST_SHRINKING = 0.8, 0.35
 # A smaller increment ends the climb. In u: about 4 % in size.
@@ -58,16 +61,21 @@ BEHIND = 1.5
 CLIMBING_RESERVE = 0.5
 # Largest reserve: more would leave nothing of the budget.
 LARGEST_RESERVE = 0.8
-# Last epochs of a final whose margins are averaged.
+# Last epochs whose standard errors are averaged.
 NUM_POOLED = 3
-# What the first final is expected to gain over the short trials of the climb.
-GAIN_OF_LONG_TRAINING = 1.0
 # Loss of margin per u if no trial has shown it.
 USUAL_SLOPE = 4.0
-# Limits of what a final moves away from the one before, in u.
-LARGEST_RISE, LEAST_FALL, LEAST_GAIN = 0.5, 0.05, 0.02
-# A final of fewer epochs is not divided into two.
-SHORTEST_DIVIDED = 8
+
+# Learning rates of the polish, as shares of that of its tactic.
+POLISH_LR, LOWEST_POLISH_LR = 0.5, 0.02
+# Share of the distance to the intended rate that one epoch of the polish covers.
+STEERING = 0.5
+# The largest rise per epoch of the polish, in u. It shrinks to nothing over the second half: a rise causes damage that
+# takes epochs to recover from, and a fall causes none.
+MAXIMAL_RISE = 0.1
+# The largest fall per epoch of the polish, in u.
+MAXIMAL_FALL = 0.15
+
 # Numbers of the latest attempts and accepted models whose checkpoints a trial may start from.
 NUM_RESUMABLE, NUM_STARTS = 3, 4
 
@@ -76,7 +84,6 @@ class Attempt(Settings):
     """A trial with all its epochs.
 
     Attributes:
-        phase: `climb` or `final`.
         start: Checkpoint in which it began.
         start_u: Position of that checkpoint.
         u: Position of the trial.
@@ -86,7 +93,6 @@ class Attempt(Settings):
         accepted: Whether it ended within budget.
     """
 
-    phase: Literal["climb", "final"]
     start: int
     start_u: float
     u: float
@@ -132,6 +138,9 @@ class FrontierState(SearchState):
     current: Attempt | None = None
     increment: float
     tactic: Tactic
+    polish: tuple[EpochResult, ...] = ()
+    polish_epochs: int | None = None
+    slope: float = USUAL_SLOPE
     safe: Trial | None = None
 
     @property
@@ -153,16 +162,11 @@ class FrontierState(SearchState):
         return tuple(sorted((each for each in self.attempts if each.accepted), key=lambda each: each.u))
 
     @property
-    def finals(self) -> tuple[Attempt, ...]:
-        """The long trials."""
-        return tuple(each for each in self.attempts if each.phase == "final")
-
-    @property
     def failures(self) -> tuple[Attempt, ...]:
         """The failed trials of the climb at the place where it is now."""
         here: list[Attempt] = []
         for each in reversed(self.attempts):
-            if each.accepted or each.phase != "climb" or (here and each.u != here[0].u):
+            if each.accepted or (here and each.u != here[0].u):
                 break
             here.append(each)
         return tuple(here)
@@ -172,7 +176,6 @@ class FrontierState(SearchState):
         """The best checkpoint, and those that a trial may start from."""
         needed = set(super().needed)
         needed |= {each.last.checkpoint for each in (*self.accepted[-NUM_STARTS:], *self.attempts[-NUM_RESUMABLE:])}
-        needed |= {each.last.checkpoint for each in self.finals if each.accepted}
         needed |= {self.current.start} if self.current else set()
         needed |= {self.first.checkpoint} if self.first else set()
         return frozenset(needed)
@@ -200,7 +203,7 @@ class Frontier(Settings):
     kind: Literal["frontier"] = "frontier"
     maximal_total_epochs: Count = 60
     acceptance_z: Annotated[float, Field(ge=0, le=100)] = 0.5
-    epochs_per_rate: Annotated[int, Field(ge=1, le=10_000)] = 4
+    epochs_per_rate: Annotated[int, Field(ge=1, le=10_000)] = 3
     num_path_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     polish_share: Annotated[float, Field(ge=0, le=1)] = 0.4
     tactics: Tactics = Tactics()
@@ -222,14 +225,21 @@ class Frontier(Settings):
         """Adds a result to the state in which the search was while its epoch ran."""
         decided, _ = self._decide(state)
         changes: dict[str, Any] = {"num_epochs": decided.num_epochs + result.trained}
+        accepted = result.fully_compressed and result.margin >= 0
+        if decided.polish_epochs is not None:
+            polish = (*decided.polish, result)
+            if accepted:
+                expected, _ = self._expected_at_end(decided, polish)
+                if expected >= self._reserve(decided, polish):
+                    changes["safe"] = Trial.from_result(result)
+            return updated(decided, **changes, polish=polish)
         if decided.current is None:
             return updated(decided, **changes, first=result)
         attempt = updated(decided.current, results=(*decided.current.results, result))
-        if result.fully_compressed and result.margin >= 0:
+        if accepted:
             candidate = Trial.from_result(result)
             changes["candidates"] = (*decided.candidates, candidate)
-            is_largest = decided.safe is None or candidate.merit >= decided.safe.merit
-            if is_largest and self._surplus(decided, attempt) >= 0:
+            if self._is_accepted(decided, attempt):
                 changes["safe"] = candidate
         return updated(decided, **changes, current=attempt)
 
@@ -245,6 +255,10 @@ class Frontier(Settings):
             path = (0.0,) if state.problem.initial_rate > 0 else None
             return state, Epoch(train=False, rate_path=path, new_optimizer=True)
         num_left = self.maximal_total_epochs - state.num_epochs
+        if state.polish_epochs is not None:
+            if num_left <= 0:
+                return state, state.stop(f"All {state.num_epochs} epochs were used.")
+            return state, self._next_of_polish(state, state.polish_epochs)
         if (attempt := state.current) is not None:
             accepted = self._is_accepted(state, attempt)
             if num_left > 0 and not accepted and not self._is_over(state, attempt):
@@ -252,9 +266,9 @@ class Frontier(Settings):
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
             return state, state.stop(f"All {state.num_epochs} epochs were used.")
-        next_attempt = self._next_of_climb(state, num_left) or self._next_final(state, num_left)
+        next_attempt = self._next_of_climb(state, num_left)
         if next_attempt is None:
-            return state, state.stop("No model that is at least 2 % smaller seems to be within reach.")
+            return self._start_polish(state, num_left)
         epoch = Epoch(
             rate_path=self._path(state.problem, next_attempt.start_u, next_attempt.u),
             lr_scale=_lr_scale(next_attempt),
@@ -274,16 +288,12 @@ class Frontier(Settings):
         last = attempt.last
         if last.margin < 0 or not last.fully_compressed:
             return False
-        if attempt.phase == "final":
-            return len(attempt.results) >= attempt.length and self._surplus(state, attempt) >= 0
-        return state.in_drops(last.margin) >= CLIMBING_RESERVE * self._reserve(state, attempt)
+        return state.in_drops(last.margin) >= CLIMBING_RESERVE * self._reserve(state, attempt.results)
 
     def _is_over(self, state: FrontierState, attempt: Attempt) -> bool:
         last, num_done = attempt.last, len(attempt.results)
         if last.failed or last.early_stop or num_done >= attempt.length:
             return True
-        if attempt.phase == "final":
-            return False
         latest = state.in_drops(last.margin)
         rivals = [
             state.in_drops(each.results[num_done - 1].margin)
@@ -298,11 +308,11 @@ class Frontier(Settings):
     def _with_ended(self, state: FrontierState, attempt: Attempt) -> FrontierState:
         """Returns the state after a trial, with the increment and the tactic of the next one."""
         state = updated(state, attempts=(*state.attempts, attempt), current=None)
-        if attempt.phase == "final":
-            return state
         if attempt.accepted:
-            growth = GROWTH.get(len(attempt.results), GROWTH_IF_SLOW)
-            return updated(state, increment=state.increment * growth, tactic=attempt.tactic)
+            num_epochs, tactic = len(attempt.results), attempt.tactic
+            if num_epochs >= SLOW:
+                tactic = self._with_lr(tactic, -1) or tactic
+            return updated(state, increment=state.increment * GROWTH.get(num_epochs, GROWTH_IF_SLOW), tactic=tactic)
         failures = state.failures
         best = max(failures, key=lambda each: each.best_margin)
         if len(failures) <= NUM_CHALLENGERS and (challenger := self._challenger(state, failures, best)) is not None:
@@ -340,7 +350,7 @@ class Frontier(Settings):
         """Returns the next trial of the climb; None if it is over."""
         start, start_u = self._start(state, math.inf)
         highest = u_of(state.problem.maximal_rate)
-        is_over = state.finals or num_left <= self.polish_share * self.maximal_total_epochs
+        is_over = num_left <= self.polish_share * self.maximal_total_epochs
         if is_over or start_u >= highest or state.increment < LEAST_INCREMENT:
             return None
         target = min(max(start_u + state.increment, u_of(state.problem.minimal_rate)), highest)
@@ -348,9 +358,7 @@ class Frontier(Settings):
         if best is not None and best.u == target and best.tactic.ranking == state.tactic.ranking:
             if state.in_drops(best.last.margin) > RESUMABLE:
                 start, start_u = best.last.checkpoint, best.u
-        return Attempt(
-            phase="climb", start=start, start_u=start_u, u=target, tactic=state.tactic, length=self.epochs_per_rate
-        )
+        return Attempt(start=start, start_u=start_u, u=target, tactic=state.tactic, length=self.epochs_per_rate)
 
     def _start(self, state: FrontierState, u: float) -> tuple[int, float]:
         """Returns checkpoint and position of the most compressed model up to u that was accepted."""
@@ -362,68 +370,86 @@ class Frontier(Settings):
         possible = (each for each in problem.rankings if each.importance != "taylor" or problem.can_sample)
         return self.tactics.rankings(tuple(possible))
 
-    # The finals
+    # The polish
 
-    def _next_final(self, state: FrontierState, num_left: int) -> Attempt | None:
-        """Returns the next long trial; None if none is worth it."""
-        tried = [each for each in state.attempts if each.phase == "final"]
-        u = self._place_of_final(state, tried[-1]) if tried else self._place_of_first_final(state)
-        if u is None:
-            return None
-        u = min(max(u, u_of(state.problem.minimal_rate)), u_of(state.problem.maximal_rate))
-        start, start_u = self._start(state, u)
-        starts = [each for each in state.accepted if each.u <= u] or [*state.accepted[:1], *state.attempts[-1:]]
-        length = num_left if num_left < SHORTEST_DIVIDED else (num_left + 1) // 2
-        return Attempt(phase="final", start=start, start_u=start_u, u=u, tactic=starts[-1].tactic, length=length)
+    def _start_polish(self, state: FrontierState, num_left: int) -> tuple[FrontierState, Epoch]:
+        """Starts from the best accepted model; without one, from the trial that came nearest."""
+        assert state.first is not None
+        start, start_u, tactic = state.first.checkpoint, 0.0, state.tactic
+        if state.accepted:
+            base = state.accepted[-1]
+            start, start_u, tactic = base.last.checkpoint, base.u, base.tactic
+        elif state.attempts:
+            base = max(state.attempts, key=lambda each: each.best_margin)
+            start, start_u, tactic = base.last.checkpoint, base.u, base.tactic
+        state = updated(state, polish_epochs=num_left, slope=self._slope(state), tactic=tactic)
+        epoch = Epoch(
+            rate_path=self._path(state.problem, start_u, start_u)[-1:],
+            lr_scale=self._polish_lr(state, 0),
+            start_from=start,
+            new_optimizer=True,
+            tactic=tactic,
+        )
+        return state, epoch
 
-    def _place_of_first_final(self, state: FrontierState) -> float | None:
-        if not state.accepted:  # the climb found nothing, not even far below its first target
-            return None if not state.attempts else min(each.u for each in state.attempts) / 2
-        base = state.accepted[-1]
-        spare = state.in_drops(base.last.margin) - self._reserve(state, base) + GAIN_OF_LONG_TRAINING
-        return base.u + min(max(spare / self._slope(state, base), 0.0), LARGEST_RISE)
+    def _next_of_polish(self, state: FrontierState, num_epochs: int) -> Epoch | Stop:
+        num_done = len(state.polish)
+        last = state.polish[-1]
+        lr_scale = self._polish_lr(state, num_done)
+        if last.early_stop:
+            return state.stop("The early-stopping function ended the polish.")
+        u = u_of(last.requested_rate)
+        if last.failed:  # the model is back in the state before that epoch
+            u = max(u - MAXIMAL_FALL, 0.0)
+            return Epoch(rate_path=self._path(state.problem, u, u)[-1:], lr_scale=lr_scale, new_optimizer=True)
+        expected, slope = self._expected_at_end(state, state.polish)
+        increment = max(STEERING * (expected - self._reserve(state, state.polish)) / slope, -MAXIMAL_FALL)
+        if increment > 0:
+            share_left = 1 - num_done / num_epochs
+            increment = min(increment, MAXIMAL_RISE) * min(1.0, 2 * share_left)
+        return Epoch(rate_path=self._path(state.problem, u, u + increment), lr_scale=lr_scale)
 
-    def _place_of_final(self, state: FrontierState, last: Attempt) -> float | None:
-        distance = self._surplus(state, last) / self._slope(state, last)
-        u = last.u + (min(distance, LARGEST_RISE) if last.accepted else min(distance, -LEAST_FALL))
-        lowest = max((each.u for each in state.finals if each.accepted), default=0.0)
-        highest = min((each.u for each in state.finals if not each.accepted), default=math.inf)
-        if highest < math.inf and not lowest < u < highest:
-            u = (lowest + highest) / 2
-        return u if u >= lowest + LEAST_GAIN else None
+    def _polish_lr(self, state: FrontierState, epoch: int) -> float:
+        share = epoch / max(1, (state.polish_epochs or 1) - 1)
+        return state.tactic.lr_factor * POLISH_LR * (LOWEST_POLISH_LR / POLISH_LR) ** share
+
+    def _expected_at_end(self, state: FrontierState, polish: tuple[EpochResult, ...]) -> tuple[float, float]:
+        """Returns the margin at the latest rate when the learning rate has fallen, and its slope, both in drops."""
+        judged = [(epoch, result) for epoch, result in enumerate(polish) if not result.failed]
+        u = np.array([u_of(result.requested_rate) for _, result in judged])
+        lr = np.array([self._polish_lr(state, epoch) for epoch, _ in judged]) / state.tactic.lr_factor
+        margins = np.array([state.in_drops(result.margin) for _, result in judged])
+        error = self._standard_error(state, polish)
+        return expectation(u, lr - LOWEST_POLISH_LR, margins, error, state.slope)
 
     # Estimates, in drops
 
-    def _surplus(self, state: FrontierState, attempt: Attempt) -> float:
-        """How far an attempt's margin exceeds the reserve; that of a final is pooled, so that no lucky epoch counts."""
-        margins = [state.in_drops(result.margin) for result in attempt.results[-NUM_POOLED:]]
-        pooled = statistics.fmean(margins) if attempt.phase == "final" else margins[-1]
-        return min(margins[-1], pooled) - self._reserve(state, attempt)
-
-    def _reserve(self, state: FrontierState, attempt: Attempt) -> float:
+    def _reserve(self, state: FrontierState, results: tuple[EpochResult, ...]) -> float:
         num_looks = 1 + len(state.accepted)
-        luck = math.sqrt(2 * math.log(1 + num_looks)) * self._standard_error(state, attempt)
+        luck = math.sqrt(2 * math.log(1 + num_looks)) * self._standard_error(state, results)
         return min(self.acceptance_z * luck, LARGEST_RESERVE)
 
-    def _standard_error(self, state: FrontierState, attempt: Attempt) -> float:
+    def _standard_error(self, state: FrontierState, results: tuple[EpochResult, ...]) -> float:
         """The standard error of the last margins; if it is unknown, their scatter from one epoch to the next."""
-        told = [result.standard_error for result in attempt.results[-NUM_POOLED:]]
+        told = [result.standard_error for result in results[-NUM_POOLED:]]
         known = [state.in_drops(error) for error in told if error is not None]
         if known:
             return statistics.fmean(known)
         differences = [
             abs(state.in_drops(each.results[-1].margin) - state.in_drops(each.results[-2].margin))
-            for each in (*state.attempts, attempt)
+            for each in state.attempts
             if len(each.results) > 1 and not each.diverged
         ]
         return statistics.median(differences) if differences else 0.0
 
-    def _slope(self, state: FrontierState, base: Attempt) -> float:
-        """Loss of margin per u above an attempt, from the trials that went further; at least 1."""
+    def _slope(self, state: FrontierState) -> float:
+        """Loss of margin per u above the last accepted model, from the trials that went further; at least 1."""
+        base = state.accepted[-1] if state.accepted else None
+        here, u = (state.in_drops(base.best_margin), base.u) if base else (1.0, 0.0)
         slopes = [
-            state.in_drops(base.best_margin - each.best_margin) / (each.u - base.u)
+            (here - state.in_drops(each.best_margin)) / (each.u - u)
             for each in state.attempts
-            if each.u > base.u + LEAST_FALL and len(each.results) >= NUM_POOLED
+            if each.u > u and len(each.results) >= self.epochs_per_rate
         ]
         return max(min(slopes, default=USUAL_SLOPE), 1.0)
 
