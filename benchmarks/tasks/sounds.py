@@ -72,12 +72,15 @@ def _word_features() -> tuple[Tensor, Tensor]:
 def words(seed: int) -> Splits:
     """Spectra of words, (N, 1, bands, frames)."""
     inputs, targets = _word_features()
-    return shuffled((inputs - inputs.mean()) / inputs.std(), targets, 1400, 600, seed)
+    return shuffled((inputs - inputs.mean()) / inputs.std(), targets, 1100, 600, seed)
 
 
-def ds_cnn(width: int = 40) -> nn.Module:
-    """A convolution with stride 2, four pairs of depthwise and pointwise convolutions, and the mean."""
-    pairs = [[convolution(width, width, groups=width), convolution(width, width, 1)] for _ in range(4)]
+def ds_cnn(width: int = 48) -> nn.Module:
+    """A convolution, four pairs of depthwise and pointwise convolutions, and the mean; a quarter of the resolution."""
+    pairs = [
+        [convolution(width, width, stride=stride, groups=width), convolution(width, width, 1)]
+        for stride in (2, 1, 1, 1)
+    ]
     return nn.Sequential(
         convolution(1, width, 5, stride=2),
         *itertools.chain.from_iterable(pairs),
@@ -95,21 +98,21 @@ def machine(size: int, share_of_anomalies: float, generator: torch.Generator) ->
     """
     is_anomaly = torch.rand(size, generator=generator) < share_of_anomalies
     speeds = 3.5 + 1.5 * torch.rand(size, 1, generator=generator)
-    load = 0.5 + torch.rand(size, 1, generator=generator)
+    load = 0.7 + 0.5 * torch.rand(size, 1, generator=generator)
     places = speeds * torch.arange(1, 6)  # of the harmonics, in bands
     heights = load ** torch.arange(1, 6) * torch.tensor([1.0, 0.8, 0.9, 0.6, 0.5])
     which, kind = torch.randint(5, (size,), generator=generator), torch.randint(3, (size,), generator=generator)
     chosen = nn.functional.one_hot(which, 5) * is_anomaly.view(-1, 1)
     moved = chosen * (kind == 0).view(-1, 1) * 1.2
-    changed = 1 - 0.8 * chosen * (kind == 1).view(-1, 1)
-    added = (is_anomaly & (kind == 2)).view(-1, 1, 1) * 0.7
+    changed = 1 - chosen * (kind == 1).view(-1, 1)
+    added = (is_anomaly & (kind == 2)).view(-1, 1, 1) * 0.8
     extra = 2 + 28 * torch.rand(size, 1, generator=generator)
     places, heights = torch.cat([places + moved, extra], 1), torch.cat([heights * changed, torch.ones(size, 1)], 1)
     drift = 0.15 * torch.randn(size, 4, 1, generator=generator)  # of the speed, from frame to frame
     bands = torch.arange(32.0).view(1, 1, -1, 1)
     peaks = heights.view(size, 1, 1, 6) * torch.exp(-((bands - places.view(size, 1, 1, 6) - drift.unsqueeze(3)) ** 2))
     spectra = peaks[..., :5].sum(3) + added * peaks[..., 5]
-    inputs = (spectra + 0.25 * torch.randn(size, 4, 32, generator=generator)).flatten(1)
+    inputs = (spectra + 0.15 * torch.randn(size, 4, 32, generator=generator)).flatten(1)
     return {"inputs": inputs, "targets": torch.cat([inputs, is_anomaly.float().view(-1, 1)], 1)}
 
 
@@ -147,7 +150,7 @@ class ReconstructionAUROC(BinaryAUROC):
 
 _SPOKEN = Task(
     name="words_dscnn",
-    source="Twelve words in 60 voices of espeak-ng, with noise: 1,400 for training, 600 for validation.",
+    source="Twelve words in 60 voices of espeak-ng, with noise: 1,100 for training, 600 for validation.",
     is_for_choosing=False,
     is_unlimited=False,
     model=ds_cnn,
