@@ -205,7 +205,7 @@ TASKS: tuple[Task, ...] = (
         is_unlimited=True,
         model=UNet,
         splits=places_of_shapes,
-        training={  # the learning rate is a fifth of a good one
+        training={  # the learning rate is a third of a good one
             "batch_size": 10,
             "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001}},
             "metric": {

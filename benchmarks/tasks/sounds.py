@@ -174,7 +174,7 @@ _MACHINES = Task(
     is_unlimited=True,
     model=autoencoder,
     splits=machines,
-    training={  # the learning rate is half of a good one
+    training={  # the learning rate is a third of a good one
         "batch_size": 64,
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001, "weight_decay": 0.0}},
         "loss": {"class_path": "benchmarks.tasks.sounds.ReconstructionError"},
