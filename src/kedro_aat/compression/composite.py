@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -225,6 +225,18 @@ class CompositeScheduler:
         scheduler = self._children[0].scheduler
         assert isinstance(scheduler, PathScheduler)  # the runner disables the schedule first
         scheduler.follow_rate_path(path)
+
+    @property
+    def on_step(self) -> Callable[[float], None] | None:
+        """What the adaptive algorithm's scheduler calls in every step."""
+        scheduler = self._children[0].scheduler
+        return scheduler.on_step if isinstance(scheduler, PathScheduler) else None
+
+    @on_step.setter
+    def on_step(self, function: Callable[[float], None] | None) -> None:
+        scheduler = self._children[0].scheduler
+        assert isinstance(scheduler, PathScheduler)  # as above
+        scheduler.on_step = function
 
     def get_state(self) -> dict[str, Any]:
         """Returns the state of each algorithm's scheduler, by the algorithm's name."""

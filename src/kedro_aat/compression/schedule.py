@@ -219,7 +219,13 @@ class EpochScheduler:
 
 @runtime_checkable
 class FollowsRatePath(Protocol):
-    """A scheduler that can change the rate along a path within an epoch."""
+    """A scheduler that can change the rate along a path within an epoch.
+
+    Attributes:
+        on_step: Called in every `step` with the share of the epoch that is over at the middle of that step.
+    """
+
+    on_step: Callable[[float], None] | None
 
     def follow_rate_path(self, path: tuple[float, ...]) -> None:
         """Sets the path of the next epoch, at least one rate."""
@@ -236,6 +242,9 @@ class PathScheduler:
         set_rate: Called with each new rate.
         steps_per_epoch: Optimizer steps per epoch; None if unknown.
         before_step: Called at the beginning of every `step`.
+
+    Attributes:
+        on_step: Called in every `step` with the share of the epoch that is over at the middle of that step.
     """
 
     def __init__(
@@ -252,6 +261,7 @@ class PathScheduler:
         self._is_path_new = False
         self._has_begun = False  # steps before the first epoch do not count
         self.current_step = -1
+        self.on_step: Callable[[float], None] | None = None
 
     @property
     def changes_rate(self) -> bool:
@@ -277,6 +287,8 @@ class PathScheduler:
         if self._before_step is not None:
             self._before_step()
         self.current_step = self.current_step + 1 if next_step is None else next_step
+        if self.on_step is not None and self.steps_per_epoch is not None:
+            self.on_step(min((self.current_step + 0.5) / self.steps_per_epoch, 1.0))
         if len(self._path) < 2 or self.steps_per_epoch is None:
             return
         last = len(self._path) - 1

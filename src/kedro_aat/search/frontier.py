@@ -43,6 +43,8 @@ FIRST_LR_FACTOR = LR_RATIO
 GROWTH = {1: 2.0, 2: 1.4, 3: 1.0}
 GROWTH_IF_SLOW = 0.7
 SLOW = 3
+# A first target that is kept with a larger margin does not tell rankings apart.
+EASY = 0.5
 # Limits of the factor on the increment after a failure.
 LEAST_SHRINKING, MOST_SHRINKING = 0.8, 0.35
 # A smaller increment ends the climb. In u: about 4 % in size.
@@ -61,13 +63,15 @@ BEHIND = 1.5
 CLIMBING_RESERVE = 0.5
 # Largest reserve: more would leave nothing of the budget.
 LARGEST_RESERVE = 0.8
+# Learning rates do not fall below this share, so that they can rise again.
+LEAST_LR = 1e-3
 # Last epochs whose standard errors are averaged.
 NUM_POOLED = 3
 # Loss of margin per u if no trial has shown it.
 USUAL_SLOPE = 4.0
 
 # Learning rates of the polish, as shares of that of its tactic.
-POLISH_LR, LOWEST_POLISH_LR = 0.5, 0.02
+POLISH_LR, LOWEST_POLISH_LR = 0.2, 0.01
 # Share of the distance to the intended rate that one epoch of the polish covers.
 STEERING = 0.5
 # The largest rise per epoch of the polish, in u. It shrinks to nothing over the second half: a rise causes damage that
@@ -100,6 +104,7 @@ class Attempt(Settings):
     length: int
     results: tuple[EpochResult, ...] = ()
     accepted: bool = False
+    race: bool = False
 
     @property
     def last(self) -> EpochResult:
@@ -142,6 +147,7 @@ class FrontierState(SearchState):
     polish_epochs: int | None = None
     slope: float = USUAL_SLOPE
     safe: Trial | None = None
+    raced: bool = False
 
     @property
     def best(self) -> Trial | None:
@@ -166,7 +172,7 @@ class FrontierState(SearchState):
         """The failed trials of the climb at the place where it is now."""
         here: list[Attempt] = []
         for each in reversed(self.attempts):
-            if each.accepted or (here and each.u != here[0].u):
+            if each.accepted or each.race or (here and each.u != here[0].u):
                 break
             here.append(each)
         return tuple(here)
@@ -262,7 +268,7 @@ class Frontier(Settings):
         if (attempt := state.current) is not None:
             accepted = self._is_accepted(state, attempt)
             if num_left > 0 and not accepted and not self._is_over(state, attempt):
-                return state, Epoch(lr_scale=_lr_scale(attempt))
+                return state, Epoch(**_lr_scales(attempt))
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
             return state, state.stop(f"All {state.num_epochs} epochs were used.")
@@ -271,7 +277,7 @@ class Frontier(Settings):
             return self._start_polish(state, num_left)
         epoch = Epoch(
             rate_path=self._path(state.problem, next_attempt.start_u, next_attempt.u),
-            lr_scale=_lr_scale(next_attempt),
+            **_lr_scales(next_attempt),
             start_from=next_attempt.start,
             new_optimizer=True,
             tactic=next_attempt.tactic,
@@ -286,7 +292,7 @@ class Frontier(Settings):
 
     def _is_accepted(self, state: FrontierState, attempt: Attempt) -> bool:
         last = attempt.last
-        if last.margin < 0 or not last.fully_compressed:
+        if last.margin < 0 or not last.fully_compressed or attempt.race:
             return False
         return state.in_drops(last.margin) >= CLIMBING_RESERVE * self._reserve(state, attempt.results)
 
@@ -308,11 +314,11 @@ class Frontier(Settings):
     def _with_ended(self, state: FrontierState, attempt: Attempt) -> FrontierState:
         """Returns the state after a trial, with the increment and the tactic of the next one."""
         state = updated(state, attempts=(*state.attempts, attempt), current=None)
-        if attempt.accepted:
+        if attempt.accepted and not attempt.race:
             num_epochs, tactic = len(attempt.results), attempt.tactic
-            if num_epochs >= SLOW:
-                tactic = self._with_lr(tactic, -1) or tactic
             return updated(state, increment=state.increment * GROWTH.get(num_epochs, GROWTH_IF_SLOW), tactic=tactic)
+        if attempt.race:
+            return self._with_raced(state)
         failures = state.failures
         best = max(failures, key=lambda each: each.best_margin)
         if len(failures) <= NUM_CHALLENGERS and (challenger := self._challenger(state, failures, best)) is not None:
@@ -323,6 +329,28 @@ class Frontier(Settings):
         factor = math.sqrt(max(spare, 0.0) / max(spare + missing, 1e-9))
         factor = min(max(factor, MOST_SHRINKING), LEAST_SHRINKING)
         return updated(state, increment=state.increment * factor, tactic=best.tactic)
+
+    def _with_raced(self, state: FrontierState) -> FrontierState:
+        """Returns the state after an epoch of the race, which follows the learning rates uphill from the usual one."""
+        racers = state.attempts
+        best = max(racers, key=lambda each: each.best_margin)
+        known = [each.tactic for each in racers]
+        for direction in (1, -1):
+            neighbor = self._with_lr(best.tactic, direction)
+            if neighbor is not None and neighbor not in known and len(racers) < 4:
+                return updated(state, tactic=neighbor)
+        others = [
+            ranking
+            for ranking in self._rankings(state.problem)
+            if all(each.tactic.ranking != ranking for each in racers)
+        ]
+        if others and state.in_drops(best.best_margin) < EASY:
+            return updated(state, tactic=updated(best.tactic, ranking=others[0]))
+        won = best.last.margin >= 0
+        attempts = tuple(updated(each, race=each is not best, accepted=won and each is best) for each in racers)
+        attempts = (*(each for each in attempts if each.race), *(each for each in attempts if not each.race))
+        increment = state.increment * (GROWTH[1] if won else 1.0)
+        return updated(state, attempts=attempts, tactic=best.tactic, increment=increment, raced=True)
 
     def _challenger(self, state: FrontierState, failures: tuple[Attempt, ...], best: Attempt) -> Tactic | None:
         """Returns the next tactic to try at the same place; None if a lower rate is more promising."""
@@ -358,7 +386,8 @@ class Frontier(Settings):
         if best is not None and best.u == target and best.tactic.ranking == state.tactic.ranking:
             if state.in_drops(best.last.margin) > RESUMABLE:
                 start, start_u = best.last.checkpoint, best.u
-        return Attempt(start=start, start_u=start_u, u=target, tactic=state.tactic, length=self.epochs_per_rate)
+        length = self.epochs_per_rate if state.raced else 1
+        return Attempt(start=start, start_u=start_u, u=target, tactic=state.tactic, length=length, race=not state.raced)
 
     def _start(self, state: FrontierState, u: float) -> tuple[int, float]:
         """Returns checkpoint and position of the most compressed model up to u that was accepted."""
@@ -403,7 +432,7 @@ class Frontier(Settings):
             u = max(u - MAXIMAL_FALL, 0.0)
             return Epoch(rate_path=self._path(state.problem, u, u)[-1:], lr_scale=lr_scale, new_optimizer=True)
         expected, slope = self._expected_at_end(state, state.polish)
-        increment = max(STEERING * (expected - self._reserve(state, state.polish)) / slope, -MAXIMAL_FALL)
+        increment = max(STEERING * (expected - self._reserve(state, state.polish)) / slope, 0.0)
         if increment > 0:
             share_left = 1 - num_done / num_epochs
             increment = min(increment, MAXIMAL_RISE) * min(1.0, 2 * share_left)
@@ -454,10 +483,11 @@ class Frontier(Settings):
         return max(min(slopes, default=USUAL_SLOPE), 1.0)
 
 
-def _lr_scale(attempt: Attempt) -> float:
-    """The learning-rate scale of an attempt's next epoch, which falls to zero along a cosine."""
-    share = (len(attempt.results) + 0.5) / attempt.length
-    return attempt.tactic.lr_factor * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+def _lr_scales(attempt: Attempt) -> dict[str, float]:
+    """The learning-rate scales at both ends of an attempt's next epoch: they fall to zero along a cosine."""
+    shares = [min((len(attempt.results) + index) / attempt.length, 1.0) for index in (0, 1)]
+    start, end = (attempt.tactic.lr_factor * max(0.5 * (1 + math.cos(math.pi * share)), LEAST_LR) for share in shares)
+    return {"lr_scale": start, "lr_scale_at_end": end}
 
 
 def u_of(rate: float) -> float:

@@ -74,6 +74,8 @@ class Epoch(Settings):
         rate_path: Rates to follow within the epoch, the last of which is judged; None leaves the rate to the
             controller (its own schedule, or what was set before).
         lr_scale: Factor on the configured learning rates of the optimizer.
+        lr_scale_at_end: Factor at the end of the epoch, above 0, to which `lr_scale` changes linearly, if the training
+            steps the controller's scheduler; None keeps `lr_scale`.
         start_from: Checkpoint to restore first; None continues from the current weights.
         new_optimizer: Whether to start with a new optimizer and learning-rate scheduler.
         tactic: How to rank and to train from now on; None changes nothing.
@@ -82,6 +84,7 @@ class Epoch(Settings):
     train: bool = True
     rate_path: tuple[float, ...] | None = None
     lr_scale: float = 1.0
+    lr_scale_at_end: float | None = None
     start_from: int | None = None
     new_optimizer: bool = False
     tactic: Tactic | None = None

@@ -248,8 +248,8 @@ def _prepare_and_train(runner: TrainingRunner, move: Epoch, start: Checkpoint | 
         runner.set_rate(move.rate_path)
     if move.new_optimizer:
         runner.reset_training()
-    runner.scale_learning_rate(move.lr_scale)
-    loss = runner.train_epoch() if move.train else None
+    with runner.annealing(move.lr_scale, move.lr_scale_at_end):
+        loss = runner.train_epoch() if move.train else None
     if move.rate_path is not None and len(move.rate_path) > 1:
         # A training function may take fewer steps than expected, and so not reach the end of the path.
         runner.finish_rate_path(move.rate_path[-1])

@@ -124,6 +124,24 @@ class TrainingRunner:
         if self.callables.distill is not None:
             self.callables.distill(tactic.distill)
 
+    @contextlib.contextmanager
+    def annealing(self, scale: float, scale_at_end: float | None) -> Iterator[None]:
+        """Sets the learning-rate scale of an epoch, which moves linearly to `scale_at_end` within it.
+
+        If the scheduler cannot tell how far the epoch is, the scale is the mean of both.
+        """
+        scheduler, end = self.compression_controller.scheduler, scale if scale_at_end is None else scale_at_end
+        if end == scale or not (self.is_searching and isinstance(scheduler, FollowsRatePath)):
+            self.scale_learning_rate((scale + end) / 2)
+            yield
+            return
+        self.scale_learning_rate(scale)
+        scheduler.on_step = lambda share: self.scale_learning_rate(scale + (end - scale) * share)
+        try:
+            yield
+        finally:
+            scheduler.on_step = None
+
     def set_rate(self, path: tuple[float, ...]) -> None:
         """Sets the rate, or the path of rates within an epoch, instead of the controller's own schedule."""
         controller = self.compression_controller
