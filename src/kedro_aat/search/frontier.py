@@ -43,8 +43,8 @@ FIRST_LR_FACTOR = LR_RATIO
 GROWTH = {1: 2.0, 2: 1.4, 3: 1.0}
 GROWTH_IF_SLOW = 0.7
 SLOW = 3
-# A first target that is kept with a larger margin does not tell rankings apart.
-EASY = 0.5
+# Epochs of the race at most.
+MAXIMAL_RACERS = 4
 # Limits of the factor on the increment after a failure.
 LEAST_SHRINKING, MOST_SHRINKING = 0.8, 0.35
 # A smaller increment ends the climb. In u: about 4 % in size.
@@ -60,13 +60,16 @@ NUM_CHALLENGERS = 2
 # A challenger with the same learning rate is given up if it is this much behind after as many epochs.
 BEHIND = 1.5
 # Share of the reserve that the climb keeps.
-CLIMBING_RESERVE = 0.5
+CLIMBING_RESERVE = 0.0
 # Largest reserve: more would leave nothing of the budget.
 LARGEST_RESERVE = 0.8
 # Learning rates do not fall below this share, so that they can rise again.
 LEAST_LR = 1e-3
 # Last epochs whose standard errors are averaged.
 NUM_POOLED = 3
+# A polish is begun anew if at least this many epochs are left.
+SHORTEST_POLISH = 4
+LEAST_FALL = 0.05
 # Loss of margin per u if no trial has shown it.
 USUAL_SLOPE = 4.0
 
@@ -264,6 +267,8 @@ class Frontier(Settings):
         if state.polish_epochs is not None:
             if num_left <= 0:
                 return state, state.stop(f"All {state.num_epochs} epochs were used.")
+            if self._fails(state, state.polish_epochs):
+                return self._start_polish(state, num_left)
             return state, self._next_of_polish(state, state.polish_epochs)
         if (attempt := state.current) is not None:
             accepted = self._is_accepted(state, attempt)
@@ -335,17 +340,11 @@ class Frontier(Settings):
         racers = state.attempts
         best = max(racers, key=lambda each: each.best_margin)
         known = [each.tactic for each in racers]
-        for direction in (1, -1):
+        directions: tuple[Literal[-1, 1], ...] = (1, -1) if state.in_drops(best.best_margin) <= NEAR else (1,)
+        for direction in directions:
             neighbor = self._with_lr(best.tactic, direction)
-            if neighbor is not None and neighbor not in known and len(racers) < 4:
+            if best.last.margin < 0 and neighbor is not None and neighbor not in known and len(racers) < MAXIMAL_RACERS:
                 return updated(state, tactic=neighbor)
-        others = [
-            ranking
-            for ranking in self._rankings(state.problem)
-            if all(each.tactic.ranking != ranking for each in racers)
-        ]
-        if others and state.in_drops(best.best_margin) < EASY:
-            return updated(state, tactic=updated(best.tactic, ranking=others[0]))
         won = best.last.margin >= 0
         attempts = tuple(updated(each, race=each is not best, accepted=won and each is best) for each in racers)
         attempts = (*(each for each in attempts if each.race), *(each for each in attempts if not each.race))
@@ -405,13 +404,15 @@ class Frontier(Settings):
         """Starts from the best accepted model; without one, from the trial that came nearest."""
         assert state.first is not None
         start, start_u, tactic = state.first.checkpoint, 0.0, state.tactic
-        if state.accepted:
-            base = state.accepted[-1]
+        before = u_of(state.polish[0].requested_rate) - LEAST_FALL if state.polish else math.inf
+        below = [each for each in state.accepted if each.u < before]
+        if below:
+            base = below[-1]
             start, start_u, tactic = base.last.checkpoint, base.u, base.tactic
-        elif state.attempts:
+        elif state.attempts and not state.polish:
             base = max(state.attempts, key=lambda each: each.best_margin)
             start, start_u, tactic = base.last.checkpoint, base.u, base.tactic
-        state = updated(state, polish_epochs=num_left, slope=self._slope(state), tactic=tactic)
+        state = updated(state, polish=(), polish_epochs=num_left, slope=self._slope(state), tactic=tactic)
         epoch = Epoch(
             rate_path=self._path(state.problem, start_u, start_u)[-1:],
             lr_scale=self._polish_lr(state, 0),
@@ -420,6 +421,16 @@ class Frontier(Settings):
             tactic=tactic,
         )
         return state, epoch
+
+    def _fails(self, state: FrontierState, num_epochs: int) -> bool:
+        """Whether the polish, half over, has kept no model, and is not expected to; a new one then begins lower."""
+        share, num_left = len(state.polish) / num_epochs, num_epochs - len(state.polish)
+        below = u_of(state.polish[0].requested_rate) - LEAST_FALL
+        if share < 0.5 or num_left < SHORTEST_POLISH or all(each.u >= below for each in state.accepted):
+            return False
+        expected, _ = self._expected_at_end(state, state.polish)
+        kept = state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
+        return not kept and expected < self._reserve(state, state.polish)
 
     def _next_of_polish(self, state: FrontierState, num_epochs: int) -> Epoch | Stop:
         num_done = len(state.polish)
