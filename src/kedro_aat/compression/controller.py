@@ -297,6 +297,11 @@ class ModelController(ABC):
         """
         return None
 
+    @property
+    def macs_share(self) -> float:
+        """Share of the multiply-accumulate operations that a cut copy of the model has left, in (0, 1]."""
+        return 1.0
+
     def get_compression_state(self) -> dict[str, Any]:
         """Returns settings and state; with the model's `state_dict` they are enough to rebuild the controller."""
         return {"settings": self.settings.model_dump(mode="json"), "state": self.get_state()}

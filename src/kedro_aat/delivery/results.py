@@ -102,7 +102,7 @@ class EpochCount(Result):
     """Epochs of a search, or of all searches of a run.
 
     Attributes:
-        used: Epochs trained.
+        used: Epochs used up; one of a cut model counts as its share of the MACs, rounded up in the sum.
         allowed: Epochs that the settings allow.
     """
 

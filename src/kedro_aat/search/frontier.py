@@ -45,6 +45,8 @@ GROWTH_IF_SLOW = 0.7
 SLOW = 3
 # Epochs of the race at most.
 MAXIMAL_RACERS = 4
+# Against division by zero.
+LEAST_COST = 1e-3
 # Limits of the factor on the increment after a failure.
 LEAST_SHRINKING, MOST_SHRINKING = 0.8, 0.35
 # A smaller increment ends the climb. In u: about 4 % in size.
@@ -131,6 +133,7 @@ class FrontierState(SearchState):
     Attributes:
         problem: The problem to solve.
         num_epochs: Number of epochs trained so far.
+        spent: What they cost, in epochs of the uncompressed model.
         first: Validation of the model at rate 0; None before it.
         attempts: All trials that have ended.
         current: The trial in progress; None if there is none.
@@ -141,6 +144,7 @@ class FrontierState(SearchState):
 
     problem: Problem
     num_epochs: int = 0
+    spent: float = 0.0
     first: EpochResult | None = None
     attempts: tuple[Attempt, ...] = ()
     current: Attempt | None = None
@@ -233,7 +237,9 @@ class Frontier(Settings):
     def tell(self, state: FrontierState, result: EpochResult) -> FrontierState:
         """Adds a result to the state in which the search was while its epoch ran."""
         decided, _ = self._decide(state)
-        changes: dict[str, Any] = {"num_epochs": decided.num_epochs + result.trained}
+        changes: dict[str, Any] = {}
+        if result.trained:
+            changes = {"num_epochs": decided.num_epochs + 1, "spent": decided.spent + result.cost}
         accepted = result.fully_compressed and result.margin >= 0
         if decided.polish_epochs is not None:
             polish = (*decided.polish, result)
@@ -263,7 +269,7 @@ class Frontier(Settings):
         if state.first is None:
             path = (0.0,) if state.problem.initial_rate > 0 else None
             return state, Epoch(train=False, rate_path=path, new_optimizer=True)
-        num_left = self.maximal_total_epochs - state.num_epochs
+        num_left = self._num_left(state)
         if state.polish_epochs is not None:
             if num_left <= 0:
                 return state, state.stop(f"All {state.num_epochs} epochs were used.")
@@ -288,6 +294,14 @@ class Frontier(Settings):
             tactic=next_attempt.tactic,
         )
         return updated(state, current=next_attempt), epoch
+
+    def _num_left(self, state: FrontierState) -> int:
+        """Number of epochs that can still be trained, if each costs as much as the last one."""
+        latest = state.polish or (state.current.results if state.current else ())
+        if not latest and state.attempts:
+            latest = state.attempts[-1].results
+        cost = latest[-1].cost if latest else 1.0
+        return math.floor((self.maximal_total_epochs - state.spent) / max(cost, LEAST_COST) + 1e-9)
 
     def _path(self, problem: Problem, start: float, end: float) -> tuple[float, ...]:
         """Returns rates from one u to another, both limited to the rates of the problem."""
@@ -377,7 +391,7 @@ class Frontier(Settings):
         """Returns the next trial of the climb; None if it is over."""
         start, start_u = self._start(state, math.inf)
         highest = u_of(state.problem.maximal_rate)
-        is_over = num_left <= self.polish_share * self.maximal_total_epochs
+        is_over = self.maximal_total_epochs - state.spent <= self.polish_share * self.maximal_total_epochs
         if is_over or start_u >= highest or state.increment < LEAST_INCREMENT:
             return None
         target = min(max(start_u + state.increment, u_of(state.problem.minimal_rate)), highest)

@@ -117,6 +117,7 @@ class EpochResult(Settings):
         margin: Distance of the metric to the lowest tolerated one; at least 0 is within budget. `margin_if_failed` for
             a failed epoch.
         standard_error: Standard error of the metric's difference to the baseline; None if unknown.
+        cost: What the epoch cost, as a share of an epoch of the uncompressed model, in [0, 1].
         fully_compressed: Whether the controller's own schedule has ended.
         early_stop: Whether the user's function asked to end this phase of training.
     """
@@ -128,6 +129,7 @@ class EpochResult(Settings):
     metric: float | None
     margin: float
     standard_error: float | None = None
+    cost: Annotated[float, Field(ge=0, le=1)] = 1.0
     fully_compressed: bool = True
     early_stop: bool = False
 

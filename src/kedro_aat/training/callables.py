@@ -44,7 +44,7 @@ class Callables:
     `halve_batch` lets the functions `in_parts` compute each batch in twice as many parts, and returns False if it
     cannot; it is None if the user has not asked for it.
     `sample_gradients` calls a function after each of some batches, when the model has its gradients. `distill` switches
-    distillation on or off.
+    distillation on or off. `cost` returns what the last epoch cost, as a share of an epoch of the uncompressed model.
     """
 
     train_epoch: Callable[..., Any]
@@ -58,6 +58,7 @@ class Callables:
     halve_batch: Callable[[], bool] | None = None
     sample_gradients: Callable[[Callable[[], object]], object] | None = None
     distill: Callable[[bool], object] | None = None
+    cost: Callable[[], float] | None = None
     state: Stateful | None = None
     batch_size: int | None = None
     in_parts: Collection[str] = ()
@@ -75,7 +76,7 @@ class Callables:
     @property
     def fingerprint(self) -> str:
         """Hash of the functions' source."""
-        ours = ("state", "batch_size", "halve_batch", "in_parts", "sample_gradients", "distill")
+        ours = ("state", "batch_size", "halve_batch", "in_parts", "sample_gradients", "distill", "cost")
         return hash_sources(value for name, value in vars(self).items() if name not in ours and value is not None)
 
 

@@ -37,6 +37,9 @@ from kedro_aat.training.teacher import Teacher
 EPOCHS_PER_SEED = 1_000_003
 # Batches whose gradients rank filters by `taylor`.
 NUM_SAMPLED_BATCHES = 8
+# What an epoch costs at least, as a share of one of the uncompressed model: with 3 % of its MACs, epochs of the digits
+# network take 45 % of the time, and those of a larger network 23 % (docs/decisions/cut-copies.md).
+LEAST_EPOCH_COST = 0.4
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ class DefaultTraining:
         self._forward = torch.compile(model) if settings.compile else model
         self._controller = None if settings.compile else controller  # each cut would be compiled anew
         self._compact: CompactModel | None = None
+        self._epoch_cost = 1.0
         self._seed = seed
         self._loss = settings.loss.build()
         if isinstance(self._loss, nn.Module):
@@ -163,8 +167,10 @@ class DefaultTraining:
         model.train()
         optimizers = listed(optimizer)
         compact = self._compact_model(to_train=True)
+        self._epoch_cost = 1.0
         if compact is None or not compact.can_be_trained_by(optimizers):
             return self._train(self._forward, compression_controller, epoch, optimizers, listed(lr_scheduler))
+        self._epoch_cost = max(compression_controller.macs_share, LEAST_EPOCH_COST)
         with compact.trained_by(optimizers):
             forward = compact.model.train()
             return self._train(forward, compression_controller, epoch, optimizers, listed(lr_scheduler))
@@ -317,6 +323,7 @@ class DefaultTraining:
             halve_batch=None if self.settings.on_out_of_memory == "error" else self.halve_batch,
             sample_gradients=None if train or self._train_data is None else self.sample_gradients,
             distill=None if train or self._teacher is None else self.distill,
+            cost=None if train else lambda: self._epoch_cost,
             state=self,
             batch_size=self.settings.batch_size,
             # With a training function of the user's, the settings do not allow it.

@@ -36,6 +36,7 @@ from kedro_aat.training.records import (
     EpochRecord,
     FineTuned,
     best_within,
+    epochs_used,
     exceeds_time_limit,
     pareto_front,
 )
@@ -122,7 +123,7 @@ def fine_tune(
                 checkpoint = runner.checkpoint(record.checkpoint, saved)
                 checkpoints.save(checkpoint, runner.dump, keep=keep, wait=False)
                 still_needed = state.needed
-                progress.show(record)
+                progress.show(record, epochs_used(history))
                 _warn_if_unresolved(budget, history)
                 _refuse_to_repeat(history)
             else:
@@ -286,6 +287,7 @@ def _judge(
         metric=metric,
         margin=margin_if_failed(budget.drop) if metric is None else budget.margin(metric),
         standard_error=standard_error_of(baseline, evaluation) if evaluation else None,
+        cost=runner.epoch_cost if move.train else 0.0,
         fully_compressed=fully_compressed,
         early_stop=metric is not None and move.train and fully_compressed and runner.stops_early(metric),
     )

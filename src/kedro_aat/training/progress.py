@@ -56,13 +56,18 @@ class LoopProgress:
         if self._writer is not None:
             self._writer.flush()
 
-    def show(self, record: EpochRecord) -> None:
-        """Shows one epoch, and writes its scalars to TensorBoard."""
+    def show(self, record: EpochRecord, num_used: int) -> None:
+        """Shows one epoch, and writes its scalars to TensorBoard.
+
+        Args:
+            record: The epoch.
+            num_used: Epochs that the search has used up so far, by their costs.
+        """
         best = "none" if record.best_rate is None else f"{record.best_rate:.4f}"
         judged = "failed" if record.metric is None else f"metric {record.metric:.4f}  margin {record.margin:+.4f}"
         line = f"rate {record.achieved_rate:.4f}  {judged}  best {best}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=record.epoch, line=line)
+            self._bar.update(self._task, completed=num_used, line=line)
         elif self._verbose:
             loss = "" if record.loss is None else f"  loss {record.loss:.4f}"
             what = f"epoch {record.epoch}" if record.trained else "validated"

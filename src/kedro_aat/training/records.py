@@ -37,6 +37,7 @@ class EpochRecord:
         fully_compressed: Whether the controller's own schedule has ended.
         best_rate: Highest rate within budget so far; None if there is none.
         seconds: Wall time of the epoch.
+        cost: What the epoch cost, as a share of an epoch of the uncompressed model, in [0, 1]; 0 for a validation.
     """
 
     checkpoint: int
@@ -54,6 +55,7 @@ class EpochRecord:
     fully_compressed: bool
     best_rate: float | None
     seconds: float
+    cost: float = 1.0
 
     @property
     def failed(self) -> bool:
@@ -146,6 +148,11 @@ def best_within(history: list[EpochRecord], available: Collection[int], budget: 
     front = pareto_front(history, available)
     rows = [row for row in history if row.checkpoint in front and row.achieved_rate > 0 and row.keeps(budget)]
     return max(rows, key=lambda row: (row.achieved_rate, row.margin), default=None)
+
+
+def epochs_used(history: list[EpochRecord]) -> int:
+    """Epochs that a search has used up, counted by their costs and rounded up."""
+    return math.ceil(sum(row.cost for row in history if row.trained) - 1e-9)
 
 
 def exceeds_time_limit(time_limit: float | None, history: list[EpochRecord]) -> bool:

@@ -204,6 +204,11 @@ class TrainingRunner:
         )
         return self.current_loss
 
+    @property
+    def epoch_cost(self) -> float:
+        """What the last epoch cost, as a share of an epoch of the uncompressed model, in (0, 1]."""
+        return 1.0 if self.callables.cost is None else self.callables.cost()
+
     def validate(self) -> Evaluation:
         """Runs the user's validation function, without gradients.
 

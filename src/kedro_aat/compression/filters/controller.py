@@ -343,6 +343,10 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             note_format="not cut: {layer}: {reason}",
         )
 
+    @property
+    def macs_share(self) -> float:
+        return self._costs.left("macs", self._removed()) / self._costs.total("macs")
+
     def compact(self, last: CompactModel | None = None, *, to_train: bool = False) -> CompactModel | None:
         needs_gradients = self._scored and not self._is_ranked_by_search
         kept = self._kept_units()

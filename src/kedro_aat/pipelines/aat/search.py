@@ -324,6 +324,8 @@ def finetune_second_stage(
 def _search_result(
     ended: SearchStageResult, algorithms: list[str], num_allowed: int, time_limit: float | None
 ) -> SearchResult:
+    from kedro_aat.training.records import epochs_used
+
     fine_tuned, best = ended.fine_tuned, ended.fine_tuned.best
     return SearchResult(
         algorithms=algorithms,
@@ -333,7 +335,7 @@ def _search_result(
         validation=fine_tuned.metric,
         standard_error=best.standard_error if best else None,
         rate=Rates(requested=best.requested_rate if best else 0.0, achieved=fine_tuned.achieved_rate),
-        epochs=EpochCount(used=fine_tuned.history[-1].epoch, allowed=num_allowed),
+        epochs=EpochCount(used=epochs_used(fine_tuned.history), allowed=num_allowed),
         seconds=WallTime(used=sum(row.seconds for row in fine_tuned.history), limit=time_limit),
         best_checkpoint=best.checkpoint if best else None,
         device=ended.device,
