@@ -81,6 +81,7 @@ class CompositeController(ModelController):
         self.maximal_compression_rate = self.adaptive.maximal_compression_rate
         self.first_target_rate = self.adaptive.first_target_rate
         self.rankings = self.adaptive.rankings
+        self.regrows = self.adaptive.regrows
         self.scheduler = CompositeScheduler(self.children)
 
     @property

@@ -147,6 +147,7 @@ class RanksByTactic(Protocol):
     """A controller that can rank what it removes in several ways."""
 
     first_target_rate: float
+    regrows: bool
 
     @property
     def rankings(self) -> tuple[Ranking, ...]:
@@ -184,6 +185,8 @@ class ModelController(ABC):
         maximal_compression_rate: Highest rate that the model can have.
         first_target_rate: A rate that most models bear, at which a search may begin.
         rankings: The ways to rank what is removed, the configured one first; empty if there is no choice.
+        regrows: Whether what comes back as zeros, when the rate falls, learns again. Filters before a normalization do
+            not, since their scale is zero as well.
         model: The model under compression.
         settings: The settings that were passed in.
         loss: The term that training functions add to the task's loss.
@@ -199,6 +202,7 @@ class ModelController(ABC):
     maximal_compression_rate: float = 1.0
     first_target_rate: float = 0.5
     rankings: tuple[Ranking, ...] = ()
+    regrows: bool = False
     scheduler: CompressionScheduler
 
     def __init__(self, model: nn.Module, settings: CompressionSettings, example_input: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The default strategy: it climbs from one compressed model to the next, then trains long where the climb ended.
+"""The default strategy: it climbs from one compressed model to the next, then polishes the last.
 
 Rates are handled as u = -ln(1 - rate), the log of the size ratio, in which equal increments are equal factors in size;
 margins are handled in tolerated drops.
@@ -8,32 +8,24 @@ that falls to zero, until an epoch is within budget. After an easy success the i
 came near, the trial goes on with another tactic: first another learning rate, then another ranking. Otherwise the
 increment shrinks.
 
-The finals: the rest of the epochs goes to a few long trials around the place where the climb ended. A model is returned
-if its margin exceeds a reserve, which grows with the standard error and with the number of models to choose from.
+The polish: the rest of the epochs trains the last accepted model at a falling learning rate, in which the rate rises
+as long as the margin expected at the end, estimated from all of its epochs, exceeds a reserve. The reserve grows with
+the standard error and with the number of models to choose from, so that no lucky epoch decides what is returned.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import statistics
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from kedro_aat.search.attempts import Attempt, FrontierState
 from kedro_aat.search.beliefs import expectation
-from kedro_aat.search.policy import (
-    UNIT_WITHOUT_DROP,
-    Count,
-    Epoch,
-    EpochResult,
-    Problem,
-    SearchState,
-    Stop,
-    Trial,
-    updated,
-    worth_returning,
-)
+from kedro_aat.search.policy import Count, Epoch, EpochResult, Problem, Stop, Trial, updated
 from kedro_aat.search.tactics import LR_RATIO, Ranking, Tactic, Tactics
 from kedro_aat.validated import Settings
 
@@ -42,7 +34,6 @@ FIRST_LR_FACTOR = LR_RATIO
 # The increment after an accepted trial, by the number of its epochs.
 GROWTH = {1: 2.0, 2: 1.4, 3: 1.0}
 GROWTH_IF_SLOW = 0.7
-SLOW = 3
 # Epochs of the race at most.
 MAXIMAL_RACERS = 4
 # Against division by zero.
@@ -61,19 +52,15 @@ RESUMABLE = -3.0
 NUM_CHALLENGERS = 2
 # A challenger with the same learning rate is given up if it is this much behind after as many epochs.
 BEHIND = 1.5
-# Share of the reserve that the climb keeps.
-CLIMBING_RESERVE = 0.0
 # Largest reserve: more would leave nothing of the budget.
 LARGEST_RESERVE = 0.8
 # Learning rates do not fall below this share, so that they can rise again.
 LEAST_LR = 1e-3
-# Last epochs whose standard errors are averaged.
-NUM_POOLED = 3
+# Share of the reserve that the returned epoch itself keeps; all epochs of the polish together keep the whole.
+RESERVE_OF_ONE_EPOCH = 0.5
 # A polish is begun anew if at least this many epochs are left.
 SHORTEST_POLISH = 4
 LEAST_FALL = 0.05
-# Loss of margin per u if no trial has shown it.
-USUAL_SLOPE = 4.0
 
 # Learning rates of the polish, as shares of that of its tactic.
 POLISH_LR, LOWEST_POLISH_LR = 0.2, 0.01
@@ -85,131 +72,24 @@ MAXIMAL_RISE = 0.1
 # The largest fall per epoch of the polish, in u.
 MAXIMAL_FALL = 0.15
 
-# Numbers of the latest attempts and accepted models whose checkpoints a trial may start from.
-NUM_RESUMABLE, NUM_STARTS = 3, 4
 
+# Settings of version 0.1 that have no meaning any more.
+OBSOLETE = ("first_step", "lowest_trial_lr", "polish_lr", "lowest_polish_lr")
 
-class Attempt(Settings):
-    """A trial with all its epochs.
-
-    Attributes:
-        start: Checkpoint in which it began.
-        start_u: Position of that checkpoint.
-        u: Position of the trial.
-        tactic: How it trains.
-        length: Number of epochs over which its learning rate falls to zero.
-        results: One result per epoch.
-        accepted: Whether it ended within budget.
-    """
-
-    start: int
-    start_u: float
-    u: float
-    tactic: Tactic
-    length: int
-    results: tuple[EpochResult, ...] = ()
-    accepted: bool = False
-    race: bool = False
-
-    @property
-    def last(self) -> EpochResult:
-        """Its last epoch."""
-        return self.results[-1]
-
-    @property
-    def best_margin(self) -> float:
-        """The largest margin of its epochs, in metric units."""
-        return max(result.margin for result in self.results)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether its last epoch failed."""
-        return self.last.failed
-
-
-class FrontierState(SearchState):
-    """What the search knows.
-
-    Attributes:
-        problem: The problem to solve.
-        num_epochs: Number of epochs trained so far.
-        spent: What they cost, in epochs of the uncompressed model.
-        first: Validation of the model at rate 0; None before it.
-        attempts: All trials that have ended.
-        current: The trial in progress; None if there is none.
-        increment: Increment of the next trial of the climb, in u.
-        tactic: How the next trial of the climb trains.
-        safe: The most compressed model whose margin exceeded the reserve; None if there is none.
-    """
-
-    problem: Problem
-    num_epochs: int = 0
-    spent: float = 0.0
-    first: EpochResult | None = None
-    attempts: tuple[Attempt, ...] = ()
-    current: Attempt | None = None
-    increment: float
-    tactic: Tactic
-    polish: tuple[EpochResult, ...] = ()
-    polish_epochs: int | None = None
-    slope: float = USUAL_SLOPE
-    safe: Trial | None = None
-    raced: bool = False
-
-    @property
-    def best(self) -> Trial | None:
-        """The most compressed model whose margin exceeded the reserve; without one, that with the largest margin."""
-        if self.safe is not None:
-            return self.safe
-        feasible = (trial for trial in self.candidates if trial.margin >= 0)
-        return max(feasible, key=lambda trial: (trial.margin, trial.achieved_rate), default=None)
-
-    @property
-    def returned(self) -> Trial | None:
-        """The best, if it is worth returning."""
-        return worth_returning(self.best, self.problem)
-
-    @property
-    def accepted(self) -> tuple[Attempt, ...]:
-        """The trials that ended within budget, by rising rate."""
-        return tuple(sorted((each for each in self.attempts if each.accepted), key=lambda each: each.u))
-
-    @property
-    def failures(self) -> tuple[Attempt, ...]:
-        """The failed trials of the climb at the place where it is now."""
-        here: list[Attempt] = []
-        for each in reversed(self.attempts):
-            if each.accepted or each.race or (here and each.u != here[0].u):
-                break
-            here.append(each)
-        return tuple(here)
-
-    @property
-    def needed(self) -> frozenset[int]:
-        """The best checkpoint, and those that a trial may start from."""
-        needed = set(super().needed)
-        needed |= {each.last.checkpoint for each in (*self.accepted[-NUM_STARTS:], *self.attempts[-NUM_RESUMABLE:])}
-        needed |= {self.current.start} if self.current else set()
-        needed |= {self.first.checkpoint} if self.first else set()
-        return frozenset(needed)
-
-    def in_drops(self, value: float) -> float:
-        """Converts a margin to tolerated drops, with a bound, so that sums of squares stay finite."""
-        drop = self.problem.tolerated_drop
-        return min(max(value / (drop if drop > 1e-9 else UNIT_WITHOUT_DROP), -1e3), 1e3)
+logger = logging.getLogger(__name__)
 
 
 class Frontier(Settings):
     """Searches for the highest rate within budget, and uses all epochs that it may use.
 
     Attributes:
-        maximal_total_epochs: Limit on the number of epochs trained.
+        maximal_total_epochs: Limit on the epochs; one of a cut model counts as what it costs.
         acceptance_z: Share of the luck that is kept in reserve: the best of k models looks about sqrt(2 ln k) standard
             errors better than it is. Larger numbers return lower rates that truly break the budget less often; 0 keeps
             no reserve.
         epochs_per_rate: Epochs of a trial of the climb, unless it is accepted or given up before.
         num_path_steps: Number of equal increments by which the rate rises within the first epoch of a trial.
-        polish_share: Share of the epochs that is reserved for the finals.
+        polish_share: Share of the epochs that is reserved for the polish.
         tactics: What the search may try beside rates.
     """
 
@@ -220,6 +100,17 @@ class Frontier(Settings):
     num_path_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     polish_share: Annotated[float, Field(ge=0, le=1)] = 0.4
     tactics: Tactics = Tactics()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_obsolete(cls, data: Any) -> Any:
+        """Leaves out settings of version 0.1 that have no meaning any more."""
+        found = [name for name in OBSOLETE if isinstance(data, Mapping) and name in data]
+        if not found:
+            return data
+        names = ", ".join(found)
+        logger.warning("search: %s no longer matter; remove them. `tactics` says what the search may try.", names)
+        return {name: value for name, value in data.items() if name not in found}
 
     def initial(self, problem: Problem) -> FrontierState:
         """Returns the state before the first validation of the model."""
@@ -241,11 +132,14 @@ class Frontier(Settings):
         if result.trained:
             changes = {"num_epochs": decided.num_epochs + 1, "spent": decided.spent + result.cost}
         accepted = result.fully_compressed and result.margin >= 0
+        if accepted and decided.first is not None:
+            changes["candidates"] = (*decided.candidates, Trial.from_result(result))
         if decided.polish_epochs is not None:
             polish = (*decided.polish, result)
             if accepted:
                 expected, _ = self._expected_at_end(decided, polish)
-                if expected >= self._reserve(decided, polish):
+                reserve = self._reserve(decided, polish)
+                if expected >= reserve and decided.in_drops(result.margin) >= RESERVE_OF_ONE_EPOCH * reserve:
                     changes["safe"] = Trial.from_result(result)
             return updated(decided, **changes, polish=polish)
         if decided.current is None:
@@ -253,8 +147,9 @@ class Frontier(Settings):
         attempt = updated(decided.current, results=(*decided.current.results, result))
         if accepted:
             candidate = Trial.from_result(result)
-            changes["candidates"] = (*decided.candidates, candidate)
-            if self._is_accepted(decided, attempt):
+            reserve = RESERVE_OF_ONE_EPOCH * self._reserve(decided, attempt.results)
+            is_larger = decided.safe is None or candidate.merit >= decided.safe.merit
+            if is_larger and decided.in_drops(result.margin) >= reserve:
                 changes["safe"] = candidate
         return updated(decided, **changes, current=attempt)
 
@@ -272,17 +167,17 @@ class Frontier(Settings):
         num_left = self._num_left(state)
         if state.polish_epochs is not None:
             if num_left <= 0:
-                return state, state.stop(f"All {state.num_epochs} epochs were used.")
+                return state, state.stop(self._reason(state))
             if self._fails(state, state.polish_epochs):
                 return self._start_polish(state, num_left)
             return state, self._next_of_polish(state, state.polish_epochs)
         if (attempt := state.current) is not None:
-            accepted = self._is_accepted(state, attempt)
+            accepted = _is_accepted(attempt)
             if num_left > 0 and not accepted and not self._is_over(state, attempt):
                 return state, Epoch(**_lr_scales(attempt))
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
-            return state, state.stop(f"All {state.num_epochs} epochs were used.")
+            return state, state.stop(self._reason(state))
         next_attempt = self._next_of_climb(state, num_left)
         if next_attempt is None:
             return self._start_polish(state, num_left)
@@ -294,6 +189,17 @@ class Frontier(Settings):
             tactic=next_attempt.tactic,
         )
         return updated(state, current=next_attempt), epoch
+
+    def _reason(self, state: FrontierState) -> str:
+        """Why the search ended, and why not the highest rate within budget is returned."""
+        reason = f"All {self.maximal_total_epochs} epochs were used."
+        highest = max((trial.achieved_rate for trial in state.candidates), default=0.0)
+        if state.best is not None and highest > state.best.achieved_rate:
+            reason += (
+                f" A rate of {highest:.4f} was measured within budget, too, but with a smaller margin than the reserve "
+                "that acceptance_z asks for."
+            )
+        return reason
 
     def _num_left(self, state: FrontierState) -> int:
         """Number of epochs that can still be trained, if each costs as much as the last one."""
@@ -308,12 +214,6 @@ class Frontier(Settings):
         num = self.num_path_steps
         path = [start + (end - start) * (index + 1) / num for index in range(num)]
         return tuple(min(max(-math.expm1(-u), problem.minimal_rate), problem.maximal_rate) for u in path)
-
-    def _is_accepted(self, state: FrontierState, attempt: Attempt) -> bool:
-        last = attempt.last
-        if last.margin < 0 or not last.fully_compressed or attempt.race:
-            return False
-        return state.in_drops(last.margin) >= CLIMBING_RESERVE * self._reserve(state, attempt.results)
 
     def _is_over(self, state: FrontierState, attempt: Attempt) -> bool:
         last, num_done = attempt.last, len(attempt.results)
@@ -396,9 +296,9 @@ class Frontier(Settings):
             return None
         target = min(max(start_u + state.increment, u_of(state.problem.minimal_rate)), highest)
         best = max(state.failures, key=lambda each: each.best_margin, default=None)
-        if best is not None and best.u == target and best.tactic.ranking == state.tactic.ranking:
-            if state.in_drops(best.last.margin) > RESUMABLE:
-                start, start_u = best.last.checkpoint, best.u
+        is_same = best is not None and best.u == target and best.tactic.ranking == state.tactic.ranking
+        if best is not None and is_same and state.in_drops(best.last.margin) > RESUMABLE:
+            start, start_u = best.last.checkpoint, best.u
         length = self.epochs_per_rate if state.raced else 1
         return Attempt(start=start, start_u=start_u, u=target, tactic=state.tactic, length=length, race=not state.raced)
 
@@ -417,18 +317,25 @@ class Frontier(Settings):
     def _start_polish(self, state: FrontierState, num_left: int) -> tuple[FrontierState, Epoch]:
         """Starts from the best accepted model; without one, from the trial that came nearest."""
         assert state.first is not None
-        start, start_u, tactic = state.first.checkpoint, 0.0, state.tactic
+        start, start_u, tactic, u = state.first.checkpoint, 0.0, state.tactic, 0.0
         before = u_of(state.polish[0].requested_rate) - LEAST_FALL if state.polish else math.inf
         below = [each for each in state.accepted if each.u < before]
-        if below:
-            base = below[-1]
+        nearest = max(state.attempts, key=lambda each: each.best_margin, default=None)
+        if below or (nearest is not None and state.in_drops(nearest.last.margin) > RESUMABLE):
+            base = below[-1] if below else nearest
+            assert base is not None
             start, start_u, tactic = base.last.checkpoint, base.u, base.tactic
-        elif state.attempts and not state.polish:
-            base = max(state.attempts, key=lambda each: each.best_margin)
-            start, start_u, tactic = base.last.checkpoint, base.u, base.tactic
-        state = updated(state, polish=(), polish_epochs=num_left, slope=self._slope(state), tactic=tactic)
+        elif nearest is not None:  # the climb found nothing, not even far below its first target
+            u, tactic = min(each.u for each in state.attempts) / 2, nearest.tactic
+        if state.polish:
+            expected, slope = self._expected_at_end(state, state.polish)
+            missing = self._reserve(state, state.polish) - expected
+            u = before - max(missing / slope - LEAST_FALL, 0.0)
+        state = updated(
+            state, polish=(), polish_epochs=num_left, slope=state.slope_above(self.epochs_per_rate), tactic=tactic
+        )
         epoch = Epoch(
-            rate_path=self._path(state.problem, start_u, start_u)[-1:],
+            rate_path=self._path(state.problem, start_u, max(u, start_u))[-1:],
             lr_scale=self._polish_lr(state, 0),
             start_from=start,
             new_optimizer=True,
@@ -441,6 +348,8 @@ class Frontier(Settings):
         share, num_left = len(state.polish) / num_epochs, num_epochs - len(state.polish)
         below = u_of(state.polish[0].requested_rate) - LEAST_FALL
         if share < 0.5 or num_left < SHORTEST_POLISH or all(each.u >= below for each in state.accepted):
+            return False
+        if state.problem.regrows or all(result.failed for result in state.polish):  # then the rate falls instead
             return False
         expected, _ = self._expected_at_end(state, state.polish)
         kept = state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
@@ -457,7 +366,9 @@ class Frontier(Settings):
             u = max(u - MAXIMAL_FALL, 0.0)
             return Epoch(rate_path=self._path(state.problem, u, u)[-1:], lr_scale=lr_scale, new_optimizer=True)
         expected, slope = self._expected_at_end(state, state.polish)
-        increment = max(STEERING * (expected - self._reserve(state, state.polish)) / slope, 0.0)
+        increment = max(STEERING * (expected - self._reserve(state, state.polish)) / slope, -MAXIMAL_FALL)
+        if increment < 0 and not state.problem.regrows:
+            increment = 0.0
         if increment > 0:
             share_left = 1 - num_done / num_epochs
             increment = min(increment, MAXIMAL_RISE) * min(1.0, 2 * share_left)
@@ -473,39 +384,19 @@ class Frontier(Settings):
         u = np.array([u_of(result.requested_rate) for _, result in judged])
         lr = np.array([self._polish_lr(state, epoch) for epoch, _ in judged]) / state.tactic.lr_factor
         margins = np.array([state.in_drops(result.margin) for _, result in judged])
-        error = self._standard_error(state, polish)
+        error = state.standard_error(polish)
         return expectation(u, lr - LOWEST_POLISH_LR, margins, error, state.slope)
 
     # Estimates, in drops
 
     def _reserve(self, state: FrontierState, results: tuple[EpochResult, ...]) -> float:
         num_looks = 1 + len(state.accepted)
-        luck = math.sqrt(2 * math.log(1 + num_looks)) * self._standard_error(state, results)
+        luck = math.sqrt(2 * math.log(1 + num_looks)) * state.standard_error(results)
         return min(self.acceptance_z * luck, LARGEST_RESERVE)
 
-    def _standard_error(self, state: FrontierState, results: tuple[EpochResult, ...]) -> float:
-        """The standard error of the last margins; if it is unknown, their scatter from one epoch to the next."""
-        told = [result.standard_error for result in results[-NUM_POOLED:]]
-        known = [state.in_drops(error) for error in told if error is not None]
-        if known:
-            return statistics.fmean(known)
-        differences = [
-            abs(state.in_drops(each.results[-1].margin) - state.in_drops(each.results[-2].margin))
-            for each in state.attempts
-            if len(each.results) > 1 and not each.diverged
-        ]
-        return statistics.median(differences) if differences else 0.0
 
-    def _slope(self, state: FrontierState) -> float:
-        """Loss of margin per u above the last accepted model, from the trials that went further; at least 1."""
-        base = state.accepted[-1] if state.accepted else None
-        here, u = (state.in_drops(base.best_margin), base.u) if base else (1.0, 0.0)
-        slopes = [
-            (here - state.in_drops(each.best_margin)) / (each.u - u)
-            for each in state.attempts
-            if each.u > u and len(each.results) >= self.epochs_per_rate
-        ]
-        return max(min(slopes, default=USUAL_SLOPE), 1.0)
+def _is_accepted(attempt: Attempt) -> bool:
+    return attempt.last.margin >= 0 and attempt.last.fully_compressed and not attempt.race
 
 
 def _lr_scales(attempt: Attempt) -> dict[str, float]:

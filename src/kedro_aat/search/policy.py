@@ -31,6 +31,7 @@ class Problem(Settings):
         initial_rate: Rate of the model at the beginning, in [0, 1).
         tolerated_drop: The accuracy budget's drop, in metric units.
         first_target_rate: A rate that most models bear, at which a search may begin, in [0, 1).
+        regrows: Whether what comes back as zeros, when the rate falls, learns again.
         rankings: The ways in which the controller can rank what it removes; empty if there is no choice.
         can_sample: Whether the training can sample gradients, which the importance `taylor` needs.
         can_distill: Whether the training can distill from the baseline.
@@ -42,6 +43,7 @@ class Problem(Settings):
     initial_rate: Rate = 0.0
     tolerated_drop: Annotated[float, Field(ge=0)] = 0.0
     first_target_rate: Rate = 0.5
+    regrows: bool = False
     rankings: tuple[Ranking, ...] = ()
     can_sample: bool = False
     can_distill: bool = False

@@ -387,6 +387,7 @@ def adaptive_problem(
     if isinstance(controller, RanksByTactic):
         rates |= {
             "first_target_rate": controller.first_target_rate,
+            "regrows": controller.regrows,
             "rankings": [ranking.model_dump() for ranking in controller.rankings],
         }
     if callables is not None:

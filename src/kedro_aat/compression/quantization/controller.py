@@ -67,6 +67,7 @@ class QuantizationController(ScheduledController[Quantization]):
     name = "quantization"
     settings_type = Quantization
     first_target_rate = ALL_LAYERS_FROM
+    regrows = True
 
     def _prepare(self) -> None:
         model, settings = self.model, self.settings

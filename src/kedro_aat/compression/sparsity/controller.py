@@ -34,6 +34,7 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
     name = "magnitude_sparsity"
     settings_type = MagnitudeSparsity
     first_target_rate = 0.7
+    regrows = True
 
     def _prepare(self) -> None:
         settings = self.settings

@@ -1,0 +1,156 @@
+"""What the default strategy knows: the trials of its climb, and the epochs of its polish."""
+
+from __future__ import annotations
+
+import statistics
+
+from kedro_aat.search.policy import UNIT_WITHOUT_DROP, EpochResult, Problem, SearchState, Trial, worth_returning
+from kedro_aat.search.tactics import Tactic
+from kedro_aat.validated import Settings
+
+# Numbers of the latest attempts and accepted models whose checkpoints a trial may start from.
+NUM_RESUMABLE, NUM_STARTS = 3, 4
+# Last epochs whose standard errors are averaged.
+NUM_POOLED = 3
+# Loss of margin per u if no trial has shown it.
+USUAL_SLOPE = 4.0
+
+
+class Attempt(Settings):
+    """A trial with all its epochs.
+
+    Attributes:
+        start: Checkpoint in which it began.
+        start_u: Position of that checkpoint.
+        u: Position of the trial.
+        tactic: How it trains.
+        length: Number of epochs over which its learning rate falls to zero.
+        results: One result per epoch.
+        accepted: Whether it ended within budget.
+        race: Whether it lost the race of learning rates, or still takes part in it.
+    """
+
+    start: int
+    start_u: float
+    u: float
+    tactic: Tactic
+    length: int
+    results: tuple[EpochResult, ...] = ()
+    accepted: bool = False
+    race: bool = False
+
+    @property
+    def last(self) -> EpochResult:
+        """Its last epoch."""
+        return self.results[-1]
+
+    @property
+    def best_margin(self) -> float:
+        """The largest margin of its epochs, in metric units."""
+        return max(result.margin for result in self.results)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its last epoch failed."""
+        return self.last.failed
+
+
+class FrontierState(SearchState):
+    """What the search knows.
+
+    Attributes:
+        problem: The problem to solve.
+        num_epochs: Number of epochs trained so far.
+        spent: What they cost, in epochs of the uncompressed model.
+        first: Validation of the model at rate 0; None before it.
+        attempts: All trials that have ended.
+        current: The trial in progress; None if there is none.
+        increment: Increment of the next trial of the climb, in u.
+        tactic: How the next trial of the climb trains.
+        raced: Whether the race of learning rates is over.
+        polish: Results of the polish so far.
+        polish_epochs: Length of the polish; None before it begins.
+        slope: Loss of margin per u where the polish began, in drops.
+        safe: The latest model whose margin exceeded its reserve; None if there is none.
+    """
+
+    problem: Problem
+    num_epochs: int = 0
+    spent: float = 0.0
+    first: EpochResult | None = None
+    attempts: tuple[Attempt, ...] = ()
+    current: Attempt | None = None
+    increment: float
+    tactic: Tactic
+    raced: bool = False
+    polish: tuple[EpochResult, ...] = ()
+    polish_epochs: int | None = None
+    slope: float = USUAL_SLOPE
+    safe: Trial | None = None
+
+    @property
+    def best(self) -> Trial | None:
+        """The latest model whose margin exceeded its reserve; without one, that with the largest margin."""
+        if self.safe is not None:
+            return self.safe
+        feasible = (trial for trial in self.candidates if trial.margin >= 0)
+        return max(feasible, key=lambda trial: (trial.margin, trial.achieved_rate), default=None)
+
+    @property
+    def returned(self) -> Trial | None:
+        """The best, if it is worth returning."""
+        return worth_returning(self.best, self.problem)
+
+    @property
+    def accepted(self) -> tuple[Attempt, ...]:
+        """The trials that ended within budget, by rising rate."""
+        return tuple(sorted((each for each in self.attempts if each.accepted), key=lambda each: each.u))
+
+    @property
+    def failures(self) -> tuple[Attempt, ...]:
+        """The failed trials of the climb at the place where it is now."""
+        here: list[Attempt] = []
+        for each in reversed(self.attempts):
+            if each.accepted or each.race or (here and each.u != here[0].u):
+                break
+            here.append(each)
+        return tuple(here)
+
+    @property
+    def needed(self) -> frozenset[int]:
+        """The best checkpoint, and those that a trial may start from."""
+        needed = set(super().needed)
+        needed |= {each.last.checkpoint for each in (*self.accepted[-NUM_STARTS:], *self.attempts[-NUM_RESUMABLE:])}
+        needed |= {self.current.start} if self.current else set()
+        needed |= {self.first.checkpoint} if self.first else set()
+        return frozenset(needed)
+
+    def in_drops(self, value: float) -> float:
+        """Converts a margin to tolerated drops, with a bound, so that sums of squares stay finite."""
+        drop = self.problem.tolerated_drop
+        return min(max(value / (drop if drop > 1e-9 else UNIT_WITHOUT_DROP), -1e3), 1e3)
+
+    def standard_error(self, results: tuple[EpochResult, ...]) -> float:
+        """The standard error of the last margins, in drops; if unknown, their scatter from one epoch to the next."""
+        told = [result.standard_error for result in results[-NUM_POOLED:]]
+        known = [self.in_drops(error) for error in told if error is not None]
+        if known:
+            return statistics.fmean(known)
+        pairs = [each.results[-2:] for each in self.attempts if len(each.results) > 1 and not each.diverged]
+        differences = [abs(self.in_drops(latest.margin - before.margin)) for before, latest in pairs]
+        return statistics.median(differences) if differences else 0.0
+
+    def slope_above(self, num_epochs: int) -> float:
+        """Loss of margin per u above the last accepted model, in drops, at least 1.
+
+        Args:
+            num_epochs: Only trials of at least this many epochs count.
+        """
+        base = self.accepted[-1] if self.accepted else None
+        margin, u = (self.in_drops(base.best_margin), base.u) if base else (1.0, 0.0)
+        slopes = [
+            (margin - self.in_drops(each.best_margin)) / (each.u - u)
+            for each in self.attempts
+            if each.u > u and len(each.results) >= num_epochs
+        ]
+        return max(min(slopes, default=USUAL_SLOPE), 1.0)
