@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 from kedro_aat.search.policy import UNIT_WITHOUT_DROP, EpochResult, Problem, SearchState, Trial, worth_returning
@@ -10,6 +11,8 @@ from kedro_aat.validated import Settings
 
 # Numbers of the latest attempts and accepted models whose checkpoints a trial may start from.
 NUM_RESUMABLE, NUM_STARTS = 3, 4
+# Learning rates do not fall below this share, so that they can rise again.
+LEAST_LR = 1e-3
 # Last epochs whose standard errors are averaged.
 NUM_POOLED = 3
 # Loss of margin per u if no trial has shown it.
@@ -48,6 +51,20 @@ class Attempt(Settings):
     def best_margin(self) -> float:
         """The largest margin of its epochs, in metric units."""
         return max(result.margin for result in self.results)
+
+    @property
+    def is_within_budget(self) -> bool:
+        """Whether its last epoch was, so that it ends; an epoch of the race is only compared."""
+        return self.last.margin >= 0 and self.last.fully_compressed and not self.race
+
+    @property
+    def lr_scales(self) -> dict[str, float]:
+        """The learning-rate scales at both ends of its next epoch: they fall to zero along a cosine."""
+        shares = [min((len(self.results) + index) / self.length, 1.0) for index in (0, 1)]
+        factors = [max(0.5 * (1 + math.cos(math.pi * share)), LEAST_LR) for share in shares]
+        return dict(
+            zip(("lr_scale", "lr_scale_at_end"), (self.tactic.lr_factor * each for each in factors), strict=True)
+        )
 
     @property
     def diverged(self) -> bool:

@@ -54,8 +54,6 @@ NUM_CHALLENGERS = 2
 BEHIND = 1.5
 # Largest reserve: more would leave nothing of the budget.
 LARGEST_RESERVE = 0.8
-# Learning rates do not fall below this share, so that they can rise again.
-LEAST_LR = 1e-3
 # Share of the reserve that the returned epoch itself keeps; all epochs of the polish together keep the whole.
 RESERVE_OF_ONE_EPOCH = 0.5
 # A polish is begun anew if at least this many epochs are left.
@@ -172,9 +170,9 @@ class Frontier(Settings):
                 return self._start_polish(state, num_left)
             return state, self._next_of_polish(state, state.polish_epochs)
         if (attempt := state.current) is not None:
-            accepted = _is_accepted(attempt)
+            accepted = attempt.is_within_budget
             if num_left > 0 and not accepted and not self._is_over(state, attempt):
-                return state, Epoch(**_lr_scales(attempt))
+                return state, Epoch(**attempt.lr_scales)
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
             return state, state.stop(self._reason(state))
@@ -183,7 +181,7 @@ class Frontier(Settings):
             return self._start_polish(state, num_left)
         epoch = Epoch(
             rate_path=self._path(state.problem, next_attempt.start_u, next_attempt.u),
-            **_lr_scales(next_attempt),
+            **next_attempt.lr_scales,
             start_from=next_attempt.start,
             new_optimizer=True,
             tactic=next_attempt.tactic,
@@ -393,17 +391,6 @@ class Frontier(Settings):
         num_looks = 1 + len(state.accepted)
         luck = math.sqrt(2 * math.log(1 + num_looks)) * state.standard_error(results)
         return min(self.acceptance_z * luck, LARGEST_RESERVE)
-
-
-def _is_accepted(attempt: Attempt) -> bool:
-    return attempt.last.margin >= 0 and attempt.last.fully_compressed and not attempt.race
-
-
-def _lr_scales(attempt: Attempt) -> dict[str, float]:
-    """The learning-rate scales at both ends of an attempt's next epoch: they fall to zero along a cosine."""
-    shares = [min((len(attempt.results) + index) / attempt.length, 1.0) for index in (0, 1)]
-    start, end = (attempt.tactic.lr_factor * max(0.5 * (1 + math.cos(math.pi * share)), LEAST_LR) for share in shares)
-    return {"lr_scale": start, "lr_scale_at_end": end}
 
 
 def u_of(rate: float) -> float:
