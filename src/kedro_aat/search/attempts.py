@@ -58,13 +58,11 @@ class Attempt(Settings):
         return self.last.margin >= 0 and self.last.fully_compressed and not self.race
 
     @property
-    def lr_scales(self) -> dict[str, float]:
+    def lr_scales(self) -> tuple[float, float]:
         """The learning-rate scales at both ends of its next epoch: they fall to zero along a cosine."""
         shares = [min((len(self.results) + index) / self.length, 1.0) for index in (0, 1)]
-        factors = [max(0.5 * (1 + math.cos(math.pi * share)), LEAST_LR) for share in shares]
-        return dict(
-            zip(("lr_scale", "lr_scale_at_end"), (self.tactic.lr_factor * each for each in factors), strict=True)
-        )
+        start, end = (max(0.5 * (1 + math.cos(math.pi * share)), LEAST_LR) for share in shares)
+        return self.tactic.lr_factor * start, self.tactic.lr_factor * end
 
     @property
     def diverged(self) -> bool:

@@ -172,16 +172,19 @@ class Frontier(Settings):
         if (attempt := state.current) is not None:
             accepted = attempt.is_within_budget
             if num_left > 0 and not accepted and not self._is_over(state, attempt):
-                return state, Epoch(**attempt.lr_scales)
+                lr_scale, lr_scale_at_end = attempt.lr_scales
+                return state, Epoch(lr_scale=lr_scale, lr_scale_at_end=lr_scale_at_end)
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
             return state, state.stop(self._reason(state))
         next_attempt = self._next_of_climb(state, num_left)
         if next_attempt is None:
             return self._start_polish(state, num_left)
+        lr_scale, lr_scale_at_end = next_attempt.lr_scales
         epoch = Epoch(
             rate_path=self._path(state.problem, next_attempt.start_u, next_attempt.u),
-            **next_attempt.lr_scales,
+            lr_scale=lr_scale,
+            lr_scale_at_end=lr_scale_at_end,
             start_from=next_attempt.start,
             new_optimizer=True,
             tactic=next_attempt.tactic,
@@ -374,7 +377,7 @@ class Frontier(Settings):
 
     def _polish_lr(self, state: FrontierState, epoch: int) -> float:
         share = epoch / max(1, (state.polish_epochs or 1) - 1)
-        return state.tactic.lr_factor * POLISH_LR * (LOWEST_POLISH_LR / POLISH_LR) ** share
+        return float(state.tactic.lr_factor * POLISH_LR * (LOWEST_POLISH_LR / POLISH_LR) ** share)
 
     def _expected_at_end(self, state: FrontierState, polish: tuple[EpochResult, ...]) -> tuple[float, float]:
         """Returns the margin at the latest rate when the learning rate has fallen, and its slope, both in drops."""
