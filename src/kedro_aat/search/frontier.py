@@ -70,7 +70,6 @@ MAXIMAL_RISE = 0.1
 # The largest fall per epoch of the polish, in u.
 MAXIMAL_FALL = 0.15
 
-
 # Settings of version 0.1 that have no meaning any more.
 OBSOLETE = ("first_step", "lowest_trial_lr", "polish_lr", "lowest_polish_lr")
 
