@@ -13,6 +13,8 @@ from kedro_aat.validated import Settings
 NUM_RESUMABLE, NUM_STARTS = 3, 4
 # Learning rates do not fall below this share, so that they can rise again.
 LEAST_LR = 1e-3
+# Against division by zero.
+LEAST_COST = 1e-3
 # Last epochs whose standard errors are averaged.
 NUM_POOLED = 3
 # Loss of margin per u if no trial has shown it.
@@ -130,6 +132,14 @@ class FrontierState(SearchState):
                 break
             here.append(each)
         return tuple(here)
+
+    @property
+    def latest_cost(self) -> float:
+        """What the last epoch cost, above 0; 1 before the first one."""
+        latest = self.polish or (self.current.results if self.current else ())
+        if not latest and self.attempts:
+            latest = self.attempts[-1].results
+        return max(latest[-1].cost, LEAST_COST) if latest else 1.0
 
     @property
     def needed(self) -> frozenset[int]:

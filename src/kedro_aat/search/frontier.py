@@ -36,8 +36,6 @@ GROWTH = {1: 2.0, 2: 1.4, 3: 1.0}
 GROWTH_IF_SLOW = 0.7
 # Epochs of the race at most.
 MAXIMAL_RACERS = 4
-# Against division by zero.
-LEAST_COST = 1e-3
 # Limits of the factor on the increment after a failure.
 LEAST_SHRINKING, MOST_SHRINKING = 0.8, 0.35
 # A smaller increment ends the climb. In u: about 4 % in size.
@@ -163,7 +161,7 @@ class Frontier(Settings):
             return state, Epoch(train=False, rate_path=path, new_optimizer=True)
         num_left = self._num_left(state)
         if state.polish_epochs is not None:
-            if num_left <= 0:
+            if num_left <= 0 or len(state.polish) >= state.polish_epochs:
                 return state, state.stop(self._reason(state))
             if self._fails(state, state.polish_epochs):
                 return self._start_polish(state, num_left)
@@ -192,7 +190,8 @@ class Frontier(Settings):
 
     def _reason(self, state: FrontierState) -> str:
         """Why the search ended, and why not the highest rate within budget is returned."""
-        reason = f"All {self.maximal_total_epochs} epochs were used."
+        is_all = self._num_left(state) <= 0
+        reason = f"All {self.maximal_total_epochs} epochs were used." if is_all else "The polish has ended."
         highest = max((trial.achieved_rate for trial in state.candidates), default=0.0)
         if state.best is not None and highest > state.best.achieved_rate:
             reason += (
@@ -203,11 +202,7 @@ class Frontier(Settings):
 
     def _num_left(self, state: FrontierState) -> int:
         """Number of epochs that can still be trained, if each costs as much as the last one."""
-        latest = state.polish or (state.current.results if state.current else ())
-        if not latest and state.attempts:
-            latest = state.attempts[-1].results
-        cost = latest[-1].cost if latest else 1.0
-        return math.floor((self.maximal_total_epochs - state.spent) / max(cost, LEAST_COST) + 1e-9)
+        return math.floor((self.maximal_total_epochs - state.spent) / state.latest_cost + 1e-9)
 
     def _path(self, problem: Problem, start: float, end: float) -> tuple[float, ...]:
         """Returns rates from one u to another, both limited to the rates of the problem."""
@@ -331,8 +326,16 @@ class Frontier(Settings):
             expected, slope = self._expected_at_end(state, state.polish)
             missing = self._reserve(state, state.polish) - expected
             u = before - max(missing / slope - LEAST_FALL, 0.0)
+        if state.polish_epochs is None:  # if the climb reached the highest rate early, the rest is not worth training
+            num_left = min(num_left, math.ceil(self.polish_share * self.maximal_total_epochs / state.latest_cost))
+        else:
+            num_left = min(num_left, state.polish_epochs - len(state.polish))
         state = updated(
-            state, polish=(), polish_epochs=num_left, slope=state.slope_above(self.epochs_per_rate), tactic=tactic
+            state,
+            polish=(),
+            polish_epochs=max(num_left, 1),
+            slope=state.slope_above(self.epochs_per_rate),
+            tactic=tactic,
         )
         epoch = Epoch(
             rate_path=self._path(state.problem, start_u, max(u, start_u))[-1:],
