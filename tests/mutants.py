@@ -39,11 +39,13 @@ MODULES: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "checkpoints": (
         "training/checkpoints/[fs]*.py",
-        ["tests/training/checkpoints/test_store.py"],
+        ["tests/training/checkpoints/test_store.py", "tests/training/checkpoints/test_upgrades.py"],
         [
             "tests/training/checkpoints/test_store.py::TestEveryStore::test_every_byte_of_a_checkpoint_counts",
             "tests/training/checkpoints/test_store.py::TestEveryStore::test_two_processes_cannot_hold_one_run",
             "tests/training/checkpoints/test_store.py::TestEveryStore::test_run_of_a_killed_process_is_free",
+            "tests/training/checkpoints/test_store.py::TestEveryStore::test_each_operation_may_fail_once[EIO",
+            "tests/training/checkpoints/test_store.py::TestEveryStore::test_each_operation_may_fail_once[EROFS",
         ],
     ),
     "delivery": (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,17 @@ def test_of_many_processes_one_has_the_split(path: Path) -> None:
     owners = {process.communicate(timeout=60)[0].strip() for process in started}
     assert len(owners) == 1
     assert json.loads(path.read_text())["split"]["subject"]["model"] in owners
+
+
+def test_claim_waits_for_another_process(path: Path) -> None:
+    claim_and_record(path)
+    with path.with_name("there.json.lock").open("w") as lock, ThreadPoolExecutor() as threads:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        claim = threads.submit(CertificateLedger(path).claim, "another split", OTHER)
+        with pytest.raises(TimeoutError):
+            claim.result(timeout=0.1)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert claim.result(timeout=60).subject == OTHER
 
 
 # --- a disk that refuses ---------------------------------------------------------------------------------------

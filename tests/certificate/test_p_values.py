@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import multinomial
 
-from kedro_aat.certificate.p_values import most_lost, tail_probability, tango_score
+from kedro_aat.certificate.p_values import largest_tail, most_lost, tail_probability, tango_score
 from tests.certificate.outcomes import counted, critical_score
 
 
@@ -38,6 +38,12 @@ def test_score_uses_the_likeliest_shares_under_the_hypothesis(
     assert tango_score(np.array(lost), np.array(won), num_examples, drop) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("drop", "expected"), [(0.01, -math.sqrt(10 * 0.01 / 0.99)), (0.0, 0.0)])
+def test_score_of_equal_outcomes(drop: float, expected: float) -> None:
+    # The likeliest share of won examples is 0. Without a tolerated drop there is no evidence for either side.
+    assert counted(10, 0, 0, drop).statistic == pytest.approx(expected)
+
+
 def test_tail_probability_is_that_of_the_trinomial() -> None:
     num_examples, share_lost, share_won = 12, 0.2, 0.1
     limits = most_lost(-0.5, num_examples, 0.1)
@@ -48,6 +54,40 @@ def test_tail_probability_is_that_of_the_trinomial() -> None:
         if tango_score(np.array(lost), np.array(won), num_examples, 0.1) <= -0.5
     )
     assert tail_probability(limits, share_lost, share_won) == pytest.approx(expected)
+
+
+def test_tail_probability_of_all_outcomes_and_of_none() -> None:
+    num_examples = 20_000
+    every, none = num_examples - np.arange(num_examples + 1), most_lost(-1000, num_examples, 0.1)
+    assert (none == -1).all()
+    shares_won = np.array([0, 1e-5, 0.2, 0.5])
+    assert tail_probability(every, 0.5 * shares_won, shares_won) == pytest.approx(np.ones(4), abs=1e-10)
+    assert tail_probability(none, 0.5 * shares_won, shares_won).tolist() == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "lost", "won", "drop"),
+    [
+        # The tail is largest at a low share of won examples,
+        (50, 0, 1, 0.0),
+        (200, 1, 1, 0.01),
+        (2500, 0, 1, 0.0),
+        # in between,
+        (3, 0, 1, 0.3),
+        (20, 2, 5, 0.1),
+        (5, 0, 3, -0.1),
+        # and where nearly all examples are lost or won.
+        (50, 0, 15, 0.1),
+        (200, 14, 52, 0.05),
+    ],
+)
+def test_p_value_is_the_largest_probability_of_all_shares(num_examples: int, lost: int, won: int, drop: float) -> None:
+    score = float(tango_score(np.array(lost), np.array(won), num_examples, drop))
+    lowest, highest = max(0.0, -drop), (1 - drop) / 2
+    near = np.linspace(0, math.sqrt((highest - lowest) / 2), 1000) ** 2
+    shares = np.concatenate((lowest + near, highest - near))
+    largest = tail_probability(most_lost(score, num_examples, drop), drop + shares, shares).max()
+    assert largest <= largest_tail(score, num_examples, drop) <= 1.0011 * largest
 
 
 DROPS = {50: (0.02, 0.1, 0.2), 100: (0.0, 0.03, 0.1), 360: (0.002, 0.01, 0.05), 2500: (0.01,)}

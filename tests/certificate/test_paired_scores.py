@@ -66,6 +66,11 @@ def test_constant_scores_have_an_uncertainty(value: float) -> None:
     assert paired_standard_error([value] * 10, [value] * 10) > 0
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.5, 100.0])
+def test_equal_scores_have_one_disagreement_as_large_as_a_score(value: float) -> None:
+    assert paired_standard_error([value] * 10, [value] * 10) == pytest.approx((value or 1.0) / 12)
+
+
 def resampled(scores: Floats, *, seed: int = 0, num_resamples: int = 4000) -> Floats:
     generator = np.random.default_rng(seed)
     drawn = (generator.integers(len(scores), size=len(scores)) for _ in range(num_resamples))
@@ -99,6 +104,12 @@ def test_bootstrap_leaves_out_a_few_resamples_without_a_value() -> None:
 
 def test_bootstrap_of_two_resamples() -> None:
     assert bootstrap_standard_error([0.0, 1.0], [0.0, 0.0]) == pytest.approx(math.sqrt(0.5))
+
+
+def test_bootstrap_of_small_numbers_is_computed_in_double_precision() -> None:
+    values = np.array([1000, 1000.5, 1001, 60000], dtype=np.float16)
+    expected = float(np.std(values.astype(np.float64), ddof=1))
+    assert bootstrap_standard_error(values, np.zeros(4, dtype=np.float16)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (10, 9), (0, 0)])

@@ -39,6 +39,7 @@ def test_power_of_the_digits_test_and_of_a_larger_one() -> None:
         (360, 0.0, 0.05, 0.03),
         (500, 0.01, 0.1, 0.05),
         (200, -0.02, 0.1, 0.02),
+        (100, 0.0, 1.0, 0.1),
     ],
 )
 def test_power_is_close_to_that_of_the_exact_test(
@@ -187,3 +188,4 @@ def test_examples_needed_rejects_a_power_out_of_range(required: float) -> None:
 
 def test_one_example_may_be_enough() -> None:
     assert examples_needed(-0.5, 0.5, 0.9, power=0.01) == 1
+    assert 0.01 <= power(1, -0.5, 0.5, 0.9) < power(2, -0.5, 0.5, 0.9)

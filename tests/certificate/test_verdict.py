@@ -49,6 +49,17 @@ def test_bound_without_a_loss_is_the_rule_of_three() -> None:
         assert bound == pytest.approx(3 / num_examples, rel=0.06)
 
 
+def test_p_value_of_exactly_alpha_certifies() -> None:
+    certificate = counted(360, 1, 0, 0.01)
+    assert Certificate(**{**dict(certificate), "alpha": certificate.p_value}).is_certified
+
+
+@pytest.mark.parametrize("drop", [0.0, 1e-6, 0.1, 0.9, 0.999])
+def test_bound_does_not_depend_on_the_budget(drop: float) -> None:
+    # The p-value at these budgets is between 1 and 1e-300, and below.
+    assert counted(100, 0, 0, drop).upper_bound == pytest.approx(1 - 0.05 ** (1 / 100), rel=0.002)
+
+
 def test_bounds_at_the_ends() -> None:
     assert counted(5, 5, 0, 0.1).upper_bound == 1
     assert counted(1, 0, 0, 0.1).upper_bound == pytest.approx(0.95, abs=1e-3)
@@ -92,6 +103,7 @@ def test_order_direction_and_unit_do_not_matter(table: tuple[int, int, int, floa
     assert errors.upper_bound == pytest.approx(first.upper_bound, abs=1e-6)
     if baseline.any() or candidate.any():
         percent = certify(100 * baseline, 100 * candidate, tolerated_drop=100 * drop)
+        assert percent.statistic == pytest.approx(first.statistic)
         assert percent.p_value == pytest.approx(first.p_value)
         assert percent.upper_bound == pytest.approx(100 * first.upper_bound, abs=1e-3)
 
@@ -129,6 +141,7 @@ def test_the_whole_certificate_of_every_outcome_errs_at_most_alpha(drop: float) 
         ({"tolerated_drop": 1.0}, "Is it a percentage"),
         ({"tolerated_drop": math.nan}, "tolerated_drop must be"),
         ({"tolerated_drop": 0.1, "alpha": 0.0}, "alpha must be above 0 and below 0.5"),
+        ({"tolerated_drop": 0.1, "alpha": 0.5}, "alpha must be above 0 and below 0.5"),
         ({"tolerated_drop": 0.1, "alpha": 5.0}, "alpha must be above 0 and below 0.5"),
     ],
 )

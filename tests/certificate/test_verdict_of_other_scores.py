@@ -16,7 +16,11 @@ from tests.certificate.outcomes import counted
 
 
 @pytest.mark.parametrize(
-    ("num_examples", "lost", "drop"), [(1, 0, 0.3), (20, 3, 0.3), (360, 0, 0.01), (360, 1, 0.01), (2500, 15, 0.01)]
+    ("num_examples", "lost", "drop"),
+    [
+        *[(1, 0, 0.3), (20, 3, 0.3), (360, 0, 0.01), (360, 1, 0.01), (2500, 15, 0.01), (30_000, 0, 1e-4)],
+        *[(50, 0, 0.9), (200, 0, 0.5), (1000, 0, 0.05), (300, 30, 0.01), (3000, 2999, 0.5)],  # nearly 0, and nearly 1
+    ],
 )
 def test_rare_total_failures_are_bounded_as_clopper_and_pearson_do(num_examples: int, lost: int, drop: float) -> None:
     # The scores are not 0 and 1, but the differences are.
@@ -24,7 +28,8 @@ def test_rare_total_failures_are_bounded_as_clopper_and_pearson_do(num_examples:
     candidate = np.where(np.arange(num_examples) < lost, 0, baseline)
     certificate = certify(baseline, candidate, tolerated_drop=drop / 2, score_range=(0, 0.5))
     assert certificate.discordant is None
-    assert certificate.p_value == pytest.approx(binom.cdf(lost, num_examples, drop), rel=1e-9)
+    assert certificate.p_value == pytest.approx(binom.cdf(lost, num_examples, drop), rel=1e-9, abs=0)
+    assert certificate.p_value <= 1
 
 
 def test_a_t_test_would_certify_what_this_does_not() -> None:
@@ -111,6 +116,22 @@ def test_large_numbers_of_examples() -> None:
     assert certify(baseline, baseline * 0.995, tolerated_drop=0.01).is_certified
 
 
-def test_scores_out_of_their_range() -> None:
+@pytest.mark.parametrize("score_range", [(0, 1), (0.3, 2)])
+def test_scores_out_of_their_range(score_range: tuple[float, float]) -> None:
     with pytest.raises(DataError, match=r"score_range must include all scores, from 0.2 to 1.5"):
-        certify([0.5, 1.5], [0.2, 0.9], tolerated_drop=0.1, score_range=(0, 1))
+        certify([0.5, 1.5], [0.2, 0.9], tolerated_drop=0.1, score_range=score_range)
+
+
+def test_bound_is_as_precise_in_any_unit() -> None:
+    generator = np.random.default_rng(0)
+    baseline, candidate = generator.random((2, 100))
+    bounds = [
+        certify(unit * baseline, unit * candidate, tolerated_drop=0.1 * unit, score_range=(0, unit)).upper_bound / unit
+        for unit in (1e-5, 1.0, 1e5)
+    ]
+    assert bounds == pytest.approx([bounds[1]] * 3, rel=1e-5)
+    assert certify(baseline, candidate, tolerated_drop=bounds[1]).p_value == pytest.approx(0.05, rel=1e-4)
+
+
+def test_bound_of_a_candidate_that_loses_nearly_everything_is_the_whole_range() -> None:
+    assert certify([1.0], [5e-9], tolerated_drop=0.1).upper_bound == 1

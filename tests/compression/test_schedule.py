@@ -175,7 +175,9 @@ def test_steps_are_counted_in_the_first_epoch() -> None:
 @pytest.mark.parametrize("num_steps", [1, 4])
 def test_number_of_steps_is_unknown_until_an_epoch_was_counted(num_steps: int) -> None:
     scheduler = EpochScheduler(ScheduleSettings(**BY_STEP), Rates())
+    assert scheduler.current_step == -1
     scheduler.step()  # does not count: no epoch has begun
+    assert scheduler.current_step == 0
     scheduler.epoch_step()
     assert scheduler.steps_per_epoch is None
     scheduler.epoch_step()  # an epoch without steps does not count either

@@ -11,7 +11,15 @@ from hypothesis import given
 
 from kedro_aat.budget import Outcome
 from kedro_aat.search import Policy
-from kedro_aat.search.frontier import MAXIMAL_RISE, NEAR, NUM_RESUMABLE, Frontier, FrontierState, u_of
+from kedro_aat.search.frontier import (
+    MAXIMAL_RISE,
+    NEAR,
+    NUM_EXTRA_EPOCHS,
+    NUM_RESUMABLE,
+    Frontier,
+    FrontierState,
+    u_of,
+)
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
 from kedro_aat.testing.policies import PolicyContract, laws
 from kedro_aat.testing.simulated_search import Answer, Course, Search, World, search
@@ -106,6 +114,19 @@ def test_early_stop_ends_the_trial() -> None:
     assert whole.course.moves[2].new_optimizer
 
 
+@pytest.mark.parametrize("epochs_per_rate", [1, 2])
+def test_trial_that_may_still_succeed_gets_a_few_epochs_more(epochs_per_rate: int) -> None:
+    whole = searched(Answer(margin=UP, fully_compressed=False), epochs_per_rate=epochs_per_rate)
+    assert {len(trial.results) for trial in whole.states[-1].trials} == {epochs_per_rate + NUM_EXTRA_EPOCHS}
+
+
+def test_margin_of_exactly_zero_is_within_budget() -> None:
+    whole = searched(0.0)
+    assert {trial.accepted for trial in whole.states[-1].trials} == {True}
+    assert whole.states[-1].settled is not None
+    assert returned(whole).achieved_rate == PROBLEM.maximal_rate
+
+
 def test_partial_compression_is_never_returned() -> None:
     whole = searched(-0.01, Answer(margin=UP, fully_compressed=False))
     assert whole.stop.outcome is Outcome.INFEASIBLE
@@ -160,6 +181,15 @@ def test_other_requests_with_the_mask_that_failed_are_not_trained_on() -> None:
         if not trial.accepted:
             failed[result.achieved_rate] = result.requested_rate
     assert failed
+
+
+def test_other_requests_with_the_mask_that_was_accepted_are_trained_on() -> None:
+    answers = tuple(Answer(margin=margin) for margin in (0.01, UP, *[DOWN] * 20))
+    whole = search(Frontier(maximal_total_epochs=20, first_step=0.4), World(PROBLEM, answers, granularity=2))
+    accepted, second, third = whole.states[-1].trials[:3]
+    assert accepted.accepted
+    assert [trial.best.achieved_rate for trial in (accepted, second, third)] == [0.5] * 3
+    assert [len(trial.results) for trial in (accepted, second, third)] == [1, 2, 1]
 
 
 @pytest.mark.parametrize("boundary", [0.05, 0.3, 0.6, 0.9, 0.98])

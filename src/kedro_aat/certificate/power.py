@@ -91,7 +91,7 @@ def examples_needed(
         return None
     # Negative if hardly any power is required; then the lower limit decides.
     root = (norm.isf(alpha) * spread_at_budget + norm.ppf(power) * spread) / (tolerated_drop - true_drop)
-    return max(1, math.ceil(max(float(root), 0.0) ** 2), _fewest(true_drop, tolerated_drop, alpha))
+    return max(math.ceil(max(float(root), 0.0) ** 2), _fewest(true_drop, tolerated_drop, alpha))
 
 
 def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int | None:
@@ -206,8 +206,9 @@ def _spreads(true_drop: float, discordance: float, tolerated_drop: float, alpha:
 def _fewest(true_drop: float, tolerated_drop: float, alpha: float) -> int:
     """Returns the fewest examples with which a candidate that loses and wins none is certified: (1 - drop)^N = alpha.
 
-    The normal approximation has no such limit. A candidate that is truly better may be certified with fewer.
+    The normal approximation has no such limit. A candidate that is truly better may be certified with fewer; for any
+    other one the budget is above 0.
     """
-    if true_drop < 0 or tolerated_drop == 0:
+    if true_drop < 0:
         return 1
     return math.ceil(math.log(alpha) / math.log1p(-tolerated_drop))

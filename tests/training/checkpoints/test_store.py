@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 import kedro_aat
-from kedro_aat.errors import CheckpointError
+from kedro_aat.errors import CheckpointError, DamagedCheckpointError
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.testing.store_saving import IDENTITY, checkpoint
 from kedro_aat.testing.stores import StoreContract
@@ -139,11 +139,14 @@ class Bomb:
 
 def _torch_save(data: object) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"optimizer": data}, buffer)
+    torch.save(data, buffer)
     return buffer.getvalue()
 
 
-BOMBS: dict[str, Callable[[object], bytes]] = {"plain": pickle.dumps, "in torch's format": _torch_save}
+BOMBS: dict[str, Callable[[object], bytes]] = {
+    "plain": pickle.dumps,
+    "in torch's format": lambda data: _torch_save({"optimizer": data}),
+}
 
 
 @pytest.mark.parametrize("file", ["training.pt", "model.safetensors", "state.json", "manifest.json"])
@@ -173,13 +176,81 @@ def test_pickle_is_never_executed(tmp_path: Path, kind: str, file: str) -> None:
     assert not exploded.exists()
 
 
+def test_checkpoint_of_the_first_format_is_read(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        run.save(checkpoint(0))
+        path = run.folder / "checkpoint-000000" / "manifest.json"
+        manifest = json.loads(path.read_text())
+        del manifest["format_version"]
+        path.write_text(json.dumps(manifest))
+        assert run.load(0).state["epoch"] == 0
+
+
 @pytest.mark.parametrize("contents", ["null", "[]", "7", '"text"', "{}", '{"state.json": 7}'])
 def test_manifest_without_checksums_counts_as_damage(tmp_path: Path, contents: str) -> None:
     with CheckpointStore(tmp_path).open(IDENTITY) as run:
-        run.save(checkpoint(0))
+        for number in range(2):
+            run.save(checkpoint(number))
         (run.folder / "checkpoint-000000" / "manifest.json").write_text(contents)
-        with pytest.raises(CheckpointError):
+        assert (run.can_load(0), run.can_load(1)) == (False, True)
+        assert run.numbers == [1]
+        run.save(checkpoint(0))  # trained again
+        assert run.numbers == [0, 1]
+
+
+@pytest.mark.parametrize(("file", "contents"), [("training.pt", _torch_save([])), ("state.json", b"[]")])
+def test_state_that_is_no_mapping_counts_as_damage(tmp_path: Path, file: str, contents: bytes) -> None:
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        run.save(checkpoint(0), lambda folder: (folder / "other").write_bytes(contents) and folder / "other")
+        folder = run.folder / "checkpoint-000000"
+        (folder / "other").rename(folder / file)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest[file] = manifest.pop("other")
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(DamagedCheckpointError, match="is not a mapping"):
             run.load(0)
+
+
+def test_too_little_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        run.save(checkpoint(0))
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "load", load)
+            with pytest.raises(torch.OutOfMemoryError):
+                run.load(0)
+        assert run.numbers == [0]
+
+
+def test_value_that_the_state_does_not_have_is_an_error() -> None:
+    assert checkpoint(3).value("epoch") == 3
+    with pytest.raises(CheckpointError, match="has no rate"):
+        checkpoint(3).value("rate")
+
+
+def test_run_that_cannot_be_locked_is_not_read(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open(IDENTITY) as run:
+        run.save(checkpoint(0))
+    (run.folder / ".lock").unlink(missing_ok=True)
+    (run.folder / ".lock").mkdir()
+    with pytest.raises(CheckpointError, match=r"\.lock"):
+        store.open(IDENTITY)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize(("after", "left"), [(1, [0, 1]), (-1, [])])
+def test_reopened_run_goes_back_to_a_checkpoint(tmp_path: Path, is_finished: bool, after: int, left: list[int]) -> None:
+    with CheckpointStore(tmp_path).open(IDENTITY) as run:
+        for number in range(4):
+            run.save(checkpoint(number))
+        if is_finished:
+            run.finish()
+        run.reopen(after=after)
+        assert not run.is_finished
+        assert run.numbers == left
 
 
 # --- reading a run by its name ---------------------------------------------------------------------------------

@@ -107,6 +107,39 @@ def test_run_of_the_same_name_and_another_version_needs_a_choice_too(tmp_path: P
         assert run.folder == tmp_path / f"{folder.name}-2"
 
 
+def test_finished_run_of_another_version_needs_no_choice_if_it_is_not_reused(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open(IDENTITY) as run:
+        run.save(checkpoint(2))
+        run.finish()
+    change_record(run.folder, lambda record: record["kedro_aat"].update(version="0.1.9"))
+    with pytest.raises(CheckpointError, match=r"of kedro-aat 0\.1\.9"):
+        store.open(IDENTITY)
+    with store.open(IDENTITY, reuse_finished=False) as other:
+        assert other.folder != run.folder
+
+
+def test_older_run_without_a_setting_that_is_now_stated_is_another_run(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open({"settings": {}}, ingredients={"settings": {"seed": 0}}) as run:
+        run.save(checkpoint(2))
+    change_record(run.folder, lambda record: record["kedro_aat"].update(version="0.1.9"))
+    settings = {"settings": {"seed": 0, "patience": 3}}
+    with store.open({"settings": {"patience": 3}}, ingredients=settings) as other:
+        assert other.folder != run.folder
+
+
+def test_all_versions_that_trained_a_run_are_recorded(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open(IDENTITY) as run:
+        run.save(checkpoint(2))
+    change_record(run.folder, lambda record: record["kedro_aat"].update(version="0.1.8"))
+    store.open(IDENTITY, after_upgrade="continue").close()
+    change_record(run.folder, lambda record: record["kedro_aat"].update(version="0.1.9"))
+    store.open(IDENTITY, after_upgrade="continue").close()
+    assert json.loads((run.folder / "run.json").read_text())["kedro_aat"]["continued_from"] == ["0.1.8", "0.1.9"]
+
+
 def test_changed_defaults_are_named(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     settings = {"seed": 0, "training": {"batch_size": 32}}
