@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from kedro_aat.compression.schedule import ScheduleSettings, require_steps
 from kedro_aat.compression.settings import (
     FilterImportance,
     FilterPruning,
+    Importance,
     KnowledgeDistillation,
     MagnitudeSparsity,
     Quantization,
@@ -60,6 +61,8 @@ class Initializer(Settings):
 class AlgorithmSection(Settings):
     """The keys that every algorithm has."""
 
+    _SCHEDULE_KEYS: ClassVar[frozenset[str]] = frozenset()
+
     algorithm: str
     ignored_scopes: Scopes = ()
     target_scopes: Scopes | None = None
@@ -70,6 +73,12 @@ class AlgorithmSection(Settings):
         """Explains each key in use that has no effect here, or a different one than in NNCF."""
         if self.compression_lr_multiplier is not None:
             yield f"{self.algorithm}.compression_lr_multiplier has no effect: no algorithm adds parameters"
+
+    def schedule_keys(self) -> Iterator[str]:
+        """Yields the keys in use that only say how the rate changes by itself, below `params` or beside it."""
+        yield from sorted(self.model_fields_set & self._SCHEDULE_KEYS)
+        if (params := getattr(self, "params", None)) is not None:
+            yield from (f"params.{key}" for key in sorted(params.model_fields_set & self._SCHEDULE_KEYS))
 
     def _merge_scopes(self, ignored: Sequence[str], targets: Sequence[str] | None) -> dict[str, Any]:
         """The section's own scopes followed by those at the root of the file."""
@@ -86,7 +95,7 @@ class AlgorithmSection(Settings):
 class MagnitudeSparsityParams(Settings):
     """`params` of `magnitude_sparsity`."""
 
-    weight_importance: Literal["abs", "normed_abs", "squared_abs"] = "normed_abs"
+    weight_importance: Importance = "normed_abs"
     sparsity_level_setting_mode: Literal["global", "local"] = "global"
     schedule: Literal["polynomial", "exponential", "multistep", "adaptive"] = "polynomial"
     sparsity_target: Rate = 0.5
@@ -109,6 +118,11 @@ class MagnitudeSparsityParams(Settings):
 
 class MagnitudeSparsityAlgorithm(AlgorithmSection):
     """`magnitude_sparsity`."""
+
+    _SCHEDULE_KEYS = frozenset({"sparsity_init", *MagnitudeSparsityParams.model_fields}) - {
+        "weight_importance",
+        "sparsity_level_setting_mode",
+    }
 
     algorithm: Literal["magnitude_sparsity"]
     sparsity_init: Rate = 0.0
@@ -173,6 +187,8 @@ class FilterPruningParams(Settings):
 
 class FilterPruningAlgorithm(AlgorithmSection):
     """`filter_pruning`. Rates are shares of the whole model's filters, or of its MACs with `pruning_flops_target`."""
+
+    _SCHEDULE_KEYS = frozenset({"pruning_init", "pruning_target", "pruning_steps", "num_init_steps", "schedule"})
 
     algorithm: Literal["filter_pruning"]
     pruning_init: Rate = 0.0
@@ -285,6 +301,8 @@ class QuantizationParams(Settings):
 
 class QuantizationAlgorithm(AlgorithmSection):
     """`quantization`."""
+
+    _SCHEDULE_KEYS = frozenset({"activations_quant_start_epoch", "weights_quant_start_epoch"})
 
     algorithm: Literal["quantization"]
     preset: Literal["performance", "mixed"] | None = None
