@@ -19,7 +19,7 @@ from kedro_aat.compression.quantization.calls import own_forward, record_calls
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.placement import CONVOLUTIONS
 from kedro_aat.compression.schedule import ScheduleSettings
-from kedro_aat.compression.settings import CompressionSettings, parse_compression
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning, parse_compression
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.modes import evaluating
 from kedro_aat.nncf.config import NNCFConfig, NNCFFile
@@ -136,6 +136,8 @@ def _translate(file: NNCFFile, model: nn.Module, example_input: Tensor | None) -
         if file.uses_frontier and algorithm is file.adaptive:
             # Its search begins at rate 0, which no masks and no statistics of a schedule's first rate shall disturb.
             part = part.model_copy(update={"schedule": ScheduleSettings()})
+            if isinstance(part, FilterPruning) and part.rate_of == "filters":
+                part = part.model_copy(update={"rate_of": "parameters"})
         parts.append(part)
     return parse_compression([part.model_dump() for part in parts])
 
