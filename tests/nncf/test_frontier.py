@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import logging
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ class Script:
         self.before = copy.deepcopy(self.model.state_dict())
         self.controller = build(self.model) if build else create_compressed_model(self.model, config)[0]
         self.steps = steps
+        self.stops_in: int | None = None
         self.learning_rates: list[list[float]] = []
         self.validated: list[dict[str, Tensor]] = []
         self.loop = AdaptiveCompressionTrainingLoop(
@@ -87,6 +89,8 @@ class Script:
     def train(self, controller: Any, model: nn.Module, epoch: int, optimizer: Any, lr_scheduler: Any) -> None:
         model.train()
         self.learning_rates.append([])
+        if len(self.learning_rates) == self.stops_in:
+            raise KeyboardInterrupt
         for inputs, targets in self.loader:
             if self.steps:
                 controller.scheduler.step()
@@ -141,7 +145,11 @@ def test_only_the_schedule_of_the_searched_algorithm_is_named(caplog: pytest.Log
 
 
 def test_tactics_and_other_settings_stand_in_search() -> None:
-    search = {"kind": "frontier", "acceptance_z": 1.0, "tactics": {"importance": "lamp", "learning_rate_factor": [1, 3]}}
+    search = {
+        "kind": "frontier",
+        "acceptance_z": 1.0,
+        "tactics": {"importance": "lamp", "learning_rate_factor": [1, 3]},
+    }
     settings = AccuracyAwareSettings.from_config(NNCFConfig.from_dict(adaptive(**DROP, search=search)))
     assert isinstance(settings.search, Frontier)
     assert settings.search.acceptance_z == 1.0
@@ -175,19 +183,13 @@ def test_highest_rate(kind: str, arguments: dict[str, float], expected: float) -
 
 def test_a_translated_file_has_the_highest_rate_of_its_search(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(NNCFConfigText(adaptive(**DROP, **FRONTIER) | sparsity()))
+    path.write_text(json.dumps(adaptive(**DROP, **FRONTIER) | sparsity()))
     template = "aat:\n" + "".join(
         f"  {key}: x\n" for key in ("budget", "minimal_rate", "maximal_rate", "compression", "search", "second_stage")
     )
     text, _ = parameters_from_nncf(path, template)
     assert "maximal_rate: 0.998" in text
     assert "kind: frontier" in text
-
-
-def NNCFConfigText(contents: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(contents)
 
 
 # --- the start at rate 0 -------------------------------------------------------------------------------------
@@ -241,6 +243,12 @@ def test_script_with_frontier(compression: dict[str, Any], tmp_path: Path) -> No
     assert controller.compression_rate > 0
     assert sum(row.trained for row in loop.history) == PARAMS["maximal_total_epochs"]
     assert len({row.lr_scale for row in loop.history if row.trained}) > 1
+
+
+def test_rates_of_filters_are_shares_of_the_parameters_or_of_the_macs() -> None:
+    flops = PRUNING | {"params": {"pruning_flops_target": 0.3, "prune_first_conv": True}}
+    assert Script(PRUNING).controller.settings.rate_of == "parameters"
+    assert Script(flops).controller.settings.rate_of == "macs"
 
 
 def test_rankings_of_the_controller_reach_the_search() -> None:
@@ -325,20 +333,15 @@ def test_learning_rate_within_an_epoch(steps: bool, registers: bool, tmp_path: P
     assert bool(moving) == steps
 
 
-def test_a_killed_script_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    whole = Script([SPARSITY, DISTILLATION])
+def test_a_script_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    compression, search = [SPARSITY, DISTILLATION], {"tactics": {"distillation": [False, True]}}
+    whole, stopped, resumed = (Script(compression, search=search) for _ in range(3))
     whole.run(tmp_path / "whole")
-    killed = Script([SPARSITY, DISTILLATION])
-    train, num_epochs = killed.train, 0
-
-    def failing(controller: Any, model: nn.Module, **more: Any) -> None:
-        nonlocal num_epochs
-        if num_epochs == 4:
-            raise KeyboardInterrupt
-        num_epochs += 1
-        train(controller, model, **more)
-
-    killed.train = failing  # type: ignore[method-assign]
-    killed.run(tmp_path / "killed")
-    assert killed.loop.outcome is Outcome.INTERRUPTED
+    stopped.stops_in = 5
+    stopped.run(tmp_path / "stopped")
+    assert stopped.loop.outcome is Outcome.INTERRUPTED
+    resumed.run(tmp_path / "stopped")
+    assert len(resumed.learning_rates) < len(whole.learning_rates)
+    histories = [[replace(row, seconds=0.0) for row in each.loop.history] for each in (whole, resumed)]
+    assert histories[0] == histories[1]
+    assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())

@@ -17,7 +17,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.compression.settings import ADAPTIVE_FIRST
 from kedro_aat.errors import ConfigurationError
-from kedro_aat.nncf.sections import Algorithm, BatchnormAdaptation, KnowledgeDistillationAlgorithm, Scopes, wrap_in_list
+from kedro_aat.nncf.sections import (
+    Algorithm,
+    BatchnormAdaptation,
+    CompressingAlgorithm,
+    KnowledgeDistillationAlgorithm,
+    MagnitudeSparsityParams,
+    Scopes,
+    wrap_in_list,
+)
 from kedro_aat.search import AdaptivePolicy, Frontier
 from kedro_aat.search.stepping import EarlyExit, SteppingSettings, UniformDecrease
 from kedro_aat.validated import Settings, parse
@@ -29,6 +37,12 @@ Mode = Literal["early_exit", "adaptive_compression_level"]
 # higher rate; any other number of the same value, such as 0.95 in a script, does not.
 NNCF_MAXIMAL_RATE = float("0.95")
 FRONTIER_MAXIMAL_RATE = 0.998
+# Keys of the algorithms that only say how a rate changes by itself.
+_SCHEDULE_KEYS = {
+    *("sparsity_init", *MagnitudeSparsityParams.model_fields),
+    *("pruning_init", "pruning_target", "pruning_steps", "num_init_steps"),
+    *("activations_quant_start_epoch", "weights_quant_start_epoch"),
+} - {"weight_importance", "sparsity_level_setting_mode"}
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -84,7 +98,7 @@ class NNCFFile(BaseModel):
         return section is not None and is_adaptive and isinstance(section.params.search, Frontier)
 
     @property
-    def adaptive(self) -> Algorithm | None:
+    def adaptive(self) -> CompressingAlgorithm | None:
         """The algorithm whose rate a search sets; None if no algorithm has a rate."""
         with_rate = (each for each in self.compression if not isinstance(each, KnowledgeDistillationAlgorithm))
         return min(with_rate, key=lambda each: ADAPTIVE_FIRST.index(each.algorithm), default=None)
@@ -103,8 +117,9 @@ class NNCFFile(BaseModel):
         for key in section.params.model_fields_set & (set(SteppingSettings.model_fields) - set(Frontier.model_fields)):
             yield f"accuracy_aware_training.params.{key}"
         if self.adaptive is not None:
-            for key in self.adaptive.schedule_keys():
-                yield f"{self.adaptive.algorithm}.{key}"
+            for prefix, part in (("", self.adaptive), ("params.", self.adaptive.params)):
+                for key in (part.model_fields_set if part else set()) & _SCHEDULE_KEYS:
+                    yield f"{self.adaptive.algorithm}.{prefix}{key}"
 
     def explain_differences(self) -> Iterator[str]:
         """Explains each key in use that has no effect here, or a different one than in NNCF."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -61,8 +61,6 @@ class Initializer(Settings):
 class AlgorithmSection(Settings):
     """The keys that every algorithm has."""
 
-    _SCHEDULE_KEYS: ClassVar[frozenset[str]] = frozenset()
-
     algorithm: str
     ignored_scopes: Scopes = ()
     target_scopes: Scopes | None = None
@@ -73,12 +71,6 @@ class AlgorithmSection(Settings):
         """Explains each key in use that has no effect here, or a different one than in NNCF."""
         if self.compression_lr_multiplier is not None:
             yield f"{self.algorithm}.compression_lr_multiplier has no effect: no algorithm adds parameters"
-
-    def schedule_keys(self) -> Iterator[str]:
-        """Yields the keys in use that only say how the rate changes by itself, below `params` or beside it."""
-        yield from sorted(self.model_fields_set & self._SCHEDULE_KEYS)
-        if (params := getattr(self, "params", None)) is not None:
-            yield from (f"params.{key}" for key in sorted(params.model_fields_set & self._SCHEDULE_KEYS))
 
     def _merge_scopes(self, ignored: Sequence[str], targets: Sequence[str] | None) -> dict[str, Any]:
         """The section's own scopes followed by those at the root of the file."""
@@ -118,11 +110,6 @@ class MagnitudeSparsityParams(Settings):
 
 class MagnitudeSparsityAlgorithm(AlgorithmSection):
     """`magnitude_sparsity`."""
-
-    _SCHEDULE_KEYS = frozenset({"sparsity_init", *MagnitudeSparsityParams.model_fields}) - {
-        "weight_importance",
-        "sparsity_level_setting_mode",
-    }
 
     algorithm: Literal["magnitude_sparsity"]
     sparsity_init: Rate = 0.0
@@ -186,9 +173,10 @@ class FilterPruningParams(Settings):
 
 
 class FilterPruningAlgorithm(AlgorithmSection):
-    """`filter_pruning`. Rates are shares of the whole model's filters, or of its MACs with `pruning_flops_target`."""
+    """`filter_pruning`. Rates are shares of the whole model's filters, or of its MACs with `pruning_flops_target`.
 
-    _SCHEDULE_KEYS = frozenset({"pruning_init", "pruning_target", "pruning_steps", "num_init_steps", "schedule"})
+    `create_compressed_model` makes them shares of the parameters if the search is `frontier`.
+    """
 
     algorithm: Literal["filter_pruning"]
     pruning_init: Rate = 0.0
@@ -302,8 +290,6 @@ class QuantizationParams(Settings):
 class QuantizationAlgorithm(AlgorithmSection):
     """`quantization`."""
 
-    _SCHEDULE_KEYS = frozenset({"activations_quant_start_epoch", "weights_quant_start_epoch"})
-
     algorithm: Literal["quantization"]
     preset: Literal["performance", "mixed"] | None = None
     weights: QuantizerParams | None = None
@@ -398,7 +384,5 @@ class KnowledgeDistillationAlgorithm(AlgorithmSection):
         return KnowledgeDistillation(type=self.type, scale=self.scale, temperature=self.temperature)
 
 
-Algorithm = Annotated[
-    MagnitudeSparsityAlgorithm | FilterPruningAlgorithm | QuantizationAlgorithm | KnowledgeDistillationAlgorithm,
-    Field(discriminator="algorithm"),
-]
+CompressingAlgorithm = MagnitudeSparsityAlgorithm | FilterPruningAlgorithm | QuantizationAlgorithm
+Algorithm = Annotated[CompressingAlgorithm | KnowledgeDistillationAlgorithm, Field(discriminator="algorithm")]
