@@ -131,7 +131,7 @@ class TrainingRunner:
         If the scheduler does not tell how far the epoch is, the scale is the mean of both.
         """
         scheduler, end = self.compression_controller.scheduler, scale if scale_at_end is None else scale_at_end
-        # The scheduler may never tell: not every training function steps it, or the number of steps may be unknown.
+        # The scheduler may never tell: if it is not stepped, or the number of steps is unknown.
         self.scale_learning_rate((scale + end) / 2)
         if end == scale or not (self.is_searching and isinstance(scheduler, FollowsRatePath)):
             yield
