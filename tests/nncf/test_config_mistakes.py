@@ -34,7 +34,7 @@ from tests.nncf.files import DROP, adaptive, mistakes, pruning, quantization, sp
         ),
         (
             sparsity(params={"weight_importance": "normed_ab"}),
-            "compression.params.weight_importance: must be one of abs, normed_abs, squared_abs, "
+            "compression.params.weight_importance: must be one of lamp, abs, squared_abs, normed_abs, "
             "but got 'normed_ab'. Did you mean 'normed_abs'?",
         ),
         ({"compression": {"algorithm": "knowledge_distillation"}}, "compression.type: this key is required"),

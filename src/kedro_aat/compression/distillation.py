@@ -30,11 +30,15 @@ class DistillationLoss(CompressionLoss):
     Args:
         model: The model before anything else was attached to it; it gets hooks.
         settings: Settings of the loss.
+
+    Attributes:
+        is_on: Whether outputs are compared at all; a search may try without.
     """
 
     def __init__(self, model: nn.Module, settings: KnowledgeDistillation) -> None:
         super().__init__()
         self.settings = settings
+        self.is_on = True
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self._last: tuple[tuple[Any, ...], dict[str, Any], list[Tensor]] | None = None
         self._hooks = [
@@ -76,7 +80,7 @@ class DistillationLoss(CompressionLoss):
         Raises:
             ModelError: If the loss is `softmax` and the model returns a tensor without a dimension for classes.
         """
-        if self._last is None:
+        if self._last is None or not self.is_on:
             return super().forward()
         args, kwargs, outputs = self._last
         with torch.no_grad():

@@ -15,15 +15,34 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from kedro_aat.budget import BudgetSettings
+from kedro_aat.compression.settings import ADAPTIVE_FIRST
 from kedro_aat.errors import ConfigurationError
-from kedro_aat.nncf.sections import Algorithm, Scopes, wrap_in_list
-from kedro_aat.search import AdaptivePolicy
+from kedro_aat.nncf.sections import (
+    Algorithm,
+    BatchnormAdaptation,
+    CompressingAlgorithm,
+    KnowledgeDistillationAlgorithm,
+    MagnitudeSparsityParams,
+    Scopes,
+    wrap_in_list,
+)
+from kedro_aat.search import AdaptivePolicy, Frontier
 from kedro_aat.search.stepping import EarlyExit, SteppingSettings, UniformDecrease
 from kedro_aat.validated import Settings, parse
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["early_exit", "adaptive_compression_level"]
+# The default of the loops' `maximal_compression_rate`, fraction removed. With `frontier`, this very object stands for a
+# higher rate; any other number of the same value, such as 0.95 in a script, does not.
+NNCF_MAXIMAL_RATE = float("0.95")
+FRONTIER_MAXIMAL_RATE = 0.998
+# Keys of the algorithms that only say how a rate changes by itself.
+_SCHEDULE_KEYS = {
+    *("sparsity_init", *MagnitudeSparsityParams.model_fields),
+    *("pruning_init", "pruning_target", "pruning_steps", "num_init_steps"),
+    *("activations_quant_start_epoch", "weights_quant_start_epoch"),
+} - {"weight_importance", "sparsity_level_setting_mode"}
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -71,6 +90,37 @@ class NNCFFile(BaseModel):
     accuracy_aware_training: AccuracyAwareSection | None = None
     compression: Annotated[tuple[Algorithm, ...], BeforeValidator(wrap_in_list)] = ()
 
+    @property
+    def uses_frontier(self) -> bool:
+        """Whether the search is `frontier`, which NNCF does not have."""
+        section = self.accuracy_aware_training
+        is_adaptive = section is not None and section.mode == "adaptive_compression_level"
+        return section is not None and is_adaptive and isinstance(section.params.search, Frontier)
+
+    @property
+    def adaptive(self) -> CompressingAlgorithm | None:
+        """The algorithm whose rate a search sets; None if no algorithm has a rate."""
+        with_rate = (each for each in self.compression if not isinstance(each, KnowledgeDistillationAlgorithm))
+        return min(with_rate, key=lambda each: ADAPTIVE_FIRST.index(each.algorithm), default=None)
+
+    @property
+    def num_bn_adaptation_samples(self) -> int:
+        """Examples from which BatchNorms are adapted: the most that any algorithm names."""
+        adaptations = (each.initializer and each.initializer.batchnorm_adaptation for each in self.compression)
+        return max(((each or BatchnormAdaptation()).num_bn_adaptation_samples for each in adaptations), default=0)
+
+    def _keys_without_use(self) -> Iterator[str]:
+        """Keys in use that only have a meaning for the searches of NNCF."""
+        section = self.accuracy_aware_training
+        if section is None or not self.uses_frontier:
+            return
+        for key in section.params.model_fields_set & (set(SteppingSettings.model_fields) - set(Frontier.model_fields)):
+            yield f"accuracy_aware_training.params.{key}"
+        if self.adaptive is not None:
+            for prefix, part in (("", self.adaptive), ("params.", self.adaptive.params)):
+                for key in (part.model_fields_set if part else set()) & _SCHEDULE_KEYS:
+                    yield f"{self.adaptive.algorithm}.{prefix}{key}"
+
     def explain_differences(self) -> Iterator[str]:
         """Explains each key in use that has no effect here, or a different one than in NNCF."""
         section = self.accuracy_aware_training
@@ -78,6 +128,8 @@ class NNCFFile(BaseModel):
             adaptive_keys = set(SteppingSettings.model_fields) - {"maximal_total_epochs"} | {"search"}
             for key in sorted(section.params.model_fields_set & adaptive_keys):
                 yield f"accuracy_aware_training.params.{key} has no effect in mode early_exit"
+        if keys := sorted(self._keys_without_use()):
+            yield f"the search frontier chooses every rate itself and has no use for {', '.join(keys)}"
         for algorithm in self.compression:
             yield from algorithm.explain_differences()
 
@@ -87,10 +139,14 @@ class NNCFConfig(dict[str, Any]):
 
     Attributes:
         train_loader: Batches for initialization, set by `register_default_init_args`; None until then.
+        criterion: Loss, `(outputs, targets)`, set in the same way.
+        criterion_fn: Computes the loss as `(outputs, targets, criterion)`, set in the same way.
         device: Device for initialization, set by `register_default_init_args`; None for the model's own device.
     """
 
     train_loader: Any = None
+    criterion: Any = None
+    criterion_fn: Any = None
     device: Any = None
 
     @classmethod
@@ -153,6 +209,11 @@ class AccuracyAwareSettings(Settings):
     search: AdaptivePolicy
     early_exit: EarlyExit
 
+    @property
+    def maximal_rate(self) -> float:
+        """Highest rate to try if the script names none."""
+        return FRONTIER_MAXIMAL_RATE if isinstance(self.search, Frontier) else NNCF_MAXIMAL_RATE
+
     @classmethod
     def from_config(cls, config: NNCFConfig) -> AccuracyAwareSettings:
         """Reads the section.
@@ -182,5 +243,6 @@ class AccuracyAwareSettings(Settings):
 def _make_policy(params: AccuracyAwareParams) -> AdaptivePolicy:
     """The policy that `params.search` names; keys that it omits are taken from `params` itself."""
     chosen = params.search or UniformDecrease()
-    shared = params.model_dump(include=set(SteppingSettings.model_fields) & params.model_fields_set)
+    shared_keys = set(SteppingSettings.model_fields) & set(type(chosen).model_fields)
+    shared = params.model_dump(include=shared_keys & params.model_fields_set)
     return type(chosen)(**{**shared, **chosen.model_dump(include=chosen.model_fields_set)})

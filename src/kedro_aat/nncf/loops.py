@@ -14,9 +14,11 @@ from kedro_aat.budget import Outcome
 from kedro_aat.certificate import Certificate
 from kedro_aat.compression.controller import CompressionController
 from kedro_aat.errors import DataError
-from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig
+from kedro_aat.nncf.config import NNCF_MAXIMAL_RATE, AccuracyAwareSettings, NNCFConfig
+from kedro_aat.nncf.registered import callables_of
 from kedro_aat.nncf.statistics import TrainingLoopStatistics
-from kedro_aat.search.policy import Problem, SearchPolicy
+from kedro_aat.search import Frontier
+from kedro_aat.search.policy import Problem, SearchPolicy, updated
 from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints import CheckpointStore
@@ -80,6 +82,7 @@ class BaseEarlyExitCompressionTrainingLoop:
         self._result: FineTuned | None = None
         self._is_tested = False
         self._problem = Problem()
+        self._more_callables: dict[str, Any] = {}
         self._policy: SearchPolicy[Any] = self._settings.early_exit
 
     def run(
@@ -124,6 +127,7 @@ class BaseEarlyExitCompressionTrainingLoop:
             load_checkpoint=load_checkpoint_fn,
             early_stopping=early_stopping_fn,
             update_learning_rate=update_learning_rate_fn,
+            **self._more_callables,
         )
         runner = TrainingRunner(
             model,
@@ -226,7 +230,8 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
         lr_updates_needed: Whether the loop steps the learning-rate schedulers after each epoch.
         verbose: Whether to show progress.
         minimal_compression_rate: Lowest rate worth returning, in [0, 1).
-        maximal_compression_rate: Highest rate to try, in [0, 1); the controller may lower it.
+        maximal_compression_rate: Highest rate to try, in [0, 1); the controller may lower it. The default is 0.95 for
+            the searches of NNCF, and 0.998 for `frontier`.
         dump_checkpoints: Whether to keep checkpoints on disk; without them a killed run starts over.
 
     Raises:
@@ -241,7 +246,7 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
         lr_updates_needed: bool = True,
         verbose: bool = True,
         minimal_compression_rate: float = 0.0,
-        maximal_compression_rate: float = 0.95,
+        maximal_compression_rate: float = NNCF_MAXIMAL_RATE,
         dump_checkpoints: bool = True,
     ) -> None:
         super().__init__(
@@ -253,12 +258,18 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
             dump_checkpoints,
         )
         self._policy = self._settings.search
-        self._problem = adaptive_problem(
+        is_default = maximal_compression_rate is NNCF_MAXIMAL_RATE
+        problem = adaptive_problem(
             compression_controller,
             self._budget,
             minimal_rate=minimal_compression_rate,
-            maximal_rate=maximal_compression_rate,
+            maximal_rate=self._settings.maximal_rate if is_default else maximal_compression_rate,
         )
+        if isinstance(self._policy, Frontier):
+            more = callables_of(self.nncf_config, compression_controller)
+            problem = updated(problem, can_sample="sample_gradients" in more, can_distill="distill" in more)
+            self._more_callables = more
+        self._problem = problem
 
 
 def create_accuracy_aware_training_loop(
@@ -278,6 +289,7 @@ def create_accuracy_aware_training_loop(
     Raises:
         ConfigurationError: Lists every mistake in the configuration.
     """
-    settings = AccuracyAwareSettings.from_config(NNCFConfig.from_dict(nncf_config))
+    config = NNCFConfig.from_dict(nncf_config)
+    settings = AccuracyAwareSettings.from_config(config)
     loop = EarlyExitCompressionTrainingLoop if settings.mode == "early_exit" else AdaptiveCompressionTrainingLoop
-    return loop(nncf_config, compression_ctrl, uncompressed_model_accuracy, **runner_args)
+    return loop(config, compression_ctrl, uncompressed_model_accuracy, **runner_args)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,34 @@ from kedro_aat.compression.controller import ModelController, require_one_tensor
 from kedro_aat.compression.quantization.calls import own_forward, record_calls
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.placement import CONVOLUTIONS
-from kedro_aat.compression.settings import CompressionSettings, parse_compression
+from kedro_aat.compression.schedule import ScheduleSettings
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning, parse_compression
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.modes import evaluating
 from kedro_aat.nncf.config import NNCFConfig, NNCFFile
-from kedro_aat.nncf.sections import (
-    Algorithm,
-    BatchnormAdaptation,
-    FilterPruningAlgorithm,
-    FilterPruningParams,
-    QuantizationAlgorithm,
-)
+from kedro_aat.nncf.registered import take_batches
+from kedro_aat.nncf.sections import FilterPruningAlgorithm, FilterPruningParams, QuantizationAlgorithm
 
 
 def register_default_init_args(
-    nncf_config: NNCFConfig | dict[str, Any], train_loader: Iterable[Any], *args: Any, **kwargs: Any
+    nncf_config: NNCFConfig | dict[str, Any],
+    train_loader: Iterable[Any],
+    criterion: Any = None,
+    criterion_fn: Any = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> NNCFConfig:
     """Registers the data with which `create_compressed_model` initializes the compression.
+
+    With them, the search `frontier` also adapts BatchNorms to each new rate, and with a criterion it can rank filters
+    by the importance `taylor`.
 
     Args:
         nncf_config: A configuration; modified in place if it is an `NNCFConfig`.
         train_loader: Batches: tensors, or tuples whose first element is the input.
-        *args: NNCF's further arguments (criterion, validation loader ...); no algorithm here needs them.
+        criterion: Loss, `(outputs, targets)`; the batches then are (inputs, targets).
+        criterion_fn: Computes the loss as `(outputs, targets, criterion)`; by default `criterion` itself does.
+        *args: NNCF's further arguments (validation loader ...); no algorithm here needs them.
         **kwargs: NNCF's further keyword arguments, of which only `device` is used.
 
     Returns:
@@ -50,6 +56,7 @@ def register_default_init_args(
     """
     config = NNCFConfig.from_dict(nncf_config)
     config.train_loader = train_loader
+    config.criterion, config.criterion_fn = criterion, criterion_fn
     config.device = kwargs.get("device")
     return config
 
@@ -99,7 +106,7 @@ def create_compressed_model(
     if compression_state is not None:
         controller.load_state(compression_state["state"])
     elif loader is not None:
-        _initialize(controller, file.compression, loader, config.device or next(model.parameters()).device)
+        _initialize(controller, file, loader, config.device or next(model.parameters()).device)
     return controller, model
 
 
@@ -125,7 +132,13 @@ def _translate(file: NNCFFile, model: nn.Module, example_input: Tensor | None) -
         ignored = file.ignored_scopes
         if isinstance(algorithm, FilterPruningAlgorithm):
             ignored = (*ignored, *_find_unpruned_convolutions(model, algorithm.params, example_input))
-        parts.append(algorithm.to_settings(ignored, file.target_scopes))
+        part = algorithm.to_settings(ignored, file.target_scopes)
+        if file.uses_frontier and algorithm is file.adaptive:
+            # Its search begins at rate 0, which no masks and no statistics of a schedule's first rate shall disturb.
+            part = part.model_copy(update={"schedule": ScheduleSettings()})
+            if isinstance(part, FilterPruning) and part.rate_of == "filters":
+                part = part.model_copy(update={"rate_of": "parameters"})
+        parts.append(part)
     return parse_compression([part.model_dump() for part in parts])
 
 
@@ -165,26 +178,13 @@ def _find_first_convolutions(model: nn.Module, example_input: Tensor | None) -> 
     return names
 
 
-def _initialize(
-    controller: ModelController, algorithms: Iterable[Algorithm], loader: Iterable[Any], device: Any
-) -> None:
+def _initialize(controller: ModelController, file: NNCFFile, loader: Iterable[Any], device: Any) -> None:
     """Sets the ranges of activations, then adapts BatchNorms if the model is compressed from the start."""
-    for algorithm in algorithms:
+    for algorithm in file.compression:
         if isinstance(algorithm, QuantizationAlgorithm) and algorithm.num_init_samples:
             assert isinstance(controller, QuantizationController | CompositeController)
-            controller.calibrate(_take_batches(loader, algorithm.num_init_samples))
-    adaptations = [algorithm.initializer and algorithm.initializer.batchnorm_adaptation for algorithm in algorithms]
-    num_samples = max((each or BatchnormAdaptation()).num_bn_adaptation_samples for each in adaptations)
+            controller.calibrate(take_batches(loader, algorithm.num_init_samples))
     children = controller.children if isinstance(controller, CompositeController) else [controller]
+    num_samples = file.num_bn_adaptation_samples
     if num_samples and any(child.report().requested_rate > 0 for child in children):
-        update_bn(_take_batches(loader, num_samples), controller.model, device=device)
-
-
-def _take_batches(loader: Iterable[Any], num_samples: int) -> Iterator[Any]:
-    """Takes the first batches that have at least `num_samples` examples in total, or all batches."""
-    num_taken = 0
-    for batch in loader:
-        if num_taken >= num_samples:
-            return
-        num_taken += len(batch[0] if isinstance(batch, list | tuple) else batch)
-        yield batch
+        update_bn(take_batches(loader, num_samples), controller.model, device=device)

@@ -12,8 +12,6 @@ from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig, NNCFFile
 from kedro_aat.nncf.sections import FilterPruningAlgorithm, QuantizationAlgorithm
 from kedro_aat.validated import Settings
 
-# The default of the loops' `maximal_compression_rate`, fraction removed.
-_NNCF_MAXIMAL_RATE = 0.95
 # Which convolutions each of these keys excludes from pruning unless it is true.
 _EXCLUDED_CONVOLUTIONS = {
     "prune_first_conv": "the first convolutions",
@@ -43,7 +41,7 @@ def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
     sections = {
         "budget": aware.budget.model_dump(exclude_none=True),
         "minimal_rate": 0.0,
-        "maximal_rate": _NNCF_MAXIMAL_RATE,
+        "maximal_rate": aware.maximal_rate,
         "compression": compression[0] if len(compression) == 1 else compression,
         "search": _dump(search, "kind"),
         "second_stage": None,

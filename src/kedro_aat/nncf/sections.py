@@ -11,6 +11,7 @@ from kedro_aat.compression.schedule import ScheduleSettings, require_steps
 from kedro_aat.compression.settings import (
     FilterImportance,
     FilterPruning,
+    Importance,
     KnowledgeDistillation,
     MagnitudeSparsity,
     Quantization,
@@ -86,7 +87,7 @@ class AlgorithmSection(Settings):
 class MagnitudeSparsityParams(Settings):
     """`params` of `magnitude_sparsity`."""
 
-    weight_importance: Literal["abs", "normed_abs", "squared_abs"] = "normed_abs"
+    weight_importance: Importance = "normed_abs"
     sparsity_level_setting_mode: Literal["global", "local"] = "global"
     schedule: Literal["polynomial", "exponential", "multistep", "adaptive"] = "polynomial"
     sparsity_target: Rate = 0.5
@@ -172,7 +173,10 @@ class FilterPruningParams(Settings):
 
 
 class FilterPruningAlgorithm(AlgorithmSection):
-    """`filter_pruning`. Rates are shares of the whole model's filters, or of its MACs with `pruning_flops_target`."""
+    """`filter_pruning`. Rates are shares of the whole model's filters, or of its MACs with `pruning_flops_target`.
+
+    `create_compressed_model` makes them shares of the parameters if the search is `frontier`.
+    """
 
     algorithm: Literal["filter_pruning"]
     pruning_init: Rate = 0.0
@@ -380,7 +384,5 @@ class KnowledgeDistillationAlgorithm(AlgorithmSection):
         return KnowledgeDistillation(type=self.type, scale=self.scale, temperature=self.temperature)
 
 
-Algorithm = Annotated[
-    MagnitudeSparsityAlgorithm | FilterPruningAlgorithm | QuantizationAlgorithm | KnowledgeDistillationAlgorithm,
-    Field(discriminator="algorithm"),
-]
+CompressingAlgorithm = MagnitudeSparsityAlgorithm | FilterPruningAlgorithm | QuantizationAlgorithm
+Algorithm = Annotated[CompressingAlgorithm | KnowledgeDistillationAlgorithm, Field(discriminator="algorithm")]

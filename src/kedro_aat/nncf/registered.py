@@ -1,0 +1,88 @@
+"""What the search `frontier` does with the data and the loss that a script registered for initialization."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from kedro_aat.compression.controller import CompressionController
+from kedro_aat.compression.distillation import DistillationLoss
+from kedro_aat.nncf.config import NNCFConfig
+from kedro_aat.training.default import NUM_SAMPLED_BATCHES
+
+
+def callables_of(config: NNCFConfig, controller: CompressionController) -> dict[str, Any]:
+    """Returns the fields of `Callables` that a search can have beside the functions that `run` gets.
+
+    Args:
+        config: The configuration, with what was registered.
+        controller: The controller of the model that is searched.
+    """
+    found: dict[str, Any] = {}
+    registered = _Registered(config, controller.model)
+    if config.train_loader is not None and registered.num_samples:
+        found["adapt"] = registered.adapt
+    if config.train_loader is not None and config.criterion is not None:
+        found["sample_gradients"] = registered.sample_gradients
+    if isinstance(controller.loss, DistillationLoss):
+        found["distill"] = found["state"] = _Switch(controller.loss)
+    return found
+
+
+def take_batches(loader: Iterable[Any], num_samples: int) -> Iterator[Any]:
+    """Takes the first batches that have at least `num_samples` examples in total, or all batches."""
+    num_taken = 0
+    for batch in loader:
+        if num_taken >= num_samples:
+            return
+        num_taken += len(batch[0] if isinstance(batch, list | tuple) else batch)
+        yield batch
+
+
+class _Registered:
+    """Runs the model on registered batches."""
+
+    def __init__(self, config: NNCFConfig, model: nn.Module) -> None:
+        self._config = config
+        self._model = model
+        self.num_samples = config.parsed.num_bn_adaptation_samples
+
+    @property
+    def _device(self) -> Any:
+        return self._config.device or next(self._model.parameters()).device
+
+    def adapt(self, model: nn.Module) -> None:
+        """Recomputes the statistics of BatchNorms."""
+        update_bn(take_batches(self._config.train_loader, self.num_samples), model, device=self._device)
+
+    def sample_gradients(self, observe: Callable[[], object]) -> None:
+        """Computes the gradients of the first batches, (inputs, targets), and calls `observe` after each."""
+        criterion, function = self._config.criterion, self._config.criterion_fn
+        self._model.eval()  # statistics stay as they are
+        for inputs, targets in itertools.islice(self._config.train_loader, NUM_SAMPLED_BATCHES):
+            self._model.zero_grad(set_to_none=True)
+            outputs, targets_there = self._model(inputs.to(self._device)), targets.to(self._device)
+            loss = function(outputs, targets_there, criterion) if function else criterion(outputs, targets_there)
+            loss.backward()
+            observe()
+        self._model.zero_grad(set_to_none=True)
+
+
+class _Switch:
+    """Switches a distillation loss on or off; its state belongs to the checkpoints."""
+
+    def __init__(self, loss: DistillationLoss) -> None:
+        self._loss = loss
+
+    def __call__(self, is_on: bool) -> None:
+        self._loss.is_on = is_on
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"distills": self._loss.is_on}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._loss.is_on = state["distills"]
