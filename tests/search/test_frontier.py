@@ -24,9 +24,9 @@ from kedro_aat.search.frontier import (
 from kedro_aat.search.policy import Epoch, Problem
 from kedro_aat.search.tactics import LR_RATIO, Ranking, Tactics
 from kedro_aat.testing.policies import PolicyContract, laws
-from kedro_aat.testing.simulated_search import World, search
+from kedro_aat.testing.simulated_search import Answer, World, search
 from kedro_aat.testing.strategies import worlds
-from tests.search.landscapes import DROP, PROBLEM, RANKINGS, Phase, Trained, explored, polishes, returned, trials
+from tests.search.landscapes import DROP, PROBLEM, RANKINGS, Margins, Phase, Trained, explored, polishes, returned, trials
 
 # Margins of a trial that came near, that has learned enough to go on from, and that had no chance.
 NEARLY, FAR = RESUMABLE / 2, NEAR - 3
@@ -53,9 +53,13 @@ class TestFrontier(PolicyContract):
     pass
 
 
-def by_lr(**margins: float) -> Any:
-    """Margins by the learning-rate factor, of which `lr_3=-1` names the one near 3; others are far."""
-    return lambda trained: margins.get(f"lr_{trained.tactic.lr_factor:.1g}".replace("e+0", "e"), FAR)
+def by_lr(margins: dict[int, float]) -> Margins:
+    """Margins by the number of half decades between a learning-rate factor and 1; all others are far."""
+    return lambda trained: margins.get(half_decades(trained.tactic.lr_factor), FAR)
+
+
+def half_decades(factor: float) -> int:
+    return round(math.log(factor, LR_RATIO))
 
 
 def lr_factors(phases: list[Phase]) -> list[float]:
@@ -97,32 +101,48 @@ def test_a_first_trial_within_budget_ends_the_race() -> None:
 
 
 def test_the_race_goes_up_while_the_learning_rate_helps() -> None:
-    factors = lr_factors(raced(by_lr(lr_3=-4, lr_1e1=-2, lr_3e1=0.5)))
+    factors = lr_factors(raced(by_lr({1: -4, 2: -2, 3: 0.5})))
     assert factors == pytest.approx([FIRST_LR_FACTOR * LR_RATIO**n for n in range(3)])
 
 
 def test_a_winner_of_the_race_is_climbed_from_with_its_learning_rate() -> None:
-    after = trials(explored(by_lr(lr_3=-4, lr_1e1=0.5)))[2]
+    after = trials(explored(by_lr({1: -4, 2: 0.5})))[2]
     assert after.tactic.lr_factor == pytest.approx(FIRST_LR_FACTOR * LR_RATIO)
     assert after.start == 2
     assert after.u > FIRST_U
 
 
 def test_a_race_that_came_near_does_not_look_below() -> None:
-    whole = explored(by_lr(lr_3=NEARLY, lr_1e1=NEARLY - 1), maximal_total_epochs=20)
+    whole = explored(by_lr({1: NEARLY, 2: NEARLY - 1}), maximal_total_epochs=20)
     assert lr_factors(trials(whole)[:2]) == pytest.approx([FIRST_LR_FACTOR, FIRST_LR_FACTOR * LR_RATIO])
     next_one = trials(whole)[2]
     assert next_one.tactic.lr_factor == FIRST_LR_FACTOR
     assert (next_one.start, next_one.u) == (1, trials(whole)[0].u)  # it goes on with what came near
 
 
-def test_a_race_that_came_nowhere_near_looks_above_and_below_and_never_twice() -> None:
-    racers = raced(by_lr(lr_3=FAR - 1, lr_1e1=FAR - 2, lr_1=FAR - 3))
-    factors = [round(math.log(factor, LR_RATIO)) for factor in lr_factors(racers)]
-    assert factors[:3] == [1, 2, 0]
-    upward = [round(math.log(f, LR_RATIO)) for f in lr_factors(raced(by_lr(lr_1e1=FAR + 1, lr_3e1=FAR - 1)))]
-    assert upward[:3] == [1, 2, 3]
-    assert len(set(upward[:MAXIMAL_RACERS])) == len(upward[:MAXIMAL_RACERS])
+@pytest.mark.parametrize(
+    ("margins", "tried"),
+    [
+        ({1: FAR + 1}, [1, 2, 0]),
+        ({0: FAR + 1, 2: FAR - 1}, [1, 2, 0, -1]),
+        ({2: FAR + 1, 3: FAR - 1}, [1, 2, 3]),
+        ({0: 0.5}, [1, 2, 0]),
+    ],
+)
+def test_a_race_that_came_nowhere_near_looks_above_and_below(margins: dict[int, float], tried: list[int]) -> None:
+    racers = [half_decades(factor) for factor in lr_factors(raced(by_lr(margins)))]
+    assert racers[: len(tried)] == tried
+    assert len(tried) <= MAXIMAL_RACERS
+
+
+@laws
+@given(world=worlds)
+def test_no_trial_is_repeated(world: World) -> None:
+    climbed = trials(search(Frontier(maximal_total_epochs=15, polish_share=0), world))
+    tried = [(each.start, round(each.u, 9), each.tactic.model_dump_json()) for each in climbed]
+    rounded = [(start, u, half_decades(each.tactic.lr_factor), text.split("lr_factor")[0])
+               for (start, u, text), each in zip(tried, climbed, strict=True)]
+    assert len({*rounded}) == len(rounded)
 
 
 # The climb
@@ -315,8 +335,6 @@ def test_never_met_is_infeasible() -> None:
 
 
 def test_partial_compression_is_never_returned() -> None:
-    from kedro_aat.testing.simulated_search import Answer
-
     answers = (Answer(margin=DROP), Answer(margin=DROP, fully_compressed=False))
     whole = search(Frontier(maximal_total_epochs=3), World(PROBLEM, answers))
     assert whole.stop.best is None or returned(whole).fully_compressed
