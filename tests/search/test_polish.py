@@ -10,6 +10,7 @@ from hypothesis import given
 
 from kedro_aat.search.frontier import (
     LOWEST_POLISH_LR,
+    MAXIMAL_FALL,
     MAXIMAL_RISE,
     POLISH_LR,
     SHORTEST_POLISH,
@@ -66,6 +67,7 @@ def test_without_one_it_begins_at_the_trial_that_came_nearest() -> None:
 @laws
 @given(world=worlds)
 def test_never_falls_in_rate_but_after_an_epoch_that_failed(world: World) -> None:
+    """What was cut does not learn again, unless the problem says that it does."""
     for polish in polishes(search(Frontier(maximal_total_epochs=15), world)):
         for before, after in pairwise(polish.results):
             assert before.failed or after.requested_rate >= before.requested_rate - 1e-12
@@ -78,6 +80,28 @@ def test_a_learning_rate_of_a_polish_never_rises(world: World) -> None:
         scales = [move.lr_scale for move in polish.moves]
         assert scales == sorted(scales, reverse=True)
         assert scales[-1] >= LOWEST_POLISH_LR * polish.tactic.lr_factor * (1 - 1e-9)
+
+
+def test_epochs_that_become_cheap_neither_lower_the_rate_nor_the_learning_rate_further() -> None:
+    """The polish begins at rate 0, where an epoch costs most, so that more epochs are left than it was planned for."""
+    (polish,) = polishes(explored(lambda trained: 1.1 - trained.u, saving=0.9, polish_share=1))
+    found = [result.requested_rate for result in polish.results]
+    assert len(found) > 60
+    assert found == sorted(found)
+    assert polish.moves[-1].lr_scale == pytest.approx(LOWEST_POLISH_LR * polish.tactic.lr_factor)
+
+
+@pytest.mark.parametrize("regrows", [True, False])
+def test_falls_where_what_was_cut_learns_again(regrows: bool) -> None:
+    problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, regrows=regrows)
+    whole = explored(lambda trained: 0.5 if trained.u < (1.5 if trained.number < 24 else 1.0) else -1.0, problem=problem)
+    falls = [
+        u_of(before.requested_rate) - u_of(after.requested_rate)
+        for polish in polishes(whole)
+        for before, after in pairwise(polish.results)
+    ]
+    assert (max(falls) > 0) == regrows
+    assert max(falls) <= MAXIMAL_FALL + 1e-9
 
 
 def test_rises_shrink_to_nothing_over_the_second_half() -> None:
@@ -107,7 +131,6 @@ def test_one_that_fails_begins_anew_lower() -> None:
         assert after.u < before.u
         assert after.start in {each.results[-1].checkpoint for each in trials(whole)}
     assert returned(whole).margin >= 0
-    assert u_of(returned(whole).requested_rate) < 0.9
 
 
 def test_one_that_keeps_a_model_does_not_begin_anew() -> None:
