@@ -94,7 +94,9 @@ def test_epochs_that_become_cheap_neither_lower_the_rate_nor_the_learning_rate_f
 @pytest.mark.parametrize("regrows", [True, False])
 def test_falls_where_what_was_cut_learns_again(regrows: bool) -> None:
     problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, regrows=regrows)
-    whole = explored(lambda trained: 0.5 if trained.u < (1.5 if trained.number < 24 else 1.0) else -1.0, problem=problem)
+    whole = explored(
+        lambda trained: 0.5 if trained.u < (1.5 if trained.number < 24 else 1.0) else -1.0, problem=problem
+    )
     falls = [
         u_of(before.requested_rate) - u_of(after.requested_rate)
         for polish in polishes(whole)
