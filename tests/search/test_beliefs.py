@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kedro_aat.search.beliefs import HEIGHT, LR_COST, Floats, expectation, posterior
+from kedro_aat.search.beliefs import HEIGHT, LR_COST, Floats, expectation
 
 SLOPE, BOUNDARY = 2.5, 1.0
 STANDARD_ERROR = 0.3
@@ -14,23 +14,6 @@ FALLING = np.linspace(0.5, 0.0, 20)
 
 def on_the_curve(u: Floats) -> Floats:
     return HEIGHT * (1 - np.exp(SLOPE / HEIGHT * (u - BOUNDARY)))
-
-
-def test_trials_locate_the_boundary_between_success_and_failure() -> None:
-    u = np.array([0.0, 0.8, 1.3])
-    boundaries, slopes, likely = posterior(u, on_the_curve(u), 0.1, highest=3.0)
-    assert likely.sum() == pytest.approx(1)
-    assert likely.shape == (len(boundaries), len(slopes))
-    share = likely.sum(1)
-    assert share[(boundaries > 0.7) & (boundaries < 1.3)].sum() > 0.7
-    assert abs(share @ boundaries - BOUNDARY) < 0.2
-
-
-def test_a_failure_far_below_the_budget_counts_only_as_a_failure() -> None:
-    u = np.array([0.0, 2.0])
-    _, _, bad = posterior(u, np.array([1.0, -5.0]), 0.1, highest=3.0)
-    _, _, worse = posterior(u, np.array([1.0, -500.0]), 0.1, highest=3.0)
-    assert np.array_equal(bad, worse)
 
 
 def test_the_margin_at_the_latest_rate_is_that_of_the_curve() -> None:

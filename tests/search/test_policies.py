@@ -67,13 +67,33 @@ def test_best_of_a_compatible_policy_is_the_highest_rate_within_budget(policy: P
 SAVED = sorted((Path(__file__).parents[1] / "saved_by").glob("*/search/*.json"))
 
 
-@pytest.mark.parametrize("path", SAVED, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
-def test_a_search_saved_by_an_older_version_continues_as_it_would_have(path: Path) -> None:
-    """Each file holds a policy, its state within a search, and the best and the next epoch as that version had them."""
-    saved = json.loads(path.read_text())
+def saved(path: Path) -> tuple[SearchPolicy[Any], dict[str, Any]]:
+    """Returns a policy and the whole file, which has a state within a search, the best, and the next epoch as well."""
+    content = json.loads(path.read_text())
     adapter: TypeAdapter[Policy] = TypeAdapter(Policy)
-    policy: SearchPolicy[Any] = adapter.validate_python(saved["policy"])
-    state = policy.load(json.dumps(saved["state"]))
-    assert json.loads(state.model_dump_json(exclude_unset=True)) == saved["state"]
-    assert policy.ask(state).model_dump(mode="json") == saved["next"]
-    assert (state.best and state.best.model_dump()) == saved["best"]
+    return adapter.validate_python(content["policy"]), content
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SAVED if not path.stem.startswith("frontier")],
+    ids=lambda path: f"{path.parents[1].name}-{path.stem}",
+)
+def test_a_search_saved_by_an_older_version_continues_as_it_would_have(path: Path) -> None:
+    policy, content = saved(path)
+    state = policy.load(json.dumps(content["state"]))
+    assert json.loads(state.model_dump_json(exclude_unset=True)) == content["state"]
+    following = policy.ask(state)
+    assert following == type(following).model_validate(content["next"])
+    assert (state.best and state.best.model_dump()) == content["best"]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SAVED if path.stem.startswith("frontier")], ids=lambda path: path.stem
+)
+def test_the_default_search_of_version_0_1_leaves_its_settings_but_not_its_state(path: Path) -> None:
+    """Its strategy was another one. Whoever reads the state catches a `ValueError`, and says what to do."""
+    policy, content = saved(path)
+    assert policy.maximal_total_epochs == content["policy"]["maximal_total_epochs"]
+    with pytest.raises(ValueError, match="trials"):
+        policy.load(json.dumps(content["state"]))

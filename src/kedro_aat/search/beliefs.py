@@ -1,4 +1,4 @@
-"""What the frontier strategy infers about margins: over the rate after the trials, and at the end of the polish.
+"""What the frontier strategy infers about the margin at the end of the polish.
 
 Rates are given as u = -ln(1 - rate), margins and standard errors in tolerated drops.
 """
@@ -13,14 +13,12 @@ Floats = NDArray[np.float64]
 # The margin over u is about HEIGHT * (1 - exp(slope * (u - boundary))), a curve that was fitted to trained networks.
 # HEIGHT is above 1, since light compression helps a little. In drops.
 HEIGHT = 1.2
-# A worse margin counts only as a failure, however bad it is. In drops.
-LOWEST_MARGIN = -3.0
-# Standard deviation of a trial's best margin around what longer training would give. In drops.
-TRIAL_NOISE = 0.35
 # Each epoch gains this share of what the epoch before it gained.
 RECOVERY_RATIO = 0.7
 
 # Beliefs before the polish: mean and standard deviation.
+# Nearly anything may be the margin. In drops.
+MARGIN_SPREAD = 3.0
 # What a full learning rate costs. In drops.
 LR_COST = 0.3
 LR_COST_SPREAD = 0.3
@@ -41,35 +39,6 @@ KEPT = 0.25
 DRAWN_ANEW = 0.25
 # Share of what is kept that is left one epoch later.
 PERSISTENCE = 0.8
-
-# The grid of the posterior: numbers of boundaries and slopes, and the range of slopes per u.
-_NUM_BOUNDARIES = 100
-_NUM_SLOPES = 6
-_LOWEST_SLOPE = 0.7
-_HIGHEST_SLOPE = 9
-
-
-def posterior(u: Floats, margins: Floats, standard_error: float, highest: float) -> tuple[Floats, Floats, Floats]:
-    """Computes how likely each boundary and slope is after trials, with Student's t noise of 2 degrees of freedom.
-
-    Args:
-        u: Positions of the trials, (K,).
-        margins: Best margins of the trials, (K,).
-        standard_error: Standard error of a margin.
-        highest: Highest u that may be tried; the boundary may lie beyond it.
-
-    Returns:
-        Boundaries, (B,), slopes, (S,), and the probability of each pair, (B, S).
-    """
-    variance = standard_error**2 + TRIAL_NOISE**2
-    boundaries = np.linspace(0, highest + 1, _NUM_BOUNDARIES)
-    slopes = np.geomspace(_LOWEST_SLOPE, _HIGHEST_SLOPE, _NUM_SLOPES)
-    exponent = slopes[:, None] * (u - boundaries[:, None, None])  # (B, S, K)
-    predicted = np.maximum(HEIGHT - HEIGHT * np.exp(np.minimum(exponent, 20)), LOWEST_MARGIN)
-    residuals = margins.clip(LOWEST_MARGIN, None) - predicted
-    log_likelihood = -1.5 * np.log1p(residuals**2 / (2 * variance)).sum(-1)
-    likelihood = np.exp(log_likelihood - log_likelihood.max())
-    return boundaries, slopes, likelihood / likelihood.sum()
 
 
 def expectation(u: Floats, lr: Floats, margins: Floats, standard_error: float, slope: float) -> tuple[float, float]:
@@ -98,7 +67,7 @@ def expectation(u: Floats, lr: Floats, margins: Floats, standard_error: float, s
     weighted = np.linalg.solve(noise, features).T
     # In the order of the features: margin, slope, cost of the learning rate, damage.
     prior_mean = np.array([0.0, slope, LR_COST, DAMAGE])
-    precision = np.array([-LOWEST_MARGIN, SLOPE_SPREAD * slope, LR_COST_SPREAD, DAMAGE_SPREAD]) ** -2.0
+    precision = np.array([MARGIN_SPREAD, SLOPE_SPREAD * slope, LR_COST_SPREAD, DAMAGE_SPREAD]) ** -2.0
     expected, inferred_slope, *_ = np.linalg.solve(
         weighted @ features + np.diag(precision), weighted @ margins + precision * prior_mean
     )

@@ -23,6 +23,7 @@ class Answer:
         fully_compressed: Whether the controller's own schedule has ended.
         early_stop: Whether the user's function asks to end this phase of training.
         fails: Whether the loss or the metric is NaN, if the epoch trains.
+        standard_error: Standard error of the margin; None if unknown.
     """
 
     margin: float
@@ -31,6 +32,7 @@ class Answer:
     fully_compressed: bool = True
     early_stop: bool = False
     fails: bool = False
+    standard_error: float | None = None
 
 
 @dataclass
@@ -67,12 +69,19 @@ class World:
             start again. A validation only repeats what is known, so it uses none.
         granularity: Achieved rates are multiples of its inverse, like those of a network with few filters.
         feasible_up_to: Margins are the distance to this achieved rate, instead of those of the answers.
+        saving: What an epoch costs less at an achieved rate of 1, as a share of one of the uncompressed model.
     """
 
     problem: Problem
     answers: tuple[Answer, ...]
     granularity: int | None = None
     feasible_up_to: float | None = None
+    saving: float = 0.0
+
+    def answer(self, move: Epoch, past: Course) -> Answer:
+        """Returns the answer to `move` after a past; a subclass may let it depend on both."""
+        num_answered = 1 + sum(earlier.train for earlier in past.moves) if past.results else 0
+        return self.answers[num_answered % len(self.answers)]
 
     def result(self, move: Epoch, past: Course) -> EpochResult:
         """Returns the result of `move` after a past; its checkpoint is the number of moves before it."""
@@ -82,9 +91,8 @@ class World:
             source = past.state_at(number - 1 if move.start_from is None else move.start_from)
         if source is not None and not move.train and move.rate_path is None:
             # The same model on the same data has the same metric.
-            return changed(source, checkpoint=number, trained=False, early_stop=False)
-        num_answered = 0 if source is None else 1 + sum(earlier.train for earlier in past.moves)
-        answer = self.answers[num_answered % len(self.answers)]
+            return changed(source, checkpoint=number, trained=False, cost=0.0, early_stop=False)
+        answer = self.answer(move, past)
         requested = self.problem.initial_rate if source is None else source.requested_rate
         if move.rate_path is not None:
             requested = move.rate_path[-1]
@@ -102,6 +110,8 @@ class World:
             achieved_rate=achieved,
             metric=None if fails else margin,
             margin=margin_if_failed(self.problem.tolerated_drop) if fails else margin,
+            standard_error=None if fails else answer.standard_error,
+            cost=1 - self.saving * achieved if move.train else 0.0,
             fully_compressed=answer.fully_compressed,
             early_stop=answer.early_stop and move.train and not fails,
         )

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kedro_aat.budget import Budget
 from kedro_aat.search.policy import Problem
+from kedro_aat.search.tactics import Ranking
 from kedro_aat.testing.simulated_search import Answer, World
 
 # Rates in [0, 1): some as people write them, and some as controllers measure them.
@@ -15,15 +16,26 @@ metrics = st.floats(-200, 200) | st.floats(-1, 1)
 drops = st.floats(0, 100) | st.floats(0, 1)
 
 
+RANKINGS = (
+    Ranking(importance="l2", ranking="local"),
+    Ranking(importance="l2", ranking="global"),
+    Ranking(importance="taylor", ranking="global"),
+)
+
+
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """Search problems, some of which have a minimal rate."""
+    """Search problems, some of which have a minimal rate, and some a choice of tactics."""
     lowest, highest = sorted((draw(rates), draw(rates)))
     return Problem(
         minimal_rate=draw(st.just(0.0) | st.just(lowest)),
         maximal_rate=highest,
         initial_rate=draw(rates),
         tolerated_drop=draw(drops),
+        first_target_rate=draw(st.just(0.5) | rates),
+        rankings=draw(st.sampled_from([(), RANKINGS])),
+        can_sample=draw(st.booleans()),
+        can_distill=draw(st.booleans()),
     )
 
 
@@ -35,6 +47,7 @@ answers = st.builds(
     fully_compressed=st.sampled_from([True, True, True, False]),
     early_stop=st.sampled_from([False, False, False, True]),
     fails=st.sampled_from([False, False, False, False, True]),
+    standard_error=st.sampled_from([None, None, 0.001]),
 )
 
 worlds = st.builds(
@@ -43,6 +56,7 @@ worlds = st.builds(
     answers=st.lists(answers, min_size=1, max_size=12).map(tuple),
     granularity=st.none() | st.just(8),
     feasible_up_to=st.none() | st.floats(0, 1),
+    saving=st.sampled_from([0.0, 0.0, 0.9]),
 )
 
 

@@ -1,0 +1,193 @@
+"""The polish of the frontier strategy: its rates and learning rates, its reserve, and when it begins anew."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+
+from kedro_aat.search.frontier import (
+    LOWEST_POLISH_LR,
+    MAXIMAL_FALL,
+    MAXIMAL_RISE,
+    POLISH_LR,
+    SHORTEST_POLISH,
+    Frontier,
+    u_of,
+)
+from kedro_aat.search.policy import Problem
+from kedro_aat.testing.policies import laws
+from kedro_aat.testing.simulated_search import Search, World, search
+from kedro_aat.testing.strategies import worlds
+from tests.search.landscapes import DROP, Trained, explored, phases, polishes, returned, trials
+
+
+def noise(number: int) -> float:
+    return 0.3 * math.sin(5 * number)
+
+
+def noisy(trained: Trained) -> float:
+    """A boundary at u = 1, a slope of two drops per u there, and noise."""
+    return 1 - math.exp(2 * (trained.u - 1)) + noise(trained.number)
+
+
+def flat_then_cliff(trained: Trained) -> float:
+    return 0.5 if trained.u < 1.2 else -8.0
+
+
+def test_polishes_with_a_falling_learning_rate_to_the_last_epoch() -> None:
+    whole = explored(flat_then_cliff)
+    (polish,) = polishes(whole)
+    scales = [move.lr_scale for move in polish.moves]
+    assert len(scales) >= Frontier().polish_share * 40
+    assert (scales[0], scales[-1]) == pytest.approx(
+        (POLISH_LR * polish.tactic.lr_factor, LOWEST_POLISH_LR * polish.tactic.lr_factor)
+    )
+    assert scales == sorted(scales, reverse=True)
+    assert sum(move.train for move in whole.course.moves) == 40
+
+
+def test_begins_at_the_most_compressed_model_that_was_accepted_with_its_tactic() -> None:
+    whole = explored(flat_then_cliff)
+    best = max((each for each in trials(whole) if each.results[-1].margin >= 0), key=lambda each: each.u)
+    (polish,) = polishes(whole)
+    assert (polish.start, polish.tactic) == (best.results[-1].checkpoint, best.tactic)
+    assert polish.u == pytest.approx(best.u)
+
+
+def test_without_one_it_begins_at_the_trial_that_came_nearest() -> None:
+    whole = explored(lambda trained: -0.5 - trained.u)
+    nearest = max(trials(whole), key=lambda each: max(result.margin for result in each.results))
+    assert polishes(whole)[0].start == nearest.results[-1].checkpoint
+    assert polishes(whole)[0].u == pytest.approx(nearest.u)
+
+
+@laws
+@given(world=worlds)
+def test_never_falls_in_rate_but_after_an_epoch_that_failed(world: World) -> None:
+    """What was cut does not learn again, unless the problem says that it does."""
+    for polish in polishes(search(Frontier(maximal_total_epochs=15), world)):
+        for before, after in pairwise(polish.results):
+            assert before.failed or after.requested_rate >= before.requested_rate - 1e-12
+
+
+@laws
+@given(world=worlds)
+def test_a_learning_rate_of_a_polish_never_rises(world: World) -> None:
+    for polish in polishes(search(Frontier(maximal_total_epochs=15), world)):
+        scales = [move.lr_scale for move in polish.moves]
+        assert scales == sorted(scales, reverse=True)
+        assert scales[-1] >= LOWEST_POLISH_LR * polish.tactic.lr_factor * (1 - 1e-9)
+
+
+def test_epochs_that_become_cheap_neither_lower_the_rate_nor_the_learning_rate_further() -> None:
+    """The polish begins at rate 0, where an epoch costs most, so that more epochs are left than it was planned for."""
+    (polish,) = polishes(explored(lambda trained: 1.1 - trained.u, saving=0.9, polish_share=1))
+    found = [result.requested_rate for result in polish.results]
+    assert len(found) > 60
+    assert found == sorted(found)
+    assert polish.moves[-1].lr_scale == pytest.approx(LOWEST_POLISH_LR * polish.tactic.lr_factor)
+
+
+@pytest.mark.parametrize("regrows", [True, False])
+def test_falls_where_what_was_cut_learns_again(regrows: bool) -> None:
+    problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, regrows=regrows)
+    whole = explored(
+        lambda trained: 0.5 if trained.u < (1.5 if trained.number < 24 else 1.0) else -1.0, problem=problem
+    )
+    falls = [
+        u_of(before.requested_rate) - u_of(after.requested_rate)
+        for polish in polishes(whole)
+        for before, after in pairwise(polish.results)
+    ]
+    assert (max(falls) > 0) == regrows
+    assert max(falls) <= MAXIMAL_FALL + 1e-9
+
+
+def test_rises_shrink_to_nothing_over_the_second_half() -> None:
+    problem = Problem(maximal_rate=0.9999, tolerated_drop=DROP, first_target_rate=0.1)
+    whole = explored(lambda trained: 0.9, problem=problem, polish_share=0.9)
+    (polish,) = polishes(whole)
+    u, num = [u_of(result.requested_rate) for result in polish.results], len(polish.results)
+    rises = [after - before for before, after in pairwise(u)]
+    assert max(rises) == pytest.approx(MAXIMAL_RISE)
+    for epoch, rise in enumerate(rises, start=1):
+        assert rise <= MAXIMAL_RISE * min(1.0, 2 * (1 - epoch / num)) + 1e-9
+
+
+def test_one_that_fails_begins_anew_lower() -> None:
+    """The last epochs of the climb were lucky: the polish cannot repeat them above u = 0.9."""
+
+    def margin(trained: Trained) -> float:
+        lucky = trained.number < 20
+        return 0.2 if trained.u < (1.5 if lucky else 0.9) else -0.6 if trained.u < 1.5 else -3.0
+
+    whole = explored(margin, standard_error=0.1)
+    first, *others = polishes(whole)
+    assert others
+    for before, after in pairwise([first, *others]):
+        assert len(before.moves) * 2 >= len(before.moves) + len(after.moves)
+        assert len(after.moves) >= SHORTEST_POLISH
+        assert after.u < before.u
+        assert after.start in {each.results[-1].checkpoint for each in trials(whole)}
+    assert returned(whole).margin >= 0
+
+
+def test_one_that_keeps_a_model_does_not_begin_anew() -> None:
+    """Not even if nothing is expected to be kept any more."""
+    worse_later = explored(lambda trained: 0.5 if trained.u < 1.2 and trained.number < 28 else -1.0)
+    assert len(polishes(worse_later)) == 1
+    assert returned(worse_later).margin > 0
+
+
+# The reserve
+
+
+def rates(whole: Search) -> list[float]:
+    return [result.requested_rate for result in whole.course.results]
+
+
+@pytest.mark.parametrize("first", [None, 0.001, 3.0])
+def test_the_reserve_is_that_of_the_epochs_seen_not_of_the_first_validation(first: float | None) -> None:
+    """The baseline that is compared with itself has nearly no standard error."""
+    expected = explored(noisy, standard_error=0.3, first_standard_error=0.3)
+    assert rates(explored(noisy, standard_error=0.3, first_standard_error=first)) == rates(expected)
+
+
+def test_larger_standard_errors_keep_more_in_reserve() -> None:
+    returned_rates = [returned(explored(noisy, standard_error=error)).requested_rate for error in (0.0, 0.3, 0.6)]
+    assert returned_rates == sorted(returned_rates, reverse=True)
+    assert returned_rates[0] > returned_rates[-1]
+
+
+@pytest.mark.parametrize("standard_error", [0.3, None])
+def test_a_lower_z_returns_a_higher_rate(standard_error: float | None) -> None:
+    """Without standard errors, the scatter of the margins takes their place."""
+    found = [
+        returned(explored(noisy, standard_error=standard_error, acceptance_z=z)).requested_rate for z in (0.0, 0.5, 2.0)
+    ]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1]
+
+
+def test_margins_without_scatter_need_no_reserve() -> None:
+    first, second = (explored(flat_then_cliff, acceptance_z=z) for z in (0.0, 3.0))
+    assert rates(first) == rates(second)
+
+
+def test_heavy_noise_does_not_decide() -> None:
+    whole = explored(noisy, standard_error=0.3)
+    best = u_of(returned(whole).requested_rate)
+    assert 0.5 < best < 1.05
+
+
+def test_a_model_is_kept_only_with_its_reserve() -> None:
+    """A margin above 0 that the standard error explains is not kept by the polish."""
+    whole = explored(lambda trained: 0.05 if trained.u < 1.5 else -8.0, standard_error=0.5, acceptance_z=1)
+    (polish, *_) = polishes(whole)
+    before = next(state for state in whole.states if state.polish)
+    assert all(result.margin >= 0 for result in polish.results)
+    assert [phase.is_polish for phase in phases(whole)].count(True) >= 1
+    assert whole.states[-1].safe == before.safe
