@@ -34,6 +34,14 @@ SETTINGS: dict[str, Any] = {
     },
 }
 BASELINE = 0.9
+# A policy whose state is that of version 0.1.0.
+STEPPING = {
+    "kind": "uniform_decrease",
+    "initial_training_phase_epochs": 1,
+    "patience_epochs": 1,
+    "minimal_compression_rate_step": 0.001,
+    "maximal_total_epochs": 8,
+}
 
 
 def spread(*shape: int) -> Tensor:
@@ -88,6 +96,7 @@ def search(
     stop_after: int | None = None,
     max_drop: float = 0.25,
     polish_share: float = 0.4,
+    policy: dict[str, Any] | None = None,
     choice: BudgetSettings | None = None,
     time_limit: float | None = None,
     compression: dict[str, Any] | None = None,
@@ -100,6 +109,7 @@ def search(
         stop_after: Number of epochs after which the run is interrupted; None for never.
         max_drop: The budget.
         polish_share: Share of the epochs that settle on a rate; with 0 an early epoch is the best.
+        policy: Settings of another search policy; None for `frontier`.
         choice: Another budget, for which a model is chosen without training.
         time_limit: Seconds for the search; None for no limit.
         compression: Settings of the algorithm; None for the default.
@@ -107,7 +117,7 @@ def search(
     """
     changes = {
         "budget": {"max_drop": max_drop},
-        "search": SETTINGS["search"] | {"polish_share": polish_share},
+        "search": policy or SETTINGS["search"] | {"polish_share": polish_share},
         "training": SETTINGS["training"] | training,
     } | ({} if compression is None else {"compression": compression})
     settings = AatSettings.model_validate(SETTINGS | changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import zlib
@@ -15,11 +16,17 @@ import kedro_aat
 from kedro_aat.errors import CheckpointError
 from kedro_aat.testing.store_saving import IDENTITY, checkpoint
 from kedro_aat.training.checkpoints import CheckpointStore
-from tests.training.checkpoints.small_search import search
+from tests.training.checkpoints import small_search
+from tests.training.checkpoints.small_search import STEPPING
 
 # Runs that were stopped after 3 of 8 epochs.
-SAVED = sorted((Path(__file__).parents[2] / "saved_by").glob("*/checkpoints/*"))
+SAVED_BY = Path(__file__).parents[2] / "saved_by"
+SAVED = sorted(SAVED_BY.glob("*/checkpoints/*"))
 OLDEST = next(path for path in SAVED if "0.1.0" in path.parts)
+# The same of `frontier`, which has become another strategy since.
+(FRONTIER,) = (SAVED_BY / "0.1.0" / "frontier").iterdir()
+
+search = functools.partial(small_search.search, policy=STEPPING)
 
 
 def change_record(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -86,6 +93,18 @@ def test_start_anew_leaves_the_old_run_alone(old: Path, caplog: pytest.LogCaptur
     assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
     # The choice is made: with or without the setting, the new run is found.
     assert search(old.parent).folder == search(old.parent, after_upgrade="start_anew").folder == ended.folder
+
+
+def test_another_strategy_of_the_same_name_is_neither_overlooked_nor_continued(tmp_path: Path) -> None:
+    for name in ("anew", "continued"):
+        shutil.copytree(FRONTIER, tmp_path / name / FRONTIER.name)
+    with pytest.raises(CheckpointError, match=r"3 epochs of kedro-aat 0\.1\.0"):
+        small_search.search(tmp_path / "anew")
+    ended = small_search.search(tmp_path / "anew", after_upgrade="start_anew")
+    assert ended.trained[0] == 1
+    assert small_search.search(tmp_path / "anew").folder == ended.folder
+    with pytest.raises(CheckpointError, match=r"cannot read the state of the search[\s\S]*remove the folder"):
+        small_search.search(tmp_path / "continued", after_upgrade="continue")
 
 
 def test_older_run_with_other_settings_is_another_run(old: Path) -> None:
@@ -184,7 +203,7 @@ def test_fields_that_are_unknown_in_the_history_are_ignored(old: Path) -> None:
     ("change", "message"),
     [
         (lambda state: [row.pop("margin") for row in state["history"]], "margin: Field required"),
-        (lambda state: state.update(search=state["search"].replace('"first"', '"last"')), "the state of the search"),
+        (lambda state: state.update(search=state["search"].replace('"phase"', '"part"')), "the state of the search"),
         (lambda state: state.pop("lr_scale"), "has no lr_scale"),
         (lambda state: state.pop("search"), "has no search"),
     ],

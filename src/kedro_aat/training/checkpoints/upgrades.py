@@ -82,12 +82,13 @@ class RunRecord:
             ingredients: What identifies the other run, with all settings.
             identity: The same with those settings only that are not the defaults.
         """
-        ignored = _HASHED_WITH_OUR_SOURCE if self.about.get("format_version") == 1 else set()
-        return _is_same(
-            {key: value for key, value in self.ingredients.items() if key not in ignored},
-            {key: value for key, value in ingredients.items() if key not in ignored},
-            identity,
-        )
+        old, new = self.ingredients, ingredients
+        if self.about.get("format_version") == 1:
+            old, new = (
+                {key: value for key, value in each.items() if key not in _HASHED_WITH_OUR_SOURCE}
+                for each in (_with_stated_search(old, identity), new)
+            )
+        return _is_same(old, new, identity)
 
     def summary(self, ingredients: Mapping[str, Any]) -> str:
         """Version, epochs and folder in words, and the settings whose defaults have changed since.
@@ -145,6 +146,18 @@ def epochs_of(folder: Path, numbers: list[int]) -> int:
         except (OSError, ValueError, LookupError, TypeError):
             continue
     return 0
+
+
+def _with_stated_search(ingredients: dict[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out what the user does not state of the search: `frontier` of 0.1.0 had other settings and defaults."""
+    settings, stated = ingredients.get("settings"), identity.get("settings")
+    if not (isinstance(settings, Mapping) and isinstance(stated, Mapping)):
+        return ingredients
+    search, of_user = settings.get("search"), stated.get("search", {})
+    if not isinstance(search, Mapping) or search.get("kind") != "frontier":
+        return ingredients
+    kept = {key: value for key, value in search.items() if key == "kind" or key in of_user}
+    return ingredients | {"settings": {**settings, "search": kept}}
 
 
 def _is_same(old: object, new: object, stated: object) -> bool:
