@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 
@@ -15,8 +16,8 @@ NUM_RESUMABLE, NUM_STARTS = 3, 4
 LEAST_LR = 1e-3
 # Against division by zero.
 LEAST_COST = 1e-3
-# Last epochs whose standard errors are averaged.
-NUM_POOLED = 3
+# Last epochs whose standard errors are averaged, and whose scatter stands in for unknown ones.
+NUM_POOLED, NUM_SCATTERED = 3, 8
 # Loss of margin per u if no trial has shown it.
 USUAL_SLOPE = 4.0
 
@@ -156,14 +157,18 @@ class FrontierState(SearchState):
         return min(max(value / (drop if drop > 1e-9 else UNIT_WITHOUT_DROP), -1e3), 1e3)
 
     def standard_error(self, results: tuple[EpochResult, ...]) -> float:
-        """The standard error of the last margins, in drops; if unknown, their scatter from one epoch to the next."""
+        """The standard error of the last margins, in drops.
+
+        If it is unknown, their scatter from one epoch to the next, which is sqrt(2) times as large; a normal
+        distribution's median of magnitudes is .6745 of its standard deviation.
+        """
         told = [result.standard_error for result in results[-NUM_POOLED:]]
         known = [self.in_drops(error) for error in told if error is not None]
         if known:
             return statistics.fmean(known)
-        pairs = [each.results[-2:] for each in self.attempts if len(each.results) > 1 and not each.diverged]
-        differences = [abs(self.in_drops(latest.margin - before.margin)) for before, latest in pairs]
-        return statistics.median(differences) if differences else 0.0
+        margins = [self.in_drops(result.margin) for result in results[-NUM_SCATTERED:] if not result.failed]
+        differences = [abs(latest - before) for before, latest in itertools.pairwise(margins)]
+        return statistics.median(differences) / (0.6745 * math.sqrt(2)) if len(differences) > 1 else 0.0
 
     def slope_above(self, num_epochs: int) -> float:
         """Loss of margin per u above the last accepted model, in drops, at least 1.

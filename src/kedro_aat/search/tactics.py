@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.validated import Settings
 
 # Half a decade: the factor between neighboring learning rates.
@@ -64,7 +65,11 @@ class Tactics(Settings):
     distillation: Annotated[tuple[bool, ...] | None, BeforeValidator(_listed)] = None
 
     def rankings(self, offered: tuple[Ranking, ...]) -> tuple[Ranking, ...]:
-        """Returns those of the controller's rankings that these settings allow, in the order of the importances."""
+        """Returns those of the controller's rankings that these settings allow, in the order of the importances.
+
+        Raises:
+            ConfigurationError: If the controller offers rankings, but these settings allow none of them.
+        """
         allowed = [
             each
             for each in offered
@@ -74,6 +79,11 @@ class Tactics(Settings):
         if self.importance is not None:
             order = self.importance
             allowed.sort(key=lambda each: order.index(each.importance or ""))
+        if offered and not allowed:
+            choices = ", ".join(sorted({f"{each.importance} ({each.ranking})" for each in offered}))
+            raise ConfigurationError(
+                "search", [f"tactics: importance and ranking allow none of what this model can be ranked by: {choices}"]
+            )
         return tuple(allowed) or (Ranking(),)
 
     def first_lr_factor(self, usual: float) -> float:
