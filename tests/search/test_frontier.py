@@ -44,9 +44,9 @@ NEARLY, FAR = RESUMABLE / 2, NEAR - 3
 FIRST_U = u_of(PROBLEM.first_target_rate)
 TACTICS = [
     Tactics(),
-    Tactics(importance="taylor", learning_rate_factor=[1, 3, 10, 30]),
-    Tactics(ranking="global", distillation=[False, True]),
-    Tactics(importance=["taylor", "l2"], learning_rate_factor=0.5, distillation=False),
+    Tactics.model_validate({"importance": "taylor", "learning_rate_factor": [1, 3, 10, 30]}),
+    Tactics.model_validate({"ranking": "global", "distillation": [False, True]}),
+    Tactics.model_validate({"importance": ["taylor", "l2"], "learning_rate_factor": 0.5, "distillation": False}),
 ]
 
 
