@@ -135,6 +135,11 @@ class FrontierState(SearchState):
         return tuple(here)
 
     @property
+    def least_diverged(self) -> float:
+        """The smallest learning-rate factor of a trial that diverged; infinite if there is none."""
+        return min((each.tactic.lr_factor for each in self.attempts if each.diverged), default=math.inf)
+
+    @property
     def latest_cost(self) -> float:
         """What the last epoch cost, above 0; 1 before the first one."""
         latest = self.polish or (self.current.results if self.current else ())

@@ -252,7 +252,9 @@ class Frontier(Settings):
         directions: tuple[Literal[-1, 1], ...] = (1, -1) if state.in_drops(best.best_margin) <= NEAR else (1,)
         for direction in directions:
             neighbor = self._with_lr(best.tactic, direction)
-            if best.last.margin < 0 and neighbor is not None and neighbor not in known and len(racers) < MAXIMAL_RACERS:
+            if best.last.margin >= 0 or neighbor is None or neighbor in known or len(racers) >= MAXIMAL_RACERS:
+                continue
+            if direction < 0 or neighbor.lr_factor < state.least_diverged:
                 return updated(state, tactic=neighbor)
         won = best.last.margin >= 0
         attempts = tuple(updated(each, race=each is not best, accepted=won and each is best) for each in racers)
@@ -267,9 +269,8 @@ class Frontier(Settings):
         is_proven = any(each.tactic.lr_factor >= tactic.lr_factor for each in state.accepted)
         if state.in_drops(best.best_margin) <= NEAR:  # if anything but the rate, it is the learning rate
             return lower if lower not in known and not is_proven else None
-        diverged = [each.tactic.lr_factor for each in state.attempts if each.diverged]
         higher = self._with_lr(tactic, 1)
-        options = [higher] if higher and higher.lr_factor < min(diverged, default=math.inf) else []
+        options = [higher] if higher and higher.lr_factor < state.least_diverged else []
         rankings = self._rankings(state.problem)
         num_tried = {ranking: sum(each.tactic.ranking == ranking for each in state.attempts) for ranking in rankings}
         options += [updated(tactic, ranking=ranking) for ranking in sorted(rankings, key=lambda each: num_tried[each])]
@@ -304,8 +305,8 @@ class Frontier(Settings):
         return (below[-1].last.checkpoint, below[-1].u) if below else (state.first.checkpoint, 0.0)
 
     def _rankings(self, problem: Problem) -> tuple[Ranking, ...]:
-        possible = (each for each in problem.rankings if each.importance != "taylor" or problem.can_sample)
-        return self.tactics.rankings(tuple(possible))
+        allowed = self.tactics.rankings(problem.rankings)
+        return tuple(each for each in allowed if each.importance != "taylor" or problem.can_sample) or allowed
 
     # The polish
 
@@ -326,10 +327,10 @@ class Frontier(Settings):
             expected, slope = self._expected_at_end(state, state.polish)
             missing = self._reserve(state, state.polish) - expected
             u = before - max(missing / slope - LEAST_FALL, 0.0)
-        if state.polish_epochs is None:  # if the climb reached the highest rate early, the rest is not worth training
-            num_left = min(num_left, math.ceil(self.polish_share * self.maximal_total_epochs / state.latest_cost))
-        else:
+        if state.polish_epochs is not None:
             num_left = min(num_left, state.polish_epochs - len(state.polish))
+        elif start_u >= u_of(state.problem.maximal_rate):  # it can only become safer
+            num_left = min(num_left, math.ceil(self.polish_share * self.maximal_total_epochs / state.latest_cost))
         state = updated(
             state,
             polish=(),

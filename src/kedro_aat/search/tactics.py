@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -11,6 +12,8 @@ from kedro_aat.validated import Settings
 
 # Half a decade: the factor between neighboring learning rates.
 LR_RATIO = 10**0.5
+# Limits of the factors, in half decades: 0.01 and 1,000.
+LOWEST, HIGHEST = -4, 6
 
 
 class Ranking(Settings):
@@ -88,12 +91,13 @@ class Tactics(Settings):
 
     def first_lr_factor(self, usual: float) -> float:
         """Returns the allowed factor that is nearest to the usual one."""
-        return min(self.learning_rate_factor or (usual,), key=lambda factor: abs(factor / usual - 1))
+        return min(self.learning_rate_factor or (usual,), key=lambda factor: abs(math.log(factor / usual)))
 
     def lr_neighbor(self, factor: float, direction: int) -> float | None:
         """Returns the next allowed factor above (1) or below (-1) a factor; None if there is none."""
         if self.learning_rate_factor is None:
-            neighbor = factor * LR_RATIO**direction
-            return neighbor if 0.01 <= neighbor <= 1000 else None
+            # By whole numbers of half decades, so that a step up and a step down lead back to the same number.
+            number = round(2 * math.log10(factor)) + direction
+            return 10 ** (number / 2) if LOWEST <= number <= HIGHEST else None
         beyond = [each for each in self.learning_rate_factor if (each - factor) * direction > 1e-9]
         return min(beyond, key=lambda each: abs(each - factor), default=None)
