@@ -128,14 +128,14 @@ class TrainingRunner:
     def annealing(self, scale: float, scale_at_end: float | None) -> Iterator[None]:
         """Sets the learning-rate scale of an epoch, which moves linearly to `scale_at_end` within it.
 
-        If the scheduler cannot tell how far the epoch is, the scale is the mean of both.
+        If the training does not step the controller's scheduler, or the number of steps is unknown, the scale is the
+        mean of both.
         """
         scheduler, end = self.compression_controller.scheduler, scale if scale_at_end is None else scale_at_end
+        self.scale_learning_rate((scale + end) / 2)
         if end == scale or not (self.is_searching and isinstance(scheduler, FollowsRatePath)):
-            self.scale_learning_rate((scale + end) / 2)
             yield
             return
-        self.scale_learning_rate(scale)
         scheduler.on_step = lambda share: self.scale_learning_rate(scale + (end - scale) * share)
         try:
             yield

@@ -261,7 +261,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         if hasattr(module, name + TAYLOR):
             return module.get_buffer(name + TAYLOR)
         dim = next(dim for weight, dim in self._filters if (weight.layer, weight.parameter_name) == (layer, name))
-        return torch.zeros(module.get_parameter(name).shape[dim])  # ranked by l2
+        parameter = module.get_parameter(name)
+        return torch.zeros(parameter.shape[dim], device=parameter.device)  # ranked by l2
 
     def apply_masks(self) -> None:
         """Sets masked weights to zero that an optimizer step has changed since the last forward pass."""
