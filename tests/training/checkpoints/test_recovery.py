@@ -69,9 +69,7 @@ def test_damaged_spares_do_not_matter(run: Path, whole: Ended, lost: slice) -> N
 
 @pytest.mark.parametrize("is_finished", [True, False])
 @pytest.mark.parametrize("num_lost", [1, 3, "all but the first", "all"])
-def test_damaged_last_epochs_are_trained_again(
-    run: Path, whole: Ended, num_lost: int | str, is_finished: bool
-) -> None:
+def test_damaged_last_epochs_are_trained_again(run: Path, whole: Ended, num_lost: int | str, is_finished: bool) -> None:
     kept = kept_by(run)
     num_left = {"all but the first": 1, "all": 0}[num_lost] if isinstance(num_lost, str) else len(kept) - num_lost
     damage(run, *kept[num_left:])
