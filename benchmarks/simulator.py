@@ -216,6 +216,7 @@ class SimulatedRun:
             metric=measured,
             margin=self.budget.margin(measured),
             standard_error=standard_error,
+            cost=float(move.train),
         )
 
     def is_broken(self, checkpoint: int) -> bool:

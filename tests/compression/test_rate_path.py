@@ -31,10 +31,14 @@ def rates_of_steps(num_steps: int, path: tuple[float, ...] = PATH, steps_per_epo
 def test_each_rate_of_a_path_has_equally_many_steps() -> None:
     assert rates_of_steps(8) == list(PATH)
     assert rates_of_steps(16) == [rate for rate in PATH for _ in range(2)]
-    assert rates_of_steps(4) == [0.1, 0.3, 0.5, 0.7]
-    assert rates_of_steps(1) == [0.1]
+    assert rates_of_steps(9) == [0.1, *PATH]
     assert rates_of_steps(20) == [PATH[step * 8 // 20] for step in range(20)]
     assert rates_of_steps(4, (0.2, 0.4)) == [0.2, 0.2, 0.4, 0.4]
+
+
+def test_last_step_trains_the_last_rate_even_if_the_path_is_longer_than_the_epoch() -> None:
+    assert rates_of_steps(4) == [0.1, 0.3, 0.5, 0.8]
+    assert rates_of_steps(1) == [0.8]
 
 
 def test_rate_is_set_only_when_it_changes() -> None:
@@ -74,7 +78,8 @@ def test_each_rate_has_its_share_of_any_number_of_steps(num_steps: int, length: 
     path = tuple(rate / 20 for rate in range(1, length + 1))
     rates = rates_of_steps(num_steps, path)
     assert rates == sorted(rates)
-    for rate in path:
+    assert rates[-1] == path[-1]
+    for rate in path if num_steps >= length else ():
         assert abs(rates.count(rate) - num_steps / length) < 1 or length == 1
 
 
@@ -103,12 +108,12 @@ def test_steps_counted_in_one_epoch_are_used_in_the_next(num_steps: int) -> None
     rates.take()
     for _ in range(num_steps):
         scheduler.step()
-    assert rates.all == list(PATH[:num_steps])
+    assert rates.all == (list(PATH) if num_steps == 8 else [0.8])
 
 
 def test_longer_epoch_than_expected_ends_at_the_last_rate() -> None:
     assert rates_of_steps(12, steps_per_epoch=8) == [*PATH, 0.8, 0.8, 0.8, 0.8]
-    assert rates_of_steps(5, steps_per_epoch=3) == [0.1, 0.3, 0.6, 0.8, 0.8]
+    assert rates_of_steps(5, steps_per_epoch=3) == [0.1, 0.3, 0.8, 0.8, 0.8]
 
 
 def test_path_lasts_one_epoch() -> None:
@@ -167,7 +172,7 @@ def test_scheduler_continues_from_its_state(num_steps: int) -> None:
     new.epoch_step()
     for _ in range(num_steps):
         new.step()
-    assert rates.all == [0.8, *PATH[:num_steps]]
+    assert rates.all == [0.8, *(PATH if num_steps == 8 else [0.8])]
 
 
 def test_state_of_a_new_scheduler_has_the_given_number_of_steps() -> None:

@@ -86,7 +86,8 @@ def test_search_returns_the_best_rate_that_did_not_fail(kind: str, at: str, tmp_
     assert 0.3 < subject.loop.statistics.compression_rate <= 0.45
     assert not subject.model.weight.isnan().any()
     for row, following in itertools.pairwise(history):
-        assert not row.failed or following.requested_rate < row.requested_rate
+        other_lr = kind == "frontier" and following.lr_scale != row.lr_scale  # which may have been the reason
+        assert not row.failed or following.requested_rate < row.requested_rate or other_lr
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -219,17 +219,22 @@ class EpochScheduler:
 
 @runtime_checkable
 class FollowsRatePath(Protocol):
-    """A scheduler that can change the rate along a path within an epoch.
+    """A scheduler that can change the rate along a path within an epoch."""
+
+    def follow_rate_path(self, path: tuple[float, ...]) -> None:
+        """Sets the path of the next epoch, at least one rate."""
+        ...
+
+
+@runtime_checkable
+class TellsProgress(Protocol):
+    """A scheduler that tells how far an epoch is.
 
     Attributes:
         on_step: Called in every `step` with the share of the epoch that is over at the middle of that step.
     """
 
     on_step: Callable[[float], None] | None
-
-    def follow_rate_path(self, path: tuple[float, ...]) -> None:
-        """Sets the path of the next epoch, at least one rate."""
-        ...
 
 
 class PathScheduler:

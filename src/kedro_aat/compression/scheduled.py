@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -72,7 +72,7 @@ class ScheduledController(ModelController, Generic[S]):
 
     def rank_by(self, ranking: Ranking) -> None:
         changes = {name: value for name, value in ranking if value is not None}
-        self._ranked_by = cast(S, self.settings.model_copy(update=changes))
+        self._ranked_by = self.settings_type(**{**dict(self.settings), **changes})
         self._is_ranked_by_search = True
 
     @property

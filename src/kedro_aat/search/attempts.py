@@ -10,8 +10,8 @@ from kedro_aat.search.policy import UNIT_WITHOUT_DROP, EpochResult, Problem, Sea
 from kedro_aat.search.tactics import Tactic
 from kedro_aat.validated import Settings
 
-# Numbers of the latest attempts and accepted models whose checkpoints a trial may start from.
-NUM_RESUMABLE, NUM_STARTS = 3, 4
+# The latest trials whose checkpoints another one may continue.
+NUM_RESUMABLE = 3
 # Learning rates do not fall below this share, so that they can rise again.
 LEAST_LR = 1e-3
 # Against division by zero.
@@ -54,6 +54,11 @@ class Attempt(Settings):
     def best_margin(self) -> float:
         """The largest margin of its epochs, in metric units."""
         return max(result.margin for result in self.results)
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """Orders trials by their largest margin; among equals, such as failed ones, by falling learning rate."""
+        return self.best_margin, -self.tactic.lr_factor
 
     @property
     def is_within_budget(self) -> bool:
@@ -125,6 +130,11 @@ class FrontierState(SearchState):
         return tuple(sorted((each for each in self.attempts if each.accepted), key=lambda each: each.u))
 
     @property
+    def nearest(self) -> Attempt | None:
+        """The trial with the best epoch; None before the first one has ended."""
+        return max(self.attempts, key=lambda each: each.merit, default=None)
+
+    @property
     def failures(self) -> tuple[Attempt, ...]:
         """The failed trials of the climb at the place where it is now."""
         here: list[Attempt] = []
@@ -133,6 +143,11 @@ class FrontierState(SearchState):
                 break
             here.append(each)
         return tuple(here)
+
+    @property
+    def is_at_top(self) -> bool:
+        """Whether the polish is at the highest rate, so that it can only make the model safer."""
+        return bool(self.polish) and self.polish[-1].requested_rate >= self.problem.maximal_rate
 
     @property
     def least_diverged(self) -> float:
@@ -151,8 +166,10 @@ class FrontierState(SearchState):
     def needed(self) -> frozenset[int]:
         """The best checkpoint, and those that a trial may start from."""
         needed = set(super().needed)
-        needed |= {each.last.checkpoint for each in (*self.accepted[-NUM_STARTS:], *self.attempts[-NUM_RESUMABLE:])}
-        needed |= {self.current.start} if self.current else set()
+        needed |= {each.last.checkpoint for each in (*self.accepted, *self.attempts[-NUM_RESUMABLE:])}
+        needed |= {self.nearest.last.checkpoint} if self.nearest else set()
+        if self.current is not None:
+            needed |= {self.current.start, *(result.checkpoint for result in self.current.results[-1:])}
         needed |= {self.first.checkpoint} if self.first else set()
         return frozenset(needed)
 

@@ -161,7 +161,8 @@ class Frontier(Settings):
             return state, Epoch(train=False, rate_path=path, new_optimizer=True)
         num_left = self._num_left(state)
         if state.polish_epochs is not None:
-            if num_left <= 0 or len(state.polish) >= state.polish_epochs:
+            is_long = len(state.polish) >= state.polish_epochs and state.is_at_top
+            if num_left <= 0 or is_long:
                 return state, state.stop(self._reason(state))
             if self._fails(state, state.polish_epochs):
                 return self._start_polish(state, num_left)
@@ -229,12 +230,12 @@ class Frontier(Settings):
         """Returns the state after a trial, with the increment and the tactic of the next one."""
         state = updated(state, attempts=(*state.attempts, attempt), current=None)
         if attempt.accepted and not attempt.race:
-            num_epochs, tactic = len(attempt.results), attempt.tactic
-            return updated(state, increment=state.increment * GROWTH.get(num_epochs, GROWTH_IF_SLOW), tactic=tactic)
+            growth = GROWTH.get(len(attempt.results), GROWTH_IF_SLOW)
+            return updated(state, increment=state.increment * growth, tactic=attempt.tactic)
         if attempt.race:
             return self._with_raced(state)
         failures = state.failures
-        best = max(failures, key=lambda each: each.best_margin)
+        best = max(failures, key=lambda each: each.merit)
         if len(failures) <= NUM_CHALLENGERS and (challenger := self._challenger(state, failures, best)) is not None:
             return updated(state, tactic=challenger)
         base = state.accepted[-1].last.margin if state.accepted else state.problem.tolerated_drop
@@ -247,7 +248,7 @@ class Frontier(Settings):
     def _with_raced(self, state: FrontierState) -> FrontierState:
         """Returns the state after an epoch of the race, which follows the learning rates uphill from the usual one."""
         racers = state.attempts
-        best = max(racers, key=lambda each: each.best_margin)
+        best = max(racers, key=lambda each: each.merit)
         known = [each.tactic for each in racers]
         directions: tuple[Literal[-1, 1], ...] = (1, -1) if state.in_drops(best.best_margin) <= NEAR else (1,)
         for direction in directions:
@@ -291,7 +292,7 @@ class Frontier(Settings):
         if is_over or start_u >= highest or state.increment < LEAST_INCREMENT:
             return None
         target = min(max(start_u + state.increment, u_of(state.problem.minimal_rate)), highest)
-        best = max(state.failures, key=lambda each: each.best_margin, default=None)
+        best = max(state.failures, key=lambda each: each.merit, default=None)
         is_same = best is not None and best.u == target and best.tactic.ranking == state.tactic.ranking
         if best is not None and is_same and state.in_drops(best.last.margin) > RESUMABLE:
             start, start_u = best.last.checkpoint, best.u
@@ -316,7 +317,7 @@ class Frontier(Settings):
         start, start_u, tactic, u = state.first.checkpoint, 0.0, state.tactic, 0.0
         before = u_of(state.polish[0].requested_rate) - LEAST_FALL if state.polish else math.inf
         below = [each for each in state.accepted if each.u < before]
-        nearest = max(state.attempts, key=lambda each: each.best_margin, default=None)
+        nearest = state.nearest
         if below or (nearest is not None and state.in_drops(nearest.last.margin) > RESUMABLE):
             base = below[-1] if below else nearest
             assert base is not None
@@ -331,13 +332,8 @@ class Frontier(Settings):
             num_left = min(num_left, state.polish_epochs - len(state.polish))
         elif start_u >= u_of(state.problem.maximal_rate):  # it can only become safer
             num_left = min(num_left, math.ceil(self.polish_share * self.maximal_total_epochs / state.latest_cost))
-        state = updated(
-            state,
-            polish=(),
-            polish_epochs=max(num_left, 1),
-            slope=state.slope_above(self.epochs_per_rate),
-            tactic=tactic,
-        )
+        slope = state.slope_above(self.epochs_per_rate)
+        state = updated(state, polish=(), polish_epochs=max(num_left, 1), slope=slope, tactic=tactic)
         epoch = Epoch(
             rate_path=self._path(state.problem, start_u, max(u, start_u))[-1:],
             lr_scale=self._polish_lr(state, 0),
@@ -360,8 +356,7 @@ class Frontier(Settings):
         return not kept and expected < self._reserve(state, state.polish)
 
     def _next_of_polish(self, state: FrontierState, num_epochs: int) -> Epoch | Stop:
-        num_done = len(state.polish)
-        last = state.polish[-1]
+        num_done, last = len(state.polish), state.polish[-1]
         lr_scale = self._polish_lr(state, num_done)
         if last.early_stop:
             return state.stop("The early-stopping function ended the polish.")
@@ -374,12 +369,12 @@ class Frontier(Settings):
         if increment < 0 and not state.problem.regrows:
             increment = 0.0
         if increment > 0:
-            share_left = 1 - num_done / num_epochs
+            share_left = max(1 - num_done / num_epochs, 0.0)  # if epochs became cheaper, there are more
             increment = min(increment, MAXIMAL_RISE) * min(1.0, 2 * share_left)
         return Epoch(rate_path=self._path(state.problem, u, u + increment), lr_scale=lr_scale)
 
     def _polish_lr(self, state: FrontierState, epoch: int) -> float:
-        share = epoch / max(1, (state.polish_epochs or 1) - 1)
+        share = min(epoch / max(1, (state.polish_epochs or 1) - 1), 1.0)
         return float(state.tactic.lr_factor * POLISH_LR * (LOWEST_POLISH_LR / POLISH_LR) ** share)
 
     def _expected_at_end(self, state: FrontierState, polish: tuple[EpochResult, ...]) -> tuple[float, float]:

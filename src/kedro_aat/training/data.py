@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -81,3 +82,8 @@ def data_fingerprint(data: Data) -> str:
     set_rng_state(before)
     parts = [torch.as_tensor(np.asarray(part)) for example in examples for part in example]
     return f"{size}-{hash_tensors(enumerate(parts))}"
+
+
+def ignore_ctrl_c(worker: int) -> None:
+    """Lets a worker load the rest of the epoch; a terminal sends Ctrl-C to it, too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -25,7 +24,7 @@ from torch.utils.data import (
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
 from kedro_aat.errors import ModelError
-from kedro_aat.training.data import Data, Examples, as_dataset
+from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
 from kedro_aat.training.guards.watchdog import WatchedLoader
 from kedro_aat.training.resampling import Bootstrap, Resampling, resampling_for
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
@@ -247,7 +246,7 @@ class DefaultTraining:
 
     def sample_gradients(self, observe: Callable[[], object]) -> None:
         """Computes the gradients of the first training batches, in a fixed order, and calls `observe` after each."""
-        self.model.eval()  # statistics and random numbers stay as they are
+        self.model.eval()  # nothing is dropped, and the statistics of BatchNorms stay as they are
         for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
             self.model.zero_grad(set_to_none=True)
             for part in self._parts(batch):
@@ -376,12 +375,10 @@ class DefaultTraining:
     def _batches(self, dataset: Examples, sampler: Any, *, drop_last: bool) -> DataLoader[Any]:
         size = self.settings.batch_size
         drop_last = drop_last and len(dataset) > size
-        options: dict[str, Any] = {
-            "num_workers": self.settings.num_workers,
-            "pin_memory": self.device.type == "cuda",
-        }
-        if self.settings.num_workers:
-            options["worker_init_fn"] = _ignore_ctrl_c
+        num_workers = self.settings.num_workers
+        options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": self.device.type == "cuda"}
+        if num_workers:
+            options["worker_init_fn"] = ignore_ctrl_c
         torch_dataset = cast(Dataset[Any], dataset)  # the type that torch's loader asks for
         timeout = self.settings.step_timeout_seconds
         loader: Callable[..., DataLoader[Any]] = DataLoader if timeout is None else partial(WatchedLoader, timeout)
@@ -389,11 +386,6 @@ class DefaultTraining:
             sampler = BatchSampler(sampler, size, drop_last)
             return loader(torch_dataset, sampler=sampler, batch_size=None, **options)
         return loader(torch_dataset, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
-
-
-def _ignore_ctrl_c(worker: int) -> None:
-    """Lets a worker load the rest of the epoch; a terminal sends Ctrl-C to it, too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def pick_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.budget import require_finite
 from kedro_aat.compression.controller import CompressionController, RanksByTactic, rates_of
-from kedro_aat.compression.schedule import FollowsRatePath
+from kedro_aat.compression.schedule import FollowsRatePath, TellsProgress
 from kedro_aat.search.tactics import Ranking, Tactic
 from kedro_aat.training.callables import Callables, Evaluation, bind_known, evaluate
 from kedro_aat.training.checkpoints import Checkpoint
@@ -128,12 +128,11 @@ class TrainingRunner:
     def annealing(self, scale: float, scale_at_end: float | None) -> Iterator[None]:
         """Sets the learning-rate scale of an epoch, which moves linearly to `scale_at_end` within it.
 
-        If the scheduler does not tell how far the epoch is, the scale is the mean of both.
+        It is the mean of both if nothing steps the controller's scheduler, or the number of steps is unknown.
         """
         scheduler, end = self.compression_controller.scheduler, scale if scale_at_end is None else scale_at_end
-        # The scheduler may never tell: if it is not stepped, or the number of steps is unknown.
         self.scale_learning_rate((scale + end) / 2)
-        if end == scale or not (self.is_searching and isinstance(scheduler, FollowsRatePath)):
+        if end == scale or not (self.is_searching and isinstance(scheduler, TellsProgress)):
             yield
             return
         scheduler.on_step = lambda share: self.scale_learning_rate(scale + (end - scale) * share)

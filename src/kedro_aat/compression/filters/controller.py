@@ -98,12 +98,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def _find_groups(self) -> tuple[list[ChannelGroup], dict[str, str]]:
         model, settings = self.model, self.settings
-        selected = {
-            weight.layer
-            for weight in prunable_weights(
-                model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes
-            )
-        }
+        chosen = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
+        selected = {weight.layer for weight in chosen}
         prunable = {weight.layer for weight in prunable_weights(model)}
         couplings = trace(model, self._example())
         for layer, kind in couplings.sizes:
@@ -255,13 +251,12 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def _taylor_scores(self, layer: str, name: str) -> Tensor:
         """Scores of a weight's filters: of the batches that were just observed, or else of the recent steps."""
-        if (layer, name) in self._sampled:
-            return self._sampled[layer, name]
         module = self.model.get_submodule(layer)
-        if hasattr(module, name + TAYLOR):
-            return module.get_buffer(name + TAYLOR)
+        known = self._sampled.get((layer, name), module._buffers.get(name + TAYLOR))
+        if known is not None:
+            return known
         dim = next(dim for weight, dim in self._filters if (weight.layer, weight.parameter_name) == (layer, name))
-        return torch.zeros(module.get_parameter(name).shape[dim])  # ranked by l2
+        return torch.zeros_like(module.get_parameter(name).movedim(dim, 0).flatten(1)[:, 0])  # ranked by l2
 
     def apply_masks(self) -> None:
         """Sets masked weights to zero that an optimizer step has changed since the last forward pass."""
@@ -288,9 +283,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def _warn_without_scores(self) -> None:
         """Warns if `taylor` has seen no gradients, so that filters are ranked by something else."""
-        if self._is_ranked_by_search:  # it samples gradients
-            return
-        if any(bool(weight.module.get_buffer(weight.parameter_name + TAYLOR).any()) for weight, _ in self._scored):
+        buffers = (weight.module.get_buffer(weight.parameter_name + TAYLOR) for weight, _ in self._scored)
+        if self._is_ranked_by_search or any(bool(buffer.any()) for buffer in buffers):  # a search samples gradients
             return
         logger.warning(
             "Filters with importance taylor are ranked by l2, because no gradient was seen so far. Call "
