@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from kedro_aat.budget import Outcome
 from kedro_aat.errors import ConfigurationError
@@ -45,9 +45,9 @@ NEARLY, FAR = RESUMABLE / 2, NEAR - 3
 FIRST_U = u_of(PROBLEM.first_target_rate)
 TACTICS = [
     Tactics(),
-    Tactics(importance="l2", learning_rate_factor=[1, 3, 10, 30]),
-    Tactics(ranking="global", distillation=[False, True]),
-    Tactics(importance=["taylor", "l2"], learning_rate_factor=0.5, distillation=False),
+    Tactics(importance=("l2",), learning_rate_factor=(1, 3, 10, 30)),
+    Tactics(ranking=("global",), distillation=(False, True)),
+    Tactics(importance=("taylor", "l2"), learning_rate_factor=(0.5,), distillation=(False,)),
 ]
 
 
@@ -361,11 +361,20 @@ def test_partial_compression_is_never_returned() -> None:
 
 
 @laws
-@given(world=worlds, z=st.sampled_from([0.0, 0.5, 2.0]))
-def test_what_is_returned_is_compressed(world: World, z: float) -> None:
-    whole = search(Frontier(maximal_total_epochs=15, acceptance_z=z), world)
-    for state in whole.states:
-        assert state.returned is None or state.returned.requested_rate > 0
+@given(world=worlds)
+def test_a_model_that_was_found_is_replaced_but_not_lost(world: World) -> None:
+    states = search(Frontier(maximal_total_epochs=15), world).states
+    for before, after in pairwise(states):
+        assert before.returned is None or after.returned is not None
+
+
+def test_a_polish_that_fell_to_rate_0_returns_what_the_climb_found() -> None:
+    def margin(trained: Trained) -> float | None:
+        return None if trained.number >= 24 and trained.u > 0 else only_up_to(FIRST_U, FAR)(trained)
+
+    whole = explored(margin)
+    assert whole.course.results[-1].requested_rate == 0
+    assert returned(whole).requested_rate > 0
 
 
 def test_within_a_polish_the_most_compressed_model_that_kept_its_reserve_is_returned() -> None:

@@ -15,7 +15,7 @@ LOCAL, GLOBAL, TAYLOR = OFFERED = tuple(
     Ranking(importance=importance, ranking=ranking)
     for importance, ranking in (("l2", "local"), ("l2", "global"), ("taylor", "global"))
 )
-LISTED = Tactics(learning_rate_factor=[10, 1, 30, 3])
+LISTED = Tactics(learning_rate_factor=(10, 1, 30, 3))
 
 
 @pytest.mark.parametrize(
