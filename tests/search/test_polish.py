@@ -37,12 +37,12 @@ def flat_then_cliff(trained: Trained) -> float:
     return 0.5 if trained.u < 1.2 else -8.0
 
 
-def test_polishes_with_a_falling_learning_rate_for_its_share_of_the_epochs() -> None:
+def test_polishes_with_a_falling_learning_rate_to_the_last_epoch() -> None:
     whole = explored(flat_then_cliff)
     (polish,) = polishes(whole)
     scales = [move.lr_scale for move in polish.moves]
-    share = Frontier().polish_share * 40
-    assert share - Frontier().epochs_per_rate <= len(scales) <= math.ceil(share)
+    assert len(scales) >= Frontier().polish_share * 40 - Frontier().epochs_per_rate
+    assert sum(move.train for move in whole.course.moves) == 40
     assert (scales[0], scales[-1]) == pytest.approx(
         (POLISH_LR * polish.tactic.lr_factor, LOWEST_POLISH_LR * polish.tactic.lr_factor)
     )
@@ -81,6 +81,14 @@ def test_a_learning_rate_of_a_polish_never_rises(world: World) -> None:
         scales = [move.lr_scale for move in polish.moves]
         assert scales == sorted(scales, reverse=True)
         assert scales[-1] >= LOWEST_POLISH_LR * polish.tactic.lr_factor * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("saving", [0.5, 0.9])
+def test_cheap_epochs_allow_more_of_them(saving: float) -> None:
+    whole = explored(lambda trained: 1 - math.exp(2 * (trained.u - 1.5)), saving=saving)
+    results = [result for result in whole.course.results if result.trained]
+    assert len(results) > 45
+    assert 30 <= sum(result.cost for result in results) <= 40 + 1e-9
 
 
 def test_epochs_that_become_cheap_neither_lower_the_rate_nor_the_learning_rate_further() -> None:
