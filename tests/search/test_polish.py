@@ -59,7 +59,9 @@ def test_begins_at_the_most_compressed_model_that_was_accepted_with_its_tactic()
 
 def test_without_one_it_begins_at_the_trial_that_came_nearest() -> None:
     whole = explored(lambda trained: -0.5 - trained.u)
-    nearest = max(trials(whole), key=lambda each: max(result.margin for result in each.results))
+    nearest = max(
+        trials(whole), key=lambda each: (max(result.margin for result in each.results), -each.tactic.lr_factor)
+    )
     assert polishes(whole)[0].start == nearest.results[-1].checkpoint
     assert polishes(whole)[0].u == pytest.approx(nearest.u)
 
