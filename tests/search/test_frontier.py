@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from kedro_aat.budget import Outcome
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.search.frontier import (
     FIRST_LR_FACTOR,
     GROWTH,
@@ -235,10 +236,11 @@ def diverging_from(lr_factor: float, otherwise: float = NEARLY) -> Any:
     return lambda trained: None if trained.tactic.lr_factor >= lr_factor * 0.99 else otherwise
 
 
-def test_a_first_trial_that_diverged_lowers_the_learning_rate() -> None:
-    climbed = trials(explored(diverging_from(FIRST_LR_FACTOR)))
-    assert min(lr_factors(climbed)) < FIRST_LR_FACTOR
-    assert climbed[-1].tactic.lr_factor < FIRST_LR_FACTOR
+@pytest.mark.parametrize("steps", [0, -1, -2])
+def test_a_race_in_which_trials_diverge_goes_down_until_one_does_not(steps: int) -> None:
+    climbed = trials(explored(diverging_from(FIRST_LR_FACTOR * LR_RATIO**steps)))
+    tried = [half_decades(factor) for factor in lr_factors(climbed)]
+    assert tried[: 2 - steps] == [1 - n for n in range(2 - steps)]
 
 
 def never_raised_to_one_that_diverged(climbed: list[Phase]) -> bool:
@@ -308,6 +310,11 @@ def test_a_ranking_is_fixed_by_a_single_value() -> None:
     assert {*lr_factors(climbed)} <= {1, 3, 10, 30}
 
 
+def test_tactics_that_leave_nothing_to_try_are_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="tactics"):
+        Frontier(tactics=Tactics(importance=("unknown",))).initial(Problem(rankings=RANKINGS))
+
+
 # What is returned
 
 
@@ -332,7 +339,7 @@ def test_never_met_is_infeasible() -> None:
     whole = explored(lambda trained: FAR)
     assert whole.stop.outcome is Outcome.INFEASIBLE
     assert whole.stop.best is None
-    assert whole.states[-1].num_epochs == 40
+    assert whole.states[-1].num_epochs <= 40
 
 
 def test_partial_compression_is_never_returned() -> None:
@@ -342,11 +349,20 @@ def test_partial_compression_is_never_returned() -> None:
 
 
 @laws
-@given(world=worlds, z=st.sampled_from([0.0, 0.5, 2.0]))
-def test_what_is_returned_is_compressed(world: World, z: float) -> None:
-    whole = search(Frontier(maximal_total_epochs=15, acceptance_z=z), world)
-    for state in whole.states:
-        assert state.returned is None or state.returned.requested_rate > 0
+@given(world=worlds)
+def test_a_model_that_was_found_is_replaced_but_not_lost(world: World) -> None:
+    states = search(Frontier(maximal_total_epochs=15), world).states
+    for before, after in pairwise(states):
+        assert before.returned is None or after.returned is not None
+
+
+def test_a_polish_that_fell_to_rate_0_returns_what_the_climb_found() -> None:
+    def margin(trained: Trained) -> float | None:
+        return None if trained.number >= 18 and trained.u > 0 else only_up_to(FIRST_U, FAR)(trained)
+
+    whole = explored(margin)
+    assert whole.course.results[-1].requested_rate == 0
+    assert returned(whole).requested_rate > 0
 
 
 def test_within_a_polish_the_most_compressed_model_that_kept_its_reserve_is_returned() -> None:
@@ -355,14 +371,6 @@ def test_within_a_polish_the_most_compressed_model_that_kept_its_reserve_is_retu
     kept = [state.safe.requested_rate for state in whole.states[-num_polished:] if state.safe is not None]
     assert kept == sorted(kept)
     assert returned(whole).requested_rate == kept[-1]
-
-
-@pytest.mark.parametrize("saving", [0.5, 0.9])
-def test_cheap_epochs_allow_more_of_them(saving: float) -> None:
-    whole = explored(slope(2, 1.5), saving=saving)
-    results = [result for result in whole.course.results if result.trained]
-    assert len(results) > 45
-    assert 39 <= sum(result.cost for result in results) <= 40 + 1e-9
 
 
 @laws

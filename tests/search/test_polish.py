@@ -41,12 +41,12 @@ def test_polishes_with_a_falling_learning_rate_to_the_last_epoch() -> None:
     whole = explored(flat_then_cliff)
     (polish,) = polishes(whole)
     scales = [move.lr_scale for move in polish.moves]
-    assert len(scales) >= Frontier().polish_share * 40
+    assert len(scales) >= Frontier().polish_share * 40 - Frontier().epochs_per_rate
+    assert sum(move.train for move in whole.course.moves) == 40
     assert (scales[0], scales[-1]) == pytest.approx(
         (POLISH_LR * polish.tactic.lr_factor, LOWEST_POLISH_LR * polish.tactic.lr_factor)
     )
     assert scales == sorted(scales, reverse=True)
-    assert sum(move.train for move in whole.course.moves) == 40
 
 
 def test_begins_at_the_most_compressed_model_that_was_accepted_with_its_tactic() -> None:
@@ -72,7 +72,8 @@ def test_never_falls_in_rate_but_after_an_epoch_that_failed(world: World) -> Non
     """What was cut does not learn again, unless the problem says that it does."""
     for polish in polishes(search(Frontier(maximal_total_epochs=15), world)):
         for before, after in pairwise(polish.results):
-            assert before.failed or after.requested_rate >= before.requested_rate - 1e-12
+            may_fall = before.failed or world.problem.regrows
+            assert may_fall or after.requested_rate >= before.requested_rate - 1e-12
 
 
 @laws
@@ -84,11 +85,19 @@ def test_a_learning_rate_of_a_polish_never_rises(world: World) -> None:
         assert scales[-1] >= LOWEST_POLISH_LR * polish.tactic.lr_factor * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("saving", [0.5, 0.9])
+def test_cheap_epochs_allow_more_of_them(saving: float) -> None:
+    whole = explored(lambda trained: 1 - math.exp(2 * (trained.u - 1.5)), saving=saving)
+    results = [result for result in whole.course.results if result.trained]
+    assert len(results) > 45
+    assert 30 <= sum(result.cost for result in results) <= 40 + 1e-9
+
+
 def test_epochs_that_become_cheap_neither_lower_the_rate_nor_the_learning_rate_further() -> None:
-    """The polish begins at rate 0, where an epoch costs most, so that more epochs are left than it was planned for."""
+    """The polish begins at rate 0, where an epoch costs most, so it may have more left than were planned."""
     (polish,) = polishes(explored(lambda trained: 1.1 - trained.u, saving=0.9, polish_share=1))
     found = [result.requested_rate for result in polish.results]
-    assert len(found) > 60
+    assert len(found) >= 40
     assert found == sorted(found)
     assert polish.moves[-1].lr_scale == pytest.approx(LOWEST_POLISH_LR * polish.tactic.lr_factor)
 

@@ -15,7 +15,7 @@ LOCAL, GLOBAL, TAYLOR = OFFERED = tuple(
     Ranking(importance=importance, ranking=ranking)
     for importance, ranking in (("l2", "local"), ("l2", "global"), ("taylor", "global"))
 )
-LISTED = Tactics(learning_rate_factor=[10, 1, 30, 3])
+LISTED = Tactics(learning_rate_factor=(10, 1, 30, 3))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,11 @@ def test_rankings_are_those_allowed_in_the_order_of_the_importances(
     settings: dict[str, Any], expected: tuple[Ranking, ...]
 ) -> None:
     assert Tactics.model_validate(settings).rankings(OFFERED) == expected
+
+
+def test_allowing_nothing_that_is_offered_is_an_error_that_says_what_is() -> None:
+    with pytest.raises(ConfigurationError, match=r"l2 \(global\), l2 \(local\), taylor \(global\)"):
+        Tactics(importance=("unknown",)).rankings(OFFERED)
 
 
 def test_without_a_choice_the_controller_ranks_in_its_own_way() -> None:

@@ -33,6 +33,7 @@ def problems(draw: st.DrawFn) -> Problem:
         initial_rate=draw(rates),
         tolerated_drop=draw(drops),
         first_target_rate=draw(st.just(0.5) | rates),
+        regrows=draw(st.booleans()),
         rankings=draw(st.sampled_from([(), RANKINGS])),
         can_sample=draw(st.booleans()),
         can_distill=draw(st.booleans()),
