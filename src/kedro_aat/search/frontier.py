@@ -131,7 +131,7 @@ class Frontier(Settings):
             changes["candidates"] = (*decided.candidates, Trial.from_result(result))
         if decided.polish_epochs is not None:
             polish = (*decided.polish, result)
-            if accepted:
+            if accepted and result.requested_rate > 0:
                 expected, _ = self._expected_at_end(decided, polish)
                 reserve = self._reserve(decided, polish)
                 if expected >= reserve and decided.in_drops(result.margin) >= RESERVE_OF_ONE_EPOCH * reserve:
@@ -243,7 +243,9 @@ class Frontier(Settings):
         # The margin falls faster and faster as the rate rises.
         factor = math.sqrt(max(spare, 0.0) / max(spare + missing, 1e-9))
         factor = min(max(factor, MOST_SHRINKING), LEAST_SHRINKING)
-        return updated(state, increment=state.increment * factor, tactic=best.tactic)
+        # The highest rate may have limited what the trial was to rise.
+        increment = min(state.increment, best.u - self._start(state, math.inf)[1])
+        return updated(state, increment=increment * factor, tactic=best.tactic)
 
     def _with_raced(self, state: FrontierState) -> FrontierState:
         """Returns the state after an epoch of the race, which follows the learning rates uphill from the usual one."""
@@ -296,6 +298,9 @@ class Frontier(Settings):
         is_same = best is not None and best.u == target and best.tactic.ranking == state.tactic.ranking
         if best is not None and is_same and state.in_drops(best.last.margin) > RESUMABLE:
             start, start_u = best.last.checkpoint, best.u
+        known = [(each.start, each.u, each.tactic) for each in state.attempts if not each.race]
+        if len(state.failures) > NUM_CHALLENGERS and (start, target, state.tactic) in known:
+            return None  # no lower rate is allowed
         length = self.epochs_per_rate if state.raced else 1
         return Attempt(start=start, start_u=start_u, u=target, tactic=state.tactic, length=length, race=not state.raced)
 
