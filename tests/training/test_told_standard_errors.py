@@ -11,7 +11,8 @@ import torch
 from benchmarks.simulated_validation import Paired
 from benchmarks.simulator import SimulatedRun, posed, with_tactics
 from kedro_aat import TrainingRunner
-from kedro_aat.search.frontier import Frontier, FrontierState
+from kedro_aat.search.attempts import FrontierState
+from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Epoch, EpochResult, Stop
 from kedro_aat.training.callables import Callables, Evaluation
 from kedro_aat.training.checkpoints import CheckpointStore
