@@ -111,7 +111,7 @@ def test_controller_can_be_copied_after_an_epoch_even_if_it_failed() -> None:
     assert scheduler.on_step is None
     assert "on_step" not in scheduler.get_state()
     copy.deepcopy(run.controller)
-    pickle.dumps(run.controller.scheduler.get_state())
+    pickle.dumps(run.controller)
 
 
 def test_composite_anneals_through_its_adaptive_algorithm() -> None:
@@ -188,7 +188,7 @@ def test_sampled_gradients_are_used_once() -> None:
 def test_a_tactic_without_a_ranking_keeps_the_configured_one() -> None:
     run = pruned_run()
     run.runner.use(Tactic())
-    assert "ranking" not in run.controller.get_state()  # type: ignore[attr-defined]
+    assert "ranking" not in run.controller.get_state()
 
 
 # --- distillation --------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def run(folder: Path, **functions: Any) -> nn.Module:
         ({"early_stopping_fn": fail}, "Epoch 1: early_stopping ("),
         ({"update_learning_rate_fn": fail}, "Epoch 1: update_learning_rate ("),
         ({"dump_checkpoint_fn": fail}, "Epoch 0: dump_checkpoint ("),
-        ({"dump_checkpoint_fn": dump, "load_checkpoint_fn": fail}, "Epoch 6: load_checkpoint ("),
+        ({"dump_checkpoint_fn": dump, "load_checkpoint_fn": fail}, "Epoch 5: load_checkpoint ("),
     ],
     ids=lambda value: value.partition(" (")[0] if isinstance(value, str) else "",
 )
