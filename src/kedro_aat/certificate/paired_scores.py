@@ -85,7 +85,8 @@ def bootstrap_standard_error(baseline_resampled: ArrayLike, candidate_resampled:
     """Computes the standard error of the difference of two metrics that are not means over examples (AUC, IoU, ...).
 
     Both metrics were computed on the same resamples of the examples, drawn with replacement (Efron and Tibshirani
-    1993, An Introduction to the Bootstrap, chapter 6).
+    1993, An Introduction to the Bootstrap, chapter 6), or are values with the same standard deviation from a jackknife
+    (chapter 11) with the same groups.
 
     Args:
         baseline_resampled: Metric of the baseline on each resample, (R,), in any unit; R is at least 2.

@@ -27,8 +27,9 @@ class Evaluation:
     Attributes:
         metric: Metric over the whole split.
         scores: One score per validation example, in a fixed order, (N,); None if the metric is not their mean.
-        resampled: Metric on R resamples of the examples, the same for every model, (R,); the source of the standard
-            error of a metric without scores.
+        resampled: Metric on R resamples of the examples, the same for every model, (R,); or other R values whose
+            standard deviation is the metric's standard error, such as those of `resampling.Jackknife`. The source of
+            the standard error of a metric without scores.
     """
 
     metric: float

@@ -24,8 +24,9 @@ from torch.utils.data import (
 
 from kedro_aat.training.data import Data, Examples, as_dataset
 from kedro_aat.training.guards.watchdog import WatchedLoader
+from kedro_aat.training.resampling import Bootstrap, Resampling, resampling_for
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
-from kedro_aat.training.scores import agrees_with, joined, resampling_for, scorer_for
+from kedro_aat.training.scores import agrees_with, joined, scorer_for
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.teacher import Teacher
 
@@ -210,13 +211,26 @@ class DefaultTraining:
 
         Returns:
             The metric over the validation split, with one score per example if the metric is their mean, else with
-            its values on resamples.
+            its values on variants of the split.
         """
+        number, num_examples = self.settings.num_bootstrap_resamples, len(self._validation_data)
+        resampling = None if self._scorer else resampling_for(self._metric, number, num_examples)
+        metric, scores = self._measure(model, resampling)
+        if resampling is not None and not resampling.reproduces(metric):
+            resampling = Bootstrap(self._metric, number)
+            metric, scores = self._measure(model, resampling)
+        if resampling is not None:
+            return Evaluation(metric, resampled=resampling.compute())
+        if not scores or not agrees_with(all_scores := joined(scores), metric):
+            return Evaluation(metric)
+        return Evaluation(float(all_scores.mean()), all_scores)
+
+    def _measure(self, model: nn.Module, resampling: Resampling | None) -> tuple[Any, list[Tensor]]:
+        """The metric, and its scores in each batch if there are any."""
         assert self._metric is not None  # the settings require a metric, or a function instead of this one
         model.eval()
         self._metric.reset()
         scores: list[Tensor] = []
-        resampling = None if self._scorer else resampling_for(self._metric, self.settings.num_bootstrap_resamples)
         with torch.no_grad():
             for inputs, labels in (part for batch in self.validation_batches() for part in self._parts(batch)):
                 with self._autocast():
@@ -227,12 +241,7 @@ class DefaultTraining:
                     scores.append(self._scorer(outputs, targets))
                 if resampling is not None:
                     resampling.update(outputs, targets)
-        metric = self._metric.compute()
-        if resampling is not None:
-            return Evaluation(metric, resampled=resampling.compute())
-        if not scores or not agrees_with(all_scores := joined(scores), metric):
-            return Evaluation(metric)
-        return Evaluation(float(all_scores.mean()), all_scores)
+        return self._metric.compute(), scores
 
     def callables(self) -> Callables:
         """The functions for a training loop: these, or the user's own instead."""

@@ -1,8 +1,8 @@
-"""Scores per example of a metric, or the metric on resamples of the examples, for its standard error.
+"""Scores per example of a metric, for its standard error.
 
 The accuracy budget limits the difference to the baseline, which is known much better if both models are compared
-example by example. This module knows which metrics are means over examples; others, such as AUC or IoU, are computed
-on the same resamples for every model.
+example by example. This module knows which metrics are means over examples; for others, such as AUC or IoU, see
+`resampling`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_accuracy
-from torchmetrics.wrappers import BootStrapper
 
 from kedro_aat.budget import Budget
 from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
@@ -40,39 +38,6 @@ def scorer_for(metric: Any) -> Scorer | None:
     if kind == "MeanSquaredError" and metric.num_outputs == 1 and metric.squared:
         return lambda outputs, targets: _mean_per_example((outputs - targets).square())
     return None
-
-
-class Resampling:
-    """A metric on resamples of the validation examples.
-
-    Each resample contains an example a Poisson-distributed number of times, so that batches can be resampled one by
-    one. The draw depends only on the order of the examples and the batch size, so it is the same for all models.
-
-    Args:
-        metric: A torchmetrics metric.
-        num_resamples: Number of resamples, R.
-    """
-
-    def __init__(self, metric: Any, num_resamples: int) -> None:
-        self._bootstrap = BootStrapper(metric, num_bootstraps=num_resamples, mean=False, std=False, raw=True)
-        self._bootstrap.reset()  # `metric` may have been used before
-        self._generator = torch.Generator().manual_seed(0)
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Adds a batch of outputs (B, ...) and targets (B, ...)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._generator.get_state())
-            self._bootstrap.update(outputs, targets)
-            self._generator.set_state(torch.get_rng_state())
-
-    def compute(self) -> Tensor:
-        """The metric on each resample, (R,) in double precision on the CPU."""
-        return self._bootstrap.compute()["raw"].double().cpu()
-
-
-def resampling_for(metric: Any, num_resamples: int) -> Resampling | None:
-    """Resamples of a torchmetrics metric; None for any other metric, or if `num_resamples` is 0."""
-    return Resampling(metric, num_resamples) if num_resamples and isinstance(metric, Metric) else None
 
 
 def agrees_with(scores: Tensor, metric: Tensor) -> bool:
@@ -115,6 +80,8 @@ def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> fl
     if baseline.scores is not None and evaluation.scores is not None:
         return paired_standard_error(baseline.scores.cpu().numpy(), evaluation.scores.cpu().numpy())
     if baseline.resampled is not None and evaluation.resampled is not None:
+        if baseline.resampled.shape != evaluation.resampled.shape:
+            return None  # a bootstrap of one model, and a jackknife of the other
         return bootstrap_standard_error(baseline.resampled.cpu().numpy(), evaluation.resampled.cpu().numpy())
     return None
 

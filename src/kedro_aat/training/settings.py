@@ -43,8 +43,10 @@ class TrainingSettings(Settings):
         loss: Loss, called as `loss(outputs, targets)`.
         metric: A torchmetrics metric; required unless `validate` is given.
         higher_is_better: Direction of the metric; None takes the metric's own.
-        num_bootstrap_resamples: Resamples of the validation split that give the standard error of a metric that is not
-            a mean over examples, such as AUC or IoU; 0 for none.
+        num_bootstrap_resamples: Effort for the standard error of a metric that is not a mean over examples, such as AUC
+            or IoU; 0 for no standard error. Such a metric is computed without each of at most so many groups of
+            validation examples (never more than 20). A metric that does not follow from that of groups, and one of
+            fewer than 100 examples, is computed on so many bootstrap resamples, which takes much longer.
         distillation: How the compressed model learns from the baseline, besides the targets; None for not at all.
         batch_norm_adaptation_batches: Training batches from which BatchNorms recompute their statistics after an epoch
             in which the rate changed; 0 for none.

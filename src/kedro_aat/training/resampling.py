@@ -1,0 +1,189 @@
+"""A metric on variants of the validation examples, for the standard error of a metric that is no mean over examples."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.wrappers import BootStrapper
+
+logger = logging.getLogger(__name__)
+
+# Groups of the jackknife, whose standard error then has a relative uncertainty of 1 / sqrt(2 * 19), or 16%.
+MAX_GROUPS = 20
+# Examples per group. Fewer may by chance have logits in [0, 1] only, which torchmetrics takes for probabilities.
+MIN_GROUP_SIZE = 10
+# With fewer groups the standard error is too uncertain, and there are so few examples that a bootstrap takes no time.
+MIN_GROUPS = 10
+# Bytes of outputs and targets that wait, so that a metric is updated with many examples of a group at once.
+MAX_WAITING = 2**26
+# Largest difference of the merged groups to the metric, relative to the larger of 1 and the metric.
+TOLERANCE = 1e-4
+
+
+class Jackknife:
+    """A metric on the validation examples without one group, for each of G groups.
+
+    Each example updates the state of its group, once. The states of all groups but one are merged as torchmetrics
+    merges those of several processes. The groups depend on nothing but the number of examples, so they are the same for
+    all models, and a split that is sorted by class has every class in every group.
+
+    Args:
+        metric: A torchmetrics metric with states of its own.
+        num_groups: Number of groups, G, at least 2.
+        num_examples: Number of validation examples, N, at least G.
+    """
+
+    def __init__(self, metric: Any, num_groups: int, num_examples: int) -> None:
+        self._metric = metric.clone()
+        self._metric.compute_with_cache = False  # states are set behind its back
+        self._states: list[dict[str, Any]] = [{} for _ in range(num_groups)]
+        self._groups = torch.randperm(num_examples, generator=torch.Generator().manual_seed(0)) % num_groups
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._num_seen = 0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Adds a batch of outputs (B, ...) and targets (B, ...)."""
+        if self._waiting and any(
+            new.shape[1:] != old.shape[1:] for new, old in zip((outputs, targets), self._waiting[0], strict=True)
+        ):
+            self._update_groups()
+        self._waiting.append((outputs, targets))
+        if sum(tensor.nbytes for batch in self._waiting for tensor in batch) > MAX_WAITING:
+            self._update_groups()
+
+    def _update_groups(self) -> None:
+        if not self._waiting:
+            return
+        outputs, targets = (torch.cat(tensors) for tensors in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        positions = torch.arange(self._num_seen, self._num_seen + len(outputs))
+        self._num_seen += len(outputs)
+        groups = self._groups[positions % len(self._groups)]  # outputs may have several rows per example
+        for group, state in enumerate(self._states):
+            members = (groups == group).nonzero().flatten().to(outputs.device)
+            if len(members):
+                self._metric.reset()
+                self._set(state)
+                self._metric.update(outputs[members], targets[members])
+                # The next reset empties the metric's own lists.
+                kept = self._metric.metric_state.items()
+                self._states[group] = {name: list(value) if isinstance(value, list) else value for name, value in kept}
+
+    def reproduces(self, metric: Tensor) -> bool:
+        """Whether all groups together have this metric, which is false for a metric that depends on the batches."""
+        self._update_groups()
+        merged = self._merged(self._states)
+        if merged is None:
+            return True  # as little is known of it as of the metric itself
+        return torch.allclose(merged, metric.cpu().double(), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+
+    def compute(self) -> Tensor | None:
+        """G values whose standard deviation is the jackknife's standard error of the metric.
+
+        They are the metrics without a group, moved away from their mean by (G - 1) / sqrt(G). The standard deviation of
+        differences between two models, sqrt((G - 1) / G * sum((d - mean(d))^2)) in terms of the metrics without a
+        group, is then their paired standard error (Shao and Wu 1989, Annals of Statistics 17:1176-1197).
+
+        Returns:
+            (G,) in double precision on the CPU; None if the metric is undefined without a group.
+        """
+        self._update_groups()
+        num_groups = len(self._states)
+        values = [self._merged(self._states[:group] + self._states[group + 1 :]) for group in range(num_groups)]
+        defined = [value for value in values if value is not None and bool(value.isfinite().all())]
+        if len(defined) < num_groups:
+            _warn_undefined(type(self._metric).__name__)
+            return None
+        without_one = torch.stack(defined)
+        mean = without_one.mean(0)
+        return mean + (without_one - mean) * (num_groups - 1) / math.sqrt(num_groups)
+
+    def _merged(self, states: list[dict[str, Any]]) -> Tensor | None:
+        """The metric of several groups; None if it cannot be computed."""
+        merged: dict[str, Any] = {}
+        for name, reduction in self._metric._reductions.items():
+            values = [state[name] for state in states if state]
+            if isinstance(values[0], list):
+                merged[name] = [tensor for value in values for tensor in value]
+            else:
+                stacked = torch.stack(values)
+                merged[name] = stacked if reduction is None else reduction(stacked)
+        self._set(merged)
+        try:
+            value: Tensor = self._metric.compute()
+        except (RuntimeError, ValueError):  # such as R2 of a single example
+            return None
+        return value.cpu().double()
+
+    def _set(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self._metric, name, value)
+
+
+class Bootstrap:
+    """A metric on resamples of the validation examples.
+
+    Each resample contains an example a Poisson-distributed number of times, so that batches can be resampled one by
+    one. The draw depends only on the order of the examples and the batch size, so it is the same for all models.
+
+    Args:
+        metric: A torchmetrics metric.
+        num_resamples: Number of resamples, R.
+    """
+
+    def __init__(self, metric: Any, num_resamples: int) -> None:
+        self._bootstrap = BootStrapper(metric, num_bootstraps=num_resamples, mean=False, std=False, raw=True)
+        self._bootstrap.reset()  # `metric` may have been used before
+        self._generator = torch.Generator().manual_seed(0)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Adds a batch of outputs (B, ...) and targets (B, ...)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._generator.get_state())
+            self._bootstrap.update(outputs, targets)
+            self._generator.set_state(torch.get_rng_state())
+
+    def reproduces(self, metric: Tensor) -> bool:
+        """Whether the resamples are of this metric; they always are."""
+        return True
+
+    def compute(self) -> Tensor:
+        """The metric on each resample, (R,) in double precision on the CPU."""
+        return self._bootstrap.compute()["raw"].double().cpu()
+
+
+Resampling = Jackknife | Bootstrap
+
+
+def resampling_for(metric: Any, number: int, num_examples: int) -> Resampling | None:
+    """What gives the standard error of a metric.
+
+    Args:
+        metric: A metric; the result is None unless it is one of torchmetrics.
+        number: Most groups, or number of resamples; 0 for none.
+        num_examples: Number of validation examples.
+    """
+    if not number or not isinstance(metric, Metric):
+        return None
+    num_groups = min(num_examples // MIN_GROUP_SIZE, MAX_GROUPS)
+    # A metric made of others has no states of its own.
+    has_parts = any(isinstance(part, Metric) for part in metric.children())
+    if num_groups < MIN_GROUPS or has_parts or not metric.metric_state:
+        return Bootstrap(metric, number)
+    return Jackknife(metric, min(number, num_groups), num_examples)
+
+
+@functools.cache
+def _warn_undefined(metric: str) -> None:
+    """Warns once for each kind of metric."""
+    logger.warning(
+        "%s is undefined without some of the validation examples, so its standard error is unknown. Are there too few "
+        "examples of one class?",
+        metric,
+    )
