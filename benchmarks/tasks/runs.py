@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 
 import torch
@@ -18,14 +19,28 @@ from benchmarks.tasks.results import Row, run
 Run = tuple[str, int, str, str, int]  # the values of `results.KEY`
 
 
+@contextmanager
+def quiet_on_one_core() -> Iterator[None]:
+    """Trains on one core, and shows only errors; afterwards the process is as it was."""
+    logger, num_threads = logging.getLogger("kedro_aat"), torch.get_num_threads()
+    level = logger.level
+    torch.set_num_threads(1)
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"torch|torch_pruning|torchmetrics")
+            yield
+    finally:
+        logger.setLevel(level)
+        torch.set_num_threads(num_threads)
+
+
 def perform(key: Run) -> Row:
-    """Does one run, on one core."""
-    torch.set_num_threads(1)  # the baseline may have to be trained
-    logging.getLogger("kedro_aat").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"torch|torch_pruning|torchmetrics")
+    """Does one run."""
     name, seed, algorithm, method, num_epochs = key
-    problem = problem_of(all_tasks()[name], seed, "filters" if algorithm == "filters" else "sparsity")
-    return run(problem, method, METHODS[method], num_epochs)
+    with quiet_on_one_core():  # the baseline may have to be trained
+        problem = problem_of(all_tasks()[name], seed, "filters" if algorithm == "filters" else "sparsity")
+        return run(problem, method, METHODS[method], num_epochs)
 
 
 def performed(keys: list[Run], num_jobs: int) -> Iterator[Row]:

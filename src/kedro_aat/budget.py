@@ -138,8 +138,8 @@ def require_finite(value: object, what: str) -> float:
         DivergedError: If it is NaN or infinite.
     """
     try:
-        # `float` raises a TypeError for what is not a number. Texts are rejected too: an empty one is never a number.
-        number = float("" if isinstance(value, str | bytes) else value)  # type: ignore[arg-type]
+        # Texts are rejected too: an empty one is never a number.
+        number = float("" if isinstance(value, str | bytes) else value)  # type: ignore[arg-type]  # caught below
     except (TypeError, ValueError):
         raise MetricError(
             f"{what} must be a number, but is {value!r} of type {type(value).__name__}. "

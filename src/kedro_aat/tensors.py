@@ -80,7 +80,7 @@ def hash_tensors(named: Iterable[tuple[object, Tensor]]) -> str:
 
 def mark_made_up(values: Tensor) -> Tensor:
     """Marks values in place as made up, so that they can be saved as they are; copies by `deepcopy` are marked, too."""
-    values.is_made_up = True  # type: ignore[attr-defined]
+    values.is_made_up = True  # type: ignore[attr-defined]  # tensors take attributes
     return values
 
 

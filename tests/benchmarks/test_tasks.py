@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -113,7 +114,9 @@ def test_the_command_continues_where_it_was_stopped_and_shows_a_table(
         command.main()
         return capsys.readouterr().out
 
+    level, num_threads = logging.getLogger("kedro_aat").level, torch.get_num_threads()
     assert "1/1 toy 0 sparsity ours" in shown_by("ours", "scratch")  # `scratch` is for filters only
+    assert (logging.getLogger("kedro_aat").level, torch.get_num_threads()) == (level, num_threads)
     both = shown_by("ours", "climb")
     assert "1/1 toy 0 sparsity climb" in both
     assert "ours to best rival" in both

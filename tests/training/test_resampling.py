@@ -26,8 +26,8 @@ from kedro_aat.training.settings import TrainingSettings
 NUM_EXAMPLES = 500
 
 
-class MeanOfBatches(Metric):
-    """A mean of the batches' F1, which therefore depends on the batches."""
+class Ratio(Metric):
+    """A sum over a count."""
 
     full_state_update = False
     higher_is_better = True
@@ -38,34 +38,25 @@ class MeanOfBatches(Metric):
         super().__init__()
         self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
+
+
+class MeanOfBatches(Ratio):
+    """A mean of the batches' F1, which therefore depends on the batches."""
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         self.total += torchmetrics.functional.classification.binary_f1_score(outputs, targets)
         self.count += 1
 
-    def compute(self) -> Tensor:
-        return self.total / self.count
 
-
-class MeanOfPositives(Metric):
+class MeanOfPositives(Ratio):
     """The mean output of the positives, which is undefined without any."""
-
-    full_state_update = False
-    higher_is_better = True
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         self.total += outputs[targets == 1].sum()
         self.count += targets.sum()
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
 
 
 def predictions(seed: int = 0, count: int = NUM_EXAMPLES) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,5 +17,5 @@ class RecordedArguments:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if issubclass(cls, AbstractDataset) and "__init__" not in vars(cls):
-            cls.__init__ = inspect.unwrap(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = inspect.unwrap(cls.__init__)  # type: ignore[method-assign]  # as Kedro does
         super().__init_subclass__(**kwargs)
