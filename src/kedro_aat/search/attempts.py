@@ -52,8 +52,8 @@ class Attempt(Settings):
 
     @property
     def best_margin(self) -> float:
-        """The largest margin of its epochs, in metric units."""
-        return max(result.margin for result in self.results)
+        """The largest margin of its epochs, in metric units; the last one if it diverged in the end."""
+        return self.last.margin if self.diverged else max(result.margin for result in self.results)
 
     @property
     def merit(self) -> tuple[float, float]:

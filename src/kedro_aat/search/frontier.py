@@ -203,7 +203,10 @@ class Frontier(Settings):
 
     def _num_left(self, state: FrontierState) -> int:
         """Number of epochs that can still be trained, if each costs as much as the last one."""
-        return math.floor((self.maximal_total_epochs - state.spent) / state.latest_cost + 1e-9)
+        left = self.maximal_total_epochs - state.spent + 1e-9
+        # Only the next epoch of a polish is known to cost no more than the last one.
+        is_known = state.polish and not state.polish[-1].failed and self.num_path_steps == 1
+        return math.floor(left / state.latest_cost) if left >= (state.latest_cost if is_known else 1.0) else 0
 
     def _path(self, problem: Problem, start: float, end: float) -> tuple[float, ...]:
         """Returns rates from one u to another, both limited to the rates of the problem."""
