@@ -266,7 +266,8 @@ class Frontier(Settings):
         attempts = tuple(updated(each, race=each is not best, accepted=won and each is best) for each in racers)
         attempts = (*(each for each in attempts if each.race), *(each for each in attempts if not each.race))
         increment = state.increment * (GROWTH[1] if won else 1.0)
-        return updated(state, attempts=attempts, tactic=best.tactic, increment=increment, raced=True)
+        tactic = (self._with_lr(best.tactic, -1) if best.diverged else None) or best.tactic
+        return updated(state, attempts=attempts, tactic=tactic, increment=increment, raced=True)
 
     def _challenger(self, state: FrontierState, failures: tuple[Attempt, ...], best: Attempt) -> Tactic | None:
         """Returns the next tactic to try at the same place; None if a lower rate is more promising."""

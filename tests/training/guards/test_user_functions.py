@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,15 +91,15 @@ def run(folder: Path, **functions: Any) -> nn.Module:
 @pytest.mark.parametrize(
     ("functions", "begins"),
     [
-        ({"train_epoch_fn": from_epoch(2, train, fail)}, "Epoch 3: train_epoch (tests.training"),
-        ({"validate_fn": from_epoch(2, validate, fail)}, "Epoch 2: validate (tests.training"),
-        ({"configure_optimizers_fn": fail}, "Epoch 0: configure_optimizers ("),
-        ({"early_stopping_fn": fail}, "Epoch 1: early_stopping ("),
-        ({"update_learning_rate_fn": fail}, "Epoch 1: update_learning_rate ("),
-        ({"dump_checkpoint_fn": fail}, "Epoch 0: dump_checkpoint ("),
-        ({"dump_checkpoint_fn": dump, "load_checkpoint_fn": fail}, "Epoch 5: load_checkpoint ("),
+        ({"train_epoch_fn": from_epoch(2, train, fail)}, r"Epoch 3: train_epoch \(tests.training"),
+        ({"validate_fn": from_epoch(2, validate, fail)}, r"Epoch 2: validate \(tests.training"),
+        ({"configure_optimizers_fn": fail}, r"Epoch 0: configure_optimizers \("),
+        ({"early_stopping_fn": fail}, r"Epoch 1: early_stopping \("),
+        ({"update_learning_rate_fn": fail}, r"Epoch 1: update_learning_rate \("),
+        ({"dump_checkpoint_fn": fail}, r"Epoch 0: dump_checkpoint \("),
+        ({"dump_checkpoint_fn": dump, "load_checkpoint_fn": fail}, r"Epoch \d+: load_checkpoint \("),
     ],
-    ids=lambda value: value.partition(" (")[0] if isinstance(value, str) else "",
+    ids=lambda value: value.partition(" \\(")[0] if isinstance(value, str) else "",
 )
 def test_error_begins_with_the_epoch_the_function_and_its_own_traceback(
     functions: dict[str, Any], begins: str, tmp_path: Path
@@ -106,7 +107,7 @@ def test_error_begins_with_the_epoch_the_function_and_its_own_traceback(
     with pytest.raises(UserFunctionError) as caught:
         run(tmp_path, **functions)
     first, second, third, *_ = str(caught.value).splitlines()
-    assert first.startswith(begins)
+    assert re.match(begins, first)  # the search decides when a checkpoint is loaded
     assert first.endswith("failed.")
     assert second == "Traceback (most recent call last):"
     assert __file__ in third
