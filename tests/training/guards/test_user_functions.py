@@ -115,7 +115,7 @@ def test_error_begins_with_the_epoch_the_function_and_its_own_traceback(
     assert isinstance(caught.value.__cause__, FaultError)
     (folder,) = tmp_path.iterdir()
     assert str(folder) in str(caught.value)
-    number = int(begins.split(":", maxsplit=1)[0].removeprefix("Epoch "))
+    number = int(first.split(":", maxsplit=1)[0].removeprefix("Epoch "))
     if "train" in begins or "validate" in begins:  # the epochs before are kept, and the model is in their state
         checkpoint = CheckpointStore(tmp_path).load(folder.name, number - 1)
         state = run.model.state_dict()  # type: ignore[attr-defined]
