@@ -21,6 +21,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
+from kedro_aat.compression.masks import ZEROS_MASK, WeightMasks
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
@@ -73,6 +74,11 @@ class QuantizationController(ScheduledController[Quantization]):
         model, settings = self.model, self.settings
         self._layers = _quantizable(model, settings)
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
+        # Of all layers, because sparsity may have pruned some that stay in full precision.
+        self._zeros = WeightMasks(prunable_weights(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
+        if settings.keep_zeros:
+            self._zeros.attach(model)
+            self._zeros.put([weight.parameter != 0 for weight in self._zeros.weights], is_active=True)
         self._fake = FakeQuantization(model, self._layers, settings, self._highest)
         replace_forward(model, self._fake)
         self._set_rate(settings.schedule.initial_rate)
@@ -89,6 +95,9 @@ class QuantizationController(ScheduledController[Quantization]):
         device = self._layers[0].parameter.device
         inputs = (batch if isinstance(batch, Tensor) else batch[0] for batch in batches)
         self._fake.observe((batch.to(device),) for batch in inputs)
+
+    def apply_masks(self) -> None:
+        self._zeros.apply()
 
     def _compress(self, rate: float) -> None:
         sizes = [layer.parameter.numel() for layer in self._layers]
@@ -181,6 +190,7 @@ class QuantizationController(ScheduledController[Quantization]):
                     "activations are unknown: train it, call calibrate(batches), or evaluate it on a batch."
                 )
             self.calibrate([self.example_input])
+        self._zeros.leave_zeros()
         restore_forward(model)
         layers = [fake.layers[number] for number in sorted(fake.active)]
         return {layer.layer: weight_scales(layer.parameter, self._highest) for layer in layers}
