@@ -162,13 +162,13 @@ DISTILLATION = {"algorithm": "knowledge_distillation", "type": "mse", "scale": 0
         (
             INT8,
             FILTERS,
-            "quantization must be the last stage.* followed by filter_pruning; make filter_pruning the first",
+            "quantization must be the last stage.* followed by filter_pruning; make filter_pruning an earlier",
         ),
         ([FILTERS, INT8], INT8, "quantization must be the last stage"),
         ([INT8, SPARSITY], FILTERS, "quantization must be the last stage"),
         (SPARSITY, FILTERS, "filters must be cut before single weights are removed"),
         (SPARSITY, [INT8, FILTERS], "filters must be cut before single weights are removed"),
-        (FILTERS, FILTERS, "an algorithm that the first stage does not use, but got filter_pruning"),
+        (FILTERS, FILTERS, "an algorithm that no earlier stage uses, but got filter_pruning"),
         ([FILTERS, SPARSITY], [SPARSITY, INT8], "but got magnitude_sparsity"),
     ],
 )
