@@ -30,7 +30,7 @@ _WORDS: dict[Objective, tuple[str, str]] = {
     "gzip_bytes": ("make the gzipped file {ratio:.3g}x as large", "{:,.0f} bytes"),
     "parameters": ("leave {ratio:.3g}x as many parameters", "{:,.0f}"),
     "macs": ("leave {ratio:.3g}x as many MACs", "{:,.0f}"),
-    "rate": ("leave {ratio:.3g}x as much uncompressed", "{:.4f} by their rates"),
+    "rate": ("leave {ratio:.3g}x as much uncompressed", "{:.4f}"),
 }
 
 
