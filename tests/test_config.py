@@ -162,13 +162,13 @@ DISTILLATION = {"algorithm": "knowledge_distillation", "type": "mse", "scale": 0
         (
             INT8,
             FILTERS,
-            "quantization must be the last stage.* followed by filter_pruning; make filter_pruning the first",
+            "quantization must be the last stage.* followed by filter_pruning; make filter_pruning an earlier",
         ),
         ([FILTERS, INT8], INT8, "quantization must be the last stage"),
         ([INT8, SPARSITY], FILTERS, "quantization must be the last stage"),
         (SPARSITY, FILTERS, "filters must be cut before single weights are removed"),
         (SPARSITY, [INT8, FILTERS], "filters must be cut before single weights are removed"),
-        (FILTERS, FILTERS, "an algorithm that the first stage does not use, but got filter_pruning"),
+        (FILTERS, FILTERS, "an algorithm that no earlier stage uses, but got filter_pruning"),
         ([FILTERS, SPARSITY], [SPARSITY, INT8], "but got magnitude_sparsity"),
     ],
 )
@@ -180,6 +180,81 @@ def test_stages_in_an_order_that_does_not_work(first: Any, second: Any, words: s
 @pytest.mark.parametrize("second", [INT8, SPARSITY, [SPARSITY, INT8]])
 def test_stages_in_an_order_that_works(second: Any) -> None:
     AatSettings.model_validate(parameters(compression=FILTERS, second_stage={"compression": second}))
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ((FILTERS, INT8, SPARSITY), "quantization must be the last stage.*make magnitude_sparsity an earlier stage"),
+        ((INT8, SPARSITY, DISTILLATION), None),
+        ((SPARSITY, INT8, INT8), "quantization must be the last stage.*make another algorithm an earlier stage"),
+        ((FILTERS, SPARSITY, FILTERS), "filters must be cut before single weights are removed"),
+        ((FILTERS, SPARSITY, SPARSITY), "an algorithm that no earlier stage uses, but got magnitude_sparsity"),
+        ((FILTERS, None, INT8), "a third stage needs a second one, but second_stage is null"),
+    ],
+)
+def test_three_stages_in_an_order_that_does_not_work(stages: tuple[Any, Any, Any], words: str | None) -> None:
+    first, second, third = stages
+    later = {"second_stage": second and {"compression": second}, "third_stage": {"compression": third}}
+    found = mistakes(compression=first, **later)
+    if words is None:  # a mistake in an earlier stage is told once
+        assert len([mistake for mistake in found if "must be the last stage" in mistake]) == 1
+    else:
+        (mistake,) = found
+        assert re.match(f"third_stage: .*{words}", mistake)
+
+
+def test_filters_then_sparsity_then_int8_works() -> None:
+    later = {"second_stage": {"compression": SPARSITY}, "third_stage": {"compression": INT8}}
+    settings = AatSettings.model_validate(parameters(compression=FILTERS, **later))
+    assert list(settings.later_stages) == [2, 3]
+    assert all(stage.skip_without_gain for stage in settings.later_stages.values())
+
+
+# What a target sets, as the docstring of AatSettings says it.
+TARGETS = {
+    "cpu": ({"algorithm": "filter_pruning", "round_to": 8}, "latency"),
+    "arm": ({"algorithm": "filter_pruning", "rate_of": "macs"}, "bytes"),
+    "microcontroller": ({"algorithm": "filter_pruning"}, "bytes"),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_is_short_for_what_it_sets(target: str) -> None:
+    compression, objective = TARGETS[target]
+    written = parameters(compression=compression, second_stage={"compression": INT8}, export={"objective": objective})
+    settings = AatSettings.model_validate(parameters(target=target))
+    assert settings.model_copy(update={"target": None}) == AatSettings.model_validate(written)
+    assert settings.identity(settings.SEARCHED) == AatSettings.model_validate(written).identity(settings.SEARCHED)
+    assert AatSettings.model_validate(settings.model_dump(mode="json", by_alias=True)) == settings
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"compression": SPARSITY, "second_stage": None, "export": {"objective": "rate", "batch_sizes": [4]}},
+        {"compression": INT8, "export": {"objective": "macs"}},
+        {"compression": [SPARSITY, INT8], "export": {"objective": "macs"}},
+        {"compression": {"algorithm": "composite", "algorithms": [FILTERS, INT8]}, "export": {"objective": "macs"}},
+    ],
+)
+def test_what_the_user_wrote_wins(written: dict[str, Any]) -> None:
+    settings = AatSettings.model_validate(parameters(target="microcontroller", **written))
+    assert settings.model_copy(update={"target": None}) == AatSettings.model_validate(parameters(**written))
+
+
+def test_a_target_sets_only_what_the_user_did_not_write() -> None:
+    settings = AatSettings.model_validate(parameters(target="cpu", compression=FILTERS, export={"batch_sizes": [4]}))
+    assert settings.compression == AatSettings.model_validate(parameters(compression=FILTERS)).compression
+    assert settings.second_stage is not None
+    assert (settings.export.objective, settings.export.batch_sizes) == ("latency", (4,))
+    assert AatSettings.model_validate(parameters()).second_stage is None
+
+
+@pytest.mark.parametrize("target", ["gpu", ["cpu"], 3])
+def test_an_unknown_target_is_a_mistake(target: Any) -> None:
+    (mistake,) = mistakes(target=target)
+    assert mistake.startswith("target: must be one of cpu, arm, microcontroller, but got ")
 
 
 @pytest.mark.parametrize(

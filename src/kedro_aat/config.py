@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kedro_aat.budget import BudgetSettings
 from kedro_aat.certificate import CertificateSettings
@@ -23,27 +24,58 @@ from kedro_aat.search.policy import Rate, require_at_least
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
 
+Target = Literal["cpu", "arm", "microcontroller"]
 
-class SecondStage(Settings):
-    """A second compression, applied to the model that the first search returns, whose filters are already cut.
+# What a target sets where the user has set nothing; the docstring of AatSettings says it in words.
+_INT8: Mapping[str, Any] = {"compression": {"algorithm": "quantization"}}
+TARGETS: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {"compression": {"algorithm": "filter_pruning", "round_to": 8}, "objective": "latency"},
+    "arm": {"compression": {"algorithm": "filter_pruning", "rate_of": "macs"}, "objective": "bytes"},
+    "microcontroller": {"compression": {"algorithm": "filter_pruning"}, "objective": "bytes"},
+}
+
+
+class LaterStage(Settings):
+    """A second or third compression, applied to the model that the search before it returns, as it would be exported.
+
+    Filters stay cut, and weights that `magnitude_sparsity` has set to zero stay zero.
 
     Attributes:
         compression: The algorithm or algorithms, and their settings.
-        search: The policy that chooses the rates; its epochs are in addition to those of the first search.
+        search: The policy that chooses the rates; its epochs are in addition to those of the other searches.
         learning_rate_factor: Factor on the learning rate of `training`, above 0; a quantized model tolerates less.
         minimal_rate: Lowest rate worth returning, in [0, 1).
+        skip_without_gain: Whether the stage is skipped if its file, made without training at the highest rate, would
+            not be better by `export.objective` than the file of the stage before: at least 5% faster if the objective
+            is latency, else at least 2% smaller.
     """
+
+    WITHOUT_EFFECT: ClassVar = frozenset({"skip_without_gain"})  # on the result of a search
 
     compression: CompressionSettings = Quantization()
     search: Annotated[Policy, Field(discriminator="kind")] = Frontier(maximal_total_epochs=8)
     learning_rate_factor: Annotated[float, Field(gt=0, le=1000)] = 0.25
     minimal_rate: Rate = 0.0
+    skip_without_gain: bool = True
 
 
 class AatSettings(Settings):
     """All settings of the `aat` pipeline.
 
     Attributes:
+        target: What the delivered file is for. It sets `compression`, `second_stage` and `export.objective`, each only
+            if you have not written it (and `second_stage` only if you have not written `third_stage` or a `compression`
+            with quantization either). For every target, filters are cut, and then weights and activations become int8:
+            `second_stage: { compression: { algorithm: quantization } }`.
+
+            - `cpu`: the fastest file on this machine. `compression: { algorithm: filter_pruning, round_to: 8 }`,
+              `export: { objective: latency }`.
+            - `arm`: fewer MACs, then bytes; nothing is measured on such a processor.
+              `compression: { algorithm: filter_pruning, rate_of: macs }`, `export: { objective: bytes }`.
+            - `microcontroller`: the smallest file. `compression: { algorithm: filter_pruning }`,
+              `export: { objective: bytes }`.
+
+            None sets nothing.
         seed: Seed of shuffling, dropout and augmentation, at least 0.
         budget: The tolerated drop in accuracy.
         minimal_rate: Lowest compression rate worth returning, in [0, 1).
@@ -51,6 +83,7 @@ class AatSettings(Settings):
         compression: The algorithm or algorithms, and their settings.
         search: The policy that chooses the rates.
         second_stage: A second compression of the model that the search returns; None for none.
+        third_stage: A third one, of the model that the second stage returns; None for none.
         training: How the model is trained and evaluated.
         time_limit_minutes: Wall time for the search, in minutes; then the best model so far is returned. None for no
             limit.
@@ -64,13 +97,15 @@ class AatSettings(Settings):
     # The settings that the result of a search depends on; they identify a run.
     SEARCHED: ClassVar = {"seed", "budget", "minimal_rate", "maximal_rate", "compression", "search", "training"}
 
+    target: Target | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     budget: BudgetSettings
     minimal_rate: Rate = 0.0
     maximal_rate: Annotated[Rate, Field(validate_default=True)] = 0.998
     compression: CompressionSettings = MagnitudeSparsity()
     search: Annotated[Policy, Field(discriminator="kind")] = Frontier()
-    second_stage: SecondStage | None = None
+    second_stage: LaterStage | None = None
+    third_stage: LaterStage | None = None
     training: TrainingSettings
     time_limit_minutes: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     certificate: CertificateSettings = CertificateSettings()
@@ -78,33 +113,56 @@ class AatSettings(Settings):
     on_infeasible: Literal["keep_baseline", "error"] = "keep_baseline"
     choose: BudgetSettings | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _set_by_target(cls, data: Any) -> Any:
+        """Adds what the target sets and the user has not written."""
+        target = data.get("target") if isinstance(data, Mapping) else None
+        profile = TARGETS.get(target) if isinstance(target, str) else None
+        if profile is None:
+            return data
+        defaults: dict[str, Any] = {"compression": profile["compression"]}
+        if "third_stage" not in data and not _names_quantization(data.get("compression")):
+            defaults["second_stage"] = _INT8
+        export = data.get("export", {})
+        objective = {"objective": profile["objective"]}
+        return defaults | dict(data) | ({"export": objective | dict(export)} if isinstance(export, Mapping) else {})
+
     @field_validator("maximal_rate")
     @classmethod
     def _check_rates(cls, rate: float, info: ValidationInfo) -> float:
         return require_at_least(rate, info.data.get("minimal_rate"))
 
-    @field_validator("second_stage")
+    @field_validator("second_stage", "third_stage")
     @classmethod
-    def _check_order_of_stages(cls, stage: SecondStage | None, info: ValidationInfo) -> SecondStage | None:
-        if stage is None or "compression" not in info.data:
-            return stage
-        first, second = algorithms_of(info.data["compression"]), algorithms_of(stage.compression)
-        if "quantization" in first:
-            others = " and ".join(name for name in second if name != "quantization") or "another algorithm"
+    def _check_order_of_stages(cls, stage: LaterStage | None, info: ValidationInfo) -> LaterStage | None:
+        known = info.data.keys()
+        is_third = info.field_name == "third_stage"
+        if stage is None or "compression" not in known or (is_third and "second_stage" not in known):
+            return stage  # a mistake in an earlier stage is reported on its own
+        if is_third and info.data["second_stage"] is None:
+            raise ValueError("a third stage needs a second one, but second_stage is null; name this one second_stage")
+        earlier = algorithms_of(info.data["compression"])
+        if is_third:
+            earlier = [*earlier, *algorithms_of(info.data["second_stage"].compression)]
+        names = algorithms_of(stage.compression)
+        if "quantization" in earlier:
+            others = " and ".join(name for name in names if name != "quantization") or "another algorithm"
             raise ValueError(
                 "quantization must be the last stage, since its model holds integers, but is followed by "
-                f"{' and '.join(second)}; make {others} the first stage and quantization the second"
+                f"{' and '.join(names)}; make {others} an earlier stage and quantization the last"
             )
-        if "filter_pruning" in second and "magnitude_sparsity" in first:
+        if "filter_pruning" in names and "magnitude_sparsity" in earlier:
             raise ValueError("filters must be cut before single weights are removed; swap the two stages")
-        if both := [name for name in first if name in second]:
-            raise ValueError(f"must be an algorithm that the first stage does not use, but got {' and '.join(both)}")
+        if both := [name for name in earlier if name in names]:
+            raise ValueError(f"must be an algorithm that no earlier stage uses, but got {' and '.join(both)}")
         return stage
 
     @field_validator("training")
     @classmethod
     def _check_single_distillation(cls, training: TrainingSettings, info: ValidationInfo) -> TrainingSettings:
-        stages = [info.data.get("compression"), getattr(info.data.get("second_stage"), "compression", None)]
+        later = [getattr(info.data.get(name), "compression", None) for name in ("second_stage", "third_stage")]
+        stages = [info.data.get("compression"), *later]
         if training.teaching is not None and any(map(distillation_of, filter(None, stages))):
             raise ValueError(
                 "only one distillation is allowed, but got knowledge_distillation in the list of algorithms and "
@@ -113,9 +171,15 @@ class AatSettings(Settings):
         return training
 
     @property
+    def later_stages(self) -> dict[int, LaterStage]:
+        """The stages after the first by their numbers."""
+        stages = {2: self.second_stage, 3: self.third_stage}
+        return {number: stage for number, stage in stages.items() if stage is not None}
+
+    @property
     def teaching(self) -> dict[str, Any] | None:
         """The distillation of either the compression or the training, as plain data; None if there is none."""
-        stages = [self.compression, *([self.second_stage.compression] if self.second_stage else [])]
+        stages = [self.compression, *(stage.compression for stage in self.later_stages.values())]
         if (found := next(filter(None, map(distillation_of, stages)), None)) is not None:
             return {"kind": found.type, "temperature": found.temperature, "weight": found.scale}
         return self.training.teaching
@@ -133,3 +197,11 @@ class AatSettings(Settings):
     def time_limit(self) -> float | None:
         """Wall time for the search, in seconds; None for no limit."""
         return None if self.time_limit_minutes is None else 60 * self.time_limit_minutes
+
+
+def _names_quantization(compression: Any) -> bool:
+    """Whether plain data of a compression name quantization, alone or in a list of algorithms."""
+    if isinstance(compression, Mapping):
+        compression = compression.get("algorithms", [compression])
+    parts = compression if isinstance(compression, list | tuple) else [compression]
+    return any(isinstance(part, Mapping) and part.get("algorithm") == "quantization" for part in parts)

@@ -72,6 +72,16 @@ def test_stages_of_a_candidate_are_those_that_changed_it(delivered: Summary) -> 
     assert changed(delivered, stages=nothing_found).stages_of(second) == [2]
 
 
+def test_a_third_stage_keeps_its_number_if_the_second_was_skipped(delivered: Summary) -> None:
+    first, last = delivered.stages
+    third = delivered.candidates[1].model_copy(update={"stage": 3})
+    stages = [first.model_copy(update={"stage": 1}), last.model_copy(update={"stage": 3})]
+    summary = changed(delivered, stages=stages)
+    assert list(summary.numbered_stages) == [1, 3]
+    assert summary.stages_of(third) == [1, 3]
+    assert summary.stages_of(delivered.candidates[0]) == [1]
+
+
 def test_identity_is_found_by_name_only_if_it_is_missing(delivered: Summary) -> None:
     data = delivered.model_dump(mode="json")
     first, second = delivered.candidates

@@ -42,7 +42,14 @@ from tests.fuzzing.mutations import damaged
 SETTINGS = AatSettings.model_validate(
     {"budget": {"max_drop": 0.05}, "training": {"metric": "torchmetrics.classification.BinaryAccuracy"}}
 )
-_RESULTS = ("baseline_evaluation", "search_result", "second_stage_result", "export_report", "certificate")
+_RESULTS = (
+    "baseline_evaluation",
+    "search_result",
+    "second_stage_result",
+    "export_report",
+    "certificate",
+    "third_stage_result",
+)
 _NO_FILE = NotExported("there is no file")
 
 
@@ -93,8 +100,8 @@ def _summary(folder: Path) -> None:
 
 def _results(folder: Path) -> None:
     """Every node that reads results of other nodes, but for those that read models, too."""
-    results = [read_json(folder / f"results/{name}.json") for name in _RESULTS]
-    nodes.summarize_run(*results, SETTINGS)
+    *results, third = [read_json(folder / f"results/{name}.json") for name in _RESULTS]
+    nodes.summarize_run(*results, SETTINGS, third)
 
 
 def _choose(folder: Path) -> None:

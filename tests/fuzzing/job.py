@@ -20,7 +20,7 @@ from kedro_aat.testing.training import images
 from tests.fuzzing.schema import example_of
 
 PIPELINE: Pipeline = create_pipeline()
-SEARCH = PIPELINE.to_nodes("finetune_second_stage")
+SEARCH = PIPELINE.to_nodes("finetune_third_stage")
 FIRST_SEARCH = PIPELINE.to_nodes("finetune_adaptively")
 SMALL = AatSettings.model_validate(
     {
@@ -52,7 +52,7 @@ def draw_settings(rng: random.Random) -> AatSettings:
         drawn = example_of(_SCHEMA, rng)
         drawn["budget"] = {"max_drop": rng.choice((0, 0.05, 1)) if rng.random() < 0.5 else 0.3}
         drawn["training"] = {**drawn["training"], **_training(drawn["training"], rng)}
-        for stage in (drawn, drawn.get("second_stage") or {}):
+        for stage in (drawn, *(drawn.get(name) or {} for name in ("second_stage", "third_stage"))):
             stage["search"] = {**stage.get("search", {"kind": "frontier"}), "maximal_total_epochs": rng.choice((1, 3))}
         drawn["export"] = {**drawn.get("export", {}), "latency_seconds": 0.01, "batch_sizes": [1, 3], "openvino": False}
         drawn["export"].pop("limits", None)

@@ -177,7 +177,7 @@ def test_layer_table_of_real_controllers() -> None:
     first = build_controller(net, FilterPruning(), example_input=inputs)
     first.compression_rate = 0.5
     second = build_controller(first.strip(), MagnitudeSparsity())
-    table = layer_table([first, second])
+    table = layer_table({1: first, 2: second})
     assert set(table["stage"]) == {1, 2}
     cut = {row["layer"]: row for row in table.query("algorithm == 'filter_pruning'").to_dict("records")}
     assert cut["0"]["parameters"] < cut["0"]["parameters_before"]

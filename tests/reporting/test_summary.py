@@ -51,7 +51,7 @@ def test_advice_depends_on_what_was_not_kept(has_candidates: bool, advice: str) 
     summary = summarize(
         BaselineEvaluation(metric=run.metric, validation=0.9, budget=run.budget),
         run.stages[0],
-        SkippedSearch(outcome="skipped"),
+        [SkippedSearch(outcome="skipped"), None],
         export,
         CertificateResult(baseline=None, compressed=None, is_certified=False, words=""),
         seed=0,
@@ -79,7 +79,7 @@ def test_delivered_second_stage_shows_its_own_numbers_despite_an_equal_name() ->
     summary = summarize(
         BaselineEvaluation(metric=run.metric, validation=run.baseline.validation, budget=run.budget),
         run.stages[0],
-        run.stages[1],
+        [run.stages[1]],
         export,
         CertificateResult(baseline=None, compressed=None, is_certified=False, words=""),
         seed=0,

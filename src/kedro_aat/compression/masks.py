@@ -21,8 +21,9 @@ from kedro_aat.compression.scopes import PrunableWeight
 # Suffixes of the buffers' names, after the name of the weight.
 MASK = "_mask"  # of filter pruning
 SPARSITY_MASK = "_sparsity_mask"
+ZEROS_MASK = "_zeros_mask"  # of quantization that keeps zeros
 SHADOW = "_shadow"  # shared by all masks
-_MASKS = (MASK, SPARSITY_MASK)
+_MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
 
 
 def carries_masks(model: nn.Module) -> bool:
@@ -87,6 +88,14 @@ class WeightMasks:
                 delattr(weight.module, weight.parameter_name + SHADOW)
         for weight, name in self.statistics:
             delattr(weight.module, name + SHADOW)
+
+    def leave_zeros(self) -> None:
+        """Sets the masked weights to zero for good, and removes hooks and buffers."""
+        self.apply()
+        self.detach()
+        with torch.no_grad():
+            for weight in self.weights:
+                weight.parameter.add_(0.0)  # turns the -0.0 that a mask leaves into 0.0, which compresses better
 
     def _before_forward(self, model: nn.Module, args: Any) -> None:
         self.apply()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -15,6 +15,7 @@ from kedro_aat.validated import Settings, parse
 Importance = Literal["lamp", "abs", "squared_abs", "normed_abs"]
 FilterImportance = Literal["l1", "l2", "geometric_median", "batch_norm_scale", "taylor"]
 RateOf = Literal["filters", "parameters", "macs"]
+P = TypeVar("P", bound=Settings)
 
 
 def numbers_of_pattern(text: str) -> tuple[int, int]:
@@ -109,6 +110,8 @@ class Quantization(AlgorithmSettings):
         observed_steps: Number of training steps after which the ranges stay the same; None for no limit.
         overflow_fix: Whether weights use only 7 of their 8 bits, so that the sum of two products fits into the 16 bits
             that onnxruntime uses for it on x86 CPUs without VNNI. On these CPUs the exported model is wrong without it.
+        keep_zeros: Whether weights that are zero at the beginning stay zero. The pipeline switches it on in a stage
+            that follows `magnitude_sparsity`.
         schedule: The rate until a search takes over; by default, all layers are quantized from the start.
     """
 
@@ -118,6 +121,7 @@ class Quantization(AlgorithmSettings):
     range_momentum: Annotated[float, Field(gt=0, le=1)] = 0.05
     observed_steps: Count | None = None
     overflow_fix: bool = True
+    keep_zeros: bool = False
     schedule: ScheduleSettings = ScheduleSettings(initial_rate=0.998)
 
 
@@ -202,6 +206,17 @@ def algorithms_of(compression: CompressionSettings) -> list[str]:
 def distillation_of(compression: CompressionSettings) -> KnowledgeDistillation | None:
     """Returns the settings of the distillation loss, if the compression is a composite that has one."""
     return compression.distillation if isinstance(compression, Composite) else None
+
+
+def keeping_zeros(compression: CompressionSettings) -> CompressionSettings:
+    """Returns the settings with `keep_zeros` of quantization switched on."""
+    if isinstance(compression, Composite):
+        return Composite(algorithms=tuple(map(_keeping_zeros, compression.algorithms)))
+    return _keeping_zeros(compression)
+
+
+def _keeping_zeros(part: P) -> P:
+    return part.model_copy(update={"keep_zeros": True}) if isinstance(part, Quantization) else part
 
 
 class _Chosen(Settings):

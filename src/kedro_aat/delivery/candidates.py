@@ -31,7 +31,7 @@ class Candidate:
 
     Attributes:
         name: Name that people read in the report; unique within a run.
-        stage: Search stage that made it, 1 or 2.
+        stage: Search stage that made it: 1, 2 or 3.
         model: The model as it is exported.
         rate: Its compression rate, in [0, 1].
         weight_names: Parameters whose zeros are the rate; empty if the rate counts something else.

@@ -325,6 +325,8 @@ def _cost(result: CandidateResult, settings: ExportSettings) -> float:
             return result.latency_fastest_ms[settings.batch_sizes[0]]
         case "bytes":
             return result.onnx_bytes
+        case "gzip_bytes":
+            return result.onnx_gzip_bytes
         case "parameters":
             return result.parameters
         case "macs":

@@ -92,7 +92,7 @@ class CandidateResult(Measurements):
 
     Attributes:
         name: Name that people read; unique within a run.
-        stage: Search stage that made it, 1 or 2.
+        stage: Search stage that made it: 1, 2 or 3.
         checkpoint: Number of the checkpoint in its stage's run; None if it has none.
         rate: Its compression rate, in [0, 1].
         requested_rate: Rate asked for when it was trained; None if unknown.

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Forecast
+from kedro_aat.delivery.environment import DistillationSummary, Environment
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
 
 
@@ -126,6 +127,7 @@ class SearchResult(Result):
     """How one search stage ended.
 
     Attributes:
+        stage: Number of the stage, from 1; None in files of versions before 0.2.0.
         algorithms: Names of the compression algorithms; the rate is the first one's.
         outcome: The kind of ending.
         reason: Why the search ended, in words.
@@ -140,6 +142,7 @@ class SearchResult(Result):
         run: Name of the run's folder in the checkpoint store.
     """
 
+    stage: int | None = None
     algorithms: list[str]
     outcome: Outcome
     reason: str
@@ -155,16 +158,22 @@ class SearchResult(Result):
 
 
 class SkippedSearch(Result):
-    """Stands for a second stage that the settings do not ask for.
+    """Stands for a later stage that was not searched.
 
     Attributes:
         outcome: Always `skipped`.
+        stage: Number of the stage; None if the settings do not ask for it.
+        algorithms: Names of its compression algorithms.
+        reason: Why it was skipped, with the numbers that were measured; None if the settings do not ask for it.
     """
 
     outcome: Literal["skipped"]
+    stage: int | None = None
+    algorithms: list[str] = Field(default_factory=list)
+    reason: str | None = None
 
 
-SecondSearchResult = SearchResult | SkippedSearch
+LaterSearchResult = SearchResult | SkippedSearch
 
 
 class ExportResult(Result):
@@ -284,36 +293,6 @@ class CompressedSummary(Latencies):
     onnx_gzip_bytes: int | None = None
 
 
-class DistillationSummary(Result):
-    """How the baseline taught the compressed model.
-
-    Attributes:
-        kind: Loss between teacher and student: `auto`, `softmax` or `mse`, or NNCF's name for it.
-        temperature: Temperature of the softmax, above 0; None if the kind has none.
-        weight: Weight of the teacher's part in the loss.
-    """
-
-    kind: str
-    temperature: float | None = None
-    weight: float
-
-
-class Environment(Result):
-    """The machine of the run.
-
-    Attributes:
-        python: Version of Python.
-        processor: Processor architecture.
-        threads: Threads that torch used.
-        device: Device that the model was trained on.
-    """
-
-    python: str
-    processor: str
-    threads: int
-    device: str
-
-
 class Summary(Result):
     """The whole run: `aat_summary.json`.
 
@@ -332,6 +311,7 @@ class Summary(Result):
         candidates: All models whose files keep the budget.
         rejected: Name of a candidate -> why it is not delivered.
         stages: How each search stage ended.
+        skipped: Stages that the settings ask for and that were not searched, and why.
         distillation: How the baseline taught; None if it did not.
         report: File name of the HTML report beside the summary.
         agreement: How closely the delivered files agree with their model.
@@ -357,6 +337,7 @@ class Summary(Result):
     candidates: list[CandidateResult]
     rejected: dict[str, str]
     stages: Annotated[list[SearchResult], Field(min_length=1)]
+    skipped: list[SkippedSearch] = Field(default_factory=list)
     distillation: DistillationSummary | None = None
     report: str
     agreement: FileAgreements | None = None
@@ -391,7 +372,15 @@ class Summary(Result):
         """Whether nothing is delivered although some files keep the accuracy budget."""
         return self.delivered is None and bool(self.candidates)
 
+    @property
+    def numbered_stages(self) -> dict[int, SearchResult]:
+        """The stages that were searched, by their numbers."""
+        return {stage.stage or position: stage for position, stage in enumerate(self.stages, start=1)}
+
     def stages_of(self, candidate: CandidateResult) -> list[int]:
         """Numbers of the stages that changed a candidate; a stage that found nothing left the model as it was."""
-        stages = enumerate(self.stages[: candidate.stage], start=1)
-        return [number for number, stage in stages if stage.outcome is Outcome.WITHIN_BUDGET]
+        return [
+            number
+            for number, stage in self.numbered_stages.items()
+            if number <= candidate.stage and stage.outcome is Outcome.WITHIN_BUDGET
+        ]

@@ -49,17 +49,18 @@ def frontier_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
         summary: Summary of the run.
     """
     stages = sorted(int(stage) for stage in trajectory["stage"].unique())
+    height = 160 + 300 * len(stages)
     figure = make_subplots(
         rows=len(stages),
         cols=1,
         subplot_titles=[escape(stage_name(summary, stage)) for stage in stages],
-        vertical_spacing=0.22,
+        vertical_spacing=167 / height,  # the title and ticks of an axis, and the next panel's title
         row_heights=[2.0, *[1.0] * (len(stages) - 1)],
     )
     delivered = delivered_row(trajectory, summary)
     for panel, stage in enumerate(stages, start=1):
         rows = trajectory[trajectory["stage"] == stage]
-        is_share = summary.stages[stage - 1].algorithms[0] == "quantization"
+        is_share = summary.numbered_stages[stage].algorithms[0] == "quantization"
         _add_epochs(figure, rows, panel, is_share, delivered)
         axis = {"title": "Share of the weights in 8 bits", "tickformat": ".0%", "range": [-0.05, 1.05]}
         if not is_share:
@@ -75,7 +76,7 @@ def frontier_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
         side = "top left" if summary.metric.higher_is_better else "bottom left"
         _add_line(figure, panel, summary.budget.lowest_tolerated, "lowest tolerated", RED, "dash", side)
         _add_line(figure, panel, summary.baseline.validation, "baseline", GRAY, "dot")
-    return _finished(figure, height=460 if len(stages) == 1 else 760)
+    return _finished(figure, height=height)
 
 
 def trajectory_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:

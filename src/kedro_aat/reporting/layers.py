@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ COLUMNS = {
 }
 
 
-def layer_table(controllers: list[ModelController]) -> pd.DataFrame:
+def layer_table(controllers: Mapping[int, ModelController]) -> pd.DataFrame:
     """One row a layer, stage and algorithm.
 
     Args:
-        controllers: One a stage, with their models at the rate that the stage returned.
+        controllers: Number of a stage -> its controller, with its model at the rate that the stage returned.
 
     Returns:
         The columns of `COLUMNS`; `note` tells why a layer could not be compressed, or not wholly.
@@ -43,7 +44,7 @@ def layer_table(controllers: list[ModelController]) -> pd.DataFrame:
 
     frames = [
         _with_notes(table).assign(stage=stage, algorithm=table.algorithm)
-        for stage, controller in enumerate(controllers, start=1)
+        for stage, controller in controllers.items()
         for table in controller.statistics().tables
     ]
     return pd.concat(frames, ignore_index=True).reindex(columns=list(COLUMNS)).astype(COLUMNS)

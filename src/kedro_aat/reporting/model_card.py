@@ -47,7 +47,7 @@ def model_card(summary: Summary, onnx_model: ModelProto | NotExported, file_name
 def _how(summary: Summary) -> str:
     chosen = summary.delivered_candidate
     assert chosen is not None  # there is a file
-    stages = [summary.stages[number - 1].algorithms for number in summary.stages_of(chosen)]
+    stages = [summary.numbered_stages[number].algorithms for number in summary.stages_of(chosen)]
     return ", then ".join(" and ".join(algorithms).replace("_", " ") for algorithms in stages)
 
 

@@ -84,7 +84,7 @@ def tolerated(summary: Summary) -> str:
 
 def stage_name(summary: Summary, number: int) -> str:
     """A stage as a title: `Stage 2: quantization`, without the number if there is only one."""
-    words = " and ".join(summary.stages[number - 1].algorithms).replace("_", " ")
+    words = " and ".join(summary.numbered_stages[number].algorithms).replace("_", " ")
     return f"Stage {number}: {words}" if len(summary.stages) > 1 else words.capitalize()
 
 
@@ -116,6 +116,8 @@ def _by_objective(objective: Objective, chosen: CandidateResult, other: Candidat
             return f"the lowest latency at batch {size}", f"{latencies[0]:.3f} ms", f"{latencies[1]:.3f} ms"
         case "bytes":
             return "the fewest bytes", f"{chosen.onnx_bytes:,}", f"{other.onnx_bytes:,}"
+        case "gzip_bytes":
+            return "the fewest bytes when gzipped", f"{chosen.onnx_gzip_bytes:,}", f"{other.onnx_gzip_bytes:,}"
         case "parameters":
             return "the fewest parameters", f"{chosen.parameters:,}", f"{other.parameters:,}"
         case "macs":

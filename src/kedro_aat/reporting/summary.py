@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kedro_aat.budget import Outcome
+from kedro_aat.delivery.environment import DistillationSummary, Environment
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
@@ -19,14 +21,13 @@ from kedro_aat.delivery.results import (
     CertificateFields,
     CertificateResult,
     CompressedSummary,
-    DistillationSummary,
-    Environment,
     EpochCount,
     ExportedRates,
     ExportResult,
+    LaterSearchResult,
     Rates,
     SearchResult,
-    SecondSearchResult,
+    SkippedSearch,
     Summary,
     WallTime,
 )
@@ -57,7 +58,7 @@ def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
 def summarize(
     evaluation: BaselineEvaluation,
     search: SearchResult,
-    second: SecondSearchResult,
+    later: Sequence[LaterSearchResult | None],
     export: ExportResult,
     certificate: CertificateResult,
     *,
@@ -70,7 +71,7 @@ def summarize(
     Args:
         evaluation: The baseline, from `evaluate_baseline`.
         search: Result of the first stage, from `finetune_adaptively`.
-        second: Result of the second stage, from `finetune_second_stage`.
+        later: Results of the later stages in order, from `finetune_later_stage`; None if there is none.
         export: Result of the export, from `export_model`.
         certificate: What the test split says, from `certify_model`.
         seed: Seed of the run.
@@ -82,13 +83,14 @@ def summarize(
     delivered = export.compressed
     agreement = delivered.agreement if delivered else None
     outcome = Outcome.CERTIFIED if certificate.is_certified else export.outcome
-    stages = [search, second] if isinstance(second, SearchResult) else [search]
+    stages = [search, *(stage for stage in later if isinstance(stage, SearchResult))]
+    skipped = [stage for stage in later if isinstance(stage, SkippedSearch) and stage.reason]
     libraries = LIBRARIES if export.baseline.openvino_bytes is None else (*LIBRARIES, "openvino")
     if delivered is None:  # then the model is the baseline
         validation, standard_error, rate = evaluation.validation, None, Rates(requested=0.0, achieved=0.0)
     else:
         validation, standard_error = delivered.validation, delivered.standard_error
-        # What the second stage delivers also has the first stage's rate.
+        # What a later stage delivers also has the first stage's rate.
         is_first = delivered.stage == 1
         rate = Rates(requested=delivered.requested_rate, achieved=delivered.rate) if is_first else search.rate
     return Summary(
@@ -114,6 +116,7 @@ def summarize(
         candidates=export.candidates,
         rejected=export.rejected,
         stages=stages,
+        skipped=skipped,
         distillation=distillation,
         report=REPORT,
         agreement=agreement,
@@ -143,7 +146,8 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     is_good = summary.outcome in (Outcome.CERTIFIED, Outcome.WITHIN_BUDGET)
     console.print()
     console.print(Text(f"Outcome: {summary.outcome}", style="bold green" if is_good else "bold red"))
-    for words in (summary.reason, summary.advice, summary.certificate.words):
+    skipped = (stage.reason or "" for stage in summary.skipped)
+    for words in (summary.reason, summary.advice, summary.certificate.words, *skipped):
         console.print(Text(words))  # as plain text: brackets in users' names are no markup
     console.print(_table(summary))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 
@@ -10,8 +11,16 @@ import torch
 from torch import nn
 
 from kedro_aat import CompressionStage
+from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.quantization.controller import QuantizationController
-from kedro_aat.compression.settings import MagnitudeSparsity, Quantization, parse_compression
+from kedro_aat.compression.settings import (
+    Composite,
+    KnowledgeDistillation,
+    MagnitudeSparsity,
+    Quantization,
+    keeping_zeros,
+    parse_compression,
+)
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.testing.training import BATCH, small_net
 from tests.compression.quantization.quantized import Sequence, quantized, run, settled
@@ -119,3 +128,39 @@ def test_second_quantization_is_refused() -> None:
         QuantizationController(controller.model)
     with pytest.raises(ModelError, match="no layer"):
         QuantizationController(controller.strip())
+
+
+def test_zeros_stay_zero_in_training_and_in_integers_if_they_are_kept() -> None:
+    torch.manual_seed(0)
+    model = Perceptron([8, 16, 16, 4])
+    sparsity = build_controller(model, MagnitudeSparsity())
+    sparsity.compression_rate = 0.75
+    sparse = sparsity.strip()
+    zeros = {name: parameter == 0 for name, parameter in sparse.named_parameters() if name.endswith("weight")}
+    settings = keeping_zeros(parse_compression([{"algorithm": "quantization", "ignored_scopes": ["layers.2"]}]))
+    for kept in (True, False):
+        controller = build_controller(copy.deepcopy(sparse), settings if kept else Quantization())
+        inputs = torch.randn(32, 8)
+        controller.calibrate([inputs])  # type: ignore[attr-defined]
+        optimizer = torch.optim.SGD(controller.model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            controller.model(inputs).square().sum().backward()
+            optimizer.step()
+        again = build_controller(Perceptron([8, 16, 16, 4]), controller.settings)  # as a dataset loads it
+        again.model.load_state_dict(controller.model.state_dict())
+        again.load_state(controller.get_state())
+        for each in (controller, again):
+            stripped = each.strip()
+            held = dict(stripped.named_parameters())
+            assert all(bool((held[name][mask] == 0).all()) for name, mask in zeros.items()) is kept
+            assert not any("mask" in name or "shadow" in name for name in stripped.state_dict())
+        torch.testing.assert_close(again.strip()(inputs), controller.strip()(inputs))
+
+
+def test_kept_zeros_survive_in_a_list_of_algorithms() -> None:
+    quantization, distillation = Quantization(), KnowledgeDistillation(type="mse")
+    kept = keeping_zeros(Composite(algorithms=(quantization, distillation)))
+    assert isinstance(kept, Composite)
+    assert kept.algorithms == (Quantization(keep_zeros=True), distillation)
+    assert keeping_zeros(MagnitudeSparsity()) == MagnitudeSparsity()

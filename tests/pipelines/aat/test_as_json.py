@@ -16,7 +16,7 @@ from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
 from kedro_datasets.json import JSONDataset
 
-from kedro_aat.delivery.results import SearchResult, SecondSearchResult, SkippedSearch, Summary
+from kedro_aat.delivery.results import LaterSearchResult, SearchResult, SkippedSearch, Summary
 from kedro_aat.errors import ConfigurationError, InterruptedRunError
 from kedro_aat.pipelines.aat import nodes
 from kedro_aat.pipelines.aat.as_json import JsonNode
@@ -26,7 +26,7 @@ from tests.projects import Project
 from tests.reporting.runs import summary_of, trajectory_of
 
 
-def skip(result: SearchResult, again: SecondSearchResult, times: int = 1) -> tuple[SearchResult, SkippedSearch, int]:
+def skip(result: SearchResult, again: LaterSearchResult, times: int = 1) -> tuple[SearchResult, SkippedSearch, int]:
     assert isinstance(result, SearchResult)
     return result, again if isinstance(again, SkippedSearch) else SkippedSearch(outcome="skipped"), times
 
@@ -36,13 +36,10 @@ RESULT = summary_of("within_budget").stages[0]
 
 def test_results_are_read_from_json_and_written_as_json() -> None:
     data = json.loads(RESULT.model_dump_json())
-    outputs = JsonNode(skip)(data, {"outcome": "skipped"}, times=2)
-    assert outputs == (data, {"outcome": "skipped"}, 2)
-    assert JsonNode(skip)(RESULT, SkippedSearch(outcome="skipped")) == (
-        data,
-        {"outcome": "skipped"},
-        1,
-    )  # as a notebook calls it
+    skipped = SkippedSearch(outcome="skipped")
+    plain = skipped.model_dump(mode="json")
+    assert JsonNode(skip)(data, {"outcome": "skipped"}, times=2) == (data, plain, 2)
+    assert JsonNode(skip)(RESULT, skipped) == (data, plain, 1)  # as a notebook calls it
 
 
 def test_node_functions_take_models_and_json_and_return_json() -> None:

@@ -1,26 +1,32 @@
 """Quantization-aware training: layers are quantized to int8, the least sensitive first.
 
 The rate is the share of the weights that are int8, so a search can lower it until the accuracy holds, and leave the
-layers that suffer most in full precision. A layer's sensitivity is the energy of its weight's rounding error over that
-of the weight: the inverse of the signal-to-quantization-noise ratio, by which Lin et al. 2016 ("Fixed Point
-Quantization of Deep Convolutional Networks", arXiv:1511.06393) divide bits among layers.
+layers that suffer most in full precision. A layer's sensitivity is the energy of the change that quantizing this layer
+alone makes to the model's outputs, over that of the outputs, measured on the first batch of the calibration. Before,
+it is the energy of the weight's rounding error over that of the weight: the inverse of the signal-to-quantization-noise
+ratio, by which Lin et al. 2016 ("Fixed Point Quantization of Deep Convolutional Networks", arXiv:1511.06393) divide
+bits among layers. That one does not see activations, nor that all rounding errors of a channel grow with its largest
+weight.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.utils._pytree import tree_leaves
 
 from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
+from kedro_aat.compression.masks import ZEROS_MASK, WeightMasks
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
@@ -36,6 +42,7 @@ from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import ModelError
+from kedro_aat.modes import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +80,20 @@ class QuantizationController(ScheduledController[Quantization]):
         model, settings = self.model, self.settings
         self._layers = _quantizable(model, settings)
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
+        # Of all layers, because sparsity may have pruned some that stay in full precision.
+        self._zeros = WeightMasks(prunable_weights(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
+        if settings.keep_zeros:
+            self._zeros.attach(model)
+            self._zeros.put([weight.parameter != 0 for weight in self._zeros.weights], is_active=True)
         self._fake = FakeQuantization(model, self._layers, settings, self._highest)
+        self._measured: list[float] | None = None  # sensitivities
         replace_forward(model, self._fake)
         self._set_rate(settings.schedule.initial_rate)
 
     def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
         """Sets the ranges of activations to the means of their lowest and highest numbers over batches.
+
+        The first batch also measures the sensitivity of each layer.
 
         Args:
             batches: Inputs (B, ...), or tuples whose first element is the input.
@@ -88,7 +103,27 @@ class QuantizationController(ScheduledController[Quantization]):
         """
         device = self._layers[0].parameter.device
         inputs = (batch if isinstance(batch, Tensor) else batch[0] for batch in batches)
-        self._fake.observe((batch.to(device),) for batch in inputs)
+        on_device = (batch.to(device) for batch in inputs)
+        first = list(itertools.islice(on_device, 1))
+        self._fake.observe((batch,) for batch in itertools.chain(first, on_device))
+        self._measured = self._measure(first[0])
+        self._compress(self._requested_rate)
+
+    @torch.no_grad()
+    def _measure(self, batch: Tensor) -> list[float]:
+        """Energy of what quantizing each layer alone changes in the outputs, over that of the outputs."""
+
+        def outputs(active: Collection[int]) -> Tensor:
+            self._fake.active = frozenset(active)
+            leaves = (leaf for leaf in tree_leaves(self.model(batch)) if isinstance(leaf, Tensor))
+            return torch.cat([leaf.flatten().float() for leaf in leaves])
+
+        with evaluating(self.model):
+            exact = outputs(())
+            return [relative_energy(outputs((number,)) - exact, exact) for number in range(len(self._layers))]
+
+    def apply_masks(self) -> None:
+        self._zeros.apply()
 
     def _compress(self, rate: float) -> None:
         sizes = [layer.parameter.numel() for layer in self._layers]
@@ -99,6 +134,8 @@ class QuantizationController(ScheduledController[Quantization]):
         self._fake.active = frozenset(least_damaged(errors, sizes, rate * sum(sizes)))
 
     def _sensitivities(self) -> list[float]:
+        if self._measured is not None:
+            return self._measured
         weights = [layer.parameter.detach() for layer in self._layers]
         return [relative_energy(round_weight(weight, self._highest) - weight, weight) for weight in weights]
 
@@ -133,17 +170,23 @@ class QuantizationController(ScheduledController[Quantization]):
 
     def get_state(self) -> dict[str, Any]:
         """Includes what was recorded of the forward pass, so that a fresh controller can be stripped."""
-        return super().get_state() | {
-            "num_observed": self._fake.num_observed,
-            "plans": {  # the key under which version 0.1.0 saved placements
-                "training" if is_training else "evaluation": placement.model_dump(mode="json")
-                for is_training, placement in self._fake.placements.items()
-            },
-        }
+        measured = {} if self._measured is None else {"sensitivities": self._measured}
+        return (
+            super().get_state()
+            | measured
+            | {
+                "num_observed": self._fake.num_observed,
+                "plans": {  # the key under which version 0.1.0 saved placements
+                    "training" if is_training else "evaluation": placement.model_dump(mode="json")
+                    for is_training, placement in self._fake.placements.items()
+                },
+            }
+        )
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self._fake.num_observed = state["num_observed"]
+        self._measured = state.get("sensitivities")  # version 0.1.0 measured none
         self._fake.placements = {
             mode == "training": Placement.model_validate(placement) for mode, placement in state["plans"].items()
         }
@@ -180,7 +223,8 @@ class QuantizationController(ScheduledController[Quantization]):
                     f"{type(model).__name__} was not called since it was put under quantization, so the ranges of its "
                     "activations are unknown: train it, call calibrate(batches), or evaluate it on a batch."
                 )
-            self.calibrate([self.example_input])
+            self._fake.observe([(self.example_input.to(fake.ranges.device),)])
+        self._zeros.leave_zeros()
         restore_forward(model)
         layers = [fake.layers[number] for number in sorted(fake.active)]
         return {layer.layer: weight_scales(layer.parameter, self._highest) for layer in layers}

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kedro_aat.compression.layer_table import LayerTable, shape_text
@@ -121,12 +120,7 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
             do_copy: Whether to strip a copy and leave the model under training unchanged.
         """
         controller = copy.deepcopy(self) if do_copy else self
-        masks = controller._masks
-        masks.apply()
-        masks.detach()
-        with torch.no_grad():
-            for weight in masks.weights:
-                weight.parameter.add_(0.0)  # turns the -0.0 that a mask leaves into 0.0, which compresses better
+        controller._masks.leave_zeros()
         return controller.model
 
 

@@ -13,14 +13,22 @@ from kedro_aat.delivery.results import (
     BaselineEvaluation,
     CertificateResult,
     ExportResult,
+    LaterSearchResult,
     SearchResult,
-    SecondSearchResult,
     Summary,
 )
 from kedro_aat.training.guards.interruption import stopped_with_one_sentence
 from kedro_aat.validated import parse
 
-_RESULTS = (BaselineEvaluation, SearchResult, SecondSearchResult, ExportResult, CertificateResult, Summary)
+_RESULTS = (
+    BaselineEvaluation,
+    SearchResult,
+    LaterSearchResult,
+    LaterSearchResult | None,
+    ExportResult,
+    CertificateResult,
+    Summary,
+)
 
 
 class JsonNode:

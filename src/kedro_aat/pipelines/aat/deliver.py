@@ -10,8 +10,8 @@ from kedro_aat.delivery.results import (
     BaselineEvaluation,
     CertificateResult,
     ExportResult,
+    LaterSearchResult,
     SearchResult,
-    SecondSearchResult,
 )
 
 if TYPE_CHECKING:
@@ -41,10 +41,12 @@ def export_model(
     validation_data: Data,
     baseline_evaluation: BaselineEvaluation,
     search_result: SearchResult,
-    second_result: SecondSearchResult,
+    second_result: LaterSearchResult,
     search_trajectory: DataFrame,
     checkpoint_store: CheckpointStore,
     settings: AatSettings,
+    third_controller: ModelController | None = None,
+    third_result: LaterSearchResult | None = None,
 ) -> tuple[
     Module | NotExported,
     ModelProto | NotExported,
@@ -68,6 +70,8 @@ def export_model(
         checkpoint_store: Store with the checkpoints to fall back to. Exports and measurements are kept in the run's
             folder, so that the same call does not repeat them.
         settings: Settings of the pipeline.
+        third_controller: The third stage's controller; that of the stage before if it was skipped.
+        third_result: Result of the third stage.
 
     Returns:
         The delivered model, its files (ONNX, `.pt2`, OpenVINO's), and the result of the export. Nothing is exported
@@ -84,11 +88,12 @@ def export_model(
     from kedro_aat.training.data import data_fingerprint
 
     budget = baseline_evaluation.budget_of(search_result.budget)
-    stages = ((1, controller, search_result), (2, second_controller, second_result))
+    controllers = (controller, second_controller, third_controller)
+    results = (search_result, second_result, third_result)
     within_budget = [
         (number, stage, result)
-        for number, stage, result in stages
-        if isinstance(result, SearchResult) and result.outcome is Outcome.WITHIN_BUDGET
+        for number, (stage, result) in enumerate(zip(controllers, results, strict=True), start=1)
+        if stage is not None and isinstance(result, SearchResult) and result.outcome is Outcome.WITHIN_BUDGET
     ]
     others = front_candidates(
         controller, search_trajectory, search_result, checkpoint_store, budget, settings.minimal_rate

@@ -10,7 +10,8 @@ from kedro_aat.pipelines.aat.as_json import JsonNode
 evaluate_baseline = JsonNode(search.evaluate_baseline)
 build_controller = JsonNode(search.build_controller)
 finetune_adaptively = JsonNode(search.finetune_adaptively)
-finetune_second_stage = JsonNode(search.finetune_second_stage)
+finetune_later_stage = JsonNode(search.finetune_later_stage)
+finetune_second_stage = finetune_later_stage  # its name in version 0.1.0
 export_model = JsonNode(deliver.export_model)
 certify_model = JsonNode(deliver.certify_model)
 summarize_run = JsonNode(reporting.summarize_run)

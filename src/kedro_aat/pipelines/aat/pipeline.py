@@ -18,14 +18,14 @@ from kedro_aat.pipelines.aat.nodes import (
     evaluate_baseline,
     export_model,
     finetune_adaptively,
-    finetune_second_stage,
+    finetune_later_stage,
     list_packages,
     report_run,
     require_feasible,
     summarize_run,
 )
 
-# What both searches read.
+# What all searches read.
 _BASELINE_AND_DATA = ("baseline_model", "train_data", "validation_data", "baseline_evaluation", "baseline_scores")
 _STORES_AND_SETTINGS = ("checkpoint_store", "tensorboard_log", "params:aat")
 
@@ -57,14 +57,27 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 preview_fn=loop_diagram,
             ),
             _node(
-                finetune_second_stage,
+                finetune_later_stage,
                 [
                     "fine_tuned_controller",
                     *_BASELINE_AND_DATA,
                     *("search_result", "search_trajectory"),
                     *_STORES_AND_SETTINGS,
                 ],
-                ["second_stage_controller", "second_stage_result", "trajectory"],
+                ["second_stage_controller", "second_stage_result", "second_stage_trajectory"],
+                name="finetune_second_stage",
+            ),
+            _node(
+                finetune_later_stage,
+                [
+                    "second_stage_controller",
+                    *_BASELINE_AND_DATA,
+                    *("search_result", "second_stage_trajectory"),
+                    *_STORES_AND_SETTINGS,
+                    "second_stage_result",
+                ],
+                ["third_stage_controller", "third_stage_result", "trajectory"],
+                name="finetune_third_stage",
             ),
             _node(
                 export_model,
@@ -79,6 +92,8 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "search_trajectory",
                     "checkpoint_store",
                     "params:aat",
+                    "third_stage_controller",
+                    "third_stage_result",
                 ],
                 [
                     "compressed_model",
@@ -111,6 +126,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "export_report",
                     "certificate",
                     "params:aat",
+                    "third_stage_result",
                 ],
                 "aat_summary",
             ),
@@ -123,6 +139,8 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "second_stage_result",
                     "export_report",
                     "checkpoint_store",
+                    "third_stage_controller",
+                    "third_stage_result",
                 ],
                 "layer_statistics",
             ),
@@ -145,7 +163,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
 
 
 def _node(function: Callable[..., Any], inputs: list[str], outputs: str | list[str] | None, **options: Any) -> Node:
-    """A node named like its function."""
+    """A node named like its function, unless the options name it."""
     # Kedro warns that previews of nodes are experimental, even if nobody looks at one.
     with warnings.catch_warnings(action="ignore", category=KedroExperimentalWarning):
-        return Node(function, inputs, outputs, name=function.__name__, **options)
+        return Node(function, inputs, outputs, **{"name": function.__name__, **options})

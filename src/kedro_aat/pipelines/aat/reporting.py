@@ -6,14 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from kedro_aat.config import AatSettings
+from kedro_aat.delivery.environment import DistillationSummary
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
     CertificateResult,
-    DistillationSummary,
     ExportResult,
+    LaterSearchResult,
     SearchResult,
-    SecondSearchResult,
-    SkippedSearch,
     Summary,
 )
 
@@ -38,10 +37,11 @@ ONNX_FILE = "compressed_model.onnx"  # name of the file beside the model card, f
 def summarize_run(
     baseline_evaluation: BaselineEvaluation,
     search_result: SearchResult,
-    second_result: SecondSearchResult,
+    second_result: LaterSearchResult,
     export_result: ExportResult,
     certificate: CertificateResult,
     settings: AatSettings,
+    third_result: LaterSearchResult | None = None,
 ) -> Summary:
     """Puts the summary together, and prints the closing table.
 
@@ -52,6 +52,7 @@ def summarize_run(
         export_result: Result of the export.
         certificate: What the test split says.
         settings: Settings of the pipeline.
+        third_result: Result of the third stage.
     """
     from kedro_aat.reporting.summary import print_summary, summarize
 
@@ -60,7 +61,7 @@ def summarize_run(
     summary = summarize(
         baseline_evaluation,
         search_result,
-        second_result,
+        [second_result, third_result],
         export_result,
         certificate,
         seed=settings.seed,
@@ -125,9 +126,11 @@ def describe_layers(
     controller: ModelController,
     second_controller: ModelController,
     search_result: SearchResult,
-    second_result: SecondSearchResult,
+    second_result: LaterSearchResult,
     export_result: ExportResult,
     checkpoint_store: CheckpointStore,
+    third_controller: ModelController | None = None,
+    third_result: LaterSearchResult | None = None,
 ) -> DataFrame:
     """Describes each layer after each stage: shapes, rates, parameters, MACs, bits, and what could not be compressed.
 
@@ -141,6 +144,8 @@ def describe_layers(
         second_result: Result of the second stage.
         export_result: Result of the export, which names the delivered model.
         checkpoint_store: Store with the checkpoints of the first stage.
+        third_controller: The third stage's controller; that of the stage before if it was skipped.
+        third_result: Result of the third stage.
 
     Raises:
         CheckpointError: If the checkpoint of the delivered model is damaged since the export.
@@ -158,9 +163,14 @@ def describe_layers(
                 f"{error}. It is the delivered model's checkpoint. Restore it from a backup, or run the pipeline from "
                 "the node export_model on, which then delivers another model."
             ) from error
-        return layer_table([other])
-    was_skipped = isinstance(second_result, SkippedSearch)
-    return layer_table([controller] if was_skipped else [controller, second_controller])
+        return layer_table({1: other})
+    later = {2: (second_controller, second_result), 3: (third_controller, third_result)}
+    searched = {
+        number: stage
+        for number, (stage, result) in later.items()
+        if stage is not None and isinstance(result, SearchResult)
+    }
+    return layer_table({1: controller} | searched)
 
 
 def report_run(

@@ -13,10 +13,10 @@ from kedro_aat.delivery.results import (
     BaselineEvaluation,
     BudgetResult,
     EpochCount,
+    LaterSearchResult,
     MetricInfo,
     Rates,
     SearchResult,
-    SecondSearchResult,
     SkippedSearch,
     SplitSizes,
     WallTime,
@@ -42,7 +42,7 @@ else:
 
 logger = logging.getLogger(__name__)
 
-NUM_CALIBRATION_BATCHES = 10  # training batches that give the ranges of activations before the second stage
+NUM_CALIBRATION_BATCHES = 10  # training batches that give the ranges of activations before a later stage
 
 # Evaluations of other baselines that are kept: pipelines of other namespaces may have the same store.
 NUM_OTHER_BASELINES = 10
@@ -235,12 +235,12 @@ def finetune_adaptively(
         settings.choose,
     )
     result = _search_result(
-        ended, algorithms_of(settings.compression), settings.search.maximal_total_epochs, settings.time_limit
+        1, ended, algorithms_of(settings.compression), settings.search.maximal_total_epochs, settings.time_limit
     )
     return controller, result, trajectory(ended.fine_tuned.history)
 
 
-def finetune_second_stage(
+def finetune_later_stage(
     controller: ModelController,
     baseline_model: Module,
     train_data: Data,
@@ -252,62 +252,89 @@ def finetune_second_stage(
     checkpoint_store: CheckpointStore,
     tensorboard_log: TensorBoardLog,
     settings: AatSettings,
-) -> tuple[ModelController, SecondSearchResult, DataFrame]:
-    """Compresses further what the search found (or the baseline, if it found nothing), as `second_stage` says.
+    second_result: LaterSearchResult | None = None,
+) -> tuple[ModelController, LaterSearchResult, DataFrame]:
+    """Compresses further what the search before found (or the baseline, if it found nothing).
 
-    The budget is the same, so it holds for the joint result. Without a second stage, or if a model was chosen without
-    training, everything is passed on unchanged.
+    The budget is the same, so it holds for the joint result. Everything is passed on unchanged if the settings ask for
+    no such stage, if its file would gain nothing, or if a model was chosen without training.
 
     Args:
-        controller: The first stage's controller; it stays as it is.
+        controller: Controller of the stage before; it stays as it is.
         baseline_model: The uncompressed model, which teaches if distillation is on.
         train_data: Training split.
         validation_data: Validation split, which judges every epoch.
         baseline_evaluation: The baseline on the validation split.
         baseline_scores: Its scores per example, or its metric on resamples.
         search_result: Result of the first stage.
-        search_trajectory: Trajectory of the first stage.
-        checkpoint_store: Store in which the run continues.
+        search_trajectory: Trajectory of the stages before.
+        checkpoint_store: Store in which the run continues, and in which the estimated gain is kept.
         tensorboard_log: Log for TensorBoard.
         settings: Settings of the pipeline.
+        second_result: Result of the second stage, if this is the third; None if this is the second.
 
     Returns:
-        The second stage's controller, the result of its search, and the trajectory of both stages.
+        The stage's controller, the result of its search, and the trajectory of all stages so far.
     """
     import itertools
 
     import pandas as pd
 
     from kedro_aat.compression.build import build_controller as build
-    from kedro_aat.compression.settings import algorithms_of
+    from kedro_aat.compression.settings import algorithms_of, keeping_zeros
+    from kedro_aat.delivery.gains import loss_of
     from kedro_aat.reporting.summary import trajectory
-    from kedro_aat.training.data import synthetic_input
+    from kedro_aat.training.data import example_input, synthetic_input
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.stage import SearchStage
 
-    first = search_trajectory.assign(stage=1)
-    second = settings.second_stage
-    if second is None or settings.choose is not None:
-        return controller, SkippedSearch(outcome="skipped"), first
-    training = settings.training.with_learning_rate(second.learning_rate_factor)
-    second_controller = build(controller.strip(), second.compression, example_input=synthetic_input(train_data))
-    if hasattr(second_controller, "calibrate"):
-        batches = DefaultTraining(second_controller.model, training, train_data, validation_data).train_batches(0)
-        second_controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
-    limit = settings.time_limit
+    number, name = (2, "second_stage") if second_result is None else (3, "third_stage")
+    known = search_trajectory if "stage" in search_trajectory else search_trajectory.assign(stage=1)
+    later = settings.later_stages.get(number)
+    if later is None or settings.choose is not None:
+        return controller, SkippedSearch(outcome="skipped"), known
+    earlier = [search_result, *([second_result] if isinstance(second_result, SearchResult) else [])]
+    algorithms, compression = algorithms_of(later.compression), later.compression
+    if any("magnitude_sparsity" in stage.algorithms for stage in earlier):
+        compression = keeping_zeros(compression)
+    training = settings.training.with_learning_rate(later.learning_rate_factor)
+    later_controller = build(controller.strip(), compression, example_input=synthetic_input(train_data))
+    if hasattr(later_controller, "calibrate"):
+        batches = DefaultTraining(later_controller.model, training, train_data, validation_data).train_batches(0)
+        later_controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
+    if later.skip_without_gain:
+        loss = loss_of(
+            controller.strip(),
+            max(stage.rate.achieved for stage in earlier),
+            later_controller,
+            settings.maximal_rate,
+            example_input(validation_data, max(settings.export.batch_sizes)),
+            settings.export,
+            checkpoint_store.root / search_result.run / "gains",
+        )
+        if loss is not None:
+            reason = (
+                f"{' and '.join(algorithms)} {loss}: the {name.replace('_', ' ')} is skipped. "
+                f"Set {name}.skip_without_gain to false to train it."
+            )
+            logger.info("%s", reason)
+            skipped = SkippedSearch(outcome="skipped", stage=number, algorithms=algorithms, reason=reason)
+            return controller, skipped, known
+    limit, searched = settings.time_limit, settings.SEARCHED | {"second_stage", name}
+    used = sum(stage.seconds.used for stage in earlier)
     stage = SearchStage(
-        policy=second.search,
+        policy=later.search,
         training=training,
-        minimal_rate=second.minimal_rate,
+        minimal_rate=later.minimal_rate,
         maximal_rate=settings.maximal_rate,
         seed=settings.seed,
-        time_limit=None if limit is None else max(limit - search_result.seconds.used, 1.0),
-        identity=settings.identity(settings.SEARCHED | {"second_stage"}),
-        ingredients=settings.identity(settings.SEARCHED | {"second_stage"}, defaults=True),
+        time_limit=None if limit is None else max(limit - used, 1.0),
+        identity=settings.identity(searched),
+        ingredients=settings.identity(searched, defaults=True),
     )
-    logger.info("Second stage: %s", second.compression.algorithm)
+    logger.info("%s: %s", name.replace("_", " ").capitalize(), later.compression.algorithm)
     ended = stage.run(
-        second_controller,
+        later_controller,
         baseline_model,
         train_data,
         validation_data,
@@ -316,18 +343,22 @@ def finetune_second_stage(
         checkpoint_store,
         tensorboard_log.writer,
     )
-    both = [first, trajectory(ended.fine_tuned.history).assign(stage=2)]
-    result = _search_result(ended, algorithms_of(second.compression), second.search.maximal_total_epochs, limit)
-    return second_controller, result, pd.concat(both, ignore_index=True)
+    all_stages = [known, trajectory(ended.fine_tuned.history).assign(stage=number)]
+    result = _search_result(number, ended, algorithms, later.search.maximal_total_epochs, limit)
+    return later_controller, result, pd.concat(all_stages, ignore_index=True)
+
+
+finetune_second_stage = finetune_later_stage  # its name in version 0.1.0
 
 
 def _search_result(
-    ended: SearchStageResult, algorithms: list[str], num_allowed: int, time_limit: float | None
+    number: int, ended: SearchStageResult, algorithms: list[str], num_allowed: int, time_limit: float | None
 ) -> SearchResult:
     from kedro_aat.training.records import epochs_used
 
     fine_tuned, best = ended.fine_tuned, ended.fine_tuned.best
     return SearchResult(
+        stage=number,
         algorithms=algorithms,
         outcome=fine_tuned.outcome,
         reason=fine_tuned.reason,
