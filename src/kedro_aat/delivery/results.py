@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Forecast
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
+from kedro_aat.search.policy import Goal
 
 
 class MetricInfo(Result):
@@ -339,6 +340,7 @@ class Summary(Result):
         seconds: Wall time of all stages.
         run: Name of the first stage's folder in the checkpoint store.
         seed: Seed of the run.
+        goal: What the search looked for.
         environment: The machine.
         versions: Package -> version.
     """
@@ -364,6 +366,7 @@ class Summary(Result):
     seconds: WallTime
     run: str
     seed: int
+    goal: Goal = "size"
     environment: Environment
     versions: Mapping[str, str]
 
