@@ -142,9 +142,8 @@ class FrontierState(SearchState):
     def start(self) -> tuple[int, float]:
         """Checkpoint and position of the most compressed model that was accepted."""
         assert self.first is not None
-        return (
-            (self.accepted[-1].last.checkpoint, self.accepted[-1].u) if self.accepted else (self.first.checkpoint, 0.0)
-        )
+        accepted = self.accepted
+        return (accepted[-1].last.checkpoint, accepted[-1].u) if accepted else (self.first.checkpoint, 0.0)
 
     @property
     def nearest(self) -> Attempt | None:

@@ -162,10 +162,10 @@ class Frontier(Settings):
             path = (0.0,) if state.problem.initial_rate > 0 else None
             return state, Epoch(train=False, rate_path=path, new_optimizer=True)
         num_left = self._num_left(state)
+        if state.polish_epochs is not None and state.wants_accuracy and len(state.polish) == 1:
+            state = updated(state, polish_epochs=1 + num_left)  # only now is known what an epoch at this rate costs
         if state.polish_epochs is not None:
-            if state.wants_accuracy and len(state.polish) == 1:  # only now is known what an epoch at this rate costs
-                state = updated(state, polish_epochs=1 + num_left)
-            is_long = len(state.polish) >= (state.polish_epochs or 0) and state.is_at_top
+            is_long = len(state.polish) >= state.polish_epochs and state.is_at_top
             if num_left <= 0 or is_long:
                 return state, state.stop(state.reason(self.maximal_total_epochs))
             if self._fails(state, state.polish_epochs):
@@ -205,7 +205,8 @@ class Frontier(Settings):
         num = self.num_path_steps
         path = [start + (end - start) * (index + 1) / num for index in range(num)]
         lowest = problem.minimal_rate if problem.goal == "size" else 0.0
-        return tuple(min(max(-math.expm1(-u), lowest), problem.maximal_rate) for u in path)
+        rates = (max(-math.expm1(-u), lowest) for u in path)
+        return tuple(rate if rate < problem.maximal_rate - 1e-12 else problem.maximal_rate for rate in rates)
 
     def _is_over(self, state: FrontierState, attempt: Attempt) -> bool:
         last, num_done = attempt.last, len(attempt.results)
@@ -347,9 +348,8 @@ class Frontier(Settings):
         below = u_of(state.polish[0].requested_rate) - LEAST_FALL
         if share < 0.5 or num_left < SHORTEST_POLISH or all(each.u >= below for each in state.accepted):
             return False
-        if (
-            state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish)
-        ):  # then the rate falls instead
+        # At a given rate there is no lower one; what regrows falls instead.
+        if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
             return False
         expected, _ = self._expected_at_end(state, state.polish)
         kept = state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint

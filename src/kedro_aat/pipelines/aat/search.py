@@ -197,7 +197,8 @@ def limited_rate(
 
     assert isinstance(settings.search, Frontier)  # the settings made sure of it
     second = settings.second_stage
-    file = LimitedFile(settings.export, second and second.compression, example_input(validation_data))
+    compression = None if second is None else second.compression
+    file = LimitedFile(settings.export, compression, example_input(validation_data))
     rankings = settings.search.tactics.rankings(controller.rankings)
     finished = FinishedSteps(checkpoint_store.root / "finished_steps")
     lowest = lowest_rate(controller, file, settings.maximal_rate, rankings[0], finished)
