@@ -112,7 +112,13 @@ class LimitedFile:
         return second.strip(do_copy=False).eval()
 
     def costs(self, models: Sequence[nn.Module], rates: Sequence[float], *, latency: bool) -> list[Costs]:
-        """What models cost; the times of all are measured in alternating turns."""
+        """What models cost; the times of all are measured in alternating turns.
+
+        Args:
+            models: Models as they would be exported.
+            rates: Rate of each.
+            latency: Whether times are measured.
+        """
         limits, settings = self.settings.limits, self.settings
         needs_file = latency or limits.onnx_bytes is not None
         files = [to_onnx(model, self.inputs).SerializeToString() for model in models if needs_file]
