@@ -377,3 +377,40 @@ def test_values_that_would_bring_the_process_down_are_refused(changes: dict[str,
 def test_device_that_the_machine_lacks_is_refused() -> None:
     (found,) = mistakes(training={"metric": "torchmetrics.Accuracy", "device": "mps"})
     assert re.match(r"training\.device: must be auto or cpu.* on this machine, but got 'mps'", found)
+
+
+ACCURACY = {"goal": "accuracy", "export": {"limits": {"macs": 1000}}, "compression": {"algorithm": "filter_pruning"}}
+
+
+def test_goal_of_accuracy() -> None:
+    assert AatSettings.model_validate(parameters()).goal == "size"
+    assert AatSettings.model_validate(parameters(**ACCURACY)).goal == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"export": {}}, "needs a limit in export.limits"),
+        ({"search": {"kind": "interpolate"}}, "needs the search frontier, but got interpolate"),
+        ({"compression": {}}, "magnitude_sparsity makes single weights zero, which changes no bytes"),
+        (
+            {"second_stage": {"compression": {"algorithm": "magnitude_sparsity"}}},
+            "allows quantization alone as the second stage",
+        ),
+    ],
+)
+def test_goal_of_accuracy_needs_what_a_limit_can_change(changes: dict[str, Any], words: str) -> None:
+    (mistake,) = mistakes(**(ACCURACY | changes))
+    assert key_of(mistake) == "goal"
+    assert words in mistake
+
+
+def test_limits_identify_a_run_only_if_accuracy_is_the_goal() -> None:
+    def identity(limit: int, **changes: Any) -> dict[str, Any]:
+        settings = ACCURACY | {"export": {"limits": {"macs": limit}}} | changes
+        return AatSettings.model_validate(parameters(**settings)).searched()
+
+    assert identity(1, goal="size") == identity(2, goal="size")
+    assert "goal" not in identity(1, goal="size")
+    assert identity(1) != identity(2)
+    assert identity(1) != identity(1, second_stage={})

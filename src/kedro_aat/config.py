@@ -17,10 +17,10 @@ from kedro_aat.compression.settings import (
     distillation_of,
 )
 from kedro_aat.errors import ConfigurationError
-from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.settings import ExportSettings, Limits
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
-from kedro_aat.search.policy import Rate, require_at_least
+from kedro_aat.search.policy import Goal, Rate, require_at_least
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
 
@@ -89,13 +89,15 @@ class AatSettings(Settings):
             limit.
         certificate: How the returned model is certified.
         export: How the exported files are checked and measured, and which one is delivered.
+        goal: `size` looks for the smallest model within budget, `accuracy` for the most accurate one that keeps
+            `export.limits`; the budget then is the largest drop that is worth delivering.
         on_infeasible: Whether a run that finds no model within budget keeps the baseline or raises an error.
         choose: Another budget, for which a model is taken from the Pareto front of a finished search without training;
             `kedro aat choose` sets it.
     """
 
     # The settings that the result of a search depends on; they identify a run.
-    SEARCHED: ClassVar = {"seed", "budget", "minimal_rate", "maximal_rate", "compression", "search", "training"}
+    SEARCHED: ClassVar = {"seed", "budget", "minimal_rate", "maximal_rate", "compression", "search", "training", "goal"}
 
     target: Target | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -110,6 +112,7 @@ class AatSettings(Settings):
     time_limit_minutes: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     certificate: CertificateSettings = CertificateSettings()
     export: ExportSettings = ExportSettings()
+    goal: Goal = "size"
     on_infeasible: Literal["keep_baseline", "error"] = "keep_baseline"
     choose: BudgetSettings | None = None
 
@@ -169,6 +172,40 @@ class AatSettings(Settings):
                 "distillation here: set distillation to null, or remove knowledge_distillation"
             )
         return training
+
+    @field_validator("goal")
+    @classmethod
+    def _check_goal(cls, goal: Goal, info: ValidationInfo) -> Goal:
+        if goal == "size":
+            return goal
+        known = info.data
+        if "export" in known and known["export"].limits == Limits():
+            raise ValueError("accuracy needs a limit in export.limits: onnx_bytes, parameters, macs or latency_ms")
+        if "search" in known and known["search"].kind != "frontier":
+            raise ValueError(f"accuracy needs the search frontier, but got {known['search'].kind}")
+        if "compression" in known and algorithms_of(known["compression"])[0] == "magnitude_sparsity":
+            raise ValueError(
+                "accuracy needs filter_pruning or quantization: magnitude_sparsity makes single weights zero, which "
+                "changes no bytes, parameters, MACs or latency"
+            )
+        later = [known.get(name) for name in ("second_stage", "third_stage")]
+        names = [name for stage in later if stage is not None for name in algorithms_of(stage.compression)]
+        if names not in ([], ["quantization"]):
+            raise ValueError("accuracy allows no later stage but one of quantization alone; set the others to null")
+        return goal
+
+    def searched(self, *more: str, defaults: bool = False) -> dict[str, Any]:
+        """What identifies a run, as JSON data.
+
+        Args:
+            *more: Further settings that its result depends on.
+            defaults: Whether settings at their defaults are included too.
+        """
+        if self.goal == "size":
+            return self.identity(self.SEARCHED | {*more}, defaults=defaults)
+        # The limits, which may be those of a second stage's file, say how far the model is compressed.
+        searched = self.identity(self.SEARCHED | {"second_stage", *more}, defaults=defaults)
+        return searched | {"limits": self.export.limits.model_dump(mode="json")}
 
     @property
     def later_stages(self) -> dict[int, LaterStage]:

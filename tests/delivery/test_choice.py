@@ -388,3 +388,17 @@ def test_others_that_were_only_timed_are_tried_if_the_limits_demand_it(tools: To
     _, result = chosen(candidate, others=others, objective="latency", limits={"onnx_bytes": 2000})
     assert result.delivered == "slow"
     assert [candidate.name for candidate in result.candidates] == ["first", "fast", "slow"]
+
+
+def test_goal_of_accuracy_delivers_the_best_metric_of_the_files_that_keep_the_limits(tools: Tools) -> None:
+    files = [
+        made("accurate", bytes=900, metrics=dict.fromkeys(KINDS, 0.7)),
+        made("small", bytes=500, metrics=dict.fromkeys(KINDS, 0.6)),
+        made("large", bytes=2000, metrics=dict.fromkeys(KINDS, 0.8)),
+    ]
+    export = ExportSettings.model_validate(
+        {"batch_sizes": (1, 4), "num_threads": 3, "latency_seconds": 0.25, "limits": {"onnx_bytes": 1000}}
+    )
+    _, result = deliver(files, iter(()), BASELINE, DATA, BUDGET, TRAINING, export, "The search ended.", goal="accuracy")
+    assert result.delivered == "accurate"
+    assert list(result.rejected) == ["large"]

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from kedro_aat.search.tactics import Ranking
 
 
+# Share of the size that is left if a limit does not hold yet.
+LIMIT_STEP = 0.98
+
+
 class CompressionStage(IntEnum):
     """How far a controller's own schedule has come. Two different stages add up to PARTIALLY_COMPRESSED."""
 
@@ -173,6 +177,19 @@ def rates_of(controller: CompressionController) -> CompressionReport:
 Exporter = Callable[[nn.Module, Tensor, Path], object]
 
 
+@dataclass(frozen=True)
+class RateLimit:
+    """What a model must keep from a certain rate on, such as a size of its file.
+
+    Attributes:
+        rate: The rate, in [0, 1).
+        holds: Whether the model of a controller keeps it.
+    """
+
+    rate: float
+    holds: Callable[[ModelController], bool]
+
+
 class ModelController(ABC):
     """A controller that owns its model, so that the two are passed between nodes and deep-copied as one object.
 
@@ -193,6 +210,7 @@ class ModelController(ABC):
         scheduler: Follows the schedule until `disable_scheduler` is called, then the rate paths of the search.
         example_input: The batch that was passed in.
         exporter: Writes a model with an example input to a path, for `export_model`; None if there is none.
+        limit: Where the same rate can cost more or less, a rate that is set is raised until this holds; None for none.
 
     Raises:
         ModelError: If the example input is not a tensor.
@@ -212,6 +230,7 @@ class ModelController(ABC):
         self.loss = CompressionLoss()
         self.example_input = example_input
         self.exporter: Exporter | None = None
+        self.limit: RateLimit | None = None
 
     @abstractmethod
     def _set_rate(self, rate: float) -> None:
@@ -279,6 +298,10 @@ class ModelController(ABC):
     @compression_rate.setter
     def compression_rate(self, rate: float) -> None:
         self._set_rate(rate)
+        if self.limit is None or rate < self.limit.rate:
+            return
+        while not self.limit.holds(self) and (rate := 1 - (1 - rate) * LIMIT_STEP) <= self.maximal_compression_rate:
+            self._set_rate(rate)
 
     def rank_by(self, ranking: Ranking) -> None:  # noqa: B027 - without a choice there is nothing to do
         """Ranks what is removed in one of `rankings` from now on.

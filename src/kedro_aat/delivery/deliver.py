@@ -20,6 +20,7 @@ from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.limits import excess_over
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Measurements, Result
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError, MetricError
@@ -29,6 +30,7 @@ from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
+from kedro_aat.search.policy import Goal
 from kedro_aat.training.data import Data, example_input
 from kedro_aat.training.settings import TrainingSettings
 
@@ -99,6 +101,7 @@ def deliver(
     settings: ExportSettings,
     reason: str,
     finished: FinishedSteps | None = None,
+    goal: Goal = "size",
 ) -> tuple[Exported | None, ExportResult]:
     """Exports all candidates, judges and measures their files, and chooses one by the objective.
 
@@ -114,6 +117,7 @@ def deliver(
         settings: Tolerances, objective and limits.
         reason: Why the search ended, in words.
         finished: Keeps exports, judgments and measurements, which are then not repeated; None keeps nothing.
+        goal: Whether the objective chooses among the files that keep budget and limits, or their metric.
 
     Returns:
         The delivered candidate with its files (None if there are no candidates, or if no file keeps the limits), and
@@ -159,19 +163,22 @@ def deliver(
             rest.remove(fastest)
             consider(fastest)
     baseline, results = measure_all()
-    if all(_excess(result, settings) for result in results) and (rest := [*rest, *others]):
+    if all(excess_over(settings.limits, result) for result in results) and (rest := [*rest, *others]):
         logger.warning("No file keeps the limits; trying %d less compressed models", len(rest))
         for other in rest:
             consider(other)
         baseline, results = measure_all()
-    excess = {result.name: _excess(result, settings) for result in results}
+    excess = {result.name: excess_over(settings.limits, result) for result in results}
     rejected |= {name: ", ".join(words for words, _ in found) for name, found in excess.items() if found}
     within = [pair for pair in zip(kept, results, strict=True) if not excess[pair[1].name]]
     if not within:
         nearest = min(excess, key=lambda name: max(times for _, times in excess[name]))
         reason = f"No model within budget keeps the limits. {nearest} comes nearest: {rejected[nearest]}."
         return None, _export_result(None, reason, baseline, results, rejected)
-    exported, delivered = min(within, key=lambda pair: _cost(pair[1], settings))
+    if goal == "accuracy":
+        exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].validation))
+    else:
+        exported, delivered = min(within, key=lambda pair: _cost(pair[1], settings))
     return exported, _export_result(delivered, reason, baseline, results, rejected)
 
 
@@ -331,20 +338,3 @@ def _cost(result: CandidateResult, settings: ExportSettings) -> float:
             return result.parameters
         case "macs":
             return result.macs
-
-
-def _excess(result: CandidateResult, settings: ExportSettings) -> list[tuple[str, float]]:
-    """The limits that are exceeded: a sentence for each, and measured value over limit."""
-    limits = settings.limits
-    measured = {"onnx_bytes": result.onnx_bytes, "parameters": result.parameters, "macs": result.macs}
-    excess: list[tuple[str, float]] = []
-    for key, value in measured.items():
-        limit = getattr(limits, key)
-        if limit is not None and value > limit:
-            excess.append((f"{key} are {value:,}, above the limit of {limit:,}", value / limit))
-    for batch_size, longest in limits.latency_ms.items():
-        latency = (result.latency_ms or {})[batch_size]
-        if latency > longest:
-            words = f"the median latency at batch {batch_size} is {latency:.3g} ms, above the limit of {longest:.3g} ms"
-            excess.append((words, latency / longest))
-    return excess

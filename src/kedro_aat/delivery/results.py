@@ -15,6 +15,7 @@ from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Forecast
 from kedro_aat.delivery.environment import DistillationSummary, Environment
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
+from kedro_aat.search.policy import Goal
 
 
 class MetricInfo(Result):
@@ -319,6 +320,7 @@ class Summary(Result):
         seconds: Wall time of all stages.
         run: Name of the first stage's folder in the checkpoint store.
         seed: Seed of the run.
+        goal: What the search looked for.
         environment: The machine.
         versions: Package -> version.
     """
@@ -345,6 +347,7 @@ class Summary(Result):
     seconds: WallTime
     run: str
     seed: int
+    goal: Goal = "size"
     environment: Environment
     versions: Mapping[str, str]
 

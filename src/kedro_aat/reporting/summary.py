@@ -32,6 +32,7 @@ from kedro_aat.delivery.results import (
     WallTime,
 )
 from kedro_aat.reporting.numbers import comparison, cost_rows
+from kedro_aat.search.policy import Goal
 from kedro_aat.training.records import EpochRecord
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def summarize(
     certificate: CertificateResult,
     *,
     seed: int,
+    goal: Goal = "size",
     time_limit: float | None,
     distillation: DistillationSummary | None,
 ) -> Summary:
@@ -75,6 +77,7 @@ def summarize(
         export: Result of the export, from `export_model`.
         certificate: What the test split says, from `certify_model`.
         seed: Seed of the run.
+        goal: What the search looked for.
         time_limit: Time limit of the search, in seconds; None for no limit.
         distillation: How the baseline taught; None if it did not.
     """
@@ -126,6 +129,7 @@ def summarize(
         seconds=WallTime(used=sum(stage.seconds.used for stage in stages), limit=time_limit),
         run=search.run,
         seed=seed,
+        goal=goal,
         environment=Environment(
             python=platform.python_version(),
             processor=platform.machine(),

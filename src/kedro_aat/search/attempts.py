@@ -112,11 +112,20 @@ class FrontierState(SearchState):
     safe: Trial | None = None
 
     @property
+    def wants_accuracy(self) -> bool:
+        """Whether the rate is given, and the most accurate model is asked for."""
+        return self.problem.goal == "accuracy"
+
+    @property
     def best(self) -> Trial | None:
-        """The latest model whose margin exceeded its reserve; without one, that with the largest margin."""
-        if self.safe is not None:
+        """The latest model whose margin exceeded its reserve; without one, that with the largest margin.
+
+        If accuracy is the goal, the model with the largest margin of those at the given rate.
+        """
+        if self.safe is not None and not self.wants_accuracy:
             return self.safe
-        feasible = (trial for trial in self.candidates if trial.margin >= 0)
+        lowest = self.problem.minimal_rate if self.wants_accuracy else 0.0
+        feasible = (trial for trial in self.candidates if trial.margin >= 0 and trial.requested_rate >= lowest)
         return max(feasible, key=lambda trial: (trial.margin, trial.achieved_rate), default=None)
 
     @property
@@ -128,6 +137,13 @@ class FrontierState(SearchState):
     def accepted(self) -> tuple[Attempt, ...]:
         """The trials that ended within budget, by rising rate."""
         return tuple(sorted((each for each in self.attempts if each.accepted), key=lambda each: each.u))
+
+    @property
+    def start(self) -> tuple[int, float]:
+        """Checkpoint and position of the most compressed model that was accepted."""
+        assert self.first is not None
+        accepted = self.accepted
+        return (accepted[-1].last.checkpoint, accepted[-1].u) if accepted else (self.first.checkpoint, 0.0)
 
     @property
     def nearest(self) -> Attempt | None:
@@ -161,6 +177,13 @@ class FrontierState(SearchState):
         if not latest and self.attempts:
             latest = self.attempts[-1].results
         return max(latest[-1].cost, LEAST_COST) if latest else 1.0
+
+    @property
+    def judged(self) -> tuple[EpochResult, ...]:
+        """The results of all trials, and of the polish; without those that failed."""
+        trials = (*self.attempts, *([self.current] if self.current else []))
+        results = (*itertools.chain.from_iterable(each.results for each in trials), *self.polish)
+        return tuple(result for result in results if not result.failed)
 
     @property
     def needed(self) -> frozenset[int]:
@@ -206,3 +229,25 @@ class FrontierState(SearchState):
             if each.u > u and len(each.results) >= num_epochs
         ]
         return max(min(slopes, default=USUAL_SLOPE), 1.0)
+
+    def reason(self, num_epochs: int) -> str:
+        """Returns why a search of so many epochs has ended, and why it does not return what it was asked for."""
+        ending = "The polish has ended." if self.spent <= num_epochs - 1 else f"All {num_epochs} epochs were used."
+        if self.wants_accuracy:
+            lowest = self.problem.minimal_rate
+            at_rate = [result for result in self.judged if result.requested_rate >= lowest]
+            nearest = max(at_rate, key=lambda result: result.margin, default=None)
+            if nearest is None:
+                return f"No model was trained at the rate of {lowest:.4f} that the limits need. {ending}"
+            words = f"The most accurate of {len(at_rate)} models at the rate of {lowest:.4f} that the limits need has "
+            words += f"a metric of {nearest.metric:.5g}"
+            if self.best is None:
+                words += f", which is {-nearest.margin:.2g} worse than the worst one tolerated"
+            return f"{words}. {ending}"
+        highest = max((trial.achieved_rate for trial in self.candidates), default=0.0)
+        if self.best is not None and highest > self.best.achieved_rate:
+            ending += (
+                f" A rate of {highest:.4f} was measured within budget, too, but with a smaller margin than the reserve "
+                "that acceptance_z asks for."
+            )
+        return ending

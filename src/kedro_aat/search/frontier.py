@@ -60,6 +60,8 @@ LEAST_FALL = 0.05
 
 # Learning rates of the polish, as shares of that of its tactic.
 POLISH_LR, LOWEST_POLISH_LR = 0.2, 0.01
+# If accuracy is the goal, the polish has more to recover. Of 0.2, 0.5 and 1, the best on small tasks, by little.
+RECOVERY_LR = 0.5
 # Share of the distance to the intended rate that one epoch of the polish covers.
 STEERING = 0.5
 # The largest rise per epoch of the polish, in u. It shrinks to nothing over the second half: a rise causes damage that
@@ -160,10 +162,12 @@ class Frontier(Settings):
             path = (0.0,) if state.problem.initial_rate > 0 else None
             return state, Epoch(train=False, rate_path=path, new_optimizer=True)
         num_left = self._num_left(state)
+        if state.polish_epochs is not None and state.wants_accuracy and len(state.polish) == 1:
+            state = updated(state, polish_epochs=1 + num_left)  # only now is known what an epoch at this rate costs
         if state.polish_epochs is not None:
             is_long = len(state.polish) >= state.polish_epochs and state.is_at_top
             if num_left <= 0 or is_long:
-                return state, state.stop(self._reason(state))
+                return state, state.stop(state.reason(self.maximal_total_epochs))
             if self._fails(state, state.polish_epochs):
                 return self._start_polish(state, num_left)
             return state, self._next_of_polish(state, state.polish_epochs)
@@ -174,7 +178,7 @@ class Frontier(Settings):
                 return state, Epoch(lr_scale=lr_scale, lr_scale_at_end=lr_scale_at_end)
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
-            return state, state.stop(self._reason(state))
+            return state, state.stop(state.reason(self.maximal_total_epochs))
         next_attempt = self._next_of_climb(state, num_left)
         if next_attempt is None:
             return self._start_polish(state, num_left)
@@ -189,18 +193,6 @@ class Frontier(Settings):
         )
         return updated(state, current=next_attempt), epoch
 
-    def _reason(self, state: FrontierState) -> str:
-        """Why the search ended, and why not the highest rate within budget is returned."""
-        is_all = self._num_left(state) <= 0
-        reason = f"All {self.maximal_total_epochs} epochs were used." if is_all else "The polish has ended."
-        highest = max((trial.achieved_rate for trial in state.candidates), default=0.0)
-        if state.best is not None and highest > state.best.achieved_rate:
-            reason += (
-                f" A rate of {highest:.4f} was measured within budget, too, but with a smaller margin than the reserve "
-                "that acceptance_z asks for."
-            )
-        return reason
-
     def _num_left(self, state: FrontierState) -> int:
         """Number of epochs that can still be trained, if each costs as much as the last one."""
         left = self.maximal_total_epochs - state.spent + 1e-9
@@ -212,7 +204,9 @@ class Frontier(Settings):
         """Returns rates from one u to another, both limited to the rates of the problem."""
         num = self.num_path_steps
         path = [start + (end - start) * (index + 1) / num for index in range(num)]
-        return tuple(min(max(-math.expm1(-u), problem.minimal_rate), problem.maximal_rate) for u in path)
+        lowest = problem.minimal_rate if problem.goal == "size" else 0.0
+        rates = (max(-math.expm1(-u), lowest) for u in path)
+        return tuple(rate if rate < problem.maximal_rate - 1e-12 else problem.maximal_rate for rate in rates)
 
     def _is_over(self, state: FrontierState, attempt: Attempt) -> bool:
         last, num_done = attempt.last, len(attempt.results)
@@ -247,7 +241,7 @@ class Frontier(Settings):
         factor = math.sqrt(max(spare, 0.0) / max(spare + missing, 1e-9))
         factor = min(max(factor, MOST_SHRINKING), LEAST_SHRINKING)
         # The highest rate may have limited what the trial was to rise.
-        increment = min(state.increment, best.u - self._start(state, math.inf)[1])
+        increment = min(state.increment, best.u - state.start[1])
         return updated(state, increment=increment * factor, tactic=best.tactic)
 
     def _with_raced(self, state: FrontierState) -> FrontierState:
@@ -292,12 +286,13 @@ class Frontier(Settings):
 
     def _next_of_climb(self, state: FrontierState, num_left: int) -> Attempt | None:
         """Returns the next trial of the climb; None if it is over."""
-        start, start_u = self._start(state, math.inf)
+        start, start_u = state.start
         highest = u_of(state.problem.maximal_rate)
         is_over = self.maximal_total_epochs - state.spent <= self.polish_share * self.maximal_total_epochs
         if is_over or start_u >= highest or state.increment < LEAST_INCREMENT:
             return None
-        target = min(max(start_u + state.increment, u_of(state.problem.minimal_rate)), highest)
+        lowest = 0.0 if state.wants_accuracy else u_of(state.problem.minimal_rate)
+        target = min(max(start_u + state.increment, lowest), highest)
         best = max(state.failures, key=lambda each: each.merit, default=None)
         is_same = best is not None and best.u == target and best.tactic.ranking == state.tactic.ranking
         if best is not None and is_same and state.in_drops(best.last.margin) > RESUMABLE:
@@ -307,12 +302,6 @@ class Frontier(Settings):
             return None  # no lower rate is allowed
         length = self.epochs_per_rate if state.raced else 1
         return Attempt(start=start, start_u=start_u, u=target, tactic=state.tactic, length=length, race=not state.raced)
-
-    def _start(self, state: FrontierState, u: float) -> tuple[int, float]:
-        """Returns checkpoint and position of the most compressed model up to u that was accepted."""
-        assert state.first is not None
-        below = [each for each in state.accepted if each.u <= u]
-        return (below[-1].last.checkpoint, below[-1].u) if below else (state.first.checkpoint, 0.0)
 
     def _rankings(self, problem: Problem) -> tuple[Ranking, ...]:
         allowed = self.tactics.rankings(problem.rankings)
@@ -333,13 +322,15 @@ class Frontier(Settings):
             start, start_u, tactic = base.last.checkpoint, base.u, base.tactic
         elif nearest is not None:  # the climb found nothing, not even far below its first target
             u, tactic = min(each.u for each in state.attempts) / 2, nearest.tactic
-        if state.polish:
+        if state.wants_accuracy:
+            u = u_of(state.problem.minimal_rate)
+        elif state.polish:
             expected, slope = self._expected_at_end(state, state.polish)
             missing = self._reserve(state, state.polish) - expected
             u = before - max(missing / slope - LEAST_FALL, 0.0)
         if state.polish_epochs is not None:
             num_left = min(num_left, state.polish_epochs - len(state.polish))
-        elif start_u >= u_of(state.problem.maximal_rate):  # it can only become safer
+        elif start_u >= u_of(state.problem.maximal_rate) and not state.wants_accuracy:  # it can only become safer
             num_left = min(num_left, math.ceil(self.polish_share * self.maximal_total_epochs / state.latest_cost))
         slope = state.slope_above(self.epochs_per_rate)
         state = updated(state, polish=(), polish_epochs=max(num_left, 1), slope=slope, tactic=tactic)
@@ -358,7 +349,8 @@ class Frontier(Settings):
         below = u_of(state.polish[0].requested_rate) - LEAST_FALL
         if share < 0.5 or num_left < SHORTEST_POLISH or all(each.u >= below for each in state.accepted):
             return False
-        if state.problem.regrows or all(result.failed for result in state.polish):  # then the rate falls instead
+        # At a given rate there is no lower one; what regrows falls instead.
+        if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
             return False
         expected, _ = self._expected_at_end(state, state.polish)
         kept = state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
@@ -371,11 +363,11 @@ class Frontier(Settings):
             return state.stop("The early-stopping function ended the polish.")
         u = u_of(last.requested_rate)
         if last.failed:  # the model is back in the state before that epoch
-            u = max(u - MAXIMAL_FALL, 0.0)
+            u = u if state.wants_accuracy else max(u - MAXIMAL_FALL, 0.0)
             return Epoch(rate_path=self._path(state.problem, u, u)[-1:], lr_scale=lr_scale, new_optimizer=True)
         expected, slope = self._expected_at_end(state, state.polish)
         increment = max(STEERING * (expected - self._reserve(state, state.polish)) / slope, -MAXIMAL_FALL)
-        if increment < 0 and not state.problem.regrows:
+        if state.wants_accuracy or (increment < 0 and not state.problem.regrows):
             increment = 0.0
         if increment > 0:
             share_left = max(1 - num_done / num_epochs, 0.0)  # if epochs became cheaper, there are more
@@ -384,7 +376,8 @@ class Frontier(Settings):
 
     def _polish_lr(self, state: FrontierState, epoch: int) -> float:
         share = min(epoch / max(1, (state.polish_epochs or 1) - 1), 1.0)
-        return float(state.tactic.lr_factor * POLISH_LR * (LOWEST_POLISH_LR / POLISH_LR) ** share)
+        highest = RECOVERY_LR if state.wants_accuracy else POLISH_LR
+        return float(state.tactic.lr_factor * highest * (LOWEST_POLISH_LR / highest) ** share)
 
     def _expected_at_end(self, state: FrontierState, polish: tuple[EpochResult, ...]) -> tuple[float, float]:
         """Returns the margin at the latest rate when the learning rate has fallen, and its slope, both in drops."""

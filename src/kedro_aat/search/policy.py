@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -13,6 +13,8 @@ from kedro_aat.validated import Settings
 Rate = Annotated[float, Field(ge=0, lt=1)]
 # A number of epochs, or of optimizer steps, up to what nobody trains.
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
+# What a search looks for: the smallest model within budget, or the most accurate one at a given rate.
+Goal = Literal["size", "accuracy"]
 
 # Replaces a tolerated drop of zero as the unit of margins. In metric units.
 UNIT_WITHOUT_DROP = 0.01
@@ -36,6 +38,8 @@ class Problem(Settings):
         can_sample: Whether the training can sample gradients, which the importance `taylor` needs.
         can_distill: Whether the training can distill from the baseline.
         num_validation: Number of validation examples; None if unknown.
+        goal: `size` asks for the highest rate within budget, `accuracy` for the most accurate model at `minimal_rate`,
+            which then is `maximal_rate`, too. Lower rates may be tried on the way.
     """
 
     minimal_rate: Rate = 0.0
@@ -48,6 +52,7 @@ class Problem(Settings):
     can_sample: bool = False
     can_distill: bool = False
     num_validation: int | None = None
+    goal: Goal = "size"
 
     @field_validator("maximal_rate")
     @classmethod

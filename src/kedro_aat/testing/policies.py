@@ -123,8 +123,17 @@ class PolicyContract:
 
     @laws
     @given(world=worlds)
+    def test_never_returns_a_model_below_the_minimal_rate(self, policy: Any, world: World) -> None:
+        whole = search(policy, world)
+        if whole.stop.best is not None and policy.kind != "early_exit":  # it leaves the rate to the schedule
+            assert whole.course.results[whole.stop.best].requested_rate >= world.problem.minimal_rate
+
+    @laws
+    @given(world=worlds)
     def test_rates_are_within_the_limits(self, policy: Any, world: World) -> None:
         lowest, highest = world.problem.minimal_rate, world.problem.maximal_rate
+        if world.problem.goal == "accuracy":  # lower rates may lead to the given one
+            lowest = 0.0
         for move in search(policy, world).course.moves:
             if move.train:
                 assert all(lowest <= rate <= highest for rate in move.rate_path or ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from kedro_aat.budget import Budget
-from kedro_aat.search.policy import Problem
+from kedro_aat.search.policy import Goal, Problem
 from kedro_aat.search.tactics import Ranking
 from kedro_aat.testing.simulated_search import Answer, World
 
@@ -25,10 +25,12 @@ RANKINGS = (
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """Search problems, some of which have a minimal rate, and some a choice of tactics."""
+    """Search problems, some of which have a minimal rate or a given one, and some a choice of tactics."""
     lowest, highest = sorted((draw(rates), draw(rates)))
+    goal: Goal = draw(st.sampled_from(["size", "size", "accuracy"]))
     return Problem(
-        minimal_rate=draw(st.just(0.0) | st.just(lowest)),
+        goal=goal,
+        minimal_rate=highest if goal == "accuracy" else draw(st.just(0.0) | st.just(lowest)),
         maximal_rate=highest,
         initial_rate=draw(rates),
         tolerated_drop=draw(drops),

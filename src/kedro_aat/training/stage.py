@@ -14,7 +14,7 @@ from kedro_aat.budget import Budget, BudgetSettings, Outcome
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import InterruptedRunError
 from kedro_aat.search import Policy
-from kedro_aat.search.policy import with_epochs
+from kedro_aat.search.policy import Goal, updated, with_epochs
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.cost import expected_cost, timed_epoch
@@ -46,6 +46,7 @@ class SearchStage:
         time_limit: Seconds for the search; None for no limit.
         identity: What else identifies its run, as JSON data; without what is at its default.
         ingredients: The same with the defaults, which is written beside the run.
+        goal: What the search looks for; for `accuracy`, the lowest and the highest rate are equal.
     """
 
     policy: Policy
@@ -56,6 +57,7 @@ class SearchStage:
     time_limit: float | None
     identity: Mapping[str, Any]
     ingredients: Mapping[str, Any]
+    goal: Goal = "size"
 
     def run(
         self,
@@ -156,6 +158,7 @@ class SearchStage:
             maximal_rate=self.maximal_rate,
             callables=runner.callables,
         )
+        problem = updated(problem, goal=self.goal)
         recover(runner, self.policy, problem, budget, checkpoints)
         known = records_of(checkpoints.latest())
         cost = expected_cost(

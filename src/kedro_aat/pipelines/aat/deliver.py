@@ -115,6 +115,7 @@ def export_model(
         settings.export,
         search_result.reason,
         finished,
+        settings.goal,
     )
     finished.remove_others()
     if exported is None:

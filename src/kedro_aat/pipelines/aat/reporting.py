@@ -65,6 +65,7 @@ def summarize_run(
         export_result,
         certificate,
         seed=settings.seed,
+        goal=settings.goal,
         time_limit=settings.time_limit,
         distillation=None if teaching is None else DistillationSummary.model_validate(teaching),
     )

@@ -176,6 +176,36 @@ def build_controller(
     return build(copy.deepcopy(model), settings.compression, example_input=inputs)
 
 
+def limited_rate(
+    controller: ModelController, validation_data: Data, checkpoint_store: CheckpointStore, settings: AatSettings
+) -> float:
+    """Finds the lowest rate at which `settings.export.limits` hold, and has the controller keep them from there on.
+
+    Args:
+        controller: The controller with its model; only its `limit` changes.
+        validation_data: Validation split, whose first inputs are exported with.
+        checkpoint_store: Store that keeps the result, so that a run that goes on has the same rate.
+        settings: Settings of the pipeline.
+
+    Raises:
+        ConfigurationError: If no rate keeps the limits, or if the uncompressed model does.
+    """
+    from kedro_aat.delivery.finished import FinishedSteps
+    from kedro_aat.delivery.limits import LimitedFile, lowest_rate
+    from kedro_aat.search.frontier import Frontier
+    from kedro_aat.training.data import example_input
+
+    assert isinstance(settings.search, Frontier)  # the settings made sure of it
+    second = settings.second_stage
+    compression = None if second is None else second.compression
+    file = LimitedFile(settings.export, compression, example_input(validation_data))
+    rankings = settings.search.tactics.rankings(controller.rankings)
+    finished = FinishedSteps(checkpoint_store.root / "finished_steps")
+    lowest = lowest_rate(controller, file, settings.maximal_rate, rankings[0], finished)
+    controller.limit = file.limit(lowest)
+    return max(lowest, settings.minimal_rate)
+
+
 def finetune_adaptively(
     controller: ModelController,
     baseline_model: Module,
@@ -213,15 +243,19 @@ def finetune_adaptively(
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.stage import SearchStage
 
+    minimal_rate, maximal_rate = settings.minimal_rate, settings.maximal_rate
+    if settings.goal == "accuracy":
+        minimal_rate = maximal_rate = limited_rate(controller, validation_data, checkpoint_store, settings)
     stage = SearchStage(
         policy=settings.search,
         training=settings.training,
-        minimal_rate=settings.minimal_rate,
-        maximal_rate=settings.maximal_rate,
+        minimal_rate=minimal_rate,
+        maximal_rate=maximal_rate,
         seed=settings.seed,
         time_limit=settings.time_limit,
-        identity=settings.identity(settings.SEARCHED),
-        ingredients=settings.identity(settings.SEARCHED, defaults=True),
+        identity=settings.searched(),
+        ingredients=settings.searched(defaults=True),
+        goal=settings.goal,
     )
     ended = stage.run(
         controller,
@@ -237,6 +271,7 @@ def finetune_adaptively(
     result = _search_result(
         1, ended, algorithms_of(settings.compression), settings.search.maximal_total_epochs, settings.time_limit
     )
+    controller.limit = None
     return controller, result, trajectory(ended.fine_tuned.history)
 
 
@@ -283,6 +318,7 @@ def finetune_later_stage(
     from kedro_aat.compression.build import build_controller as build
     from kedro_aat.compression.settings import algorithms_of, keeping_zeros
     from kedro_aat.delivery.gains import loss_of
+    from kedro_aat.delivery.limits import highest_rate
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.data import example_input, synthetic_input
     from kedro_aat.training.default import DefaultTraining
@@ -302,7 +338,8 @@ def finetune_later_stage(
     if hasattr(later_controller, "calibrate"):
         batches = DefaultTraining(later_controller.model, training, train_data, validation_data).train_batches(0)
         later_controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
-    if later.skip_without_gain:
+    is_limited = settings.goal == "accuracy"  # then the limits need this stage, at its highest rate
+    if later.skip_without_gain and not is_limited:
         loss = loss_of(
             controller.strip(),
             max(stage.rate.achieved for stage in earlier),
@@ -320,17 +357,20 @@ def finetune_later_stage(
             logger.info("%s", reason)
             skipped = SkippedSearch(outcome="skipped", stage=number, algorithms=algorithms, reason=reason)
             return controller, skipped, known
-    limit, searched = settings.time_limit, settings.SEARCHED | {"second_stage", name}
+    limit, minimal_rate, maximal_rate = settings.time_limit, later.minimal_rate, settings.maximal_rate
+    if is_limited:
+        minimal_rate = maximal_rate = highest_rate(later_controller, maximal_rate)
     used = sum(stage.seconds.used for stage in earlier)
     stage = SearchStage(
         policy=later.search,
         training=training,
-        minimal_rate=later.minimal_rate,
-        maximal_rate=settings.maximal_rate,
+        minimal_rate=minimal_rate,
+        maximal_rate=maximal_rate,
         seed=settings.seed,
         time_limit=None if limit is None else max(limit - used, 1.0),
-        identity=settings.identity(searched),
-        ingredients=settings.identity(searched, defaults=True),
+        identity=settings.searched("second_stage", name),
+        ingredients=settings.searched("second_stage", name, defaults=True),
+        goal=settings.goal,
     )
     logger.info("%s: %s", name.replace("_", " ").capitalize(), later.compression.algorithm)
     ended = stage.run(

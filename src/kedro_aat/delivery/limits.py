@@ -1,0 +1,268 @@
+"""The limits of the delivered file: which of them a model exceeds, and the lowest rate from which on they hold."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.controller import ModelController, RateLimit
+from kedro_aat.compression.filters.costs import num_macs, num_parameters
+from kedro_aat.compression.settings import CompressionSettings
+from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.measurements import Result
+from kedro_aat.errors import ConfigurationError
+from kedro_aat.export.measure import measure_latency
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.settings import ExportSettings, Limits
+from kedro_aat.search.tactics import Ranking
+
+logger = logging.getLogger(__name__)
+
+# Precision of the rate that is found, as a share of the model's size; more is lost in the noise of latency.
+PRECISION, LATENCY_PRECISION = 0.002, 0.05
+# Latency varies from one measurement to the next. So several models take turns, and one must be this much below the
+# limit, to be below it again when its trained file is measured.
+NUM_IN_TURNS = 5
+LATENCY_SHARE = 0.9
+
+
+class Costs(Result):
+    """What the file of an untrained model costs.
+
+    Attributes:
+        rate: Rate of the model, in [0, 1).
+        parameters: Numbers in its parameters.
+        macs: Multiply-accumulate operations per example.
+        onnx_bytes: Size of its ONNX file; None if neither bytes nor latency are limited.
+        latency_ms: Batch size -> median time of one run; empty unless latency is limited.
+    """
+
+    rate: float
+    parameters: int
+    macs: int
+    onnx_bytes: int | None = None
+    latency_ms: dict[int, float] | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{self.parameters:,} parameters", f"{self.macs:,} MACs"]
+        parts += [f"{self.onnx_bytes:,} bytes"] if self.onnx_bytes is not None else []
+        parts += [f"{time:.3g} ms at batch {size}" for size, time in (self.latency_ms or {}).items()]
+        return ", ".join(parts)
+
+
+class Measured(Protocol):
+    """What limits apply to."""
+
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def macs(self) -> int: ...
+    @property
+    def onnx_bytes(self) -> int | None: ...
+    @property
+    def latency_ms(self) -> dict[int, float] | None: ...
+
+
+def excess_over(limits: Limits, measured: Measured) -> list[tuple[str, float]]:
+    """The limits that are exceeded: a sentence for each, and measured value over limit."""
+    excess: list[tuple[str, float]] = []
+    for key in ("onnx_bytes", "parameters", "macs"):
+        value, limit = getattr(measured, key), getattr(limits, key)
+        if limit is not None and value is not None and value > limit:
+            excess.append((f"{key} are {value:,}, above the limit of {limit:,}", value / limit))
+    for batch_size, longest in limits.latency_ms.items():
+        latency = (measured.latency_ms or {}).get(batch_size, 0.0)
+        if latency > longest:
+            words = f"the median latency at batch {batch_size} is {latency:.3g} ms, above the limit of {longest:.3g} ms"
+            excess.append((words, latency / longest))
+    return excess
+
+
+@dataclass(frozen=True)
+class LimitedFile:
+    """The file that limits apply to: of the search's model, or of what a second stage makes of it.
+
+    Attributes:
+        settings: Limits, and how latency is measured.
+        second: Compression of the second stage, which is applied without training; None for none.
+        inputs: Example inputs on the CPU, (B, ...).
+    """
+
+    settings: ExportSettings
+    second: CompressionSettings | None
+    inputs: Tensor
+
+    def model_of(self, controller: ModelController) -> nn.Module:
+        """The model as it would be exported."""
+        model = controller.strip().cpu().eval()
+        if self.second is None:
+            return model
+        second = build_controller(model, self.second, example_input=self.inputs)
+        if hasattr(second, "calibrate"):
+            second.calibrate([self.inputs])
+        second.compression_rate = highest_rate(second)
+        return second.strip(do_copy=False).eval()
+
+    def costs(self, models: Sequence[nn.Module], rates: Sequence[float], *, latency: bool) -> list[Costs]:
+        """What models cost; the times of all are measured in alternating turns.
+
+        Args:
+            models: Models as they would be exported.
+            rates: Rate of each.
+            latency: Whether times are measured.
+        """
+        limits, settings = self.settings.limits, self.settings
+        needs_file = latency or limits.onnx_bytes is not None
+        files = [to_onnx(model, self.inputs).SerializeToString() for model in models if needs_file]
+        times: list[dict[int, float]] | list[None] = [None] * len(models)
+        if latency:
+            measured = measure_latency(
+                files,
+                self.inputs,
+                batch_sizes=list(limits.latency_ms),
+                num_threads=settings.num_threads,
+                seconds=settings.latency_seconds,
+            )
+            times = [{size: each.median for size, each in by_size.items()} for by_size in measured]
+        return [
+            Costs(
+                rate=rate,
+                parameters=num_parameters(model),
+                macs=num_macs(model, self.inputs),
+                onnx_bytes=len(files[number]) if needs_file else None,
+                latency_ms=times[number],
+            )
+            for number, (model, rate) in enumerate(zip(models, rates, strict=True))
+        ]
+
+    def limit(self, rate: float) -> RateLimit:
+        """Has a controller keep the limits from a rate on; all but latency, which is too noisy to be repeated."""
+        known: dict[tuple[torch.Size, ...], bool] = {}
+
+        def holds(controller: ModelController) -> bool:
+            model = self.model_of(controller)
+            key = tuple(tensor.shape for tensor in model.state_dict().values())
+            if key not in known:
+                costs = self.costs([model], [rate], latency=False)
+                known[key] = not excess_over(self.settings.limits, costs[0])
+            return known[key]
+
+        return RateLimit(rate, holds)
+
+
+def highest_rate(controller: ModelController, maximal_rate: float = 1 - 1e-6) -> float:
+    """The highest rate that a controller's model can have, up to a maximum."""
+    return min(maximal_rate, controller.maximal_compression_rate)
+
+
+def lowest_rate(
+    controller: ModelController,
+    file: LimitedFile,
+    maximal_rate: float,
+    ranking: Ranking | None,
+    finished: FinishedSteps,
+) -> float:
+    """The lowest rate from which on the limits hold, found by bisection on untrained copies of the model.
+
+    Args:
+        controller: The controller with its model; it stays as it is.
+        file: The file, and its limits.
+        maximal_rate: Highest rate to try, in [0, 1).
+        ranking: How filters are ranked; None for the controller's own way.
+        finished: Keeps the result, so that a run that goes on has the same rate.
+
+    Raises:
+        ConfigurationError: If no rate keeps the limits, or if the uncompressed model does.
+    """
+    limits = file.settings.limits
+    below = _with_latency(limits, {size: LATENCY_SHARE * longest for size, longest in limits.latency_ms.items()})
+
+    def model_at(rate: float) -> nn.Module:
+        copied = copy.deepcopy(controller)
+        copied.disable_scheduler()
+        if ranking is not None:
+            copied.rank_by(ranking)
+        copied.compression_rate = rate
+        return file.model_of(copied)
+
+    def costs_at(rates: Sequence[float], limits: Limits) -> list[Costs]:
+        return file.costs([model_at(rate) for rate in rates], rates, latency=bool(limits.latency_ms))
+
+    def compute() -> Costs:
+        highest = highest_rate(controller, maximal_rate)
+        uncompressed, smallest = costs_at([0.0, highest], limits)
+        if excess := excess_over(limits, smallest):
+            raise _mistake(
+                f"no rate up to {highest:.4g} keeps them. The smallest reachable file has {smallest}, so "
+                f"{' and '.join(words for words, _ in excess)}. Allow more"
+                + (" or a higher maximal_rate" if highest == maximal_rate else "")
+            )
+        if not excess_over(below, uncompressed):
+            raise _mistake(
+                f"the uncompressed model keeps them already ({uncompressed}). Lower them, or set goal to size"
+            )
+        found = uncompressed
+        if excess_over(_with_latency(limits, {}), uncompressed):
+            found = _bisected(costs_at, found.rate, smallest, _with_latency(limits, {}), 1, PRECISION)
+        if limits.latency_ms:
+            found = _bisected(costs_at, found.rate, smallest, below, NUM_IN_TURNS, LATENCY_PRECISION)
+        return found
+
+    found = finished.result(
+        "rate",
+        Costs,
+        compute,
+        controller.model,
+        controller=controller.settings.model_dump(mode="json"),
+        ranking=ranking and ranking.model_dump(),
+        second=file.second and file.second.model_dump(mode="json"),
+        export=file.settings.model_dump(mode="json", exclude={"objective"}),
+        maximal_rate=maximal_rate,
+    )
+    logger.info("The limits hold from a rate of %.4f on: %s", found.rate, found)
+    return found.rate
+
+
+def _bisected(
+    costs_at: Callable[[Sequence[float], Limits], list[Costs]],
+    low: float,
+    high: Costs,
+    limits: Limits,
+    num: int,
+    precision: float,
+) -> Costs:
+    """The lowest rate at which the limits hold, between one at which they do not and one at which they do.
+
+    Args:
+        costs_at: Measures models of several rates together, as far as these limits need it.
+        low: A rate; if the limits hold there, too, the result is slightly above it.
+        high: A model that keeps the limits.
+        limits: The limits.
+        num: Number of rates that are tried together.
+        precision: Precision of the rate, as a share of the model's size.
+    """
+    low, top = -math.log1p(-low), -math.log1p(-high.rate)
+    while top - low > precision:
+        steps = [low + (top - low) * (index + 1) / (num + 1) for index in range(num)]
+        for step, costs in zip(steps, costs_at([-math.expm1(-step) for step in steps], limits), strict=True):
+            if not excess_over(limits, costs):
+                top, high = step, costs
+                break
+            low = step
+    return high
+
+
+def _with_latency(limits: Limits, latency_ms: dict[int, float]) -> Limits:
+    return Limits(**{**dict(limits), "latency_ms": latency_ms})
+
+
+def _mistake(words: str) -> ConfigurationError:
+    return ConfigurationError("aat", [f"export.limits: {words}"])

@@ -1,0 +1,73 @@
+"""The most accurate model under limits of the file, through `kedro` commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipelines.aat.conftest import Run
+from tests.projects import Project
+
+FROM = ("--from-nodes", "evaluate_baseline")
+GOAL = {"aat.goal": "accuracy", "aat.budget.max_drop": 0.5}
+
+
+def limited(key: str, share: float, project: Project) -> dict[str, Any]:
+    limit = int(share * project.summary["baseline"][key])
+    return GOAL | {f"aat.export.limits.{key}": limit}
+
+
+@pytest.fixture(scope="module")
+def bytes_run(finished: Project, run_once: Callable[..., Run]) -> Run:
+    return run_once("limited_bytes", *FROM, **limited("onnx_bytes", 0.5, finished), **{"aat.second_stage": "null"})
+
+
+@pytest.fixture(scope="module")
+def macs_run(finished: Project, run_once: Callable[..., Run]) -> Run:
+    """With the rate of another kind, and a second stage."""
+    return run_once("limited_macs", *FROM, **limited("macs", 0.3, finished))
+
+
+@pytest.mark.parametrize(("key", "share"), [("onnx_bytes", 0.5), ("macs", 0.3)])
+def test_delivered_file_keeps_the_limit_and_is_the_most_accurate_that_was_measured(
+    key: str, share: float, bytes_run: Run, macs_run: Run
+) -> None:
+    project = {"onnx_bytes": bytes_run, "macs": macs_run}[key].project
+    summary = project.summary
+    assert summary["goal"] == "accuracy"
+    assert summary["outcome"] in ("within_budget", "certified")
+    limit = int(share * summary["baseline"][key])
+    assert summary["compressed"][key] <= limit
+    kept = [each for each in summary["candidates"] if each[key] <= limit]
+    assert summary["compressed"]["validation"] == max(each["validation"] for each in kept)
+    stage, rows = summary["stages"][0], project.trajectory.query("trained and stage == 1")
+    at_rate = rows[rows["requested_rate"] == stage["rate"]["requested"]]
+    assert stage["rate"]["requested"] == rows["requested_rate"].max()
+    assert stage["validation"] == pytest.approx(at_rate["metric"].max())
+    assert "that the limits need" in stage["reason"]
+    assert "The limits hold from a rate of " in {"onnx_bytes": bytes_run, "macs": macs_run}[key].output
+
+
+def test_the_same_command_again_trains_nothing(bytes_run: Run, finished: Project, tmp_path: Path) -> None:
+    project = bytes_run.project.copy(tmp_path)
+    before = project.summary
+    output = project.run(*FROM, **limited("onnx_bytes", 0.5, finished), **{"aat.second_stage": "null"})
+    assert "epoch 1 " not in output
+    assert project.summary["run"] == before["run"]
+    assert project.summary["stages"][0]["rate"] == before["stages"][0]["rate"]
+
+
+def test_a_limit_that_nothing_keeps_is_one_error_before_training(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path)
+    output = " ".join(project.fail(*FROM, **GOAL, **{"aat.export.limits.onnx_bytes": 100}).split())
+    assert "export.limits: no rate up to 0.998 keeps them. The smallest reachable file has" in output
+    assert "epoch 1 " not in output
+
+
+def test_validate_finds_that_the_limit_is_missing(finished: Project, tmp_path: Path) -> None:
+    command = finished.copy(tmp_path).kedro("aat", "validate", "--params", "aat.goal=accuracy")
+    assert command.wait() > 0
+    assert "goal: accuracy needs a limit in export.limits" in " ".join(command.output.split())
