@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # so that the file runs as a
 from benchmarks.certificate import Verdicts, draw, interval
 from benchmarks.simulated_validation import VALIDATIONS, Noise
 from benchmarks.simulator import Ending, SimulatedProblem, load_problems, simulate, with_tactics
-from kedro_aat.search.frontier import Frontier, u_of
+from kedro_aat.search.attempts import u_of
+from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Epoch, Stop
 from kedro_aat.search.stepping import Interpolate, SteppingState, UniformDecrease
 

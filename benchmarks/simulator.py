@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.simulated_validation import VALIDATIONS, Noise, Validation
 from kedro_aat.budget import Budget
-from kedro_aat.search.frontier import u_of
+from kedro_aat.search.attempts import u_of
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
 from kedro_aat.search.tactics import Ranking, Tactic
 

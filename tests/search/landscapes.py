@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kedro_aat.search.frontier import Frontier, u_of
+from kedro_aat.search.attempts import u_of
+from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
 from kedro_aat.search.tactics import Ranking, Tactic
 from kedro_aat.testing.simulated_search import Answer, Course, Search, World, search

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from kedro_aat.search.frontier import Frontier, u_of
+from kedro_aat.search.attempts import u_of
+from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
 from kedro_aat.search.tactics import LR_RATIO, Tactic, Tactics
 from tests.search.landscapes import DROP, RANKINGS

@@ -11,6 +11,7 @@ from hypothesis import given
 
 from kedro_aat.budget import Outcome
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.search.attempts import u_of
 from kedro_aat.search.frontier import (
     FIRST_LR_FACTOR,
     GROWTH,
@@ -20,7 +21,6 @@ from kedro_aat.search.frontier import (
     NEAR,
     RESUMABLE,
     Frontier,
-    u_of,
 )
 from kedro_aat.search.policy import Epoch, Problem
 from kedro_aat.search.tactics import LR_RATIO, Ranking, Tactics

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kedro_aat.budget import Outcome
-from kedro_aat.search.frontier import LOWEST_POLISH_LR, RECOVERY_LR, Frontier, u_of
+from kedro_aat.search.attempts import u_of
+from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Problem
+from kedro_aat.search.polish import LOWEST_POLISH_LR, RECOVERY_LR
 from kedro_aat.testing.policies import laws
 from kedro_aat.testing.simulated_search import Search, World, search
 from kedro_aat.testing.strategies import worlds

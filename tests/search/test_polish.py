@@ -8,16 +8,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 
-from kedro_aat.search.frontier import (
-    LOWEST_POLISH_LR,
-    MAXIMAL_FALL,
-    MAXIMAL_RISE,
-    POLISH_LR,
-    SHORTEST_POLISH,
-    Frontier,
-    u_of,
-)
+from kedro_aat.search.attempts import u_of
+from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Problem
+from kedro_aat.search.polish import LOWEST_POLISH_LR, MAXIMAL_FALL, MAXIMAL_RISE, POLISH_LR, SHORTEST_POLISH
 from kedro_aat.testing.policies import laws
 from kedro_aat.testing.simulated_search import Search, World, search
 from kedro_aat.testing.strategies import worlds

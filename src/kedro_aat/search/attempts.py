@@ -251,3 +251,8 @@ class FrontierState(SearchState):
                 "that acceptance_z asks for."
             )
         return ending
+
+
+def u_of(rate: float) -> float:
+    """Returns -ln(1 - rate), the log of the size ratio."""
+    return -math.log1p(-rate)

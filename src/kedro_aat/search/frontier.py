@@ -20,11 +20,10 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from kedro_aat.search.attempts import Attempt, FrontierState
-from kedro_aat.search.beliefs import expectation
+from kedro_aat.search import polish
+from kedro_aat.search.attempts import Attempt, FrontierState, u_of
 from kedro_aat.search.policy import Count, Epoch, EpochResult, Problem, Stop, Trial, updated
 from kedro_aat.search.tactics import LR_RATIO, Ranking, Tactic, Tactics
 from kedro_aat.validated import Settings
@@ -50,26 +49,6 @@ RESUMABLE = -3.0
 NUM_CHALLENGERS = 2
 # A challenger with the same learning rate is given up if it is this much behind after as many epochs.
 BEHIND = 1.5
-# Largest reserve: more would leave nothing of the budget.
-LARGEST_RESERVE = 0.8
-# Share of the reserve that the returned epoch itself keeps; all epochs of the polish together keep the whole.
-RESERVE_OF_ONE_EPOCH = 0.5
-# A polish is begun anew if at least this many epochs are left.
-SHORTEST_POLISH = 4
-LEAST_FALL = 0.05
-
-# Learning rates of the polish, as shares of that of its tactic.
-POLISH_LR, LOWEST_POLISH_LR = 0.2, 0.01
-# If accuracy is the goal, the polish has more to recover. Of 0.2, 0.5 and 1, the best on small tasks, by little.
-RECOVERY_LR = 0.5
-# Share of the distance to the intended rate that one epoch of the polish covers.
-STEERING = 0.5
-# The largest rise per epoch of the polish, in u. It shrinks to nothing over the second half: a rise causes damage that
-# takes epochs to recover from, and a fall causes none.
-MAXIMAL_RISE = 0.1
-# The largest fall per epoch of the polish, in u.
-MAXIMAL_FALL = 0.15
-
 # Settings of version 0.1 that have no meaning any more.
 OBSOLETE = ("first_step", "lowest_trial_lr", "polish_lr", "lowest_polish_lr")
 
@@ -132,19 +111,19 @@ class Frontier(Settings):
         if accepted and decided.first is not None:
             changes["candidates"] = (*decided.candidates, Trial.from_result(result))
         if decided.polish_epochs is not None:
-            polish = (*decided.polish, result)
+            results = (*decided.polish, result)
             if accepted and result.requested_rate > 0:
-                expected, _ = self._expected_at_end(decided, polish)
-                reserve = self._reserve(decided, polish)
-                if expected >= reserve and decided.in_drops(result.margin) >= RESERVE_OF_ONE_EPOCH * reserve:
+                expected, _ = polish.expected_at_end(decided, results)
+                reserve = polish.reserve(decided, results, self.acceptance_z)
+                if expected >= reserve and decided.in_drops(result.margin) >= polish.RESERVE_OF_ONE_EPOCH * reserve:
                     changes["safe"] = Trial.from_result(result)
-            return updated(decided, **changes, polish=polish)
+            return updated(decided, **changes, polish=results)
         if decided.current is None:
             return updated(decided, **changes, first=result)
         attempt = updated(decided.current, results=(*decided.current.results, result))
         if accepted:
             candidate = Trial.from_result(result)
-            reserve = RESERVE_OF_ONE_EPOCH * self._reserve(decided, attempt.results)
+            reserve = polish.RESERVE_OF_ONE_EPOCH * polish.reserve(decided, attempt.results, self.acceptance_z)
             is_larger = decided.safe is None or candidate.merit >= decided.safe.merit
             if is_larger and decided.in_drops(result.margin) >= reserve:
                 changes["safe"] = candidate
@@ -168,9 +147,9 @@ class Frontier(Settings):
             is_long = len(state.polish) >= state.polish_epochs and state.is_at_top
             if num_left <= 0 or is_long:
                 return state, state.stop(state.reason(self.maximal_total_epochs))
-            if self._fails(state, state.polish_epochs):
+            if polish.fails(state, self.acceptance_z):
                 return self._start_polish(state, num_left)
-            return state, self._next_of_polish(state, state.polish_epochs)
+            return state, self._next_of_polish(state)
         if (attempt := state.current) is not None:
             accepted = attempt.is_within_budget
             if num_left > 0 and not accepted and not self._is_over(state, attempt):
@@ -313,7 +292,7 @@ class Frontier(Settings):
         """Starts from the best accepted model; without one, from the trial that came nearest."""
         assert state.first is not None
         start, start_u, tactic, u = state.first.checkpoint, 0.0, state.tactic, 0.0
-        before = u_of(state.polish[0].requested_rate) - LEAST_FALL if state.polish else math.inf
+        before = u_of(state.polish[0].requested_rate) - polish.LEAST_FALL if state.polish else math.inf
         below = [each for each in state.accepted if each.u < before]
         nearest = state.nearest
         if below or (nearest is not None and state.in_drops(nearest.last.margin) > RESUMABLE):
@@ -325,9 +304,9 @@ class Frontier(Settings):
         if state.wants_accuracy:
             u = u_of(state.problem.minimal_rate)
         elif state.polish:
-            expected, slope = self._expected_at_end(state, state.polish)
-            missing = self._reserve(state, state.polish) - expected
-            u = before - max(missing / slope - LEAST_FALL, 0.0)
+            expected, slope = polish.expected_at_end(state, state.polish)
+            missing = polish.reserve(state, state.polish, self.acceptance_z) - expected
+            u = before - max(missing / slope - polish.LEAST_FALL, 0.0)
         if state.polish_epochs is not None:
             num_left = min(num_left, state.polish_epochs - len(state.polish))
         elif start_u >= u_of(state.problem.maximal_rate) and not state.wants_accuracy:  # it can only become safer
@@ -336,66 +315,18 @@ class Frontier(Settings):
         state = updated(state, polish=(), polish_epochs=max(num_left, 1), slope=slope, tactic=tactic)
         epoch = Epoch(
             rate_path=self._path(state.problem, start_u, max(u, start_u))[-1:],
-            lr_scale=self._polish_lr(state, 0),
+            lr_scale=polish.lr_scale(state, 0),
             start_from=start,
             new_optimizer=True,
             tactic=tactic,
         )
         return state, epoch
 
-    def _fails(self, state: FrontierState, num_epochs: int) -> bool:
-        """Whether the polish, half over, has kept no model, and is not expected to; a new one then begins lower."""
-        share, num_left = len(state.polish) / num_epochs, num_epochs - len(state.polish)
-        below = u_of(state.polish[0].requested_rate) - LEAST_FALL
-        if share < 0.5 or num_left < SHORTEST_POLISH or all(each.u >= below for each in state.accepted):
-            return False
-        # At a given rate there is no lower one; what regrows falls instead.
-        if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
-            return False
-        expected, _ = self._expected_at_end(state, state.polish)
-        kept = state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
-        return not kept and expected < self._reserve(state, state.polish)
-
-    def _next_of_polish(self, state: FrontierState, num_epochs: int) -> Epoch | Stop:
-        num_done, last = len(state.polish), state.polish[-1]
-        lr_scale = self._polish_lr(state, num_done)
+    def _next_of_polish(self, state: FrontierState) -> Epoch | Stop:
+        last = state.polish[-1]
         if last.early_stop:
             return state.stop("The early-stopping function ended the polish.")
-        u = u_of(last.requested_rate)
-        if last.failed:  # the model is back in the state before that epoch
-            u = u if state.wants_accuracy else max(u - MAXIMAL_FALL, 0.0)
-            return Epoch(rate_path=self._path(state.problem, u, u)[-1:], lr_scale=lr_scale, new_optimizer=True)
-        expected, slope = self._expected_at_end(state, state.polish)
-        increment = max(STEERING * (expected - self._reserve(state, state.polish)) / slope, -MAXIMAL_FALL)
-        if state.wants_accuracy or (increment < 0 and not state.problem.regrows):
-            increment = 0.0
-        if increment > 0:
-            share_left = max(1 - num_done / num_epochs, 0.0)  # if epochs became cheaper, there are more
-            increment = min(increment, MAXIMAL_RISE) * min(1.0, 2 * share_left)
-        return Epoch(rate_path=self._path(state.problem, u, u + increment), lr_scale=lr_scale)
-
-    def _polish_lr(self, state: FrontierState, epoch: int) -> float:
-        share = min(epoch / max(1, (state.polish_epochs or 1) - 1), 1.0)
-        highest = RECOVERY_LR if state.wants_accuracy else POLISH_LR
-        return float(state.tactic.lr_factor * highest * (LOWEST_POLISH_LR / highest) ** share)
-
-    def _expected_at_end(self, state: FrontierState, polish: tuple[EpochResult, ...]) -> tuple[float, float]:
-        """Returns the margin at the latest rate when the learning rate has fallen, and its slope, both in drops."""
-        judged = [(epoch, result) for epoch, result in enumerate(polish) if not result.failed]
-        u = np.array([u_of(result.requested_rate) for _, result in judged])
-        lr = np.array([self._polish_lr(state, epoch) for epoch, _ in judged]) / state.tactic.lr_factor
-        margins = np.array([state.in_drops(result.margin) for _, result in judged])
-        error = state.standard_error(polish)
-        return expectation(u, lr - LOWEST_POLISH_LR, margins, error, state.slope)
-
-    # Estimates, in drops
-
-    def _reserve(self, state: FrontierState, results: tuple[EpochResult, ...]) -> float:
-        num_looks = 1 + len(state.accepted)
-        luck = math.sqrt(2 * math.log(1 + num_looks)) * state.standard_error(results)
-        return min(self.acceptance_z * luck, LARGEST_RESERVE)
-
-
-def u_of(rate: float) -> float:
-    """Returns -ln(1 - rate), the log of the size ratio."""
-    return -math.log1p(-rate)
+        path = self._path(state.problem, u_of(last.requested_rate), polish.next_u(state, self.acceptance_z))
+        # After a failed epoch the model is back in the state before it.
+        rates, lr_scale = path[-1:] if last.failed else path, polish.lr_scale(state, len(state.polish))
+        return Epoch(rate_path=rates, lr_scale=lr_scale, new_optimizer=last.failed)

@@ -1,0 +1,96 @@
+"""The polish of the default strategy: how its learning rate falls, and when its rate rises. Margins are in drops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from kedro_aat.search.attempts import FrontierState, u_of
+from kedro_aat.search.beliefs import expectation
+from kedro_aat.search.policy import EpochResult
+
+# Largest reserve: more would leave nothing of the budget.
+LARGEST_RESERVE = 0.8
+# Share of the reserve that the returned epoch itself keeps; all epochs of the polish together keep the whole.
+RESERVE_OF_ONE_EPOCH = 0.5
+# A polish is begun anew if at least this many epochs are left.
+SHORTEST_POLISH = 4
+LEAST_FALL = 0.05
+
+# Learning rates of the polish, as shares of that of its tactic.
+POLISH_LR, LOWEST_POLISH_LR = 0.2, 0.01
+# If accuracy is the goal, the polish has more to recover. Of 0.2, 0.5 and 1, the best on small tasks, by little.
+RECOVERY_LR = 0.5
+# Share of the distance to the intended rate that one epoch of the polish covers.
+STEERING = 0.5
+# The largest rise per epoch of the polish, in u. It shrinks to nothing over the second half: a rise causes damage that
+# takes epochs to recover from, and a fall causes none.
+MAXIMAL_RISE = 0.1
+# The largest fall per epoch of the polish, in u.
+MAXIMAL_FALL = 0.15
+
+
+def lr_scale(state: FrontierState, epoch: int) -> float:
+    """Returns the learning-rate scale of an epoch of the polish, from 0 on; it falls geometrically."""
+    share = min(epoch / max(1, (state.polish_epochs or 1) - 1), 1.0)
+    highest = RECOVERY_LR if state.wants_accuracy else POLISH_LR
+    return float(state.tactic.lr_factor * highest * (LOWEST_POLISH_LR / highest) ** share)
+
+
+def next_u(state: FrontierState, acceptance_z: float) -> float:
+    """Returns the position of the next epoch of the polish, after at least one."""
+    last, num_done = state.polish[-1], len(state.polish)
+    u = u_of(last.requested_rate)
+    if state.wants_accuracy:
+        return u
+    if last.failed:
+        return max(u - MAXIMAL_FALL, 0.0)
+    expected, slope = expected_at_end(state, state.polish)
+    increment = max(STEERING * (expected - reserve(state, state.polish, acceptance_z)) / slope, -MAXIMAL_FALL)
+    if increment < 0:
+        return u + increment if state.problem.regrows else u
+    share_left = max(1 - num_done / (state.polish_epochs or 1), 0.0)  # if epochs became cheaper, there are more
+    return u + min(increment, MAXIMAL_RISE) * min(1.0, 2 * share_left)
+
+
+def fails(state: FrontierState, acceptance_z: float) -> bool:
+    """Whether the polish, half over, has kept no model, and is not expected to; a new one then begins lower."""
+    num_epochs = state.polish_epochs or 1
+    below = u_of(state.polish[0].requested_rate) - LEAST_FALL
+    is_early = len(state.polish) < 0.5 * num_epochs or num_epochs - len(state.polish) < SHORTEST_POLISH
+    if is_early or all(each.u >= below for each in state.accepted):
+        return False
+    # At a given rate there is no lower one; what regrows falls instead.
+    if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
+        return False
+    expected, _ = expected_at_end(state, state.polish)
+    kept = state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
+    return not kept and expected < reserve(state, state.polish, acceptance_z)
+
+
+def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> tuple[float, float]:
+    """Returns the margin at the latest rate when the learning rate has fallen, and the loss of margin per u there.
+
+    Args:
+        state: State of the search.
+        results: All epochs of the polish so far.
+    """
+    judged = [(epoch, result) for epoch, result in enumerate(results) if not result.failed]
+    u = np.array([u_of(result.requested_rate) for _, result in judged])
+    lr = np.array([lr_scale(state, epoch) for epoch, _ in judged]) / state.tactic.lr_factor
+    margins = np.array([state.in_drops(result.margin) for _, result in judged])
+    return expectation(u, lr - LOWEST_POLISH_LR, margins, state.standard_error(results), state.slope)
+
+
+def reserve(state: FrontierState, results: tuple[EpochResult, ...], acceptance_z: float) -> float:
+    """Returns what the best of all models so far looks better than it is, as far as `acceptance_z` accounts for it.
+
+    Args:
+        state: State of the search.
+        results: Epochs of the model that is judged.
+        acceptance_z: Share of that luck to account for.
+    """
+    num_looks = 1 + len(state.accepted)
+    luck = math.sqrt(2 * math.log(1 + num_looks)) * state.standard_error(results)
+    return min(acceptance_z * luck, LARGEST_RESERVE)
