@@ -361,7 +361,7 @@ def test_a_polish_that_fell_to_rate_0_returns_what_the_climb_found() -> None:
         return None if trained.number >= 18 and trained.u > 0 else only_up_to(FIRST_U, FAR)(trained)
 
     whole = explored(margin)
-    assert whole.course.results[-1].requested_rate == 0
+    assert any(result.requested_rate == 0 for result in polishes(whole)[-1].results)
     assert returned(whole).requested_rate > 0
 
 

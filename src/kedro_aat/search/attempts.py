@@ -20,6 +20,8 @@ LEAST_COST = 1e-3
 NUM_POOLED, NUM_SCATTERED = 3, 8
 # Loss of margin per u if no trial has shown it.
 USUAL_SLOPE = 4.0
+# Limits of that loss. Longer trials lose less than those that were measured.
+LEAST_SLOPE, MOST_SLOPE = 1.0, 8.0
 
 
 class Attempt(Settings):
@@ -91,6 +93,7 @@ class FrontierState(SearchState):
         increment: Increment of the next trial of the climb, in u.
         tactic: How the next trial of the climb trains.
         raced: Whether the race of learning rates is over.
+        trial_epochs: Epochs of a trial of the climb, if they are more than the settings say.
         polish: Results of the polish so far.
         polish_epochs: Length of the polish; None before it begins.
         slope: Loss of margin per u where the polish began, in drops.
@@ -106,6 +109,7 @@ class FrontierState(SearchState):
     increment: float
     tactic: Tactic
     raced: bool = False
+    trial_epochs: int = 0
     polish: tuple[EpochResult, ...] = ()
     polish_epochs: int | None = None
     slope: float = USUAL_SLOPE
@@ -170,6 +174,22 @@ class FrontierState(SearchState):
         """The smallest learning-rate factor of a trial that diverged; infinite if there is none."""
         return min((each.tactic.lr_factor for each in self.attempts if each.diverged), default=math.inf)
 
+    def least_too_high(self, behind: float) -> float:
+        """Returns the smallest learning-rate factor that diverged, or did worse than a lower one at the same rate.
+
+        Args:
+            behind: How much worse, in drops.
+        """
+        worse = [
+            each.tactic.lr_factor
+            for each in self.attempts
+            for other in self.attempts
+            if each.u == other.u
+            and each.tactic.lr_factor > other.tactic.lr_factor
+            and self.in_drops(each.best_margin) < self.in_drops(other.best_margin) - behind
+        ]
+        return min(*worse, self.least_diverged, math.inf)
+
     @property
     def latest_cost(self) -> float:
         """What the last epoch cost, above 0; 1 before the first one."""
@@ -216,7 +236,7 @@ class FrontierState(SearchState):
         return statistics.median(differences) / (0.6745 * math.sqrt(2)) if len(differences) > 1 else 0.0
 
     def slope_above(self, num_epochs: int) -> float:
-        """Loss of margin per u above the last accepted model, in drops, at least 1.
+        """Loss of margin per u above the last accepted model, in drops, within limits.
 
         Args:
             num_epochs: Only trials of at least this many epochs count.
@@ -228,7 +248,7 @@ class FrontierState(SearchState):
             for each in self.attempts
             if each.u > u and len(each.results) >= num_epochs
         ]
-        return max(min(slopes, default=USUAL_SLOPE), 1.0)
+        return min(max(min(slopes, default=USUAL_SLOPE), LEAST_SLOPE), MOST_SLOPE)
 
     def reason(self, num_epochs: int) -> str:
         """Returns why a search of so many epochs has ended, and why it does not return what it was asked for."""

@@ -39,8 +39,12 @@ MAXIMAL_RACERS = 4
 LEAST_SHRINKING, MOST_SHRINKING = 0.8, 0.35
 # A smaller increment ends the climb. In u: about 4 % in size.
 LEAST_INCREMENT = 0.04
-# Margins after the first, the second, and later epochs below which a trial is given up.
+# Margins in the first, the second and the last third of a trial below which it is given up, if another was accepted.
 HOPELESS = (-15.0, -10.0, -6.0)
+# Trials become twice as long, up to a limit, if one failed above this margin, or above the second while none was
+# accepted yet.
+STRETCHED, STRETCHED_IF_FIRST = -2.0, -8.0
+LONGEST = 12
 # A failed trial above this margin came near, so that another tactic may succeed.
 NEAR = -5.0
 # A failed trial above this margin is continued: what it has learned outweighs a new start.
@@ -141,7 +145,7 @@ class Frontier(Settings):
             path = (0.0,) if state.problem.initial_rate > 0 else None
             return state, Epoch(train=False, rate_path=path, new_optimizer=True)
         num_left = self._num_left(state)
-        if state.polish_epochs is not None and state.wants_accuracy and len(state.polish) == 1:
+        if state.polish_epochs is not None and len(state.polish) == 1 and not state.is_at_top:
             state = updated(state, polish_epochs=1 + num_left)  # only now is known what an epoch at this rate costs
         if state.polish_epochs is not None:
             is_long = len(state.polish) >= state.polish_epochs and state.is_at_top
@@ -158,7 +162,7 @@ class Frontier(Settings):
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
             return state, state.stop(state.reason(self.maximal_total_epochs))
-        next_attempt = self._next_of_climb(state, num_left)
+        next_attempt = self._next_of_climb(state)
         if next_attempt is None:
             return self._start_polish(state, num_left)
         lr_scale, lr_scale_at_end = next_attempt.lr_scales
@@ -192,13 +196,15 @@ class Frontier(Settings):
         if last.failed or last.early_stop or num_done >= attempt.length:
             return True
         latest = state.in_drops(last.margin)
+        third = min(len(HOPELESS) * num_done // (attempt.length + 1), len(HOPELESS) - 1)
         rivals = [
             state.in_drops(each.results[num_done - 1].margin)
             for each in state.failures
             if (each.u, each.start, each.tactic.lr_factor) == (attempt.u, attempt.start, attempt.tactic.lr_factor)
             and len(each.results) >= num_done
         ]
-        return latest < HOPELESS[min(num_done, len(HOPELESS)) - 1] or latest < max(rivals, default=-math.inf) - BEHIND
+        is_hopeless = bool(state.accepted) and latest < HOPELESS[third]
+        return is_hopeless or latest < max(rivals, default=-math.inf) - BEHIND
 
     # The climb
 
@@ -214,6 +220,11 @@ class Frontier(Settings):
         best = max(failures, key=lambda each: each.merit)
         if len(failures) <= NUM_CHALLENGERS and (challenger := self._challenger(state, failures, best)) is not None:
             return updated(state, tactic=challenger)
+        near = STRETCHED if state.accepted else STRETCHED_IF_FIRST
+        length = 2 * best.length
+        is_longest = best.length == max(each.length for each in failures)
+        if state.in_drops(best.best_margin) > near and is_longest and length <= LONGEST and not state.problem.regrows:
+            return updated(state, trial_epochs=length, tactic=best.tactic)
         base = state.accepted[-1].last.margin if state.accepted else state.problem.tolerated_drop
         spare, missing = state.in_drops(base), -state.in_drops(best.best_margin)
         # The margin falls faster and faster as the rate rises.
@@ -221,7 +232,7 @@ class Frontier(Settings):
         factor = min(max(factor, MOST_SHRINKING), LEAST_SHRINKING)
         # The highest rate may have limited what the trial was to rise.
         increment = min(state.increment, best.u - state.start[1])
-        return updated(state, increment=increment * factor, tactic=best.tactic)
+        return updated(state, increment=increment * factor, tactic=best.tactic, trial_epochs=best.length)
 
     def _with_raced(self, state: FrontierState) -> FrontierState:
         """Returns the state after an epoch of the race, which follows the learning rates uphill from the usual one."""
@@ -250,7 +261,7 @@ class Frontier(Settings):
         if state.in_drops(best.best_margin) <= NEAR:  # if anything but the rate, it is the learning rate
             return lower if lower not in known and not is_proven else None
         higher = self._with_lr(tactic, 1)
-        options = [higher] if higher and higher.lr_factor < state.least_diverged else []
+        options = [higher] if higher and higher.lr_factor < state.least_too_high(BEHIND) else []
         rankings = self._rankings(state.problem)
         num_tried = {ranking: sum(each.tactic.ranking == ranking for each in state.attempts) for ranking in rankings}
         options += [updated(tactic, ranking=ranking) for ranking in sorted(rankings, key=lambda each: num_tried[each])]
@@ -263,12 +274,12 @@ class Frontier(Settings):
         factor = self.tactics.lr_neighbor(tactic.lr_factor, direction)
         return None if factor is None else updated(tactic, lr_factor=factor)
 
-    def _next_of_climb(self, state: FrontierState, num_left: int) -> Attempt | None:
+    def _next_of_climb(self, state: FrontierState) -> Attempt | None:
         """Returns the next trial of the climb; None if it is over."""
         start, start_u = state.start
         highest = u_of(state.problem.maximal_rate)
-        is_over = self.maximal_total_epochs - state.spent <= self.polish_share * self.maximal_total_epochs
-        if is_over or start_u >= highest or state.increment < LEAST_INCREMENT:
+        num_left = ((1 - self.polish_share) * self.maximal_total_epochs - state.spent) / state.latest_cost
+        if num_left <= 0 or start_u >= highest or state.increment < LEAST_INCREMENT:
             return None
         lowest = 0.0 if state.wants_accuracy else u_of(state.problem.minimal_rate)
         target = min(max(start_u + state.increment, lowest), highest)
@@ -276,10 +287,10 @@ class Frontier(Settings):
         is_same = best is not None and best.u == target and best.tactic.ranking == state.tactic.ranking
         if best is not None and is_same and state.in_drops(best.last.margin) > RESUMABLE:
             start, start_u = best.last.checkpoint, best.u
-        known = [(each.start, each.u, each.tactic) for each in state.attempts if not each.race]
-        if len(state.failures) > NUM_CHALLENGERS and (start, target, state.tactic) in known:
+        length = max(self.epochs_per_rate, min(state.trial_epochs, math.ceil(num_left))) if state.raced else 1
+        known = [(each.start, each.u, each.tactic, each.length) for each in state.attempts if not each.race]
+        if len(state.failures) > NUM_CHALLENGERS and (start, target, state.tactic, length) in known:
             return None  # no lower rate is allowed
-        length = self.epochs_per_rate if state.raced else 1
         return Attempt(start=start, start_u=start_u, u=target, tactic=state.tactic, length=length, race=not state.raced)
 
     def _rankings(self, problem: Problem) -> tuple[Ranking, ...]:
@@ -295,10 +306,13 @@ class Frontier(Settings):
         before = u_of(state.polish[0].requested_rate) - polish.LEAST_FALL if state.polish else math.inf
         below = [each for each in state.accepted if each.u < before]
         nearest = state.nearest
-        if below or (nearest is not None and state.in_drops(nearest.last.margin) > RESUMABLE):
-            base = below[-1] if below else nearest
-            assert base is not None
+        if not below and nearest is not None and nearest.u < before:
+            below = [nearest] if state.in_drops(nearest.last.margin) > RESUMABLE else []
+        if below:
+            base = below[-1]
             start, start_u, tactic = base.last.checkpoint, base.u, base.tactic
+            if state.failures and state.failures[0].u > base.u:  # it knows more of the learning rates up there
+                tactic = max(state.failures, key=lambda each: each.merit).tactic
         elif nearest is not None:  # the climb found nothing, not even far below its first target
             u, tactic = min(each.u for each in state.attempts) / 2, nearest.tactic
         if state.wants_accuracy:
@@ -306,7 +320,7 @@ class Frontier(Settings):
         elif state.polish:
             expected, slope = polish.expected_at_end(state, state.polish)
             missing = polish.reserve(state, state.polish, self.acceptance_z) - expected
-            u = before - max(missing / slope - polish.LEAST_FALL, 0.0)
+            u = max(before - max(polish.FALL_FACTOR * missing / slope - polish.LEAST_FALL, 0.0), 0.0)
         if state.polish_epochs is not None:
             num_left = min(num_left, state.polish_epochs - len(state.polish))
         elif start_u >= u_of(state.problem.maximal_rate) and not state.wants_accuracy:  # it can only become safer

@@ -16,17 +16,20 @@ LARGEST_RESERVE = 0.8
 RESERVE_OF_ONE_EPOCH = 0.5
 # A polish is begun anew if at least this many epochs are left.
 SHORTEST_POLISH = 4
-LEAST_FALL = 0.05
+# It then begins at least this much lower, in u, and as many times lower as the slope says: a slope that was measured on
+# short trials is too steep.
+LEAST_FALL = 0.2
+FALL_FACTOR = 2.0
 
 # Learning rates of the polish, as shares of that of its tactic.
-POLISH_LR, LOWEST_POLISH_LR = 0.2, 0.01
+POLISH_LR, LOWEST_POLISH_LR = 0.3, 0.01
 # If accuracy is the goal, the polish has more to recover. Of 0.2, 0.5 and 1, the best on small tasks, by little.
 RECOVERY_LR = 0.5
 # Share of the distance to the intended rate that one epoch of the polish covers.
 STEERING = 0.5
 # The largest rise per epoch of the polish, in u. It shrinks to nothing over the second half: a rise causes damage that
 # takes epochs to recover from, and a fall causes none.
-MAXIMAL_RISE = 0.1
+MAXIMAL_RISE = 0.15
 # The largest fall per epoch of the polish, in u.
 MAXIMAL_FALL = 0.15
 
@@ -59,7 +62,7 @@ def fails(state: FrontierState, acceptance_z: float) -> bool:
     num_epochs = state.polish_epochs or 1
     below = u_of(state.polish[0].requested_rate) - LEAST_FALL
     is_early = len(state.polish) < 0.5 * num_epochs or num_epochs - len(state.polish) < SHORTEST_POLISH
-    if is_early or all(each.u >= below for each in state.accepted):
+    if is_early or below <= LEAST_FALL:
         return False
     # At a given rate there is no lower one; what regrows falls instead.
     if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
