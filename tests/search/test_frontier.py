@@ -19,6 +19,7 @@ from kedro_aat.search.frontier import (
     MAXIMAL_RACERS,
     MOST_SHRINKING,
     NEAR,
+    NUM_CHALLENGERS,
     RESUMABLE,
     Frontier,
 )
@@ -219,6 +220,55 @@ def test_what_is_hopeless_is_given_up_at_once_and_what_stops_early_as_well() -> 
     assert len(hopeless.moves) == 1
     recovering = trials(explored(only_up_to(FIRST_U, NEARLY)))[1]
     assert len(recovering.moves) == Frontier().epochs_per_rate
+
+
+def test_nothing_is_hopeless_before_the_first_success() -> None:
+    """The race has shown the best learning rate, and there is nothing yet from which to go on."""
+    whole = explored(lambda trained: -100.0 + trained.age)
+    assert any(len(each.moves) > 1 for each in trials(whole))
+
+
+def lengths(phases: list[Phase]) -> list[int]:
+    return [len(each.moves) for each in phases]
+
+
+def test_trials_become_longer_if_that_helps() -> None:
+    """Beyond the first success, only the ninth epoch of a trial is within budget."""
+
+    def margin(trained: Trained) -> float:
+        return 0.5 if trained.u <= FIRST_U + 1e-9 or trained.age >= 8 else -1.5 + 0.1 * trained.age
+
+    whole = explored(margin, maximal_total_epochs=100)
+    longest = max(trials(whole), key=lambda each: len(each.moves))
+    assert len(longest.moves) == 9
+    assert longest.results[-1].margin >= 0
+    usual = Frontier().epochs_per_rate
+    assert {usual, 2 * usual, 9} <= set(lengths(trials(whole)))
+
+
+def test_trials_that_longer_training_does_not_help_stay_short() -> None:
+    whole = explored(only_up_to(FIRST_U, -1.5), maximal_total_epochs=100)
+    assert lengths(trials(whole)).count(2 * Frontier().epochs_per_rate) <= NUM_CHALLENGERS + 1
+    assert max(lengths(trials(whole))) == 2 * Frontier().epochs_per_rate
+
+
+def test_trials_of_weights_that_regrow_stay_short() -> None:
+    """They gain more from the polish, in which the rate rises a little in each epoch."""
+    problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, regrows=True)
+    whole = explored(only_up_to(FIRST_U, -1.5), problem=problem, maximal_total_epochs=100)
+    assert max(lengths(trials(whole))) == Frontier().epochs_per_rate
+
+
+def test_a_learning_rate_that_did_worse_than_a_lower_one_is_not_tried_again() -> None:
+    """At 10 times the learning rate all is worse; rankings would be tried before it again."""
+
+    def margin(trained: Trained) -> float:
+        steps = half_decades(trained.tactic.lr_factor)
+        return (0.5 if trained.u <= FIRST_U + 1e-9 else NEARLY - 0.01 * trained.u) if steps < 2 else 2 * NEAR
+
+    problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, rankings=RANKINGS, can_sample=True)
+    whole = explored(margin, problem=problem, maximal_total_epochs=60)
+    assert [half_decades(factor) for factor in lr_factors(trials(whole))].count(2) == 1
 
 
 @laws

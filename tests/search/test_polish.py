@@ -140,6 +140,13 @@ def test_one_that_fails_begins_anew_lower() -> None:
     assert returned(whole).margin >= 0
 
 
+def test_without_any_success_it_begins_anew_from_the_uncompressed_model() -> None:
+    whole = explored(lambda trained: 0.5 if trained.u < 0.2 else -0.8, standard_error=0.1)
+    assert not any(each.results[-1].margin >= 0 for each in trials(whole))
+    assert polishes(whole)[-1].start == 0
+    assert returned(whole).margin >= 0
+
+
 def test_one_that_keeps_a_model_does_not_begin_anew() -> None:
     """Not even if nothing is expected to be kept any more."""
     worse_later = explored(lambda trained: 0.5 if trained.u < 1.2 and trained.number < 28 else -1.0)

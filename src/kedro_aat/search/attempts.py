@@ -58,9 +58,9 @@ class Attempt(Settings):
         return self.last.margin if self.diverged else max(result.margin for result in self.results)
 
     @property
-    def merit(self) -> tuple[float, float]:
-        """Orders trials by their largest margin; among equals, such as failed ones, by falling learning rate."""
-        return self.best_margin, -self.tactic.lr_factor
+    def merit(self) -> tuple[float, float, int]:
+        """Orders trials by their largest margin; among equals, such as failed ones, lower rates and shorter ones win."""
+        return self.best_margin, -self.tactic.lr_factor, -self.length
 
     @property
     def is_within_budget(self) -> bool:
