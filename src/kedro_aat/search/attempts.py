@@ -59,7 +59,7 @@ class Attempt(Settings):
 
     @property
     def merit(self) -> tuple[float, float, int]:
-        """Orders trials by their largest margin; among equals, such as failed ones, lower rates and shorter ones win."""
+        """Orders trials by their largest margin; among equals, by falling learning rate and length."""
         return self.best_margin, -self.tactic.lr_factor, -self.length
 
     @property

@@ -62,7 +62,7 @@ def fails(state: FrontierState, acceptance_z: float) -> bool:
     num_epochs = state.polish_epochs or 1
     below = u_of(state.polish[0].requested_rate) - LEAST_FALL
     is_early = len(state.polish) < 0.5 * num_epochs or num_epochs - len(state.polish) < SHORTEST_POLISH
-    if is_early or below <= LEAST_FALL:
+    if is_early or below <= 0:
         return False
     # At a given rate there is no lower one; what regrows falls instead.
     if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
