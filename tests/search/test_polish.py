@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given
 
 from kedro_aat.search.attempts import u_of
-from kedro_aat.search.frontier import Frontier
+from kedro_aat.search.frontier import POLISH_SHARE, POLISH_SHARE_IF_REGROWING, Frontier
 from kedro_aat.search.policy import Problem
-from kedro_aat.search.polish import LOWEST_POLISH_LR, MAXIMAL_FALL, MAXIMAL_RISE, POLISH_LR, SHORTEST_POLISH
+from kedro_aat.search.polish import (
+    CAUTIOUS_Z,
+    LOWEST_POLISH_LR,
+    MANY_EXAMPLES,
+    MAXIMAL_FALL,
+    MAXIMAL_RISE,
+    POLISH_LR,
+    SHORTEST_POLISH,
+    USUAL_Z,
+)
 from kedro_aat.testing.policies import laws
 from kedro_aat.testing.simulated_search import Search, World, search
 from kedro_aat.testing.strategies import worlds
@@ -35,7 +44,7 @@ def test_polishes_with_a_falling_learning_rate_to_the_last_epoch() -> None:
     whole = explored(flat_then_cliff)
     (polish,) = polishes(whole)
     scales = [move.lr_scale for move in polish.moves]
-    assert len(scales) >= Frontier().polish_share * 40 - Frontier().epochs_per_rate
+    assert len(scales) >= POLISH_SHARE * 40 - Frontier().epochs_per_rate
     assert sum(move.train for move in whole.course.moves) == 40
     assert (scales[0], scales[-1]) == pytest.approx(
         (POLISH_LR * polish.tactic.lr_factor, LOWEST_POLISH_LR * polish.tactic.lr_factor)
@@ -182,6 +191,33 @@ def test_a_lower_z_returns_a_higher_rate(standard_error: float | None) -> None:
     ]
     assert found == sorted(found, reverse=True)
     assert found[0] > found[-1]
+
+
+@pytest.mark.parametrize(
+    ("standard_error", "num_validation", "z"),
+    [
+        (0.3, None, USUAL_Z),
+        (0.3, 100, USUAL_Z),
+        (None, MANY_EXAMPLES, USUAL_Z),
+        (None, MANY_EXAMPLES - 1, CAUTIOUS_Z),
+        (None, None, CAUTIOUS_Z),
+    ],
+)
+def test_the_default_of_z_depends_on_what_is_known(
+    standard_error: float | None, num_validation: int | None, z: float
+) -> None:
+    problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, num_validation=num_validation)
+    default, chosen = (
+        explored(noisy, problem=problem, standard_error=standard_error, acceptance_z=each) for each in (None, z)
+    )
+    assert rates(default) == rates(chosen)
+
+
+def test_single_weights_have_a_longer_polish() -> None:
+    for regrows, share in ((False, POLISH_SHARE), (True, POLISH_SHARE_IF_REGROWING)):
+        problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, regrows=regrows)
+        default, chosen = (explored(noisy, problem=problem, polish_share=each) for each in (None, share))
+        assert rates(default) == rates(chosen)
 
 
 def test_margins_without_scatter_need_no_reserve() -> None:

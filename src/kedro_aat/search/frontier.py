@@ -53,6 +53,9 @@ RESUMABLE = -3.0
 NUM_CHALLENGERS = 2
 # A challenger with the same learning rate is given up if it is this much behind after as many epochs.
 BEHIND = 1.5
+# Share of the epochs for the polish.
+POLISH_SHARE, POLISH_SHARE_IF_REGROWING = 0.4, 0.5
+
 # Settings of version 0.1 that have no meaning any more.
 OBSOLETE = ("first_step", "lowest_trial_lr", "polish_lr", "lowest_polish_lr")
 
@@ -66,19 +69,20 @@ class Frontier(Settings):
         maximal_total_epochs: Limit on the epochs; one of a cut model counts as what it costs.
         acceptance_z: Share of the luck that is kept in reserve: the best of k models looks about sqrt(2 ln k) standard
             errors better than it is. Larger numbers return lower rates that truly break the budget less often; 0 keeps
-            no reserve.
+            no reserve. None is 0.5 if the standard error is known or there are 5,000 validation examples, and 1 if not.
         epochs_per_rate: Epochs of a trial of the climb, unless it is accepted or given up before.
         num_path_steps: Number of equal increments by which the rate rises within the first epoch of a trial.
-        polish_share: Share of the epochs that is reserved for the polish.
+        polish_share: Share of the epochs that is reserved for the polish. None is 0.5 for single weights, which gain
+            most from it, and 0.4 for filters.
         tactics: What the search may try beside rates.
     """
 
     kind: Literal["frontier"] = "frontier"
     maximal_total_epochs: Count = 60
-    acceptance_z: Annotated[float, Field(ge=0, le=100)] = 0.5
+    acceptance_z: Annotated[float, Field(ge=0, le=100)] | None = None
     epochs_per_rate: Annotated[int, Field(ge=1, le=10_000)] = 3
     num_path_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
-    polish_share: Annotated[float, Field(ge=0, le=1)] = 0.4
+    polish_share: Annotated[float, Field(ge=0, le=1)] | None = None
     tactics: Tactics = Tactics()
 
     @model_validator(mode="before")
@@ -183,6 +187,11 @@ class Frontier(Settings):
         is_known = state.polish and not state.polish[-1].failed and self.num_path_steps == 1
         return math.floor(left / state.latest_cost) if left >= (state.latest_cost if is_known else 1.0) else 0
 
+    def _num_reserved(self, problem: Problem) -> float:
+        """Epochs that are reserved for the polish, in epochs of the uncompressed model."""
+        usual = POLISH_SHARE_IF_REGROWING if problem.regrows else POLISH_SHARE
+        return self.maximal_total_epochs * (usual if self.polish_share is None else self.polish_share)
+
     def _path(self, problem: Problem, start: float, end: float) -> tuple[float, ...]:
         """Returns rates from one u to another, both limited to the rates of the problem."""
         num = self.num_path_steps
@@ -278,7 +287,7 @@ class Frontier(Settings):
         """Returns the next trial of the climb; None if it is over."""
         start, start_u = state.start
         highest = u_of(state.problem.maximal_rate)
-        num_left = ((1 - self.polish_share) * self.maximal_total_epochs - state.spent) / state.latest_cost
+        num_left = (self.maximal_total_epochs - self._num_reserved(state.problem) - state.spent) / state.latest_cost
         if num_left <= 0 or start_u >= highest or state.increment < LEAST_INCREMENT:
             return None
         lowest = 0.0 if state.wants_accuracy else u_of(state.problem.minimal_rate)
@@ -324,7 +333,7 @@ class Frontier(Settings):
         if state.polish_epochs is not None:
             num_left = min(num_left, state.polish_epochs - len(state.polish))
         elif start_u >= u_of(state.problem.maximal_rate) and not state.wants_accuracy:  # it can only become safer
-            num_left = min(num_left, math.ceil(self.polish_share * self.maximal_total_epochs / state.latest_cost))
+            num_left = min(num_left, math.ceil(self._num_reserved(state.problem) / state.latest_cost))
         slope = state.slope_above(self.epochs_per_rate)
         state = updated(state, polish=(), polish_epochs=max(num_left, 1), slope=slope, tactic=tactic)
         epoch = Epoch(
