@@ -29,6 +29,7 @@ DIFFERENT = {
     "aat.training.metric.init_args",
     "aat.training.num_threads",
     "aat.certificate.test_examples",
+    "aat.compression.round_to",
     "aat.export.objective",
 }
 # Parameters that differ from the defaults of their settings classes.

@@ -17,7 +17,7 @@ def test_default_job_is_small_and_fast_within_one_point(seed: int, project: Proj
         "aat.budget.max_drop": 0.01,
         "aat.search.maximal_total_epochs": 50,
         "aat.second_stage.search.maximal_total_epochs": 10,
-        "aat.compression.round_to": 8,
+        "aat.compression.round_to": 4,
         "aat.export.latency_seconds": 5.0,
         "aat.export.objective": "bytes",
         "aat.second_stage.skip_without_gain": "true",
@@ -29,7 +29,7 @@ def test_default_job_is_small_and_fast_within_one_point(seed: int, project: Proj
     assert summary["outcome"] in ("within_budget", "certified")
     assert compressed["validation"] >= baseline["validation"] - 0.01 - 1e-9
     assert summary["epochs"]["used"] <= 60
-    assert compressed["parameters"] <= baseline["parameters"] / 30
+    assert compressed["parameters"] <= baseline["parameters"] / 60
     assert compressed["onnx_bytes"] <= baseline["onnx_bytes"] / 30
     assert compressed["macs"] <= baseline["macs"] / 10
     for size, share in (("1", 0.45), ("64", 0.18)):
