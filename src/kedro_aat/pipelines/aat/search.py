@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from kedro_aat.budget import Outcome
 from kedro_aat.config import AatSettings, LaterStage
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
@@ -182,7 +183,8 @@ def finetune_later_stage(
     """Compresses further what the search before found (or the baseline, if it found nothing).
 
     The budget is the same, so it holds for the joint result. Everything is passed on unchanged if the settings ask for
-    no such stage, if its file would gain nothing, or if a model was chosen without training.
+    no such stage, if its file would gain nothing, if a model was chosen without training, or if the goal is accuracy
+    and the first stage has found nothing.
 
     Args:
         controller: Controller of the stage before; it stays as it is.
@@ -212,13 +214,15 @@ def finetune_later_stage(
     name = LATER_STAGES[number]
     known = search_trajectory if "stage" in search_trajectory else search_trajectory.assign(stage=1)
     later = settings.later_stages.get(number)
-    if later is None or settings.choose is not None:
+    is_limited = settings.goal == "accuracy"  # then the limits need both stages, and the later one at its highest rate
+    found_nothing = is_limited and search_result.outcome is Outcome.INFEASIBLE
+    if later is None or settings.choose is not None or found_nothing:
         return controller, SkippedSearch(outcome="skipped"), known
     earlier = [search_result, *([second_result] if isinstance(second_result, SearchResult) else [])]
     training = settings.training.with_learning_rate(later.learning_rate_factor)
     later_controller = _later_controller(controller, later, earlier, training, train_data, validation_data)
     minimal_rate, maximal_rate = later.minimal_rate, settings.maximal_rate
-    if settings.goal == "accuracy":  # the limits need this stage, at its highest rate
+    if is_limited:
         minimal_rate = maximal_rate = highest_rate(later_controller, maximal_rate)
     elif later.skip_without_gain:
         skipped = _without_gain(
