@@ -71,7 +71,13 @@ class LimitedFile:
         return second.strip(do_copy=False).eval()
 
     def costs(self, models: Sequence[nn.Module], rates: Sequence[float], limits: Limits) -> list[Costs]:
-        """What models of these rates cost, as far as the limits need it."""
+        """What models cost, as far as limits need it.
+
+        Args:
+            models: Models as they would be exported.
+            rates: Rate of each.
+            limits: The limits.
+        """
         return costs_of(
             models,
             rates,
