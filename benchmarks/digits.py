@@ -31,7 +31,8 @@ from benchmarks.search import STEPPING_RATES, Original
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.handles import TensorBoardLog
 from kedro_aat.delivery.results import SearchResult
-from kedro_aat.pipelines.aat.search import build_controller, evaluate_baseline, finetune_adaptively
+from kedro_aat.pipelines.aat.baseline import evaluate_baseline
+from kedro_aat.pipelines.aat.search import build_controller, finetune_adaptively
 from kedro_aat.pipelines.digits.nodes import BaselineSettings, SplitSettings, split_digits, train_baseline
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.stepping import Interpolate, UniformDecrease

@@ -28,10 +28,10 @@ from kedro_aat.export import NotExported
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel
+from kedro_aat.pipelines.aat.baseline import evaluate_baseline
 from kedro_aat.pipelines.aat.deliver import export_model
 from kedro_aat.pipelines.aat.search import (
     build_controller,
-    evaluate_baseline,
     finetune_adaptively,
     finetune_second_stage,
 )

@@ -379,6 +379,7 @@ def test_device_that_the_machine_lacks_is_refused() -> None:
     assert re.match(r"training\.device: must be auto or cpu.* on this machine, but got 'mps'", found)
 
 
+SPARSE = {"compression": {"algorithm": "magnitude_sparsity"}}
 ACCURACY = {"goal": "accuracy", "export": {"limits": {"macs": 1000}}, "compression": {"algorithm": "filter_pruning"}}
 
 
@@ -392,11 +393,10 @@ def test_goal_of_accuracy() -> None:
     [
         ({"export": {}}, "needs a limit in export.limits"),
         ({"search": {"kind": "interpolate"}}, "needs the search frontier, but got interpolate"),
+        ({"search": {"kind": "frontier", "num_path_steps": 2}}, "needs search.num_path_steps to be 1"),
         ({"compression": {}}, "magnitude_sparsity makes single weights zero, which changes no bytes"),
-        (
-            {"second_stage": {"compression": {"algorithm": "magnitude_sparsity"}}},
-            "allows quantization alone as the second stage",
-        ),
+        ({"second_stage": SPARSE}, "allows no later stage but one of quantization alone"),
+        ({"second_stage": SPARSE, "third_stage": {}}, "allows no later stage but one of quantization alone"),
     ],
 )
 def test_goal_of_accuracy_needs_what_a_limit_can_change(changes: dict[str, Any], words: str) -> None:

@@ -183,6 +183,8 @@ class AatSettings(Settings):
             raise ValueError("accuracy needs a limit in export.limits: onnx_bytes, parameters, macs or latency_ms")
         if "search" in known and known["search"].kind != "frontier":
             raise ValueError(f"accuracy needs the search frontier, but got {known['search'].kind}")
+        if "search" in known and known["search"].num_path_steps > 1:  # the limits hold for rates that are set at once
+            raise ValueError("accuracy needs search.num_path_steps to be 1")
         if "compression" in known and algorithms_of(known["compression"])[0] == "magnitude_sparsity":
             raise ValueError(
                 "accuracy needs filter_pruning or quantization: magnitude_sparsity makes single weights zero, which "

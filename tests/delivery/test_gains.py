@@ -14,7 +14,8 @@ from torch import Tensor
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.settings import parse_compression
-from kedro_aat.delivery import gains
+from kedro_aat.delivery import costs
+from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.gains import loss_of
 from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import Latency
@@ -38,7 +39,7 @@ def stage(algorithm: str) -> ModelController:
 
 def loss(algorithm: str, objective: str, folder: Path | None = None, rate: float = 0.0) -> str | None:
     settings = ExportSettings.model_validate({"objective": objective, "latency_seconds": 0.05})
-    return loss_of(model(), rate, stage(algorithm), 0.998, INPUTS, settings, folder)
+    return loss_of(model(), rate, stage(algorithm), 0.998, INPUTS, settings, FinishedSteps(folder))
 
 
 @pytest.mark.parametrize(
@@ -77,15 +78,15 @@ def test_only_a_clear_gain_in_latency_counts_and_a_resumed_run_decides_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: tuple[float, float], is_gain: bool
 ) -> None:
     def measure(files: Sequence[bytes], inputs: Tensor, **options: Any) -> list[dict[int, Latency]]:
-        assert options == {"batch_sizes": [1], "num_threads": 1, "seconds": 0.05}
+        assert options == {"batch_sizes": (1,), "num_threads": 1, "seconds": 0.05}
         return [{1: Latency(9.0, (9.0, 9.0), fastest)} for fastest in times]
 
-    monkeypatch.setattr(gains, "measure_latency", measure)
+    monkeypatch.setattr(costs, "measure_latency", measure)
     first = loss("quantization", "latency", tmp_path)
     assert (first is None) is is_gain
     if times[1] == 3:
         assert first == "would take 1.5x as long (3.000 ms instead of 2.000 ms)"
-    monkeypatch.setattr(gains, "measure_latency", lambda *args, **options: pytest.fail("measured again"))
+    monkeypatch.setattr(costs, "measure_latency", lambda *args, **options: pytest.fail("measured again"))
     assert loss("quantization", "latency", tmp_path) == first
 
 
@@ -98,7 +99,7 @@ def test_a_file_that_cannot_be_made_is_no_gain(monkeypatch: pytest.MonkeyPatch) 
     def fail(*args: Any) -> Any:
         raise ExportError("no such operator")
 
-    monkeypatch.setattr(gains, "to_onnx", fail)
+    monkeypatch.setattr(costs, "to_onnx", fail)
     assert loss("quantization", "bytes") == "would make a file that cannot be used (no such operator)"
 
 
@@ -106,6 +107,6 @@ def test_the_controller_stays_as_it_is() -> None:
     controller = stage("magnitude_sparsity")
     settings = ExportSettings(objective="gzip_bytes")
     before = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
-    assert loss_of(model(), 0.0, controller, 0.998, INPUTS, settings) is None
+    assert loss_of(model(), 0.0, controller, 0.998, INPUTS, settings, FinishedSteps()) is None
     assert controller.achieved_rate == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in controller.model.state_dict().items())

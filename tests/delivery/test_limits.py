@@ -14,7 +14,7 @@ from torch import nn
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.compression.settings import Quantization
-from kedro_aat.delivery import limits as module
+from kedro_aat.delivery import costs as module
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.limits import LATENCY_SHARE, LimitedFile, lowest_rate
 from kedro_aat.errors import ConfigurationError

@@ -12,6 +12,7 @@ from kedro_aat.budget import Outcome
 from kedro_aat.delivery.candidates import front_records
 from kedro_aat.delivery.results import BaselineEvaluation, CertificateResult, ExportResult, SkippedSearch, Summary
 from kedro_aat.reporting.summary import print_summary, summarize, trajectory
+from kedro_aat.search.policy import Goal
 from tests.reporting.runs import changed, summary_of
 from tests.training.test_records import RECORD
 
@@ -36,8 +37,15 @@ def test_brackets_are_printed_unchanged() -> None:
     assert printed(summary).count(words) >= 5
 
 
-@pytest.mark.parametrize(("has_candidates", "advice"), [(False, "allow a larger drop"), (True, "export.limits")])
-def test_advice_depends_on_what_was_not_kept(has_candidates: bool, advice: str) -> None:
+@pytest.mark.parametrize(
+    ("has_candidates", "goal", "advice"),
+    [
+        (False, "size", "more epochs, or a lower minimal rate"),
+        (False, "accuracy", "more epochs, or more in export.limits"),
+        (True, "size", "more in export.limits, or a larger drop"),
+    ],
+)
+def test_advice_depends_on_what_was_not_kept(has_candidates: bool, goal: Goal, advice: str) -> None:
     run = summary_of("certified")
     export = ExportResult(
         outcome=Outcome.INFEASIBLE,
@@ -55,6 +63,7 @@ def test_advice_depends_on_what_was_not_kept(has_candidates: bool, advice: str) 
         export,
         CertificateResult(baseline=None, compressed=None, is_certified=False, words=""),
         seed=0,
+        goal=goal,
         time_limit=None,
         distillation=None,
     )

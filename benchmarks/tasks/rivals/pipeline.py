@@ -13,7 +13,8 @@ from benchmarks.tasks.rivals.compressed import size_ratio
 from benchmarks.tasks.task import Candidate, Found, Problem
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.handles import TensorBoardLog
-from kedro_aat.pipelines.aat.search import build_controller, evaluate_baseline, finetune_adaptively
+from kedro_aat.pipelines.aat.baseline import evaluate_baseline
+from kedro_aat.pipelines.aat.search import build_controller, finetune_adaptively
 from kedro_aat.search.policy import with_epochs
 from kedro_aat.training.checkpoints import CheckpointStore
 

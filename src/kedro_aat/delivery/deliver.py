@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate
+from kedro_aat.delivery.costs import cost_by
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.limits import excess_over
@@ -178,7 +179,7 @@ def deliver(
     if goal == "accuracy":
         exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].validation))
     else:
-        exported, delivered = min(within, key=lambda pair: _cost(pair[1], settings))
+        exported, delivered = min(within, key=lambda pair: cost_by(settings, pair[1]))
     return exported, _export_result(delivered, reason, baseline, results, rejected)
 
 
@@ -320,21 +321,3 @@ def _exported_rate(files: Files, candidate: Candidate) -> float | None:
             "changed weights. Please report this with the model."
         )
     return zeros / total
-
-
-def _cost(result: CandidateResult, settings: ExportSettings) -> float:
-    """The number that the objective minimizes."""
-    match settings.objective:
-        case "rate":
-            return -result.rate
-        case "latency":
-            assert result.latency_fastest_ms is not None
-            return result.latency_fastest_ms[settings.batch_sizes[0]]
-        case "bytes":
-            return result.onnx_bytes
-        case "gzip_bytes":
-            return result.onnx_gzip_bytes
-        case "parameters":
-            return result.parameters
-        case "macs":
-            return result.macs

@@ -115,8 +115,8 @@ def measure(
             onnx_gzip_bytes=len(gzip.compress(file, mtime=0)),
             openvino_bytes=each.openvino.num_bytes if each.openvino else None,
             peak_memory_bytes=peak_memory(file, made_up.numpy(), settings.batch_sizes),
-            **_in_milliseconds(latency),
-            **_in_milliseconds(openvino_latency, "openvino_"),
+            **in_milliseconds(latency),
+            **in_milliseconds(openvino_latency, "openvino_"),
         )
         for model, each, file, latency, openvino_latency in zip(
             models, files, serialized, in_onnxruntime, in_openvino, strict=True
@@ -124,8 +124,8 @@ def measure(
     ]
 
 
-def _in_milliseconds(by_size: dict[int, Latency], prefix: str = "") -> dict[str, Any]:
-    """Median, quartiles and fastest turn by batch size, as fields of `Measurements`."""
+def in_milliseconds(by_size: dict[int, Latency], prefix: str = "") -> dict[str, Any]:
+    """Median, quartiles and fastest turn by batch size, as fields of `Latencies`."""
     return {
         f"{prefix}latency_ms": {size: latency.median for size, latency in by_size.items()} or None,
         f"{prefix}latency_quartiles_ms": {size: latency.quartiles for size, latency in by_size.items()} or None,

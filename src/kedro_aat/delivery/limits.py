@@ -7,20 +7,16 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController, RateLimit
-from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.compression.settings import CompressionSettings
+from kedro_aat.delivery.costs import Costs, Measured, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
-from kedro_aat.delivery.measurements import Result
 from kedro_aat.errors import ConfigurationError
-from kedro_aat.export.measure import measure_latency
-from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.settings import ExportSettings, Limits
 from kedro_aat.search.tactics import Ranking
 
@@ -32,43 +28,6 @@ PRECISION, LATENCY_PRECISION = 0.002, 0.05
 # limit, to be below it again when its trained file is measured.
 NUM_IN_TURNS = 5
 LATENCY_SHARE = 0.9
-
-
-class Costs(Result):
-    """What the file of an untrained model costs.
-
-    Attributes:
-        rate: Rate of the model, in [0, 1).
-        parameters: Numbers in its parameters.
-        macs: Multiply-accumulate operations per example.
-        onnx_bytes: Size of its ONNX file; None if neither bytes nor latency are limited.
-        latency_ms: Batch size -> median time of one run; empty unless latency is limited.
-    """
-
-    rate: float
-    parameters: int
-    macs: int
-    onnx_bytes: int | None = None
-    latency_ms: dict[int, float] | None = None
-
-    def __str__(self) -> str:
-        parts = [f"{self.parameters:,} parameters", f"{self.macs:,} MACs"]
-        parts += [f"{self.onnx_bytes:,} bytes"] if self.onnx_bytes is not None else []
-        parts += [f"{time:.3g} ms at batch {size}" for size, time in (self.latency_ms or {}).items()]
-        return ", ".join(parts)
-
-
-class Measured(Protocol):
-    """What limits apply to."""
-
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def macs(self) -> int: ...
-    @property
-    def onnx_bytes(self) -> int | None: ...
-    @property
-    def latency_ms(self) -> dict[int, float] | None: ...
 
 
 def excess_over(limits: Limits, measured: Measured) -> list[tuple[str, float]]:
@@ -111,48 +70,34 @@ class LimitedFile:
         second.compression_rate = highest_rate(second)
         return second.strip(do_copy=False).eval()
 
-    def costs(self, models: Sequence[nn.Module], rates: Sequence[float], *, latency: bool) -> list[Costs]:
-        """What models cost; the times of all are measured in alternating turns.
+    def costs(self, models: Sequence[nn.Module], rates: Sequence[float], limits: Limits) -> list[Costs]:
+        """What models cost, as far as limits need it.
 
         Args:
             models: Models as they would be exported.
             rates: Rate of each.
-            latency: Whether times are measured.
+            limits: The limits.
         """
-        limits, settings = self.settings.limits, self.settings
-        needs_file = latency or limits.onnx_bytes is not None
-        files = [to_onnx(model, self.inputs).SerializeToString() for model in models if needs_file]
-        times: list[dict[int, float]] | list[None] = [None] * len(models)
-        if latency:
-            measured = measure_latency(
-                files,
-                self.inputs,
-                batch_sizes=list(limits.latency_ms),
-                num_threads=settings.num_threads,
-                seconds=settings.latency_seconds,
-            )
-            times = [{size: each.median for size, each in by_size.items()} for by_size in measured]
-        return [
-            Costs(
-                rate=rate,
-                parameters=num_parameters(model),
-                macs=num_macs(model, self.inputs),
-                onnx_bytes=len(files[number]) if needs_file else None,
-                latency_ms=times[number],
-            )
-            for number, (model, rate) in enumerate(zip(models, rates, strict=True))
-        ]
+        return costs_of(
+            models,
+            rates,
+            self.inputs,
+            self.settings,
+            with_files=limits.onnx_bytes is not None,
+            batch_sizes=list(limits.latency_ms),
+        )
 
     def limit(self, rate: float) -> RateLimit:
         """Has a controller keep the limits from a rate on; all but latency, which is too noisy to be repeated."""
         known: dict[tuple[torch.Size, ...], bool] = {}
+        limits = _with_latency(self.settings.limits, {})
 
         def holds(controller: ModelController) -> bool:
             model = self.model_of(controller)
             key = tuple(tensor.shape for tensor in model.state_dict().values())
             if key not in known:
-                costs = self.costs([model], [rate], latency=False)
-                known[key] = not excess_over(self.settings.limits, costs[0])
+                (costs,) = self.costs([model], [rate], limits)
+                known[key] = not excess_over(limits, costs)
             return known[key]
 
         return RateLimit(rate, holds)
@@ -194,7 +139,7 @@ def lowest_rate(
         return file.model_of(copied)
 
     def costs_at(rates: Sequence[float], limits: Limits) -> list[Costs]:
-        return file.costs([model_at(rate) for rate in rates], rates, latency=bool(limits.latency_ms))
+        return file.costs([model_at(rate) for rate in rates], rates, limits)
 
     def compute() -> Costs:
         highest = highest_rate(controller, maximal_rate)
@@ -225,6 +170,7 @@ def lowest_rate(
         ranking=ranking and ranking.model_dump(),
         second=file.second and file.second.model_dump(mode="json"),
         export=file.settings.model_dump(mode="json", exclude={"objective"}),
+        shape=list(file.inputs.shape),
         maximal_rate=maximal_rate,
     )
     logger.info("The limits hold from a rate of %.4f on: %s", found.rate, found)

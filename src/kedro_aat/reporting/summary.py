@@ -44,6 +44,10 @@ REPORT = "aat_report.html"  # file name of the report, beside the summary
 LIMITS_ADVICE = (
     "The accuracy budget was kept, but not the limits beside it: allow more in export.limits, or a larger drop."
 )
+# With the goal of accuracy, the limits say how far the model is compressed.
+BUDGET_ADVICE = (
+    "No model that keeps the limits kept the budget: allow a larger drop, more epochs, or more in export.limits."
+)
 
 
 def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
@@ -86,6 +90,11 @@ def summarize(
     delivered = export.compressed
     agreement = delivered.agreement if delivered else None
     outcome = Outcome.CERTIFIED if certificate.is_certified else export.outcome
+    advice = outcome.advice
+    if export.breaks_limits:
+        advice = LIMITS_ADVICE
+    elif outcome is Outcome.INFEASIBLE and goal == "accuracy":
+        advice = BUDGET_ADVICE
     stages = [search, *(stage for stage in later if isinstance(stage, SearchResult))]
     skipped = [stage for stage in later if isinstance(stage, SkippedSearch) and stage.reason]
     libraries = LIBRARIES if export.baseline.openvino_bytes is None else (*LIBRARIES, "openvino")
@@ -99,7 +108,7 @@ def summarize(
     return Summary(
         outcome=outcome,
         reason=export.reason,
-        advice=LIMITS_ADVICE if export.breaks_limits else outcome.advice,
+        advice=advice,
         delivered=export.delivered,
         delivered_id=delivered.id if delivered else None,
         metric=evaluation.metric,

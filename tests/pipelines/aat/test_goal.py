@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pandas import DataFrame
 
+from kedro_aat.budget import Outcome
+from kedro_aat.config import AatSettings
+from kedro_aat.delivery.results import SkippedSearch
+from kedro_aat.pipelines.aat.search import finetune_later_stage
 from tests.pipelines.aat.conftest import Run
 from tests.projects import Project
+from tests.reporting.runs import summary_of
 
 FROM = ("--from-nodes", "evaluate_baseline")
 GOAL = {"aat.goal": "accuracy", "aat.budget.max_drop": 0.5}
@@ -58,6 +65,36 @@ def test_the_same_command_again_trains_nothing(bytes_run: Run, finished: Project
     assert "epoch 1 " not in output
     assert project.summary["run"] == before["run"]
     assert project.summary["stages"][0]["rate"] == before["stages"][0]["rate"]
+
+
+def test_a_latency_is_not_measured_again_after_the_run_has_ended(finished: Project, tmp_path: Path) -> None:
+    """Another measurement would give another rate."""
+    project = finished.copy(tmp_path)
+    limit = 0.5 * project.summary["baseline"]["latency_ms"]["1"]
+    parameters = GOAL | {"aat.export.limits.latency_ms": f"{{1: {limit}}}", "aat.second_stage": "null"}
+    outputs, rates, runs = [], [], []
+    for _ in range(2):
+        outputs.append(project.run(*FROM, **parameters))
+        rates.append(re.findall(r"The limits hold from a rate of (0\.\d+) on", outputs[-1]))
+        runs.append((project.summary["run"], project.summary["stages"][0]["rate"]))
+    assert "epoch 1 " in outputs[0]
+    assert "epoch 1 " not in outputs[1]
+    assert rates[0] == rates[1] != []
+    assert runs[0] == runs[1]
+
+
+def test_nothing_is_quantized_if_no_model_at_the_rate_keeps_the_budget() -> None:
+    unused: Any = None
+    goal = {"goal": "accuracy", "export": {"limits": {"macs": 1}}, "compression": {"algorithm": "filter_pruning"}}
+    training = {"metric": "torchmetrics.MeanSquaredError"}
+    settings = AatSettings.model_validate({"budget": {"max_drop": 1}, "training": training, "second_stage": {}} | goal)
+    first, trajectory = summary_of("infeasible").stages[0], DataFrame({"stage": [1]})
+    assert first.outcome is Outcome.INFEASIBLE
+    _, second, known = finetune_later_stage(
+        unused, unused, unused, unused, unused, unused, first, trajectory, unused, unused, settings
+    )
+    assert isinstance(second, SkippedSearch)
+    assert known is trajectory
 
 
 def test_a_limit_that_nothing_keeps_is_one_error_before_training(finished: Project, tmp_path: Path) -> None:

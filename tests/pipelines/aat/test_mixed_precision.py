@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.handles import TensorBoardLog
 from kedro_aat.delivery.results import SearchResult
+from kedro_aat.pipelines.aat.baseline import evaluate_baseline
 from kedro_aat.pipelines.aat.search import (
     build_controller,
-    evaluate_baseline,
     finetune_adaptively,
     finetune_later_stage,
 )

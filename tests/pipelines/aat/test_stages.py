@@ -80,7 +80,7 @@ def test_a_stage_without_gain_is_skipped_with_the_numbers_and_again_when_repeate
         ]
         assert [stage["stage"] for stage in summary["stages"]] == [1]
         assert set(project.trajectory["stage"]) == {1}
-        (kept,) = (project.models / "checkpoints" / summary["run"] / "gains").iterdir()
+        (kept,) = (project.models / "checkpoints" / "estimates").iterdir()
         assert reason in (project.folder / "data/08_reporting/aat_report.html").read_text()
         assert str(macs) in kept.read_text()
 

@@ -1,13 +1,13 @@
 """The nodes of the `aat` pipeline, which know no catalog and no paths and return plain JSON, for pipelines of your own.
 
-Notebooks and scripts can call the same functions in `search.py`, `deliver.py` and `reporting.py`, which return typed
-results.
+Notebooks and scripts can call the same functions in `baseline.py`, `search.py`, `deliver.py` and `reporting.py`, which
+return typed results.
 """
 
-from kedro_aat.pipelines.aat import deliver, reporting, search
+from kedro_aat.pipelines.aat import baseline, deliver, reporting, search
 from kedro_aat.pipelines.aat.as_json import JsonNode
 
-evaluate_baseline = JsonNode(search.evaluate_baseline)
+evaluate_baseline = JsonNode(baseline.evaluate_baseline)
 build_controller = JsonNode(search.build_controller)
 finetune_adaptively = JsonNode(search.finetune_adaptively)
 finetune_later_stage = JsonNode(search.finetune_later_stage)

@@ -1,4 +1,4 @@
-"""Nodes that evaluate the baseline and search for the highest rate within its budget.
+"""Nodes that search for the highest rate within the budget.
 
 torch is imported when a node runs, so that listing pipelines stays fast.
 """
@@ -8,148 +8,41 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from kedro_aat.config import AatSettings
+from kedro_aat.budget import Outcome
+from kedro_aat.config import AatSettings, LaterStage
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
     BudgetResult,
     EpochCount,
     LaterSearchResult,
-    MetricInfo,
     Rates,
     SearchResult,
     SkippedSearch,
-    SplitSizes,
     WallTime,
 )
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from torch import Tensor
     from torch.nn import Module
 
-    from kedro_aat.certificate import Forecast
     from kedro_aat.compression.controller import ModelController
     from kedro_aat.datasets.handles import TensorBoardLog
+    from kedro_aat.delivery.finished import FinishedSteps
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
     from kedro_aat.training.runner import Evaluation
+    from kedro_aat.training.settings import TrainingSettings
     from kedro_aat.training.stage import SearchStageResult
 else:
     # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
     # hint that it cannot resolve switches that check off, and importing these takes seconds.
-    DataFrame = Module = ModelController = Tensor = TensorBoardLog = CheckpointStore = Any
-    Forecast = Evaluation = Data = SearchStageResult = Any
+    DataFrame = Module = ModelController = TensorBoardLog = CheckpointStore = Any
+    Evaluation = Data = FinishedSteps = TrainingSettings = SearchStageResult = Any
 
 logger = logging.getLogger(__name__)
 
+LATER_STAGES = {2: "second_stage", 3: "third_stage"}
 NUM_CALIBRATION_BATCHES = 10  # training batches that give the ranges of activations before a later stage
-
-# Evaluations of other baselines that are kept: pipelines of other namespaces may have the same store.
-NUM_OTHER_BASELINES = 10
-
-
-def evaluate_baseline(
-    model: Module,
-    train_data: Data,
-    validation_data: Data,
-    settings: AatSettings,
-    checkpoint_store: CheckpointStore | None = None,
-) -> tuple[BaselineEvaluation, DataFrame]:
-    """Evaluates the uncompressed model, works out its budget, and forecasts the certificate.
-
-    Everything that can be checked without training is checked here: import paths, splits, metric and budget.
-
-    Args:
-        model: The uncompressed model; it stays as it is.
-        train_data: Training split.
-        validation_data: Validation split.
-        settings: Settings of the pipeline.
-        checkpoint_store: Store in which the evaluation is kept, so that the same call does not repeat it; None keeps
-            nothing.
-
-    Returns:
-        The evaluation, and a table with one `score` per validation example or, for a metric that is not a mean over
-        examples, with the metric on each of the `resampled` splits.
-    """
-    import copy
-
-    import pandas as pd
-
-    from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
-    from kedro_aat.training.data import data_fingerprint, example_count
-    from kedro_aat.training.default import DefaultTraining
-    from kedro_aat.training.random_state import seed_everything
-    from kedro_aat.training.runner import evaluate
-
-    settings.check()
-    seed_everything(settings.seed)
-    # A copy, because the model may be moved to another device and memory format.
-    model = copy.deepcopy(model)
-    training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
-    finished = FinishedSteps(
-        checkpoint_store.root / "finished_steps" if checkpoint_store else None,
-        validation_data=data_fingerprint(validation_data),
-        training=training_inputs(settings.training),
-        seed=settings.seed,
-    )
-    validate, batch_size = training.callables().validate, settings.training.batch_size
-
-    def validated() -> MetricValues:
-        return MetricValues.of(evaluate(model, validate, batch_size=batch_size, subject="the baseline"))
-
-    evaluation = finished.result("baseline", MetricValues, validated, model).evaluation()
-    finished.remove_others(NUM_OTHER_BASELINES)
-    higher_is_better = settings.training.direction()
-    assert higher_is_better is not None  # settings.check() made sure of it
-    budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)
-    logger.info("Baseline metric %.4f; lowest tolerated %.4f", evaluation.metric, budget.lowest_tolerated)
-    values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}
-    scores = {name: [] if value is None else value.tolist() for name, value in values.items()}
-    sizes = SplitSizes(training=example_count(train_data), validation=example_count(validation_data))
-    result = BaselineEvaluation(
-        metric=MetricInfo(name=settings.training.metric_name, higher_is_better=higher_is_better),
-        validation=evaluation.metric,
-        budget=BudgetResult.model_validate(budget),
-        forecast=forecast_certificate(evaluation.scores, budget.drop, sizes.validation, settings),
-        examples=sizes,
-    )
-    return result, pd.DataFrame(scores, dtype="float64")
-
-
-def forecast_certificate(
-    scores: Tensor | None, tolerated_drop: float, num_validation: int, settings: AatSettings
-) -> Forecast | None:
-    """Logs what to expect of the certificate.
-
-    Args:
-        scores: One score per validation example, (N,); None for a metric without such scores.
-        tolerated_drop: The budget, in metric units.
-        num_validation: Number of validation examples.
-        settings: Settings of the pipeline.
-
-    Returns:
-        The forecast; None if it is unknown before training.
-    """
-    from kedro_aat.certificate import forecast
-
-    if scores is None:
-        logger.warning("The outcome cannot be certified, because the metric has no score per example.")
-        return None
-    if not bool(((scores == 0) | (scores == 1)).all()):
-        return None  # how much such scores will differ is unknown
-    expected = forecast(settings.certificate, tolerated_drop, num_validation)
-    if expected is not None:
-        logger.info("%s", expected)
-        if expected.num_validation_needed > num_validation:
-            logger.warning(
-                "%d validation examples cannot resolve the budget of %.4g: they measure a drop with a standard error "
-                "of about %.2g. %d examples would bring it to a third of the budget.",
-                num_validation,
-                tolerated_drop,
-                expected.validation_standard_error,
-                expected.num_validation_needed,
-            )
-    return expected
 
 
 def build_controller(
@@ -190,7 +83,6 @@ def limited_rate(
     Raises:
         ConfigurationError: If no rate keeps the limits, or if the uncompressed model does.
     """
-    from kedro_aat.delivery.finished import FinishedSteps
     from kedro_aat.delivery.limits import LimitedFile, lowest_rate
     from kedro_aat.search.frontier import Frontier
     from kedro_aat.training.data import example_input
@@ -200,8 +92,7 @@ def limited_rate(
     compression = None if second is None else second.compression
     file = LimitedFile(settings.export, compression, example_input(validation_data))
     rankings = settings.search.tactics.rankings(controller.rankings)
-    finished = FinishedSteps(checkpoint_store.root / "finished_steps")
-    lowest = lowest_rate(controller, file, settings.maximal_rate, rankings[0], finished)
+    lowest = lowest_rate(controller, file, settings.maximal_rate, rankings[0], _estimates(checkpoint_store))
     controller.limit = file.limit(lowest)
     return max(lowest, settings.minimal_rate)
 
@@ -292,7 +183,8 @@ def finetune_later_stage(
     """Compresses further what the search before found (or the baseline, if it found nothing).
 
     The budget is the same, so it holds for the joint result. Everything is passed on unchanged if the settings ask for
-    no such stage, if its file would gain nothing, or if a model was chosen without training.
+    no such stage, if its file would gain nothing, if a model was chosen without training, or if the goal is accuracy
+    and the first stage has found nothing.
 
     Args:
         controller: Controller of the stage before; it stays as it is.
@@ -311,56 +203,34 @@ def finetune_later_stage(
     Returns:
         The stage's controller, the result of its search, and the trajectory of all stages so far.
     """
-    import itertools
-
     import pandas as pd
 
-    from kedro_aat.compression.build import build_controller as build
-    from kedro_aat.compression.settings import algorithms_of, keeping_zeros
-    from kedro_aat.delivery.gains import loss_of
+    from kedro_aat.compression.settings import algorithms_of
     from kedro_aat.delivery.limits import highest_rate
     from kedro_aat.reporting.summary import trajectory
-    from kedro_aat.training.data import example_input, synthetic_input
-    from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.stage import SearchStage
 
-    number, name = (2, "second_stage") if second_result is None else (3, "third_stage")
+    number = 2 if second_result is None else 3
+    name = LATER_STAGES[number]
     known = search_trajectory if "stage" in search_trajectory else search_trajectory.assign(stage=1)
     later = settings.later_stages.get(number)
-    if later is None or settings.choose is not None:
+    is_limited = settings.goal == "accuracy"  # then the limits need both stages, and the later one at its highest rate
+    found_nothing = is_limited and search_result.outcome is Outcome.INFEASIBLE
+    if later is None or settings.choose is not None or found_nothing:
         return controller, SkippedSearch(outcome="skipped"), known
     earlier = [search_result, *([second_result] if isinstance(second_result, SearchResult) else [])]
-    algorithms, compression = algorithms_of(later.compression), later.compression
-    if any("magnitude_sparsity" in stage.algorithms for stage in earlier):
-        compression = keeping_zeros(compression)
     training = settings.training.with_learning_rate(later.learning_rate_factor)
-    later_controller = build(controller.strip(), compression, example_input=synthetic_input(train_data))
-    if hasattr(later_controller, "calibrate"):
-        batches = DefaultTraining(later_controller.model, training, train_data, validation_data).train_batches(0)
-        later_controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
-    is_limited = settings.goal == "accuracy"  # then the limits need this stage, at its highest rate
-    if later.skip_without_gain and not is_limited:
-        loss = loss_of(
-            controller.strip(),
-            max(stage.rate.achieved for stage in earlier),
-            later_controller,
-            settings.maximal_rate,
-            example_input(validation_data, max(settings.export.batch_sizes)),
-            settings.export,
-            checkpoint_store.root / search_result.run / "gains",
-        )
-        if loss is not None:
-            reason = (
-                f"{' and '.join(algorithms)} {loss}: the {name.replace('_', ' ')} is skipped. "
-                f"Set {name}.skip_without_gain to false to train it."
-            )
-            logger.info("%s", reason)
-            skipped = SkippedSearch(outcome="skipped", stage=number, algorithms=algorithms, reason=reason)
-            return controller, skipped, known
-    limit, minimal_rate, maximal_rate = settings.time_limit, later.minimal_rate, settings.maximal_rate
+    later_controller = _later_controller(controller, later, earlier, training, train_data, validation_data)
+    minimal_rate, maximal_rate = later.minimal_rate, settings.maximal_rate
     if is_limited:
         minimal_rate = maximal_rate = highest_rate(later_controller, maximal_rate)
-    used = sum(stage.seconds.used for stage in earlier)
+    elif later.skip_without_gain:
+        skipped = _without_gain(
+            number, controller, later_controller, earlier, validation_data, checkpoint_store, settings
+        )
+        if skipped is not None:
+            return controller, skipped, known
+    limit, used = settings.time_limit, sum(stage.seconds.used for stage in earlier)
     stage = SearchStage(
         policy=later.search,
         training=training,
@@ -384,11 +254,77 @@ def finetune_later_stage(
         tensorboard_log.writer,
     )
     all_stages = [known, trajectory(ended.fine_tuned.history).assign(stage=number)]
-    result = _search_result(number, ended, algorithms, later.search.maximal_total_epochs, limit)
+    result = _search_result(number, ended, algorithms_of(later.compression), later.search.maximal_total_epochs, limit)
     return later_controller, result, pd.concat(all_stages, ignore_index=True)
 
 
 finetune_second_stage = finetune_later_stage  # its name in version 0.1.0
+
+
+def _later_controller(
+    controller: ModelController,
+    later: LaterStage,
+    earlier: list[SearchResult],
+    training: TrainingSettings,
+    train_data: Data,
+    validation_data: Data,
+) -> ModelController:
+    """Puts what the earlier stages have found, as it would be exported, under the later stage's compression."""
+    import itertools
+
+    from kedro_aat.compression.build import build_controller as build
+    from kedro_aat.compression.settings import keeping_zeros
+    from kedro_aat.training.data import synthetic_input
+    from kedro_aat.training.default import DefaultTraining
+
+    is_sparse = any("magnitude_sparsity" in stage.algorithms for stage in earlier)
+    compression = keeping_zeros(later.compression) if is_sparse else later.compression
+    built = build(controller.strip(), compression, example_input=synthetic_input(train_data))
+    if hasattr(built, "calibrate"):
+        batches = DefaultTraining(built.model, training, train_data, validation_data).train_batches(0)
+        built.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
+    return built
+
+
+def _without_gain(
+    number: int,
+    controller: ModelController,
+    later_controller: ModelController,
+    earlier: list[SearchResult],
+    validation_data: Data,
+    checkpoint_store: CheckpointStore,
+    settings: AatSettings,
+) -> SkippedSearch | None:
+    """Why a later stage is skipped; None if its file would gain."""
+    from kedro_aat.compression.settings import algorithms_of
+    from kedro_aat.delivery.gains import loss_of
+    from kedro_aat.training.data import example_input
+
+    loss = loss_of(
+        controller.strip(),
+        max(stage.rate.achieved for stage in earlier),
+        later_controller,
+        settings.maximal_rate,
+        example_input(validation_data, max(settings.export.batch_sizes)),
+        settings.export,
+        _estimates(checkpoint_store),
+    )
+    if loss is None:
+        return None
+    name, algorithms = LATER_STAGES[number], algorithms_of(settings.later_stages[number].compression)
+    reason = (
+        f"{' and '.join(algorithms)} {loss}: the {name.replace('_', ' ')} is skipped. "
+        f"Set {name}.skip_without_gain to false to train it."
+    )
+    logger.info("%s", reason)
+    return SkippedSearch(outcome="skipped", stage=number, algorithms=algorithms, reason=reason)
+
+
+def _estimates(checkpoint_store: CheckpointStore) -> FinishedSteps:
+    """Keeps what is found on untrained models, which decides how a search goes on; nothing is removed from it."""
+    from kedro_aat.delivery.finished import FinishedSteps
+
+    return FinishedSteps(checkpoint_store.root / "estimates")
 
 
 def _search_result(
