@@ -13,6 +13,7 @@ from kedro_aat.delivery.candidates import front_records
 from kedro_aat.delivery.results import BaselineEvaluation, CertificateResult, ExportResult, SkippedSearch, Summary
 from kedro_aat.reporting.summary import print_summary, summarize, trajectory
 from kedro_aat.search.policy import Goal
+from kedro_aat.search.tactics import Ranking, Tactic
 from tests.reporting.runs import changed, summary_of
 from tests.training.test_records import RECORD
 
@@ -108,6 +109,15 @@ def test_summary_of_version_0_1_0_can_be_read() -> None:
     assert summary == summary_of("within_budget")
     assert summary.delivered_candidate is not None
     assert summary.delivered_candidate.name == summary.delivered
+
+
+def test_trajectory_names_the_tactic_of_every_epoch() -> None:
+    tactic = Tactic(ranking=Ranking(importance="l2", ranking="global"), distill=False)
+    table = trajectory([RECORD, replace(RECORD, tactic=tactic)])
+    assert table["importance"].fillna("-").tolist() == ["-", "l2"]
+    assert table["ranking"].fillna("-").tolist() == ["-", "global"]
+    assert table["distilled"].isna().tolist() == [True, False]
+    assert not table["distilled"][1]
 
 
 def test_failed_epoch_has_no_metric_and_no_margin() -> None:

@@ -385,6 +385,15 @@ def test_met_at_once_returns_the_maximal_rate() -> None:
     assert max(result.requested_rate for result in whole.course.results) <= PROBLEM.maximal_rate
 
 
+def test_the_reason_names_the_tactic_of_the_model_that_is_returned() -> None:
+    tactics = {"importance": "l2", "ranking": "global", "learning_rate_factor": 3, "distillation": True}
+    problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, rankings=RANKINGS, can_distill=True)
+    reason = explored(lambda trained: 0.9, problem=problem, tactics=tactics).stop.reason
+    words = "The model was trained at 3 times the learning rate, ranked by l2 (global), with the baseline as teacher."
+    assert words in reason
+    assert "teacher" not in explored(lambda trained: 0.9).stop.reason
+
+
 def test_never_met_is_infeasible() -> None:
     whole = explored(lambda trained: FAR)
     assert whole.stop.outcome is Outcome.INFEASIBLE

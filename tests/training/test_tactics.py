@@ -329,3 +329,4 @@ def test_the_loop_tells_costs_and_follows_tactics(tmp_path: Path) -> None:
     assert all(LEAST_EPOCH_COST <= row.cost < 1 for row in ended.history[1:])
     assert ended.history[1].learning_rate == pytest.approx(0.1 * (2 - 5.5 / 6))
     assert ended.history[2].learning_rate == pytest.approx(0.1)
+    assert [row.tactic for row in ended.history] == [None, Tactic(ranking=TAYLOR), Tactic(ranking=TAYLOR)]

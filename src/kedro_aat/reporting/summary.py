@@ -51,13 +51,21 @@ BUDGET_ADVICE = (
 
 
 def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
-    """One row per epoch, with the fields of `EpochRecord` as columns; a failed epoch has no metric and no margin."""
+    """One row per epoch, with the fields of `EpochRecord` as columns; a failed epoch has no metric and no margin.
+
+    A tactic is three columns; its learning rate is in `lr_scale`.
+    """
     import pandas as pd
 
     whole_numbers = {"started_from": "Int64"}
     fractions = dict.fromkeys(("metric", "margin", "standard_error", "loss", "learning_rate", "best_rate"), "float64")
-    rows = [asdict(record) | ({"margin": None} if record.failed else {}) for record in history]
-    return pd.DataFrame(rows).astype({**whole_numbers, **fractions})
+    chosen = {"importance": "string", "ranking": "string", "distilled": "boolean"}
+    rows = []
+    for record in history:
+        tactic = record.tactic
+        choice = dict.fromkeys(chosen) if tactic is None else dict(tactic.ranking) | {"distilled": tactic.distill}
+        rows.append(asdict(record) | choice | ({"margin": None} if record.failed else {}))
+    return pd.DataFrame(rows).drop(columns="tactic").astype({**whole_numbers, **fractions, **chosen})
 
 
 def summarize(

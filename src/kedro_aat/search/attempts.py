@@ -53,6 +53,11 @@ class Attempt(Settings):
         return self.results[-1]
 
     @property
+    def checkpoints(self) -> frozenset[int]:
+        """The checkpoints of its epochs."""
+        return frozenset(result.checkpoint for result in self.results)
+
+    @property
     def best_margin(self) -> float:
         """The largest margin of its epochs, in metric units; the last one if it diverged in the end."""
         return self.last.margin if self.diverged else max(result.margin for result in self.results)
@@ -264,6 +269,10 @@ class FrontierState(SearchState):
             if self.best is None:
                 words += f", which is {-nearest.margin:.2g} worse than the worst one tolerated"
             return f"{words}. {ending}"
+        if self.returned is not None:
+            of_trial = (each for each in self.attempts if self.returned.checkpoint in each.checkpoints)
+            tactic = next((each.tactic for each in of_trial), self.tactic)
+            ending += f" The model was trained at {tactic.describe(self.problem.can_distill)}."
         highest = max((trial.achieved_rate for trial in self.candidates), default=0.0)
         if self.best is not None and highest > self.best.achieved_rate:
             ending += (

@@ -41,6 +41,20 @@ class Tactic(Settings):
     lr_factor: Annotated[float, Field(gt=0)] = 1.0
     distill: bool = True
 
+    def describe(self, can_distill: bool) -> str:
+        """Describes it in words.
+
+        Args:
+            can_distill: Whether the training knows how to distill.
+        """
+        words = [f"{self.lr_factor:.3g} times the learning rate"]
+        if self.ranking.importance is not None:
+            how = "" if self.ranking.ranking is None else f" ({self.ranking.ranking})"
+            words.append(f"ranked by {self.ranking.importance}{how}")
+        if can_distill:
+            words.append("with the baseline as teacher" if self.distill else "without a teacher")
+        return ", ".join(words)
+
 
 def _listed(value: object) -> object:
     return value if value is None or isinstance(value, list | tuple) else (value,)

@@ -115,7 +115,7 @@ def fine_tune(
                 interruption.work = f"epoch {runner.cumulative_epoch_count + 1}" if move.train else "the validation"
                 state, record = _try_in_memory(runner, policy, move, state, budget, baseline, checkpoints, history)
                 history.append(record)
-                saved = {"search": state.model_dump_json(), "history": [vars(row) for row in history]}
+                saved = {"search": state.model_dump_json(), "history": [row.plain() for row in history]}
                 # Checkpoint 0 is the initial model. The previous one and what it needs stay in case this one turns
                 # out to be damaged.
                 on_front = pareto_front(history, on_front | {record.checkpoint})
@@ -233,6 +233,7 @@ def _try(
         lr_scale=move.lr_scale,
         best_rate=state.best.achieved_rate if state.best else None,
         seconds=time.perf_counter() - started,
+        tactic=move.tactic or (history[-1].tactic if history else None),
     )
     return state, record
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.errors import CheckpointError
+from kedro_aat.search.tactics import Tactic
 
 MAX_ON_PARETO_FRONT = 12  # checkpoints of the Pareto front that stay on disk
 
@@ -38,6 +39,7 @@ class EpochRecord:
         best_rate: Highest rate within budget so far; None if there is none.
         seconds: Wall time of the epoch.
         cost: What the epoch cost, as a share of an epoch of the uncompressed model, in [0, 1]; 0 for a validation.
+        tactic: What the search chose beside the rate; None if it does not choose.
     """
 
     checkpoint: int
@@ -56,6 +58,7 @@ class EpochRecord:
     best_rate: float | None
     seconds: float
     cost: float = 1.0
+    tactic: Tactic | None = None
 
     @property
     def failed(self) -> bool:
@@ -65,6 +68,10 @@ class EpochRecord:
     def keeps(self, budget: Budget) -> bool:
         """Whether the metric is within `budget`."""
         return self.metric is not None and budget.margin(self.metric) >= 0
+
+    def plain(self) -> dict[str, object]:
+        """Returns it as plain data, for a checkpoint."""
+        return vars(self) | {"tactic": None if self.tactic is None else self.tactic.model_dump()}
 
 
 _RECORDS = TypeAdapter(list[EpochRecord])

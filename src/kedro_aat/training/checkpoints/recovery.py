@@ -167,6 +167,6 @@ def _save_first(
     known = {name: value for name, value in vars(row).items() if name in EpochResult.model_fields}
     state = policy.tell(policy.initial(problem), EpochResult(**known))
     runner.reset_training()
-    saved = {"search": state.model_dump_json(), "history": [vars(row)]}
+    saved = {"search": state.model_dump_json(), "history": [row.plain()]}
     checkpoints.save(runner.checkpoint(0, saved), runner.dump)
     logger.warning("Checkpoint 0 of %s was lost, and is saved again.", checkpoints.folder)
