@@ -190,7 +190,8 @@ def test_gradients_that_were_sampled_in_vain_do_not_count() -> None:
     twice.runner.use(Tactic(ranking=TAYLOR))
     for run in (once, twice):
         run.runner.use(Tactic(ranking=TAYLOR))
-    first, second = (run.controller._sampled for run in (once, twice))
+    controllers: list[Any] = [once.controller, twice.controller]
+    first, second = (controller._sampled for controller in controllers)
     assert all(torch.equal(first[place], second[place]) for place in first)
 
 
