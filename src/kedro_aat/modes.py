@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 _CHATTY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
@@ -22,6 +23,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def evaluating_with_gradients(model: nn.Module) -> Iterator[None]:
+    """Does as `evaluating`, so that backward passes work, too: cuDNN has none of recurrent layers in this mode."""
+    is_recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    without_cudnn = torch.backends.cudnn.flags(enabled=False) if is_recurrent else contextlib.nullcontext()
+    with evaluating(model), without_cudnn:
+        yield
 
 
 @contextlib.contextmanager

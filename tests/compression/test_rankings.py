@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +78,18 @@ def test_composite_offers_what_its_adaptive_algorithm_does() -> None:
     controller = compose(SPARSITY, INT8)
     assert controller.rankings == controller.adaptive.rankings == (LAMP, ABS)
     assert controller.first_target_rate == controller.adaptive.first_target_rate == 0.7
+    assert controller.observe_gradients is None
+
+
+def test_composite_observes_the_gradients_of_its_filters() -> None:
+    controller = compose(PRUNING, INT8)
+    adaptive: Any = controller.adaptive
+    for weight, _ in adaptive._filters:
+        weight.parameter.grad = weight.parameter.detach().clone()
+    assert controller.observe_gradients is not None
+    controller.observe_gradients()
+    assert adaptive._sampled
+    assert all(score.all() for score in adaptive._sampled.values())
 
 
 # --- ranking ---------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def phases(whole: Search) -> list[Phase]:
     """Divides a search into trials of the climb and polishes."""
     found: list[Phase] = []
     for move, result in zip(whole.course.moves[1:], whole.course.results[1:], strict=True):
-        if move.tactic is not None:
+        if move.start_from is not None and move.tactic is not None:  # not again after a failed epoch
             is_polish = move.lr_scale_at_end is None
             found.append(Phase(move.start_from, u_of(result.requested_rate), move.tactic, [], [], is_polish))
         found[-1].moves.append(move)

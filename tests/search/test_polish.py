@@ -79,6 +79,17 @@ def test_never_falls_in_rate_but_after_an_epoch_that_failed(world: World) -> Non
             assert may_fall or after.requested_rate >= before.requested_rate - 1e-12
 
 
+def test_an_epoch_that_failed_does_not_change_its_tactic() -> None:
+    """The checkpoint to which the model returns may be that of a trial with another tactic."""
+    whole = explored(
+        lambda trained: None if trained.lr_scale < 0.7 and trained.number < 20 else flat_then_cliff(trained)
+    )
+    (polish,) = polishes(whole)
+    again = [move.tactic for move, before in zip(polish.moves[1:], polish.results, strict=False) if before.failed]
+    assert again
+    assert set(again) == {polish.tactic}
+
+
 @laws
 @given(world=worlds)
 def test_a_learning_rate_of_a_polish_never_rises(world: World) -> None:

@@ -47,6 +47,15 @@ def test_time_limit_allows_fewer_epochs(limit: float, epochs: int) -> None:
     assert expected_cost(history, 10, fail_if_called, limit).epochs == epochs
 
 
+def test_cheap_epochs_count_as_what_they_cost() -> None:
+    """Four epochs of a cut model that cost half each leave as much room as two whole ones."""
+    history = [replace(RECORD, seconds=1.0, cost=0.5)] * 4
+    cost = expected_cost(history, 10, fail_if_called, None)
+    assert (cost.epochs, cost.seconds_per_epoch, cost.seconds) == (10, 2, 16)
+    assert expected_cost(history, 10, fail_if_called, 10.0).epochs == 2 + 3
+    assert expected_cost(history * 4, 10, fail_if_called, None).seconds == 4
+
+
 def test_finished_search_costs_nothing_more() -> None:
     history = [replace(RECORD, seconds=2.0)] * 5
     cost = expected_cost(history, 5, fail_if_called, 1.0)

@@ -133,6 +133,7 @@ def test_search_that_does_not_fit_in_any_part_is_an_error(tmp_path: Path) -> Non
 def test_function_of_the_users_is_not_halved() -> None:
     own = TrainingRun(Hungry, **HALVE, validate="tests.training.user_functions.validate_in_vain")
     assert own.runner.halve_batch("train_epoch")
+    assert own.runner.halve_batch("sample_gradients")
     assert not own.runner.halve_batch("validate")
     for training in (HALVE, {}):
         own = TrainingRun(Hungry, **training, validate="tests.training.user_functions.validate_in_vain")

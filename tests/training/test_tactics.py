@@ -185,6 +185,25 @@ def test_sampled_gradients_are_used_once() -> None:
     assert not controller._sampled
 
 
+def test_gradients_that_were_sampled_in_vain_do_not_count() -> None:
+    once, twice = pruned_run(), pruned_run()
+    twice.runner.use(Tactic(ranking=TAYLOR))
+    for run in (once, twice):
+        run.runner.use(Tactic(ranking=TAYLOR))
+    controllers: list[Any] = [once.controller, twice.controller]
+    first, second = (controller._sampled for controller in controllers)
+    assert all(torch.equal(first[place], second[place]) for place in first)
+
+
+def test_sampling_gradients_keeps_the_mode_of_every_module() -> None:
+    run = pruned_run()
+    run.model.train()
+    run.model.get_submodule("conv").eval()
+    before = [module.training for module in run.model.modules()]
+    run.runner.use(Tactic(ranking=TAYLOR))
+    assert [module.training for module in run.model.modules()] == before
+
+
 def test_a_tactic_without_a_ranking_keeps_the_configured_one() -> None:
     run = pruned_run()
     run.runner.use(Tactic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from kedro_aat.training.loop import fine_tune
 from kedro_aat.training.progress import LoopProgress
 from tests.benchmarks.simulated_problems import problem
 from tests.scripted import ScriptedController, ScriptedModel
+from tests.training.checkpoints import small_search
 
 PROBLEM = problem(drop=0.02, uc=1.5, K=0.05, rho=1.0, lam=0.004, jit=0.0005, breset=0.001, N=400)
 
@@ -84,3 +86,11 @@ def test_the_loop_tells_the_policy_what_the_simulator_tells_it_of_the_same_score
             update={"requested_rate": told.requested_rate, "achieved_rate": told.achieved_rate}
         )
         assert told.achieved_rate == pytest.approx(of_the_simulator.achieved_rate, abs=1e-12)
+
+
+def test_a_stage_tells_the_policy_the_number_of_validation_examples(tmp_path: Path) -> None:
+    """By which the policy chooses `acceptance_z` if no standard error is known."""
+    folder = small_search.search(tmp_path).folder
+    latest = max(folder.glob("*/state.json"))
+    state = FrontierState.model_validate_json(json.loads(latest.read_text())["search"])
+    assert state.problem.num_validation == len(small_search.split(24)["targets"])

@@ -118,6 +118,11 @@ class CompositeController(ModelController):
         self.adaptive.rank_by(ranking)
 
     @property
+    def observe_gradients(self) -> Callable[[], object] | None:
+        """What the adaptive algorithm does with the gradients of a batch; None if it does not rank by them."""
+        return getattr(self.adaptive, "observe_gradients", None)
+
+    @property
     def achieved_rate(self) -> float:
         """The achieved rate of the adaptive algorithm, in [0, 1]."""
         return self.adaptive.achieved_rate

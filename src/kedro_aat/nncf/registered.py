@@ -11,6 +11,7 @@ from torch.optim.swa_utils import update_bn
 
 from kedro_aat.compression.controller import CompressionController
 from kedro_aat.compression.distillation import DistillationLoss
+from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.nncf.config import NNCFConfig
 from kedro_aat.training.default import NUM_SAMPLED_BATCHES
 
@@ -62,13 +63,13 @@ class _Registered:
     def sample_gradients(self, observe: Callable[[], object]) -> None:
         """Computes the gradients of the first batches, (inputs, targets), and calls `observe` after each."""
         criterion, function = self._config.criterion, self._config.criterion_fn
-        self._model.eval()  # statistics stay as they are
-        for inputs, targets in itertools.islice(self._config.train_loader, NUM_SAMPLED_BATCHES):
-            self._model.zero_grad(set_to_none=True)
-            outputs, targets_there = self._model(inputs.to(self._device)), targets.to(self._device)
-            loss = function(outputs, targets_there, criterion) if function else criterion(outputs, targets_there)
-            loss.backward()
-            observe()
+        with evaluating_with_gradients(self._model):  # statistics stay as they are
+            for inputs, targets in itertools.islice(self._config.train_loader, NUM_SAMPLED_BATCHES):
+                self._model.zero_grad(set_to_none=True)
+                outputs, targets_there = self._model(inputs.to(self._device)), targets.to(self._device)
+                loss = function(outputs, targets_there, criterion) if function else criterion(outputs, targets_there)
+                loss.backward()
+                observe()
         self._model.zero_grad(set_to_none=True)
 
 

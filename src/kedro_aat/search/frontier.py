@@ -350,6 +350,7 @@ class Frontier(Settings):
         if last.early_stop:
             return state.stop("The early-stopping function ended the polish.")
         path = self._path(state.problem, u_of(last.requested_rate), polish.next_u(state, self.acceptance_z))
-        # After a failed epoch the model is back in the state before it.
+        # After a failed epoch the model is back in the state before it, which may have been that of another tactic.
         rates, lr_scale = path[-1:] if last.failed else path, polish.lr_scale(state, len(state.polish))
-        return Epoch(rate_path=rates, lr_scale=lr_scale, new_optimizer=last.failed)
+        tactic = state.tactic if last.failed else None
+        return Epoch(rate_path=rates, lr_scale=lr_scale, new_optimizer=last.failed, tactic=tactic)

@@ -14,8 +14,11 @@ from kedro_aat.compression.controller import CompressionController
 from kedro_aat.errors import DivergedError, OutOfMemoryError
 from kedro_aat.training.guards.interruption import stopped_at_once
 from kedro_aat.training.random_state import rng_state, set_rng_state
-from kedro_aat.training.records import EpochRecord
+from kedro_aat.training.records import EpochRecord, epochs_used
 from kedro_aat.training.runner import TrainingRunner
+
+# Against division by zero.
+LEAST_COST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Cost:
     """Expected cost of a search.
 
     Attributes:
-        seconds_per_epoch: Measured time of training, validation and bookkeeping.
-        epochs: Epochs that the search may train in total, within the time limit.
+        seconds_per_epoch: Measured time of training, validation and bookkeeping, of an epoch of the uncompressed model.
+        epochs: Epochs that the search may use up in total, within the time limit; see `records.epochs_used`.
         seconds: Expected time of the epochs that are still to be trained.
     """
 
@@ -79,12 +82,14 @@ def expected_cost(
         time_epoch: Measures the seconds of an epoch; called only if `history` has none.
         time_limit: Seconds for the whole search, including `history`; None for no limit.
     """
-    trained = [row.seconds for row in history if row.trained]
-    if len(trained) >= maximal_epochs:
+    # Epochs of a cut model take less time, and count less.
+    trained = [row.seconds / max(row.cost, LEAST_COST) for row in history if row.trained]
+    used = epochs_used(history)
+    if used >= maximal_epochs:
         return Cost(statistics.median(trained) if trained else 0.0, maximal_epochs, 0.0)
     seconds_per_epoch = statistics.median(trained) if trained else time_epoch()
     epochs = maximal_epochs
     if time_limit is not None:
         left = time_limit - sum(row.seconds for row in history)
-        epochs = min(epochs, len(trained) + max(0, int(left / max(seconds_per_epoch, 1e-9))))
-    return Cost(seconds_per_epoch, epochs, (epochs - len(trained)) * seconds_per_epoch)
+        epochs = min(epochs, used + max(0, int(left / max(seconds_per_epoch, 1e-9))))
+    return Cost(seconds_per_epoch, epochs, (epochs - used) * seconds_per_epoch)

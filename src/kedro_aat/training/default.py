@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any, cast
 
 import torch
@@ -24,6 +23,7 @@ from torch.utils.data import (
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
 from kedro_aat.errors import ModelError
+from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
 from kedro_aat.training.guards.watchdog import WatchedLoader
 from kedro_aat.training.resampling import Bootstrap, Resampling, resampling_for
@@ -246,12 +246,12 @@ class DefaultTraining:
 
     def sample_gradients(self, observe: Callable[[], object]) -> None:
         """Computes the gradients of the first training batches, in a fixed order, and calls `observe` after each."""
-        self.model.eval()  # nothing is dropped, and the statistics of BatchNorms stay as they are
-        for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
-            self.model.zero_grad(set_to_none=True)
-            for part in self._parts(batch):
-                self._loss_of(self._forward, *part).backward()
-            observe()
+        with evaluating_with_gradients(self.model):  # nothing is dropped, and statistics of BatchNorms stay as they are
+            for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
+                self.model.zero_grad(set_to_none=True)
+                for part in self._parts(batch):
+                    self._loss_of(self._forward, *part).backward()
+                observe()
         self.model.zero_grad(set_to_none=True)
 
     def distill(self, is_on: bool) -> None:
@@ -310,6 +310,7 @@ class DefaultTraining:
         """The functions for a training loop: these, or the user's own instead."""
         own = self.settings.function
         train, validate, configure = own("train_epoch"), own("validate_"), own("configure_optimizers")
+        in_parts = ("train_epoch", "sample_gradients", "adapt", *(() if validate else ("validate",)))
         return Callables(
             train_epoch=self._with_train_data(train) if train else self.train_epoch,
             validate=bind_known(validate, data=self.validation_batches()) if validate else self.validate,
@@ -326,7 +327,7 @@ class DefaultTraining:
             state=self,
             batch_size=self.settings.batch_size,
             # With a training function of the user's, the settings do not allow it.
-            in_parts=() if train else ("train_epoch", "adapt", *(() if validate else ("validate",))),
+            in_parts=() if train else in_parts,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -355,7 +356,7 @@ class DefaultTraining:
     def _with_train_data(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Passes the epoch's batches to a user's training function that has a parameter `data`."""
 
-        @functools.wraps(function)
+        @wraps(function)
         def train_epoch(controller: Any, model: nn.Module, *, epoch: int, **more: Any) -> Any:
             return bind_known(function, data=self.train_batches(epoch))(controller, model, epoch=epoch, **more)
 

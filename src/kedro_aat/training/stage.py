@@ -18,7 +18,7 @@ from kedro_aat.search.policy import Goal, updated, with_epochs
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.cost import expected_cost, timed_epoch
-from kedro_aat.training.data import Data, data_fingerprint
+from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining, pick_device
 from kedro_aat.training.identity import fingerprint
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
@@ -109,6 +109,7 @@ class SearchStage:
                 higher_is_better=budget.higher_is_better,
             )
 
+        num_validation = example_count(validation_data)
         seed_everything(self.seed)
         runner = runner_of(controller)
         identity = {
@@ -127,7 +128,7 @@ class SearchStage:
         with opened as checkpoints:
             if choice is None:
                 try:
-                    result = self._search(runner, runner_of, baseline, budget, checkpoints, writer_of)
+                    result = self._search(runner, runner_of, baseline, budget, checkpoints, writer_of, num_validation)
                 except KeyboardInterrupt:  # before the first checkpoint, or after the last one
                     raise InterruptedRunError(f"The run was stopped. {Outcome.INTERRUPTED.advice}") from None
             else:
@@ -149,6 +150,7 @@ class SearchStage:
         budget: Budget,
         checkpoints: RunCheckpoints,
         writer_of: WriterOf,
+        num_validation: int,
     ) -> FineTuned:
         controller = runner.compression_controller
         problem = adaptive_problem(
@@ -158,7 +160,7 @@ class SearchStage:
             maximal_rate=self.maximal_rate,
             callables=runner.callables,
         )
-        problem = updated(problem, goal=self.goal)
+        problem = updated(problem, goal=self.goal, num_validation=num_validation)
         recover(runner, self.policy, problem, budget, checkpoints)
         known = records_of(checkpoints.latest())
         cost = expected_cost(

@@ -234,6 +234,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
     def rank_by(self, ranking: Ranking) -> None:
         super().rank_by(ranking)
         self._masks.forgets = True
+        self._sampled = {}
 
     @property
     def rankings(self) -> tuple[Ranking, ...]:  # type: ignore[override]
