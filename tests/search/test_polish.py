@@ -17,6 +17,7 @@ from kedro_aat.search.polish import (
     MANY_EXAMPLES,
     MAXIMAL_FALL,
     MAXIMAL_RISE,
+    NUM_LOST,
     POLISH_LR,
     SHORTEST_POLISH,
     USUAL_Z,
@@ -165,6 +166,20 @@ def test_without_any_success_it_begins_anew_from_the_uncompressed_model() -> Non
     assert not any(each.results[-1].margin >= 0 for each in trials(whole))
     assert polishes(whole)[-1].start == 0
     assert returned(whole).margin >= 0
+
+
+def test_a_rise_that_destroys_the_model_is_undone() -> None:
+    """Filters that come back know nothing, so a lower rate alone would not help."""
+    whole = explored(lambda trained: 1.5 if trained.u < 1.25 else -12.0, standard_error=0.4)
+    (polish,) = polishes(whole)
+    undone = [move for move in polish.moves[1:] if move.start_from is not None]
+    assert undone
+    for move in undone:
+        kept = whole.course.results[move.start_from]
+        assert kept.margin > 0
+        assert move.rate_path == (kept.requested_rate,)
+    lost = [result for result in polish.results if result.margin < 0]
+    assert len(lost) <= NUM_LOST * (1 + len(undone))
 
 
 def test_one_that_keeps_a_model_does_not_begin_anew() -> None:

@@ -169,6 +169,20 @@ class FrontierState(SearchState):
             here.append(each)
         return tuple(here)
 
+    def is_far_again(self, failure: Attempt, near: float) -> bool:
+        """Returns whether a trial failed as far as one of the same ranking and distillation at a higher rate.
+
+        Args:
+            failure: The trial.
+            near: Margin, in drops, up to which a failed trial is far.
+        """
+        return any(
+            each.u > failure.u
+            and (each.tactic.ranking, each.tactic.distill) == (failure.tactic.ranking, failure.tactic.distill)
+            and self.in_drops(each.best_margin) <= near
+            for each in self.attempts
+        )
+
     @property
     def is_at_top(self) -> bool:
         """Whether the polish is at the highest rate, so that it can only make the model safer."""

@@ -152,7 +152,7 @@ class Frontier(Settings):
         if state.polish_epochs is not None and len(state.polish) == 1 and not state.is_at_top:
             state = updated(state, polish_epochs=1 + num_left)  # only now is known what an epoch at this rate costs
         if state.polish_epochs is not None:
-            is_long = len(state.polish) >= state.polish_epochs and state.is_at_top
+            is_long = len(state.polish) >= state.polish_epochs and state.is_at_top and state.best is not None
             if num_left <= 0 or is_long:
                 return state, state.stop(state.reason(self.maximal_total_epochs))
             if polish.fails(state, self.acceptance_z):
@@ -267,15 +267,19 @@ class Frontier(Settings):
         tactic, known = best.tactic, [each.tactic for each in failures]
         lower = self._with_lr(tactic, -1)
         is_proven = any(each.tactic.lr_factor >= tactic.lr_factor for each in state.accepted)
-        if state.in_drops(best.best_margin) <= NEAR:  # if anything but the rate, it is the learning rate
-            return lower if lower not in known and not is_proven else None
-        higher = self._with_lr(tactic, 1)
-        options = [higher] if higher and higher.lr_factor < state.least_too_high(BEHIND) else []
+        flipped = updated(tactic, distill=not tactic.distill)
+        may_flip = state.problem.can_distill and len(self.tactics.distillation or (True, False)) > 1
         rankings = self._rankings(state.problem)
         num_tried = {ranking: sum(each.tactic.ranking == ranking for each in state.attempts) for ranking in rankings}
-        options += [updated(tactic, ranking=ranking) for ranking in sorted(rankings, key=lambda each: num_tried[each])]
-        if state.problem.can_distill and len(self.tactics.distillation or (True, False)) > 1:
-            options.append(updated(tactic, distill=not tactic.distill))
+        others = [updated(tactic, ranking=ranking) for ranking in sorted(rankings, key=lambda each: num_tried[each])]
+        if state.in_drops(best.best_margin) <= NEAR:  # if anything but the rate, it is the learning rate
+            options = [lower] if lower and not is_proven else []
+            if state.is_far_again(best, NEAR):  # or it is neither: a teacher can make a rare class disappear
+                options = [*([flipped] if may_flip else []), *others, *options]
+            return next((option for option in options if option not in known), None)
+        higher = self._with_lr(tactic, 1)
+        options = [higher] if higher and higher.lr_factor < state.least_too_high(BEHIND) else []
+        options += [*others, *([flipped] if may_flip else [])]
         options += [lower] if lower else []
         return next((option for option in options if option not in known), None)
 
@@ -332,7 +336,9 @@ class Frontier(Settings):
             u = max(before - max(polish.FALL_FACTOR * missing / slope - polish.LEAST_FALL, 0.0), 0.0)
         if state.polish_epochs is not None:
             num_left = min(num_left, state.polish_epochs - len(state.polish))
-        elif start_u >= u_of(state.problem.maximal_rate) and not state.wants_accuracy:  # it can only become safer
+        elif any(each.u >= u_of(state.problem.maximal_rate) for each in below if each.accepted) and (
+            not state.wants_accuracy
+        ):  # it can only become safer
             num_left = min(num_left, math.ceil(self._num_reserved(state.problem) / state.latest_cost))
         slope = state.slope_above(self.epochs_per_rate)
         state = updated(state, polish=(), polish_epochs=max(num_left, 1), slope=slope, tactic=tactic)
@@ -349,6 +355,9 @@ class Frontier(Settings):
         last = state.polish[-1]
         if last.early_stop:
             return state.stop("The early-stopping function ended the polish.")
+        if state.safe is not None and polish.is_lost(state):
+            rate, lr_scale = state.safe.requested_rate, polish.lr_scale(state, len(state.polish))
+            return Epoch(rate_path=(rate,), lr_scale=lr_scale, start_from=state.safe.checkpoint)
         path = self._path(state.problem, u_of(last.requested_rate), polish.next_u(state, self.acceptance_z))
         # After a failed epoch the model is back in the state before it, which may have been that of another tactic.
         rates, lr_scale = path[-1:] if last.failed else path, polish.lr_scale(state, len(state.polish))

@@ -26,6 +26,9 @@ SHORTEST_POLISH = 4
 LEAST_FALL = 0.2
 FALL_FACTOR = 2.0
 
+# So many epochs in a row below this margin, in drops, are not recovered from.
+NUM_LOST, LOST = 3, -3.0
+
 # Learning rates of the polish, as shares of that of its tactic.
 POLISH_LR, LOWEST_POLISH_LR = 0.3, 0.01
 # If accuracy is the goal, the polish has more to recover. Of 0.2, 0.5 and 1, the best on small tasks, by little.
@@ -67,7 +70,7 @@ def fails(state: FrontierState, acceptance_z: float | None) -> bool:
     num_epochs = state.polish_epochs or 1
     below = u_of(state.polish[0].requested_rate) - LEAST_FALL
     is_early = len(state.polish) < 0.5 * num_epochs or num_epochs - len(state.polish) < SHORTEST_POLISH
-    if is_early or below <= 0:
+    if is_early or below <= u_of(state.problem.minimal_rate):
         return False
     # At a given rate there is no lower one; what regrows falls instead.
     if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
@@ -75,6 +78,14 @@ def fails(state: FrontierState, acceptance_z: float | None) -> bool:
     expected, _ = expected_at_end(state, state.polish)
     kept = state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
     return not kept and expected < reserve(state, state.polish, acceptance_z)
+
+
+def is_lost(state: FrontierState) -> bool:
+    """Whether a rise has destroyed a model that the polish had kept; it then goes back to it."""
+    if state.safe is None or state.problem.regrows or state.safe.checkpoint < state.polish[0].checkpoint:
+        return False
+    latest = [each for each in state.polish if each.checkpoint > state.safe.checkpoint][-NUM_LOST:]
+    return len(latest) == NUM_LOST and all(state.in_drops(each.margin) < LOST for each in latest)
 
 
 def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> tuple[float, float]:
