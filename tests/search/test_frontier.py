@@ -215,6 +215,20 @@ def test_a_far_failure_shrinks_the_increment_and_begins_at_the_last_success() ->
     assert MOST_SHRINKING - 1e-9 <= (lower.u - first.u) / (failed.u - first.u) <= LEAST_SHRINKING + 1e-9
 
 
+def test_a_second_far_failure_is_tried_without_the_teacher() -> None:
+    """Distillation can make a rare class disappear, which no learning rate brings back."""
+
+    def margin(trained: Trained) -> float:
+        return 2 * NEAR if trained.tactic.distill and trained.u > 0.1 else 0.5
+
+    problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, can_distill=True)
+    whole = explored(margin, problem=problem)
+    assert not trials(whole)[-1].tactic.distill
+    assert returned(whole).requested_rate > 0.5
+    fixed = explored(margin, problem=problem, tactics={"distillation": True})
+    assert all(each.tactic.distill for each in trials(fixed))
+
+
 def test_what_is_hopeless_is_given_up_at_once_and_what_stops_early_as_well() -> None:
     hopeless = trials(explored(only_up_to(FIRST_U, -100.0)))[1]
     assert len(hopeless.moves) == 1

@@ -85,7 +85,8 @@ def is_lost(state: FrontierState) -> bool:
     if state.safe is None or state.problem.regrows or state.safe.checkpoint < state.polish[0].checkpoint:
         return False
     latest = [each for each in state.polish if each.checkpoint > state.safe.checkpoint][-NUM_LOST:]
-    return len(latest) == NUM_LOST and all(state.in_drops(each.margin) < LOST for each in latest)
+    # A failed epoch is undone by itself.
+    return len(latest) == NUM_LOST and all(not each.failed and state.in_drops(each.margin) < LOST for each in latest)
 
 
 def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> tuple[float, float]:
