@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from kedro_aat.compression.controller import CompressionController
@@ -14,6 +15,8 @@ from kedro_aat.compression.distillation import DistillationLoss
 from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.nncf.config import NNCFConfig
 from kedro_aat.training.default import NUM_SAMPLED_BATCHES
+
+logger = logging.getLogger(__name__)
 
 
 def callables_of(config: NNCFConfig, controller: CompressionController) -> dict[str, Any]:
@@ -64,7 +67,17 @@ class _Registered:
         """Computes the gradients of the first batches, (inputs, targets), and calls `observe` after each."""
         criterion, function = self._config.criterion, self._config.criterion_fn
         with evaluating_with_gradients(self._model):  # statistics stay as they are
-            for inputs, targets in itertools.islice(self._config.train_loader, NUM_SAMPLED_BATCHES):
+            for batch in itertools.islice(self._config.train_loader, NUM_SAMPLED_BATCHES):
+                is_pair = isinstance(batch, list | tuple) and len(batch) == 2
+                if not (is_pair and all(isinstance(part, Tensor) for part in batch)):
+                    # Hours are not lost for one of several importances.
+                    logger.warning(
+                        "taylor ranks as l2 does: it needs registered batches of (inputs, targets), but got %s. "
+                        "Restrict search.tactics.importance to leave it out.",
+                        type(batch).__name__,
+                    )
+                    break
+                inputs, targets = batch
                 self._model.zero_grad(set_to_none=True)
                 outputs, targets_there = self._model(inputs.to(self._device)), targets.to(self._device)
                 loss = function(outputs, targets_there, criterion) if function else criterion(outputs, targets_there)
