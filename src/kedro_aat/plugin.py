@@ -28,10 +28,17 @@ class AatHooks:
     def after_context_created(self, context: KedroContext) -> None:
         """Makes the saved models of the project's catalog trust what its entries name by `class_path`.
 
+        It also shows the progress of a run, unless the project's logging configuration sets a level for it.
+
         Args:
             context: The project's context, in a run, a command or a notebook.
         """
         from kedro_aat.datasets.trust import share_trust
+
+        # As Kedro does for a project's package. Its default configuration shows only warnings of all others.
+        package = logging.getLogger("kedro_aat")
+        if package.level == logging.NOTSET:
+            package.setLevel(logging.INFO)
 
         try:
             catalog = context.config_loader["catalog"]

@@ -1,8 +1,11 @@
-"""Messages about datasets that cannot be read."""
+"""What is shown to the user: messages about datasets that cannot be read, and progress."""
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from kedro_aat.adoption.checks import data_mistakes
 from kedro_aat.adoption.commands import load_config
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
+from kedro_aat.plugin import hooks
 
 REQUIRED = ("baseline_model", "train_data", "validation_data", "test_data")
 
@@ -94,3 +98,14 @@ def test_output_with_a_protocol_is_found_before_the_run() -> None:
         "machine are supported so far: give a local path, such as data/06_models/name, and copy what a run writes "
         "there."
     )
+
+
+@pytest.mark.parametrize(("level", "expected"), [(logging.NOTSET, logging.INFO), (logging.ERROR, logging.ERROR)])
+def test_progress_is_shown_unless_the_project_sets_a_level(
+    level: int, expected: int, request: pytest.FixtureRequest
+) -> None:
+    package = logging.getLogger("kedro_aat")
+    request.addfinalizer(partial(package.setLevel, package.level))
+    package.setLevel(level)
+    hooks.after_context_created(SimpleNamespace(config_loader={}))  # type: ignore[arg-type]
+    assert package.level == expected

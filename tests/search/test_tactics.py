@@ -40,6 +40,11 @@ def test_allowing_nothing_that_is_offered_is_an_error_that_says_what_is() -> Non
         Tactics(importance=("unknown",)).rankings(OFFERED)
 
 
+def test_a_misspelled_importance_is_an_error_even_beside_a_valid_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"tactics: tailor is not .* ranked by: l2 \(global\), .*taylor"):
+        Tactics(importance=("tailor", "l2")).rankings(OFFERED)
+
+
 def test_without_a_choice_the_controller_ranks_in_its_own_way() -> None:
     assert Tactics().rankings(()) == (Ranking(),)
 
@@ -101,3 +106,9 @@ def test_a_step_up_and_a_step_down_lead_back_to_the_same_number(direction: Liter
     back: Literal[-1, 1] = -1 if direction == 1 else 1
     for before, after in pairwise(steps(direction)):
         assert Tactics().lr_neighbor(after, back) == before
+
+
+@pytest.mark.parametrize("name", sorted(Tactics.model_fields))
+def test_an_empty_list_is_one_mistake(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"(?s)1 mistake.*{name}: .*at least one, or null"):
+        Tactics.model_validate({name: []})

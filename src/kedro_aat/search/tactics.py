@@ -57,6 +57,8 @@ class Tactic(Settings):
 
 
 def _listed(value: object) -> object:
+    if isinstance(value, list | tuple) and not value:
+        raise ValueError("name at least one, or null to leave the choice to the search")
     return value if value is None or isinstance(value, list | tuple) else (value,)
 
 
@@ -85,8 +87,11 @@ class Tactics(Settings):
         """Returns those of the controller's rankings that these settings allow, in the order of the importances.
 
         Raises:
-            ConfigurationError: If the controller offers rankings, but these settings allow none of them.
+            ConfigurationError: If the controller offers rankings, but these settings allow none of them, or name an
+                importance that is not among them.
         """
+        known = {each.importance for each in offered}
+        unknown = [name for name in self.importance or () if name not in known]
         allowed = [
             each
             for each in offered
@@ -96,11 +101,10 @@ class Tactics(Settings):
         if self.importance is not None:
             order = self.importance
             allowed.sort(key=lambda each: order.index(each.importance or ""))
-        if offered and not allowed:
+        if offered and (unknown or not allowed):
             choices = ", ".join(sorted({f"{each.importance} ({each.ranking})" for each in offered}))
-            raise ConfigurationError(
-                "search", [f"tactics: importance and ranking allow none of what this model can be ranked by: {choices}"]
-            )
+            what = f"{', '.join(unknown)} is not" if unknown else "importance and ranking allow none of"
+            raise ConfigurationError("search", [f"tactics: {what} what this model can be ranked by: {choices}"])
         return tuple(allowed) or (Ranking(),)
 
     def first_lr_factor(self, usual: float) -> float:
