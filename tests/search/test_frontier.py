@@ -24,6 +24,7 @@ from kedro_aat.search.frontier import (
     Frontier,
 )
 from kedro_aat.search.policy import Epoch, Problem
+from kedro_aat.search.polish import POLISH_LR
 from kedro_aat.search.tactics import LR_RATIO, Ranking, Tactics
 from kedro_aat.testing.policies import PolicyContract, laws
 from kedro_aat.testing.simulated_search import Answer, World, search
@@ -402,9 +403,11 @@ def test_met_at_once_returns_the_maximal_rate() -> None:
 def test_the_reason_names_the_tactic_of_the_model_that_is_returned() -> None:
     tactics = {"importance": "l2", "ranking": "global", "learning_rate_factor": 3, "distillation": True}
     problem = Problem(maximal_rate=0.99, tolerated_drop=DROP, rankings=RANKINGS, can_distill=True)
-    reason = explored(lambda trained: 0.9, problem=problem, tactics=tactics).stop.reason
-    words = "The model was trained at 3 times the learning rate, ranked by l2 (global), with the baseline as teacher."
-    assert words in reason
+    whole = explored(lambda trained: 0.9, problem=problem, tactics=tactics)
+    words = "times the learning rate, ranked by l2 (global), with the baseline as teacher."
+    assert f"The model was last trained at up to {3 * POLISH_LR:.3g} {words}" in whole.stop.reason
+    assert max(polishes(whole)[-1].moves, key=lambda move: move.lr_scale).lr_scale == pytest.approx(3 * POLISH_LR)
+    assert "A rate of 0.9900 was reached, the highest one." in whole.stop.reason
     assert "teacher" not in explored(lambda trained: 0.9).stop.reason
 
 

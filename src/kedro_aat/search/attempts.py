@@ -269,9 +269,18 @@ class FrontierState(SearchState):
         ]
         return min(max(min(slopes, default=USUAL_SLOPE), LEAST_SLOPE), MOST_SLOPE)
 
-    def reason(self, num_epochs: int) -> str:
-        """Returns why a search of so many epochs has ended, and why it does not return what it was asked for."""
-        ending = "The polish has ended." if self.spent <= num_epochs - 1 else f"All {num_epochs} epochs were used."
+    def reason(self, num_epochs: int, polish_lr: float) -> str:
+        """Returns why a search has ended, how its model was trained, and why it is not what was asked for.
+
+        Args:
+            num_epochs: Epochs that the search could use.
+            polish_lr: The highest learning-rate scale of the last polish.
+        """
+        if self.spent > num_epochs - 1:
+            ending = f"All {num_epochs} epochs were used."
+        else:
+            highest = self.problem.maximal_rate
+            ending = f"A rate of {highest:.4f} was reached, the highest one." if self.is_at_top else "The polish ended."
         if self.wants_accuracy:
             lowest = self.problem.minimal_rate
             at_rate = [result for result in self.judged if result.requested_rate >= lowest]
@@ -283,10 +292,13 @@ class FrontierState(SearchState):
             if self.best is None:
                 words += f", which is {-nearest.margin:.2g} worse than the worst one tolerated"
             return f"{words}. {ending}"
-        if self.returned is not None:
-            of_trial = (each for each in self.attempts if self.returned.checkpoint in each.checkpoints)
-            tactic = next((each.tactic for each in of_trial), self.tactic)
-            ending += f" The model was trained at {tactic.describe(self.problem.can_distill)}."
+        if (returned := self.returned) is not None:
+            trained = [(each.tactic, each.tactic.lr_factor, each.checkpoints) for each in self.attempts]
+            trained.append((self.tactic, polish_lr, frozenset(result.checkpoint for result in self.polish)))
+            for tactic, lr_factor, checkpoints in trained:
+                if returned.checkpoint in checkpoints:
+                    words = tactic.describe(lr_factor, self.problem.can_distill)
+                    ending += f" The model was last trained at {words}."
         highest = max((trial.achieved_rate for trial in self.candidates), default=0.0)
         if self.best is not None and highest > self.best.achieved_rate:
             ending += (

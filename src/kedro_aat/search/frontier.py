@@ -154,7 +154,7 @@ class Frontier(Settings):
         if state.polish_epochs is not None:
             is_long = len(state.polish) >= state.polish_epochs and state.is_at_top and state.best is not None
             if num_left <= 0 or is_long:
-                return state, state.stop(state.reason(self.maximal_total_epochs))
+                return state, state.stop(state.reason(self.maximal_total_epochs, polish.lr_scale(state, 0)))
             if polish.fails(state, self.acceptance_z):
                 return self._start_polish(state, num_left)
             return state, self._next_of_polish(state)
@@ -165,7 +165,7 @@ class Frontier(Settings):
                 return state, Epoch(lr_scale=lr_scale, lr_scale_at_end=lr_scale_at_end)
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
-            return state, state.stop(state.reason(self.maximal_total_epochs))
+            return state, state.stop(state.reason(self.maximal_total_epochs, polish.lr_scale(state, 0)))
         next_attempt = self._next_of_climb(state)
         if next_attempt is None:
             return self._start_polish(state, num_left)

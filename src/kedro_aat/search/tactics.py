@@ -41,13 +41,14 @@ class Tactic(Settings):
     lr_factor: Annotated[float, Field(gt=0)] = 1.0
     distill: bool = True
 
-    def describe(self, can_distill: bool) -> str:
+    def describe(self, lr_factor: float, can_distill: bool) -> str:
         """Describes it in words.
 
         Args:
+            lr_factor: The highest factor on the learning rate with which the model was trained in it.
             can_distill: Whether the training knows how to distill.
         """
-        words = [f"{self.lr_factor:.3g} times the learning rate"]
+        words = [f"up to {lr_factor:.3g} times the learning rate"]
         if self.ranking.importance is not None:
             how = "" if self.ranking.ranking is None else f" ({self.ranking.ranking})"
             words.append(f"ranked by {self.ranking.importance}{how}")
