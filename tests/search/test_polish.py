@@ -172,10 +172,10 @@ def test_a_rise_that_destroys_the_model_is_undone() -> None:
     """Filters that come back know nothing, so a lower rate alone would not help."""
     whole = explored(lambda trained: 1.5 if trained.u < 1.25 else -12.0, standard_error=0.4)
     (polish,) = polishes(whole)
-    undone = [move for move in polish.moves[1:] if move.start_from is not None]
+    undone = [(move, move.start_from) for move in polish.moves[1:] if move.start_from is not None]
     assert undone
-    for move in undone:
-        kept = whole.course.results[move.start_from]
+    for move, checkpoint in undone:
+        kept = whole.course.results[checkpoint]
         assert kept.margin > 0
         assert move.rate_path == (kept.requested_rate,)
     lost = [result for result in polish.results if result.margin < 0]

@@ -20,6 +20,8 @@ LEAST_COST = 1e-3
 NUM_POOLED, NUM_SCATTERED = 3, 8
 # Loss of margin per u if no trial has shown it.
 USUAL_SLOPE = 4.0
+# A trial below this margin, in drops, has shown none.
+FAR = -5.0
 # Limits of that loss. Longer trials lose less than those that were measured.
 LEAST_SLOPE, MOST_SLOPE = 1.0, 8.0
 
@@ -199,10 +201,12 @@ class FrontierState(SearchState):
         Args:
             behind: How much worse, in drops.
         """
+        # The single epochs of the race are too short for high learning rates.
+        trials = [each for each in self.attempts if not each.race and len(each.results) > 1]
         worse = [
             each.tactic.lr_factor
-            for each in self.attempts
-            for other in self.attempts
+            for each in trials
+            for other in trials
             if each.u == other.u
             and each.tactic.lr_factor > other.tactic.lr_factor
             and self.in_drops(each.best_margin) < self.in_drops(other.best_margin) - behind
@@ -265,7 +269,7 @@ class FrontierState(SearchState):
         slopes = [
             (margin - self.in_drops(each.best_margin)) / (each.u - u)
             for each in self.attempts
-            if each.u > u and len(each.results) >= num_epochs
+            if each.u > u and len(each.results) >= num_epochs and self.in_drops(each.best_margin) > FAR
         ]
         return min(max(min(slopes, default=USUAL_SLOPE), LEAST_SLOPE), MOST_SLOPE)
 

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kedro_aat.search import polish
-from kedro_aat.search.attempts import Attempt, FrontierState, u_of
+from kedro_aat.search.attempts import FAR, Attempt, FrontierState, u_of
 from kedro_aat.search.policy import Count, Epoch, EpochResult, Problem, Stop, Trial, updated
 from kedro_aat.search.tactics import LR_RATIO, Ranking, Tactic, Tactics
 from kedro_aat.validated import Settings
@@ -46,7 +46,7 @@ HOPELESS = (-15.0, -10.0, -6.0)
 STRETCHED, STRETCHED_IF_FIRST = -2.0, -8.0
 LONGEST = 12
 # A failed trial above this margin came near, so that another tactic may succeed.
-NEAR = -5.0
+NEAR = FAR
 # A failed trial above this margin is continued: what it has learned outweighs a new start.
 RESUMABLE = -3.0
 # Other tactics that are tried after a near failure.
@@ -212,7 +212,9 @@ class Frontier(Settings):
             if (each.u, each.start, each.tactic.lr_factor) == (attempt.u, attempt.start, attempt.tactic.lr_factor)
             and len(each.results) >= num_done
         ]
-        is_hopeless = bool(state.accepted) and latest < HOPELESS[third]
+        # Before the first success nothing is, except that single weights have the polish.
+        may_be_hopeless = bool(state.accepted) or state.problem.regrows
+        is_hopeless = may_be_hopeless and latest < HOPELESS[third]
         return is_hopeless or latest < max(rivals, default=-math.inf) - BEHIND
 
     # The climb
@@ -275,7 +277,7 @@ class Frontier(Settings):
         if state.in_drops(best.best_margin) <= NEAR:  # if anything but the rate, it is the learning rate
             options = [lower] if lower and not is_proven else []
             if state.is_far_again(best, NEAR):  # or it is neither: a teacher can make a rare class disappear
-                options = [*([flipped] if may_flip else []), *others, *options]
+                options = [*([flipped] if may_flip else []), *([] if state.problem.regrows else others), *options]
             return next((option for option in options if option not in known), None)
         higher = self._with_lr(tactic, 1)
         options = [higher] if higher and higher.lr_factor < state.least_too_high(BEHIND) else []
