@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from kedro_aat.search.attempts import u_of
-from kedro_aat.search.frontier import Frontier
+from kedro_aat.search.frontier import NEAR, RESUMABLE, Frontier
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
-from kedro_aat.search.tactics import Ranking, Tactic
+from kedro_aat.search.tactics import LR_RATIO, Ranking, Tactic
 from kedro_aat.testing.simulated_search import Answer, Course, Search, World, search
 
 DROP = 0.01
@@ -18,6 +19,9 @@ RANKINGS = tuple(
     Ranking(importance=importance, ranking=ranking)
     for importance, ranking in (("l2", "local"), ("l2", "global"), ("taylor", "global"))
 )
+# Margins of a trial that came near, that has learned enough to go on from, and that had no chance.
+NEARLY, FAR = RESUMABLE / 2, NEAR - 3
+FIRST_U = u_of(PROBLEM.first_target_rate)
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,15 @@ def polishes(whole: Search) -> list[Phase]:
 def returned(whole: Search) -> EpochResult:
     assert whole.stop.best is not None
     return whole.course.results[whole.stop.best]
+
+
+def half_decades(factor: float) -> int:
+    return round(math.log(factor, LR_RATIO))
+
+
+def lr_factors(phases: list[Phase]) -> list[float]:
+    return [phase.tactic.lr_factor for phase in phases]
+
+
+def only_up_to(u: float, beyond: float) -> Any:
+    return lambda trained: 0.5 if trained.u <= u + 1e-9 else beyond

@@ -1,0 +1,132 @@
+"""Made-up models and files, on which `deliver` decides without an export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.budget import Budget
+from kedro_aat.delivery.candidates import Candidate
+from kedro_aat.delivery.deliver import Exported, deliver
+from kedro_aat.delivery.files import Files
+from kedro_aat.delivery.measurements import FileAgreement, Measurements
+from kedro_aat.delivery.results import ExportResult
+from kedro_aat.errors import ExportError, MetricError
+from kedro_aat.export.measure import Latency
+from kedro_aat.export.settings import ExportSettings
+from kedro_aat.training.runner import Evaluation
+from kedro_aat.training.settings import TrainingSettings
+
+DATA = {"inputs": torch.arange(100.0)[:, None], "targets": torch.zeros(100)}
+BUDGET = Budget(baseline=0.75, drop=0.25)
+TRAINING = TrainingSettings.model_validate(
+    {"batch_size": 8, "optimizer": "torch.optim.SGD", "metric": "torchmetrics.classification.BinaryAccuracy"}
+)
+KINDS = ("ONNX", ".pt2", "OpenVINO")
+
+
+class Made(nn.Module):
+    """A model of which everything is made up that its files would show."""
+
+    def __init__(self, **properties: Any) -> None:
+        super().__init__()
+        self.metrics: dict[str, float] = dict.fromkeys(KINDS, 0.7) | properties.pop("metrics", {})
+        self.differences: dict[str, float] = dict.fromkeys(KINDS, 0.0) | properties.pop("differences", {})
+        self.bytes: int = properties.pop("bytes", 1000)
+        self.parameters_: int = properties.pop("parameters", 100)
+        self.macs: int = properties.pop("macs", 10)
+        self.fastest: dict[int, float] = properties.pop("fastest", {1: 1.0, 4: 2.0})
+        self.median: dict[int, float] = properties.pop("median", {1: 1.5, 4: 3.0})
+        self.zeros: tuple[int, int] | None = properties.pop("zeros", None)
+        self.spec: str | None = properties.pop("spec", None)
+        assert not properties
+
+
+@dataclass
+class Tools:
+    """Stands for the exporter and the runtimes, and notes with what they were called."""
+
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def files_of(self, model: Made, inputs: Tensor, settings: ExportSettings) -> Any:
+        self.calls.append(("files", model, len(inputs), model.training, settings.openvino))
+        return Files(model, model if settings.openvino else None)  # type: ignore[arg-type]
+
+    def to_program(self, model: Made, inputs: Tensor) -> Made:
+        assert not model.training
+        assert len(inputs) == 64
+        return model
+
+    def verify(self, kind: str, file: Made, model: Made, inputs: Tensor, tolerance: float) -> FileAgreement:
+        assert file is model
+        assert len(inputs) == 64
+        difference = model.differences[kind]
+        if difference > tolerance:
+            raise ExportError(f"the {kind} file differs")
+        return FileAgreement(difference=difference, same_labels=None, batch_sizes=(1,))
+
+    def evaluate_file(self, file: tuple[str, Made], data: object, training: TrainingSettings) -> Evaluation:
+        assert data is DATA
+        assert training is TRAINING
+        kind, model = file
+        if model.metrics[kind] != model.metrics[kind]:
+            raise MetricError(f"the metric of the {kind} file is NaN")
+        return Evaluation(model.metrics[kind])
+
+    def count_zeros(self, file: Made, names: Sequence[str]) -> tuple[int, int]:
+        assert names == ["weight"]
+        if file.zeros is None:
+            raise ExportError("no such weight in the file")
+        return file.zeros
+
+    def measure(
+        self, models: Sequence[Made], files: Sequence[Files], inputs: Tensor, settings: ExportSettings
+    ) -> list[Measurements]:
+        assert [each.onnx for each in files] == list(models)
+        assert settings.latency_seconds
+        assert len(inputs) == 64
+        self.calls.append(("measure", *models))
+        return [
+            Measurements(
+                parameters=model.parameters_,
+                nonzero_parameters=1,
+                macs=model.macs,
+                onnx_bytes=model.bytes,
+                onnx_gzip_bytes=1,
+                latency_ms=model.median,
+                latency_fastest_ms=model.fastest,
+            )
+            for model in models
+        ]
+
+    def measure_latency(
+        self, files: Sequence[Made], inputs: Tensor, *, batch_sizes: Sequence[int], num_threads: int, seconds: float
+    ) -> list[dict[int, Latency]]:
+        assert (batch_sizes, num_threads, seconds) == ([1], 3, 0.25)
+        assert len(inputs) == 64
+        self.calls.append(("latency", *files))
+        return [{1: Latency(file.median[1], (0.0, 0.0), file.fastest[1])} for file in files]
+
+
+BASELINE = Made(bytes=9000)
+
+
+def made(name: str, rate: float = 0.5, weight_names: Sequence[str] = (), **properties: Any) -> Candidate:
+    return Candidate(name, 1, Made(**properties), rate, weight_names, 0.45, 0.01, 7)
+
+
+def chosen(
+    *candidates: Candidate, others: Sequence[Candidate] = (), **settings: Any
+) -> tuple[Exported | None, ExportResult]:
+    export = ExportSettings.model_validate(
+        {"batch_sizes": (1, 4), "num_threads": 3, "latency_seconds": 0.25, "tolerance": 0.001, **settings}
+    )
+    return deliver(candidates, iter(others), BASELINE, DATA, BUDGET, TRAINING, export, "The search ended.")
+
+
+def fast(name: str, milliseconds: float, **properties: Any) -> Candidate:
+    return made(name, fastest={1: milliseconds, 4: 0.0}, **properties)
