@@ -23,7 +23,7 @@ USUAL_SLOPE = 4.0
 # A trial below this margin, in drops, has shown none.
 FAR = -5.0
 # Limits of that loss. Longer trials lose less than those that were measured.
-LEAST_SLOPE, MOST_SLOPE = 1.0, 8.0
+FLATTEST, STEEPEST = 1.0, 8.0
 
 
 class Attempt(Settings):
@@ -271,7 +271,7 @@ class FrontierState(SearchState):
             for each in self.attempts
             if each.u > u and len(each.results) >= num_epochs and self.in_drops(each.best_margin) > FAR
         ]
-        return min(max(min(slopes, default=USUAL_SLOPE), LEAST_SLOPE), MOST_SLOPE)
+        return min(max(min(slopes, default=USUAL_SLOPE), FLATTEST), STEEPEST)
 
     def reason(self, num_epochs: int, polish_lr: float) -> str:
         """Returns why a search has ended, how its model was trained, and why it is not what was asked for.

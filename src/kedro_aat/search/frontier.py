@@ -318,6 +318,7 @@ class Frontier(Settings):
         """Starts from the best accepted model; without one, from the trial that came nearest."""
         assert state.first is not None
         start, start_u, tactic, u = state.first.checkpoint, 0.0, state.tactic, 0.0
+        highest = u_of(state.problem.maximal_rate)
         before = u_of(state.polish[0].requested_rate) - polish.LEAST_FALL if state.polish else math.inf
         below = [each for each in state.accepted if each.u < before]
         nearest = state.nearest
@@ -338,9 +339,8 @@ class Frontier(Settings):
             u = max(before - max(polish.FALL_FACTOR * missing / slope - polish.LEAST_FALL, 0.0), 0.0)
         if state.polish_epochs is not None:
             num_left = min(num_left, state.polish_epochs - len(state.polish))
-        elif any(each.u >= u_of(state.problem.maximal_rate) for each in below if each.accepted) and (
-            not state.wants_accuracy
-        ):  # it can only become safer
+        elif below and below[-1].accepted and start_u >= highest and not state.wants_accuracy:
+            # It can only become safer.
             num_left = min(num_left, math.ceil(self._num_reserved(state.problem) / state.latest_cost))
         slope = state.slope_above(self.epochs_per_rate)
         state = updated(state, polish=(), polish_epochs=max(num_left, 1), slope=slope, tactic=tactic)
@@ -357,11 +357,10 @@ class Frontier(Settings):
         last = state.polish[-1]
         if last.early_stop:
             return state.stop("The early-stopping function ended the polish.")
-        if state.safe is not None and polish.is_lost(state):
-            rate, lr_scale = state.safe.requested_rate, polish.lr_scale(state, len(state.polish))
-            return Epoch(rate_path=(rate,), lr_scale=lr_scale, start_from=state.safe.checkpoint)
+        lr_scale = polish.lr_scale(state, len(state.polish))
+        if (kept := polish.to_restore(state)) is not None:
+            return Epoch(rate_path=(kept.requested_rate,), lr_scale=lr_scale, start_from=kept.checkpoint)
         path = self._path(state.problem, u_of(last.requested_rate), polish.next_u(state, self.acceptance_z))
-        # After a failed epoch the model is back in the state before it, which may have been that of another tactic.
-        rates, lr_scale = path[-1:] if last.failed else path, polish.lr_scale(state, len(state.polish))
-        tactic = state.tactic if last.failed else None
-        return Epoch(rate_path=rates, lr_scale=lr_scale, new_optimizer=last.failed, tactic=tactic)
+        if last.failed:  # the model is back in the state before, which may have been that of another tactic
+            return Epoch(rate_path=path[-1:], lr_scale=lr_scale, new_optimizer=True, tactic=state.tactic)
+        return Epoch(rate_path=path, lr_scale=lr_scale)

@@ -8,7 +8,7 @@ import numpy as np
 
 from kedro_aat.search.attempts import FrontierState, u_of
 from kedro_aat.search.beliefs import expectation
-from kedro_aat.search.policy import EpochResult
+from kedro_aat.search.policy import EpochResult, Trial
 
 # Largest reserve: more would leave nothing of the budget.
 LARGEST_RESERVE = 0.8
@@ -80,13 +80,15 @@ def fails(state: FrontierState, acceptance_z: float | None) -> bool:
     return not kept and expected < reserve(state, state.polish, acceptance_z)
 
 
-def is_lost(state: FrontierState) -> bool:
-    """Whether a rise has destroyed a model that the polish had kept; it then goes back to it."""
-    if state.safe is None or state.problem.regrows or state.safe.checkpoint < state.polish[0].checkpoint:
-        return False
-    latest = [each for each in state.polish if each.checkpoint > state.safe.checkpoint][-NUM_LOST:]
+def to_restore(state: FrontierState) -> Trial | None:
+    """Returns the model that the polish had kept, if a rise has destroyed it since; else None."""
+    kept = state.safe
+    if kept is None or state.problem.regrows or kept.checkpoint < state.polish[0].checkpoint:
+        return None
+    latest = [each for each in state.polish if each.checkpoint > kept.checkpoint][-NUM_LOST:]
     # A failed epoch is undone by itself.
-    return len(latest) == NUM_LOST and all(not each.failed and state.in_drops(each.margin) < LOST for each in latest)
+    is_lost = all(not each.failed and state.in_drops(each.margin) < LOST for each in latest)
+    return kept if is_lost and len(latest) == NUM_LOST else None
 
 
 def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> tuple[float, float]:

@@ -87,6 +87,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         self._num_steps = 0
         self._sampled: dict[tuple[str, str], Tensor] = {}
         self.groups, self.not_cut = self._find_groups()
+        self.rankings = offered_rankings(model, self.groups, settings)
         self._sizes = count_channels(model)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)
         self._masks = self._make_masks()
@@ -235,11 +236,6 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         super().rank_by(ranking)
         self._masks.forgets = True
         self._sampled = {}
-
-    @property
-    def rankings(self) -> tuple[Ranking, ...]:  # type: ignore[override]
-        """The rankings that a search may try, the configured one first."""
-        return offered_rankings(self.model, self.groups, self.settings)
 
     @torch.no_grad()
     def observe_gradients(self) -> None:
