@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchmetrics
 from torch import Tensor, nn
 
 from kedro_aat.certificate import bootstrap_standard_error, paired_standard_error
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.scores import scorer_for
@@ -130,3 +131,24 @@ def test_resampling_can_be_switched_off() -> None:
 def test_a_single_resample_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="must be 0, for none, or at least 2, but got 1"):
         evaluate("BinaryAUROC", num_bootstrap_resamples=1)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [[1.0, 0.0, 1.0], np.array([1.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 1.0]), [torch.tensor(1.0), np.float64(0), 1]],
+)
+def test_an_evaluation_takes_arrays_lists_and_tensors(scores: Any) -> None:
+    evaluation = Evaluation(2 / 3, scores)
+    assert isinstance(evaluation.scores, Tensor)
+    assert evaluation.scores.tolist() == [1, 0, 1]
+    assert evaluation.score_range is None
+
+
+def test_truth_values_are_scores_from_0_to_1() -> None:
+    assert Evaluation(0.5, np.array([True, False])).score_range == (0, 1)
+
+
+@pytest.mark.parametrize("scores", [["good", "bad"], [[1.0], [1.0, 2.0]], object()])
+def test_scores_that_are_no_numbers_are_refused(scores: Any) -> None:
+    with pytest.raises(MetricError, match="scores of an Evaluation must be numbers"):
+        Evaluation(0.5, scores)

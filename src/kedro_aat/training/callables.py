@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kedro_aat.budget import require_finite
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.training.guards.user_functions import calling
 from kedro_aat.training.identity import hash_sources
 
@@ -24,17 +25,44 @@ if TYPE_CHECKING:
 class Evaluation:
     """What a validation function may return instead of a number.
 
+    Scores may be a tensor on any device, an array or a list. Truth values are scores of 0 and 1.
+
     Attributes:
         metric: Metric over the whole split.
-        scores: One score per validation example, in a fixed order, (N,); None if the metric is not their mean.
+        scores: One score per validation example, in a fixed order, (N,); None if there are none. Their mean is the
+            metric.
         resampled: Metric on R resamples of the examples, the same for every model, (R,); or other R values whose
             standard deviation is the metric's standard error, such as those of `resampling.Jackknife`. The source of
             the standard error of a metric without scores.
+        score_range: Lowest and highest possible score of an example, infinite if there is no limit; None if unknown.
+        is_linearized: Whether the metric is no mean over examples, and the scores are its linearization: the metric
+            plus each example's first-order influence on it.
+        groups: Number of the group that each example belongs to, (N,), if examples of one group depend on each other.
     """
 
     metric: float
     scores: Tensor | None = None
     resampled: Tensor | None = None
+    score_range: tuple[float, float] | None = None
+    is_linearized: bool = False
+    groups: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("scores", "resampled", "groups"):
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _as_tensor(name, values))
+        if self.score_range is None and self.scores is not None and self.scores.dtype is torch.bool:
+            object.__setattr__(self, "score_range", (0.0, 1.0))
+
+
+def _as_tensor(name: str, values: Any) -> Tensor:
+    """Tensor of a tensor, an array, or a list of numbers or of tensors with one number each."""
+    try:
+        if isinstance(values, list | tuple):
+            values = [value.item() if isinstance(value, Tensor | np.generic) else value for value in values]
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MetricError(f"{name} of an Evaluation must be numbers, one per example, but: {error}") from None
 
 
 @dataclass(frozen=True)
