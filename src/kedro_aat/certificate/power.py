@@ -102,14 +102,14 @@ def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int 
         power: Required probability of being certified, in (0, 1).
 
     Returns:
-        The number, or None if the measured drop is not within the budget.
+        The number, or None if the measured drop is not within the budget, or nothing was tested.
     """
     from scipy.stats import norm
 
     drop, tolerated = certificate.estimated_drop, certificate.tolerated_drop
-    if drop >= tolerated:
+    if drop >= tolerated or certificate.statistic is None:
         return None
-    if certificate.discordant is not None:
+    if certificate.discordant is not None and certificate.unit is not None:
         # One more discordant example, since none measured does not mean that there are none: `paired_standard_error`.
         discordance = (sum(certificate.discordant) + 1) / (certificate.examples + 2)
         scale = certificate.unit
