@@ -87,7 +87,8 @@ class AatSettings(Settings):
         training: How the model is trained and evaluated.
         time_limit_minutes: Wall time for the search, in minutes; then the best model so far is returned. None for no
             limit.
-        certificate: How the returned model is certified.
+        certificate: How the returned model is certified; None withholds the certificate and leaves the test split
+            unread, until `kedro aat certify`.
         export: How the exported files are checked and measured, and which one is delivered.
         goal: `size` looks for the smallest model within budget, `accuracy` for the most accurate one that keeps
             `export.limits`; the budget then is the largest drop that is worth delivering.
@@ -110,7 +111,7 @@ class AatSettings(Settings):
     third_stage: LaterStage | None = None
     training: TrainingSettings
     time_limit_minutes: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
-    certificate: CertificateSettings = CertificateSettings()
+    certificate: CertificateSettings | None = CertificateSettings()
     export: ExportSettings = ExportSettings()
     goal: Goal = "size"
     on_infeasible: Literal["keep_baseline", "error"] = "keep_baseline"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from pathlib import Path
@@ -100,6 +101,7 @@ def test_small_drop_on_many_examples_is_certified(ledger: CertificateLedger) -> 
     assert verdict.words.startswith("Measured drop 0.00")
     assert "2,000 test examples) is within the budget of 0.02: certified." in verdict.words
     assert verdict.certificate is not None
+    assert verdict.certificate.upper_bound is not None
     assert verdict.certificate.upper_bound < 0.02
 
 
@@ -205,23 +207,108 @@ def test_metric_without_scores_is_evaluated_but_not_certified(ledger: Certificat
     assert "no score per example" in verdict.words
 
 
+class Constant(nn.Module):
+    """Returns its value for every input."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.value + 0 * inputs[:, None]
+
+
+MAE = {"class_path": "torchmetrics.MeanAbsoluteError"}
+ERRORS = {"inputs": torch.rand(800), "targets": torch.zeros(800, 1)}
+
+
+def certify_error(ledger: CertificateLedger, score_range: tuple[float, float] | None, drop: float = 0.05) -> Verdict:
+    """Certifies a model whose absolute error is always .11; the baseline's is .10."""
+    budget = Budget(baseline=0.1, drop=drop, higher_is_better=False)
+    file, baseline = export(Constant(0.11)), Constant(0.1)
+    return certify_once(file, baseline, ERRORS, budget, settings(MAE), ledger, alpha=0.05, score_range=score_range)
+
+
 def test_metric_that_should_be_low(ledger: CertificateLedger) -> None:
-    class Constant(nn.Module):
-        def __init__(self, value: float) -> None:
-            super().__init__()
-            self.value = nn.Parameter(torch.tensor(value))
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            return self.value + 0 * inputs[:, None]
-
-    data = {"inputs": torch.rand(800), "targets": torch.zeros(800, 1)}
-    budget = Budget(baseline=0.1, drop=0.05, higher_is_better=False)
-    training = settings({"class_path": "torchmetrics.MeanAbsoluteError"})
-    baseline = Constant(0.1)
-    worse = certify_once(export(Constant(0.11)), baseline, data, budget, training, ledger, alpha=0.05)
+    worse = certify_error(ledger, (0, 1))
     assert worse.certificate is not None
+    assert worse.certificate.kind == "exact"
     assert worse.certificate.estimated_drop == pytest.approx(0.01)
     assert worse.is_certified
+
+
+def test_errors_without_a_known_limit_are_measured_only(ledger: CertificateLedger) -> None:
+    verdict = certify_error(ledger, None)
+    assert not verdict.is_certified
+    assert (verdict.baseline, verdict.compressed) == (pytest.approx(0.1), pytest.approx(0.11))
+    assert verdict.result.kind is None
+    assert "Measured drop 0.01 on 800 test examples, standard error" in verdict.words
+    assert "certificate.score_range" in verdict.words
+
+
+def test_the_range_may_be_given_after_a_run_without_one(ledger: CertificateLedger) -> None:
+    certify_error(ledger, None)
+    assert certify_error(ledger, (0, 1)).is_certified
+    assert certify_error(ledger, None).is_certified  # the recorded verdict
+
+
+@pytest.mark.parametrize(
+    ("score_range", "drop", "words"),
+    [((0, 0.105), 0.05, "score_range must include all scores, from 0.1 to 0.11"), ((0, 1), 1.5, "less than the range")],
+)
+def test_what_the_examples_show_first_ends_no_run(
+    ledger: CertificateLedger, score_range: tuple[float, float], drop: float, words: str
+) -> None:
+    verdict = certify_error(ledger, score_range, drop)
+    assert not verdict.is_certified
+    assert words in verdict.words
+    assert verdict.compressed == pytest.approx(0.11)
+
+
+def test_a_verdict_of_a_version_that_knew_no_range_is_not_repeated(ledger: CertificateLedger) -> None:
+    certify_error(ledger, None)
+    ((split, entry),) = ledger._read().items()
+    assert entry.result is not None
+    old = {**entry.result["certificate"], "kind": "exact", "p_value": 0.001, "statistic": -9, "upper_bound": 0.02}
+    ledger.record(split, {**entry.result, "certificate": {**old, "standard_error": None, "reason": None}})
+    assert not certify_error(ledger, None).is_certified
+
+
+def test_files_that_return_no_number_end_no_run(ledger: CertificateLedger) -> None:
+    class Root(Constant):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs) + (inputs[:, None] - 0.5).sqrt()
+
+    budget = Budget(baseline=0.1, drop=0.05, higher_is_better=False)
+    verdict = certify_once(export(Root(0.1)), Constant(0.1), ERRORS, budget, settings(MAE), ledger, alpha=0.05)
+    assert "Not certified: the metric of the exported file must be a finite number" in verdict.words
+
+
+def test_the_drop_is_that_of_the_test_split(ledger: CertificateLedger) -> None:
+    # On the validation split the baseline has .95; on the test split both models are always right.
+    macro = {**ACCURACY, "init_args": {"num_classes": 2, "average": "macro"}}
+    verdict = certify(ledger, 0.0, training=settings(macro))
+    assert verdict.words.startswith("Measured drop 0 on 2,000 test examples")
+
+
+def test_low_precision_does_not_lower_the_bar(ledger: CertificateLedger) -> None:
+    # In bfloat16 the baseline's errors are those of numbers near 100 with 8 bits; in the file they are small.
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(2000, 8), torch.randn(8, 1) * 20
+    data = {"inputs": inputs, "targets": inputs @ weight + 100 + 0.05 * torch.randn(2000, 1)}
+    net = nn.Linear(8, 1)
+    with torch.no_grad():
+        net.weight.copy_(weight.T)
+        net.bias.fill_(100.0)
+    worse = copy.deepcopy(net)
+    with torch.no_grad():
+        worse.bias.add_(0.22)  # error .22 instead of .04
+    training = settings(MAE, precision="bf16", loss="torch.nn.MSELoss", device="cpu")
+    budget = Budget(baseline=0.04, drop=0.1, higher_is_better=False)
+    file = to_onnx(worse.eval(), inputs[:8])
+    verdict = certify_once(file, net, data, budget, training, ledger, alpha=0.05, score_range=(0, 10))
+    assert verdict.baseline == pytest.approx(0.04, abs=0.005)
+    assert not verdict.is_certified
 
 
 def test_model_and_file_are_not_changed(ledger: CertificateLedger) -> None:

@@ -14,27 +14,32 @@ from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.delivery.measurements import Result
 from kedro_aat.delivery.results import CertificateResult
+from kedro_aat.errors import DataError, MetricError
+from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
-from kedro_aat.training.data import Data, data_fingerprint, example_count
-from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.runner import Evaluation, evaluate
-from kedro_aat.training.scores import certify_evaluations
+from kedro_aat.training.data import Data, data_fingerprint, example_count, example_input
+from kedro_aat.training.runner import Evaluation
+from kedro_aat.training.scores import certify_evaluations, standard_error_of
 from kedro_aat.training.settings import TrainingSettings
+
+WITHHELD = "Not certified yet: the test split was left unread. `kedro aat certify` certifies the delivered model, once."
 
 
 class Verdict(Result):
     """What the test split says about a model.
 
     Attributes:
-        baseline: Metric of the baseline; None if the split was already read for another model.
+        baseline: Metric of the baseline's file; None if the split was already read for another model.
         compressed: Metric of the delivered file; None in the same case.
+        standard_error: Standard error of their difference; None if unknown.
         certificate: None if there is none to be had.
         words: The result in plain words.
     """
 
     baseline: float | None = None
     compressed: float | None = None
+    standard_error: float | None = None
     certificate: Certificate | None = None
     words: str
 
@@ -44,14 +49,21 @@ class Verdict(Result):
         return self.certificate is not None and self.certificate.is_certified
 
     @property
+    def is_final(self) -> bool:
+        """Whether the scores were tested. Versions before 0.2.0, which knew no range of scores, wrote no error."""
+        tested = self.certificate
+        return tested is not None and tested.kind is not None and tested.standard_error is not None
+
+    @property
     def result(self) -> CertificateResult:
         """The same as one flat table, for the catalog."""
+        fields = {"standard_error": self.standard_error}
         return CertificateResult(
             baseline=self.baseline,
             compressed=self.compressed,
             is_certified=self.is_certified,
             words=self.words,
-            **(self.certificate.model_dump() if self.certificate else {}),
+            **(fields | (self.certificate.model_dump() if self.certificate else {})),
         )
 
 
@@ -64,8 +76,11 @@ def certify_once(
     ledger: CertificateLedger,
     *,
     alpha: float,
+    score_range: tuple[float, float] | None = None,
 ) -> Verdict:
     """Tests the delivered file against its budget, on a test split that is read for no other model.
+
+    The baseline is exported, and both files are run by the same runtime in the same precision.
 
     Args:
         file: The delivered ONNX model.
@@ -75,6 +90,7 @@ def certify_once(
         training: Settings that define the metric.
         ledger: Remembers for which model each split was read.
         alpha: Accepted probability of certifying a model that breaks its budget.
+        score_range: Lowest and highest possible score of an example; None takes what is known of the metric.
     """
     split = data_fingerprint(test_data)
     subject: dict[str, str | float] = {
@@ -84,36 +100,56 @@ def certify_once(
         "tolerated_drop": budget.drop,
         "alpha": alpha,
     }
+    # What can fail without the test split fails before the split is claimed.
+    baseline_file = to_onnx(copy.deepcopy(baseline).cpu().eval(), example_input(test_data))
     entry = ledger.claim(split, subject)
     if entry.subject != subject:
         differing = [key for key in subject if entry.subject.get(key) != subject[key]]
         return Verdict(words=_already_read(entry.claimed, differing))
-    if entry.result is not None:
-        return Verdict.model_validate(entry.result)
-    before = _evaluate(baseline, test_data, training)
-    after = evaluate_file(OnnxModel(file), test_data, training)
-    verdict = _judge(before, after, budget, example_count(test_data), alpha)
+    if entry.result is not None and (known := Verdict.model_validate(entry.result)).is_final:
+        return known
+    try:
+        before, after = (evaluate_file(OnnxModel(each), test_data, training) for each in (baseline_file, file))
+    except (MetricError, DataError) as error:
+        verdict = Verdict(words=f"Not certified: {error}")
+    else:
+        verdict = _judge(before, after, budget, example_count(test_data), alpha, score_range)
     ledger.record(split, verdict.model_dump())
     return verdict
 
 
-def _evaluate(model: nn.Module, test_data: Data, settings: TrainingSettings) -> Evaluation:
-    model = copy.deepcopy(model)  # it may be moved to another device
-    training = DefaultTraining(model, settings, None, test_data)
-    return evaluate(model, training.callables().validate, batch_size=training.settings.batch_size)
-
-
-def _judge(before: Evaluation, after: Evaluation, budget: Budget, num_examples: int, alpha: float) -> Verdict:
-    drop = budget.degradation(after.metric)
-    certificate = certify_evaluations(before, after, budget, alpha)
-    if certificate is None:
-        words = (
-            f"Measured drop {drop:.4g} on {num_examples:,} test examples, budget {budget.drop:.4g}: not certified, "
-            "because this metric has no score per example. Use a metric that is a mean over examples."
-        )
-    else:
+def _judge(
+    before: Evaluation,
+    after: Evaluation,
+    budget: Budget,
+    num_examples: int,
+    alpha: float,
+    score_range: tuple[float, float] | None = None,
+) -> Verdict:
+    """What both files' metrics on the test split say. The baseline's metric on another split does not count."""
+    drop = budget.degradation(after.metric) - budget.degradation(before.metric)
+    standard_error = standard_error_of(before, after)
+    certificate = None
+    try:
+        certificate = certify_evaluations(before, after, budget, alpha, score_range)
+        reason = "this metric has no score per example" if certificate is None else certificate.reason
+    except DataError as error:  # scores out of their range, and what else the examples show first
+        reason = str(error)
+    if certificate is not None and reason is None:
         words = _words(certificate)
-    return Verdict(baseline=before.metric, compressed=after.metric, certificate=certificate, words=words)
+    else:
+        precision = "" if standard_error is None else f", standard error {standard_error:.2g}"
+        words = (
+            f"Measured drop {drop:.4g} on {num_examples:,} test examples{precision}, budget {budget.drop:.4g}: "
+            f"not certified, because {reason}."
+        )
+    return Verdict(
+        baseline=before.metric,
+        compressed=after.metric,
+        standard_error=standard_error,
+        certificate=certificate,
+        words=words,
+    )
 
 
 def _words(certificate: Certificate) -> str:

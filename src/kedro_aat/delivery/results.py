@@ -64,6 +64,7 @@ class BaselineEvaluation(Result):
         validation: Its value on the validation split.
         budget: What is tolerated.
         forecast: What to expect of the certificate; None if it is unknown before training.
+        expected_certificate: The same in words; None in files of versions before 0.2.0.
         examples: Sizes of the splits.
     """
 
@@ -71,6 +72,7 @@ class BaselineEvaluation(Result):
     validation: float
     budget: BudgetResult
     forecast: Forecast | None = None
+    expected_certificate: str | None = None
     examples: SplitSizes | None = None
 
     def budget_of(self, budget: BudgetResult | None = None) -> Budget:
@@ -205,23 +207,29 @@ class ExportResult(Result):
 
 
 class CertificateFields(Result):
-    """The statistics of a certificate; all None if there is none. See `kedro_aat.certificate.Certificate`.
+    """The statistics of a certificate; None if there is none. See `kedro_aat.certificate.Certificate`.
 
     Attributes:
         is_certified: Whether the model keeps its budget with confidence 1 - alpha.
+        kind: `exact` if the test keeps its level for any number of examples, `asymptotic` if from `holds_from` on.
         statistic: Test statistic.
         p_value: Its p-value.
         alpha: Accepted probability of certifying a model that breaks its budget.
         examples: Number of test examples.
         discordant: Numbers of examples lost and won; None unless scores are right or wrong.
-        unit: Score of a right example, or the range of the scores.
+        unit: Score of a right example, or the width of the range of the scores.
         tolerated_drop: The budget, in units of the scores.
         estimated_drop: Mean drop on the test split.
+        standard_error: Its standard error.
         upper_bound: The true drop is below it with confidence 1 - alpha.
+        groups: Number of independent groups of examples; None if every example counts for itself.
+        holds_from: Number of examples from which the level of an asymptotic test holds.
+        reason: Why the scores could not be tested.
         words: The result in plain words.
     """
 
     is_certified: bool
+    kind: Literal["exact", "asymptotic"] | None = None
     statistic: float | None = None
     p_value: float | None = None
     alpha: float | None = None
@@ -230,7 +238,11 @@ class CertificateFields(Result):
     unit: float | None = None
     tolerated_drop: float | None = None
     estimated_drop: float | None = None
+    standard_error: float | None = None
     upper_bound: float | None = None
+    groups: int | None = None
+    holds_from: int | None = None
+    reason: str | None = None
     words: str
 
 
@@ -275,6 +287,7 @@ class CompressedSummary(Latencies):
         validation: Metric on the validation split.
         validation_standard_error: Standard error of its difference to the baseline; None if unknown.
         test: Metric on the test split; None if it was not measured.
+        test_standard_error: Standard error of its difference to the baseline; None if unknown.
         rate: Its compression rates; 0 if nothing is delivered.
         parameters: Numbers in the parameters, zeros included.
         nonzero_parameters: Those that are not zero.
@@ -286,6 +299,7 @@ class CompressedSummary(Latencies):
     validation: float
     validation_standard_error: float | None = None
     test: float | None = None
+    test_standard_error: float | None = None
     rate: ExportedRates
     parameters: int | None = None
     nonzero_parameters: int | None = None

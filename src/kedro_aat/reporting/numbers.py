@@ -35,7 +35,10 @@ def comparison(summary: Summary) -> list[Row]:
         rows.append(("  standard error", "", "", f"{compressed.validation_standard_error:.4f}"))
     if compressed.test is not None and baseline.test is not None:
         change = f"{compressed.test - baseline.test:+.4f}"
-        rows.append((f"{summary.metric.name}, test", f"{baseline.test:.4f}", f"{compressed.test:.4f}", change))
+        label = "test" if summary.certificate.kind else "test (measured only)"
+        rows.append((f"{summary.metric.name}, {label}", f"{baseline.test:.4f}", f"{compressed.test:.4f}", change))
+        if compressed.test_standard_error is not None:
+            rows.append(("  standard error", "", "", f"{compressed.test_standard_error:.4f}"))
     rows.append(("compression rate", "", f"{compressed.rate.achieved:.4f}", ""))
     epochs = ("epochs", "", f"{summary.epochs.used} of {summary.epochs.allowed}", "")
     return [*rows, *cost_rows(baseline, compressed), epochs]

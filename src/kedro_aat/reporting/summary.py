@@ -128,6 +128,7 @@ def summarize(
             validation=validation,
             validation_standard_error=standard_error,
             test=certificate.compressed,
+            test_standard_error=certificate.standard_error,
             rate=ExportedRates(**rate.model_dump(), exported=agreement.exported_rate if agreement else None),
             **(_costs(delivered) if delivered else {}),
         ),

@@ -87,7 +87,11 @@ def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> fl
 
 
 def certify_evaluations(
-    baseline: Evaluation, candidate: Evaluation, budget: Budget, alpha: float
+    baseline: Evaluation,
+    candidate: Evaluation,
+    budget: Budget,
+    alpha: float,
+    score_range: tuple[float, float] | None = None,
 ) -> Certificate | None:
     """Tests once whether the candidate keeps the budget; None if an evaluation has no scores.
 
@@ -96,6 +100,7 @@ def certify_evaluations(
         candidate: The compressed model on it.
         budget: Its drop and direction are tested.
         alpha: Accepted probability of certifying a model that breaks its budget.
+        score_range: Lowest and highest possible score of an example; None takes what the evaluations know.
     """
     if baseline.scores is None or candidate.scores is None:
         return None
@@ -105,4 +110,5 @@ def certify_evaluations(
         tolerated_drop=budget.drop,
         higher_is_better=budget.higher_is_better,
         alpha=alpha,
+        score_range=score_range or candidate.score_range,
     )

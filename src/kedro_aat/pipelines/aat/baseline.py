@@ -13,15 +13,13 @@ from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, MetricI
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from torch import Tensor
     from torch.nn import Module
 
-    from kedro_aat.certificate import Forecast
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
 else:
     # Kedro resolves the type hints, and importing these takes seconds; see `search.py`.
-    DataFrame = Module = Tensor = CheckpointStore = Forecast = Data = Any
+    DataFrame = Module = CheckpointStore = Data = Any
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +54,7 @@ def evaluate_baseline(
 
     import pandas as pd
 
+    from kedro_aat.delivery.expected_certificate import expected_certificate
     from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
     from kedro_aat.training.data import data_fingerprint, example_count
     from kedro_aat.training.default import DefaultTraining
@@ -87,47 +86,24 @@ def evaluate_baseline(
     values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}
     scores = {name: [] if value is None else value.tolist() for name, value in values.items()}
     sizes = SplitSizes(training=example_count(train_data), validation=example_count(validation_data))
+    metric = settings.training.metric_name
+    expected = expected_certificate(evaluation, metric, budget, sizes.validation, settings.certificate)
+    logger.info("%s", expected.words)
+    if (forecast := expected.forecast) is not None and forecast.num_validation_needed > sizes.validation:
+        logger.warning(
+            "%d validation examples cannot resolve the budget of %.4g: they measure a drop with a standard error "
+            "of about %.2g. %d examples would bring it to a third of the budget.",
+            sizes.validation,
+            budget.drop,
+            forecast.validation_standard_error,
+            forecast.num_validation_needed,
+        )
     result = BaselineEvaluation(
-        metric=MetricInfo(name=settings.training.metric_name, higher_is_better=higher_is_better),
+        metric=MetricInfo(name=metric, higher_is_better=higher_is_better),
         validation=evaluation.metric,
         budget=BudgetResult.model_validate(budget),
-        forecast=forecast_certificate(evaluation.scores, budget.drop, sizes.validation, settings),
+        forecast=expected.forecast,
+        expected_certificate=expected.words,
         examples=sizes,
     )
     return result, pd.DataFrame(scores, dtype="float64")
-
-
-def forecast_certificate(
-    scores: Tensor | None, tolerated_drop: float, num_validation: int, settings: AatSettings
-) -> Forecast | None:
-    """Logs what to expect of the certificate.
-
-    Args:
-        scores: One score per validation example, (N,); None for a metric without such scores.
-        tolerated_drop: The budget, in metric units.
-        num_validation: Number of validation examples.
-        settings: Settings of the pipeline.
-
-    Returns:
-        The forecast; None if it is unknown before training.
-    """
-    from kedro_aat.certificate import forecast
-
-    if scores is None:
-        logger.warning("The outcome cannot be certified, because the metric has no score per example.")
-        return None
-    if not bool(((scores == 0) | (scores == 1)).all()):
-        return None  # how much such scores will differ is unknown
-    expected = forecast(settings.certificate, tolerated_drop, num_validation)
-    if expected is not None:
-        logger.info("%s", expected)
-        if expected.num_validation_needed > num_validation:
-            logger.warning(
-                "%d validation examples cannot resolve the budget of %.4g: they measure a drop with a standard error "
-                "of about %.2g. %d examples would bring it to a third of the budget.",
-                num_validation,
-                tolerated_drop,
-                expected.validation_standard_error,
-                expected.num_validation_needed,
-            )
-    return expected

@@ -139,15 +139,17 @@ def certify_model(
     Args:
         compressed_onnx: The delivered ONNX file, or why there is none.
         baseline_model: The uncompressed model.
-        test_data: Test split.
+        test_data: Test split; not read if the settings withhold the certificate.
         baseline_evaluation: The baseline on the validation split.
         search_result: Result of the first stage, which states the budget.
         certificate_ledger: Remembers for which model each test split was read.
         settings: Settings of the pipeline.
     """
-    from kedro_aat.delivery.certify import Verdict, certify_once
+    from kedro_aat.delivery.certify import WITHHELD, Verdict, certify_once
     from kedro_aat.export import NotExported
 
+    if settings.certificate is None:
+        return Verdict(words=WITHHELD).result
     if isinstance(compressed_onnx, NotExported):
         return Verdict(words="Nothing was exported, so there is nothing to certify.").result
     verdict = certify_once(
@@ -158,6 +160,7 @@ def certify_model(
         settings.training,
         certificate_ledger,
         alpha=settings.certificate.alpha,
+        score_range=settings.certificate.score_range,
     )
     logger.info("%s", verdict.words)
     return verdict.result

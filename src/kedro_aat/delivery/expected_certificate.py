@@ -1,0 +1,82 @@
+"""What to expect of the certificate, said before anything is trained."""
+
+from __future__ import annotations
+
+from kedro_aat.budget import Budget
+from kedro_aat.certificate import CertificateSettings, Forecast, forecast
+from kedro_aat.certificate.verdict import check_range, width_of
+from kedro_aat.delivery.measurements import Result
+from kedro_aat.errors import ConfigurationError, DataError
+from kedro_aat.training.runner import Evaluation
+
+
+class ExpectedCertificate(Result):
+    """Whether the metric can be certified, from how many examples, and with which power.
+
+    Attributes:
+        forecast: The numbers; None if there will be no certificate, or if nothing is known about its power.
+        words: The same for people who are no statisticians.
+    """
+
+    forecast: Forecast | None = None
+    words: str
+
+
+def expected_certificate(
+    baseline: Evaluation, metric: str, budget: Budget, num_validation: int, settings: CertificateSettings | None
+) -> ExpectedCertificate:
+    """Says what the certificate will need.
+
+    Args:
+        baseline: The uncompressed model on the validation split.
+        metric: Name of the metric.
+        budget: The accuracy budget.
+        num_validation: Number of validation examples.
+        settings: How the returned model is certified; None if it is not.
+
+    Raises:
+        ConfigurationError: If the budget is larger than the range of the scores, or if the range does not include the
+            baseline's scores.
+    """
+    if settings is None:
+        return ExpectedCertificate(
+            words="No certificate: `certificate` is null, so the test split stays unread while you try things out. "
+            "`kedro aat certify` certifies the delivered model later, once."
+        )
+    if baseline.scores is None:
+        return ExpectedCertificate(
+            words=f"No certificate is possible, because {metric} has no score per example. The test split will be "
+            "measured all the same."
+        )
+    score_range = settings.score_range or baseline.score_range
+    scores = baseline.scores.double().cpu()
+    if score_range is None and bool(((scores == 0) | (scores == 1)).all()):
+        score_range = (0.0, 1.0)
+    width = width_of(score_range)
+    if width is None:
+        return ExpectedCertificate(
+            words=f"No certificate is possible yet, because {metric} has no known limit for one example: the worst "
+            "example may be one that was not drawn. Set certificate.score_range to [lowest, highest] possible score of "
+            "one example, which you know from your problem; the data cannot tell. Without it, the test split will be "
+            "measured only."
+        )
+    if not baseline.is_linearized:
+        try:
+            check_range(score_range, scores.numpy())
+        except DataError as error:
+            raise ConfigurationError("certificate", [f"{error} of {metric} on the validation split"]) from None
+        if budget.drop >= width:
+            raise ConfigurationError(
+                "budget",
+                [
+                    f"the tolerated drop of {budget.drop:.4g} is as large as the range of {metric} ({width:.4g}), so "
+                    "that any model keeps it; state a smaller one"
+                ],
+            )
+    if budget.drop == 0:
+        words = "No certificate is possible for a budget of 0: no number of examples shows that nothing is lost at all."
+        return ExpectedCertificate(words=words)
+    expected = forecast(settings, budget.drop / width, num_validation, unit=width)
+    if expected is None:
+        return ExpectedCertificate(words="The budget is too large to say anything about the certificate's power.")
+    return ExpectedCertificate(forecast=expected, words=str(expected))
