@@ -10,7 +10,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from kedro_aat.adoption.checks import data_mistakes, free_inputs
+from kedro_aat.adoption.checks import data_mistakes, free_inputs, withhold_test_data
 from kedro_aat.adoption.commands import aat
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings
@@ -59,6 +59,7 @@ class AatHooks:
             ConfigurationError: Lists every missing dataset, and every import path or argument in our settings that
                 does not exist.
         """
+        withhold_test_data(pipeline, catalog, lambda key: catalog[f"params:{key}"].load())
         mistakes: list[str] = []
         for name in free_inputs(pipeline):
             if name.startswith("params:"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kedro.io import AbstractDataset, DataCatalog
@@ -32,7 +33,7 @@ def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> lis
     for key, kind in expected.items():
         if not (isinstance(kind, type) and issubclass(kind, Settings)):
             continue
-        data = _look_up(parameters, key)
+        data = look_up(parameters, key)
         if data is None:
             mistakes.append(f"{key}: these parameters are missing; `kedro aat init` writes them")
             continue
@@ -68,6 +69,36 @@ def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
     return mistakes
 
 
+def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str], Any]) -> None:
+    """Puts a `WithheldDataset` before each test split that the settings leave unread and no other node reads.
+
+    Args:
+        pipeline: A pipeline with nodes that certify models.
+        catalog: Its datasets; changed in place.
+        value_of: Looks up a parameter by its dotted key: as settings or as plain data, None if there is none.
+    """
+    from kedro_aat.datasets.withheld import WithheldDataset
+
+    for node in pipeline.nodes:
+        if (node.func.__module__, node.func.__name__) != ("kedro_aat.pipelines.aat.deliver", "certify_model"):
+            continue
+        arguments = inspect.signature(node.func).bind(*node.inputs).arguments
+        settings, name = value_of(arguments["settings"].removeprefix("params:")), arguments["test_data"]
+        plain = vars(settings) if isinstance(settings, Settings) else settings or {}
+        is_withheld = "certificate" in plain and plain["certificate"] is None
+        is_read = any(name in other.inputs for other in pipeline.nodes if other is not node)
+        if is_withheld and not is_read and (dataset := catalog.get(name)) is not None:
+            catalog[name] = WithheldDataset(dataset)
+
+
+def look_up(parameters: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key, None if there is none."""
+    value: Any = parameters
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def _exists(catalog: DataCatalog, name: str) -> bool:
     """Whether a dataset can be loaded; true if its class does not implement `_exists`, which Kedro allows."""
     dataset = catalog.get(name)
@@ -84,11 +115,3 @@ def _explain_absence(catalog: DataCatalog, name: str) -> str:
     if (path := dataset._describe().get("filepath")) is None:
         return f"its {type(dataset).__name__} is empty; run the nodes that create it in the same run"
     return f"{path} is missing; put the file there, correct its catalog entry, or run the nodes that create it"
-
-
-def _look_up(parameters: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key, None if there is none."""
-    value: Any = parameters
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value

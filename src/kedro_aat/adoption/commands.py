@@ -6,7 +6,9 @@ Kedro imports this module for every command of a project, so whatever takes long
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -93,19 +95,23 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
     from kedro.framework.session import KedroSession
     from kedro.io.core import DatasetError
 
-    from kedro_aat.adoption.checks import data_mistakes, parameter_mistakes
+    from kedro_aat.adoption.checks import data_mistakes, look_up, parameter_mistakes, withhold_test_data
 
     session = KedroSession.create(project.project_path, env=env, runtime_params=_parse_params(params))
     with session:
         context = session.load_context()
         nodes = _find_pipeline(pipeline)
+        parameters: Mapping[str, Any] = {}
         try:
-            mistakes = parameter_mistakes(nodes, load_config(context.config_loader, "parameters"))
+            parameters = load_config(context.config_loader, "parameters")
+            mistakes = parameter_mistakes(nodes, parameters)
         except ConfigurationError as error:  # a file cannot be read
             mistakes = error.mistakes
         with chdir(project.project_path):  # paths in a catalog are relative to the project
             try:
-                mistakes += data_mistakes(nodes, _make_catalog(context))
+                catalog = _make_catalog(context)
+                withhold_test_data(nodes, catalog, partial(look_up, parameters))
+                mistakes += data_mistakes(nodes, catalog)
             except ConfigurationError as error:  # a file cannot be read
                 mistakes += error.mistakes
             except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials
@@ -191,6 +197,31 @@ def choose(
             session.run(pipeline_names=[pipeline], from_nodes=[f"{prefix}finetune_adaptively"])
             return
         show_front(session.load_context().catalog, prefix, pipeline)
+
+
+@aat.command()
+@_env
+@click.option("--pipeline", help="Name of the pipeline in the registry.  [default: the one that `kedro aat init` uses]")
+@click.option("--namespace", help="Namespace of the pipeline, if it has one.")
+@_params
+@click.pass_obj
+def certify(
+    project: ProjectMetadata, env: str | None, pipeline: str | None, namespace: str | None, params: str
+) -> None:
+    """Certify the delivered model on the test split, once, after a run with `certificate: null`.
+
+    Nothing is trained or chosen. The settings of the certificate are those in the parameters, or the defaults where
+    `certificate` is null.
+    """
+    from kedro.framework.session import KedroSession
+
+    from kedro_aat.adoption.templates import pipeline_name
+
+    prefix = "" if namespace is None else f"{namespace}."
+    params_of_run = _parse_params(params, f"{prefix}aat.certificate={{}}")
+    session = KedroSession.create(project.project_path, env=env, runtime_params=params_of_run)
+    with session:
+        session.run(pipeline_names=[pipeline or pipeline_name(namespace)], from_nodes=[f"{prefix}certify_model"])
 
 
 def show_front(catalog: CatalogProtocol[Any, Any], prefix: str, pipeline: str) -> None:

@@ -9,6 +9,11 @@ from kedro_aat.delivery.measurements import Result
 from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.runner import Evaluation
 
+WITHHELD = (
+    "`certificate` is null, so the test split stays unread while you try things out, and `kedro aat certify` certifies "
+    "the delivered model later, once."
+)
+
 
 class ExpectedCertificate(Result):
     """Whether the metric can be certified, from how many examples, and with which power.
@@ -38,11 +43,15 @@ def expected_certificate(
         ConfigurationError: If the budget is larger than the range of the scores, or if the range does not include the
             baseline's scores.
     """
-    if settings is None:
-        return ExpectedCertificate(
-            words="No certificate: `certificate` is null, so the test split stays unread while you try things out. "
-            "`kedro aat certify` certifies the delivered model later, once."
-        )
+    if settings is not None:
+        return _expected(baseline, metric, budget, num_validation, settings)
+    expected = _expected(baseline, metric, budget, num_validation, CertificateSettings())
+    return ExpectedCertificate(forecast=expected.forecast, words=f"{WITHHELD} {expected.words}")
+
+
+def _expected(
+    baseline: Evaluation, metric: str, budget: Budget, num_validation: int, settings: CertificateSettings
+) -> ExpectedCertificate:
     if baseline.scores is None:
         return ExpectedCertificate(
             words=f"No certificate is possible, because {metric} has no score per example. The test split will be "

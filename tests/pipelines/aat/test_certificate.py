@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.pipelines.aat.conftest import INFEASIBLE, Run
-from tests.projects import Project
+from tests.projects import Project, small_parameters
 
 # A data set that refuses to be read before all has been chosen, and counts how often it is.
 LOCKED = """
@@ -58,6 +58,37 @@ def test_test_split_is_read_once_and_last(locked: Project) -> None:
     assert len(ledger(locked)) == 1
 
 
+def test_tuning_leaves_the_test_split_unread_until_the_model_is_certified(locked: Project) -> None:
+    withheld = {"aat.certificate": "null"}
+    output = locked.run("--from-nodes", "evaluate_baseline", **withheld)
+    summary = locked.summary
+    assert not (locked.folder / "reads.txt").exists()
+    assert not (locked.folder / "data/07_model_output/certificate_ledger.json").exists()
+    assert summary["outcome"] == "within_budget"
+    assert summary["baseline"]["test"] is summary["compressed"]["test"] is summary["certificate"]["p_value"] is None
+    assert "`kedro aat certify` certifies the delivered model" in " ".join(output.split())
+
+    command = locked.kedro("aat", "certify", "--params", small_parameters(withheld))
+    assert command.wait() == 0, command.output
+    certified = locked.summary
+    assert (locked.folder / "reads.txt").read_text() == "read\n"
+    assert "epoch 1 " not in command.output  # nothing was trained
+    assert certified["certificate"]["examples"] == 360
+    assert certified["delivered_id"] == summary["delivered_id"]
+    assert certified["compressed"]["test_standard_error"] > 0
+    again = locked.kedro("aat", "certify", "--params", small_parameters(withheld))
+    assert again.wait() == 0, again.output
+    assert locked.summary["certificate"] == certified["certificate"]
+
+
+def test_a_project_without_a_test_split_can_be_tuned(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path)
+    (project.folder / "data/05_model_input/test.safetensors").unlink()
+    project.run("--from-nodes", "certify_model", **{"aat.certificate": "null"})
+    assert project.summary["certificate"]["words"].startswith("Not certified yet: the test split was left unread.")
+    assert "test.safetensors is missing" in project.fail("--from-nodes", "certify_model")
+
+
 def test_same_model_keeps_its_certificate(finished: Project, repeated: Run) -> None:
     assert repeated.project.summary["certificate"] == finished.summary["certificate"]
     assert ledger(repeated.project) == ledger(finished)
@@ -82,7 +113,11 @@ def test_power_is_told_before_training(finished: Project, tmp_path: Path) -> Non
         "--from-nodes", "evaluate_baseline", "--to-nodes", "evaluate_baseline", **{"aat.budget.max_drop": 0.01}
     )
     text = " ".join(output.split())
-    assert "360 test examples certify it with a probability of 21%; 80% takes 2,762 test examples" in text
+    assert (
+        "Certificate: a model whose true drop is 0.003 will be certified in about 21 of 100 cases with your 360 test "
+        "examples, and in 80 of 100 with 2,762 (if the models disagree on 2.00% of the examples). With fewer than 299, "
+        "no model is certified."
+    ) in text
     assert "359 validation examples cannot resolve the budget of" in text
 
 
