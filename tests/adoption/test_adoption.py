@@ -69,7 +69,9 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     assert "Wrote conf/base/catalog_aat.yml" in output
     assert "Wrote src/demo/pipelines/aat/__init__.py" in output
 
-    demo.edit("parameters_aat.yml", ("num_classes: 10", "num_clases: 3"), ("alpha: 0.05", "alpha: 5"))
+    demo.edit(
+        "parameters_aat.yml", ("num_classes: 10", "num_clases: 3"), ("certificate: null", "certificate: { alpha: 5 }")
+    )
     mistaken = _words(demo.kedro("aat", "validate", code=1))
     for words in (
         "aat.certificate.alpha: should be less than 0.5, but got 5",
@@ -79,7 +81,7 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
         "data/05_model_input/test.safetensors is missing",
     ):
         assert words in mistaken
-    demo.edit("parameters_aat.yml", ("alpha: 5", "alpha: 0.05"))
+    demo.edit("parameters_aat.yml", ("certificate: { alpha: 5 }", "certificate: null"))
     assert "MulticlassAccuracy refuses its init_args: Unexpected keyword arguments: `num_clases`" in _words(
         demo.kedro("aat", "validate", code=1)
     )
@@ -94,8 +96,11 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
 
     demo.kedro("run", "--pipelines", "aat", "--params", SHORT)
     summary = demo.summary
-    assert summary["outcome"] in ("certified", "within_budget", "infeasible")
+    assert summary["outcome"] in ("within_budget", "infeasible")
+    assert summary["baseline"]["test"] is None  # the first trial leaves the test split unread
     assert summary["epochs"]["used"] >= 3
+    demo.kedro("aat", "certify", "--params", SHORT)
+    assert (demo.summary["certificate"]["examples"] is None) == (summary["outcome"] == "infeasible")
     metrics = json.loads((demo.folder / "data/08_reporting/aat_metrics.json").read_text())
     assert metrics["baseline.validation"] == summary["baseline"]["validation"]
 

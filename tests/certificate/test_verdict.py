@@ -65,6 +65,7 @@ def test_bounds_at_the_ends() -> None:
     assert counted(1, 0, 0, 0.1).upper_bound == pytest.approx(0.95, abs=1e-3)
     better = counted(360, 0, 30, 0.01)
     assert better.is_certified
+    assert better.upper_bound is not None
     assert better.estimated_drop < better.upper_bound < 0
 
 
