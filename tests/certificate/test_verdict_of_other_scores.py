@@ -174,10 +174,12 @@ def test_scores_out_of_their_range(score_range: tuple[float, float]) -> None:
 def test_bound_is_as_precise_in_any_unit() -> None:
     generator = np.random.default_rng(0)
     baseline, candidate = generator.random((2, 100))
-    bounds = [
-        certify(unit * baseline, unit * candidate, tolerated_drop=0.1 * unit, score_range=(0, unit)).upper_bound / unit
-        for unit in (1e-5, 1.0, 1e5)
-    ]
+    bounds = []
+    for unit in (1e-5, 1.0, 1e5):
+        scores = unit * baseline, unit * candidate
+        bound = certify(*scores, tolerated_drop=0.1 * unit, score_range=(0, unit)).upper_bound
+        assert bound is not None
+        bounds.append(bound / unit)
     assert bounds == pytest.approx([bounds[1]] * 3, rel=1e-5)
     at_bound = certify(baseline, candidate, tolerated_drop=bounds[1], score_range=(0, 1))
     assert at_bound.p_value == pytest.approx(0.05, rel=1e-4)
