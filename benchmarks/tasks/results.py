@@ -46,6 +46,7 @@ class Row:
         is_broken: Whether the returned model breaks its budget on the test split.
         best_size_ratio: Largest ratio of all models that the method tried and that keep the budget on the test split.
         error: The error that ended the method; empty if there was none.
+        tactic: How the returned model was last trained, in words; empty if the method has no choice.
     """
 
     task: str
@@ -68,6 +69,7 @@ class Row:
     is_broken: bool
     best_size_ratio: float
     error: str
+    tactic: str = ""
 
 
 def run(problem: Problem, name: str, method: Method, num_epochs: int) -> Row:
@@ -123,6 +125,7 @@ def run(problem: Problem, name: str, method: Method, num_epochs: int) -> Row:
         is_broken=test_drop > 1 + ROUNDING,
         best_size_ratio=max([1.0, *(ratio for ratio, drop in tried if drop <= 1 + ROUNDING)]),
         error=error,
+        tactic=found.tactic,
     )
 
 

@@ -109,12 +109,14 @@ class Found:
         others: The other models within budget that it tried.
         epochs: Epochs that it trained.
         seconds: Time that it took, in seconds.
+        tactic: How the returned model was last trained, in words; empty if the method has no choice.
     """
 
     returned: Candidate | None
     others: tuple[Candidate, ...]
     epochs: float
     seconds: float
+    tactic: str = ""
 
 
 Method = Callable[[Problem, int], Found]  # (problem, number of epochs)

@@ -73,4 +73,5 @@ def _search(problem: Problem, num_epochs: int, changes: Mapping[str, Any], compr
                 model = other.strip()
                 yield Candidate(model, size_ratio(problem, model), metric)
 
-        return Found(returned, tuple(others()), result.epochs.used, seconds)
+        tactic = result.reason.partition("The model was last trained at ")[2].partition(". ")[0].removesuffix(".")
+        return Found(returned, tuple(others()), result.epochs.used, seconds, tactic)
