@@ -77,6 +77,7 @@ def test_laws_of_other_scores(seed: int, num_examples: int, drop: float) -> None
     candidate = np.clip(baseline + generator.normal(0, 0.05, num_examples), 0, 1)
     first = certify(baseline, candidate, tolerated_drop=drop, score_range=(0, 1))
     assert first.discordant is None
+    assert first.upper_bound is not None
     assert first.is_certified == (first.upper_bound <= drop)
     errors = certify(1 - baseline, 1 - candidate, tolerated_drop=drop, higher_is_better=False, score_range=(0, 1))
     assert errors.p_value == pytest.approx(first.p_value)
