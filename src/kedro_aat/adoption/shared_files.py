@@ -104,8 +104,9 @@ def _has_order(writer: Node, readers: list[Node], before: dict[Node, set[Node]])
 def _ancestors(pipeline: Pipeline) -> dict[Node, set[Node]]:
     """All nodes that must have run before a node."""
     before: dict[Node, set[Node]] = {}
+    dependencies = pipeline.node_dependencies
     for node in pipeline.nodes:  # in topological order
-        parents = pipeline.node_dependencies[node]
+        parents = dependencies[node]
         before[node] = parents.union(*(before[parent] for parent in parents))
     return before
 
@@ -140,7 +141,8 @@ def _place(dataset: AbstractDataset[Any, Any], *, writes: bool) -> _Place | None
         protocol = getattr(dataset, "_protocol", None) or described.get("protocol") or protocol
     protocol = _SAME_PROTOCOL.get(protocol, protocol)
     ending = getattr(dataset, "_filename_suffix", "")  # of a PartitionedDataset
-    return _Place(protocol, PurePosixPath(os.path.realpath(text) if protocol == "file" else text), ending)
+    text = os.path.realpath(text) if protocol == "file" else f"/{text.lstrip('/')}"
+    return _Place(protocol, PurePosixPath(text), ending)
 
 
 def _stem(name: str) -> str:

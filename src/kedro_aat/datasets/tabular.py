@@ -154,8 +154,8 @@ class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str
             return torch.from_numpy(np.ascontiguousarray(values))
         if isinstance(values, torch.Tensor) and not values.is_complex():
             return values.detach().cpu()
-        kind = f"array of {values.dtype}" if hasattr(values, "dtype") else type(values).__name__
-        raise DataError(f"{self._path}: {name} must be a tensor or an array of numbers, but got a {kind}.")
+        kind = f"an array of {values.dtype}" if hasattr(values, "dtype") else f"a {type(values).__name__}"
+        raise DataError(f"{self._path}: {name} must be a tensor or an array of numbers, but got {kind}.")
 
     def _frame(self, split: Mapping[str, Tensor]) -> pd.DataFrame:
         import pandas as pd
