@@ -8,7 +8,7 @@ from tests.documents import TUTORIAL, titled_blocks
 MODEL = titled_blocks(TUTORIAL, "python")["src/demo/models.py"]
 
 # The output of `split` for the training data is filled in.
-PREPARE = '''
+PREPARE = """
 import pandas as pd
 import torch
 from demo.models import WineNet
@@ -49,17 +49,28 @@ def create_pipeline(**_):
             Node(train, "validation_data", "baseline_model"),
         ]
     )
-'''
+"""
 
 CATALOG = """
 baseline_model:
   type: kedro_aat.datasets.imported.ImportedModelDataset
   class_path: demo.models.WineNet
   filepath: data/06_models/wine.pt
-train_data: { type: kedro_aat.datasets.tabular.TableDataset, filepath: data/05_model_input/train.csv, target: kind }
-validation_data: { type: kedro_aat.datasets.tabular.TableDataset, filepath: data/05_model_input/v.parquet, target: kind }
+train_data:
+  type: kedro_aat.datasets.tabular.TableDataset
+  filepath: data/05_model_input/train.csv
+  target: kind
+validation_data:
+  type: kedro_aat.datasets.tabular.TableDataset
+  filepath: data/05_model_input/validation.parquet
+  target: kind
 """
-TABLE = "\ntrain_table: { type: pandas.CSVDataset, filepath: data/05_model_input/train.csv, save_args: { index: false } }\n"
+TABLE = """
+train_table:
+  type: pandas.CSVDataset
+  filepath: data/05_model_input/train.csv
+  save_args: { index: false }
+"""
 OLD = "width,kind\n,\n"  # reading it would be an error
 SHORT = "aat.search.maximal_total_epochs=2"
 
