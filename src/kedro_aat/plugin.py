@@ -56,8 +56,8 @@ class AatHooks:
             catalog: Its datasets and parameters.
 
         Raises:
-            ConfigurationError: Lists every missing dataset, and every import path or argument in our settings that
-                does not exist.
+            ConfigurationError: Lists every missing dataset, every import path or argument in our settings that does
+                not exist, and every file that two entries share without an order.
         """
         withhold_test_data(pipeline, catalog, lambda key: catalog[f"params:{key}"].load())
         mistakes: list[str] = []
@@ -68,7 +68,9 @@ class AatHooks:
                     mistakes += settings.lookup_mistakes(name.removeprefix("params:"))
         mistakes += data_mistakes(pipeline, catalog)
         if mistakes:
-            raise ConfigurationError("Before the run", mistakes)
+            error = ConfigurationError("Before the run", mistakes)
+            self.on_pipeline_error(error)  # Kedro calls it only for errors of nodes
+            raise error
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:

@@ -223,11 +223,6 @@ def test_a_pickled_module_is_not_unpickled(tmp_path: Path) -> None:
         ).load()
 
 
-def test_read_only_entries_refuse_to_save(tmp_path: Path) -> None:
-    for dataset in (
-        ImportedModelDataset(class_path="torch.nn.Identity"),
-        TableDataset(filepath="table.csv", target="kind"),
-        ImageFolderDataset(filepath="images", size=2),
-    ):
-        with pytest.raises(DatasetError, match="is read-only"):
-            dataset.save(torch.nn.Identity())  # type: ignore[arg-type]
+def test_a_folder_of_images_is_read_only() -> None:
+    with pytest.raises(DatasetError, match="is read-only"):
+        ImageFolderDataset(filepath="images", size=2).save(torch.nn.Identity())  # type: ignore[arg-type]

@@ -11,14 +11,14 @@ from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import TypeExtractor
 
+from kedro_aat.adoption.shared_files import our_nodes, shared_file_mistakes
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings, parse
 
 
 def free_inputs(pipeline: Pipeline) -> list[str]:
     """Names of the datasets and parameters that our nodes read and that no node of the pipeline creates."""
-    our_nodes = [node for node in pipeline.nodes if node.func.__module__.startswith("kedro_aat.")]
-    return sorted(pipeline.inputs() & {name for node in our_nodes for name in node.inputs})
+    return sorted(pipeline.inputs() & {name for node in our_nodes(pipeline) for name in node.inputs})
 
 
 def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> list[str]:
@@ -47,7 +47,7 @@ def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> lis
 
 
 def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
-    """Lists the datasets of a pipeline that are invalid, that our nodes need and lack, or that could not be saved."""
+    """Lists the datasets of a pipeline that are invalid, missing, could not be saved, or share a file with another."""
     mistakes: list[str] = []
     inputs, outputs = free_inputs(pipeline), pipeline.all_outputs()
     for name in sorted(pipeline.datasets()):
@@ -66,7 +66,7 @@ def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
         for names, method in ((inputs, "lookup_mistakes"), (outputs, "save_mistakes")):
             if name in names and (find := getattr(dataset, method, None)):
                 mistakes += find(name)
-    return mistakes
+    return mistakes + shared_file_mistakes(pipeline, catalog)
 
 
 def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str], Any]) -> None:

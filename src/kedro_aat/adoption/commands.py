@@ -19,6 +19,8 @@ from kedro_aat.imports import import_path
 from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kedro.config import AbstractConfigLoader
     from kedro.framework.context import KedroContext
     from kedro.framework.startup import ProjectMetadata
@@ -96,7 +98,9 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
     from kedro.io.core import DatasetError
 
     from kedro_aat.adoption.checks import data_mistakes, look_up, parameter_mistakes, withhold_test_data
+    from kedro_aat.adoption.shared_files import notes_on_other_runs
 
+    notes: list[str] = []
     session = KedroSession.create(project.project_path, env=env, runtime_params=_parse_params(params))
     with session:
         context = session.load_context()
@@ -112,10 +116,13 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
                 catalog = _make_catalog(context)
                 withhold_test_data(nodes, catalog, partial(look_up, parameters))
                 mistakes += data_mistakes(nodes, catalog)
+                notes = notes_on_other_runs(pipeline, _registered(), catalog)
             except ConfigurationError as error:  # a file cannot be read
                 mistakes += error.mistakes
             except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials
                 mistakes.append(f"catalog: {error}")
+    for note in notes:
+        click.echo(f"Note: {note}")
     if mistakes:
         raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
     click.echo(f"Pipeline {pipeline}: no mistakes in parameters, import paths and datasets.")
@@ -278,10 +285,9 @@ def _conf_folder(project: ProjectMetadata) -> Path:
 
 def _find_pipeline(name: str) -> Pipeline:
     """The registered pipeline of that name."""
-    from kedro.framework.project import pipelines
-
     from kedro_aat.adoption.templates import registry_lines
 
+    pipelines = _registered()
     if name not in pipelines:
         lines = " and ".join(f"`{line}`" for line in registry_lines())
         raise ConfigurationError(
@@ -291,7 +297,14 @@ def _find_pipeline(name: str) -> Pipeline:
                 f"writes one; if the registry does not use find_pipelines, add {lines}; or name yours with --pipeline"
             ],
         )
-    return cast("Pipeline", pipelines[name])
+    return pipelines[name]
+
+
+def _registered() -> Mapping[str, Pipeline]:
+    """The registered pipelines, which Kedro creates when they are first read."""
+    from kedro.framework.project import pipelines
+
+    return cast("Mapping[str, Pipeline]", pipelines)
 
 
 def load_config(loader: AbstractConfigLoader, kind: str) -> dict[str, Any]:

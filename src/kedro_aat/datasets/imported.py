@@ -6,9 +6,9 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import AbstractDataset
 
 from kedro_aat.datasets.arguments import RecordedArguments
 from kedro_aat.datasets.damage import ReportsDamage
@@ -16,16 +16,18 @@ from kedro_aat.datasets.previews import read_tensor_info, require_small, state_d
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.errors import ModelError
 from kedro_aat.imports import Imported
-from kedro_aat.storage import local_path
-from kedro_aat.tensors import load_tensors
+from kedro_aat.storage import local_path, replacing
+from kedro_aat.tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
     from torch import Tensor, nn
 
 
-class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset[Never, "nn.Module"]):
-    """A module that is built from its import path and loaded with a state dict; read-only.
+class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn.Module", "nn.Module"]):
+    """A module that is built from its import path and loaded with a state dict.
+
+    A node that returns such a module writes its state dict; the file then holds nothing else.
 
     Args:
         class_path: Import path of a module class, or of a class method or function that is annotated to return a
@@ -35,7 +37,7 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset[Nev
         init_args: Keyword arguments of the class, class method or function.
         key: Key of the state dict in the file, such as `state_dict`, if the file contains more than the state dict.
         prefix: Prefix to remove from the names in the state dict, such as `model.` in a Lightning checkpoint. Names
-            without the prefix are ignored.
+            without the prefix are ignored. What is saved gets the key and the prefix.
         metadata: For Kedro-Viz and other plugins.
     """
 
@@ -103,12 +105,77 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset[Nev
         length = len(self._prefix)
         return {name[length:]: value for name, value in contents.items() if name.startswith(self._prefix)}
 
-    def save(self, data: Never) -> None:
-        """Refuses: a ModelDataset writes models."""
-        raise DatasetError(
-            "An ImportedModelDataset is read-only. Use a kedro_aat.datasets.model.ModelDataset in the catalog for a "
-            "model that a node returns."
-        )
+    def save(self, data: nn.Module) -> None:
+        """Writes the state dict of a module, so that `load` returns a module with the same.
+
+        Args:
+            data: A module whose state dict fits what `class_path` and `init_args` build.
+
+        Raises:
+            ModelError: It does not fit, has more than tensors and plain values, or the entry has no file for it.
+            StorageError: The file system refuses, or another process is writing the file.
+        """
+        import torch
+
+        for mistake in self._file_mistakes():
+            raise ModelError(mistake)
+        assert self._path is not None  # or there is a mistake
+        self._require_fit(data)
+        state = {
+            f"{self._prefix}{name}": value.detach().cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in data.state_dict().items()
+        }
+        with replacing(self._path) as new:
+            if self._path.suffix == ".safetensors":
+                save_tensors(state, new)
+                return
+            torch.save(state if self._key is None else {self._key: state}, new)
+            try:
+                _read(new)
+            except ModelError:
+                raise ModelError(
+                    f"The state dict of this {type(data).__name__} has more than tensors and plain values, so "
+                    f"{self._path} could be read only by unpickling it. Return plain values from get_extra_state."
+                ) from None
+
+    def save_mistakes(self, name: str) -> list[str]:
+        """Lists why nothing could be saved.
+
+        Args:
+            name: Key to report the mistakes under, such as the name of the catalog entry.
+        """
+        return [*self.lookup_mistakes(name), *(f"{name}: {mistake}" for mistake in self._file_mistakes())]
+
+    def _file_mistakes(self) -> list[str]:
+        if self._path is None:
+            return ["no filepath says where the weights of a module are saved; add one to the catalog entry."]
+        if self._path.is_dir():
+            return [f"{self._path} is a folder, so no weights are written there: give another path, or move it away."]
+        if self._key is not None and self._path.suffix == ".safetensors":
+            return [f"{self._path} cannot have the key {self._key!r}: remove `key`, or give a path that ends with .pt."]
+        return []
+
+    def _require_fit(self, module: nn.Module) -> None:
+        """Refuses a module whose state dict `load` would refuse, or change."""
+        import torch
+
+        path, wanted = self._imported.class_path, "Return a module that this entry builds, or correct class_path and "
+        wanted += "init_args. For a module that was cut or quantized, the entry must be a ModelDataset."
+        if not isinstance(module, torch.nn.Module):
+            raise ModelError(f"The entry takes a module that fits {path}, but got a {type(module).__name__}. {wanted}")
+        state = module.state_dict()
+        with torch.random.fork_rng(devices=[]):  # its initial weights must not change what later nodes draw
+            built = build_module(self._imported)
+        try:
+            built.load_state_dict(state)
+        except RuntimeError as error:
+            raise ModelError(f"This {type(module).__name__} does not fit {path}: {error}. {wanted}") from None
+        for name, value in built.state_dict().items():
+            if isinstance(value, torch.Tensor) and value.dtype != state[name].dtype:
+                raise ModelError(
+                    f"{name} is {_kind(state[name])}, but {path} has {_kind(value)}. Convert the module, such as with "
+                    "module.float(), or build it in that type."
+                )
 
     def _exists(self) -> bool:
         return self._path is None or self._path.exists()

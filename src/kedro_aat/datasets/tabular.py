@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from kedro_aat.datasets.local import ReadOnlyDataset
+from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.errors import DataError
+from kedro_aat.storage import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
     from kedro_datasets._typing import TablePreview
+    from numpy.typing import NDArray
     from torch import Tensor
 
+_SUFFIXES = (".csv", ".parquet")
 
-class TableDataset(ReadOnlyDataset["dict[str, Tensor]"]):
-    """A CSV or Parquet file as `{"inputs": (N, columns) float32, "targets": (N,)}`; read-only.
 
-    Numbers are not scaled: scale them in the node that writes the table, or in the model.
+class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str, Tensor]"]):
+    """A CSV or Parquet file as `{"inputs": (N, columns) float32, "targets": (N,)}`.
+
+    A node that returns such a mapping, of tensors or arrays, writes the table. Numbers are not scaled: scale them in
+    the node that writes the table, or in the model.
 
     Args:
         filepath: A `.csv` or `.parquet` file.
         target: The column to predict. Integers become int64 (classes), floating-point numbers become float32, and
             texts become their position in `classes`.
         columns: The input columns, in the order that the model expects; None for all other columns of the table, in
-            its order.
+            its order. A table that is written without them has `input_0`, `input_1` and so on.
         classes: The texts in the target column; required for texts, so that all splits number them in the same way.
         metadata: For Kedro-Viz and other plugins.
     """
-
-    REFUSAL: ClassVar[str] = (
-        "A TableDataset is read-only. Write the table with a separate entry that has the same filepath and the "
-        "type pandas.CSVDataset or pandas.ParquetDataset."
-    )
 
     def __init__(
         self,
@@ -55,9 +57,124 @@ class TableDataset(ReadOnlyDataset["dict[str, Tensor]"]):
         Raises:
             DataError: Columns are missing, are not numbers, or have empty cells; the message names them.
         """
+        return self._read_split(self._path)
+
+    def save(self, data: Mapping[str, Tensor | NDArray[Any]]) -> None:
+        """Writes the table, with the names of the entry; `load` then returns the same mapping.
+
+        Args:
+            data: `inputs` (N, columns), saved as float32, and `targets` (N,): whole numbers, saved as int64 or as the
+                texts that they number in `classes`, or others, saved as float32.
+
+        Raises:
+            DataError: It is no such mapping, or the file would not give the same back.
+            StorageError: The file system refuses, or another process is writing the file.
+        """
         import torch
 
-        frame = self._read()
+        given = self._split(data)
+        for mistake in self._path_mistakes():
+            raise DataError(mistake)
+        frame = self._frame(given)
+        with replacing(self._path) as new:
+            if self._path.suffix == ".csv":
+                frame.to_csv(new, index=False)
+            else:
+                frame.to_parquet(new, index=False)
+            try:
+                same = all(torch.equal(given[name], values) for name, values in self._read_split(new).items())
+                reason = "other values"
+            except DataError as error:
+                same, reason = False, str(error)
+            if not same:
+                raise DataError(
+                    f"{self._path}: the table would not be read as it is written ({reason}). In a .csv file, texts "
+                    "such as NA or 01 are read as something else: write a .parquet file, or choose other names for "
+                    "columns and classes."
+                )
+
+    def save_mistakes(self, name: str) -> list[str]:
+        """Lists why nothing could be saved.
+
+        Args:
+            name: Key to report the mistakes under, such as the name of the catalog entry.
+        """
+        return [f"{name}: {mistake}" for mistake in self._path_mistakes()]
+
+    def _path_mistakes(self) -> list[str]:
+        if self._path.suffix not in _SUFFIXES:
+            return [f"{self._path}: a table must be a .csv or .parquet file; give another filepath."]
+        if self._path.is_dir():
+            return [f"{self._path} is a folder, so no table is written there: give another path, or move it away."]
+        return []
+
+    def _split(self, data: Mapping[str, Tensor | NDArray[Any]]) -> dict[str, Tensor]:
+        """What `load` will give back for what is saved; raises a `DataError` if nothing would be the same."""
+        import torch
+
+        if not isinstance(data, Mapping):
+            raise DataError(
+                f"{self._path} takes what it gives, {{'inputs': (N, columns), 'targets': (N,)}}, but got a "
+                f"{type(data).__name__}. From a DataFrame, return {{'inputs': frame[columns].to_numpy(), 'targets': "
+                f"frame[{self._target!r}].to_numpy()}}."
+            )
+        if set(data) != {"inputs", "targets"}:
+            raise DataError(f"{self._path} takes inputs and targets, but got {', '.join(map(str, data)) or 'neither'}.")
+        inputs, targets = (self._numbers(name, data[name]) for name in ("inputs", "targets"))
+        if inputs.ndim != 2 or targets.ndim != 1 or len(inputs) != len(targets) or not inputs.numel():
+            raise DataError(
+                f"{self._path}: inputs are {tuple(inputs.shape)} and targets {tuple(targets.shape)}, but a table holds "
+                "inputs (N, columns) and targets (N,), with at least one row and one column."
+            )
+        if self._columns is not None and inputs.shape[1] != len(self._columns):
+            raise DataError(
+                f"{self._path}: inputs have {inputs.shape[1]} columns, but `columns` of the catalog entry names "
+                f"{len(self._columns)}: {', '.join(map(str, self._columns))}."
+            )
+        inputs = inputs.to(torch.float32)
+        targets = targets.to(torch.float32 if targets.is_floating_point() else torch.int64)
+        for name, values in (("inputs", inputs), ("targets", targets)):
+            if num_wrong := int((~values.isfinite()).sum()):
+                raise DataError(f"{num_wrong} {name} for {self._path} are NaN or beyond float32: fill or remove them.")
+        if self._classes is not None:
+            if targets.is_floating_point():
+                raise DataError(f"{self._path}: targets must be whole numbers, since the entry has `classes`.")
+            if num_wrong := int(((targets < 0) | (targets >= len(self._classes))).sum()):
+                raise DataError(
+                    f"{num_wrong} targets for {self._path} are not the number of one of its {len(self._classes)} "
+                    "`classes`, which are numbered from 0."
+                )
+        return {"inputs": inputs, "targets": targets}
+
+    def _numbers(self, name: str, values: Tensor | NDArray[Any]) -> Tensor:
+        import numpy as np
+        import torch
+
+        if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+            return torch.from_numpy(np.ascontiguousarray(values))
+        if isinstance(values, torch.Tensor) and not values.is_complex():
+            return values.detach().cpu()
+        kind = f"an array of {values.dtype}" if hasattr(values, "dtype") else f"a {type(values).__name__}"
+        raise DataError(f"{self._path}: {name} must be a tensor or an array of numbers, but got {kind}.")
+
+    def _frame(self, split: Mapping[str, Tensor]) -> pd.DataFrame:
+        import pandas as pd
+
+        unnamed = (name for name in map("input_{}".format, itertools.count()) if name != self._target)
+        columns = self._columns or list(itertools.islice(unnamed, split["inputs"].shape[1]))
+        inputs, targets = split["inputs"].numpy(), split["targets"].numpy()
+        if self._path.suffix == ".csv":  # all digits of a float64, since pandas reads a float64 and may miss the last
+            inputs = inputs.astype("float64")
+            targets = targets.astype("float64") if targets.dtype == "float32" else targets
+        frame = pd.DataFrame(inputs, columns=columns)
+        texts = None if self._classes is None else list(map(str, self._classes))
+        frame[self._target] = targets if texts is None else [texts[number] for number in targets]
+        return frame
+
+    def _read_split(self, path: Path) -> dict[str, Tensor]:
+        import torch
+
+        frame = self._read(path)
         others = [column for column in frame.columns if column != self._target]
         columns = others if self._columns is None else self._columns
         self._check(frame, columns)
@@ -66,15 +183,15 @@ class TableDataset(ReadOnlyDataset["dict[str, Tensor]"]):
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """The first rows; for Kedro-Viz."""
-        return self._read(nrows).to_dict(orient="split") if self._exists() else None
+        return self._read(self._path, nrows).to_dict(orient="split") if self._exists() else None
 
-    def _read(self, nrows: int | None = None) -> pd.DataFrame:
+    def _read(self, path: Path, nrows: int | None = None) -> pd.DataFrame:
         import pandas as pd
 
-        if self._path.suffix == ".csv":
-            return pd.read_csv(self._path, nrows=nrows)
-        if self._path.suffix == ".parquet":
-            return pd.read_parquet(self._path) if nrows is None else _first_rows(self._path, nrows)
+        if path.suffix == ".csv":
+            return pd.read_csv(path, nrows=nrows)
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path) if nrows is None else _first_rows(path, nrows)
         raise DataError(f"{self._path}: a table must be a .csv or .parquet file; convert it to one of these.")
 
     def _check(self, frame: pd.DataFrame, columns: list[str]) -> None:
