@@ -51,7 +51,8 @@ class TrainingSettings(Settings):
         batch_norm_adaptation_batches: Training batches from which BatchNorms recompute their statistics after an epoch
             in which the rate changed; 0 for none.
         device: `auto` takes a GPU if there is one; or any device name that torch knows.
-        precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
+        precision: Precision of the training: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
+            Every model is validated in `fp32`, in which the delivered file computes.
         channels_last: Whether images have the channels-last memory format.
         compile: Whether the model is compiled for training. With filter pruning, an epoch then costs the same at
             every rate.
