@@ -36,14 +36,14 @@ USELESS = [
     (NOISE, LABELS, CLASSIFICATION + "MulticlassCohenKappa", {"num_classes": 10}, {}, "has 0"),
     (NOISE, LABELS, CLASSIFICATION + "MulticlassAUROC", {"num_classes": 10}, {}, "has 0.5"),
     (MAPS, MAP, CLASSIFICATION + "MulticlassJaccardIndex", {"num_classes": 4}, {}, "has 0.14"),
-    (UNRELATED, RARE, CLASSIFICATION + "BinaryAUROC", {}, BCE, "has 0.5"),
+    (-UNRELATED, RARE, CLASSIFICATION + "BinaryAUROC", {}, BCE, "has 0.5"),
     (UNRELATED, RARE, CLASSIFICATION + "BinaryF1Score", {}, BCE, "always answering yes has 0.1"),
     (UNRELATED, RARE, CLASSIFICATION + "BinaryAccuracy", {}, BCE, "always answering no has 0.9"),
     (UNRELATED, WEAKLY_RELATED, REGRESSION + "R2Score", {}, MSE, "the mean of the targets has 0,"),
     (UNRELATED, WEAKLY_RELATED, REGRESSION + "MeanSquaredError", {}, MSE, "the mean of the targets has 21"),
     (UNRELATED, WEAKLY_RELATED, REGRESSION + "MeanAbsoluteError", {}, MSE, "the median of the targets has 3"),
     (UNRELATED, WEAKLY_RELATED, REGRESSION + "SpearmanCorrCoef", {}, MSE, "has 0"),
-    (UNRELATED, WEAKLY_RELATED, REGRESSION + "PearsonCorrCoef", {}, MSE, "answering at random has"),
+    (-UNRELATED, WEAKLY_RELATED, REGRESSION + "PearsonCorrCoef", {}, MSE, "answering at random has"),
 ]
 
 

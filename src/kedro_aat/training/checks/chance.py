@@ -39,7 +39,7 @@ class _Constant(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         output = self.get_buffer("output")
-        return output.expand(len(inputs), *output.shape)
+        return output.expand(len(inputs), *output.shape).contiguous()  # some metrics view it in another shape
 
 
 class _Shuffled(nn.Module):
@@ -124,7 +124,8 @@ def best_chance(
     if "Calibration" in settings.metric_name:
         return None
     found = []
-    for answer, output in _constants(targets, mean_output):
+    # Pearson's correlation with a constant is undefined, and torchmetrics may compute one from rounding errors.
+    for answer, output in () if "Pearson" in settings.metric_name else _constants(targets, mean_output):
         evaluation = _evaluate(settings, _Constant(output), targets)
         if evaluation is not None:
             found.append(Chance(answer, evaluation, output))
