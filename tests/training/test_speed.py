@@ -52,10 +52,9 @@ def test_every_model_is_validated_in_full_precision(precision: str) -> None:
 
     def validated(precision: str) -> Evaluation:
         model = Perceptron([6, 1])
-        with torch.no_grad():
-            model.layers[0].weight.copy_(torch.tensor([[20.0, 0, 0, 0, 0, 0]]))
-            model.layers[0].bias.fill_(100.05)  # type: ignore[operator]
-        mae = {"loss": "torch.nn.MSELoss", "metric": "torchmetrics.MeanAbsoluteError"}
+        weights = {"layers.0.weight": torch.eye(1, 6) * 20, "layers.0.bias": torch.tensor([100.05])}
+        model.load_state_dict(weights)
+        mae: dict[str, Any] = {"loss": "torch.nn.MSELoss", "metric": "torchmetrics.MeanAbsoluteError"}
         run = TrainingRun(lambda: model, train=data, validation=data, precision=precision, **mae)
         return run.runner.validate()
 

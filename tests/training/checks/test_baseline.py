@@ -127,7 +127,7 @@ def test_baseline_that_answers_nan() -> None:
 def test_metric_of_0() -> None:
     with pytest.raises(MetricError, match="MulticlassAccuracy is 0 on 1,000 validation examples"):
         evaluated(-one_hot(LABELS, 10).float(), LABELS, ACCURACY, TEN)
-    own = {"validate": "tests.training.checks.baselines.validate_as_0"}
+    own: dict[str, Any] = {"validate": "tests.training.checks.baselines.validate_as_0"}
     with pytest.raises(MetricError, match="validate_as_0 is 0 on 1,000 validation examples, where higher is better"):
         evaluated(NOISE, LABELS, None, **own, higher_is_better=True)
 

@@ -73,7 +73,13 @@ class Chance:
     output: Tensor | None = None
 
     def standard_error(self, baseline: Evaluation, settings: TrainingSettings, targets: Tensor) -> float:
-        """Standard error of the difference to the baseline, in metric units; 0 if unknown."""
+        """Standard error of the difference to the baseline, in metric units; 0 if unknown.
+
+        Args:
+            baseline: The baseline's evaluation.
+            settings: Settings of the training.
+            targets: All targets, (N, ...).
+        """
         error = _own_error(baseline)
         if self.output is None:
             return error
@@ -98,9 +104,15 @@ def _own_error(evaluation: Evaluation) -> float:
 def is_better(metric: float, chance: float, standard_error: float, *, higher_is_better: bool) -> bool:
     """Whether a metric is better than chance by more than rounding and luck explain.
 
-    A useless model beats the best constant by luck in up to half of the cases, but by a standard error in 16% at most,
-    and in fewer because the constant is chosen on the same examples. A weak model that is worth something passes: an
-    AUROC of .6 on 200 examples is 2.5 standard errors above chance, an R2 of .05 on 500 more than 2.
+    A useless model beats a constant answer by luck in up to half of the cases, but by a standard error in 16% at most.
+    A real model that does not, on these examples, cannot be told from the constant by a search either; see
+    `docs/decisions/baseline-check.md` for what was measured.
+
+    Args:
+        metric: The metric.
+        chance: The metric of the best answer that ignores the input.
+        standard_error: Standard error of their difference, in metric units.
+        higher_is_better: Direction of the metric.
     """
     gain = metric - chance if higher_is_better else chance - metric
     return gain > max(ROUNDING * max(abs(metric), abs(chance)), standard_error)

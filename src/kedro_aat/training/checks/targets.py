@@ -33,7 +33,16 @@ class _Form:
 
 
 def target_mistakes(outputs: Tensor, targets: Tensor, settings: TrainingSettings) -> list[str]:
-    """Says which of metric and loss misread the targets of a batch, (B, ...), and how to mend them; empty if none."""
+    """Says which of metric and loss misread the targets of a batch, and how to mend them.
+
+    Args:
+        outputs: Outputs of the model, (B, ...).
+        targets: Targets, (B, ...).
+        settings: Settings of the training, which name metric and loss.
+
+    Returns:
+        At most one text.
+    """
     outputs, targets = outputs.detach().cpu(), targets.cpu()
     if len(outputs) > 2 and outputs.shape[:1] == outputs.shape[1:2]:  # as many examples as classes: shapes say nothing
         outputs, targets = outputs[:-1], targets[:-1]
@@ -132,7 +141,16 @@ def _is_one_hot(targets: Tensor) -> bool:
 
 
 def label_mistakes(outputs: Tensor, targets: Tensor, takers: Mapping[str, object]) -> list[str]:
-    """Says which labels of a batch lie outside 0 to C - 1, which `takers_of_labels` cannot take; empty if none."""
+    """Says how many labels of a batch lie outside 0 to C - 1.
+
+    Args:
+        outputs: Outputs of the model, (B, C, ...).
+        targets: Targets, (B, ...).
+        takers: What `takers_of_labels` found.
+
+    Returns:
+        At most one text.
+    """
     if outputs.dim() < 2 or outputs.shape[:1] + outputs.shape[2:] != targets.shape or targets.is_floating_point():
         return []
     num_classes = outputs.shape[1]
