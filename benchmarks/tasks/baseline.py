@@ -45,7 +45,7 @@ def train_baseline(task: Task, seed: int, splits: Splits, folder: Path = CACHE) 
     settings = settings.model_copy(update={"optimizer": settings.optimizer.model_copy(update={"init_args": arguments})})
     seed_everything(seed)
     model = task.model()
-    key = f"{task.baseline_epochs} {settings.model_dump_json(exclude={'metric'})}"
+    key = f"{task.baseline_epochs} {settings.model_dump_json(exclude={'metric', 'baseline_check'})}"
     path = folder / f"{task.name}-{seed}-{_fingerprint(model, splits.train, key)}.safetensors"
     if path.exists():
         model.load_state_dict(load_tensors(path))

@@ -44,7 +44,7 @@ class ModelError(AatError, ValueError):
 
 
 class MetricError(AatError, ValueError):
-    """A metric that is not a finite number; the message names its epoch."""
+    """A metric that is not a finite number, in which case the message names its epoch; or one that means nothing."""
 
 
 class DivergedError(MetricError):

@@ -180,6 +180,24 @@ def test_ranges_are_taken_from_the_registered_data() -> None:
     assert controller._fake.ranges[0].tolist() == [-1, 1]  # range of the first 32 examples
 
 
+def test_ranges_of_the_first_batch_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    without_samples = QUANTIZATION | {"initializer": {"range": {"num_init_samples": 0}}}
+    for algorithms, reason in (
+        (QUANTIZATION, "no data are registered: call register_default_init_args"),
+        ([SPARSITY, QUANTIZATION], "no data are registered"),
+        (without_samples, "num_init_samples is 0"),
+    ):
+        caplog.clear()
+        config = NNCFConfig.from_dict({"input_info": {"sample_size": [2, 1, 8, 8]}, "compression": algorithms})
+        if algorithms is without_samples:
+            register_default_init_args(config, loader())
+        controller, _ = create_compressed_model(SmallNet(), config)
+        assert f"first batch that the model sees, whatever split that is of, because {reason}" in caplog.text
+        caplog.clear()
+        create_compressed_model(SmallNet(), config, controller.get_compression_state())  # ranges come from the state
+        assert not caplog.text
+
+
 def test_first_and_strided_convolutions_are_not_pruned_by_default() -> None:
     params = PRUNING["params"]
     config = {"input_info": {"sample_size": [2, 1, 8, 8]}}

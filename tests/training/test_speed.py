@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kedro_aat.pipelines.digits.baseline import Uncompressed
 from kedro_aat.testing.training import assert_same_bits
+from kedro_aat.training.callables import Evaluation
 from tests.nets import Pairs, Perceptron, Probe, SmallNet, images, vectors
 from tests.training.training_run import (
     HALVING,
@@ -35,11 +36,29 @@ def output_types(model: nn.Module) -> set[torch.dtype]:
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_half_precision(precision: str, dtype: torch.dtype) -> None:
     run = TrainingRun(make_probed_net, precision=precision)
-    losses = run.train_epochs(6)
+    run.runner.train_epoch()
     assert output_types(run.model) == {dtype}
+    losses = run.train_epochs(6)
     assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
     assert losses[-1] < 0.5 * losses[0]
     assert 0.7 < run.runner.validate().metric <= 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_every_model_is_validated_in_full_precision(precision: str) -> None:
+    """As the delivered file computes: rounding of large targets would make the baseline look worse than it is."""
+    inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    data = {"inputs": inputs, "targets": inputs[:, :1] * 20 + 100}
+
+    def validated(precision: str) -> Evaluation:
+        model = Perceptron([6, 1])
+        weights = {"layers.0.weight": torch.eye(1, 6) * 20, "layers.0.bias": torch.tensor([100.05])}
+        model.load_state_dict(weights)
+        mae: dict[str, Any] = {"loss": "torch.nn.MSELoss", "metric": "torchmetrics.MeanAbsoluteError"}
+        run = TrainingRun(lambda: model, train=data, validation=data, precision=precision, **mae)
+        return run.runner.validate()
+
+    assert validated(precision).metric == validated("fp32").metric == pytest.approx(0.05, rel=1e-3)
 
 
 def test_full_precision_has_no_autocast() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from kedro_aat.modes import evaluating
 from kedro_aat.nncf.config import NNCFConfig, NNCFFile
 from kedro_aat.nncf.registered import take_batches
 from kedro_aat.nncf.sections import FilterPruningAlgorithm, FilterPruningParams, QuantizationAlgorithm
+
+logger = logging.getLogger(__name__)
 
 
 def register_default_init_args(
@@ -105,7 +108,7 @@ def create_compressed_model(
     controller.exporter = _write_onnx
     if compression_state is not None:
         controller.load_state(compression_state["state"])
-    elif loader is not None:
+    else:
         _initialize(controller, file, loader, config.device or next(model.parameters()).device)
     return controller, model
 
@@ -178,13 +181,23 @@ def _find_first_convolutions(model: nn.Module, example_input: Tensor | None) -> 
     return names
 
 
-def _initialize(controller: ModelController, file: NNCFFile, loader: Iterable[Any], device: Any) -> None:
+def _initialize(controller: ModelController, file: NNCFFile, loader: Iterable[Any] | None, device: Any) -> None:
     """Sets the ranges of activations, then adapts BatchNorms if the model is compressed from the start."""
     for algorithm in file.compression:
-        if isinstance(algorithm, QuantizationAlgorithm) and algorithm.num_init_samples:
-            assert isinstance(controller, QuantizationController | CompositeController)
-            controller.calibrate(take_batches(loader, algorithm.num_init_samples))
+        if not isinstance(algorithm, QuantizationAlgorithm):
+            continue
+        if loader is None or not algorithm.num_init_samples:
+            logger.warning(
+                "The ranges of activations will be those of the first batch that the model sees, whatever split that "
+                "is of, because %s.",
+                "num_init_samples is 0"
+                if loader is not None
+                else "no data are registered: call register_default_init_args(nncf_config, train_loader) first",
+            )
+            continue
+        assert isinstance(controller, QuantizationController | CompositeController)
+        controller.calibrate(take_batches(loader, algorithm.num_init_samples))
     children = controller.children if isinstance(controller, CompositeController) else [controller]
     num_samples = file.num_bn_adaptation_samples
-    if num_samples and any(child.report().requested_rate > 0 for child in children):
+    if loader is not None and num_samples and any(child.report().requested_rate > 0 for child in children):
         update_bn(take_batches(loader, num_samples), controller.model, device=device)

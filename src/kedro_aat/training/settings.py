@@ -51,7 +51,8 @@ class TrainingSettings(Settings):
         batch_norm_adaptation_batches: Training batches from which BatchNorms recompute their statistics after an epoch
             in which the rate changed; 0 for none.
         device: `auto` takes a GPU if there is one; or any device name that torch knows.
-        precision: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
+        precision: Precision of the training: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
+            Every model is validated in `fp32`, in which the delivered file computes.
         channels_last: Whether images have the channels-last memory format.
         compile: Whether the model is compiled for training. With filter pruning, an epoch then costs the same at
             every rate.
@@ -74,10 +75,16 @@ class TrainingSettings(Settings):
             the optimizer's steps stay the same. BatchNorms see the parts. For the default `train_epoch` only.
         step_timeout_seconds: Seconds after which a training or validation step that has not ended, with the loading of
             its batch, ends the process with the stacks of all threads; None for no limit.
+        baseline_check: What happens before training if the baseline's metric means nothing: if it is not better than
+            that of a constant answer by a standard error, or is 0 where higher is better, if all outputs are the same
+            or some are NaN, or if metric or loss misread the targets. `error` ends the run, `warn` goes on, `off` does
+            not look. With a `validate` function of your own, only a metric of 0 is seen.
     """
 
     # They do not change what a search finds, so they may change before a run is continued.
-    WITHOUT_EFFECT: ClassVar = frozenset({"after_upgrade", "on_out_of_memory", "step_timeout_seconds"})
+    WITHOUT_EFFECT: ClassVar = frozenset(
+        {"after_upgrade", "baseline_check", "on_out_of_memory", "step_timeout_seconds"}
+    )
 
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     optimizer: ImportedOrPath = Imported(
@@ -106,6 +113,7 @@ class TrainingSettings(Settings):
     early_stopping: str | None = None
     update_learning_rate: str | None = None
     after_upgrade: Literal["continue", "start_anew"] | None = None
+    baseline_check: Literal["error", "warn", "off"] = "error"
 
     @field_validator("device")
     @classmethod

@@ -36,7 +36,7 @@ def evaluate_baseline(
 ) -> tuple[BaselineEvaluation, DataFrame]:
     """Evaluates the uncompressed model, works out its budget, and forecasts the certificate.
 
-    Everything that can be checked without training is checked here: import paths, splits, metric and budget.
+    Everything that can be checked without training is checked here: import paths, splits, targets, metric and budget.
 
     Args:
         model: The uncompressed model; it stays as it is.
@@ -56,6 +56,7 @@ def evaluate_baseline(
 
     from kedro_aat.delivery.expected_certificate import expected_certificate
     from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
+    from kedro_aat.training.checks.baseline import BaselineCheck
     from kedro_aat.training.data import data_fingerprint, example_count
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.random_state import seed_everything
@@ -73,14 +74,18 @@ def evaluate_baseline(
         seed=settings.seed,
     )
     validate, batch_size = training.callables().validate, settings.training.batch_size
+    higher_is_better = settings.training.direction()
+    assert higher_is_better is not None  # settings.check() made sure of it
 
     def validated() -> MetricValues:
-        return MetricValues.of(evaluate(model, validate, batch_size=batch_size, subject="the baseline"))
+        check = BaselineCheck(settings.training, validation_data)
+        training.observe = check.see if settings.training.baseline_check != "off" else None
+        evaluation = evaluate(model, validate, batch_size=batch_size, subject="the baseline")
+        check.judge(evaluation, higher_is_better=higher_is_better)
+        return MetricValues.of(evaluation)
 
     evaluation = finished.result("baseline", MetricValues, validated, model).evaluation()
     finished.remove_others(NUM_OTHER_BASELINES)
-    higher_is_better = settings.training.direction()
-    assert higher_is_better is not None  # settings.check() made sure of it
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)
     logger.info("Baseline metric %.4f; lowest tolerated %.4f", evaluation.metric, budget.lowest_tolerated)
     values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}

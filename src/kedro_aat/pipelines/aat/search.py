@@ -42,7 +42,7 @@ else:
 logger = logging.getLogger(__name__)
 
 LATER_STAGES = {2: "second_stage", 3: "third_stage"}
-NUM_CALIBRATION_BATCHES = 10  # training batches that give the ranges of activations before a later stage
+NUM_CALIBRATION_BATCHES = 10  # training batches that give the ranges of activations
 
 
 def build_controller(
@@ -54,8 +54,8 @@ def build_controller(
         model: The uncompressed model; it stays as it is.
         baseline_evaluation: Not read. As an input it makes sure that a bad baseline or budget is found first.
         settings: Settings of the pipeline.
-        train_data: Training split; filter pruning runs the model once with made-up inputs of its shape and range, which
-            are saved with the controller.
+        train_data: Training split. Quantization takes the ranges of activations from it. Filter pruning runs the model
+            once with made-up inputs of its shape and range, which are saved with the controller.
 
     Returns:
         The controller; it owns the model, so that the two pass between nodes as one.
@@ -66,7 +66,10 @@ def build_controller(
     from kedro_aat.training.data import synthetic_input
 
     inputs = None if train_data is None else synthetic_input(train_data)
-    return build(copy.deepcopy(model), settings.compression, example_input=inputs)
+    built = build(copy.deepcopy(model), settings.compression, example_input=inputs)
+    if train_data is not None:
+        _calibrate(built, settings.training, train_data, settings.seed)
+    return built
 
 
 def limited_rate(
@@ -220,7 +223,8 @@ def finetune_later_stage(
         return controller, SkippedSearch(outcome="skipped"), known
     earlier = [search_result, *([second_result] if isinstance(second_result, SearchResult) else [])]
     training = settings.training.with_learning_rate(later.learning_rate_factor)
-    later_controller = _later_controller(controller, later, earlier, training, train_data, validation_data)
+    later_controller = _later_controller(controller, later, earlier, train_data)
+    _calibrate(later_controller, training, train_data, settings.seed)
     minimal_rate, maximal_rate = later.minimal_rate, settings.maximal_rate
     if is_limited:
         minimal_rate = maximal_rate = highest_rate(later_controller, maximal_rate)
@@ -262,28 +266,35 @@ finetune_second_stage = finetune_later_stage  # its name in version 0.1.0
 
 
 def _later_controller(
-    controller: ModelController,
-    later: LaterStage,
-    earlier: list[SearchResult],
-    training: TrainingSettings,
-    train_data: Data,
-    validation_data: Data,
+    controller: ModelController, later: LaterStage, earlier: list[SearchResult], train_data: Data
 ) -> ModelController:
     """Puts what the earlier stages have found, as it would be exported, under the later stage's compression."""
-    import itertools
-
     from kedro_aat.compression.build import build_controller as build
     from kedro_aat.compression.settings import keeping_zeros
     from kedro_aat.training.data import synthetic_input
-    from kedro_aat.training.default import DefaultTraining
 
     is_sparse = any("magnitude_sparsity" in stage.algorithms for stage in earlier)
     compression = keeping_zeros(later.compression) if is_sparse else later.compression
-    built = build(controller.strip(), compression, example_input=synthetic_input(train_data))
-    if hasattr(built, "calibrate"):
-        batches = DefaultTraining(built.model, training, train_data, validation_data).train_batches(0)
-        built.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
-    return built
+    return build(controller.strip(), compression, example_input=synthetic_input(train_data))
+
+
+def _calibrate(controller: ModelController, training: TrainingSettings, train_data: Data, seed: int) -> None:
+    """Takes the ranges of activations from training batches, if anything is quantized.
+
+    Without it, they would be those of the first batch that the model sees, which is one of the validation split.
+    """
+    import itertools
+
+    from kedro_aat.training.default import DefaultTraining
+    from kedro_aat.training.random_state import seed_everything
+
+    if not hasattr(controller, "calibrate"):
+        return
+    seed_everything(seed)  # of random augmentation
+    device = next(controller.model.parameters()).device
+    batches = DefaultTraining(controller.model, training, train_data, train_data).train_batches(0)
+    controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
+    controller.model.to(device)
 
 
 def _without_gain(
