@@ -77,12 +77,13 @@ class NoWriter:
 
 @dataclass
 class Ended:
-    """How a search ended: its result, its folder, its model's tensors, and the epochs that it trained this time."""
+    """How a search ended: its result, folder, tensors of the model, epochs that it trained this time, and seconds."""
 
     result: FineTuned
     folder: Path
     model: dict[str, Tensor]
     trained: list[int] = field(default_factory=list)
+    seconds: float = 0.0
 
     @property
     def trajectory(self) -> list[dict[str, Any]]:
@@ -153,4 +154,4 @@ def search(
         choice,
     )
     model = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
-    return Ended(ended.fine_tuned, root / ended.run, model, trained)
+    return Ended(ended.fine_tuned, root / ended.run, model, trained, getattr(ended, "seconds", 0.0))
