@@ -24,7 +24,7 @@ def encoded(state: Any) -> Any:
     """A nested state with plain containers in place of NumPy's values, which can be keys, too."""
     if is_plain_numpy(state):
         shape = state.shape if isinstance(state, np.ndarray) else None
-        return (_TAG, state.dtype.str, shape, state.tobytes())
+        return (_TAG, state.dtype.str, shape, state.tobytes().hex())  # torch does not read back empty bytes
     return _mapped(encoded, state)
 
 
@@ -39,7 +39,7 @@ def decoded(state: Any) -> Any:
         dtype = np.dtype(dtype)
         if dtype.kind not in _KINDS:
             raise ValueError(f"an array of {dtype} is not allowed")
-        values: Any = np.ndarray(shape or (), dtype, contents).copy()
+        values: Any = np.ndarray(shape or (), dtype, bytes.fromhex(contents)).copy()
         return values[()] if shape is None else values
     return _mapped(decoded, state)
 
