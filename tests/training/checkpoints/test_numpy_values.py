@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from kedro_aat.budget import Outcome
 from kedro_aat.errors import CheckpointError
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore
 from kedro_aat.training.checkpoints.numpy_values import decoded, encoded
 from kedro_aat.training.runner import Evaluation
 from tests.scripted import ScriptedModel
-from tests.training.scripted_loop import FORMULA, ScriptedLoop
+from tests.training.checkpoints.small_search import search
+from tests.training.scripted_loop import FORMULA, PARAMS, ScriptedLoop
 
 VALUES: list[Any] = [
     *(np.float64(0.1), np.float32(0.1), np.float16(0.1), np.longdouble(0.1), np.int64(-(2**62)), np.uint8(255)),
@@ -170,3 +172,28 @@ def test_functions_may_return_any_number(tmp_path: Path, number: Any) -> None:
     assert [row.metric for row in subject.loop.history] == pytest.approx([row.metric for row in plain.loop.history])
     assert {type(row.metric) for row in subject.loop.history} == {float}
     assert subject.loop.outcome is plain.loop.outcome
+
+
+# --- in settings that Python code makes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32, np.array, torch.tensor])
+def test_arguments_of_a_setting_may_be_numpys(tmp_path: Path, number: Any) -> None:
+    steps = {"milestones": [np.int64(2), np.int64(4)], "gamma": number(0.5)}
+    found = []
+    for wrap, scheduler in ((float, {"milestones": [2, 4], "gamma": 0.5}), (number, steps)):
+        ended = search(
+            tmp_path,
+            optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": wrap(0.0625)}},
+            scheduler={"class_path": "torch.optim.lr_scheduler.MultiStepLR", "init_args": scheduler},
+        )
+        found.append(ended)
+    assert found[0].folder == found[1].folder  # the same numbers are the same run
+    assert found[0].trained and not found[1].trained
+
+
+def test_nncf_config_may_have_numpys_numbers(tmp_path: Path) -> None:
+    numbers = {"maximal_absolute_accuracy_degradation": np.float32(0.5), "maximal_total_epochs": np.int64(8)}
+    subject = ScriptedLoop(params=PARAMS | numbers)
+    subject.run(tmp_path)
+    assert subject.loop.outcome is Outcome.WITHIN_BUDGET
