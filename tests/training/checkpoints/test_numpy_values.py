@@ -189,7 +189,8 @@ def test_arguments_of_a_setting_may_be_numpys(tmp_path: Path, number: Any) -> No
         )
         found.append(ended)
     assert found[0].folder == found[1].folder  # the same numbers are the same run
-    assert found[0].trained and not found[1].trained
+    assert found[0].trained
+    assert not found[1].trained
 
 
 def test_nncf_config_may_have_numpys_numbers(tmp_path: Path) -> None:
