@@ -93,7 +93,7 @@ class WithoutLearningRate(torch.optim.Optimizer):
     def __init__(self, params: Any, rate: None = None) -> None:
         super().__init__(params, {} if rate is None else {"lr": rate})
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Does nothing."""
 
 
@@ -105,5 +105,6 @@ def configure_groups(model: nn.Module) -> tuple[torch.optim.Optimizer, torch.opt
     """Returns an optimizer with two groups, and a scheduler that sets the learning rate itself."""
     weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     biases = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    optimizer = torch.optim.AdamW([{"params": weights}, {"params": biases, "lr": 0.5}])
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "lr": 0.5}]
+    optimizer = torch.optim.AdamW(groups)
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.1, 0.2], total_steps=8)

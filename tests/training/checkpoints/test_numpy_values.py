@@ -40,7 +40,7 @@ def assert_same(one: Any, other: Any) -> None:
     assert type(one) is type(other)
     if isinstance(one, np.ndarray):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
-        assert one.flags.writeable
+        assert one.flags["W"]
     np.testing.assert_array_equal(one, other)
 
 
@@ -68,7 +68,13 @@ def test_numbers_may_be_keys_and_members(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [np.array([object()]), np.array([None]), np.zeros(2, dtype="f4,i4"), np.ma.masked_array([1.0]), np.rec.array([1])],
+    [
+        np.array([object()]),
+        np.array([None]),
+        np.zeros(2, dtype="f4,i4"),
+        np.ma.masked_array([1.0]),
+        np.zeros(1).view(np.recarray),
+    ],
 )
 def test_what_cannot_be_kept_is_named_at_the_first_checkpoint(tmp_path: Path, value: Any) -> None:
     kind = type(value).__qualname__
@@ -107,7 +113,8 @@ class OwnScheduler:
 
 
 def with_numpy_rate(subject: ScriptedLoop) -> tuple[Any, Any]:
-    return torch.optim.SGD(subject.model.parameters(), np.float32(0.1)), None
+    rate: Any = np.float32(0.1)
+    return torch.optim.SGD(subject.model.parameters(), rate), None
 
 
 def with_cosine(subject: ScriptedLoop) -> tuple[Any, Any]:
