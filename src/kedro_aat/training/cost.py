@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +37,7 @@ class Cost:
         return f"{self.seconds_per_epoch:.2g} s per epoch: up to {self.epochs} epochs take about {total} more"
 
 
-def expected_cost(history: Sequence[EpochRecord], maximal_epochs: int, seconds_left: float = math.inf) -> Cost:
+def expected_cost(history: list[EpochRecord], maximal_epochs: int, seconds_left: float = math.inf) -> Cost:
     """The cost of the rest of a search.
 
     Args:
@@ -58,7 +57,7 @@ def expected_cost(history: Sequence[EpochRecord], maximal_epochs: int, seconds_l
 
 
 def ask_in_time(
-    policy: SearchPolicy[Any], state: Any, history: Sequence[EpochRecord], stopwatch: Stopwatch
+    policy: SearchPolicy[Any], state: Any, history: list[EpochRecord], stopwatch: Stopwatch
 ) -> tuple[Cost, SearchPolicy[Any], Epoch | Stop]:
     """Asks a policy for the next epoch, after telling it how many epochs there is time for.
 
