@@ -43,7 +43,8 @@ class LaterStage(Settings):
     Attributes:
         compression: The algorithm or algorithms, and their settings.
         search: The policy that chooses the rates; its epochs are in addition to those of the other searches.
-        learning_rate_factor: Factor on the learning rate of `training`, above 0; a quantized model tolerates less.
+        learning_rate_factor: Factor on all learning rates of `training`, whatever optimizer and scheduler make them,
+            above 0; a quantized model tolerates less.
         minimal_rate: Lowest rate worth returning, in [0, 1).
         skip_without_gain: Whether the stage is skipped if its file, made without training at the highest rate, would
             not be better by `export.objective` than the file of the stage before: at least 5% faster if the objective
@@ -85,8 +86,8 @@ class AatSettings(Settings):
         second_stage: A second compression of the model that the search returns; None for none.
         third_stage: A third one, of the model that the second stage returns; None for none.
         training: How the model is trained and evaluated.
-        time_limit_minutes: Wall time for the search, in minutes; then the best model so far is returned. None for no
-            limit.
+        time_limit_minutes: Wall time for all search stages together, in minutes, everything between the begin and the
+            end of each included; then the best model so far is returned. None for no limit.
         certificate: How the returned model is certified; None withholds the certificate and leaves the test split
             unread, until `kedro aat certify`.
         export: How the exported files are checked and measured, and which one is delivered.
@@ -235,7 +236,7 @@ class AatSettings(Settings):
 
     @property
     def time_limit(self) -> float | None:
-        """Wall time for the search, in seconds; None for no limit."""
+        """Wall time for all search stages together, in seconds; None for no limit."""
         return None if self.time_limit_minutes is None else 60 * self.time_limit_minutes
 
 

@@ -6,7 +6,7 @@ import inspect
 from importlib import import_module
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_serializer
 
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.reading import describe
@@ -29,6 +29,10 @@ class Imported(Settings):
 
     class_path: str
     init_args: dict[str, Any] = Field(default_factory=dict)
+
+    @field_serializer("init_args", when_used="json")
+    def _as_json(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {name: _without_arrays(value) for name, value in arguments.items()}
 
     def load(self) -> Any:
         """Imports the object that `class_path` names."""
@@ -86,6 +90,15 @@ def import_path(path: str) -> Any:
         known = [known for known in dir(owner) if not known.startswith("_")]
         raise ConfigurationError(path, [f"'{owner_path}' has no '{name}'.{closest(name, known)}"])
     return getattr(owner, name)
+
+
+def _without_arrays(value: Any) -> Any:
+    """Plain data with Python's numbers in place of NumPy's and torch's, which Python code may put into settings."""
+    if isinstance(value, dict):
+        return {key: _without_arrays(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_arrays(part) for part in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _from_path(value: Any) -> Any:

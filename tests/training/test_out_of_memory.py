@@ -16,7 +16,6 @@ from kedro_aat.errors import OutOfMemoryError
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Problem
 from kedro_aat.training.checkpoints import CheckpointStore
-from kedro_aat.training.cost import timed_epoch
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.loop import fine_tune
 from kedro_aat.training.progress import LoopProgress
@@ -89,12 +88,8 @@ def search(folder: Path, limit: int, epochs: int = 4, interrupted_at: int | None
     model = Hungry()
     controller = MagnitudeSparsityController(model)
 
-    def runner_of(controller: Any) -> TrainingRunner:
-        training = DefaultTraining(controller.model, settings(**HALVE), images(48), images(16, seed=1))
-        return TrainingRunner(controller.model, controller, training.callables())
-
-    runner = runner_of(controller)
-    timed_epoch(controller, runner_of)
+    training = DefaultTraining(model, settings(**HALVE), images(48), images(16, seed=1))
+    runner = TrainingRunner(model, controller, training.callables())
     train, calls = runner.train_epoch, []
 
     def train_hungrily() -> float | None:
@@ -140,14 +135,3 @@ def test_function_of_the_users_is_not_halved() -> None:
         with pytest.raises(OutOfMemoryError) as caught:
             own.runner.validate()
         assert "halve_batch" not in str(caught.value)
-
-
-def test_timed_epoch_may_need_parts() -> None:
-    model = Hungry(4)
-    controller = MagnitudeSparsityController(model)
-
-    def runner_of(controller: Any) -> TrainingRunner:
-        training = DefaultTraining(controller.model, settings(**HALVE), images(48), images(16, seed=1))
-        return TrainingRunner(controller.model, controller, training.callables())
-
-    assert timed_epoch(controller, runner_of) > 0

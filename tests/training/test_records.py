@@ -14,7 +14,6 @@ from kedro_aat.training.records import (
     MAX_ON_PARETO_FRONT,
     EpochRecord,
     best_within,
-    exceeds_time_limit,
     pareto_front,
     read_records,
 )
@@ -117,16 +116,6 @@ def test_lower_is_better() -> None:
     best = best_within(history, range(2), Budget(baseline=1.0, drop=0.1, higher_is_better=False))
     assert best is not None
     assert best.achieved_rate == 0.5
-
-
-@pytest.mark.parametrize(("limit", "expected"), [(None, False), (4.0, False), (3.9, True), (0.5, True)])
-def test_another_epoch_must_fit_into_the_time_limit(limit: float | None, expected: bool) -> None:
-    history = [replace(RECORD, seconds=1.0), replace(RECORD, seconds=1.0), replace(RECORD, seconds=1.0)]
-    assert exceeds_time_limit(limit, history) is expected
-
-
-def test_first_epoch_ignores_the_time_limit() -> None:
-    assert not exceeds_time_limit(0.1, [])
 
 
 def test_rows_of_a_trajectory_have_the_types_of_a_record() -> None:

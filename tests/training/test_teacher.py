@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from kedro_aat.training.runner import TrainingRunner
 from kedro_aat.training.settings import Distillation, TrainingSettings
 from kedro_aat.training.teacher import Teacher
 from tests.nets import Pairs, images
+from tests.training.checkpoints.small_search import search
 
 LOGITS, TEACHER_LOGITS = (torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
 TARGETS = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -137,6 +139,31 @@ def test_teacher_never_runs_without_distillation() -> None:
     undistilled, alone = train(DATA, teacher, distillation=None), train(DATA, None)
     assert not teacher.batch_sizes
     assert_same_bits(undistilled, alone)
+
+
+def test_one_teacher_answers_once_in_a_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[Teacher] = []
+    answered: list[int] = []
+    make, answer = Teacher.__init__, Teacher.answer
+
+    def init(self: Teacher, *args: Any) -> None:
+        made.append(self)
+        make(self, *args)
+
+    def counted(self: Teacher, inputs: Tensor) -> Tensor:
+        answered.append(len(inputs))
+        return answer(self, inputs)
+
+    monkeypatch.setattr(Teacher, "__init__", init)
+    monkeypatch.setattr(Teacher, "answer", counted)
+    search(tmp_path, distillation={})
+    assert len(made) == 1
+    assert sum(answered) == 48 + 1  # the training examples, and one for the shape
+    search(tmp_path, distillation={})
+    assert sum(answered) == 48 + 1  # a finished search needs no answers
+    made.clear()
+    search(tmp_path, distillation={}, train_epoch="tests.training.user_functions.train_epoch")
+    assert not made  # a training function of the user's has no use for it
 
 
 # --- BatchNorm adaptation ----------------------------------------------------------------------------------------

@@ -85,3 +85,26 @@ class DtypeRecorder(torchmetrics.Metric):
 
     def compute(self) -> Tensor:
         return torch.tensor(1.0)
+
+
+class WithoutLearningRate(torch.optim.Optimizer):
+    """An optimizer that chooses its steps itself."""
+
+    def __init__(self, params: Any, rate: None = None) -> None:
+        super().__init__(params, {} if rate is None else {"lr": rate})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Does nothing."""
+
+
+def configure_without_learning_rate(model: nn.Module) -> tuple[torch.optim.Optimizer, None]:
+    return WithoutLearningRate(model.parameters()), None
+
+
+def configure_groups(model: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Returns an optimizer with two groups, and a scheduler that sets the learning rate itself."""
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    biases = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "lr": 0.5}]
+    optimizer = torch.optim.AdamW(groups)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.1, 0.2], total_steps=8)

@@ -118,7 +118,7 @@ class WallTime(Result):
     """Wall time of a search, or of all searches of a run, in seconds.
 
     Attributes:
-        used: Seconds spent in epochs.
+        used: Seconds from the begin of each search to its end, in all processes that worked on it.
         limit: Seconds that the settings allow; None for no limit.
     """
 
@@ -168,12 +168,14 @@ class SkippedSearch(Result):
         stage: Number of the stage; None if the settings do not ask for it.
         algorithms: Names of its compression algorithms.
         reason: Why it was skipped, with the numbers that were measured; None if the settings do not ask for it.
+        seconds: Seconds that it took to find this out, and those allowed.
     """
 
     outcome: Literal["skipped"]
     stage: int | None = None
     algorithms: list[str] = Field(default_factory=list)
     reason: str | None = None
+    seconds: WallTime = WallTime(used=0.0, limit=None)
 
 
 LaterSearchResult = SearchResult | SkippedSearch

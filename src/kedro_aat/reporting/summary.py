@@ -144,7 +144,9 @@ def summarize(
         epochs=EpochCount(
             used=sum(stage.epochs.used for stage in stages), allowed=sum(stage.epochs.allowed for stage in stages)
         ),
-        seconds=WallTime(used=sum(stage.seconds.used for stage in stages), limit=time_limit),
+        seconds=WallTime(
+            used=sum(stage.seconds.used for stage in [search, *later] if stage is not None), limit=time_limit
+        ),
         run=search.run,
         seed=seed,
         goal=goal,

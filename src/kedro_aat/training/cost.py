@@ -1,21 +1,15 @@
-"""Estimates what a search will cost before it begins, and how many epochs fit into a time limit."""
+"""Estimates from the epochs so far what a search will cost, and lets it fit into a time limit."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
+import math
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kedro_aat.compression.controller import CompressionController
-from kedro_aat.errors import DivergedError, OutOfMemoryError
-from kedro_aat.training.guards.interruption import stopped_at_once
-from kedro_aat.training.random_state import rng_state, set_rng_state
+from kedro_aat.search.policy import Epoch, SearchPolicy, Stop, with_epochs
 from kedro_aat.training.records import EpochRecord, epochs_used
-from kedro_aat.training.runner import TrainingRunner
+from kedro_aat.training.stopwatch import Stopwatch
 
 # Against division by zero.
 LEAST_COST = 1e-3
@@ -26,70 +20,66 @@ class Cost:
     """Expected cost of a search.
 
     Attributes:
-        seconds_per_epoch: Measured time of training, validation and bookkeeping, of an epoch of the uncompressed model.
+        seconds_per_epoch: Measured time of training, validation and bookkeeping, of an epoch of the uncompressed model;
+            None if none was trained yet.
         epochs: Epochs that the search may use up in total, within the time limit; see `records.epochs_used`.
-        seconds: Expected time of the epochs that are still to be trained.
+        seconds: Expected time of the epochs that are still to be trained; None if it is unknown.
     """
 
-    seconds_per_epoch: float
+    seconds_per_epoch: float | None
     epochs: int
-    seconds: float
+    seconds: float | None
 
     def __str__(self) -> str:
+        if self.seconds is None:
+            return f"Up to {self.epochs} epochs"
         total = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
-        return f"{self.seconds_per_epoch:.2g} s per epoch: up to {self.epochs} epochs take about {total}"
+        return f"{self.seconds_per_epoch:.2g} s per epoch: up to {self.epochs} epochs take about {total} more"
 
 
-def timed_epoch(controller: CompressionController, runner_for: Callable[[Any], TrainingRunner]) -> float:
-    """Seconds of one epoch of training and validation, on a copy that is thrown away.
-
-    Args:
-        controller: Controller with its model; both stay as they are, and so do the random generators.
-        runner_for: Makes the runner of a controller.
-    """
-    before = rng_state()
-    runner = runner_for(copy.deepcopy(controller))
-    runner.reset_training()
-    started = time.perf_counter()
-    # The search is told of a failed epoch if it fails again.
-    with stopped_at_once(), contextlib.suppress(DivergedError):
-        _train(runner)
-        runner.validate()
-    seconds = time.perf_counter() - started
-    set_rng_state(before)
-    return seconds
-
-
-def _train(runner: TrainingRunner) -> None:
-    while True:
-        try:
-            runner.train_epoch()
-        except OutOfMemoryError as error:
-            if not runner.halve_batch(error.role):
-                raise
-        else:
-            return
-
-
-def expected_cost(
-    history: list[EpochRecord], maximal_epochs: int, time_epoch: Callable[[], float], time_limit: float | None
-) -> Cost:
-    """The cost of a search that begins, or continues after `history`.
+def expected_cost(history: list[EpochRecord], maximal_epochs: int, seconds_left: float = math.inf) -> Cost:
+    """The cost of the rest of a search.
 
     Args:
         history: Epochs so far.
         maximal_epochs: The search's limit of epochs.
-        time_epoch: Measures the seconds of an epoch; called only if `history` has none.
-        time_limit: Seconds for the whole search, including `history`; None for no limit.
+        seconds_left: Time left for the rest; infinite if there is no limit.
     """
     # Epochs of a cut model take less time, and count less.
     trained = [row.seconds / max(row.cost, LEAST_COST) for row in history if row.trained]
-    used = epochs_used(history)
-    if used >= maximal_epochs:
-        return Cost(statistics.median(trained) if trained else 0.0, maximal_epochs, 0.0)
-    seconds_per_epoch = statistics.median(trained) if trained else time_epoch()
-    epochs = maximal_epochs
-    if time_limit is not None:
-        left = time_limit - sum(row.seconds for row in history)
-        epochs = min(epochs, used + max(0, int(left / max(seconds_per_epoch, 1e-9))))
-    return Cost(seconds_per_epoch, epochs, (epochs - used) * seconds_per_epoch)
+    if not trained:
+        return Cost(None, maximal_epochs, None)
+    seconds_per_epoch = max(statistics.median(trained), 1e-9)
+    epochs, used = maximal_epochs, epochs_used(history)
+    if seconds_left < math.inf:
+        epochs = min(epochs, used + max(0, int(seconds_left / seconds_per_epoch)))
+    return Cost(seconds_per_epoch, epochs, max(epochs - used, 0) * seconds_per_epoch)
+
+
+def ask_in_time(
+    policy: SearchPolicy[Any], state: Any, history: list[EpochRecord], stopwatch: Stopwatch
+) -> tuple[Cost, SearchPolicy[Any], Epoch | Stop]:
+    """Asks a policy for the next epoch, after telling it how many epochs there is time for.
+
+    Args:
+        policy: The search policy; one that is to keep a time limit is a `Settings`.
+        state: State of the search.
+        history: Epochs so far.
+        stopwatch: Time that the search has used, and its limit.
+
+    Returns:
+        The expected cost of the rest, the policy that knows of it, which the result has to be told to, and its answer.
+    """
+    cost = expected_cost(history, policy.maximal_total_epochs, stopwatch.left(history))
+    asked: Any = policy
+    is_shorter = cost.epochs < policy.maximal_total_epochs
+    if is_shorter:
+        asked = with_epochs(asked, cost.epochs)
+    move: Epoch | Stop = asked.ask(state)
+    is_used_up = is_shorter and epochs_used(history) >= cost.epochs
+    if is_used_up if isinstance(move, Stop) else stopwatch.is_up(history):
+        move = state.stop(
+            "The time limit leaves no time for another epoch: the stage has used "
+            f"{stopwatch.seconds:.0f} of its {max(stopwatch.limit or 0.0, 0.0):.0f} s."
+        )
+    return cost, asked, move

@@ -100,10 +100,9 @@ class DefaultTraining:
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
         self._validation_data = as_dataset(validation_data, "validation")
         self._teacher: Teacher | None = None
-        self._distills = True
+        self._distills, self._is_taught = True, False
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
             self._teacher = Teacher(self._placed(teacher), settings.distillation, self._loss, self._autocast)
-            self._precompute_answers()
 
     def _placed(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device)
@@ -111,17 +110,13 @@ class DefaultTraining:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
 
-    def _precompute_answers(self) -> None:
-        """Computes the teacher's outputs once, if the examples never change and the outputs are small."""
-        assert self._teacher is not None
-        dataset = self._train_data
-        if type(dataset) is not TensorDataset or self.settings.train_epoch is not None:
-            return
-        inputs, _ = dataset.tensors
-        first = self._teacher.answer(self._to_device(inputs[:1]))
-        if first.numel() <= inputs[:1].numel():
-            batches = (self._to_device(batch) for batch in inputs.split(max(self.settings.batch_size, 256)))
-            self._train_data = TensorDataset(*dataset.tensors, self._teacher.answers(batches))
+    def _ask_teacher(self) -> None:
+        """Adds the teacher's answers to the training data, if they stay the same, when they are first needed."""
+        if self._teacher is not None and self._distills and not self._is_taught:
+            assert self._train_data is not None
+            size = max(self.settings.batch_size, 256)
+            self._train_data = self._teacher.with_answers(self._train_data, self._to_device, size)
+            self._is_taught = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -174,6 +169,7 @@ class DefaultTraining:
     def _train(
         self, forward: Forward, controller: Any, epoch: int, optimizers: list[Any], lr_schedulers: list[Any]
     ) -> float:
+        self._ask_teacher()
         total = torch.zeros((), device=self.device)
         batches = self.train_batches(epoch)
         for batch in batches:
@@ -243,6 +239,7 @@ class DefaultTraining:
 
     def sample_gradients(self, observe: Callable[[], object]) -> None:
         """Computes the gradients of the first training batches, in a fixed order, and calls `observe` after each."""
+        self._ask_teacher()
         with evaluating_with_gradients(self.model):  # nothing is dropped, and statistics of BatchNorms stay as they are
             for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
                 self.model.zero_grad(set_to_none=True)

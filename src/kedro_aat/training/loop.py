@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,19 +29,14 @@ from kedro_aat.reading import reading
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, SearchState, Stop, margin_if_failed
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import load_or_next_best, records_of, search_state
+from kedro_aat.training.cost import ask_in_time
 from kedro_aat.training.ending import finish
 from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
-from kedro_aat.training.records import (
-    EpochRecord,
-    FineTuned,
-    best_within,
-    epochs_used,
-    exceeds_time_limit,
-    pareto_front,
-)
+from kedro_aat.training.records import EpochRecord, FineTuned, best_within, epochs_used, pareto_front
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
 from kedro_aat.training.scores import standard_error_of
+from kedro_aat.training.stopwatch import Stopwatch
 from kedro_aat.validated import parse
 
 logger = logging.getLogger(__name__)
@@ -65,7 +60,7 @@ def fine_tune(
     progress: LoopProgress,
     *,
     baseline: Evaluation | None = None,
-    time_limit: float | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> FineTuned:
     """Fine-tunes the runner's model as the policy asks, and leaves it at the best rate within budget.
 
@@ -82,7 +77,8 @@ def fine_tune(
         progress: Shows each epoch.
         baseline: The uncompressed model on the validation split; its scores per example, or its metric on resamples,
             give each margin a paired standard error.
-        time_limit: Seconds after which no epoch begins, including earlier attempts at this run; None for no limit.
+        stopwatch: Time that the search has used, and its limit; None for no limit. Policies that are to keep a limit
+            are `Settings`: before each epoch, they are told how many epochs there is time for.
 
     Raises:
         MetricError: If a metric is not a number, that of the initial model is not finite, or training fails even at
@@ -92,6 +88,8 @@ def fine_tune(
     """
     history: list[EpochRecord] = []
     on_front: set[int] = set()
+    stopwatch = stopwatch or Stopwatch()
+    stopwatch.lap()
     state = policy.initial(problem)
     if (checkpoint := checkpoints.latest()) is not None:
         history, state = _resume(runner, policy, checkpoint)
@@ -104,16 +102,21 @@ def fine_tune(
     with _left_in_good_state(runner, checkpoints), progress, interruptible() as interruption:
         try:
             _refuse_to_repeat(history)
-            while isinstance(move := policy.ask(state), Epoch):
+            while True:
+                cost, planned, move = ask_in_time(policy, state, history, stopwatch)
+                if isinstance(move, Stop):
+                    stop = _interrupted(state) if interruption.is_requested else move
+                    if stopwatch.limit is None:  # otherwise the run may continue with more time
+                        checkpoints.finish()
+                    break
                 if interruption.is_requested:
                     stop = _interrupted(state)
                     break
-                if exceeds_time_limit(time_limit, history):
-                    stop = state.stop(f"The time limit of {time_limit:.0f} s leaves no time for another epoch.")
-                    break
                 checkpoints.require_writable()
+                progress.expect(cost)
                 interruption.work = f"epoch {runner.cumulative_epoch_count + 1}" if move.train else "the validation"
-                state, record = _try_in_memory(runner, policy, move, state, budget, baseline, checkpoints, history)
+                state, record = _try_in_memory(runner, planned, move, state, budget, baseline, checkpoints, history)
+                record = replace(record, seconds=stopwatch.lap())
                 history.append(record)
                 saved = {"search": state.model_dump_json(), "history": [row.plain() for row in history]}
                 # Checkpoint 0 is the initial model. The previous one and what it needs stay in case this one turns
@@ -126,10 +129,6 @@ def fine_tune(
                 progress.show(record, epochs_used(history))
                 _warn_if_unresolved(budget, history)
                 _refuse_to_repeat(history)
-            else:
-                stop = _interrupted(state) if interruption.is_requested else move
-                if time_limit is None:  # otherwise the run may continue with more time
-                    checkpoints.finish()
         except KeyboardInterrupt:
             checkpoint = checkpoints.latest()
             if checkpoint is None:  # not even the first validation finished
@@ -203,7 +202,6 @@ def _try(
     history: list[EpochRecord],
 ) -> tuple[Any, EpochRecord]:
     """Trains and judges one epoch, and tells the policy."""
-    started = time.perf_counter()
     start = None
     if move.start_from is not None and move.start_from != len(history) - 1:  # else the model is in that state
         start = load_or_next_best(checkpoints, move.start_from, history, budget)
@@ -232,7 +230,7 @@ def _try(
         learning_rate=learning_rate,
         lr_scale=move.lr_scale,
         best_rate=state.best.achieved_rate if state.best else None,
-        seconds=time.perf_counter() - started,
+        seconds=0.0,  # the loop measures it
         tactic=move.tactic or (history[-1].tactic if history else None),
     )
     return state, record

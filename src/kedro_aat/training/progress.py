@@ -12,6 +12,7 @@ from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from kedro_aat.training.cost import Cost
     from kedro_aat.training.records import EpochRecord, FineTuned
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class LoopProgress:
     def __init__(self, *, verbose: bool, total: int | None, writer: Any = None) -> None:
         self._writer = writer
         self._verbose = verbose
+        self._is_limited = total is not None
+        self._has_told_cost = False
         self._bar: Progress | None = None
         if verbose and get_console().is_terminal and sys.stdout.isatty():
             self._bar = Progress(
@@ -55,6 +58,14 @@ class LoopProgress:
             self._bar.stop()
         if self._writer is not None:
             self._writer.flush()
+
+    def expect(self, cost: Cost) -> None:
+        """Shows how many epochs a search may use, and once how long they take, as soon as it is known."""
+        if self._bar is not None and self._is_limited:
+            self._bar.update(self._task, total=cost.epochs)
+        if self._verbose and self._is_limited and not self._has_told_cost and cost.seconds is not None:
+            self._has_told_cost = True
+            logger.info("%s", cost)
 
     def show(self, record: EpochRecord, num_used: int) -> None:
         """Shows one epoch, and writes its scalars to TensorBoard.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -37,7 +36,8 @@ class EpochRecord:
         lr_scale: The search's factor in the learning rate.
         fully_compressed: Whether the controller's own schedule has ended.
         best_rate: Highest rate within budget so far; None if there is none.
-        seconds: Wall time of the epoch.
+        seconds: Wall time since the row before: training, validation, and waiting until the checkpoints before this one
+            are on disk.
         cost: What the epoch cost, as a share of an epoch of the uncompressed model, in [0, 1]; 0 for a validation.
         tactic: What the search chose beside the rate; None if it does not choose.
     """
@@ -160,11 +160,3 @@ def best_within(history: list[EpochRecord], available: Collection[int], budget: 
 def epochs_used(history: list[EpochRecord]) -> int:
     """Epochs that a search has used up, counted by their costs and rounded up."""
     return math.ceil(sum(row.cost for row in history if row.trained) - 1e-9)
-
-
-def exceeds_time_limit(time_limit: float | None, history: list[EpochRecord]) -> bool:
-    """Whether another epoch, as long as the median one, would exceed the limit, in seconds."""
-    if time_limit is None:
-        return False
-    trained = [row.seconds for row in history if row.trained]
-    return sum(row.seconds for row in history) + (statistics.median(trained) if trained else 0.0) > time_limit

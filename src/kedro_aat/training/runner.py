@@ -19,6 +19,7 @@ from kedro_aat.search.tactics import Ranking, Tactic
 from kedro_aat.training.callables import Callables, Evaluation, bind_known, evaluate
 from kedro_aat.training.checkpoints import Checkpoint
 from kedro_aat.training.guards.user_functions import calling, left_unchanged, name_of, require_same_names
+from kedro_aat.training.learning_rates import learning_rate_of, listed, scale_learning_rates
 from kedro_aat.training.random_state import rng_state, set_rng_state
 
 __all__ = ["Callables", "Evaluation", "TrainingRunner", "bind_known", "evaluate", "listed"]
@@ -37,6 +38,7 @@ class TrainingRunner:
         minimal_tolerable_accuracy: The worst metric within budget; None while a baseline is trained.
         higher_is_better: Direction of the metric.
         lr_updates_needed: Whether learning-rate schedulers step after each epoch.
+        learning_rate_factor: Factor on all learning rates that are configured, above 0.
 
     Attributes:
         model: The model under compression.
@@ -62,6 +64,7 @@ class TrainingRunner:
         minimal_tolerable_accuracy: float | None = None,
         higher_is_better: bool = True,
         lr_updates_needed: bool = True,
+        learning_rate_factor: float = 1.0,
     ) -> None:
         self.model = model
         self.compression_controller = compression_controller
@@ -70,6 +73,7 @@ class TrainingRunner:
         self.minimal_tolerable_accuracy = minimal_tolerable_accuracy
         self.higher_is_better = higher_is_better
         self.lr_updates_needed = lr_updates_needed
+        self.learning_rate_factor = learning_rate_factor
         self.optimizer: Any = None
         self.lr_scheduler: Any = None
         self.lr_scale = 1.0
@@ -94,23 +98,15 @@ class TrainingRunner:
                 self.callables.configure_optimizers, "configure_optimizers", f"epoch {self.cumulative_epoch_count}"
             ):
                 self.optimizer, self.lr_scheduler = self.callables.configure_optimizers()
+            if self.learning_rate_factor != 1.0:
+                scale_learning_rates(self.optimizer, self.lr_scheduler, self.learning_rate_factor)
 
     def scale_learning_rate(self, scale: float) -> None:
         """Multiplies the learning rates that the optimizers were configured with by `scale`."""
         ratio = scale / self.lr_scale
         self.lr_scale = scale
-        if ratio == 1.0:
-            return
-        for optimizer in listed(self.optimizer):
-            for group in optimizer.param_groups:
-                # OneCycleLR and CyclicLR keep their limits in the parameter groups.
-                for key in ("lr", "initial_lr", "max_lr", "min_lr"):
-                    if key in group:
-                        group[key] = group[key] * ratio
-        for scheduler in _all_schedulers(self.lr_scheduler):
-            for key in ("base_lrs", "max_lrs", "_last_lr"):
-                if isinstance(getattr(scheduler, key, None), list):
-                    setattr(scheduler, key, [rate * ratio for rate in getattr(scheduler, key)])
+        if ratio != 1.0:
+            scale_learning_rates(self.optimizer, self.lr_scheduler, ratio)
 
     def use(self, tactic: Tactic) -> None:
         """Trains and ranks from now on as a tactic says, except for its learning rate."""
@@ -255,9 +251,8 @@ class TrainingRunner:
 
     @property
     def learning_rate(self) -> float | None:
-        """Learning rate of the first parameter group; None without an optimizer."""
-        optimizers = listed(self.optimizer)
-        return float(optimizers[0].param_groups[0]["lr"]) if optimizers else None
+        """Learning rate of the first parameter group; None without an optimizer, or if it has none."""
+        return learning_rate_of(self.optimizer)
 
     # --- state -----------------------------------------------------------------------------------------------
 
@@ -384,17 +379,3 @@ class TrainingRunner:
     def achieved_rate(self) -> float:
         """Achieved rate of the model."""
         return rates_of(self.compression_controller).achieved_rate
-
-
-def listed(one_or_many: Any) -> list[Any]:
-    """One, several or None, as a list."""
-    if one_or_many is None:
-        return []
-    return list(one_or_many) if isinstance(one_or_many, list | tuple) else [one_or_many]
-
-
-def _all_schedulers(scheduler: Any) -> Iterator[Any]:
-    """All schedulers, including those inside SequentialLR and ChainedScheduler."""
-    for one in listed(scheduler):
-        yield one
-        yield from _all_schedulers(getattr(one, "_schedulers", None))

@@ -185,6 +185,11 @@ class TrainingSettings(Settings):
 
         optimizer = build("optimizer", self.optimizer, [torch.nn.Parameter(torch.zeros(1))])
         if optimizer is not None:
+            if any(group.get("lr") is None for group in optimizer.param_groups):
+                mistakes.append(
+                    f"{key}.optimizer: {self.optimizer.class_path} has no learning rate, which the search changes: its "
+                    "parameter groups need a number under 'lr'"
+                )
             build("scheduler", self.scheduler, optimizer)
         build("loss", self.loss)
         build("metric", self.metric)
@@ -211,14 +216,6 @@ class TrainingSettings(Settings):
         if self.distillation is None or self.train_epoch is not None:
             return None
         return self.distillation.model_dump()
-
-    def with_learning_rate(self, factor: float) -> TrainingSettings:
-        """The same settings with the optimizer's learning rate multiplied by `factor`, if `lr` is given."""
-        arguments = self.optimizer.init_args
-        if "lr" not in arguments:
-            return self
-        optimizer = self.optimizer.model_copy(update={"init_args": arguments | {"lr": arguments["lr"] * factor}})
-        return self.model_copy(update={"optimizer": optimizer})
 
     @property
     def metric_name(self) -> str:

@@ -14,10 +14,9 @@ from kedro_aat.budget import Budget, BudgetSettings, Outcome
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import InterruptedRunError
 from kedro_aat.search import Policy
-from kedro_aat.search.policy import Goal, updated, with_epochs
+from kedro_aat.search.policy import Goal, updated
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import records_of, recover
-from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining, pick_device
 from kedro_aat.training.identity import fingerprint
@@ -27,6 +26,7 @@ from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.settings import TrainingSettings
+from kedro_aat.training.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,11 @@ class SearchStage:
         minimal_rate: Lowest rate worth returning, in [0, 1).
         maximal_rate: Highest rate to try, in [0, 1).
         seed: Seed of shuffling, dropout and augmentation.
-        time_limit: Seconds for the search; None for no limit.
+        time_limit: Seconds for the stage, in all processes together; None for no limit.
         identity: What else identifies its run, as JSON data; without what is at its default.
         ingredients: The same with the defaults, which is written beside the run.
         goal: What the search looks for; for `accuracy`, the lowest and the highest rate are equal.
+        learning_rate_factor: Factor on all learning rates of `training`, above 0.
     """
 
     policy: Policy
@@ -58,6 +59,7 @@ class SearchStage:
     identity: Mapping[str, Any]
     ingredients: Mapping[str, Any]
     goal: Goal = "size"
+    learning_rate_factor: float = 1.0
 
     def run(
         self,
@@ -70,6 +72,7 @@ class SearchStage:
         store: CheckpointStore,
         writer_of: WriterOf,
         choice: BudgetSettings | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> SearchStageResult:
         """Fine-tunes the controller's model, and leaves it on the CPU at the best rate within budget.
 
@@ -83,35 +86,35 @@ class SearchStage:
             store: Checkpoint store that keeps the run; the same call continues it.
             writer_of: Makes a TensorBoard writer.
             choice: Another budget, for which a model is read off the Pareto front of the run without training.
+            stopwatch: Measures the stage since it began; None if it begins with this call.
 
         Raises:
             InterruptedRunError: If the run was stopped; the same call continues it.
             CheckpointError: If there is no run to choose from.
         """
-
-        def runner_of(controller: ModelController) -> TrainingRunner:
-            training = DefaultTraining(
-                controller.model,
-                self.training,
-                train_data,
-                validation_data,
-                seed=self.seed,
-                teacher=copy.deepcopy(teacher),
-                controller=controller,
-            )
-            controller.steps_per_epoch = training.steps_per_epoch
-            return TrainingRunner(
-                controller.model,
-                controller,
-                training.callables(),
-                uncompressed_model_accuracy=budget.baseline,
-                minimal_tolerable_accuracy=budget.lowest_tolerated,
-                higher_is_better=budget.higher_is_better,
-            )
-
+        stopwatch = stopwatch or Stopwatch()
+        stopwatch.limit = self.time_limit
         num_validation = example_count(validation_data)
         seed_everything(self.seed)
-        runner = runner_of(controller)
+        training = DefaultTraining(
+            controller.model,
+            self.training,
+            train_data,
+            validation_data,
+            seed=self.seed,
+            teacher=None if self.training.teaching is None else copy.deepcopy(teacher),
+            controller=controller,
+        )
+        controller.steps_per_epoch = training.steps_per_epoch
+        runner = TrainingRunner(
+            controller.model,
+            controller,
+            training.callables(),
+            uncompressed_model_accuracy=budget.baseline,
+            minimal_tolerable_accuracy=budget.lowest_tolerated,
+            higher_is_better=budget.higher_is_better,
+            learning_rate_factor=self.learning_rate_factor,
+        )
         identity = {
             "functions": runner.callables.fingerprint,
             "settings": dict(self.identity),
@@ -128,29 +131,33 @@ class SearchStage:
         with opened as checkpoints:
             if choice is None:
                 try:
-                    result = self._search(runner, runner_of, baseline, budget, checkpoints, writer_of, num_validation)
+                    result = self._search(runner, baseline, budget, checkpoints, writer_of, num_validation, stopwatch)
                 except KeyboardInterrupt:  # before the first checkpoint, or after the last one
                     raise InterruptedRunError(f"The run was stopped. {Outcome.INTERRUPTED.advice}") from None
+                finally:
+                    stopwatch.save()
             else:
                 budget = choice.budget(budget.baseline, higher_is_better=budget.higher_is_better)
                 result = choose(runner, self.policy, budget, checkpoints)
+                stopwatch.resume(checkpoints.folder, result.history, is_over=True)
         if result.outcome is Outcome.INTERRUPTED:
             raise InterruptedRunError(
                 f"Stopped after epoch {result.history[-1].epoch}. {result.outcome.advice} "
                 f"Its checkpoints are in {checkpoints.folder}."
             )
         controller.model.cpu()
-        return SearchStageResult(result, budget, checkpoints.folder.name, str(pick_device(self.training.device)))
+        device = str(pick_device(self.training.device))
+        return SearchStageResult(result, budget, checkpoints.folder.name, device, stopwatch.seconds)
 
     def _search(
         self,
         runner: TrainingRunner,
-        runner_of: Callable[[ModelController], TrainingRunner],
         baseline: Evaluation,
         budget: Budget,
         checkpoints: RunCheckpoints,
         writer_of: WriterOf,
         num_validation: int,
+        stopwatch: Stopwatch,
     ) -> FineTuned:
         controller = runner.compression_controller
         problem = adaptive_problem(
@@ -163,22 +170,19 @@ class SearchStage:
         problem = updated(problem, goal=self.goal, num_validation=num_validation)
         recover(runner, self.policy, problem, budget, checkpoints)
         known = records_of(checkpoints.latest())
-        cost = expected_cost(
-            known, self.policy.maximal_total_epochs, lambda: timed_epoch(controller, runner_of), self.time_limit
-        )
-        writer = None
-        if checkpoints.is_writable and not checkpoints.is_finished:
-            logger.info("%s", cost)
+        writer, is_over = None, checkpoints.is_finished or not checkpoints.is_writable
+        stopwatch.resume(checkpoints.folder, known, is_over=is_over)
+        if not is_over:
             writer = writer_of(checkpoints.folder.name, next_epoch=known[-1].epoch + 1 if known else 0)
         result = fine_tune(
             runner,
-            with_epochs(self.policy, cost.epochs),
+            self.policy,
             problem,
             budget,
             checkpoints,
-            LoopProgress(verbose=True, total=cost.epochs, writer=writer),
+            LoopProgress(verbose=True, total=self.policy.maximal_total_epochs, writer=writer),
             baseline=baseline,
-            time_limit=self.time_limit,
+            stopwatch=stopwatch,
         )
         if writer is not None:
             if result.outcome is not Outcome.INTERRUPTED:
@@ -196,9 +200,11 @@ class SearchStageResult:
         budget: Budget that its model keeps.
         run: Name of the run's folder in the store.
         device: Device on which it was trained.
+        seconds: Wall time of the stage from its begin to its end, in all processes that worked on it.
     """
 
     fine_tuned: FineTuned
     budget: Budget
     run: str
     device: str
+    seconds: float

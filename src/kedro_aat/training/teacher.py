@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 from kedro_aat.compression.distillation import softened_divergence
+from kedro_aat.training.data import Examples
 from kedro_aat.training.settings import Distillation
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -51,6 +53,22 @@ class Teacher:
     def answers(self, batches: Iterable[Tensor]) -> Tensor:
         """Its outputs for all batches, (N, ...), on the CPU in float32."""
         return torch.cat([self.answer(inputs).float().cpu() for inputs in batches])
+
+    def with_answers(self, dataset: Examples, to_device: Callable[[Tensor], Tensor], batch_size: int) -> Examples:
+        """The dataset with its outputs as a third tensor, if examples never change and the outputs are small.
+
+        Args:
+            dataset: Pairs of input and target.
+            to_device: Moves inputs to the model.
+            batch_size: Examples that it answers at a time.
+        """
+        if type(dataset) is not TensorDataset:
+            return dataset
+        inputs, _ = dataset.tensors
+        first = self.answer(to_device(inputs[:1]))
+        if first.numel() > inputs[:1].numel():
+            return dataset
+        return TensorDataset(*dataset.tensors, self.answers(map(to_device, inputs.split(batch_size))))
 
     def loss(self, outputs: Tensor, targets: Tensor, answers: Tensor) -> Tensor:
         """The weighted sum of the losses on targets and teacher, a scalar.

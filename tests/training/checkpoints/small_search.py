@@ -77,12 +77,13 @@ class NoWriter:
 
 @dataclass
 class Ended:
-    """How a search ended: its result, its folder, its model's tensors, and the epochs that it trained this time."""
+    """How a search ended: its result, folder, tensors of the model, epochs that it trained this time, and seconds."""
 
     result: FineTuned
     folder: Path
     model: dict[str, Tensor]
     trained: list[int] = field(default_factory=list)
+    seconds: float = 0.0
 
     @property
     def trajectory(self) -> list[dict[str, Any]]:
@@ -100,6 +101,7 @@ def search(
     choice: BudgetSettings | None = None,
     time_limit: float | None = None,
     compression: dict[str, Any] | None = None,
+    learning_rate_factor: float = 1.0,
     **training: Any,
 ) -> Ended:
     """Runs the search, or continues it.
@@ -113,6 +115,7 @@ def search(
         choice: Another budget, for which a model is chosen without training.
         time_limit: Seconds for the search; None for no limit.
         compression: Settings of the algorithm; None for the default.
+        learning_rate_factor: Factor on the learning rate.
         **training: Settings of the training that differ from `SETTINGS`.
     """
     changes = {
@@ -130,6 +133,7 @@ def search(
         time_limit=time_limit,
         identity=settings.identity(settings.SEARCHED),
         ingredients=settings.identity(settings.SEARCHED, defaults=True),
+        learning_rate_factor=learning_rate_factor,
     )
     controller: ModelController = build_controller(network(), settings.compression, example_input=split(2)["inputs"])
     trained: list[int] = []
@@ -153,4 +157,4 @@ def search(
         choice,
     )
     model = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
-    return Ended(ended.fine_tuned, root / ended.run, model, trained)
+    return Ended(ended.fine_tuned, root / ended.run, model, trained, ended.seconds)

@@ -136,7 +136,9 @@ def finetune_adaptively(
     from kedro_aat.compression.settings import algorithms_of
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.stage import SearchStage
+    from kedro_aat.training.stopwatch import Stopwatch
 
+    stopwatch = Stopwatch()
     minimal_rate, maximal_rate = settings.minimal_rate, settings.maximal_rate
     if settings.goal == "accuracy":
         minimal_rate = maximal_rate = limited_rate(controller, validation_data, checkpoint_store, settings)
@@ -161,6 +163,7 @@ def finetune_adaptively(
         checkpoint_store,
         tensorboard_log.writer,
         settings.choose,
+        stopwatch,
     )
     result = _search_result(
         1, ended, algorithms_of(settings.compression), settings.search.maximal_total_epochs, settings.time_limit
@@ -212,7 +215,9 @@ def finetune_later_stage(
     from kedro_aat.delivery.limits import highest_rate
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.stage import SearchStage
+    from kedro_aat.training.stopwatch import Stopwatch
 
+    stopwatch = Stopwatch()
     number = 2 if second_result is None else 3
     name = LATER_STAGES[number]
     known = search_trajectory if "stage" in search_trajectory else search_trajectory.assign(stage=1)
@@ -222,9 +227,10 @@ def finetune_later_stage(
     if later is None or settings.choose is not None or found_nothing:
         return controller, SkippedSearch(outcome="skipped"), known
     earlier = [search_result, *([second_result] if isinstance(second_result, SearchResult) else [])]
-    training = settings.training.with_learning_rate(later.learning_rate_factor)
+    before = [search_result, *([] if second_result is None else [second_result])]
+    limit, used = settings.time_limit, sum(stage.seconds.used for stage in before)
     later_controller = _later_controller(controller, later, earlier, train_data)
-    _calibrate(later_controller, training, train_data, settings.seed)
+    _calibrate(later_controller, settings.training, train_data, settings.seed)
     minimal_rate, maximal_rate = later.minimal_rate, settings.maximal_rate
     if is_limited:
         minimal_rate = maximal_rate = highest_rate(later_controller, maximal_rate)
@@ -233,15 +239,16 @@ def finetune_later_stage(
             number, controller, later_controller, earlier, validation_data, checkpoint_store, settings
         )
         if skipped is not None:
-            return controller, skipped, known
-    limit, used = settings.time_limit, sum(stage.seconds.used for stage in earlier)
+            seconds = WallTime(used=stopwatch.seconds, limit=limit)
+            return controller, skipped.model_copy(update={"seconds": seconds}), known
     stage = SearchStage(
         policy=later.search,
-        training=training,
+        training=settings.training,
+        learning_rate_factor=later.learning_rate_factor,
         minimal_rate=minimal_rate,
         maximal_rate=maximal_rate,
         seed=settings.seed,
-        time_limit=None if limit is None else max(limit - used, 1.0),
+        time_limit=None if limit is None else limit - used,
         identity=settings.searched("second_stage", name),
         ingredients=settings.searched("second_stage", name, defaults=True),
         goal=settings.goal,
@@ -256,6 +263,7 @@ def finetune_later_stage(
         baseline_evaluation.budget_of(),
         checkpoint_store,
         tensorboard_log.writer,
+        stopwatch=stopwatch,
     )
     all_stages = [known, trajectory(ended.fine_tuned.history).assign(stage=number)]
     result = _search_result(number, ended, algorithms_of(later.compression), later.search.maximal_total_epochs, limit)
@@ -354,7 +362,7 @@ def _search_result(
         standard_error=best.standard_error if best else None,
         rate=Rates(requested=best.requested_rate if best else 0.0, achieved=fine_tuned.achieved_rate),
         epochs=EpochCount(used=epochs_used(fine_tuned.history), allowed=num_allowed),
-        seconds=WallTime(used=sum(row.seconds for row in fine_tuned.history), limit=time_limit),
+        seconds=WallTime(used=ended.seconds, limit=time_limit),
         best_checkpoint=best.checkpoint if best else None,
         device=ended.device,
         run=ended.run,

@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from kedro_aat.disk import disk_errors, sync
 from kedro_aat.errors import CheckpointError, DamagedCheckpointError
 from kedro_aat.tensors import load_tensors, serialize_tensors
+from kedro_aat.training.checkpoints.numpy_values import decoded, encoded, is_plain_numpy
 from kedro_aat.training.guards.user_functions import is_out_of_memory
 
 # Of the files of a run. Raise it when an older reader would misread them, and teach `read` the format before.
@@ -52,7 +53,8 @@ class Checkpoint:
     Attributes:
         number: Number of the checkpoint; counts the validations of the run from 0.
         model: The model's `state_dict`.
-        training: Other state with tensors; plain containers, numbers, strings and tensors only.
+        training: Other state with tensors; plain containers, numbers (Python's and NumPy's), strings, tensors and
+            arrays of numbers only.
         state: Plain JSON data.
         folder: Folder of the checkpoint; set when it is read.
     """
@@ -98,7 +100,7 @@ def numbers_in(folder: Path) -> list[int]:
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint into a folder that may hold the user's own files, and flushes all to disk."""
     training = io.BytesIO()
-    torch.save(checkpoint.training, training)
+    torch.save(encoded(checkpoint.training), training)
     contents = {
         "model.safetensors": serialize_tensors(checkpoint.model),
         "training.pt": training.getvalue(),
@@ -135,7 +137,7 @@ def read(folder: Path, number: int) -> Checkpoint:
         checkpoint = Checkpoint(
             number=number,
             model=load_tensors(folder / "model.safetensors"),
-            training=torch.load(folder / "training.pt", map_location="cpu", weights_only=True),
+            training=decoded(torch.load(folder / "training.pt", map_location="cpu", weights_only=True)),
             state=json.loads((folder / "state.json").read_text()),
             folder=folder,
         )
@@ -188,7 +190,7 @@ def require_plain(value: Any, where: str) -> None:
         where: Name of the state, for the message.
 
     Raises:
-        CheckpointError: If it holds anything but tensors, numbers, strings and plain containers.
+        CheckpointError: If it holds anything but tensors, arrays, numbers, strings and plain containers.
     """
     if isinstance(value, Mapping) and type(value) in _CONTAINERS:
         for key, part in value.items():
@@ -197,10 +199,11 @@ def require_plain(value: Any, where: str) -> None:
     elif type(value) in _CONTAINERS:
         for index, part in enumerate(value):
             require_plain(part, f"{where}[{index}]")
-    elif type(value) not in _PLAIN and not isinstance(value, Tensor):
+    elif type(value) not in _PLAIN and not isinstance(value, Tensor) and not is_plain_numpy(value):
         raise CheckpointError(
             f"{where} of a checkpoint is a {type(value).__qualname__}, which cannot be read back without running "
-            "code. Let get_state() and state_dict() return tensors, numbers, strings and plain containers."
+            "code. Let get_state() and state_dict() return tensors, arrays of numbers, numbers, strings and plain "
+            "containers."
         )
 
 

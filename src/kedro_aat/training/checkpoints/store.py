@@ -3,6 +3,7 @@
     root/<run>/run.json                    identity of the run, all its settings, and the version that wrote it
     root/<run>/checkpoint-000012/          one folder per checkpoint; see `files`
     root/<run>/finished                    the search has ended
+    root/<run>/seconds                     wall time that it has used; see `stopwatch`
 
 A checkpoint is written under a temporary name, flushed to disk and renamed. A torn or damaged one is skipped with a
 warning.
@@ -359,10 +360,12 @@ def _remove(path: Path) -> None:
 
 
 def _as_json(identity: Mapping[str, Any]) -> str:
-    return json.dumps(identity, sort_keys=True, indent=2, default=_path_as_text)
+    return json.dumps(identity, sort_keys=True, indent=2, default=_as_plain)
 
 
-def _path_as_text(value: object) -> str:
+def _as_plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
+    if hasattr(value, "tolist"):  # a number or an array of NumPy's or torch's
+        return value.tolist()
     raise CheckpointError(f"the configuration holds {value!r}, which cannot identify a run")
