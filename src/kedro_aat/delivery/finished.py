@@ -25,7 +25,7 @@ import kedro_aat
 from kedro_aat.errors import StorageError
 from kedro_aat.storage import replacing
 from kedro_aat.tensors import hash_tensors
-from kedro_aat.training.default import pick_device
+from kedro_aat.training.device import pick_device
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
 

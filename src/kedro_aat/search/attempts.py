@@ -6,7 +6,8 @@ import itertools
 import math
 import statistics
 
-from kedro_aat.search.policy import UNIT_WITHOUT_DROP, EpochResult, Problem, SearchState, Trial, worth_returning
+from kedro_aat.budget import UNIT_WITHOUT_DROP
+from kedro_aat.search.policy import EpochResult, Problem, SearchState, Trial, worth_returning
 from kedro_aat.search.tactics import Tactic
 from kedro_aat.validated import Settings
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class Evaluation:
         is_linearized: Whether the metric is no mean over examples, and the scores are its linearization: the metric
             plus each example's first-order influence on it.
         groups: Number of the group that each example belongs to, (N,), if examples of one group depend on each other.
+        also: Values of the guards (`budget.also`) by name: a number each, or one per class, (C,), which becomes the
+            numbers `NAME, class 0` and so on.
     """
 
     metric: float
@@ -46,13 +48,32 @@ class Evaluation:
     score_range: tuple[float, float] | None = None
     is_linearized: bool = False
     groups: Tensor | None = None
+    also: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "also", dict(_named_numbers(self.also)))
         for name in ("scores", "resampled", "groups"):
             if (values := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _as_tensor(name, values))
         if self.score_range is None and self.scores is not None and self.scores.dtype is torch.bool:
             object.__setattr__(self, "score_range", (0.0, 1.0))
+
+
+def _named_numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The values by name, and those of a vector by name and class."""
+    for name, value in values.items():
+        try:
+            numbers = torch.as_tensor(value, dtype=torch.float64).tolist()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise MetricError(f"{name} must be a number, or one per class, but: {error}") from None
+        if not isinstance(numbers, list):
+            yield name, numbers
+        elif all(isinstance(number, float) for number in numbers):
+            yield from ((f"{name}, class {index}", number) for index, number in enumerate(numbers))
+        else:
+            raise MetricError(
+                f"{name} must be a number, or one per class, but has the shape {torch.as_tensor(value).shape}"
+            )
 
 
 def _as_tensor(name: str, values: Any) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from kedro_aat.budget import Budget, BudgetSettings, Outcome
+from kedro_aat.budget import Budget, DropSettings, GuardSettings, Outcome
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import InterruptedRunError
 from kedro_aat.search import Policy
@@ -19,7 +19,8 @@ from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.data import Data, data_fingerprint, example_count
-from kedro_aat.training.default import DefaultTraining, pick_device
+from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.device import pick_device
 from kedro_aat.training.identity import fingerprint
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
@@ -47,6 +48,7 @@ class SearchStage:
         identity: What else identifies its run, as JSON data; without what is at its default.
         ingredients: The same with the defaults, which is written beside the run.
         goal: What the search looks for; for `accuracy`, the lowest and the highest rate are equal.
+        guards: Further metrics, whose tolerated drops are in `also` of the budget.
     """
 
     policy: Policy
@@ -58,6 +60,7 @@ class SearchStage:
     identity: Mapping[str, Any]
     ingredients: Mapping[str, Any]
     goal: Goal = "size"
+    guards: tuple[GuardSettings, ...] = ()
 
     def run(
         self,
@@ -69,7 +72,7 @@ class SearchStage:
         budget: Budget,
         store: CheckpointStore,
         writer_of: WriterOf,
-        choice: BudgetSettings | None = None,
+        choice: DropSettings | None = None,
     ) -> SearchStageResult:
         """Fine-tunes the controller's model, and leaves it on the CPU at the best rate within budget.
 
@@ -82,7 +85,8 @@ class SearchStage:
             budget: Accuracy budget.
             store: Checkpoint store that keeps the run; the same call continues it.
             writer_of: Makes a TensorBoard writer.
-            choice: Another budget, for which a model is read off the Pareto front of the run without training.
+            choice: Another tolerated drop, for which a model is read off the Pareto front of the run without training;
+                the guards are the run's.
 
         Raises:
             InterruptedRunError: If the run was stopped; the same call continues it.
@@ -98,6 +102,7 @@ class SearchStage:
                 seed=self.seed,
                 teacher=copy.deepcopy(teacher),
                 controller=controller,
+                guards=self.guards,
             )
             controller.steps_per_epoch = training.steps_per_epoch
             return TrainingRunner(
@@ -132,7 +137,8 @@ class SearchStage:
                 except KeyboardInterrupt:  # before the first checkpoint, or after the last one
                     raise InterruptedRunError(f"The run was stopped. {Outcome.INTERRUPTED.advice}") from None
             else:
-                budget = choice.budget(budget.baseline, higher_is_better=budget.higher_is_better)
+                drop = choice.drop_from(budget.baseline, higher_is_better=budget.higher_is_better)
+                budget = Budget.model_validate(budget.model_dump() | {"kind": choice.kind, "drop": drop})
                 result = choose(runner, self.policy, budget, checkpoints)
         if result.outcome is Outcome.INTERRUPTED:
             raise InterruptedRunError(
