@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 
 from onnx import ModelProto
+from pydantic import Field
 from torch import nn
 
-from kedro_aat.budget import Budget
+from kedro_aat.budget import Budget, GuardSettings
 from kedro_aat.certificate import Certificate, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery.files import evaluate_file
+from kedro_aat.delivery.guard_results import both_defined
 from kedro_aat.delivery.measurements import Result
 from kedro_aat.delivery.results import CertificateResult
 from kedro_aat.export.session import OnnxModel
@@ -29,12 +32,14 @@ class Verdict(Result):
     Attributes:
         baseline: Metric of the baseline; None if the split was already read for another model.
         compressed: Metric of the delivered file; None in the same case.
+        guards: Values of each guard, of the baseline and of the delivered file, where both are defined on the split.
         certificate: None if there is none to be had.
         words: The result in plain words.
     """
 
     baseline: float | None = None
     compressed: float | None = None
+    guards: dict[str, tuple[float, float]] = Field(default_factory=dict)
     certificate: Certificate | None = None
     words: str
 
@@ -49,6 +54,7 @@ class Verdict(Result):
         return CertificateResult(
             baseline=self.baseline,
             compressed=self.compressed,
+            guards=self.guards,
             is_certified=self.is_certified,
             words=self.words,
             **(self.certificate.model_dump() if self.certificate else {}),
@@ -64,6 +70,7 @@ def certify_once(
     ledger: CertificateLedger,
     *,
     alpha: float,
+    guards: Sequence[GuardSettings] = (),
 ) -> Verdict:
     """Tests the delivered file against its budget, on a test split that is read for no other model.
 
@@ -75,6 +82,7 @@ def certify_once(
         training: Settings that define the metric.
         ledger: Remembers for which model each split was read.
         alpha: Accepted probability of certifying a model that breaks its budget.
+        guards: Further metrics, which are measured and not certified.
     """
     split = data_fingerprint(test_data)
     subject: dict[str, str | float] = {
@@ -90,16 +98,19 @@ def certify_once(
         return Verdict(words=_already_read(entry.claimed, differing))
     if entry.result is not None:
         return Verdict.model_validate(entry.result)
-    before = _evaluate(baseline, test_data, training)
-    after = evaluate_file(OnnxModel(file), test_data, training)
-    verdict = _judge(before, after, budget, example_count(test_data), alpha)
+    before = _evaluate(baseline, test_data, training, guards)
+    after = evaluate_file(OnnxModel(file), test_data, training, guards)
+    measured = {"guards": both_defined(before.also, after.also, budget)}
+    verdict = _judge(before, after, budget, example_count(test_data), alpha).model_copy(update=measured)
     ledger.record(split, verdict.model_dump())
     return verdict
 
 
-def _evaluate(model: nn.Module, test_data: Data, settings: TrainingSettings) -> Evaluation:
+def _evaluate(
+    model: nn.Module, test_data: Data, settings: TrainingSettings, guards: Sequence[GuardSettings]
+) -> Evaluation:
     model = copy.deepcopy(model)  # it may be moved to another device
-    training = DefaultTraining(model, settings, None, test_data)
+    training = DefaultTraining(model, settings, None, test_data, guards=guards)
     return evaluate(model, training.callables().validate, batch_size=training.settings.batch_size)
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Forecast
 from kedro_aat.delivery.environment import DistillationSummary, Environment
+from kedro_aat.delivery.guard_results import GuardResult, GuardSummary
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
 from kedro_aat.search.policy import Goal
 
@@ -65,6 +66,7 @@ class BaselineEvaluation(Result):
         budget: What is tolerated.
         forecast: What to expect of the certificate; None if it is unknown before training.
         examples: Sizes of the splits.
+        guards: The guards, worked out for the baseline.
     """
 
     metric: MetricInfo
@@ -72,6 +74,7 @@ class BaselineEvaluation(Result):
     budget: BudgetResult
     forecast: Forecast | None = None
     examples: SplitSizes | None = None
+    guards: list[GuardResult] = Field(default_factory=list)
 
     def budget_of(self, budget: BudgetResult | None = None) -> Budget:
         """The budget as the object that judges metrics.
@@ -85,6 +88,7 @@ class BaselineEvaluation(Result):
             baseline=self.validation,
             drop=budget.drop,
             higher_is_better=self.metric.higher_is_better,
+            also=tuple(guard.guard for guard in self.guards),
         )
 
 
@@ -141,6 +145,7 @@ class SearchResult(Result):
         best_checkpoint: Number of the checkpoint that was returned; None if the model was put back.
         device: Device that it was trained on.
         run: Name of the run's folder in the checkpoint store.
+        guards: Value of each guard for the returned model, on the validation split.
     """
 
     stage: int | None = None
@@ -156,6 +161,7 @@ class SearchResult(Result):
     best_checkpoint: int | None
     device: str
     run: str
+    guards: dict[str, float] = Field(default_factory=dict)
 
 
 class SkippedSearch(Result):
@@ -240,10 +246,12 @@ class CertificateResult(CertificateFields):
     Attributes:
         baseline: Metric of the baseline on the test split; None if the split was already read for another model.
         compressed: Metric of the delivered file on the test split; None in the same case.
+        guards: Values of each guard on the test split, of the baseline and of the file, where both are defined.
     """
 
     baseline: float | None
     compressed: float | None
+    guards: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 
 class BaselineSummary(Measurements):
@@ -323,6 +331,7 @@ class Summary(Result):
         goal: What the search looked for.
         environment: The machine.
         versions: Package -> version.
+        guards: The guards, with the baseline's values and the delivered file's.
     """
 
     outcome: Outcome
@@ -350,6 +359,7 @@ class Summary(Result):
     goal: Goal = "size"
     environment: Environment
     versions: Mapping[str, str]
+    guards: list[GuardSummary] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod

@@ -295,7 +295,7 @@ class FrontierState(SearchState):
             words = f"The most accurate of {len(at_rate)} models at the rate of {lowest:.4f} that the limits need has "
             words += f"a metric of {nearest.metric:.5g}"
             if self.best is None:
-                words += f", which is {-nearest.margin:.2g} worse than the worst one tolerated"
+                words += f", and misses the budget by {-nearest.margin:.2g}"
             return f"{words}. {ending}"
         if (returned := self.returned) is not None:
             trained = [(each.tactic, each.tactic.lr_factor, each.checkpoints) for each in self.attempts]

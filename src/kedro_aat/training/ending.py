@@ -56,6 +56,7 @@ def finish(
         runner.uncompress()
         evaluation = Evaluation(budget.baseline) if is_interrupted else guarded(runner.validate(), budget, _RETURNED)
         metric, guards = evaluation.metric, dict(evaluation.also)
+        reason += _broken_guard(history, budget)
     else:
         checkpoint = load_or_next_best(checkpoints, stop.best, history, budget, minimal_rate)
         best = history[checkpoint.number]
@@ -86,6 +87,19 @@ def finish(
         achieved_rate=runner.achieved_rate,
         history=history,
         guards=guards,
+    )
+
+
+def _broken_guard(history: list[EpochRecord], budget: Budget) -> str:
+    """Which guard broke the model that came nearest, if its metric alone was within the budget; else empty."""
+    rows = [row for row in history if row.trained and row.metric is not None and budget.margin(row.metric) >= 0]
+    nearest = max(rows, key=lambda row: row.smallest_margin, default=None)
+    if nearest is None or nearest.keeps_guards:
+        return ""
+    guard = min(budget.also, key=lambda guard: guard.margin(nearest.guards[guard.name]) / guard.unit)
+    return (
+        f" The metric was within the budget, but not its guards: at a rate of {nearest.achieved_rate:.4f} {guard.name} "
+        f"was {nearest.guards[guard.name]:.4f}, where {guard.lowest_tolerated:.4f} is tolerated."
     )
 
 

@@ -101,7 +101,7 @@ def export_model(
     finished = FinishedSteps(
         checkpoint_store.root / search_result.run / "finished_steps",
         validation_data=data_fingerprint(validation_data),
-        training=training_inputs(settings.training),
+        training=training_inputs(settings.training, settings.budget.also),
         # The objective and the limits choose among results that do not depend on them.
         export=settings.export.model_dump(mode="json", exclude={"objective", "limits"}),
     )
@@ -116,6 +116,7 @@ def export_model(
         search_result.reason,
         finished,
         settings.goal,
+        settings.budget.also,
     )
     finished.remove_others()
     if exported is None:
@@ -158,6 +159,7 @@ def certify_model(
         settings.training,
         certificate_ledger,
         alpha=settings.certificate.alpha,
+        guards=settings.budget.also,
     )
     logger.info("%s", verdict.words)
     return verdict.result
