@@ -69,7 +69,9 @@ class Tools:
             raise ExportError(f"the {kind} file differs")
         return FileAgreement(difference=difference, same_labels=None, batch_sizes=(1,))
 
-    def evaluate_file(self, file: tuple[str, Made], data: object, training: TrainingSettings) -> Evaluation:
+    def evaluate_file(
+        self, file: tuple[str, Made], data: object, training: TrainingSettings, guards: object = ()
+    ) -> Evaluation:
         assert data is DATA
         assert training is TRAINING
         kind, model = file

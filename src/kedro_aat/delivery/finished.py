@@ -162,7 +162,7 @@ def identity_of(model: nn.Module) -> str:
 
 
 def training_inputs(settings: TrainingSettings, guards: Sequence[GuardSettings] = ()) -> Mapping[str, Any]:
-    """What metric and guards depend on besides model and data, as JSON data: settings, device, the user's own source."""
+    """What metric and guards depend on besides model and data, as JSON data: settings, device, own source."""
     settings.function("validate_")  # imports its package
     metrics = [metric.class_path for metric in (settings.metric, *(guard.metric for guard in guards)) if metric]
     own = [*metrics, *([settings.validate_] if settings.validate_ else [])]

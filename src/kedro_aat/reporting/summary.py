@@ -70,8 +70,8 @@ def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
     names = dict.fromkeys(name for record in history for name in record.guards)
     if names:
         fractions |= dict.fromkeys(("guard_margin", *(f"guards.{name}" for name in names)), "float64")
-        for row in rows:
-            row |= {f"guards.{name}": row["guards"].get(name) for name in names}
+        for row, record in zip(rows, history, strict=True):
+            row |= {f"guards.{name}": record.guards.get(name) for name in names}
     without = ["tactic", "guards", *([] if names else ["guard_margin"])]
     return pd.DataFrame(rows).drop(columns=without).astype({**whole_numbers, **fractions, **chosen})
 

@@ -63,17 +63,15 @@ def _named_numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The values by name, and those of a vector by name and class."""
     for name, value in values.items():
         try:
-            numbers = torch.as_tensor(value, dtype=torch.float64).tolist()
+            numbers = torch.as_tensor(value, dtype=torch.float64).cpu()
         except (TypeError, ValueError, RuntimeError) as error:
             raise MetricError(f"{name} must be a number, or one per class, but: {error}") from None
-        if not isinstance(numbers, list):
-            yield name, numbers
-        elif all(isinstance(number, float) for number in numbers):
-            yield from ((f"{name}, class {index}", number) for index, number in enumerate(numbers))
+        if numbers.dim() > 1:
+            raise MetricError(f"{name} must be a number, or one per class, but has the shape {tuple(numbers.shape)}")
+        if numbers.dim() == 0:
+            yield name, numbers.item()
         else:
-            raise MetricError(
-                f"{name} must be a number, or one per class, but has the shape {torch.as_tensor(value).shape}"
-            )
+            yield from ((f"{name}, class {index}", number.item()) for index, number in enumerate(numbers))
 
 
 def _as_tensor(name: str, values: Any) -> Tensor:
