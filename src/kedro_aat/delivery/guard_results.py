@@ -104,7 +104,13 @@ def summarized(
 def both_defined(
     baseline: Mapping[str, float], compressed: Mapping[str, float], budget: Budget
 ) -> dict[str, tuple[float, float]]:
-    """The values of the budget's guards that are finite numbers for both models: a class may be absent from a split."""
+    """The values of the budget's guards that are finite numbers for both models: a class may be absent from a split.
+
+    Args:
+        baseline: What was measured of the baseline, by name.
+        compressed: What was measured of the delivered file.
+        budget: The budget with its guards.
+    """
     pairs = {guard.name: (baseline.get(guard.name), compressed.get(guard.name)) for guard in budget.also}
     return {
         name: (before, after)

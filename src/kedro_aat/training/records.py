@@ -91,7 +91,13 @@ class EpochRecord:
 
 
 def margins_of(metric: float, guards: Mapping[str, float], budget: Budget) -> dict[str, Any]:
-    """The fields of an `EpochRecord` that say how far an epoch is from the budget and its guards."""
+    """The fields of an `EpochRecord` that say how far an epoch is from the budget and its guards.
+
+    Args:
+        metric: Metric of the epoch.
+        guards: Value of each guard.
+        budget: The budget with its guards.
+    """
     return {"margin": budget.margin(metric), "guard_margin": budget.guard_margin(guards), "guards": dict(guards)}
 
 
