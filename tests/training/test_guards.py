@@ -90,7 +90,7 @@ def test_a_rare_class_dies_without_a_guard_and_lives_with_it(unguarded: Searched
     ids=["absolute", "relative", "lower is better", "two", "no drop"],
 )
 def test_no_guard_is_ever_broken(guards: list[dict[str, Any]], policy: dict[str, Any] | None, tmp_path: Path) -> None:
-    changes = {} if policy is None else {"search": policy}
+    changes: dict[str, Any] = {} if policy is None else {"search": policy}
     searched = search(tmp_path, *guards, **changes)
     if searched.result.best is None:
         assert searched.result.outcome is Outcome.INFEASIBLE
