@@ -79,7 +79,7 @@ def budget_of(task: Task, baseline: float) -> Budget:
     """The task's budget for the baseline's metric."""
     direction = settings_of(task).direction()
     assert direction is not None, f"{task.name}: `higher_is_better` is missing in `training`"
-    return BudgetSettings(**task.budget).budget(baseline, higher_is_better=direction)
+    return BudgetSettings.model_validate(task.budget).budget(baseline, higher_is_better=direction)
 
 
 def problem_of(task: Task, seed: int, algorithm: Algorithm, folder: Path = CACHE) -> Problem:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from kedro_aat.budget import BudgetSettings
+from kedro_aat.budget import BudgetSettings, DropSettings
 from kedro_aat.certificate import CertificateSettings
 from kedro_aat.compression.settings import (
     CompressionSettings,
@@ -94,8 +94,8 @@ class AatSettings(Settings):
         goal: `size` looks for the smallest model within budget, `accuracy` for the most accurate one that keeps
             `export.limits`; the budget then is the largest drop that is worth delivering.
         on_infeasible: Whether a run that finds no model within budget keeps the baseline or raises an error.
-        choose: Another budget, for which a model is taken from the Pareto front of a finished search without training;
-            `kedro aat choose` sets it.
+        choose: Another tolerated drop, for which a model is taken from the Pareto front of a finished search without
+            training; the guards stay those of `budget.also`. `kedro aat choose` sets it.
     """
 
     # The settings that the result of a search depends on; they identify a run.
@@ -116,7 +116,7 @@ class AatSettings(Settings):
     export: ExportSettings = ExportSettings()
     goal: Goal = "size"
     on_infeasible: Literal["keep_baseline", "error"] = "keep_baseline"
-    choose: BudgetSettings | None = None
+    choose: DropSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +173,20 @@ class AatSettings(Settings):
                 "only one distillation is allowed, but got knowledge_distillation in the list of algorithms and "
                 "distillation here: set distillation to null, or remove knowledge_distillation"
             )
+        return training
+
+    @field_validator("training")
+    @classmethod
+    def _check_guards(cls, training: TrainingSettings, info: ValidationInfo) -> TrainingSettings:
+        has_own = training.validate_ is not None
+        for guard in info.data["budget"].also if "budget" in info.data else ():
+            if has_own and guard.metric is not None:
+                raise ValueError(
+                    f"validate computes no metric of budget.also, but got {guard.label} there: give that guard a name "
+                    "alone, and let validate return Evaluation(metric, also={name: value})"
+                )
+            if not has_own and guard.metric is None:
+                raise ValueError(f"without validate, nothing computes the guard {guard.label}: give it a metric")
         return training
 
     @field_validator("goal")

@@ -36,6 +36,7 @@ class Made(nn.Module):
         super().__init__()
         self.metrics: dict[str, float] = dict.fromkeys(KINDS, 0.7) | properties.pop("metrics", {})
         self.differences: dict[str, float] = dict.fromkeys(KINDS, 0.0) | properties.pop("differences", {})
+        self.guards: dict[str, float] = dict.fromkeys(KINDS, 0.8) | properties.pop("guards", {})
         self.bytes: int = properties.pop("bytes", 1000)
         self.parameters_: int = properties.pop("parameters", 100)
         self.macs: int = properties.pop("macs", 10)
@@ -69,13 +70,15 @@ class Tools:
             raise ExportError(f"the {kind} file differs")
         return FileAgreement(difference=difference, same_labels=None, batch_sizes=(1,))
 
-    def evaluate_file(self, file: tuple[str, Made], data: object, training: TrainingSettings) -> Evaluation:
+    def evaluate_file(
+        self, file: tuple[str, Made], data: object, training: TrainingSettings, guards: object = ()
+    ) -> Evaluation:
         assert data is DATA
         assert training is TRAINING
         kind, model = file
         if model.metrics[kind] != model.metrics[kind]:
             raise MetricError(f"the metric of the {kind} file is NaN")
-        return Evaluation(model.metrics[kind])
+        return Evaluation(model.metrics[kind], also={"recall": model.guards[kind]})
 
     def count_zeros(self, file: Made, names: Sequence[str]) -> tuple[int, int]:
         assert names == ["weight"]
@@ -120,12 +123,12 @@ def made(name: str, rate: float = 0.5, weight_names: Sequence[str] = (), **prope
 
 
 def chosen(
-    *candidates: Candidate, others: Sequence[Candidate] = (), **settings: Any
+    *candidates: Candidate, others: Sequence[Candidate] = (), budget: Budget = BUDGET, **settings: Any
 ) -> tuple[Exported | None, ExportResult]:
     export = ExportSettings.model_validate(
         {"batch_sizes": (1, 4), "num_threads": 3, "latency_seconds": 0.25, "tolerance": 0.001, **settings}
     )
-    return deliver(candidates, iter(others), BASELINE, DATA, BUDGET, TRAINING, export, "The search ended.")
+    return deliver(candidates, iter(others), BASELINE, DATA, budget, TRAINING, export, "The search ended.")
 
 
 def fast(name: str, milliseconds: float, **properties: Any) -> Candidate:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from kedro_aat.budget import Outcome
+from kedro_aat.budget import Budget, Outcome
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.deliver import deliver
 from kedro_aat.delivery.files import Files
@@ -165,3 +165,19 @@ def test_models_that_are_only_timed_have_no_openvino_files(tools: Tools) -> None
 def test_without_others_no_latency_is_compared(tools: Tools) -> None:
     assert chosen(fast("only", 3.0), objective="latency")[1].delivered == "only"
     assert not [call for call in tools.calls if call[0] == "latency"]
+
+
+def test_a_file_that_breaks_a_guard_is_rejected_with_its_name_and_figures(tools: Tools) -> None:
+    """Whichever of its files it is; a value that is exactly tolerated is kept."""
+    budget = Budget.model_validate(BUDGET.model_dump() | {"also": [{"name": "recall", "baseline": 0.9, "drop": 0.2}]})
+    good = made("good", bytes=500, guards={"ONNX": 0.7})
+    bad = made("bad", bytes=100, guards={".pt2": 0.65})
+    undefined = made("undefined", bytes=100, guards={"ONNX": float("nan")})
+    exported, result = chosen(bad, good, undefined, budget=budget)
+    assert exported is not None
+    assert result.delivered == "good"
+    assert result.compressed is not None
+    assert result.compressed.guards == {"recall": 0.7}
+    words = "its .pt2 file breaks the guard recall: 0.6500 on the validation split, where 0.7000 is tolerated"
+    assert result.rejected["bad"] == words
+    assert "recall of its ONNX file must be a finite number" in result.rejected["undefined"]

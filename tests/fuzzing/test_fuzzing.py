@@ -15,7 +15,7 @@ from tests.projects import Project
 NUM_CASES = {
     "changed_parameters": 60,
     "changed_parameter_files": 10,
-    "valid_by_schema": 60,
+    "valid_by_schema": 240,
     "searched": 1,
 }
 

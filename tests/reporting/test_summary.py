@@ -10,7 +10,8 @@ from rich.console import Console
 
 from kedro_aat.budget import Outcome
 from kedro_aat.delivery.candidates import front_records
-from kedro_aat.delivery.results import BaselineEvaluation, CertificateResult, ExportResult, SkippedSearch, Summary
+from kedro_aat.delivery.certificate_result import CertificateResult
+from kedro_aat.delivery.results import BaselineEvaluation, ExportResult, SkippedSearch, Summary
 from kedro_aat.reporting.summary import print_summary, summarize, trajectory
 from kedro_aat.search.policy import Goal
 from kedro_aat.search.tactics import Ranking, Tactic

@@ -118,7 +118,7 @@ def test_what_cannot_be_reached_within_budget_is_trained_at_the_rate_nevertheles
     nearest = max(at_rate, key=lambda result: result.margin)
     assert whole.stop.reason.startswith("The most accurate of ")
     assert f"{RATE:.4f}" in whole.stop.reason
-    assert f"a metric of {nearest.metric:.5g}, which is {-nearest.margin:.2g} worse" in whole.stop.reason
+    assert f"a metric of {nearest.metric:.5g}, and misses the budget by {-nearest.margin:.2g}" in whole.stop.reason
 
 
 def test_an_epoch_that_failed_keeps_the_rate() -> None:

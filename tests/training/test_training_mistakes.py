@@ -9,7 +9,8 @@ import torch
 
 from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.data import as_dataset, data_fingerprint, example_input
-from kedro_aat.training.default import DefaultTraining, pick_device
+from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.device import pick_device
 from tests.nets import Pairs, SmallNet, images
 from tests.training.training_run import (
     HALVING,

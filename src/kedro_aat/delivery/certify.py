@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 
 from onnx import ModelProto
+from pydantic import Field
 from torch import nn
 
-from kedro_aat.budget import Budget
+from kedro_aat.budget import Budget, GuardSettings
 from kedro_aat.certificate import Certificate, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
+from kedro_aat.delivery.certificate_result import CertificateResult
 from kedro_aat.delivery.files import evaluate_file
+from kedro_aat.delivery.guard_results import both_defined
 from kedro_aat.delivery.measurements import Result
-from kedro_aat.delivery.results import CertificateResult
 from kedro_aat.errors import DataError, MetricError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel
@@ -33,6 +36,7 @@ class Verdict(Result):
         baseline: Metric of the baseline's file; None if the split was already read for another model.
         compressed: Metric of the delivered file; None in the same case.
         standard_error: Standard error of their difference; None if unknown.
+        guards: Values of each guard, of the baseline and of the delivered file, where both are defined on the split.
         certificate: None if there is none to be had.
         words: The result in plain words.
     """
@@ -40,6 +44,7 @@ class Verdict(Result):
     baseline: float | None = None
     compressed: float | None = None
     standard_error: float | None = None
+    guards: dict[str, tuple[float, float]] = Field(default_factory=dict)
     certificate: Certificate | None = None
     words: str
 
@@ -61,6 +66,7 @@ class Verdict(Result):
         return CertificateResult(
             baseline=self.baseline,
             compressed=self.compressed,
+            guards=self.guards,
             is_certified=self.is_certified,
             words=self.words,
             **(fields | (self.certificate.model_dump() if self.certificate else {})),
@@ -77,6 +83,7 @@ def certify_once(
     *,
     alpha: float,
     score_range: tuple[float, float] | None = None,
+    guards: Sequence[GuardSettings] = (),
 ) -> Verdict:
     """Tests the delivered file against its budget, on a test split that is read for no other model.
 
@@ -91,6 +98,7 @@ def certify_once(
         ledger: Remembers for which model each split was read.
         alpha: Accepted probability of certifying a model that breaks its budget.
         score_range: Lowest and highest possible score of an example; None takes what is known of the metric.
+        guards: Further metrics, which are measured and not certified.
     """
     split = data_fingerprint(test_data)
     subject: dict[str, str | float] = {
@@ -109,11 +117,13 @@ def certify_once(
     if entry.result is not None and (known := Verdict.model_validate(entry.result)).is_final:
         return known
     try:
-        before, after = (evaluate_file(OnnxModel(each), test_data, training) for each in (baseline_file, file))
+        before, after = (evaluate_file(OnnxModel(each), test_data, training, guards) for each in (baseline_file, file))
     except (MetricError, DataError) as error:
         verdict = Verdict(words=f"Not certified: {error}")
     else:
+        measured = {"guards": both_defined(before.also, after.also, budget)}
         verdict = _judge(before, after, budget, example_count(test_data), alpha, score_range)
+        verdict = verdict.model_copy(update=measured)
     ledger.record(split, verdict.model_dump())
     return verdict
 

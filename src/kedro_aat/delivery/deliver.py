@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from kedro_aat.budget import Budget, Outcome
+from kedro_aat.budget import Budget, GuardSettings, Outcome
 from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.costs import cost_by
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.guard_results import broken
 from kedro_aat.delivery.limits import excess_over
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Measurements, Result
 from kedro_aat.delivery.results import ExportResult
@@ -33,6 +34,7 @@ from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.data import Data, example_input
+from kedro_aat.training.guard_metrics import guarded
 from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -48,10 +50,12 @@ class Judgment(Result):
     Attributes:
         agreement: How closely the files agree with the model.
         metrics: Kind of file (ONNX, .pt2, OpenVINO) -> its metric on the validation split.
+        guards: Kind of file -> its values of the guards.
     """
 
     agreement: FileAgreements
     metrics: dict[str, float]
+    guards: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Exported:
             validation=self.judgment.metrics["ONNX"],
             validation_program=self.judgment.metrics[".pt2"],
             validation_openvino=self.judgment.metrics.get("OpenVINO"),
+            guards=self.judgment.guards["ONNX"],
             agreement=self.judgment.agreement,
             **measurements.model_dump(),
         )
@@ -103,6 +108,7 @@ def deliver(
     reason: str,
     finished: FinishedSteps | None = None,
     goal: Goal = "size",
+    guards: Sequence[GuardSettings] = (),
 ) -> tuple[Exported | None, ExportResult]:
     """Exports all candidates, judges and measures their files, and chooses one by the objective.
 
@@ -119,6 +125,7 @@ def deliver(
         reason: Why the search ended, in words.
         finished: Keeps exports, judgments and measurements, which are then not repeated; None keeps nothing.
         goal: Whether the objective chooses among the files that keep budget and limits, or their metric.
+        guards: Further metrics, whose tolerated drops are in `also` of the budget.
 
     Returns:
         The delivered candidate with its files (None if there are no candidates, or if no file keeps the limits), and
@@ -128,7 +135,7 @@ def deliver(
         ExportError: If no file keeps the budget that its model kept.
     """
     inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes))
-    steps = _Steps(finished or FinishedSteps(), inputs, validation_data, training, settings)
+    steps = _Steps(finished or FinishedSteps(), inputs, validation_data, training, settings, budget, guards)
     baseline_files = steps.files(baseline_model)
     kept: list[Exported] = []
     rejected: dict[str, str] = {}
@@ -227,6 +234,8 @@ def _export(candidate: Candidate, budget: Budget, steps: _Steps) -> Exported:
                 f"its {kind} file breaks the budget: {metric:.4f} on the validation split, where "
                 f"{budget.lowest_tolerated:.4f} is tolerated"
             )
+        if mistakes := broken(judgment.guards[kind], budget):
+            raise ExportError(f"its {kind} file {'; it '.join(mistakes)}")
     return Exported(candidate, files, judgment, trace)
 
 
@@ -239,6 +248,8 @@ class _Steps:
     validation_data: Data
     training: TrainingSettings
     settings: ExportSettings
+    budget: Budget
+    guards: Sequence[GuardSettings]
 
     def files(self, model: nn.Module, *, openvino: bool | None = None) -> Files:
         """The files of a model; with OpenVINO's as the settings say, unless `openvino` says something else."""
@@ -256,6 +267,7 @@ class _Steps:
             candidate.model,
             rate=candidate.rate,
             weight_names=list(candidate.weight_names),
+            guards=[guard.name for guard in self.budget.also],
         )
 
     def latencies(self, models: Sequence[nn.Module], files: Sequence[Files]) -> list[float]:
@@ -297,10 +309,17 @@ class _Steps:
         if files.openvino is not None:
             agreement["openvino"] = verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
             runnable["OpenVINO"] = OpenvinoModel(files.openvino)
-        metrics = {
-            kind: evaluate_file(file, self.validation_data, self.training).metric for kind, file in runnable.items()
+        evaluations = {
+            kind: guarded(
+                evaluate_file(file, self.validation_data, self.training, self.guards), self.budget, f"its {kind} file"
+            )
+            for kind, file in runnable.items()
         }
-        return Judgment(agreement=FileAgreements.model_validate(agreement), metrics=metrics)
+        return Judgment(
+            agreement=FileAgreements.model_validate(agreement),
+            metrics={kind: evaluation.metric for kind, evaluation in evaluations.items()},
+            guards={kind: dict(evaluation.also) for kind, evaluation in evaluations.items()},
+        )
 
 
 def _exported_rate(files: Files, candidate: Candidate) -> float | None:

@@ -12,6 +12,7 @@ from onnx import ModelProto
 from pydantic import PlainSerializer, PlainValidator
 from torch import Tensor, nn
 
+from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.errors import ExportError, OutOfMemoryError, UserFunctionError
@@ -60,19 +61,22 @@ def files_of(model: nn.Module, inputs: Tensor, settings: ExportSettings) -> File
     return Files(onnx_model, to_openvino(onnx_model) if settings.openvino else None)
 
 
-def evaluate_file(file: nn.Module, data: Data, training: TrainingSettings) -> Evaluation:
+def evaluate_file(
+    file: nn.Module, data: Data, training: TrainingSettings, guards: Sequence[GuardSettings] = ()
+) -> Evaluation:
     """Evaluates an exported file on a split, on the CPU in full precision.
 
     Args:
         file: The file, wrapped as a module that runs it.
         data: The split.
         training: Settings that define the metric.
+        guards: Further metrics.
 
     Raises:
         ExportError: If the file cannot be run on the data.
     """
     training = training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
-    judged = DefaultTraining(file, training, None, data)
+    judged = DefaultTraining(file, training, None, data, guards=guards)
     try:
         return evaluate(file, judged.callables().validate, batch_size=training.batch_size, subject="the exported file")
     except UserFunctionError as error:

@@ -10,22 +10,23 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import kedro_aat
+from kedro_aat.budget import GuardSettings
 from kedro_aat.errors import StorageError
 from kedro_aat.storage import replacing
 from kedro_aat.tensors import hash_tensors
-from kedro_aat.training.default import pick_device
+from kedro_aat.training.device import pick_device
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
 
@@ -116,6 +117,7 @@ class MetricValues(BaseModel):
         metric: Metric over the split.
         scores: One score per example; None if the metric is not their mean.
         resampled: Metric on resamples of the split, which may be NaN; None if there are none.
+        also: Values of the guards by name, which may be NaN.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
@@ -123,6 +125,7 @@ class MetricValues(BaseModel):
     metric: float
     scores: list[float] | None = None
     resampled: list[float] | None = None
+    also: dict[str, float] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> MetricValues:
@@ -132,6 +135,7 @@ class MetricValues(BaseModel):
             metric=evaluation.metric,
             scores=None if scores is None else scores.tolist(),
             resampled=None if resampled is None else resampled.tolist(),
+            also=dict(evaluation.also),
         )
 
     def evaluation(self) -> Evaluation:
@@ -140,7 +144,7 @@ class MetricValues(BaseModel):
             None if values is None else torch.tensor(values, dtype=torch.float64)
             for values in (self.scores, self.resampled)
         )
-        return Evaluation(self.metric, scores, resampled)
+        return Evaluation(self.metric, scores, resampled, also=self.also)
 
 
 def identity_of(model: nn.Module) -> str:
@@ -157,12 +161,14 @@ def identity_of(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def training_inputs(settings: TrainingSettings) -> Mapping[str, Any]:
-    """What a metric depends on besides model and data, as JSON data: settings, device, the user's own source."""
+def training_inputs(settings: TrainingSettings, guards: Sequence[GuardSettings] = ()) -> Mapping[str, Any]:
+    """What metric and guards depend on besides model and data, as JSON data: settings, device, own source."""
     settings.function("validate_")  # imports its package
-    own = [path for path in (settings.validate_, settings.metric and settings.metric.class_path) if path]
+    metrics = [metric.class_path for metric in (settings.metric, *(guard.metric for guard in guards)) if metric]
+    own = [*metrics, *([settings.validate_] if settings.validate_ else [])]
     return {
         "settings": settings.model_dump(mode="json"),
+        "guards": [guard.model_dump(mode="json") for guard in guards],
         "device": str(pick_device(settings.device)),
         "source": _hash_packages(own),
     }

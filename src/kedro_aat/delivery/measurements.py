@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 BatchSize = int
 
@@ -100,6 +100,7 @@ class CandidateResult(Measurements):
         validation: Metric of its ONNX file on the validation split.
         validation_program: Metric of its `.pt2` file.
         validation_openvino: Metric of its OpenVINO files; None if there are none.
+        guards: Value of each guard for its ONNX file, on the validation split.
         agreement: How closely its files agree with the model.
     """
 
@@ -112,6 +113,7 @@ class CandidateResult(Measurements):
     validation: float
     validation_program: float | None = None
     validation_openvino: float | None = None
+    guards: dict[str, float] = Field(default_factory=dict)
     agreement: FileAgreements | None = None
 
     @computed_field  # type: ignore[prop-decorator]

@@ -13,7 +13,9 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Forecast
+from kedro_aat.delivery.certificate_result import CertificateFields
 from kedro_aat.delivery.environment import DistillationSummary, Environment
+from kedro_aat.delivery.guard_results import GuardResult, GuardSummary
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
 from kedro_aat.search.policy import Goal
 
@@ -66,6 +68,7 @@ class BaselineEvaluation(Result):
         forecast: What to expect of the certificate; None if it is unknown before training.
         expected_certificate: The same in words; None in files of versions before 0.2.0.
         examples: Sizes of the splits.
+        guards: The guards, worked out for the baseline.
     """
 
     metric: MetricInfo
@@ -74,6 +77,7 @@ class BaselineEvaluation(Result):
     forecast: Forecast | None = None
     expected_certificate: str | None = None
     examples: SplitSizes | None = None
+    guards: list[GuardResult] = Field(default_factory=list)
 
     def budget_of(self, budget: BudgetResult | None = None) -> Budget:
         """The budget as the object that judges metrics.
@@ -87,6 +91,7 @@ class BaselineEvaluation(Result):
             baseline=self.validation,
             drop=budget.drop,
             higher_is_better=self.metric.higher_is_better,
+            also=tuple(guard.guard for guard in self.guards),
         )
 
 
@@ -143,6 +148,7 @@ class SearchResult(Result):
         best_checkpoint: Number of the checkpoint that was returned; None if the model was put back.
         device: Device that it was trained on.
         run: Name of the run's folder in the checkpoint store.
+        guards: Value of each guard for the returned model, on the validation split.
     """
 
     stage: int | None = None
@@ -158,6 +164,7 @@ class SearchResult(Result):
     best_checkpoint: int | None
     device: str
     run: str
+    guards: dict[str, float] = Field(default_factory=dict)
 
 
 class SkippedSearch(Result):
@@ -206,58 +213,6 @@ class ExportResult(Result):
     def breaks_limits(self) -> bool:
         """Whether nothing is delivered although some files keep the accuracy budget."""
         return self.compressed is None and bool(self.candidates)
-
-
-class CertificateFields(Result):
-    """The statistics of a certificate; None if there is none. See `kedro_aat.certificate.Certificate`.
-
-    Attributes:
-        is_certified: Whether the model keeps its budget with confidence 1 - alpha.
-        kind: `exact` if the test keeps its level for any number of examples, `asymptotic` if from `holds_from` on.
-        statistic: Test statistic.
-        p_value: Its p-value.
-        alpha: Accepted probability of certifying a model that breaks its budget.
-        examples: Number of test examples.
-        discordant: Numbers of examples lost and won; None unless scores are right or wrong.
-        unit: Score of a right example, or the width of the range of the scores.
-        tolerated_drop: The budget, in units of the scores.
-        estimated_drop: Mean drop on the test split.
-        standard_error: Its standard error.
-        upper_bound: The true drop is below it with confidence 1 - alpha.
-        groups: Number of independent groups of examples; None if every example counts for itself.
-        holds_from: Number of examples from which the level of an asymptotic test holds.
-        reason: Why the scores could not be tested.
-        words: The result in plain words.
-    """
-
-    is_certified: bool
-    kind: Literal["exact", "asymptotic"] | None = None
-    statistic: float | None = None
-    p_value: float | None = None
-    alpha: float | None = None
-    examples: int | None = None
-    discordant: tuple[int, int] | None = None
-    unit: float | None = None
-    tolerated_drop: float | None = None
-    estimated_drop: float | None = None
-    standard_error: float | None = None
-    upper_bound: float | None = None
-    groups: int | None = None
-    holds_from: int | None = None
-    reason: str | None = None
-    words: str
-
-
-class CertificateResult(CertificateFields):
-    """What the test split says about the delivered file.
-
-    Attributes:
-        baseline: Metric of the baseline on the test split; None if the split was already read for another model.
-        compressed: Metric of the delivered file on the test split; None in the same case.
-    """
-
-    baseline: float | None
-    compressed: float | None
 
 
 class BaselineSummary(Measurements):
@@ -339,6 +294,7 @@ class Summary(Result):
         goal: What the search looked for.
         environment: The machine.
         versions: Package -> version.
+        guards: The guards, with the baseline's values and the delivered file's.
     """
 
     outcome: Outcome
@@ -366,6 +322,7 @@ class Summary(Result):
     goal: Goal = "size"
     environment: Environment
     versions: Mapping[str, str]
+    guards: list[GuardSummary] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from kedro_aat.budget import BudgetSettings
+from kedro_aat.budget import BudgetSettings, GuardSettings
 from kedro_aat.compression.settings import ADAPTIVE_FIRST
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.nncf.sections import (
@@ -47,12 +47,23 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class AccuracyAwareParams(SteppingSettings):
-    """`accuracy_aware_training.params`; NNCF does not have the keys `search` and `higher_is_better`."""
+    """`accuracy_aware_training.params`; NNCF has no keys `search`, `higher_is_better` and `also`."""
 
     maximal_relative_accuracy_degradation: Percent | None = None
     maximal_absolute_accuracy_degradation: Annotated[float, Field(ge=0)] | None = None
     higher_is_better: bool = True
     search: AdaptivePolicy | None = None
+    also: tuple[GuardSettings, ...] = ()
+
+    @field_validator("also")
+    @classmethod
+    def _check_guards(cls, guards: tuple[GuardSettings, ...]) -> tuple[GuardSettings, ...]:
+        if any(guard.metric is not None or guard.higher_is_better is None for guard in guards):
+            raise ValueError(
+                "a guard of a training loop has a name and higher_is_better, but no metric: validate_fn returns its "
+                "value, as Evaluation(metric, also={name: value})"
+            )
+        return guards
 
     @model_validator(mode="after")
     def _check_single_drop(self) -> AccuracyAwareParams:
@@ -233,6 +244,7 @@ class AccuracyAwareSettings(Settings):
             budget=BudgetSettings(
                 max_drop=params.maximal_absolute_accuracy_degradation,
                 max_relative_drop=None if percent is None else percent / 100,
+                also=params.also,
             ),
             higher_is_better=params.higher_is_better,
             search=_make_policy(params),

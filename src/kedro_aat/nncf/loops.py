@@ -77,7 +77,7 @@ class BaseEarlyExitCompressionTrainingLoop:
             uncompressed_model_accuracy = Evaluation(uncompressed_model_accuracy)
         self._baseline = uncompressed_model_accuracy
         self._budget = self._settings.budget.budget(
-            self._baseline.metric, higher_is_better=self._settings.higher_is_better
+            self._baseline.metric, higher_is_better=self._settings.higher_is_better, also=self._baseline.also
         )
         self._result: FineTuned | None = None
         self._is_tested = False

@@ -39,7 +39,7 @@ def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
     algorithms = [algorithm.to_settings(file.ignored_scopes, file.target_scopes) for algorithm in file.compression]
     compression = [_dump(algorithm, "algorithm") for algorithm in algorithms]
     sections = {
-        "budget": aware.budget.model_dump(exclude_none=True),
+        "budget": aware.budget.model_dump(mode="json", exclude_defaults=True),
         "minimal_rate": 0.0,
         "maximal_rate": aware.maximal_rate,
         "compression": compression[0] if len(compression) == 1 else compression,

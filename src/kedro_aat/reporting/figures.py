@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kedro_aat.delivery.results import Summary
-from kedro_aat.reporting.numbers import COSTS, stage_name
+from kedro_aat.reporting.numbers import COSTS, smallest_margins, stage_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,6 +109,7 @@ def trajectory_figure(trajectory: pd.DataFrame, summary: Summary) -> go.Figure:
             (2, "metric", metric, BLUE, "solid"),
             (3, "margin", "margin", BLUE, "solid"),
             (4, "learning_rate", "learning rate", BLUE, "solid"),
+            *([(3, "guard_margin", "guards, scaled", ORANGE, "dash")] if "guard_margin" in rows else []),
         ):
             values = rows[column].where(rows["trained"]) if column == "learning_rate" else rows[column]
             figure.add_scatter(
@@ -192,8 +193,9 @@ def costs_figure(summary: Summary) -> go.Figure:
 def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: bool, delivered: Any) -> None:
     left = (1 - rows["achieved_rate"]).clip(lower=1e-6)
     sizes = rows["achieved_rate"] if is_share else 1 / left
+    margins = smallest_margins(rows)
     for is_within, name, color in ((True, "within budget", GREEN), (False, "below the budget", ORANGE)):
-        some = rows[(rows["margin"] >= 0) == is_within]
+        some = rows.assign(margin=margins)[(margins >= 0) == is_within]
         figure.add_scatter(
             x=_numbers(sizes[some.index]),
             y=_numbers(some["metric"]),
@@ -233,6 +235,8 @@ def _add_epochs(figure: go.Figure, rows: pd.DataFrame, panel: int, is_share: boo
 def _pareto_front(rows: pd.DataFrame) -> pd.Index:
     """Indices of the epochs on the Pareto front of rate and metric, by falling rate."""
     judged = rows[rows["margin"].notna()]  # a failed epoch has none
+    if "guard_margin" in judged:
+        judged = judged[judged["guard_margin"] >= 0]  # one that breaks a guard is never chosen
     by_rate = judged.sort_values(["achieved_rate", "margin"], ascending=False)
     highest_before = by_rate["margin"].cummax().shift(fill_value=-math.inf)
     return by_rate.index[by_rate["margin"] > highest_before]

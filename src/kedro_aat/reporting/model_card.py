@@ -8,7 +8,7 @@ import onnx
 
 from kedro_aat.delivery.results import Summary
 from kedro_aat.export import NotExported
-from kedro_aat.reporting.numbers import comparison, tolerated
+from kedro_aat.reporting.numbers import GUARDS_ON_TEST, comparison, tolerated
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -78,6 +78,7 @@ def _intent(summary: Summary) -> str:
     return (
         f"The model replaces its baseline. It may lose at most {budget.drop:.4g} of {_plain(metric.name)} ({direction} "
         f"is better): {tolerated(summary)} on the validation split."
+        + (" Every guard in the table below was kept, too." if summary.guards else "")
     )
 
 
@@ -92,6 +93,8 @@ def _limitations(summary: Summary) -> str:
         "each group within the data: compression can cost rare classes more than these metrics show.",
         "The validation split judged every epoch and chose this model, so its metric is slightly optimistic.",
     ]
+    if summary.guards:
+        points.append(GUARDS_ON_TEST)
     if not summary.certificate.is_certified:
         points.append("The drop is not certified; see the evidence.")
     versions = summary.versions

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kedro_aat.delivery.measurements import CandidateResult, Measurements
 from kedro_aat.delivery.results import CompressedSummary, Summary
 from kedro_aat.export.settings import Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Costs of a model: label, and field of `Measurements`.
 COSTS = (
@@ -14,6 +19,13 @@ COSTS = (
     ("ONNX file, bytes", "onnx_bytes"),
     ("  gzipped", "onnx_gzip_bytes"),
     ("OpenVINO files, bytes", "openvino_bytes"),
+)
+
+# Guards that are shown, those with the least left; a guard per class may be a thousand.
+MAX_GUARDS = 10
+GUARDS_ON_TEST = (
+    "The delivered file kept every guard on the validation split. The certificate is about the main metric alone: on "
+    "the test split, guards are as measured."
 )
 
 Row = tuple[str, str, str, str]  # label, baseline, compressed, change
@@ -39,9 +51,35 @@ def comparison(summary: Summary) -> list[Row]:
         rows.append((f"{summary.metric.name}, {label}", f"{baseline.test:.4f}", f"{compressed.test:.4f}", change))
         if compressed.test_standard_error is not None:
             rows.append(("  standard error", "", "", f"{compressed.test_standard_error:.4f}"))
+    rows += guard_rows(summary)
     rows.append(("compression rate", "", f"{compressed.rate.achieved:.4f}", ""))
     epochs = ("epochs", "", f"{summary.epochs.used} of {summary.epochs.allowed}", "")
     return [*rows, *cost_rows(baseline, compressed), epochs]
+
+
+def guard_rows(summary: Summary) -> list[Row]:
+    """The guards of baseline and compressed model, if there are any; of many, those with the least left."""
+    shown = sorted(summary.guards, key=lambda guard: guard.share_left)[:MAX_GUARDS]
+    rows: list[Row] = []
+    for guard in (each for each in summary.guards if each in shown):
+        before, after = guard.baseline, guard.compressed
+        bound = "at least" if guard.higher_is_better else "at most"
+        rows.append(_values(f"{guard.name}, validation", before.validation, after.validation))
+        rows.append(("  tolerated", "", f"{bound} {guard.lowest_tolerated:.4f}", f"{guard.drop:.4g} worse"))
+        if before.test is not None and after.test is not None:
+            rows.append(_values(f"{guard.name}, test", before.test, after.test))
+    num_more = len(summary.guards) - len(shown)
+    return rows + ([(f"{num_more} more guards, each with more left", "", "", "")] if num_more else [])
+
+
+def _values(label: str, before: float, after: float) -> Row:
+    return label, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"
+
+
+def smallest_margins(trajectory: pd.DataFrame) -> pd.Series[float]:
+    """For each epoch the margin, or that of the guards if it is smaller; NaN for a failed epoch."""
+    columns = ["margin", *(["guard_margin"] if "guard_margin" in trajectory else [])]
+    return trajectory[columns].min(axis=1)
 
 
 def cost_rows(baseline: Measurements, compressed: Measurements | CompressedSummary) -> list[Row]:

@@ -15,10 +15,12 @@ from kedro_aat.budget import Outcome
 from kedro_aat.delivery.results import Summary
 from kedro_aat.export.settings import Objective
 from kedro_aat.reporting.numbers import (
+    GUARDS_ON_TEST,
     Row,
     comparison,
     cost_rows,
     reasons_not_delivered,
+    smallest_margins,
     stage_name,
     tolerated,
 )
@@ -87,6 +89,7 @@ def render_report(
         tiles=_tiles(summary),
         tolerated=tolerated(summary),
         rows=comparison(summary),
+        guards=GUARDS_ON_TEST if summary.guards and summary.delivered else "",
         candidates=_candidates(summary, objective),
         tried=_tried(trajectory, summary),
         layers=_layers(layers, summary),
@@ -170,7 +173,7 @@ class TriedRates(NamedTuple):
 def _tried(trajectory: pd.DataFrame, summary: Summary) -> list[TriedRates]:
     tables = []
     for stage, rows in trajectory[trajectory["achieved_rate"] > 0].groupby("stage"):
-        by_rate = rows.assign(rate=rows["achieved_rate"].round(4), epochs=1)
+        by_rate = rows.assign(rate=rows["achieved_rate"].round(4), epochs=1, margin=smallest_margins(rows))
         # The best of a rate comes first, and failed epochs, which have no margin, last.
         best = by_rate.sort_values("margin", ascending=False).groupby("rate").head(1).set_index("rate")
         best["epochs"] = by_rate.groupby("rate")["epochs"].sum()

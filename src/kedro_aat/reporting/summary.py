@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kedro_aat.budget import Outcome
+from kedro_aat.delivery.certificate_result import CertificateFields, CertificateResult
 from kedro_aat.delivery.environment import DistillationSummary, Environment
+from kedro_aat.delivery.guard_results import summarized
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
     BaselineSummary,
-    CertificateFields,
-    CertificateResult,
     CompressedSummary,
     EpochCount,
     ExportedRates,
@@ -31,7 +31,7 @@ from kedro_aat.delivery.results import (
     Summary,
     WallTime,
 )
-from kedro_aat.reporting.numbers import comparison, cost_rows
+from kedro_aat.reporting.numbers import GUARDS_ON_TEST, comparison, cost_rows
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.records import EpochRecord
 
@@ -53,7 +53,8 @@ BUDGET_ADVICE = (
 def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
     """One row per epoch, with the fields of `EpochRecord` as columns; a failed epoch has no metric and no margin.
 
-    A tactic is three columns; its learning rate is in `lr_scale`.
+    A tactic is three columns; its learning rate is in `lr_scale`. With guards there is a column `guard_margin`, and one
+    for each guard, such as `guards.MulticlassRecall, class 3`.
     """
     import pandas as pd
 
@@ -65,7 +66,13 @@ def trajectory(history: list[EpochRecord]) -> pd.DataFrame:
         tactic = record.tactic
         choice = dict.fromkeys(chosen) if tactic is None else dict(tactic.ranking) | {"distilled": tactic.distill}
         rows.append(asdict(record) | choice | ({"margin": None} if record.failed else {}))
-    return pd.DataFrame(rows).drop(columns="tactic").astype({**whole_numbers, **fractions, **chosen})
+    names = dict.fromkeys(name for record in history for name in record.guards)
+    if names:
+        fractions |= dict.fromkeys(("guard_margin", *(f"guards.{name}" for name in names)), "float64")
+        for row, record in zip(rows, history, strict=True):
+            row |= {f"guards.{name}": record.guards.get(name) for name in names}
+    without = ["tactic", "guards", *([] if names else ["guard_margin"])]
+    return pd.DataFrame(rows).drop(columns=without).astype({**whole_numbers, **fractions, **chosen})
 
 
 def summarize(
@@ -157,6 +164,11 @@ def summarize(
             device=search.device,
         ),
         versions={library: version(library) for library in libraries},
+        guards=summarized(
+            evaluation.guards,
+            delivered.guards if delivered else None,
+            certificate.guards,
+        ),
     )
 
 
@@ -173,6 +185,8 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     skipped = (stage.reason or "" for stage in summary.skipped)
     for words in (summary.reason, summary.advice, summary.certificate.words, *skipped):
         console.print(Text(words))  # as plain text: brackets in users' names are no markup
+    if summary.guards and summary.delivered is not None:
+        console.print(Text(GUARDS_ON_TEST))
     console.print(_table(summary))
 
 

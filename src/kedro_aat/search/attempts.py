@@ -6,7 +6,8 @@ import itertools
 import math
 import statistics
 
-from kedro_aat.search.policy import UNIT_WITHOUT_DROP, EpochResult, Problem, SearchState, Trial, worth_returning
+from kedro_aat.budget import UNIT_WITHOUT_DROP
+from kedro_aat.search.policy import EpochResult, Problem, SearchState, Trial, worth_returning
 from kedro_aat.search.tactics import Tactic
 from kedro_aat.validated import Settings
 
@@ -294,7 +295,7 @@ class FrontierState(SearchState):
             words = f"The most accurate of {len(at_rate)} models at the rate of {lowest:.4f} that the limits need has "
             words += f"a metric of {nearest.metric:.5g}"
             if self.best is None:
-                words += f", which is {-nearest.margin:.2g} worse than the worst one tolerated"
+                words += f", and misses the budget by {-nearest.margin:.2g}"
             return f"{words}. {ending}"
         if (returned := self.returned) is not None:
             trained = [(each.tactic, each.tactic.lr_factor, each.checkpoints) for each in self.attempts]

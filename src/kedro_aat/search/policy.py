@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from kedro_aat.budget import Outcome
+from kedro_aat.budget import UNIT_WITHOUT_DROP, Outcome
 from kedro_aat.search.tactics import Ranking, Tactic
 from kedro_aat.validated import Settings
 
@@ -16,8 +16,6 @@ Count = Annotated[int, Field(ge=0, le=1_000_000)]
 # What a search looks for: the smallest model within budget, or the most accurate one at a given rate.
 Goal = Literal["size", "accuracy"]
 
-# Replaces a tolerated drop of zero as the unit of margins. In metric units.
-UNIT_WITHOUT_DROP = 0.01
 # A failed epoch counts as this many tolerated drops below the budget, as NNCF's `interpolate` assumes at rate 1.
 DROPS_BELOW_IF_FAILED = 20
 # Factor on the learning rate after an epoch that failed.

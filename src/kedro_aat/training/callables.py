@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,8 @@ class Evaluation:
         is_linearized: Whether the metric is no mean over examples, and the scores are its linearization: the metric
             plus each example's first-order influence on it.
         groups: Number of the group that each example belongs to, (N,), if examples of one group depend on each other.
+        also: Values of the guards (`budget.also`) by name: a number each, or one per class, (C,), which becomes the
+            numbers `NAME, class 0` and so on.
     """
 
     metric: float
@@ -47,6 +49,7 @@ class Evaluation:
     score_range: tuple[float, float] | None
     is_linearized: bool
     groups: Tensor | None
+    also: Mapping[str, float]
 
     def __init__(
         self,
@@ -56,14 +59,30 @@ class Evaluation:
         score_range: tuple[float, float] | None = None,
         is_linearized: bool = False,
         groups: Tensor | ArrayLike | None = None,
+        also: Mapping[str, Any] | None = None,
     ) -> None:
         tensors = {"scores": scores, "resampled": resampled, "groups": groups}
         fields = {name: None if values is None else _as_tensor(name, values) for name, values in tensors.items()}
         if score_range is None and (found := fields["scores"]) is not None and found.dtype is torch.bool:
             score_range = (0.0, 1.0)
         known = {"metric": metric, "score_range": score_range, "is_linearized": is_linearized}
-        for name, value in {**known, **fields}.items():
+        for name, value in {**known, **fields, "also": dict(_named_numbers(also or {}))}.items():
             object.__setattr__(self, name, value)  # as in any frozen dataclass
+
+
+def _named_numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The values by name, and those of a vector by name and class."""
+    for name, value in values.items():
+        try:
+            numbers = torch.as_tensor(value, dtype=torch.float64).cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise MetricError(f"{name} must be a number, or one per class, but: {error}") from None
+        if numbers.dim() > 1:
+            raise MetricError(f"{name} must be a number, or one per class, but has the shape {tuple(numbers.shape)}")
+        if numbers.dim() == 0:
+            yield name, numbers.item()
+        else:
+            yield from ((f"{name}, class {index}", number.item()) for index, number in enumerate(numbers))
 
 
 def _as_tensor(name: str, values: Any) -> Tensor:

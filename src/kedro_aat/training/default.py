@@ -20,11 +20,14 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
 from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
+from kedro_aat.training.device import pick_device
+from kedro_aat.training.guard_metrics import GuardMetrics
 from kedro_aat.training.guards.watchdog import WatchedLoader
 from kedro_aat.training.resampling import Bootstrap, Resampling, resampling_for
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
@@ -62,6 +65,7 @@ class DefaultTraining:
         seed: Seed of shuffling; `seed_everything` seeds everything else.
         teacher: The baseline, for distillation; moved like the model, and never trained.
         controller: The model's controller, whose cut copy of the model is trained and run in its place.
+        guards: Further metrics, which the validation function of `callables` returns too.
 
     Raises:
         DataError: If a split is empty, or inputs and targets differ in number.
@@ -77,6 +81,7 @@ class DefaultTraining:
         seed: int = 0,
         teacher: nn.Module | None = None,
         controller: ModelController | None = None,
+        guards: Sequence[GuardSettings] = (),
     ) -> None:
         if settings.num_threads is not None:
             torch.set_num_threads(settings.num_threads)
@@ -94,6 +99,7 @@ class DefaultTraining:
             self._loss.to(self.device)
         self._metric = settings.metric.build().to(self.device) if settings.metric else None
         self._scorer = scorer_for(self._metric)
+        self._guards = GuardMetrics(guards, self.device)
         self._scaler = self._new_scaler()
         self._num_parts = 1  # in which each training batch is computed
         self.observe: Callable[[Tensor, Tensor], object] | None = None  # sees outputs and targets of a validation
@@ -287,6 +293,7 @@ class DefaultTraining:
         compact = self._compact_model()
         forward = compact.model.eval() if compact else self._forward
         self._metric.reset()
+        self._guards.reset()
         scores: list[Tensor] = []
         with torch.no_grad():
             for inputs, labels in (part for batch in self.validation_batches() for part in self._parts(batch)):
@@ -295,6 +302,7 @@ class DefaultTraining:
                     self.observe(outputs, labels)
                 targets = labels.to(self.device, non_blocking=True)
                 self._metric.update(outputs, targets)
+                self._guards.update(outputs, targets)
                 if self._scorer is not None:
                     scores.append(self._scorer(outputs, targets))
                 if resampling is not None:
@@ -308,7 +316,9 @@ class DefaultTraining:
         in_parts = ("train_epoch", "sample_gradients", "adapt", *(() if validate else ("validate",)))
         return Callables(
             train_epoch=self._with_train_data(train) if train else self.train_epoch,
-            validate=bind_known(validate, data=self.validation_batches()) if validate else self.validate,
+            validate=bind_known(validate, data=self.validation_batches())
+            if validate
+            else self._guards.added_to(self.validate),
             configure_optimizers=bind_known(configure, model=self.model) if configure else self.configure_optimizers,
             early_stopping=own("early_stopping"),
             adapt=self.adapt if self._train_data is not None and self.settings.batch_norm_adaptation_batches else None,
@@ -382,13 +392,6 @@ class DefaultTraining:
             sampler = BatchSampler(sampler, size, drop_last)
             return loader(torch_dataset, sampler=sampler, batch_size=None, **options)
         return loader(torch_dataset, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is a GPU if there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _do_nothing(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:

@@ -9,8 +9,9 @@ from kedro_aat.errors import UnrepeatableError
 from kedro_aat.search.policy import Stop
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import load_or_next_best
+from kedro_aat.training.guard_metrics import guarded
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within
-from kedro_aat.training.runner import TrainingRunner
+from kedro_aat.training.runner import Evaluation, TrainingRunner
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ SPREADS = 3.0
 # A difference below this share of the tolerated drop is accepted as well: another processor, or a GPU whose sums have
 # no fixed order, may change the class of a few examples.
 NEGLIGIBLE = 0.1
+_RETURNED = "the returned model"  # in errors
 
 
 def finish(
@@ -52,7 +54,9 @@ def finish(
     if stop.best is None:
         runner.restore_model(checkpoints.load(0))
         runner.uncompress()
-        metric = budget.baseline if is_interrupted else runner.validate().metric
+        evaluation = Evaluation(budget.baseline) if is_interrupted else guarded(runner.validate(), budget, _RETURNED)
+        metric, guards = evaluation.metric, dict(evaluation.also)
+        reason += _broken_guard(history, budget)
     else:
         checkpoint = load_or_next_best(checkpoints, stop.best, history, budget, minimal_rate)
         best = history[checkpoint.number]
@@ -61,10 +65,10 @@ def finish(
             reason += f" Checkpoint {stop.best} is lost; the next best, {checkpoint.number}, is returned."
         if is_interrupted:
             runner.restore_model(checkpoint)
-            metric = best.metric
+            metric, guards = best.metric, best.guards
         else:
-            metric = _confirmed_metric(runner, checkpoint, best.metric, checkpoints, history, budget)
-        if budget.margin(metric) < 0:
+            metric, guards = _confirmed(runner, checkpoint, best, checkpoints, history, budget)
+        if budget.smallest_margin(metric, guards) < 0:
             others = [
                 row for row in history if minimal_rate <= row.requested_rate and row.achieved_rate < best.achieved_rate
             ]
@@ -82,17 +86,31 @@ def finish(
         metric=metric,
         achieved_rate=runner.achieved_rate,
         history=history,
+        guards=guards,
     )
 
 
-def _confirmed_metric(
+def _broken_guard(history: list[EpochRecord], budget: Budget) -> str:
+    """Which guard broke the model that came nearest, if its metric alone was within the budget; else empty."""
+    rows = [row for row in history if row.trained and row.metric is not None and budget.margin(row.metric) >= 0]
+    nearest = max(rows, key=lambda row: row.smallest_margin, default=None)
+    if nearest is None or nearest.keeps_guards:
+        return ""
+    guard = min(budget.also, key=lambda guard: guard.margin(nearest.guards[guard.name]) / guard.unit)
+    return (
+        f" The metric was within the budget, but not its guards: at a rate of {nearest.achieved_rate:.4f} {guard.name} "
+        f"was {nearest.guards[guard.name]:.4f}, where {guard.lowest_tolerated:.4f} is tolerated."
+    )
+
+
+def _confirmed(
     runner: TrainingRunner,
     returned: Checkpoint,
-    judged: float,
+    best: EpochRecord,
     checkpoints: RunCheckpoints,
     history: list[EpochRecord],
     budget: Budget,
-) -> float:
+) -> tuple[float, dict[str, float]]:
     """Restores and validates the model that is returned, and compares its metric with the one that it was judged by.
 
     Only if they differ, the initial state is validated again, to see whether validations repeat themselves. So nothing
@@ -101,22 +119,27 @@ def _confirmed_metric(
     Args:
         runner: The runner; it is left with the returned model.
         returned: Checkpoint of the model.
-        judged: Metric by which the model was chosen.
+        best: Its epoch, with the metric by which the model was chosen.
         checkpoints: Checkpoints of the run; the first one is of the initial state.
         history: All epochs; the first one is the validation of the initial state.
         budget: Budget of the run.
 
     Returns:
-        The metric: the worse of the two, if they differ.
+        The metric, the worse of the two if they differ, and likewise the guards.
 
     Raises:
         UnrepeatableError: If they differ by more than the noise of validations.
     """
     runner.restore_model(returned)
-    metric = runner.validate().metric
+    evaluation, judged = guarded(runner.validate(), budget, _RETURNED), best.metric
+    assert judged is not None  # a failed epoch is never the best
+    guards = {
+        guard.name: min(evaluation.also[guard.name], best.guards[guard.name], key=guard.margin) for guard in budget.also
+    }
+    metric = evaluation.metric
     difference = abs(metric - judged)
     if difference <= FLOAT32_ROUNDING * max(abs(metric), abs(judged)):
-        return metric
+        return metric, guards
     start, first = checkpoints.load(0), history[0].metric
     assert first is not None  # the first validation does not fail
     repeats = [first]
@@ -139,4 +162,4 @@ def _confirmed_metric(
         metric,
         max(spread, difference),
     )
-    return worse
+    return worse, guards

@@ -31,9 +31,10 @@ from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import load_or_next_best, records_of, search_state
 from kedro_aat.training.cost import ask_in_time
 from kedro_aat.training.ending import finish
+from kedro_aat.training.guard_metrics import guarded
 from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
-from kedro_aat.training.records import EpochRecord, FineTuned, best_within, epochs_used, pareto_front
+from kedro_aat.training.records import EpochRecord, FineTuned, best_within, epochs_used, margins_of, pareto_front
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
 from kedro_aat.training.scores import standard_error_of
 from kedro_aat.training.stopwatch import Stopwatch
@@ -210,7 +211,7 @@ def _try(
     try:
         loss = _prepare_and_train(runner, move, start)
         learning_rate = runner.learning_rate
-        evaluation = runner.validate()
+        evaluation = guarded(runner.validate(), budget, f"epoch {runner.cumulative_epoch_count}")
     except DivergedError as error:
         if not move.train:
             raise
@@ -222,8 +223,9 @@ def _try(
     state = policy.tell(state, seen)
     if move.train and seen.metric is not None:
         runner.update_learning_rate(seen.metric, loss)
+    margins = margins_of(evaluation.metric, evaluation.also, budget) if evaluation else {}
     record = EpochRecord(
-        **seen.model_dump(exclude={"early_stop"}),
+        **seen.model_dump(exclude={"early_stop"}) | margins,
         epoch=runner.cumulative_epoch_count,
         started_from=move.start_from,
         loss=loss,
@@ -278,13 +280,14 @@ def _judge(
         requested_rate = history[-1].requested_rate
     fully_compressed = controller.compression_stage() == CompressionStage.FULLY_COMPRESSED
     metric = evaluation.metric if evaluation else None
+    margin = budget.smallest_margin(evaluation.metric, evaluation.also) if evaluation else margin_if_failed(budget.drop)
     return EpochResult(
         checkpoint=len(history),
         trained=move.train,
         requested_rate=requested_rate,
         achieved_rate=rates.achieved_rate,
         metric=metric,
-        margin=margin_if_failed(budget.drop) if metric is None else budget.margin(metric),
+        margin=margin,
         standard_error=standard_error_of(baseline, evaluation) if evaluation else None,
         cost=runner.epoch_cost if move.train else 0.0,
         fully_compressed=fully_compressed,

@@ -76,6 +76,8 @@ class LoopProgress:
         """
         best = "none" if record.best_rate is None else f"{record.best_rate:.4f}"
         judged = "failed" if record.metric is None else f"metric {record.metric:.4f}  margin {record.margin:+.4f}"
+        if record.guard_margin is not None:
+            judged += f"  guards {record.guard_margin:+.4f}"
         line = f"rate {record.achieved_rate:.4f}  {judged}  best {best}"
         if self._bar is not None:
             self._bar.update(self._task, completed=num_used, line=line)
@@ -90,11 +92,13 @@ class LoopProgress:
         scalars = {
             "metric/validation": record.metric,
             "metric/margin": None if record.failed else record.margin,
+            "metric/guard_margin": record.guard_margin,
             "rate/requested": record.requested_rate,
             "rate/achieved": record.achieved_rate,
             "rate/best": record.best_rate,
             "training/loss": record.loss,
             "training/learning_rate": record.learning_rate,
+            **{f"guards/{name}": value for name, value in record.guards.items()},
         }
         for name, value in scalars.items():
             if value is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -40,6 +41,9 @@ class EpochRecord:
             are on disk.
         cost: What the epoch cost, as a share of an epoch of the uncompressed model, in [0, 1]; 0 for a validation.
         tactic: What the search chose beside the rate; None if it does not choose.
+        guards: Value of each guard on the validation split; empty if there are none, or the epoch failed.
+        guard_margin: Smallest margin of the guards, in units of the main metric; at least 0 if all are kept. None if
+            there are none, or the epoch failed.
     """
 
     checkpoint: int
@@ -59,19 +63,42 @@ class EpochRecord:
     seconds: float
     cost: float = 1.0
     tactic: Tactic | None = None
+    guards: dict[str, float] = field(default_factory=dict)
+    guard_margin: float | None = None
 
     @property
     def failed(self) -> bool:
         """Whether the loss or the metric was NaN or infinite."""
         return self.metric is None
 
+    @property
+    def smallest_margin(self) -> float:
+        """What the search was told: the margin, or that of the guards if it is smaller."""
+        return self.margin if self.guard_margin is None else min(self.margin, self.guard_margin)
+
+    @property
+    def keeps_guards(self) -> bool:
+        """Whether every guard is within its tolerated drop."""
+        return self.guard_margin is None or self.guard_margin >= 0
+
     def keeps(self, budget: Budget) -> bool:
-        """Whether the metric is within `budget`."""
-        return self.metric is not None and budget.margin(self.metric) >= 0
+        """Whether the metric is within `budget`, which may be another one than the run's, and the guards are kept."""
+        return self.metric is not None and budget.margin(self.metric) >= 0 and self.keeps_guards
 
     def plain(self) -> dict[str, object]:
         """Returns it as plain data, for a checkpoint."""
         return vars(self) | {"tactic": None if self.tactic is None else self.tactic.model_dump()}
+
+
+def margins_of(metric: float, guards: Mapping[str, float], budget: Budget) -> dict[str, Any]:
+    """The fields of an `EpochRecord` that say how far an epoch is from the budget and its guards.
+
+    Args:
+        metric: Metric of the epoch.
+        guards: Value of each guard.
+        budget: The budget with its guards.
+    """
+    return {"margin": budget.margin(metric), "guard_margin": budget.guard_margin(guards), "guards": dict(guards)}
 
 
 _RECORDS = TypeAdapter(list[EpochRecord])
@@ -106,6 +133,7 @@ class FineTuned:
             of an interrupted run, the best epoch's.
         achieved_rate: Rate of the model after the final load.
         history: All epochs.
+        guards: Value of each guard, measured together with the metric.
     """
 
     outcome: Outcome
@@ -114,19 +142,22 @@ class FineTuned:
     metric: float
     achieved_rate: float
     history: list[EpochRecord] = field(repr=False)
+    guards: dict[str, float] = field(default_factory=dict)
 
 
 def pareto_front(history: list[EpochRecord], available: Collection[int]) -> set[int]:
     """Numbers of the available checkpoints that no other one beats in both rate and metric, within budget or not.
 
-    Models for other budgets are read off this front. If it has more than `MAX_ON_PARETO_FRONT` checkpoints, those that
-    lie closest to their neighbors in size are left out.
+    A checkpoint that breaks a guard is on no front, because it suits no budget of the metric. Models for other budgets
+    are read off this front. If it has more than `MAX_ON_PARETO_FRONT` checkpoints, those that lie closest to their
+    neighbors in size are left out.
 
     Args:
         history: All epochs of the search.
         available: Numbers of the checkpoints on disk.
     """
     rows = [row for row in history if row.checkpoint in available and row.fully_compressed and not row.failed]
+    rows = [row for row in rows if row.keeps_guards]
     front: list[EpochRecord] = []
     for row in sorted(rows, key=lambda row: (-row.achieved_rate, -row.margin)):
         if not front or row.margin > front[-1].margin:

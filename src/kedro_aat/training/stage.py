@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from kedro_aat.budget import Budget, BudgetSettings, Outcome
+from kedro_aat.budget import Budget, DropSettings, GuardSettings, Outcome
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import InterruptedRunError
 from kedro_aat.search import Policy
@@ -18,7 +18,8 @@ from kedro_aat.search.policy import Goal, updated
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.data import Data, data_fingerprint, example_count
-from kedro_aat.training.default import DefaultTraining, pick_device
+from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.device import pick_device
 from kedro_aat.training.identity import fingerprint
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
@@ -48,6 +49,7 @@ class SearchStage:
         ingredients: The same with the defaults, which is written beside the run.
         goal: What the search looks for; for `accuracy`, the lowest and the highest rate are equal.
         learning_rate_factor: Factor on all learning rates of `training`, above 0.
+        guards: Further metrics, whose tolerated drops are in `also` of the budget.
     """
 
     policy: Policy
@@ -60,6 +62,7 @@ class SearchStage:
     ingredients: Mapping[str, Any]
     goal: Goal = "size"
     learning_rate_factor: float = 1.0
+    guards: tuple[GuardSettings, ...] = ()
 
     def run(
         self,
@@ -71,7 +74,7 @@ class SearchStage:
         budget: Budget,
         store: CheckpointStore,
         writer_of: WriterOf,
-        choice: BudgetSettings | None = None,
+        choice: DropSettings | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> SearchStageResult:
         """Fine-tunes the controller's model, and leaves it on the CPU at the best rate within budget.
@@ -85,7 +88,8 @@ class SearchStage:
             budget: Accuracy budget.
             store: Checkpoint store that keeps the run; the same call continues it.
             writer_of: Makes a TensorBoard writer.
-            choice: Another budget, for which a model is read off the Pareto front of the run without training.
+            choice: Another tolerated drop, for which a model is read off the Pareto front of the run without training;
+                the guards are the run's.
             stopwatch: Measures the stage since it began; None if it begins with this call.
 
         Raises:
@@ -104,6 +108,7 @@ class SearchStage:
             seed=self.seed,
             teacher=None if self.training.teaching is None else copy.deepcopy(teacher),
             controller=controller,
+            guards=self.guards,
         )
         controller.steps_per_epoch = training.steps_per_epoch
         runner = TrainingRunner(
@@ -137,7 +142,8 @@ class SearchStage:
                 finally:
                     stopwatch.save()
             else:
-                budget = choice.budget(budget.baseline, higher_is_better=budget.higher_is_better)
+                drop = choice.drop_from(budget.baseline, higher_is_better=budget.higher_is_better)
+                budget = Budget.model_validate(budget.model_dump() | {"kind": choice.kind, "drop": drop})
                 result = choose(runner, self.policy, budget, checkpoints)
                 stopwatch.resume(checkpoints.folder, result.history, is_over=True)
         if result.outcome is Outcome.INTERRUPTED:

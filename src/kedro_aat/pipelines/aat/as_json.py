@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, RootModel
 
+from kedro_aat.delivery.certificate_result import CertificateResult
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
-    CertificateResult,
     ExportResult,
     LaterSearchResult,
     SearchResult,

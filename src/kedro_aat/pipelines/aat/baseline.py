@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from kedro_aat.config import AatSettings
+from kedro_aat.delivery.guard_results import GuardResult
 from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, MetricInfo, SplitSizes
 
 if TYPE_CHECKING:
@@ -66,11 +67,12 @@ def evaluate_baseline(
     seed_everything(settings.seed)
     # A copy, because the model may be moved to another device and memory format.
     model = copy.deepcopy(model)
-    training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed)
+    guards = settings.budget.also
+    training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed, guards=guards)
     finished = FinishedSteps(
         checkpoint_store.root / "finished_steps" if checkpoint_store else None,
         validation_data=data_fingerprint(validation_data),
-        training=training_inputs(settings.training),
+        training=training_inputs(settings.training, guards),
         seed=settings.seed,
     )
     validate, batch_size = training.callables().validate, settings.training.batch_size
@@ -86,8 +88,10 @@ def evaluate_baseline(
 
     evaluation = finished.result("baseline", MetricValues, validated, model).evaluation()
     finished.remove_others(NUM_OTHER_BASELINES)
-    budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)
+    budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better, also=evaluation.also)
     logger.info("Baseline metric %.4f; lowest tolerated %.4f", evaluation.metric, budget.lowest_tolerated)
+    for guard in budget.also:
+        logger.info("Guard %s %.4f; lowest tolerated %.4f", guard.name, guard.baseline, guard.lowest_tolerated)
     values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}
     scores = {name: [] if value is None else value.tolist() for name, value in values.items()}
     sizes = SplitSizes(training=example_count(train_data), validation=example_count(validation_data))
@@ -110,5 +114,6 @@ def evaluate_baseline(
         forecast=expected.forecast,
         expected_certificate=expected.words,
         examples=sizes,
+        guards=[GuardResult.model_validate(guard) for guard in budget.also],
     )
     return result, pd.DataFrame(scores, dtype="float64")

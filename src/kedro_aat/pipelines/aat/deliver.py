@@ -6,9 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from kedro_aat.config import AatSettings
+from kedro_aat.delivery.certificate_result import CertificateResult
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
-    CertificateResult,
     ExportResult,
     LaterSearchResult,
     SearchResult,
@@ -101,7 +101,7 @@ def export_model(
     finished = FinishedSteps(
         checkpoint_store.root / search_result.run / "finished_steps",
         validation_data=data_fingerprint(validation_data),
-        training=training_inputs(settings.training),
+        training=training_inputs(settings.training, settings.budget.also),
         # The objective and the limits choose among results that do not depend on them.
         export=settings.export.model_dump(mode="json", exclude={"objective", "limits"}),
     )
@@ -116,6 +116,7 @@ def export_model(
         search_result.reason,
         finished,
         settings.goal,
+        settings.budget.also,
     )
     finished.remove_others()
     if exported is None:
@@ -161,6 +162,7 @@ def certify_model(
         certificate_ledger,
         alpha=settings.certificate.alpha,
         score_range=settings.certificate.score_range,
+        guards=settings.budget.also,
     )
     logger.info("%s", verdict.words)
     return verdict.result

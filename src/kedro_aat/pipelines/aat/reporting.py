@@ -6,10 +6,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from kedro_aat.config import AatSettings
+from kedro_aat.delivery.certificate_result import CertificateResult
 from kedro_aat.delivery.environment import DistillationSummary
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
-    CertificateResult,
     ExportResult,
     LaterSearchResult,
     SearchResult,

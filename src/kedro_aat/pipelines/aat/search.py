@@ -152,6 +152,7 @@ def finetune_adaptively(
         identity=settings.searched(),
         ingredients=settings.searched(defaults=True),
         goal=settings.goal,
+        guards=settings.budget.also,
     )
     ended = stage.run(
         controller,
@@ -252,6 +253,7 @@ def finetune_later_stage(
         identity=settings.searched("second_stage", name),
         ingredients=settings.searched("second_stage", name, defaults=True),
         goal=settings.goal,
+        guards=settings.budget.also,
     )
     logger.info("%s: %s", name.replace("_", " ").capitalize(), later.compression.algorithm)
     ended = stage.run(
@@ -366,6 +368,7 @@ def _search_result(
         best_checkpoint=best.checkpoint if best else None,
         device=ended.device,
         run=ended.run,
+        guards=fine_tuned.guards,
     )
 
 

@@ -165,6 +165,7 @@ def _save_first(
 ) -> None:
     """Saves checkpoint 0 again: the initial model, which the runner still has."""
     known = {name: value for name, value in vars(row).items() if name in EpochResult.model_fields}
+    known["margin"] = row.smallest_margin  # what the policy was told
     state = policy.tell(policy.initial(problem), EpochResult(**known))
     runner.reset_training()
     saved = {"search": state.model_dump_json(), "history": [row.plain()]}

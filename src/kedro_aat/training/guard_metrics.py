@@ -1,0 +1,64 @@
+"""Guard metrics: computed on the outputs of each validation, and required of each evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.budget import Budget, GuardSettings
+from kedro_aat.training.callables import Evaluation
+
+
+class GuardMetrics:
+    """The guards' metrics during a validation.
+
+    Args:
+        guards: Settings of the guards; those without a metric are left to the user's function.
+        device: Device of outputs and targets.
+    """
+
+    def __init__(self, guards: Sequence[GuardSettings], device: torch.device) -> None:
+        self._metrics: dict[str, Any] = {
+            guard.label: guard.metric.build().to(device) for guard in guards if guard.metric is not None
+        }
+
+    def reset(self) -> None:
+        """Begins a validation."""
+        for metric in self._metrics.values():
+            metric.reset()
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Adds a batch of outputs (B, ...) and targets (B, ...)."""
+        for metric in self._metrics.values():
+            metric.update(outputs, targets)
+
+    def added_to(self, validate: Callable[..., Evaluation]) -> Callable[..., Evaluation]:
+        """The validation function with the guards' values in `also`; itself if there are no guards."""
+        if not self._metrics:
+            return validate
+
+        @wraps(validate)
+        def with_guards(model: nn.Module, epoch: int | None = None) -> Evaluation:
+            evaluation = validate(model, epoch)
+            return replace(evaluation, also={name: metric.compute() for name, metric in self._metrics.items()})
+
+        return with_guards
+
+
+def guarded(evaluation: Evaluation, budget: Budget, what: str) -> Evaluation:
+    """The evaluation with the values of the budget's guards alone.
+
+    Args:
+        evaluation: What a validation function returned.
+        budget: The budget with its guards.
+        what: What was validated, for errors.
+
+    Raises:
+        MetricError: If a guard's value is missing; `DivergedError` if it is NaN or infinite.
+    """
+    return replace(evaluation, also=budget.guard_values(evaluation.also, what))
