@@ -20,7 +20,7 @@ from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining, pick_device
-from kedro_aat.training.identity import fingerprint
+from kedro_aat.training.identity import fingerprint, ingredients_of
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.random_state import seed_everything
@@ -120,9 +120,13 @@ class SearchStage:
             "train_data": data_fingerprint(train_data),
             "validation_data": data_fingerprint(validation_data),
         }
+        named = (self.training.loss, self.training.metric, self.training.optimizer, self.training.scheduler)
+        objects = [*vars(runner.callables).values(), *(each.load() for each in named if each is not None)]
+        more, packages = ingredients_of(objects, [controller.model], teacher, baseline.metric)
+        identity |= more
         opened = store.open(
             identity,
-            ingredients=identity | {"settings": dict(self.ingredients)},
+            ingredients=identity | {"settings": dict(self.ingredients), "packages": packages},
             after_upgrade=self.training.after_upgrade,
         )
         with opened as checkpoints:
