@@ -35,19 +35,21 @@ class ContentHash:
     """A hash of values, one after another, none of which is kept.
 
     Tensors, arrays, images, numbers and texts count by content, containers by their items, and other objects by their
-    class and attributes. Private attributes are an object's own business (a cache, an open file) and do not count,
-    unless their name is that of an argument of the class.
+    class and attributes.
 
     Args:
         file_hash: What is hashed of a file that a path or text in a value names; None to hash the text alone.
+        private: Whether all private attributes count. They may be a cache or an open file, so that usually only those
+            count whose name is that of an argument of the class.
 
     Attributes:
         code: Functions and classes that the values name; see `sources`.
     """
 
-    def __init__(self, file_hash: FileHash | None = None) -> None:
+    def __init__(self, file_hash: FileHash | None = None, *, private: bool = False) -> None:
         self._digest = hashlib.blake2b(digest_size=16)
         self._file_hash = file_hash
+        self._private = private
         self._seen: dict[int, tuple[int, object]] = {}  # objects by id, kept alive so that no id is used twice
         self.code: list[Any] = []
 
@@ -81,9 +83,14 @@ class ContentHash:
         elif isinstance(value, set | frozenset):
             self._text(f"set {sorted(map(repr, value))}")
         elif hasattr(value, "__array_interface__") or hasattr(value, "__array__"):  # such as images and tables
-            self._array(np.asarray(value))
+            try:
+                array = np.asarray(value)
+            except Exception:  # it has no array after all
+                return self._object(value)
+            self._array(array)
         else:
             self._object(value)
+        return None
 
     def _items(self, values: Any) -> None:
         for value in values:
@@ -127,12 +134,12 @@ class ContentHash:
                 self._text("" if _ADDRESS.search(text := repr(value)) else text)
             if isinstance(value, torch.fx.GraphModule | torch.jit.ScriptModule):
                 self._text(value.code)  # which is in no file
-            for name, each in attributes_of(value):
+            for name, each in _attributes_of(value, self._private):
                 self._text(name)
                 self.add(each)
 
 
-def attributes_of(value: object) -> Iterator[tuple[str, Any]]:
+def _attributes_of(value: object, private: bool) -> Iterator[tuple[str, Any]]:
     """The attributes of an object that say what it computes, in a fixed order."""
     slots = {name for kind in type(value).__mro__ for name in _slots(kind)}
     attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
@@ -140,7 +147,7 @@ def attributes_of(value: object) -> Iterator[tuple[str, Any]]:
     for name in sorted(attributes, key=str):
         if isinstance(value, nn.Module) and name in _OF_ANY_MODULE:
             continue
-        if name.startswith("_"):
+        if name.startswith("_") and not private:
             arguments = _arguments(type(value)) if arguments is None else arguments
             if name.lstrip("_") not in arguments:
                 continue

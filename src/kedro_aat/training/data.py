@@ -120,9 +120,11 @@ def _hash_of_examples(dataset: Examples) -> str:
     if not are_same:
         _warn_that_they_differ(f"{type(dataset).__module__}.{type(dataset).__qualname__}")
         return f"{known}-{_description(dataset, known_hash)}"
-    # Kedro hands each node a copy. Size and time of files and what the examples look like tell it from other data.
-    key = f"{size} {seen} {_description(dataset, size_and_time)}"
-    if key not in _KNOWN:
+    # Kedro hands each node a copy. All attributes, and size and time of the files, tell it from other data.
+    key = ""
+    with suppress(Exception):  # private attributes may hold anything
+        key = f"{size} {seen} {_description(dataset, size_and_time, private=True)}"
+    if not key or key not in _KNOWN:
         if seconds > NOTEWORTHY_SECONDS:
             logger.info(
                 "Reading all %d examples once, to identify the data: about %.0f s. A dataset with an attribute or "
@@ -149,7 +151,9 @@ def _sample(dataset: Examples, seed: int) -> list[Any]:
 def _hash_of_first_versions(sample: list[Any]) -> str:
     """What versions before 0.2.0 had for the whole split, so that their runs are recognized."""
     with suppress(TypeError, ValueError, RuntimeError):  # they knew no dictionaries and no texts
-        return hash_tensors(enumerate(torch.as_tensor(np.asarray(part)) for example in sample for part in example))
+        return hash_tensors(
+            enumerate(torch.as_tensor(np.asarray(part).copy()) for example in sample for part in example)
+        )
     return ""
 
 
@@ -159,9 +163,9 @@ def _hash(value: Any) -> str:
     return content.hexdigest()
 
 
-def _description(dataset: Examples, file_hash: FileHash) -> str:
+def _description(dataset: Examples, file_hash: FileHash, *, private: bool = False) -> str:
     """Hash of a dataset's class, with its source, and of its attributes."""
-    content = ContentHash(file_hash)
+    content = ContentHash(file_hash, private=private)
     content.add(dataset)
     return content.with_sources()
 

@@ -36,6 +36,7 @@ class SourceText:
 
 
 def source_text(file: str | None) -> SourceText | None:
+    """What a file or cell defines, as it is now; None if it is no Python, and nothing if it cannot be read."""
     if file is None:
         return None
     linecache.checkcache(file)
@@ -101,6 +102,7 @@ def _root(node: ast.AST) -> str:
 
 @functools.lru_cache(maxsize=8192)
 def unparsed(node: ast.AST) -> str:
+    """The source of a node in one layout, without comments."""
     return ast.unparse(node)
 
 
@@ -117,6 +119,8 @@ def mentions(node: ast.AST) -> tuple[tuple[str, ...], tuple[tuple[int, str], ...
                 imported += [(0, alias.name) for alias in aliases]
             case ast.ImportFrom(module=module, names=aliases, level=level):
                 imported.append((level, module or ""))
+                if module or level:  # what is imported from a package may be one of its modules
+                    imported += [(level, f"{module}.{alias.name}" if module else alias.name) for alias in aliases]
                 names |= dict.fromkeys(alias.name for alias in aliases)
     return tuple(names), tuple(imported)
 
@@ -129,6 +133,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def names_in(code: CodeType) -> list[str]:
+    """Names that code mentions, of globals, attributes and variables of the functions around it."""
     return [name for each in _codes(code) for name in (*each.co_names, *each.co_freevars)]
 
 
@@ -143,6 +148,8 @@ def stored_by(code: CodeType) -> list[str]:
 
 
 def bytecode(code: CodeType) -> str:
+    """What code does, for functions without source; the same in every process of the same Python."""
+
     def text(constant: Any) -> str:
         if isinstance(constant, frozenset):  # in another order in each process
             return str(sorted(map(repr, constant)))

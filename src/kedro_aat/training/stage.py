@@ -120,8 +120,7 @@ class SearchStage:
             "train_data": data_fingerprint(train_data),
             "validation_data": data_fingerprint(validation_data),
         }
-        named = (self.training.loss, self.training.metric, self.training.optimizer, self.training.scheduler)
-        objects = [*vars(runner.callables).values(), *(each.load() for each in named if each is not None)]
+        objects = [*vars(runner.callables).values(), *self.training.named_objects]
         more, packages = ingredients_of(objects, [controller.model], teacher, baseline.metric)
         identity |= more
         opened = store.open(

@@ -5,6 +5,7 @@ Weights and data are computed without random numbers, so that they are the same 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,9 @@ def search(
     choice: BudgetSettings | None = None,
     time_limit: float | None = None,
     compression: dict[str, Any] | None = None,
+    net: nn.Module | None = None,
+    train: Any = None,
+    baseline: float = BASELINE,
     **training: Any,
 ) -> Ended:
     """Runs the search, or continues it.
@@ -113,6 +117,9 @@ def search(
         choice: Another budget, for which a model is chosen without training.
         time_limit: Seconds for the search; None for no limit.
         compression: Settings of the algorithm; None for the default.
+        net: Another network; it stays as it is.
+        train: Another training split.
+        baseline: Metric of the uncompressed model.
         **training: Settings of the training that differ from `SETTINGS`.
     """
     changes = {
@@ -131,7 +138,10 @@ def search(
         identity=settings.identity(settings.SEARCHED),
         ingredients=settings.identity(settings.SEARCHED, defaults=True),
     )
-    controller: ModelController = build_controller(network(), settings.compression, example_input=split(2)["inputs"])
+    net = network() if net is None else net
+    controller: ModelController = build_controller(
+        copy.deepcopy(net), settings.compression, example_input=split(2)["inputs"]
+    )
     trained: list[int] = []
 
     class Writer(NoWriter):
@@ -143,11 +153,11 @@ def search(
 
     ended = stage.run(
         controller,
-        network(),
-        split(48),
+        net,
+        split(48) if train is None else train,
         split(24),
-        Evaluation(BASELINE),
-        settings.budget.budget(BASELINE, higher_is_better=True),
+        Evaluation(baseline),
+        settings.budget.budget(baseline, higher_is_better=True),
         CheckpointStore(root),
         lambda run, next_epoch: Writer(),
         choice,
