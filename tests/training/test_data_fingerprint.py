@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from kedro_aat.datasets.images import ImageFolderDataset
 from kedro_aat.errors import DataError
@@ -34,7 +34,7 @@ def forget() -> Iterator[None]:
     contents._hash_file.cache_clear()
 
 
-class Listed:
+class Listed(Dataset[Any]):
     """A dataset of examples in a list, which counts how often one is read."""
 
     num_read = 0
@@ -277,7 +277,7 @@ def test_contents_of_files_count_wherever_they_lie(images: Path, monkeypatch: py
     assert data_fingerprint(folder_of(moved, size=3)) != before
     assert data_fingerprint(folder_of(moved, channels=3)) != before
     hashed: list[Path] = []
-    monkeypatch.setattr(contents, "hash_file", lambda path: hashed.append(path) or "")
+    monkeypatch.setattr(contents, "hash_file", hashed.append)
     data_fingerprint(folder_of(moved))
     assert not hashed  # they have the same size and time
     monkeypatch.undo()

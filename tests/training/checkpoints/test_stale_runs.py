@@ -119,11 +119,12 @@ def test_a_changed_comment_is_the_same_run(run: Run) -> None:
 @pytest.mark.parametrize("part", ["optimizer", "validate", "metric"])
 def test_the_users_optimizer_metric_and_functions_count(part: str, run: Run) -> None:
     more = "\nfrom torchmetrics.classification import MulticlassAccuracy\nclass Metric(MulticlassAccuracy):\n    pass\n"
-    settings: dict[str, Any] = {
+    all_settings: dict[str, dict[str, Any]] = {
         "optimizer": {"optimizer": {"class_path": "mine.SGD", "init_args": {"lr": 0.05}}},
         "validate": {"validate": "mine.validate", "metric": None, "higher_is_better": True},
         "metric": {"metric": {"class_path": "mine.Metric", "init_args": {"num_classes": 3, "average": "micro"}}},
-    }[part]
+    }
+    settings = all_settings[part]
     old, new = {
         "optimizer": ("SGD):\n    pass", "SGD):\n    more = 1"),
         "validate": (".mean()", ".mean() * 1"),
@@ -164,7 +165,7 @@ def test_the_baseline_counts(run: Run, caplog: pytest.LogCaptureFixture) -> None
     class Scaled(nn.Sequential):
         factor = 1.0
 
-    nets = [Scaled(*network()), Scaled(*network())]
+    nets = [Scaled(*network().children()), Scaled(*network().children())]
     nets[1].factor = 2.0  # in no state_dict
     caplog.clear()
     assert len({run(net=net).folder for net in nets}) == 2

@@ -60,7 +60,8 @@ def _changes_since(record: RunRecord, new: Mapping[str, Any]) -> tuple[list[str]
     old = record.ingredients
     keys = {key for key in {*old, *new} if old.get(key) != new.get(key) and (key in old or not record.records_less)}
     keys -= {"packages"}
-    changes, settings = [], []
+    changes: list[str] = []
+    settings: list[str] = []
     if "sources" in keys:
         keys.discard("functions")
         changes += _sources(old.get("sources") or {}, new.get("sources") or {})
