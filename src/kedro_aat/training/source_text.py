@@ -6,6 +6,7 @@ import ast
 import dis
 import functools
 import linecache
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,15 @@ def source_text(file: str | None) -> SourceText | None:
     """What a file or cell defines, as it is now; None if it is no Python, and nothing if it cannot be read."""
     if file is None:
         return None
+    try:
+        stat = os.stat(file)
+    except OSError:  # a cell of a notebook
+        return _parsed("".join(linecache.getlines(file)))
+    return _read(file, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(file: str, size: int, time: int) -> SourceText | None:
     linecache.checkcache(file)
     return _parsed("".join(linecache.getlines(file)))
 

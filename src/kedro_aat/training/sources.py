@@ -121,7 +121,7 @@ class _Walk:
             if not _has_file(module):  # its constants are found in no file
                 mentioned = set(names_in(thing.__code__))
                 named = {name: value for name, value in scope.items() if name in mentioned or name in cells}
-            stored = set(stored_by(thing.__code__))
+            stored = set(stored_by(thing.__code__)) if named else set()
             self._values(
                 path, sorted((name, value) for name, value in named.items() if name not in stored and _is_plain(value))
             )
