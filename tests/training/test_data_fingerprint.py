@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from kedro_aat.datasets.images import ImageFolderDataset
 from kedro_aat.errors import DataError
+from kedro_aat.tensors import hash_file
 from kedro_aat.training import contents, data
 from kedro_aat.training.data import data_fingerprint
 
@@ -31,7 +33,7 @@ def forget() -> Iterator[None]:
     yield
     data._KNOWN.clear()
     data._warn_that_they_differ.cache_clear()
-    contents._hash_file.cache_clear()
+    contents._FILES.clear()
 
 
 class Listed(Dataset[Any]):
@@ -283,6 +285,34 @@ def test_contents_of_files_count_wherever_they_lie(images: Path, monkeypatch: py
     monkeypatch.undo()
     image(200).save(moved / "b" / "01.png")
     assert data_fingerprint(folder_of(moved)) != before
+
+
+def test_hashes_of_files_are_kept_for_other_processes(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in images.rglob("*.png"):
+        os.utime(path, (1, 1))
+    kept = tmp_path / "hashes.json"
+    before = data_fingerprint(folder_of(images), kept)
+    contents._FILES.clear()  # another process
+    hashed: list[Path] = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return hash_file(path)
+
+    monkeypatch.setattr(contents, "hash_file", counted)
+    assert data_fingerprint(folder_of(images), kept) == before
+    assert not hashed
+    for damaged in ("", "[]", '{"a": 1}', '{"a": [1, 2]}'):
+        kept.write_text(damaged)
+        contents._FILES.clear()
+        assert data_fingerprint(folder_of(images), kept) == before
+    image(200).save(images / "b" / "01.png")  # too lately for its hash to be kept
+    assert data_fingerprint(folder_of(images), kept) != before
+    assert len(hashed) == 4 * 40 + 1
+    assert json.loads(kept.read_text())[str(images / "b" / "01.png")][1] == 10**9  # it changed too late to be kept
+    assert data_fingerprint(folder_of(images), tmp_path / "no" / "such" / "folder.json") != before
 
 
 def test_augmentation_of_files_needs_no_warning(images: Path, caplog: pytest.LogCaptureFixture) -> None:

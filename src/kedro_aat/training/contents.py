@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -19,11 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kedro_aat.errors import StorageError
+from kedro_aat.storage import replacing
 from kedro_aat.tensors import hash_file, tensor_bytes
 from kedro_aat.training.sources import sources_of
 
 FileHash = Callable[[str], object]
 
+_FILES: dict[str, list[Any]] = {}  # size, time in nanoseconds and hash of each file
+_TICK = 2_000_000_000  # nanoseconds; the times of some file systems are no finer
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in the text of an object that has no text of its own
 _PLAIN = (bool, int, float, complex, str, bytes, Enum, torch.dtype, torch.device)
 _NAMED = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
@@ -171,8 +177,11 @@ def _arguments(kind: type) -> set[str]:
 
 def known_hash(path: str) -> str:
     """The hash of a file's contents, which is computed once as long as its size and its time do not change."""
-    stat = os.stat(path)
-    return _hash_file(path, stat.st_size, stat.st_mtime_ns)
+    path, now = os.path.abspath(path), [*size_and_time(path)]
+    known = _FILES.get(path)
+    if known is None or known[:2] != now:
+        known = _FILES[path] = [*now, hash_file(Path(path))]
+    return str(known[2])
 
 
 def size_and_time(path: str) -> tuple[int, int]:
@@ -181,6 +190,28 @@ def size_and_time(path: str) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-@functools.lru_cache(maxsize=2**18)
-def _hash_file(path: str, size: int, time: int) -> str:
-    return hash_file(Path(path))
+@contextmanager
+def kept_hashes(file: Path | None) -> Iterator[None]:
+    """Has `known_hash` know what earlier processes have computed, and keeps what is new.
+
+    Args:
+        file: A JSON file, which need not exist; None keeps nothing.
+    """
+    kept: dict[str, list[Any]] = {}
+    if file is not None:
+        with suppress(OSError, ValueError, TypeError, AttributeError):  # missing or damaged: they are computed again
+            kept = {path: [int(size), int(time_), str(known)] for path, (size, time_, known) in _read(file).items()}
+    for path, each in kept.items():
+        _FILES.setdefault(path, each)
+    yield
+    # A file that was written just now may be written again without another time.
+    latest = time.time_ns() - _TICK
+    new = {path: each for path, each in _FILES.items() if kept.get(path) != each and each[1] < latest}
+    if file is not None and new:
+        with suppress(StorageError), replacing(file) as written:
+            written.write_text(json.dumps(kept | new))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

@@ -18,7 +18,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from kedro_aat.errors import DataError
 from kedro_aat.tensors import hash_tensors, mark_made_up, synthetic_like
-from kedro_aat.training.contents import ContentHash, FileHash, known_hash, size_and_time
+from kedro_aat.training.contents import ContentHash, FileHash, kept_hashes, known_hash, size_and_time
 from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def example_count(data: Data) -> int:
     return len(as_dataset(data, "given"))
 
 
-def data_fingerprint(data: Data) -> str:
+def data_fingerprint(data: Data, kept: Path | None = None) -> str:
     """Hash that identifies a split, with the number of its examples for a dataset.
 
     It is that of all examples, which are read once in a process. Instead, it is
@@ -91,6 +91,10 @@ def data_fingerprint(data: Data) -> str:
     - for a dataset that tells its files (`files` or `samples`, a list of paths or of tuples with one): their contents,
       and the dataset's class and attributes,
     - for examples that differ when they are read twice: the dataset's class and attributes, with a warning.
+
+    Args:
+        data: The split.
+        kept: File that keeps the hashes of files for other processes; None if there is none.
 
     Raises:
         DataError: If the split is empty, or its `fingerprint` is neither text nor a number.
@@ -104,7 +108,8 @@ def data_fingerprint(data: Data) -> str:
         return f"{len(dataset)}-given-{_hash(_stated(given() if callable(given) else given))}"
     before = rng_state()
     try:
-        return _hash_of_examples(dataset)
+        with kept_hashes(kept):
+            return _hash_of_examples(dataset)
     finally:
         set_rng_state(before)
 

@@ -117,8 +117,8 @@ class SearchStage:
             "settings": dict(self.identity),
             "model": fingerprint(controller.model),
             "teacher": fingerprint(teacher) if self.training.distillation else None,
-            "train_data": data_fingerprint(train_data),
-            "validation_data": data_fingerprint(validation_data),
+            "train_data": data_fingerprint(train_data, store.file_hashes),
+            "validation_data": data_fingerprint(validation_data, store.file_hashes),
         }
         objects = [*vars(runner.callables).values(), *self.training.named_objects]
         more, packages = ingredients_of(objects, [controller.model], teacher, baseline.metric)

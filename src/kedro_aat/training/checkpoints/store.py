@@ -3,6 +3,7 @@
     root/<run>/run.json                    identity of the run, all its settings, and the version that wrote it
     root/<run>/checkpoint-000012/          one folder per checkpoint; see `files`
     root/<run>/finished                    the search has ended
+    root/file_hashes.json                  hashes of the data's files, if the data tell them
 
 A checkpoint is written under a temporary name, flushed to disk and renamed. A torn or damaged one is skipped with a
 warning.
@@ -47,6 +48,11 @@ class CheckpointStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = local_path(root)
+
+    @property
+    def file_hashes(self) -> Path:
+        """File that keeps the hashes of the data's files."""
+        return self.root / "file_hashes.json"
 
     def open(
         self,
