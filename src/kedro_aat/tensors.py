@@ -74,8 +74,16 @@ def hash_tensors(named: Iterable[tuple[object, Tensor]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in named:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Returns the bytes of a tensor's values, in the order of its dimensions."""
+    dense = tensor.detach().cpu()
+    dense = dense if dense.layout is torch.strided else dense.to_dense()
+    data: memoryview = dense.contiguous().flatten().view(torch.uint8).numpy().data
+    return data
 
 
 def mark_made_up(values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +44,23 @@ def test_the_scripted_run_changes_direction_and_finds_a_rate(tmp_path: Path) -> 
 # --- interruptions -----------------------------------------------------------------------------------------
 
 
-def interrupting(
-    subject: ScriptedLoop, number: int | None = None, interrupt: Callable[[], None] | None = None
-) -> Callable[..., float | None]:
+@dataclass
+class Interrupting:
     """The subject's training function, interrupted in the middle of its `number`-th call.
 
-    A run is identified by the source of its functions, so the resumed run must use this function, too.
+    A run is identified by the source of its functions, so the resumed run must use this class, too; the attributes of
+    an object, which may change while it runs, do not count.
     """
 
-    def train(controller: Any, model: ScriptedModel, epoch: int, **more: Any) -> float | None:
-        loss = subject.train(controller, model, epoch, **more)
-        if interrupt is not None and subject.num_trained == number:
-            interrupt()
-        return loss
+    subject: ScriptedLoop
+    number: int | None = None
+    interrupt: Callable[[], None] | None = None
 
-    return train
+    def __call__(self, controller: Any, model: ScriptedModel, epoch: int, **more: Any) -> float | None:
+        loss = self.subject.train(controller, model, epoch, **more)
+        if self.interrupt is not None and self.subject.num_trained == self.number:
+            self.interrupt()
+        return loss
 
 
 def press_ctrl_c() -> None:
@@ -97,7 +100,7 @@ def test_an_interrupted_run_returns_its_best_model_and_resumes_as_if_uninterrupt
 
     torch.manual_seed(0)
     first = ScriptedLoop(params=PATIENT)
-    first.run(tmp_path / "parts", train=interrupting(first, number, interrupt), configure=scheduled(first))
+    first.run(tmp_path / "parts", train=Interrupting(first, number, interrupt), configure=scheduled(first))
     assert first.loop.outcome is Outcome.INTERRUPTED
     assert [record.epoch for record in first.trained] == list(range(1, number))
     assert_same_state(first.model, best_after[number - 1])
@@ -105,13 +108,32 @@ def test_an_interrupted_run_returns_its_best_model_and_resumes_as_if_uninterrupt
 
     torch.manual_seed(1)  # the resumed run restores its own random state
     second = ScriptedLoop(params=PATIENT)
-    second.run(tmp_path / "parts", train=interrupting(second), configure=scheduled(second))
+    second.run(tmp_path / "parts", train=Interrupting(second), configure=scheduled(second))
     assert second.num_trained == whole.num_trained - (number - 1)
     assert second.loop.outcome is whole.loop.outcome is Outcome.WITHIN_BUDGET
     assert second.trajectory == whole.trajectory
     assert_same_state(second.model, state_of(whole.model))
     assert second.learning_rates == whole.learning_rates[number - 1 :]
     assert len(list((tmp_path / "parts").iterdir())) == 1
+
+
+def test_another_learning_rate_or_baseline_is_another_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def interrupted(lr: float, baseline: float = BASELINE) -> str:
+        subject = ScriptedLoop(params=PATIENT, baseline=baseline)
+
+        def configure() -> tuple[Any, Any]:
+            return torch.optim.SGD(subject.model.parameters(), lr=lr), None
+
+        caplog.clear()
+        subject.run(tmp_path, train=Interrupting(subject, 2, press_ctrl_c), configure=configure)
+        return "".join(record.message for record in caplog.records if "New run" in record.message)
+
+    assert not interrupted(0.1)
+    assert not interrupted(0.1)
+    assert "the values that " in (line := interrupted(0.2))
+    assert "configure is given changed since run" in line
+    assert "the baseline's metric" in interrupted(0.2, BASELINE + 0.001)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_run_may_be_interrupted_repeatedly(tmp_path: Path) -> None:
@@ -122,7 +144,7 @@ def test_a_run_may_be_interrupted_repeatedly(tmp_path: Path) -> None:
     outcomes = []
     for _ in range(20):
         part = ScriptedLoop()
-        part.run(tmp_path / "parts", train=interrupting(part, 2, press_ctrl_c))
+        part.run(tmp_path / "parts", train=Interrupting(part, 2, press_ctrl_c))
         outcomes.append(part.loop.outcome)
         if part.loop.outcome is not Outcome.INTERRUPTED:
             break
@@ -139,7 +161,7 @@ def test_an_early_exit_run_resumes_too(number: int, tmp_path: Path) -> None:
     for folder, interrupted_at in (("whole", None), ("parts", number), ("parts", None)):
         torch.manual_seed(0)
         subject = ScriptedLoop(mode="early_exit", params=params)
-        train = interrupting(subject, interrupted_at, press_ctrl_c)
+        train = Interrupting(subject, interrupted_at, press_ctrl_c)
         subject.run(tmp_path / folder, train=train, validate=lambda model, epoch: metrics[epoch])
         outcomes.append((subject.loop.outcome, subject.trajectory, state_of(subject.model)))
     assert [outcome for outcome, *_ in outcomes] == [
@@ -154,7 +176,7 @@ def test_an_early_exit_run_resumes_too(number: int, tmp_path: Path) -> None:
 def test_an_interruption_with_nothing_within_budget_restores_the_original_model(tmp_path: Path) -> None:
     subject = ScriptedLoop()
     weight = subject.model.weight.item()
-    train = interrupting(subject, 3, press_ctrl_c)
+    train = Interrupting(subject, 3, press_ctrl_c)
     subject.run(tmp_path, train=train, validate=lambda model: 0.5)
     assert subject.loop.outcome is Outcome.INTERRUPTED
     assert subject.model.state.tolist() == [0.0, 0.0, 0.0]

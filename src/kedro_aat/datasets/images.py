@@ -43,8 +43,8 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, files: list[tuple[Path, int]], size: tuple[int, int], channels: int) -> None:
         self.files = files
-        self._size = size
-        self._mode = _MODES[channels]
+        self.size = size
+        self.mode = _MODES[channels]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -52,10 +52,10 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         pillow = _pillow()
         path, label = self.files[index]
-        height, width = self._size
+        height, width = self.size
         try:
             with pillow.open(path, formats=_FORMATS) as image:
-                scaled = _in_mode(image, self._mode).resize((width, height), pillow.Resampling.BILINEAR)
+                scaled = _in_mode(image, self.mode).resize((width, height), pillow.Resampling.BILINEAR)
         # The file cannot be opened, or its contents are no such image, or one of more than 179 million pixels.
         except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read as an image: {error}. Replace the file, or remove it.") from None

@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +28,7 @@ from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
+from kedro_aat.training.sources import sources_of
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +148,9 @@ class MetricValues(BaseModel):
 
 
 def identity_of(model: nn.Module) -> str:
-    """Hash of a model's tensors, of the plain attributes of its modules, and of the packages that define them."""
+    """Hash of a model's tensors, of the plain attributes of its modules, and of the source that they call."""
     digest = hashlib.sha256(hash_tensors([*model.named_parameters(), *model.named_buffers()]).encode())
-    classes = {base for module in model.modules() for base in type(module).__mro__}
-    digest.update(_hash_packages(each.__module__ for each in classes).encode())
+    digest.update(_source_of(sorted({type(module) for module in model.modules()}, key=str)).encode())
     for name, module in model.named_modules():
         attributes = {key: value for key, value in vars(module).items() if key not in _OF_ANY_MODULE}
         text = f"{name} {type(module).__qualname__} {sorted(attributes.items())}"
@@ -163,30 +162,20 @@ def identity_of(model: nn.Module) -> str:
 
 def training_inputs(settings: TrainingSettings, guards: Sequence[GuardSettings] = ()) -> Mapping[str, Any]:
     """What metric and guards depend on besides model and data, as JSON data: settings, device, own source."""
-    settings.function("validate_")  # imports its package
-    metrics = [metric.class_path for metric in (settings.metric, *(guard.metric for guard in guards)) if metric]
-    own = [*metrics, *([settings.validate_] if settings.validate_ else [])]
+    metrics = [metric.load() for metric in (settings.metric, *(guard.metric for guard in guards)) if metric]
+    own = [settings.function("validate_"), *metrics]
     return {
         "settings": settings.model_dump(mode="json"),
         "guards": [guard.model_dump(mode="json") for guard in guards],
         "device": str(pick_device(settings.device)),
-        "source": _hash_packages(own),
+        "source": _source_of(own),
     }
 
 
-def _hash_packages(modules: Iterable[str]) -> str:
-    """Hash of all loaded files of the packages that some modules belong to: any of them may be called.
-
-    The files of this package and the versions of torch and others count in any case.
-    """
-    packages = {name.partition(".")[0] for name in modules} - {"builtins", "kedro_aat", "torch", "torchmetrics"}
-    digest = hashlib.sha256()
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name.partition(".")[0] in packages and file and file.endswith(".py"):
-            with suppress(OSError):
-                digest.update(name.encode() + Path(file).read_bytes())
-    return digest.hexdigest()
+def _source_of(objects: Iterable[Any]) -> str:
+    """Hash of the user's source that objects depend on, and of the versions of other packages."""
+    found = sources_of(objects)
+    return hashlib.sha256(json.dumps([found.hashes, found.packages]).encode()).hexdigest()
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.checkpoints.recovery import recover
-from kedro_aat.training.identity import fingerprint
+from kedro_aat.training.identity import fingerprint, ingredients_of
 from kedro_aat.training.loop import adaptive_problem, fine_tune
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned
@@ -153,10 +153,17 @@ class BaseEarlyExitCompressionTrainingLoop:
                 "model": fingerprint(model),
                 "functions": callables.fingerprint,
             }
+            registered = (self.nncf_config.criterion, self.nncf_config.criterion_fn)
+            objects = [each for each in (*vars(callables).values(), *registered) if each is not None]
+            more, packages = ingredients_of(objects, [], model, self._budget.baseline)
+            identity |= more
             store = CheckpointStore(folder)
             whole = {name: part.identity(defaults=True) for name, part in judged.items()}
             opened = store.open(
-                identity, ingredients=identity | whole, reuse_finished=False, after_upgrade=self.after_upgrade
+                identity,
+                ingredients=identity | whole | {"packages": packages},
+                reuse_finished=False,
+                after_upgrade=self.after_upgrade,
             )
             checkpoints = stack.enter_context(opened)
             recover(runner, self._policy, self._problem, self._budget, checkpoints)

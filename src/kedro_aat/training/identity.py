@@ -1,4 +1,4 @@
-"""What identifies a run besides its settings and data: the model's tensors, and the source of the functions."""
+"""What identifies a run besides its settings and data: models, the source that is called, the baseline's evaluation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from kedro_aat.tensors import hash_tensors
+from kedro_aat.training.contents import ContentHash
+from kedro_aat.training.sources import sources_of
 
 _OWN = "kedro_aat.training."
 
@@ -22,6 +24,30 @@ def fingerprint(model: nn.Module) -> str:
     """A hash of all parameters and buffers."""
     state = model.state_dict().items()
     return hash_tensors((name, tensor) for name, tensor in state if isinstance(tensor, torch.Tensor))
+
+
+def ingredients_of(
+    objects: Iterable[Any], models: Iterable[nn.Module], baseline: nn.Module, baseline_metric: float
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a run depends on besides its settings and data, as JSON data.
+
+    The baseline's metric counts with three digits, because its last digits differ from processor to processor.
+
+    Args:
+        objects: The user's functions, and the classes of loss, metric, optimizer and scheduler.
+        models: The models, whose classes count.
+        baseline: The uncompressed model, which counts with its weights and the plain attributes of its modules.
+        baseline_metric: Its metric.
+
+    Returns:
+        What identifies the run, and the versions of the packages whose objects it uses.
+    """
+    content = ContentHash()
+    content.add(baseline)
+    classes = {type(module) for model in (baseline, *models) for module in model.modules()}
+    found = sources_of([*objects, *sorted(classes, key=str), *content.code])
+    identity: dict[str, Any] = {"baseline": {"model": content.hexdigest(), "metric": f"{baseline_metric:.3g}"}}
+    return identity | ({"sources": found.hashes} if found.hashes else {}), found.packages
 
 
 def hash_sources(objects: Iterable[Any]) -> str:

@@ -218,6 +218,12 @@ class TrainingSettings(Settings):
         return self.distillation.model_dump()
 
     @property
+    def named_objects(self) -> list[Any]:
+        """The classes or functions of loss, metric, optimizer and scheduler."""
+        named = (self.loss, self.metric, self.optimizer, self.scheduler)
+        return [each.load() for each in named if each is not None]
+
+    @property
     def metric_name(self) -> str:
         """Name of the metric: the last part of its import path."""
         path = self.validate_ or (self.metric.class_path if self.metric else "")

@@ -20,7 +20,7 @@ from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.device import pick_device
-from kedro_aat.training.identity import fingerprint
+from kedro_aat.training.identity import fingerprint, ingredients_of
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.random_state import seed_everything
@@ -125,12 +125,16 @@ class SearchStage:
             "settings": dict(self.identity),
             "model": fingerprint(controller.model),
             "teacher": fingerprint(teacher) if self.training.distillation else None,
-            "train_data": data_fingerprint(train_data),
-            "validation_data": data_fingerprint(validation_data),
+            "train_data": data_fingerprint(train_data, store.file_hashes),
+            "validation_data": data_fingerprint(validation_data, store.file_hashes),
         }
+        metrics = [guard.metric.load() for guard in self.guards if guard.metric is not None]
+        objects = [*vars(runner.callables).values(), *self.training.named_objects, *metrics]
+        more, packages = ingredients_of(objects, [controller.model], teacher, baseline.metric)
+        identity |= more
         opened = store.open(
             identity,
-            ingredients=identity | {"settings": dict(self.ingredients)},
+            ingredients=identity | {"settings": dict(self.ingredients), "packages": packages},
             after_upgrade=self.training.after_upgrade,
         )
         with opened as checkpoints:

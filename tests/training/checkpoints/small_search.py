@@ -5,6 +5,7 @@ Weights and data are computed without random numbers, so that they are the same 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,9 @@ def search(
     time_limit: float | None = None,
     compression: dict[str, Any] | None = None,
     learning_rate_factor: float = 1.0,
+    net: nn.Module | None = None,
+    train: Any = None,
+    baseline: float = BASELINE,
     **training: Any,
 ) -> Ended:
     """Runs the search, or continues it.
@@ -116,6 +120,9 @@ def search(
         time_limit: Seconds for the search; None for no limit.
         compression: Settings of the algorithm; None for the default.
         learning_rate_factor: Factor on the learning rate.
+        net: Another network; it stays as it is.
+        train: Another training split.
+        baseline: Metric of the uncompressed model.
         **training: Settings of the training that differ from `SETTINGS`.
     """
     changes = {
@@ -135,7 +142,10 @@ def search(
         ingredients=settings.identity(settings.SEARCHED, defaults=True),
         learning_rate_factor=learning_rate_factor,
     )
-    controller: ModelController = build_controller(network(), settings.compression, example_input=split(2)["inputs"])
+    net = network() if net is None else net
+    controller: ModelController = build_controller(
+        copy.deepcopy(net), settings.compression, example_input=split(2)["inputs"]
+    )
     trained: list[int] = []
 
     class Writer(NoWriter):
@@ -147,11 +157,11 @@ def search(
 
     ended = stage.run(
         controller,
-        network(),
-        split(48),
+        net,
+        split(48) if train is None else train,
         split(24),
-        Evaluation(BASELINE),
-        settings.budget.budget(BASELINE, higher_is_better=True),
+        Evaluation(baseline),
+        settings.budget.budget(baseline, higher_is_better=True),
         CheckpointStore(root),
         lambda run, next_epoch: Writer(),
         choice,

@@ -48,7 +48,8 @@ def test_checkpoint_has_the_documented_files(tmp_path: Path) -> None:
         assert json.loads((folder / "state.json").read_text())["epoch"] == 12
         assert json.loads((folder / "manifest.json").read_text())["format_version"] == 2
         about = json.loads((run.folder / "run.json").read_text())["kedro_aat"]
-        assert about == {"version": kedro_aat.__version__, "format_version": 2, "name": run.folder.name}
+        versions = {"version": kedro_aat.__version__, "format_version": 2, "identity_version": 2}
+        assert about == versions | {"name": run.folder.name}
 
 
 def test_what_others_put_into_a_run_is_no_checkpoint(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def evaluate_baseline(
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed, guards=guards)
     finished = FinishedSteps(
         checkpoint_store.root / "finished_steps" if checkpoint_store else None,
-        validation_data=data_fingerprint(validation_data),
+        validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes if checkpoint_store else None),
         training=training_inputs(settings.training, guards),
         seed=settings.seed,
     )

@@ -100,7 +100,7 @@ def export_model(
     )
     finished = FinishedSteps(
         checkpoint_store.root / search_result.run / "finished_steps",
-        validation_data=data_fingerprint(validation_data),
+        validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes),
         training=training_inputs(settings.training, settings.budget.also),
         # The objective and the limits choose among results that do not depend on them.
         export=settings.export.model_dump(mode="json", exclude={"objective", "limits"}),

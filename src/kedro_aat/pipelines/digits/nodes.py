@@ -231,6 +231,7 @@ def train_baseline(
     from kedro_aat.training.identity import hash_sources
     from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import TrainingRunner
+    from kedro_aat.training.sources import sources_of
 
     settings.training.check()
     seed_everything(settings.seed)
@@ -250,9 +251,12 @@ def train_baseline(
         "train_data": data_fingerprint(train_data),
         "validation_data": data_fingerprint(validation_data),
     }
+    classes = {type(module) for module in model.modules()}
+    found = sources_of([*vars(callables).values(), *settings.training.named_objects, *classes])
+    identity |= {"sources": found.hashes} if found.hashes else {}
     opened = checkpoint_store.open(
         identity,
-        ingredients=identity | {"settings": settings.identity(defaults=True)},
+        ingredients=identity | {"settings": settings.identity(defaults=True), "packages": found.packages},
         after_upgrade=settings.training.after_upgrade,
     )
     with opened as checkpoints:

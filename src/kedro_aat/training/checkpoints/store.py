@@ -4,6 +4,7 @@
     root/<run>/checkpoint-000012/          one folder per checkpoint; see `files`
     root/<run>/finished                    the search has ended
     root/<run>/seconds                     wall time that it has used; see `stopwatch`
+    root/file_hashes.json                  hashes of the data's files, if the data tell them
 
 A checkpoint is written under a temporary name, flushed to disk and renamed. A torn or damaged one is skipped with a
 warning.
@@ -24,10 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kedro_aat import __version__
 from kedro_aat.disk import IS_READ_ONLY, disk_errors, hold, sync
 from kedro_aat.errors import CheckpointError, DamagedCheckpointError, HeldError
 from kedro_aat.storage import local_path
+from kedro_aat.training.checkpoints.changes import log_changes
 from kedro_aat.training.checkpoints.files import (
     Checkpoint,
     copied,
@@ -49,6 +50,11 @@ class CheckpointStore:
     def __init__(self, root: str | Path) -> None:
         self.root = local_path(root)
 
+    @property
+    def file_hashes(self) -> Path:
+        """File that keeps the hashes of the data's files."""
+        return self.root / "file_hashes.json"
+
     def open(
         self,
         identity: Mapping[str, Any],
@@ -65,10 +71,11 @@ class CheckpointStore:
         Args:
             identity: JSON data (and paths) that identifies the run: configuration, seed, hashes of the inputs.
                 Settings at their defaults are best left out, so that new ones do not rename the run.
-            ingredients: The same with all settings, to be written beside the run; None for `identity`.
+            ingredients: The same with all settings, to be written beside the run; None for `identity`. Versions of
+                packages under `packages` are compared like that of kedro-aat.
             reuse_finished: Whether to return a finished run; otherwise a new run begins beside it.
-            after_upgrade: Whether a run that another version of kedro-aat wrote is continued, or a new one begins
-                beside it; None raises an error if there is such a run.
+            after_upgrade: Whether a run that another version of kedro-aat or of a package wrote is continued, or a new
+                one begins beside it; None raises an error if there is such a run.
 
         Raises:
             CheckpointError: If another process holds this run and `reuse_finished` is set, if there is a run of another
@@ -88,10 +95,16 @@ class CheckpointStore:
                 with ExitStack() as stack:
                     stack.callback(run.close)
                     if reuse_finished or not run.is_finished:
+                        if not numbers_in(folder):
+                            log_changes(folder.name, known, self._others(folder))
                         run.prepare(name, known)
                         stack.pop_all()
                         return run
         raise AssertionError("there is always another name")
+
+    def _others(self, folder: Path) -> list[RunRecord]:
+        found = (RunRecord.read(each) for each in self.root.glob("*") if each != folder and each.is_dir())
+        return [record for record in found if record is not None]
 
     def _folders(
         self,
@@ -109,7 +122,11 @@ class CheckpointStore:
             folder
             for folder, record in records.items()
             if is_open[folder]
-            and (folder.name == name if record is None else record.is_named(name) and not record.is_of_another_version)
+            and (
+                folder.name == name
+                if record is None
+                else record.is_named(name) and not record.is_of_another_version(ingredients)
+            )
         ]
         yield from own
         others = [
@@ -117,7 +134,7 @@ class CheckpointStore:
             for record in records.values()
             if record is not None
             and is_open[record.folder]
-            and record.is_of_another_version
+            and record.is_of_another_version(ingredients)
             and (record.is_named(name) or record.is_same_as(ingredients, identity))
         ]
         if others and not own:
@@ -213,7 +230,7 @@ class RunCheckpoints:
         for torn in self.folder.glob(".writing-*"):
             _remove(torn)
         known = RunRecord.read(self.folder)
-        if known is not None and known.version == __version__:
+        if known is not None and known.is_of_this_version(ingredients):
             return
         about: dict[str, Any] = {"name": name}
         if known is not None:

@@ -2,7 +2,9 @@
 
 `run.json` in the folder of a run has the ingredients of the run's identity, with all settings, and under `kedro_aat`
 the version that writes the run and the format of its files. Version 0.1.0 did not write that key, and hashed the source
-of kedro-aat's own functions, so that the names of its runs cannot be computed any more.
+of kedro-aat's own functions, so that the names of its runs cannot be computed any more. Before `identity_version` 2,
+the baseline and the source of model, loss and metric were not recorded. Another version of an installed package whose
+objects a run uses is treated like another version of kedro-aat.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ AfterUpgrade = Literal["continue", "start_anew"]
 
 _KEY = "kedro_aat"
 _FIRST = {"version": "0.1.0", "format_version": 1}
+_IDENTITY_VERSION = 2  # of what the ingredients are; raise it when some are added that every run has
+_ADDED = {"baseline", "sources"}  # in 2
 _HASHED_WITH_OUR_SOURCE = {"functions", "network"}  # in format 1
 
 
@@ -57,7 +61,11 @@ class RunRecord:
 
     def write(self) -> None:
         """Writes the record, with this version."""
-        about = self.about | {"version": __version__, "format_version": FORMAT_VERSION}
+        about = self.about | {
+            "version": __version__,
+            "format_version": FORMAT_VERSION,
+            "identity_version": _IDENTITY_VERSION,
+        }
         with new_file(self.folder / "run.json") as new:
             new.write_text(json.dumps(self.ingredients | {_KEY: about}, sort_keys=True, indent=2))
 
@@ -67,22 +75,37 @@ class RunRecord:
         return str(self.about.get("version"))
 
     @property
-    def is_of_another_version(self) -> bool:
-        """Whether another version trained epochs of the run."""
-        return self.version != __version__ and bool(numbers_in(self.folder))
+    def records_less(self) -> bool:
+        """Whether the version that wrote the run left out some of the ingredients."""
+        return self.about.get("identity_version") != _IDENTITY_VERSION
+
+    def is_of_this_version(self, ingredients: Mapping[str, Any]) -> bool:
+        """Whether this version of kedro-aat wrote the record, with the same packages as far as both use them."""
+        old, new = (each.get("packages") or {} for each in (self.ingredients, ingredients))
+        are_same = all(old[name] == new[name] for name in old.keys() & new.keys())
+        return self.version == __version__ and not self.records_less and are_same
+
+    def is_of_another_version(self, ingredients: Mapping[str, Any]) -> bool:
+        """Whether another version of kedro-aat or of a package trained epochs of the run."""
+        return not self.is_of_this_version(ingredients) and bool(numbers_in(self.folder))
 
     def is_named(self, name: str) -> bool:
         """Whether the run has this name, or a number after it, or continues it in another folder."""
         return re.fullmatch(rf"{name}(-\d+)?", self.folder.name) is not None or self.about.get("name") == name
 
     def is_same_as(self, ingredients: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-        """Whether the run differs only in the version of kedro-aat.
+        """Whether the run differs only in the version of kedro-aat and of packages, as far as it was recorded.
 
         Args:
             ingredients: What identifies the other run, with all settings.
             identity: The same with those settings only that are not the defaults.
         """
-        old, new = self.ingredients, ingredients
+        unlike = {"packages"} | (_ADDED if self.records_less else set())
+        old, new = (
+            {key: value for key, value in each.items() if key not in unlike} for each in (self.ingredients, ingredients)
+        )
+        if self.records_less:
+            old |= {key: new[key] for key in ("train_data", "validation_data") if _is_hashed_further(old, new, key)}
         if self.about.get("format_version") == 1:
             old, new = (
                 {key: value for key, value in each.items() if key not in _HASHED_WITH_OUR_SOURCE}
@@ -96,11 +119,21 @@ class RunRecord:
         Args:
             ingredients: What identifies the run that would continue this one, with all settings.
         """
-        changes = list(_changes(self.ingredients.get("settings"), ingredients.get("settings"), ""))
+        changed = {
+            "defaults": differences(self.ingredients.get("settings"), ingredients.get("settings"), ""),
+            "packages": differences(self.ingredients.get("packages"), ingredients.get("packages"), ""),
+        }
+        since = [
+            f"; {name} that have changed since: {', '.join(each)}"
+            for name, found in changed.items()
+            if (each := list(found))
+        ]
         numbers = numbers_in(self.folder)
         state = "finished" if (self.folder / "finished").exists() else "not finished"
-        return f"{epochs_of(self.folder, numbers)} epochs of kedro-aat {self.version} ({state}, in {self.folder})" + (
-            f"; defaults that have changed since: {', '.join(changes)}" if changes else ""
+        return (
+            f"{epochs_of(self.folder, numbers)} epochs of kedro-aat {self.version} ({state}, in {self.folder})"
+            + ("; not recorded: the baseline, and the source of model, loss and metric" if self.records_less else "")
+            + "".join(since)
         )
 
 
@@ -121,7 +154,7 @@ def choose_run(
     if after_upgrade is None:
         raise CheckpointError(
             f"{found.summary(ingredients)} were trained with the same settings, model and data. This is kedro-aat "
-            f"{__version__}, and another version may train differently. To go on with these epochs, set "
+            f"{__version__}, and other versions may train differently. To go on with these epochs, set "
             "`after_upgrade: continue` (in the pipeline's settings under `training`); to train anew beside them, set "
             "`after_upgrade: start_anew`."
         )
@@ -173,9 +206,23 @@ def _is_same(old: object, new: object, stated: object) -> bool:
     )
 
 
-def _changes(old: object, new: object, key: str) -> Iterator[str]:
+def _is_hashed_further(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
+    """Whether a hash of data begins with the old one, which was that of a few examples."""
+    return key in old and str(new.get(key)).startswith(f"{old[key]}-")
+
+
+def differences(old: object, new: object, key: str, *, is_complete: bool = False) -> Iterator[str]:
+    """Names values that differ in nested data, with both.
+
+    Args:
+        old: The old data.
+        new: The new data.
+        key: Key of the data, which may be empty.
+        is_complete: Whether what only one of them has is named, too.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in sorted(old.keys() & new.keys()):
-            yield from _changes(old[name], new[name], f"{key}.{name}" if key else str(name))
+        for name in sorted(old.keys() | new.keys() if is_complete else old.keys() & new.keys()):
+            inner = f"{key}.{name}" if key else str(name)
+            yield from differences(old.get(name), new.get(name), inner, is_complete=is_complete)
     elif old != new and key:
         yield f"{key} ({old!r}, now {new!r})"
