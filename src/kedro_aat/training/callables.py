@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Linearization:
+    """What the linearization of a metric leaves open.
+
+    Attributes:
+        effective_examples: Effective number of examples behind that part of the metric that has the fewest, such as
+            those of the rarest class; with few, the metric is far from linear.
+        per_squared_error: Change of an example's score with its squared error, if its errors have no limit that the
+            metric knows. `score_range` is then that of the scores without this change.
+    """
+
+    effective_examples: float
+    per_squared_error: float | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a validation function may return instead of a number.
 
@@ -37,6 +52,7 @@ class Evaluation:
         score_range: Lowest and highest possible score of an example, infinite if there is no limit; None if unknown.
         is_linearized: Whether the metric is no mean over examples, and the scores are its linearization: the metric
             plus each example's first-order influence on it.
+        linearization: What is known of the linearization; None if nothing is, or if there is none.
         groups: Number of the group that each example belongs to, (N,), if examples of one group depend on each other.
     """
 
@@ -46,6 +62,7 @@ class Evaluation:
     score_range: tuple[float, float] | None = None
     is_linearized: bool = False
     groups: Tensor | None = None
+    linearization: Linearization | None = None
 
     def __post_init__(self) -> None:
         for name in ("scores", "resampled", "groups"):

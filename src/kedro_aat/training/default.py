@@ -26,9 +26,10 @@ from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
 from kedro_aat.training.guards.watchdog import WatchedLoader
+from kedro_aat.training.linearization import Linearizer, linearizer_for
 from kedro_aat.training.resampling import Bootstrap, Resampling, resampling_for
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
-from kedro_aat.training.scores import agrees_with, joined, scorer_for
+from kedro_aat.training.scores import scorer_for
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.teacher import Teacher
 
@@ -94,6 +95,7 @@ class DefaultTraining:
             self._loss.to(self.device)
         self._metric = settings.metric.build().to(self.device) if settings.metric else None
         self._scorer = scorer_for(self._metric)
+        self._is_linear = True  # until linearized scores do not reproduce the metric
         self._scaler = self._new_scaler()
         self._num_parts = 1  # in which each training batch is computed
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
@@ -271,10 +273,17 @@ class DefaultTraining:
         """Validates the model.
 
         Returns:
-            The metric over the validation split, with one score per example if the metric is their mean, else with
-            its values on variants of the split.
+            The metric over the validation split, with one score per example if the metric is their mean or can be
+            linearized, else with its values on variants of the split.
         """
         number, num_examples = self.settings.num_bootstrap_resamples, len(self._validation_data)
+        if number and self._scorer is None and self._is_linear:
+            linearizer = linearizer_for(self._metric, num_examples)
+            if linearizer is not None:
+                self._measure(model, linearizer)
+                if (evaluation := linearizer.evaluation(self._metric)) is not None:
+                    return evaluation
+            self._is_linear = False
         resampling = None if self._scorer else resampling_for(self._metric, number, num_examples)
         metric, scores = self._measure(model, resampling)
         if resampling is not None and not resampling.reproduces(metric):
@@ -282,11 +291,10 @@ class DefaultTraining:
             metric, scores = self._measure(model, resampling)
         if resampling is not None:
             return Evaluation(metric, resampled=resampling.compute())
-        if not scores or not agrees_with(all_scores := joined(scores), metric):
-            return Evaluation(metric)
-        return Evaluation(float(all_scores.mean()), all_scores)
+        evaluation = self._scorer.evaluation(scores, metric) if self._scorer else None
+        return evaluation or Evaluation(metric)
 
-    def _measure(self, model: nn.Module, resampling: Resampling | None) -> tuple[Any, list[Tensor]]:
+    def _measure(self, model: nn.Module, watching: Resampling | Linearizer | None) -> tuple[Any, list[Tensor]]:
         """The metric, and its scores in each batch if there are any."""
         assert self._metric is not None  # the settings require a metric, or a function instead of this one
         model.eval()
@@ -302,8 +310,8 @@ class DefaultTraining:
                 self._metric.update(outputs, targets)
                 if self._scorer is not None:
                     scores.append(self._scorer(outputs, targets))
-                if resampling is not None:
-                    resampling.update(outputs, targets)
+                if watching is not None:
+                    watching.update(outputs, targets)
         return self._metric.compute(), scores
 
     def callables(self) -> Callables:

@@ -2,42 +2,103 @@
 
 The accuracy budget limits the difference to the baseline, which is known much better if both models are compared
 example by example. This module knows which metrics are means over examples; for others, such as AUC or IoU, see
-`resampling`.
+`linearization`, and for the rest `resampling`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_accuracy
+from torchmetrics.functional.segmentation import dice_score, generalized_dice_score
 
 from kedro_aat.budget import Budget
 from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
-from kedro_aat.training.callables import Evaluation
-
-Scorer = Callable[[Tensor, Tensor], Tensor]
+from kedro_aat.training.callables import Evaluation, Linearization
 
 # Largest difference of the scores' mean to the metric, relative to the larger of 1 and the metric.
 TOLERANCE = 1e-5
 
+# Range of scores that are shares, and of errors.
+SHARES, ERRORS = (0.0, 1.0), (0.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The scores of a metric that is a mean over examples.
+
+    Attributes:
+        function: From outputs (B, ...) and targets (B, ...) to the scores, (B,); NaN where the metric leaves an example
+            out.
+        score_range: Lowest and highest possible score.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    score_range: tuple[float, float]
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.function(outputs, targets)
+
+    def evaluation(self, scores: list[Tensor], metric: Tensor) -> Evaluation | None:
+        """The metric with the scores of all batches; None if it is not their mean."""
+        if not scores:
+            return None
+        values = joined(scores)
+        is_defined = ~values.isnan()
+        if not bool(is_defined.any()) or not agrees_with(values[is_defined], metric):
+            return None
+        if bool(is_defined.all()):
+            return Evaluation(float(values.mean()), values, score_range=self.score_range)
+        # A mean over some of the examples, and the models may differ in which: a ratio of two sums.
+        share, mean = float(is_defined.double().mean()), float(values[is_defined].mean())
+        lowest, highest = (mean + (end - mean) / share for end in self.score_range)
+        return Evaluation(
+            mean,
+            torch.where(is_defined, mean + (values - mean) / share, mean),
+            score_range=(lowest, highest),
+            is_linearized=True,
+            linearization=Linearization(float(is_defined.sum())),
+        )
+
 
 def scorer_for(metric: Any) -> Scorer | None:
-    """The function from outputs (B, ...) and targets (B, ...) to the metric's scores (B,); None if unknown."""
+    """What gives the metric's score of each example; None if the metric is no mean over examples, or unknown."""
     kind = type(metric).__name__
-    if kind == "MulticlassAccuracy":
-        is_mean = metric.average == "micro" and metric.top_k == 1 and metric.ignore_index is None
-        return _is_right if is_mean else None
+    if kind in _SAME_AS_ACCURACY:
+        is_mean = (
+            metric.average == "micro"
+            and metric.ignore_index is None
+            and metric.multidim_average == "global"
+        )
+        return Scorer(partial(_is_right, top_k=metric.top_k), SHARES) if is_mean else None
     if kind == "BinaryAccuracy" and metric.ignore_index is None and metric.multidim_average == "global":
-        return partial(_is_right_binary, threshold=metric.threshold)
+        return Scorer(partial(_is_right_binary, threshold=metric.threshold), SHARES)
     if kind == "MeanAbsoluteError" and metric.num_outputs == 1:
-        return lambda outputs, targets: _mean_per_example((outputs - targets).abs())
+        return Scorer(lambda outputs, targets: _mean_per_example((outputs - targets).abs()), ERRORS)
     if kind == "MeanSquaredError" and metric.num_outputs == 1 and metric.squared:
-        return lambda outputs, targets: _mean_per_example((outputs - targets).square())
+        return Scorer(lambda outputs, targets: _mean_per_example((outputs - targets).square()), ERRORS)
+    if kind == "DiceScore" and metric.aggregation_level == "samplewise" and metric.average not in (None, "none"):
+        arguments = ("num_classes", "include_background", "average", "input_format", "aggregation_level")
+        return Scorer(_with_own(dice_score, metric, arguments), SHARES)
+    if kind == "GeneralizedDiceScore" and not metric.per_class:
+        arguments = ("num_classes", "include_background", "weight_type", "input_format")
+        return Scorer(_with_own(generalized_dice_score, metric, arguments), SHARES)
     return None
+
+
+# Averaged over all labels alike, a wrong label is one false positive and one false negative.
+_SAME_AS_ACCURACY = tuple(f"Multiclass{kind}" for kind in ("Accuracy", "Precision", "Recall", "F1Score", "FBetaScore"))
+
+
+def _with_own(function: Callable[..., Tensor], metric: Any, names: Sequence[str]) -> Callable[..., Tensor]:
+    """The function with the metric's own arguments of these names."""
+    return partial(function, **{name: getattr(metric, name) for name in names})
 
 
 def agrees_with(scores: Tensor, metric: Tensor) -> bool:
@@ -46,7 +107,9 @@ def agrees_with(scores: Tensor, metric: Tensor) -> bool:
     return difference <= TOLERANCE * max(1.0, float(metric.abs()))
 
 
-def _is_right(outputs: Tensor, targets: Tensor) -> Tensor:
+def _is_right(outputs: Tensor, targets: Tensor, *, top_k: int) -> Tensor:
+    if top_k > 1:
+        return (outputs.topk(top_k, dim=1).indices == targets.unsqueeze(1)).any(1).double()
     labels = outputs if outputs.dim() == targets.dim() else outputs.argmax(1)
     return (labels == targets).flatten(1).double().mean(1) if targets.dim() > 1 else (labels == targets).double()
 
