@@ -26,12 +26,10 @@ from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
 from kedro_aat.training.guards.watchdog import WatchedLoader
-from kedro_aat.training.linearization import Linearizer, linearizer_for
-from kedro_aat.training.resampling import Bootstrap, Resampling, resampling_for
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
-from kedro_aat.training.scores import scorer_for
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.teacher import Teacher
+from kedro_aat.training.watchers import Watcher, watchers_for
 
 # Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003
@@ -94,12 +92,11 @@ class DefaultTraining:
         if isinstance(self._loss, nn.Module):
             self._loss.to(self.device)
         self._metric = settings.metric.build().to(self.device) if settings.metric else None
-        self._scorer = scorer_for(self._metric)
-        self._is_linear = True  # until linearized scores do not reproduce the metric
         self._scaler = self._new_scaler()
         self._num_parts = 1  # in which each training batch is computed
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
         self._validation_data = as_dataset(validation_data, "validation")
+        self._watchers = watchers_for(self._metric, settings.num_bootstrap_resamples, len(self._validation_data))
         self._teacher: Teacher | None = None
         self._distills = True
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
@@ -276,43 +273,28 @@ class DefaultTraining:
             The metric over the validation split, with one score per example if the metric is their mean or can be
             linearized, else with its values on variants of the split.
         """
-        number, num_examples = self.settings.num_bootstrap_resamples, len(self._validation_data)
-        if number and self._scorer is None and self._is_linear:
-            linearizer = linearizer_for(self._metric, num_examples)
-            if linearizer is not None:
-                self._measure(model, linearizer)
-                if (evaluation := linearizer.evaluation(self._metric)) is not None:
-                    return evaluation
-            self._is_linear = False
-        resampling = None if self._scorer else resampling_for(self._metric, number, num_examples)
-        metric, scores = self._measure(model, resampling)
-        if resampling is not None and not resampling.reproduces(metric):
-            resampling = Bootstrap(self._metric, number)
-            metric, scores = self._measure(model, resampling)
-        if resampling is not None:
-            return Evaluation(metric, resampled=resampling.compute())
-        evaluation = self._scorer.evaluation(scores, metric) if self._scorer else None
-        return evaluation or Evaluation(metric)
+        while True:
+            watcher = self._watchers[0]()
+            metric = self._measure(model, watcher)
+            if (evaluation := watcher.evaluation(metric)) is not None:
+                return evaluation
+            self._watchers.pop(0)  # it does not reproduce this metric
 
-    def _measure(self, model: nn.Module, watching: Resampling | Linearizer | None) -> tuple[Any, list[Tensor]]:
-        """The metric, and its scores in each batch if there are any."""
+    def _measure(self, model: nn.Module, watcher: Watcher) -> Any:
+        """The metric of all batches, which `watcher` sees too."""
         assert self._metric is not None  # the settings require a metric, or a function instead of this one
         model.eval()
         compact = self._compact_model()
         forward = compact.model.eval() if compact else self._forward
         self._metric.reset()
-        scores: list[Tensor] = []
         with torch.no_grad():
             for inputs, labels in (part for batch in self.validation_batches() for part in self._parts(batch)):
                 with self._autocast():
                     outputs = forward(self._to_device(inputs)).float()
                 targets = labels.to(self.device, non_blocking=True)
                 self._metric.update(outputs, targets)
-                if self._scorer is not None:
-                    scores.append(self._scorer(outputs, targets))
-                if watching is not None:
-                    watching.update(outputs, targets)
-        return self._metric.compute(), scores
+                watcher.update(outputs, targets)
+        return self._metric
 
     def callables(self) -> Callables:
         """The functions for a training loop: these, or the user's own instead."""

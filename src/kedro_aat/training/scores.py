@@ -45,19 +45,33 @@ class Scorer:
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.function(outputs, targets)
 
-    def evaluation(self, scores: list[Tensor], metric: Tensor) -> Evaluation | None:
-        """The metric with the scores of all batches; None if it is not their mean."""
-        if not scores:
-            return None
-        values = joined(scores)
+
+class Scores:
+    """The scores of all batches.
+
+    Args:
+        scorer: What gives the scores of a batch.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._parts: list[Tensor] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Adds a batch of outputs (B, ...) and targets (B, ...)."""
+        self._parts.append(self._scorer(outputs, targets))
+
+    def evaluation(self, metric: Any) -> Evaluation | None:
+        """The metric with all scores; None if it is not their mean."""
+        values = joined(self._parts)
         is_defined = ~values.isnan()
-        if not bool(is_defined.any()) or not agrees_with(values[is_defined], metric):
+        if not bool(is_defined.any()) or not agrees_with(values[is_defined], metric.compute()):
             return None
         if bool(is_defined.all()):
-            return Evaluation(float(values.mean()), values, score_range=self.score_range)
+            return Evaluation(float(values.mean()), values, score_range=self._scorer.score_range)
         # A mean over some of the examples, and the models may differ in which: a ratio of two sums.
         share, mean = float(is_defined.double().mean()), float(values[is_defined].mean())
-        lowest, highest = (mean + (end - mean) / share for end in self.score_range)
+        lowest, highest = (mean + (end - mean) / share for end in self._scorer.score_range)
         return Evaluation(
             mean,
             torch.where(is_defined, mean + (values - mean) / share, mean),

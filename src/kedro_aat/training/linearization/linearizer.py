@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-from torch import Tensor
 from torchmetrics import Metric
 
-from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.linearization.ranks import Ranks
 from kedro_aat.training.linearization.sums import Sums
 from kedro_aat.training.linearization.tables import Table
 
-
-class Linearizer(Protocol):
-    """Sees all batches of a validation, and then gives one score per example."""
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Adds a batch of outputs (B, ...) and targets (B, ...)."""
-
-    def evaluation(self, metric: Metric) -> Evaluation | None:
-        """The metric with a score per example; None if they do not reproduce the metric.
-
-        Args:
-            metric: The metric after the same batches.
-        """
+Linearizer = Table | Ranks | Sums
 
 
-def linearizer_for(metric: Any, num_examples: int) -> Linearizer | None:
+def linearizer_for(metric: Metric) -> type[Table] | type[Ranks] | type[Sums] | None:
     """What linearizes a metric; None if nothing does.
 
     Args:
-        metric: A metric; the result is None unless it is one of torchmetrics, with states of its own.
-        num_examples: Number of examples, N.
+        metric: A metric of torchmetrics.
     """
-    if not isinstance(metric, Metric) or any(isinstance(part, Metric) for part in metric.children()):
-        return None
-    for kind in (Table, Ranks, Sums):
-        if kind.suits(metric):
-            return kind(metric, num_examples)
-    return None
+    if any(isinstance(part, Metric) for part in metric.children()):
+        return None  # a metric made of others has no states of its own
+    return next((kind for kind in (Table, Ranks, Sums) if kind.suits(metric)), None)

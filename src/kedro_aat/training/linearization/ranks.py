@@ -18,6 +18,7 @@ from kedro_aat.training.linearization.reproduction import agrees
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -116,16 +117,19 @@ def _range(value: float, weights: Floats, ranked: list[Ranked], has_classes: boo
     return ends[0], ends[1]
 
 
-def _sorted(outputs: NDArray[Any], is_positive: Flags) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]:
-    """Order of ascending outputs, the number of the group of equal outputs of each in that order, (N,) each, and the
-    numbers of negatives and positives in each group.
+def _sorted(outputs: NDArray[Any], is_positive: Flags) -> tuple[Indices, Flags, Floats, Floats, Indices | slice]:
+    """Order of ascending outputs and which are positive in it, (N,) each; the numbers of negatives and positives in
+    each group of equal outputs, (G,) each; and the group of each in that order.
     """
     order = np.argsort(outputs)
-    ascending = outputs[order]
-    group = np.concatenate(([0], np.cumsum(ascending[1:] != ascending[:-1])))
-    sizes = np.bincount(group).astype(np.float64)
-    positives = np.bincount(group, weights=is_positive[order])
-    return order, group, sizes - positives, positives
+    ascending, sorted_positive = outputs[order], is_positive[order]
+    is_new = ascending[1:] != ascending[:-1]
+    positives = sorted_positive.astype(np.float64)
+    if is_new.all():
+        return order, sorted_positive, 1 - positives, positives, slice(None)
+    group = np.concatenate(([0], np.cumsum(is_new)))
+    positives = np.bincount(group, weights=positives)
+    return order, sorted_positive, np.bincount(group) - positives, positives, group
 
 
 def auroc(outputs: NDArray[Any], is_positive: Flags) -> Ranked:
@@ -139,19 +143,17 @@ def auroc(outputs: NDArray[Any], is_positive: Flags) -> Ranked:
         outputs: One output per example, (N,).
         is_positive: Whether the example is positive, (N,); at least one is, and at least one is not.
     """
-    order, group, negatives, positives = _sorted(outputs, is_positive)
+    order, sorted_positive, negatives, positives, group = _sorted(outputs, is_positive)
     num_negatives, num_positives = negatives.sum(), positives.sum()
     below = (np.cumsum(negatives) - 0.5 * negatives) / num_negatives
     above = (num_positives - np.cumsum(positives) + 0.5 * positives) / num_positives
     value = float(below @ positives / num_positives)
     share = num_positives / len(outputs)
-    placements = np.empty(len(outputs))
-    placements[order] = np.where(
-        is_positive[order], (below[group] - value) / share, (above[group] - value) / (1 - share)
-    )
+    influences = np.empty(len(outputs))
+    influences[order] = np.where(sorted_positive, ((below - value) / share)[group], ((above - value) / (1 - share))[group])
     lowest, highest = -value, 1 - value
     return Ranked(
-        value, placements, (lowest / (1 - share), highest / (1 - share)), (lowest / share, highest / share)
+        value, influences, (lowest / (1 - share), highest / (1 - share)), (lowest / share, highest / share)
     )
 
 
@@ -166,7 +168,7 @@ def average_precision(outputs: NDArray[Any], is_positive: Flags) -> Ranked:
         outputs: One output per example, (N,).
         is_positive: Whether the example is positive, (N,); at least one is.
     """
-    order, group, negatives, positives = _sorted(outputs, is_positive)
+    order, sorted_positive, negatives, positives, group = _sorted(outputs, is_positive)
     num_examples, num_positives = len(outputs), positives.sum()
     at_least = np.cumsum((negatives + positives)[::-1])[::-1]
     positives_at_least = np.cumsum(positives[::-1])[::-1]
@@ -179,7 +181,7 @@ def average_precision(outputs: NDArray[Any], is_positive: Flags) -> Ranked:
     of_negative = -loss / share
     of_positive = (precision - value + gain - loss) / share
     influences = np.empty(num_examples)
-    influences[order] = np.where(is_positive[order], of_positive[group], of_negative[group])
+    influences[order] = np.where(sorted_positive, of_positive[group], of_negative[group])
     below_all = (share - value) / share
     return Ranked(
         value,

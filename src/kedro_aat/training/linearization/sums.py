@@ -14,13 +14,12 @@ from torchmetrics.utilities.data import dim_zero_sum
 from kedro_aat.training.callables import Evaluation, Linearization
 from kedro_aat.training.linearization.gradient import value_and_gradients
 from kedro_aat.training.linearization.reproduction import agrees, effective_number
+from kedro_aat.training.linearization.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
 # Numbers in a metric's state that are kept for each example.
 MAX_STATE = 64
-# Bytes of outputs and targets that wait, so that many examples are computed at once.
-MAX_WAITING = 2**26
 # Largest difference of the examples' sum to the metric's state, relative to the sum of their sizes; it is summed in
 # single precision.
 TOLERANCE = 1e-4
@@ -51,7 +50,7 @@ class Sums:
         self._metric.reset()
         self._shapes = {name: default.shape for name, default in self._metric._defaults.items()}
         self._parts: list[dict[str, Tensor]] | None = []
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._waiting = Waiting(self._compute)
 
     @staticmethod
     def suits(metric: Any) -> bool:
@@ -66,20 +65,12 @@ class Sums:
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Adds a batch of outputs (B, ...) and targets (B, ...)."""
-        if self._waiting and any(
-            new.shape[1:] != old.shape[1:] for new, old in zip((outputs, targets), self._waiting[0], strict=True)
-        ):
-            self._compute()
-        self._waiting.append((outputs, targets))
-        if sum(tensor.nbytes for tensor in (outputs, targets)) * len(self._waiting) > MAX_WAITING:
-            self._compute()
+        self._waiting.add(outputs, targets)
 
-    def _compute(self) -> None:
-        """Computes what each waiting example adds to the states."""
-        if self._parts is None or not self._waiting:
+    def _compute(self, outputs: Tensor, targets: Tensor) -> None:
+        """Computes what each example adds to the states."""
+        if self._parts is None:
             return
-        outputs, targets = (torch.cat(tensors) for tensors in zip(*self._waiting, strict=True))
-        self._waiting.clear()
         zeros = {
             name: torch.zeros(len(outputs), *default.shape, dtype=default.dtype, device=outputs.device)
             for name, default in self._metric._defaults.items()
@@ -98,7 +89,7 @@ class Sums:
 
     def evaluation(self, metric: Metric) -> Evaluation | None:
         """The metric with a score per example; None if they do not reproduce the metric."""
-        self._compute()
+        self._waiting.flush()
         if not self._parts:
             return None
         states = {

@@ -14,6 +14,7 @@ from torchmetrics.utilities.compute import normalize_logits_if_needed
 from kedro_aat.training.callables import Evaluation, Linearization
 from kedro_aat.training.linearization.gradient import value_and_gradients
 from kedro_aat.training.linearization.reproduction import agrees, effective_number
+from kedro_aat.training.linearization.waiting import Waiting
 
 # Cells of a table. 4,096 classes have so many; a larger table takes more memory than most models.
 MAX_CELLS = 2**24
@@ -63,6 +64,7 @@ class Table:
             self._num_rows = self._num_columns = int(metric.num_classes)
         else:
             self._num_rows, self._num_columns = 2 * int(getattr(metric, "num_labels", 1)), 2
+        self._waiting = Waiting(self._count)
         self._num_seen = 0
         # For each chunk the number of the example, the cell, and how often the example is in the cell.
         self._entries: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -87,11 +89,16 @@ class Table:
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Adds a batch of outputs (B, ...) and targets (B, ...)."""
+        if not self._has_classes:
+            # Whether outputs are logits is decided for each batch.
+            outputs = normalize_logits_if_needed(outputs, "sigmoid") if outputs.is_floating_point() else outputs
+        self._waiting.add(outputs, targets)
+
+    def _count(self, outputs: Tensor, targets: Tensor) -> None:
         if self._has_classes:
             predicted, labels = self._classes(outputs, targets)
             cells = labels * self._num_columns + predicted
         else:
-            outputs = normalize_logits_if_needed(outputs, "sigmoid") if outputs.is_floating_point() else outputs
             predicted, labels = outputs > self._metric.threshold, targets
             num_labels = self._num_rows // 2
             if num_labels > 1:  # (B, L, ...) to (B, ..., L)
@@ -124,13 +131,16 @@ class Table:
         """Examples, cells and counts of cells (B, E) of several labels each."""
         num_cells = self._num_rows * self._num_columns
         flat = torch.arange(len(cells), device=cells.device).unsqueeze(1) * num_cells + cells
-        counts = torch.bincount(flat[cells >= 0], minlength=len(cells) * num_cells)
+        if getattr(self._metric, "ignore_index", None) is not None:
+            flat = flat[cells >= 0]
+        counts = torch.bincount(flat.flatten(), minlength=len(cells) * num_cells)
         is_hit = counts.nonzero().flatten()
         return is_hit // num_cells, is_hit % num_cells, counts[is_hit]
 
     def _add(self, examples: Tensor, cells: Tensor, counts: Tensor | None, first: int = 0) -> None:
         if counts is None:
-            examples, cells = examples[cells >= 0], cells[cells >= 0]
+            if getattr(self._metric, "ignore_index", None) is not None:
+                examples, cells = examples[cells >= 0], cells[cells >= 0]
             counts = torch.ones((), dtype=torch.int32, device=cells.device).expand(len(cells))
         else:
             sums = [self._sum_by(examples, lines, size, counts) for lines, size in self._lines(cells)]
@@ -155,6 +165,7 @@ class Table:
 
     def evaluation(self, metric: Metric) -> Evaluation | None:
         """The metric with a score per example; None if they do not reproduce the metric."""
+        self._waiting.flush()
         if self._num_seen != self._num_examples or not self._entries:
             return None
         examples, cells, counts = (torch.cat(parts).cpu().long() for parts in zip(*self._entries, strict=True))
