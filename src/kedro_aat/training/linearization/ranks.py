@@ -117,19 +117,42 @@ def _range(value: float, weights: Floats, ranked: list[Ranked], has_classes: boo
     return ends[0], ends[1]
 
 
-def _sorted(outputs: NDArray[Any], is_positive: Flags) -> tuple[Indices, Flags, Floats, Floats, Indices | slice]:
-    """Order of ascending outputs and which are positive in it, (N,) each; the numbers of negatives and positives in
-    each group of equal outputs, (G,) each; and the group of each in that order.
+@dataclass(frozen=True)
+class _Groups:
+    """Examples in the order of their outputs, in groups of equal outputs.
+
+    Attributes:
+        order: Numbers of the examples, by ascending output, (N,).
+        is_positive: Whether they are positive, in that order, (N,).
+        sizes: Examples in each group, (G,).
+        positives: Positives in each group, (G,).
     """
-    order = np.argsort(outputs)
-    ascending, sorted_positive = outputs[order], is_positive[order]
-    is_new = ascending[1:] != ascending[:-1]
-    positives = sorted_positive.astype(np.float64)
-    if is_new.all():
-        return order, sorted_positive, 1 - positives, positives, slice(None)
-    group = np.concatenate(([0], np.cumsum(is_new)))
-    positives = np.bincount(group, weights=positives)
-    return order, sorted_positive, np.bincount(group) - positives, positives, group
+
+    order: Indices
+    is_positive: Flags
+    sizes: Indices
+    positives: Indices
+
+    @classmethod
+    def of(cls, outputs: NDArray[Any], is_positive: Flags) -> _Groups:
+        if outputs.dtype == np.float32 and outputs.min() >= 0:
+            # Bits of such numbers are in the order of the numbers, and integers are sorted faster than indices.
+            bits = (outputs + np.float32(0)).view(np.int32).astype(np.int64)  # no negative zero
+            keys = np.sort(bits << 32 | np.arange(len(outputs)))
+            order, ascending = keys & 0xFFFFFFFF, keys >> 32
+        else:
+            order = np.argsort(outputs)
+            ascending = outputs[order]
+        in_order = is_positive[order]
+        last = np.append(np.flatnonzero(ascending[1:] != ascending[:-1]), len(order) - 1)  # of each group
+        return cls(order, in_order, np.diff(last, prepend=-1), np.diff(np.cumsum(in_order)[last], prepend=0))
+
+    def influences(self, of_positive: Floats, of_negative: Floats) -> Floats:
+        """Influences of all examples, (N,), from those in each group, (G,)."""
+        found = np.empty(len(self.order))
+        positive, negative = (np.repeat(values, self.sizes) for values in (of_positive, of_negative))
+        found[self.order] = np.where(self.is_positive, positive, negative)
+        return found
 
 
 def auroc(outputs: NDArray[Any], is_positive: Flags) -> Ranked:
@@ -143,14 +166,14 @@ def auroc(outputs: NDArray[Any], is_positive: Flags) -> Ranked:
         outputs: One output per example, (N,).
         is_positive: Whether the example is positive, (N,); at least one is, and at least one is not.
     """
-    order, sorted_positive, negatives, positives, group = _sorted(outputs, is_positive)
-    num_negatives, num_positives = negatives.sum(), positives.sum()
+    groups = _Groups.of(outputs, is_positive)
+    positives, negatives = groups.positives, groups.sizes - groups.positives
+    num_negatives, num_positives = int(negatives.sum()), int(positives.sum())
     below = (np.cumsum(negatives) - 0.5 * negatives) / num_negatives
     above = (num_positives - np.cumsum(positives) + 0.5 * positives) / num_positives
     value = float(below @ positives / num_positives)
     share = num_positives / len(outputs)
-    influences = np.empty(len(outputs))
-    influences[order] = np.where(sorted_positive, ((below - value) / share)[group], ((above - value) / (1 - share))[group])
+    influences = groups.influences((below - value) / share, (above - value) / (1 - share))
     lowest, highest = -value, 1 - value
     return Ranked(
         value, influences, (lowest / (1 - share), highest / (1 - share)), (lowest / share, highest / share)
@@ -168,9 +191,10 @@ def average_precision(outputs: NDArray[Any], is_positive: Flags) -> Ranked:
         outputs: One output per example, (N,).
         is_positive: Whether the example is positive, (N,); at least one is.
     """
-    order, sorted_positive, negatives, positives, group = _sorted(outputs, is_positive)
-    num_examples, num_positives = len(outputs), positives.sum()
-    at_least = np.cumsum((negatives + positives)[::-1])[::-1]
+    groups = _Groups.of(outputs, is_positive)
+    positives = groups.positives
+    num_examples, num_positives = len(outputs), int(positives.sum())
+    at_least = np.cumsum(groups.sizes[::-1])[::-1]
     positives_at_least = np.cumsum(positives[::-1])[::-1]
     precision = positives_at_least / at_least
     value = float(precision @ positives / num_positives)
@@ -180,12 +204,10 @@ def average_precision(outputs: NDArray[Any], is_positive: Flags) -> Ranked:
     loss = np.cumsum(positives * precision / at_least)
     of_negative = -loss / share
     of_positive = (precision - value + gain - loss) / share
-    influences = np.empty(num_examples)
-    influences[order] = np.where(sorted_positive, of_positive[group], of_negative[group])
     below_all = (share - value) / share
     return Ranked(
         value,
-        influences,
+        groups.influences(of_positive, of_negative),
         (float(of_negative.min()), 0.0),
         (min(below_all, float(of_positive.min())), max(float(of_positive.max()), (1 - value + gain[-1]) / share)),
     )

@@ -13,6 +13,7 @@ from torchmetrics.utilities.data import dim_zero_sum
 
 from kedro_aat.training.callables import Evaluation, Linearization
 from kedro_aat.training.linearization.gradient import value_and_gradients
+from kedro_aat.training.linearization.labels import classes_of, counts_of_pairs
 from kedro_aat.training.linearization.reproduction import agrees, effective_number
 from kedro_aat.training.linearization.waiting import Waiting
 
@@ -61,6 +62,7 @@ class Sums:
             and all(isinstance(default, Tensor) for default in defaults)
             and all(reduction is dim_zero_sum for reduction in reductions)
             and sum(default.numel() for default in defaults) <= MAX_STATE
+            and not (isinstance(metric, MeanIoU) and metric.num_classes is None)
         )
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
@@ -71,6 +73,9 @@ class Sums:
         """Computes what each example adds to the states."""
         if self._parts is None:
             return
+        if isinstance(self._metric, MeanIoU):
+            self._parts.append(self._intersections(outputs, targets))
+            return
         zeros = {
             name: torch.zeros(len(outputs), *default.shape, dtype=default.dtype, device=outputs.device)
             for name, default in self._metric._defaults.items()
@@ -80,6 +85,21 @@ class Sums:
         except (RuntimeError, ValueError, TypeError) as error:  # such as an `update` that depends on the data
             logger.debug("%s cannot be computed example by example: %s", type(self._metric).__name__, error)
             self._parts = None
+
+    def _intersections(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """What `update` of mean IoU makes of each image; one-hot tensors take more time."""
+        predicted, labels = classes_of(self._metric, outputs, targets)
+        counts = counts_of_pairs(predicted, labels, self._metric.num_classes)
+        both = counts.diagonal(dim1=1, dim2=2)  # (B, C)
+        union = counts.sum(1) + counts.sum(2) - both
+        if not self._metric.include_background:
+            both, union = both[:, 1:], union[:, 1:]
+        is_present = (union > 0).double()
+        scores = both / union.clamp(min=1)
+        if not self._metric.per_class:
+            scores = scores.sum(1, keepdim=True)
+            is_present = is_present.sum(1, keepdim=True).expand(is_present.shape)
+        return {"score": scores, "num_batches": is_present}
 
     def _states_of_one(self, zeros: dict[str, Tensor], outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         for name, zero in zeros.items():

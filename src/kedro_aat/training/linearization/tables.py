@@ -13,6 +13,7 @@ from torchmetrics.utilities.compute import normalize_logits_if_needed
 
 from kedro_aat.training.callables import Evaluation, Linearization
 from kedro_aat.training.linearization.gradient import value_and_gradients
+from kedro_aat.training.linearization.labels import classes_of
 from kedro_aat.training.linearization.reproduction import agrees, effective_number
 from kedro_aat.training.linearization.waiting import Waiting
 
@@ -96,7 +97,7 @@ class Table:
 
     def _count(self, outputs: Tensor, targets: Tensor) -> None:
         if self._has_classes:
-            predicted, labels = self._classes(outputs, targets)
+            predicted, labels = classes_of(self._metric, outputs, targets)
             cells = labels * self._num_columns + predicted
         else:
             predicted, labels = outputs > self._metric.threshold, targets
@@ -114,18 +115,6 @@ class Table:
             for first in range(0, len(cells), size):
                 self._add(*self._counted(cells[first : first + size]), first=first)
         self._num_seen += len(cells)
-
-    def _classes(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        top_k = getattr(self._metric, "top_k", 1)
-        if getattr(self._metric, "input_format", "mixed") == "one-hot":
-            return outputs.argmax(1), targets.argmax(1)
-        if outputs.dim() == targets.dim():
-            return outputs.long(), targets.long()
-        predicted, targets = outputs.argmax(1), targets.long()
-        if top_k > 1:  # a target among the k largest outputs counts as predicted
-            is_near = (outputs.topk(top_k, dim=1).indices == targets.unsqueeze(1)).any(1)
-            predicted = torch.where(is_near, targets, predicted)
-        return predicted, targets
 
     def _counted(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Examples, cells and counts of cells (B, E) of several labels each."""
