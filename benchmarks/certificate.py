@@ -154,7 +154,9 @@ def main() -> None:
     few = min(runs, 500)  # these are computed for every run, which takes longer
     for num_examples, budget in ((100, 0.05), (360, 0.01)):
         certified = sum(
-            certify(*masks(generator, num_examples, budget), tolerated_drop=budget, alpha=alpha).is_certified
+            certify(
+                *masks(generator, num_examples, budget), tolerated_drop=budget, alpha=alpha, score_range=(0, 1)
+            ).is_certified
             for _ in range(few)
         )
         add("masks", num_examples, (budget, budget), "-", certified, "-", few)

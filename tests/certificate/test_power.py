@@ -102,7 +102,7 @@ def test_examples_to_certify_are_those_at_the_certificates_level() -> None:
 
 def test_no_number_of_examples_certifies_a_drop_that_is_as_large_as_the_budget() -> None:
     baseline = np.array([0.5, 0.75, 0.25, 0.5])
-    assert examples_to_certify(certify(baseline, baseline - 0.25, tolerated_drop=0.25)) is None
+    assert examples_to_certify(certify(baseline, baseline - 0.25, tolerated_drop=0.25, score_range=(0, 1))) is None
 
 
 def test_examples_to_certify_scores_that_are_neither_right_nor_wrong() -> None:
@@ -111,14 +111,14 @@ def test_examples_to_certify_scores_that_are_neither_right_nor_wrong() -> None:
     candidate = np.clip(baseline + generator.normal(0, 0.1, 100), 0, 1)
     drop = float((baseline - candidate).mean())
     tolerated = drop + 0.015
-    measured = certify(baseline, candidate, tolerated_drop=tolerated)
+    measured = certify(baseline, candidate, tolerated_drop=tolerated, score_range=(0, 1))
     # The number at which a normal test of the same spread has a power of 0.8: 1.645 + 0.842 standard errors.
     deviation = 10 * paired_standard_error(baseline, candidate)
     expected = ((1.6449 + 0.8416) * deviation / 0.015) ** 2
     assert expected > 101
     assert examples_to_certify(measured) == pytest.approx(expected, abs=1)
     # Never fewer than were not enough.
-    assert examples_to_certify(certify(baseline, candidate, tolerated_drop=drop + 0.2)) == 101
+    assert examples_to_certify(certify(baseline, candidate, tolerated_drop=drop + 0.2, score_range=(0, 1))) == 101
 
 
 @pytest.mark.parametrize("lost", [36, 40])

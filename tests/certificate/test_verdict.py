@@ -65,6 +65,7 @@ def test_bounds_at_the_ends() -> None:
     assert counted(1, 0, 0, 0.1).upper_bound == pytest.approx(0.95, abs=1e-3)
     better = counted(360, 0, 30, 0.01)
     assert better.is_certified
+    assert better.upper_bound is not None
     assert better.estimated_drop < better.upper_bound < 0
 
 
@@ -85,6 +86,7 @@ def test_p_value_falls_if_one_example_less_is_lost_and_if_one_more_is_won(table:
 def test_certified_exactly_if_the_bound_is_within_the_budget(table: tuple[int, int, int, float], alpha: float) -> None:
     certificate = counted(*table, alpha=alpha)
     assert 0 <= certificate.p_value <= 1
+    assert certificate.upper_bound is not None
     assert certificate.is_certified == (certificate.upper_bound <= certificate.tolerated_drop)
     assert certificate.estimated_drop <= certificate.upper_bound
     assert Certificate.model_validate_json(certificate.model_dump_json()) == certificate
@@ -96,6 +98,7 @@ def test_order_direction_and_unit_do_not_matter(table: tuple[int, int, int, floa
     num_examples, lost, won, drop = table
     baseline, candidate = outcomes(num_examples, lost, won)
     first = certify(baseline, candidate, tolerated_drop=drop)
+    assert first.upper_bound is not None
     order = np.random.default_rng(seed).permutation(num_examples)
     assert certify(baseline[order], candidate[order], tolerated_drop=drop) == first
     errors = certify(1 - baseline, 1 - candidate, tolerated_drop=drop, higher_is_better=False)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kedro_aat.certificate.verdict import Certificate, check_alpha
 from kedro_aat.errors import DataError
@@ -20,14 +20,25 @@ class CertificateSettings(Settings):
         alpha: Accepted probability of certifying a model that breaks its budget, in (0, 0.5).
         test_examples: Size of the test split, from which the power is computed before training; the split itself is
             not read then. With None, only the number of examples that it takes is reported.
+        score_range: Lowest and highest possible score of one example, in units of the metric (of the absolute error for
+            RMSE and R2), as your problem has it and not as the data happen to show it. Needed where the metric has no
+            limit of its own: MAE, MSE, RMSE, R2, and the user's own scores unless they are right or wrong.
         expected_drop: Assumed true drop, as a share of the tolerated one, in [0, 1).
         expected_discordance: Assumed share of examples that only one of the two models gets right, in tolerated drops.
     """
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     test_examples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    score_range: tuple[float, float] | None = None
     expected_drop: Annotated[float, Field(ge=0, lt=1)] = 0.3
     expected_discordance: Annotated[float, Field(ge=1)] = 2.0
+
+    @field_validator("score_range")
+    @classmethod
+    def _rising(cls, score_range: tuple[float, float] | None) -> tuple[float, float] | None:
+        if score_range is not None and not score_range[0] < score_range[1]:
+            raise ValueError(f"must be [lowest, highest], but got [{score_range[0]:g}, {score_range[1]:g}]")
+        return score_range
 
 
 def power(num_examples: int, true_drop: float, discordance: float, tolerated_drop: float, alpha: float = 0.05) -> float:
@@ -102,14 +113,14 @@ def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int 
         power: Required probability of being certified, in (0, 1).
 
     Returns:
-        The number, or None if the measured drop is not within the budget.
+        The number, or None if the measured drop is not within the budget, or nothing was tested.
     """
     from scipy.stats import norm
 
     drop, tolerated = certificate.estimated_drop, certificate.tolerated_drop
-    if drop >= tolerated:
+    if drop >= tolerated or certificate.statistic is None:
         return None
-    if certificate.discordant is not None:
+    if certificate.discordant is not None and certificate.unit is not None:
         # One more discordant example, since none measured does not mean that there are none: `paired_standard_error`.
         discordance = (sum(certificate.discordant) + 1) / (certificate.examples + 2)
         scale = certificate.unit
@@ -123,17 +134,20 @@ def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is known before training about scores that are right or wrong.
+    """What is known before training about a metric whose scores have a known range.
 
     Attributes:
-        assumed_drop: Assumed drop of the true metric, in units of the scores.
-        assumed_discordance: Assumed share of examples that only one of the models gets right.
-        validation_standard_error: Standard error of a drop measured on the validation split, in units of the scores.
+        assumed_drop: Assumed drop of the true metric, in units of the metric.
+        assumed_discordance: Assumed share of examples that only one of the models gets right; for scores between right
+            and wrong, the mean squared difference of the two models' scores, as a share of the squared range.
+        validation_standard_error: Standard error of a drop measured on the validation split, in units of the metric.
         num_validation_needed: Number of validation examples with which a drop is measured with a standard error of a
             third of the tolerated one.
         test_examples: Size of the test split; None if unknown.
         power: Probability of a certificate with this test split; None if its size is unknown.
         examples_needed: Number of test examples for a power of 0.8; None if no number is enough.
+        fewest: Number of test examples below which nothing is certified, not even a model that loses nothing; None in
+            files of versions before 0.2.0.
     """
 
     assumed_drop: float
@@ -143,22 +157,32 @@ class Forecast:
     test_examples: int | None
     power: float | None
     examples_needed: int | None
+    fewest: int | None = None
 
     def __str__(self) -> str:
-        assumed = f"a true drop of {self.assumed_drop:.4g} and models that disagree on {self.assumed_discordance:.2%}"
         chance = ""
         if self.power is not None:
-            chance = f"{self.test_examples:,} test examples certify it with a probability of {self.power:.0%}; "
-        return f"With {assumed} of the examples, {chance}80% takes {self.examples_needed:,} test examples"
+            chance = (
+                f"in about {100 * self.power:.0f} of 100 cases with your {self.test_examples:,} test examples, and "
+            )
+        fewest = "" if self.fewest is None else f" With fewer than {self.fewest:,}, no model is certified."
+        return (
+            f"Certificate: a model whose true drop is {self.assumed_drop:.4g} will be certified {chance}"
+            f"in 80 of 100 with {self.examples_needed:,} (if the models disagree on {self.assumed_discordance:.2%} of "
+            f"the examples).{fewest}"
+        )
 
 
-def forecast(settings: CertificateSettings, tolerated_drop: float, num_validation: int) -> Forecast | None:
+def forecast(
+    settings: CertificateSettings, tolerated_drop: float, num_validation: int, *, unit: float = 1.0
+) -> Forecast | None:
     """Predicts the power of the certificate and the precision of the validation, before training.
 
     Args:
         settings: The assumptions.
-        tolerated_drop: The budget, in units of scores of 0 and 1.
+        tolerated_drop: The budget, as a share of `unit`.
         num_validation: Number of validation examples.
+        unit: Width of the range of the scores, in units of the metric.
 
     Returns:
         The forecast, or None if the budget is 0 or so large that the assumptions make no sense.
@@ -169,13 +193,14 @@ def forecast(settings: CertificateSettings, tolerated_drop: float, num_validatio
         return None
     test_examples = settings.test_examples
     return Forecast(
-        assumed_drop=drop,
+        assumed_drop=unit * drop,
         assumed_discordance=discordance,
-        validation_standard_error=math.sqrt((discordance - drop**2) / num_validation),
+        validation_standard_error=unit * math.sqrt((discordance - drop**2) / num_validation),
         num_validation_needed=math.ceil((discordance - drop**2) / (tolerated_drop / 3) ** 2),
         test_examples=test_examples,
         power=power(test_examples, drop, discordance, tolerated_drop, settings.alpha) if test_examples else None,
         examples_needed=examples_needed(drop, discordance, tolerated_drop, alpha=settings.alpha),
+        fewest=_fewest(0.0, tolerated_drop, settings.alpha),
     )
 
 

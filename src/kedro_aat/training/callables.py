@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from kedro_aat.budget import require_finite
@@ -36,7 +37,7 @@ class Linearization:
     per_squared_error: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Evaluation:
     """What a validation function may return instead of a number.
 
@@ -57,19 +58,35 @@ class Evaluation:
     """
 
     metric: float
-    scores: Tensor | None = None
-    resampled: Tensor | None = None
-    score_range: tuple[float, float] | None = None
-    is_linearized: bool = False
-    groups: Tensor | None = None
-    linearization: Linearization | None = None
+    scores: Tensor | None
+    resampled: Tensor | None
+    score_range: tuple[float, float] | None
+    is_linearized: bool
+    groups: Tensor | None
+    linearization: Linearization | None
 
-    def __post_init__(self) -> None:
-        for name in ("scores", "resampled", "groups"):
-            if (values := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _as_tensor(name, values))
-        if self.score_range is None and self.scores is not None and self.scores.dtype is torch.bool:
-            object.__setattr__(self, "score_range", (0.0, 1.0))
+    def __init__(
+        self,
+        metric: float,
+        scores: Tensor | ArrayLike | None = None,
+        resampled: Tensor | ArrayLike | None = None,
+        score_range: tuple[float, float] | None = None,
+        is_linearized: bool = False,
+        groups: Tensor | ArrayLike | None = None,
+        linearization: Linearization | None = None,
+    ) -> None:
+        tensors = {"scores": scores, "resampled": resampled, "groups": groups}
+        fields = {name: None if values is None else _as_tensor(name, values) for name, values in tensors.items()}
+        if score_range is None and (found := fields["scores"]) is not None and found.dtype is torch.bool:
+            score_range = (0.0, 1.0)
+        known = {
+            "metric": metric,
+            "score_range": score_range,
+            "is_linearized": is_linearized,
+            "linearization": linearization,
+        }
+        for name, value in {**known, **fields}.items():
+            object.__setattr__(self, name, value)  # as in any frozen dataclass
 
 
 def _as_tensor(name: str, values: Any) -> Tensor:

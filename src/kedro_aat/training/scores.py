@@ -20,6 +20,8 @@ from torchmetrics.functional.segmentation import dice_score, generalized_dice_sc
 
 from kedro_aat.budget import Budget
 from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
+from kedro_aat.certificate.linearized import certify_linearized
+from kedro_aat.errors import DataError
 from kedro_aat.training.callables import Evaluation, Linearization
 
 # Largest difference of the scores' mean to the metric, relative to the larger of 1 and the metric.
@@ -164,7 +166,11 @@ def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> fl
 
 
 def certify_evaluations(
-    baseline: Evaluation, candidate: Evaluation, budget: Budget, alpha: float
+    baseline: Evaluation,
+    candidate: Evaluation,
+    budget: Budget,
+    alpha: float,
+    score_range: tuple[float, float] | None = None,
 ) -> Certificate | None:
     """Tests once whether the candidate keeps the budget; None if an evaluation has no scores.
 
@@ -173,13 +179,67 @@ def certify_evaluations(
         candidate: The compressed model on it.
         budget: Its drop and direction are tested.
         alpha: Accepted probability of certifying a model that breaks its budget.
+        score_range: Lowest and highest possible score of an example, of its absolute error for RMSE and R2; None takes
+            what the evaluations know.
+
+    Raises:
+        DataError: As `certify` does.
     """
     if baseline.scores is None or candidate.scores is None:
         return None
+    scores = [each.double().cpu().numpy() for each in (baseline.scores, candidate.scores)]
+    if baseline.is_linearized or candidate.is_linearized:
+        known = [each.linearization.effective_examples for each in (baseline, candidate) if each.linearization]
+        return certify_linearized(
+            *scores,
+            worst_drop=worst_drop(baseline, candidate, budget, score_range),
+            effective_examples=min(known, default=0.0),
+            tolerated_drop=budget.drop,
+            higher_is_better=budget.higher_is_better,
+            alpha=alpha,
+        )
     return certify(
-        baseline.scores.cpu().numpy(),
-        candidate.scores.cpu().numpy(),
+        *scores,
         tolerated_drop=budget.drop,
         higher_is_better=budget.higher_is_better,
         alpha=alpha,
+        score_range=score_range or candidate.score_range,
     )
+
+
+def worst_drop(
+    baseline: Evaluation, candidate: Evaluation, budget: Budget, error_range: tuple[float, float] | None
+) -> float | None:
+    """The largest possible drop of one example's linearized score; None if unknown.
+
+    Args:
+        baseline: The uncompressed model.
+        candidate: The compressed model; the baseline itself if there is none yet.
+        budget: Its direction counts.
+        error_range: Lowest and highest possible absolute error of an example; None if unknown.
+
+    Raises:
+        DataError: If an error is outside of its range.
+    """
+    ranges = [_range_of(evaluation, error_range) for evaluation in (baseline, candidate)]
+    if ranges[0] is None or ranges[1] is None:
+        return None
+    before, after = ranges[0], ranges[1]
+    return before[1] - after[0] if budget.higher_is_better else after[1] - before[0]
+
+
+def _range_of(evaluation: Evaluation, error_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    slope = evaluation.linearization.per_squared_error if evaluation.linearization else None
+    if slope is None or evaluation.score_range is None:
+        return evaluation.score_range
+    if error_range is None:
+        return None
+    lowest, highest = (slope * max(0.0, end) ** 2 for end in error_range)
+    found = evaluation.score_range[0] + min(lowest, highest), evaluation.score_range[1] + max(lowest, highest)
+    scores = evaluation.scores
+    if scores is not None and not found[0] - TOLERANCE <= float(scores.min()) <= float(scores.max()) <= found[1] + TOLERANCE:
+        raise DataError(
+            f"score_range must include the absolute errors of all examples, but one is outside of "
+            f"({error_range[0]:g}, {error_range[1]:g})"
+        )
+    return found
