@@ -15,6 +15,10 @@ from kedro_aat.certificate.verdict import NO_RANGE, Certificate, _upper_bound, c
 # With fewer the level was above alpha in benchmarks/asymptotic_certificate.py; its table is in
 # docs/decisions/asymptotic-certificates.md.
 MIN_EFFECTIVE_EXAMPLES = 20
+NO_GROUPS = (
+    "for groups of examples that depend on each other, a test is known only of metrics that are a mean over examples. "
+    "Use one, such as accuracy or the mean of a score per image"
+)
 
 
 def certify_linearized(
@@ -26,6 +30,7 @@ def certify_linearized(
     tolerated_drop: float,
     higher_is_better: bool = True,
     alpha: float = 0.05,
+    is_grouped: bool = False,
 ) -> Certificate:
     """Tests once whether the candidate keeps its budget. The null hypothesis is a true drop of at least the budget.
 
@@ -42,10 +47,11 @@ def certify_linearized(
         tolerated_drop: Largest tolerated drop of the metric; at least 0.
         higher_is_better: Direction of the metric.
         alpha: Accepted probability of certifying a model that breaks its budget, in (0, 0.5).
+        is_grouped: Whether examples of one group depend on each other.
 
     Returns:
-        The result. Its `kind` is None, and its `reason` says why, if the largest drop is unknown, or if there are too
-        few effective examples.
+        The result. Its `kind` is None, and its `reason` says why, if the largest drop is unknown, if there are too few
+        effective examples, or if they are grouped.
 
     Raises:
         DataError: If the scores are not finite numbers in two vectors of the same length, at least 1; if
@@ -59,7 +65,9 @@ def certify_linearized(
     check_drop(tolerated_drop, worst)
     holds_from = math.ceil(len(drops) * MIN_EFFECTIVE_EXAMPLES / max(effective_examples, 1e-9))
     reason = None
-    if worst is None:
+    if is_grouped:
+        reason = NO_GROUPS
+    elif worst is None:
         reason = NO_RANGE
     elif effective_examples < MIN_EFFECTIVE_EXAMPLES:
         reason = (

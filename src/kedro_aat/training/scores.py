@@ -197,6 +197,7 @@ def certify_evaluations(
             tolerated_drop=budget.drop,
             higher_is_better=budget.higher_is_better,
             alpha=alpha,
+            is_grouped=baseline.groups is not None or candidate.groups is not None,
         )
     return certify(
         *scores,
