@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from kedro_aat.training.linearization.ranks import auroc
+from kedro_aat.training.linearization.ranks import auroc, average_precision
 
 Floats = NDArray[np.float64]
 # From a table of counts, (..., K, K), with a row per target class, to the metric, (...,).
@@ -54,23 +54,41 @@ class Case:
 def macro_f1(table: Floats) -> Floats:
     """Mean over classes of 2 tp / (targets + predicted)."""
     right = np.diagonal(table, axis1=-2, axis2=-1)
-    return (2 * right / np.maximum(table.sum(-1) + table.sum(-2), 1e-300)).mean(-1)
+    return np.asarray((2 * right / np.maximum(table.sum(-1) + table.sum(-2), 1e-300)).mean(-1))
 
 
 def binary_f1(table: Floats) -> Floats:
     """F1 of class 1."""
-    return 2 * table[..., 1, 1] / np.maximum(table[..., 1, :].sum(-1) + table[..., :, 1].sum(-1), 1e-300)
+    return np.asarray(2 * table[..., 1, 1] / np.maximum(table[..., 1, :].sum(-1) + table[..., :, 1].sum(-1), 1e-300))
 
 
 def macro_accuracy(table: Floats) -> Floats:
     """Mean over classes of the share of its targets that are right."""
-    return (np.diagonal(table, axis1=-2, axis2=-1) / np.maximum(table.sum(-1), 1e-300)).mean(-1)
+    return np.asarray((np.diagonal(table, axis1=-2, axis2=-1) / np.maximum(table.sum(-1), 1e-300)).mean(-1))
 
 
 def mean_iou(table: Floats) -> Floats:
     """Mean over classes of intersection over union."""
     right = np.diagonal(table, axis1=-2, axis2=-1)
-    return (right / np.maximum(table.sum(-1) + table.sum(-2) - right, 1e-300)).mean(-1)
+    return np.asarray((right / np.maximum(table.sum(-1) + table.sum(-2) - right, 1e-300)).mean(-1))
+
+
+def weighted_f1(table: Floats) -> Floats:
+    """F1 of each class, weighted by its targets."""
+    right, targets = np.diagonal(table, axis1=-2, axis2=-1), table.sum(-1)
+    return np.asarray((targets * 2 * right / np.maximum(targets + table.sum(-2), 1e-300)).sum(-1) / targets.sum(-1))
+
+
+def binary_precision(table: Floats) -> Floats:
+    """Precision of class 1."""
+    return np.asarray(table[..., 1, 1] / np.maximum(table[..., :, 1].sum(-1), 1e-300))
+
+
+def matthews(table: Floats) -> Floats:
+    """Matthews' correlation coefficient of two classes."""
+    product = table.sum(-1).prod(-1) * table.sum(-2).prod(-1)
+    difference = table[..., 0, 0] * table[..., 1, 1] - table[..., 0, 1] * table[..., 1, 0]
+    return np.asarray(difference / np.sqrt(np.maximum(product, 1e-300)))
 
 
 def slopes_of(metric: TableMetric, table: Floats) -> Floats:
@@ -102,9 +120,9 @@ def of_counts(metric: TableMetric, counts: Floats) -> Sample:
     return Sample(scores[0], scores[1], ends[0][1] - ends[1][0], min(effective))
 
 
-def _solved(drop: Callable[[float], float], wanted: float, highest: float = 1.0) -> float:
+def _solved(drop: Callable[[float], float], wanted: float, highest: float = 1.0, precision: float = 1e-14) -> float:
     """Finds the strength of a candidate at which its true drop is the wanted one."""
-    return float(brentq(lambda strength: drop(strength) - wanted, 0, highest, xtol=1e-14, rtol=1e-12))
+    return float(brentq(lambda strength: drop(strength) - wanted, 0, highest, xtol=precision, rtol=1e-12))
 
 
 def _lossy(kind: str, num_classes: int, strength: float) -> Floats:
@@ -224,43 +242,61 @@ def of_images(kind: str, num_examples: int, presence: float, budget: float) -> C
     return Case("mean IoU", kind, num_examples, budget, samples)
 
 
-def of_ranks(kind: str, num_examples: int, share: float, budget: float) -> Case:
-    """A classifier whose outputs are normal, judged by AUROC.
+# Distance of the positives' mean output, in standard deviations.
+DISTANCE = 2.0
+# Examples that show the true drop of the average precision, which has no formula.
+MANY = 1_000_000
+
+
+def _outputs(
+    kind: str, strength: float, num_examples: int, share: float, generator: np.random.Generator
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Outputs of both models, and which examples are positive, (N,) each."""
+    positive = generator.random(num_examples) < share
+    outputs = generator.normal(size=num_examples) + DISTANCE * positive
+    chances, noise = generator.random(num_examples), generator.normal(size=num_examples)
+    if kind == "many small":
+        return outputs, outputs + strength * noise, positive
+    fails = (chances < strength) & (positive == (kind == "rare class only"))
+    return outputs, np.where(fails, 100.0 * (1 - 2 * positive), outputs), positive
+
+
+def of_ranks(name: str, kind: str, num_examples: int, share: float, budget: float) -> Case:
+    """A classifier whose outputs are normal.
 
     Args:
+        name: `AUROC` or `average precision`.
         kind: `many small` adds noise; `rare failures` puts negatives at the top, `rare class only` positives at the
             bottom.
         num_examples: Number of drawn examples.
         share: Share of positives.
         budget: Tolerated drop.
     """
-    distance = 2.0
-    value = float(norm.cdf(distance / math.sqrt(2)))
+    rank = auroc if name == "AUROC" else average_precision
+
+    def drop(strength: float) -> float:
+        if name == "AUROC":
+            value = float(norm.cdf(DISTANCE / math.sqrt(2)))
+            if kind == "many small":
+                return value - float(norm.cdf(DISTANCE / math.sqrt(2 + strength**2)))
+            return strength * value
+        before, after, positive = _outputs(kind, strength, MANY, share, np.random.default_rng(0))
+        return rank(before, positive).value - rank(after, positive).value
 
     def samples(times: float, runs: int, generator: np.random.Generator) -> Iterator[Sample]:
-        wanted = value - times * budget
-        if wanted <= (0.5 if kind == "many small" else 0):
-            raise ValueError(f"no such candidate loses {times * budget:g}")
-        variance = (distance / norm.ppf(wanted)) ** 2 / 2 - 1
-        strength = 1 - wanted / value
+        strength = _solved(drop, times * budget, 20.0 if kind == "many small" else 1.0, 1e-5)
         for _ in range(runs):
-            positive = generator.random(num_examples) < share
+            before, after, positive = _outputs(kind, strength, num_examples, share, generator)
             if not 0 < positive.sum() < num_examples:
                 continue
-            outputs = generator.normal(size=num_examples) + distance * positive
-            if kind == "many small":
-                after = outputs + math.sqrt(variance) * generator.normal(size=num_examples)
-            else:
-                fails = (generator.random(num_examples) < strength) & (positive == (kind == "rare class only"))
-                after = np.where(fails, 100.0 * (1 - 2 * positive), outputs)
-            ranked = [auroc(each, positive) for each in (outputs, after)]
+            ranked = [rank(each, positive) for each in (before, after)]
             scores = [each.value + each.influences for each in ranked]
             highest = ranked[0].value + max(ranked[0].of_negative[1], ranked[0].of_positive[1])
             lowest = ranked[1].value + min(ranked[1].of_negative[0], ranked[1].of_positive[0])
             rarest = min(positive.sum(), num_examples - positive.sum())
             yield Sample(scores[0], scores[1], highest - lowest, float(rarest))
 
-    return Case("AUROC", kind, num_examples, budget, samples)
+    return Case(name, kind, num_examples, budget, samples)
 
 
 def of_errors(name: str, kind: str, num_examples: int, shape: tuple[float, float], budget: float) -> Case:
@@ -340,10 +376,14 @@ def _cases(kind: str, rarest: int, budget: float) -> Iterator[Case]:
     two, three = np.array([1 - share, share]), np.array([0.6, 0.4 - share, share])
     yield of_labels("binary F1", binary_f1, kind, num_examples, two, 0.9, budget / rarest)
     yield of_labels("macro F1", macro_f1, kind, num_examples, three, 0.9, budget / rarest / 3)
+    yield of_labels("binary precision", binary_precision, kind, num_examples, two, 0.9, budget / rarest)
+    yield of_labels("Matthews", matthews, kind, num_examples, two, 0.9, budget / rarest)
+    yield of_labels("weighted F1", weighted_f1, kind, num_examples, three, 0.9, budget / num_examples)
     yield of_labels("macro accuracy", macro_accuracy, kind, num_examples, three, 0.9, budget / rarest / 3)
     yield of_images(kind, 4 * rarest, 0.5, budget / rarest / 3)
     few = {10: 300, 30: 1000, 100: 500}[rarest]
-    yield of_ranks(kind, few, rarest / few, budget / rarest)
+    yield of_ranks("AUROC", kind, few, rarest / few, budget / rarest)
+    yield of_ranks("average precision", kind, few, rarest / few, budget / rarest)
     yield of_errors("RMSE", kind, 4 * rarest, (0.5, 5.0), budget)
     yield of_errors("RMSE", kind, 4 * rarest, (2.0, 5.0), budget)
     yield of_errors("R2", kind, 4 * rarest, (0.5, 5.0), budget)

@@ -4,10 +4,10 @@ Each row is a metric, a number of examples, the effective number of those that i
 for RMSE and R2 of the largest errors), a budget, and a kind of candidate. `level` is the share of certified runs if the
 true drop is exactly the budget, so that every certificate is wrong; `bound` is its lower limit of Clopper and Pearson
 at 99%, and refutes the level if it exceeds alpha. `double` counts the certified ones of candidates that lose twice
-their budget, and `power` is the share of certified runs if a tenth of the budget is lost. Rows without `limit` show what
-the test would do with fewer effective examples than it takes.
+their budget, and `power` is the share of certified runs if a tenth of the budget is lost. Rows without `limit` show
+what the test would do with fewer effective examples than it takes.
 
-    python benchmarks/asymptotic_certificate.py [--runs 2000] [--seed 0] [--alpha 0.05]
+    python benchmarks/asymptotic_certificate.py [--runs 2000] [--seed 0] [--alpha 0.05] [--metrics NAME ...]
 """
 
 from __future__ import annotations
@@ -73,11 +73,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--alpha", type=float, default=0.05)
+    parser.add_argument("--metrics", nargs="*", help="only these")
     arguments = parser.parse_args()
     runs, alpha, started = arguments.runs, arguments.alpha, time.perf_counter()
     columns = ("metric", "candidate", "examples", "effective", "limit", "budget", "level", "bound", "double", "power")
     table = Table(*columns, box=None)
     for number, case in enumerate(cases()):
+        if arguments.metrics and case.metric not in arguments.metrics:
+            continue
         generator = np.random.default_rng((arguments.seed, number))
         try:
             wrong, effective = certified(case, 1.0, runs, alpha, generator)
@@ -89,8 +92,8 @@ def main() -> None:
             double = "-"
         power = certified(case, 0.1, POWER_RUNS, alpha, generator)[0] / POWER_RUNS
         bound = lower_bound(wrong, runs)
-        row = (case.metric, case.candidate, f"{case.num_examples}", f"{effective:.0f}")
-        row += ("yes" if case.is_limited else "no", f"{case.budget:.3g}")
+        row = [case.metric, case.candidate, f"{case.num_examples}", f"{effective:.0f}"]
+        row += ["yes" if case.is_limited else "no", f"{case.budget:.3g}"]
         flag = " !" if bound > alpha else ""
         table.add_row(*row, f"{wrong / runs:.4f}", f"{bound:.4f}{flag}", double, f"{power:.2f}")
     console = Console(width=120)

@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from kedro_aat.training.data import Examples
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.settings import TrainingSettings
 
@@ -77,12 +76,16 @@ CASES: dict[str, tuple[str, dict[str, Any], Any]] = {
         {},
         lambda: rows(num_classes=2, num_outputs=1),
     ),
-    "RMSE, 100,000 rows": ("regression.MeanSquaredError", {"squared": False}, lambda: rows(num_classes=0, num_outputs=1)),
+    "RMSE, 100,000 rows": (
+        "regression.MeanSquaredError",
+        {"squared": False},
+        lambda: rows(num_classes=0, num_outputs=1),
+    ),
     "R2, 100,000 rows": ("regression.R2Score", {}, lambda: rows(num_classes=0, num_outputs=1)),
 }
 
 
-def training_of(model: nn.Module, data: Examples | dict[str, Tensor], metric: str, arguments: Any, number: int) -> Any:
+def training_of(model: nn.Module, data: dict[str, Tensor], metric: str, arguments: Any, number: int) -> Any:
     """A training that validates with `number` resamples."""
     settings = TrainingSettings.model_validate(
         {

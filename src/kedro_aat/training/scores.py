@@ -8,7 +8,7 @@ example by example. This module knows which metrics are means over examples; for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,11 +87,7 @@ def scorer_for(metric: Any) -> Scorer | None:
     """What gives the metric's score of each example; None if the metric is no mean over examples, or unknown."""
     kind = type(metric).__name__
     if kind in _SAME_AS_ACCURACY:
-        is_mean = (
-            metric.average == "micro"
-            and metric.ignore_index is None
-            and metric.multidim_average == "global"
-        )
+        is_mean = metric.average == "micro" and metric.ignore_index is None and metric.multidim_average == "global"
         return Scorer(partial(_is_right, top_k=metric.top_k), SHARES) if is_mean else None
     if kind == "BinaryAccuracy" and metric.ignore_index is None and metric.multidim_average == "global":
         return Scorer(partial(_is_right_binary, threshold=metric.threshold), SHARES)
@@ -100,11 +96,13 @@ def scorer_for(metric: Any) -> Scorer | None:
     if kind == "MeanSquaredError" and metric.num_outputs == 1 and metric.squared:
         return Scorer(lambda outputs, targets: _mean_per_example((outputs - targets).square()), ERRORS)
     if kind == "DiceScore" and metric.aggregation_level == "samplewise" and metric.average not in (None, "none"):
-        arguments = ("num_classes", "include_background", "average", "input_format", "aggregation_level")
-        return Scorer(_with_own(dice_score, metric, arguments), SHARES)
+        names = ("num_classes", "include_background", "average", "input_format", "aggregation_level")
+        return Scorer(_with_own(dice_score, metric, *names), SHARES)
     if kind == "GeneralizedDiceScore" and not metric.per_class:
-        arguments = ("num_classes", "include_background", "weight_type", "input_format")
-        return Scorer(_with_own(generalized_dice_score, metric, arguments), SHARES)
+        own = _with_own(
+            generalized_dice_score, metric, "num_classes", "include_background", "weight_type", "input_format"
+        )
+        return Scorer(own, SHARES)
     return None
 
 
@@ -112,7 +110,7 @@ def scorer_for(metric: Any) -> Scorer | None:
 _SAME_AS_ACCURACY = tuple(f"Multiclass{kind}" for kind in ("Accuracy", "Precision", "Recall", "F1Score", "FBetaScore"))
 
 
-def _with_own(function: Callable[..., Tensor], metric: Any, names: Sequence[str]) -> Callable[..., Tensor]:
+def _with_own(function: Callable[..., Tensor], metric: Any, *names: str) -> Callable[..., Tensor]:
     """The function with the metric's own arguments of these names."""
     return partial(function, **{name: getattr(metric, name) for name in names})
 
@@ -237,8 +235,9 @@ def _range_of(evaluation: Evaluation, error_range: tuple[float, float] | None) -
         return None
     lowest, highest = (slope * max(0.0, end) ** 2 for end in error_range)
     found = evaluation.score_range[0] + min(lowest, highest), evaluation.score_range[1] + max(lowest, highest)
+    room = TOLERANCE * (found[1] - found[0])
     scores = evaluation.scores
-    if scores is not None and not found[0] - TOLERANCE <= float(scores.min()) <= float(scores.max()) <= found[1] + TOLERANCE:
+    if scores is not None and bool(((scores < found[0] - room) | (scores > found[1] + room)).any()):
         raise DataError(
             f"score_range must include the absolute errors of all examples, but one is outside of "
             f"({error_range[0]:g}, {error_range[1]:g})"

@@ -55,9 +55,7 @@ def test_the_batch_size_does_not_matter(metric: Metric, predictions: Any, monkey
     monkeypatch.setattr(waiting, "MAX_WAITING", 0)
     monkeypatch.setattr(tables, "MAX_COUNTS", 100)
     for batch_size in (50, 37):
-        torch.testing.assert_close(
-            scores_of(metric, outputs, targets, batch_size), expected, rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(scores_of(metric, outputs, targets, batch_size), expected, rtol=1e-4, atol=1e-5)
 
 
 @EACH

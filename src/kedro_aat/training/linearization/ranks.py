@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from kedro_aat.training.callables import Evaluation, Linearization
@@ -64,7 +63,7 @@ class Ranks:
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Adds nothing: the metric keeps all outputs and targets itself."""
 
-    def evaluation(self, metric: Metric) -> Evaluation | None:
+    def evaluation(self, metric: Any) -> Evaluation | None:
         """The metric with a score per example; None if they do not reproduce the metric."""
         outputs = dim_zero_cat(metric.preds).cpu().numpy()  # (N,) or (N, C)
         targets = dim_zero_cat(metric.target).cpu().numpy()  # (N,) or (N, C)
@@ -175,9 +174,7 @@ def auroc(outputs: NDArray[Any], is_positive: Flags) -> Ranked:
     share = num_positives / len(outputs)
     influences = groups.influences((below - value) / share, (above - value) / (1 - share))
     lowest, highest = -value, 1 - value
-    return Ranked(
-        value, influences, (lowest / (1 - share), highest / (1 - share)), (lowest / share, highest / share)
-    )
+    return Ranked(value, influences, (lowest / (1 - share), highest / (1 - share)), (lowest / share, highest / share))
 
 
 def average_precision(outputs: NDArray[Any], is_positive: Flags) -> Ranked:

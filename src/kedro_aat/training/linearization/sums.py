@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, R2Score
 from torchmetrics.segmentation import MeanIoU
 from torchmetrics.utilities.data import dim_zero_sum
 
@@ -156,6 +156,9 @@ class Sums:
     def _effective_examples(self, values: dict[str, Tensor]) -> float:
         """The smallest effective number of examples behind a sum that no example makes smaller."""
         columns = torch.cat(list(values.values()), dim=1)
+        if isinstance(self._metric, R2Score):  # which depends on the spread of the targets, wherever they are
+            targets = values["sum_error"]
+            columns = torch.cat([columns, (targets - targets.mean(0)).square()], dim=1)
         columns = columns[:, (columns >= 0).all(0) & (columns > 0).any(0)]
         return effective_number(columns.sum(0), columns.square().sum(0))
 
