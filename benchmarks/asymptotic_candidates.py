@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from benchmarks.table_metrics import TableMetric, mean_iou, slopes_of
 from kedro_aat.training.linearization.ranks import auroc, average_precision
 
 Floats = NDArray[np.float64]
-# From a table of counts, (..., K, K), with a row per target class, to the metric, (...,).
-TableMetric = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -49,54 +48,6 @@ class Case:
     samples: Callable[[float, int, np.random.Generator], Iterator[Sample]]
     higher_is_better: bool = True
     is_limited: bool = True
-
-
-def macro_f1(table: Floats) -> Floats:
-    """Mean over classes of 2 tp / (targets + predicted)."""
-    right = np.diagonal(table, axis1=-2, axis2=-1)
-    return np.asarray((2 * right / np.maximum(table.sum(-1) + table.sum(-2), 1e-300)).mean(-1))
-
-
-def binary_f1(table: Floats) -> Floats:
-    """F1 of class 1."""
-    return np.asarray(2 * table[..., 1, 1] / np.maximum(table[..., 1, :].sum(-1) + table[..., :, 1].sum(-1), 1e-300))
-
-
-def macro_accuracy(table: Floats) -> Floats:
-    """Mean over classes of the share of its targets that are right."""
-    return np.asarray((np.diagonal(table, axis1=-2, axis2=-1) / np.maximum(table.sum(-1), 1e-300)).mean(-1))
-
-
-def mean_iou(table: Floats) -> Floats:
-    """Mean over classes of intersection over union."""
-    right = np.diagonal(table, axis1=-2, axis2=-1)
-    return np.asarray((right / np.maximum(table.sum(-1) + table.sum(-2) - right, 1e-300)).mean(-1))
-
-
-def weighted_f1(table: Floats) -> Floats:
-    """F1 of each class, weighted by its targets."""
-    right, targets = np.diagonal(table, axis1=-2, axis2=-1), table.sum(-1)
-    return np.asarray((targets * 2 * right / np.maximum(targets + table.sum(-2), 1e-300)).sum(-1) / targets.sum(-1))
-
-
-def binary_precision(table: Floats) -> Floats:
-    """Precision of class 1."""
-    return np.asarray(table[..., 1, 1] / np.maximum(table[..., :, 1].sum(-1), 1e-300))
-
-
-def matthews(table: Floats) -> Floats:
-    """Matthews' correlation coefficient of two classes."""
-    product = table.sum(-1).prod(-1) * table.sum(-2).prod(-1)
-    difference = table[..., 0, 0] * table[..., 1, 1] - table[..., 0, 1] * table[..., 1, 0]
-    return np.asarray(difference / np.sqrt(np.maximum(product, 1e-300)))
-
-
-def slopes_of(metric: TableMetric, table: Floats) -> Floats:
-    """Derivatives of the metric by each cell of a table (K, K), by complex steps."""
-    size = 1e-20 * table.sum()
-    steps = 1j * size * np.eye(table.size).reshape(-1, *table.shape)
-    slopes: Floats = metric(table + steps).imag.reshape(table.shape) / size
-    return slopes
 
 
 def of_counts(metric: TableMetric, counts: Floats) -> Sample:
@@ -190,6 +141,54 @@ def _of_cells(metric: TableMetric, counts: NDArray[np.int64], triples: Floats) -
         ends.append((value + slopes[is_target].min(), value + slopes[is_target].max()))
         effective.append(min(total.sum(1).min(), total.sum(0).min()))
     return Sample(scores[0], scores[1], ends[0][1] - ends[1][0], float(min(effective)))
+
+
+def of_many_classes(num_classes: int, per_class: int, budget: float) -> Case:
+    """A classifier of many rare classes, whose errors in the linearization may add up, judged by macro IoU.
+
+    Args:
+        num_classes: Number of classes, equally frequent.
+        per_class: Expected number of drawn examples of each.
+        budget: Tolerated drop.
+    """
+    num_examples, accuracy = num_classes * per_class, 0.8
+
+    def iou(right: float) -> float:
+        """Of each class, for models that guess where they do not know; `right` is the share of right examples."""
+        return right / (2 - right)
+
+    def right(share_known: float) -> float:
+        return share_known + (1 - share_known) / num_classes
+
+    def samples(times: float, runs: int, generator: np.random.Generator) -> Iterator[Sample]:
+        def drop(strength: float) -> float:
+            return iou(right(accuracy)) - iou(right(accuracy * (1 - strength)))
+
+        strength = _solved(drop, times * budget)
+        for _ in range(runs):
+            targets, guesses, others = generator.integers(num_classes, size=(3, num_examples))
+            before = np.where(generator.random(num_examples) < accuracy, targets, guesses)
+            after = np.where(generator.random(num_examples) < strength, others, before)
+            scores, ends, fewest = zip(
+                *(_iou_of_labels(targets, each, num_classes) for each in (before, after)), strict=True
+            )
+            yield Sample(scores[0], scores[1], ends[0][1] - ends[1][0], float(min(fewest)))
+
+    return Case(f"mean IoU of {num_classes}", KINDS[0], num_examples, budget, samples)
+
+
+def _iou_of_labels(
+    targets: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
+) -> tuple[Floats, tuple[float, float], float]:
+    """Scores, their range, and the fewest targets or predictions of a class; a table would be large."""
+    counts = [np.bincount(each, minlength=num_classes) for each in (targets, predicted, targets[targets == predicted])]
+    union = np.maximum(counts[0] + counts[1] - counts[2], 1e-9)
+    value, scale = float((counts[2] / union).mean()), len(targets) / num_classes
+    line = -counts[2] / union**2  # derivative by a class's targets, and by its predictions
+    hit = 1 / union - line
+    scores = value + scale * (line[targets] + line[predicted] + hit[targets] * (targets == predicted))
+    ends = line.min() + np.minimum(line + hit, line.min()).min(), (line + np.maximum(line + hit, line.max())).max()
+    return scores, (value + scale * ends[0], value + scale * ends[1]), float(min(counts[0].min(), counts[1].min()))
 
 
 # Pixels of an image.
@@ -352,38 +351,3 @@ def _of_squares(before: Floats, after: Floats, targets: Floats, is_r2: bool) -> 
         effective = min(effective, squares.sum() ** 2 / (squares**2).sum())
     worst = ends[0][1] - ends[1][0] if is_r2 else ends[1][1] - ends[0][0]
     return Sample(scores[0], scores[1], float(worst), float(effective))
-
-
-# Rarest examples of each row, and budgets in the smallest one that they could certify without a loss.
-RAREST = (10, 30, 100)
-BUDGETS = (1.5, 4.0)
-# What (1 - drop)^N = 0.05 takes: 3 examples per budget.
-EXAMPLES_PER_BUDGET = 3.0
-
-
-def cases() -> Iterator[Case]:
-    """All cases whose candidate can lose as much as its budget."""
-    for rarest in RAREST:
-        for times in BUDGETS:
-            for kind in KINDS:
-                for case in _cases(kind, rarest, times * EXAMPLES_PER_BUDGET):
-                    yield replace(case, is_limited=rarest > RAREST[0])
-
-
-def _cases(kind: str, rarest: int, budget: float) -> Iterator[Case]:
-    num_examples = {10: 1000, 30: 10_000, 100: 4000}[rarest]
-    share = rarest / num_examples
-    two, three = np.array([1 - share, share]), np.array([0.6, 0.4 - share, share])
-    yield of_labels("binary F1", binary_f1, kind, num_examples, two, 0.9, budget / rarest)
-    yield of_labels("macro F1", macro_f1, kind, num_examples, three, 0.9, budget / rarest / 3)
-    yield of_labels("binary precision", binary_precision, kind, num_examples, two, 0.9, budget / rarest)
-    yield of_labels("Matthews", matthews, kind, num_examples, two, 0.9, budget / rarest)
-    yield of_labels("weighted F1", weighted_f1, kind, num_examples, three, 0.9, budget / num_examples)
-    yield of_labels("macro accuracy", macro_accuracy, kind, num_examples, three, 0.9, budget / rarest / 3)
-    yield of_images(kind, 4 * rarest, 0.5, budget / rarest / 3)
-    few = {10: 300, 30: 1000, 100: 500}[rarest]
-    yield of_ranks("AUROC", kind, few, rarest / few, budget / rarest)
-    yield of_ranks("average precision", kind, few, rarest / few, budget / rarest)
-    yield of_errors("RMSE", kind, 4 * rarest, (0.5, 5.0), budget)
-    yield of_errors("RMSE", kind, 4 * rarest, (2.0, 5.0), budget)
-    yield of_errors("R2", kind, 4 * rarest, (0.5, 5.0), budget)

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,23 @@ from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.asymptotic_candidates import Case, cases
+from benchmarks.asymptotic_candidates import (
+    KINDS,
+    Case,
+    of_errors,
+    of_images,
+    of_labels,
+    of_many_classes,
+    of_ranks,
+)
+from benchmarks.table_metrics import (
+    binary_f1,
+    binary_precision,
+    macro_accuracy,
+    macro_f1,
+    matthews,
+    weighted_f1,
+)
 from kedro_aat.certificate.linearized import MIN_EFFECTIVE_EXAMPLES
 from kedro_aat.certificate.p_values import p_of_mean
 
@@ -33,6 +51,50 @@ from kedro_aat.certificate.p_values import p_of_mean
 SURELY_REFUSED = 0.9
 VIOLATORS = 400
 POWER_RUNS = 200
+
+
+# Rarest examples of each row, and budgets in the smallest one that they could certify without a loss.
+RAREST = (10, 30, 100)
+BUDGETS = (1.5, 4.0)
+# What (1 - drop)^N = 0.05 takes: 3 examples per budget.
+EXAMPLES_PER_BUDGET = 3.0
+
+
+def cases() -> Iterator[Case]:
+    """All cases whose candidate can lose as much as its budget."""
+    for rarest in RAREST:
+        for times in BUDGETS:
+            for kind in KINDS:
+                for case in cases_of(kind, rarest, times * EXAMPLES_PER_BUDGET):
+                    yield replace(case, is_limited=rarest > RAREST[0])
+
+
+def cases_of(kind: str, rarest: int, budget: float) -> Iterator[Case]:
+    """The cases of one kind of candidate.
+
+    Args:
+        kind: How the candidate loses.
+        rarest: Expected number of examples of the rarest class, for errors a quarter of all.
+        budget: Tolerated drop, in those that `rarest` examples lost would show.
+    """
+    num_examples = {10: 1000, 30: 10_000, 100: 4000}[rarest]
+    share = rarest / num_examples
+    two, three = np.array([1 - share, share]), np.array([0.6, 0.4 - share, share])
+    yield of_labels("binary F1", binary_f1, kind, num_examples, two, 0.9, budget / rarest)
+    yield of_labels("macro F1", macro_f1, kind, num_examples, three, 0.9, budget / rarest / 3)
+    yield of_labels("binary precision", binary_precision, kind, num_examples, two, 0.9, budget / rarest)
+    yield of_labels("Matthews", matthews, kind, num_examples, two, 0.9, budget / rarest)
+    yield of_labels("weighted F1", weighted_f1, kind, num_examples, three, 0.9, budget / num_examples)
+    if kind == KINDS[0] and rarest > 10:
+        yield of_many_classes(100, rarest, 3 * budget / rarest / 10)
+    yield of_labels("macro accuracy", macro_accuracy, kind, num_examples, three, 0.9, budget / rarest / 3)
+    yield of_images(kind, 4 * rarest, 0.5, budget / rarest / 3)
+    few = {10: 300, 30: 1000, 100: 500}[rarest]
+    yield of_ranks("AUROC", kind, few, rarest / few, budget / rarest)
+    yield of_ranks("average precision", kind, few, rarest / few, budget / rarest)
+    yield of_errors("RMSE", kind, 4 * rarest, (0.5, 5.0), budget)
+    yield of_errors("RMSE", kind, 4 * rarest, (2.0, 5.0), budget)
+    yield of_errors("R2", kind, 4 * rarest, (0.5, 5.0), budget)
 
 
 def certified(case: Case, times: float, runs: int, alpha: float, generator: np.random.Generator) -> tuple[int, float]:

@@ -11,10 +11,10 @@ from kedro_aat.certificate.p_values import p_of_mean
 from kedro_aat.certificate.paired_scores import paired, paired_standard_error
 from kedro_aat.certificate.verdict import NO_RANGE, Certificate, _upper_bound, check_alpha, check_drop
 
-# Fewest effective examples behind every part of the metric, such as those of the rarest class, for a certificate.
-# With fewer the level was above alpha in benchmarks/asymptotic_certificate.py; its table is in
+# Fewest effective examples behind every part of the metric, such as those of the rarest class, for a certificate. In
+# benchmarks/asymptotic_certificate.py the level holds with so many, and also with half as many; the table is in
 # docs/decisions/asymptotic-certificates.md.
-MIN_EFFECTIVE_EXAMPLES = 20
+MIN_EFFECTIVE_EXAMPLES = 10
 NO_GROUPS = (
     "for groups of examples that depend on each other, a test is known only of metrics that are a mean over examples. "
     "Use one, such as accuracy or the mean of a score per image"
