@@ -67,19 +67,21 @@ class Scores:
         """The metric with all scores; None if it is not their mean."""
         values = joined(self._parts)
         is_defined = ~values.isnan()
-        if not bool(is_defined.any()) or not agrees_with(values[is_defined], metric.compute()):
+        num_defined = int(is_defined.sum())
+        if not num_defined or not agrees_with(values[is_defined], metric.compute()):
             return None
-        if bool(is_defined.all()):
-            return Evaluation(float(values.mean()), values, score_range=self._scorer.score_range)
+        mean = float(values[is_defined].mean())
+        if num_defined == len(values):
+            return Evaluation(mean, values, score_range=self._scorer.score_range)
         # A mean over some of the examples, and the models may differ in which: a ratio of two sums.
-        share, mean = float(is_defined.double().mean()), float(values[is_defined].mean())
+        share = num_defined / len(values)
         lowest, highest = (mean + (end - mean) / share for end in self._scorer.score_range)
         return Evaluation(
             mean,
             torch.where(is_defined, mean + (values - mean) / share, mean),
             score_range=(lowest, highest),
             is_linearized=True,
-            linearization=Linearization(float(is_defined.sum())),
+            linearization=Linearization(num_defined),
         )
 
 

@@ -30,7 +30,20 @@ def several() -> Predictions:
     return labels((3,))
 
 
+def partly_empty() -> Predictions:
+    """Masks; a third of the images have neither a target nor a prediction, and the second model misses some more."""
+    targets, *models = labels((6, 6))
+    targets[::3] = 0
+    predicted = [(outputs > 0).long() for outputs in models]
+    for each in predicted:
+        each[::3] = 0
+    targets[1::30], predicted[1][1::30] = 0, 0
+    return targets, predicted[0], predicted[1]
+
+
 LINEARIZED: list[Case] = [
+    # The mean over those images that have any: torchmetrics leaves the others out.
+    (s.DiceScore(2, include_background=False, average="macro", input_format="index"), partly_empty),
     (c.MulticlassF1Score(4), classes),
     (c.MulticlassF1Score(4, average="weighted"), classes),
     (c.MulticlassF1Score(4, ignore_index=1), classes),
