@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import astuple
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ import kedro_aat
 from kedro_aat.errors import StorageError
 from kedro_aat.storage import replacing
 from kedro_aat.tensors import hash_tensors
+from kedro_aat.training.callables import Linearization
 from kedro_aat.training.default import pick_device
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
@@ -116,6 +118,10 @@ class MetricValues(BaseModel):
         metric: Metric over the split.
         scores: One score per example; None if the metric is not their mean.
         resampled: Metric on resamples of the split, which may be NaN; None if there are none.
+        score_range: Lowest and highest possible score, which may be infinite; None if unknown.
+        is_linearized: Whether the scores are the linearization of a metric that is not their mean by nature.
+        linearization: Effective number of examples behind the linearization, and the change of a score with its squared
+            error; None if there is none.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
@@ -123,6 +129,9 @@ class MetricValues(BaseModel):
     metric: float
     scores: list[float] | None = None
     resampled: list[float] | None = None
+    score_range: tuple[float, float] | None = None
+    is_linearized: bool = False
+    linearization: tuple[float, float | None] | None = None
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> MetricValues:
@@ -132,6 +141,9 @@ class MetricValues(BaseModel):
             metric=evaluation.metric,
             scores=None if scores is None else scores.tolist(),
             resampled=None if resampled is None else resampled.tolist(),
+            score_range=evaluation.score_range,
+            is_linearized=evaluation.is_linearized,
+            linearization=None if evaluation.linearization is None else astuple(evaluation.linearization),
         )
 
     def evaluation(self) -> Evaluation:
@@ -140,7 +152,14 @@ class MetricValues(BaseModel):
             None if values is None else torch.tensor(values, dtype=torch.float64)
             for values in (self.scores, self.resampled)
         )
-        return Evaluation(self.metric, scores, resampled)
+        return Evaluation(
+            self.metric,
+            scores,
+            resampled,
+            score_range=self.score_range,
+            is_linearized=self.is_linearized,
+            linearization=None if self.linearization is None else Linearization(*self.linearization),
+        )
 
 
 def identity_of(model: nn.Module) -> str:
