@@ -9,12 +9,17 @@ from numpy.typing import ArrayLike
 
 from kedro_aat.certificate.p_values import p_of_mean
 from kedro_aat.certificate.paired_scores import paired, paired_standard_error
-from kedro_aat.certificate.verdict import NO_RANGE, Certificate, _upper_bound, check_alpha, check_drop
+from kedro_aat.certificate.verdict import Certificate, _upper_bound, check_alpha, check_drop
 
 # Fewest effective examples behind every part of the metric, such as those of the rarest class, for a certificate. In
 # benchmarks/asymptotic_certificate.py the level holds with so many, and also with half as many; the table is in
 # docs/decisions/asymptotic-certificates.md.
 MIN_EFFECTIVE_EXAMPLES = 10
+NO_LIMIT = (
+    "it is not known how much one example that was not drawn can change this metric. For RMSE and R2, give the lowest and "
+    "the highest possible absolute error of an example as certificate.score_range; instead of another metric, use one of "
+    "those that can be certified"
+)
 NO_GROUPS = (
     "for groups of examples that depend on each other, a test is known only of metrics that are a mean over examples. "
     "Use one, such as accuracy or the mean of a score per image"
@@ -68,7 +73,7 @@ def certify_linearized(
     if is_grouped:
         reason = NO_GROUPS
     elif worst is None:
-        reason = NO_RANGE
+        reason = NO_LIMIT
     elif effective_examples < MIN_EFFECTIVE_EXAMPLES:
         reason = (
             f"{effective_examples:.0f} effective examples of the rarest class, or of the few largest terms of the "
