@@ -17,8 +17,8 @@ from kedro_aat.certificate.verdict import Certificate, _upper_bound, check_alpha
 MIN_EFFECTIVE_EXAMPLES = 10
 NO_LIMIT = (
     "it is not known how much one example that was not drawn can change this metric. For RMSE and R2, give the lowest "
-    "and the highest possible absolute error of an example as certificate.score_range. For others, choose a metric that "
-    "can be certified"
+    "and the highest possible absolute error of an example as certificate.score_range. For others, choose a metric "
+    "that can be certified"
 )
 NO_GROUPS = (
     "for groups of examples that depend on each other, a test is known only of metrics that are a mean over examples. "
