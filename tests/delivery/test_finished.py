@@ -15,6 +15,7 @@ from torch import nn
 
 from kedro_aat.delivery import finished
 from kedro_aat.delivery.finished import FinishedSteps, MetricValues, identity_of
+from kedro_aat.training.callables import Linearization
 from kedro_aat.training.runner import Evaluation
 
 
@@ -182,6 +183,22 @@ def test_identity_covers_what_a_state_dict_does_not_show() -> None:
     different = [Scaled(), Scaled(factor=2.0), Scaled(offset=1.0), Scaled(shift=1.0)]
     assert len({identity_of(model) for model in different}) == 4
     assert identity_of(Scaled()) == identity_of(Scaled().eval())
+
+
+def test_what_is_known_of_the_scores_survives_json() -> None:
+    """Taken for scores of their own, linearized ones would be tested by the exact test."""
+    known = Evaluation(
+        0.7,
+        [0.5, 0.9],
+        score_range=(0.0, math.inf),
+        is_linearized=True,
+        linearization=Linearization(12.5, per_squared_error=-0.3),
+    )
+    text = MetricValues.of(known).model_dump_json()
+    evaluation = MetricValues.model_validate_json(text).evaluation()
+    assert evaluation.score_range == known.score_range
+    assert evaluation.is_linearized
+    assert evaluation.linearization == known.linearization
 
 
 @pytest.mark.parametrize("scores", [None, torch.tensor([0.1, 0.2, 1 / 3])])

@@ -11,6 +11,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import astuple
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from kedro_aat.budget import GuardSettings
 from kedro_aat.errors import StorageError
 from kedro_aat.storage import replacing
 from kedro_aat.tensors import hash_tensors
+from kedro_aat.training.callables import Linearization
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
@@ -118,6 +120,10 @@ class MetricValues(BaseModel):
         scores: One score per example; None if the metric is not their mean.
         resampled: Metric on resamples of the split, which may be NaN; None if there are none.
         also: Values of the guards by name, which may be NaN.
+        score_range: Lowest and highest possible score, which may be infinite; None if unknown.
+        is_linearized: Whether the scores are the linearization of a metric that is not their mean by nature.
+        linearization: Effective number of examples behind the linearization, and the change of a score with its squared
+            error; None if there is none.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
@@ -126,6 +132,9 @@ class MetricValues(BaseModel):
     scores: list[float] | None = None
     resampled: list[float] | None = None
     also: dict[str, float] = Field(default_factory=dict)
+    score_range: tuple[float, float] | None = None
+    is_linearized: bool = False
+    linearization: tuple[float, float | None] | None = None
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> MetricValues:
@@ -136,6 +145,9 @@ class MetricValues(BaseModel):
             scores=None if scores is None else scores.tolist(),
             resampled=None if resampled is None else resampled.tolist(),
             also=dict(evaluation.also),
+            score_range=evaluation.score_range,
+            is_linearized=evaluation.is_linearized,
+            linearization=None if evaluation.linearization is None else astuple(evaluation.linearization),
         )
 
     def evaluation(self) -> Evaluation:
@@ -144,7 +156,15 @@ class MetricValues(BaseModel):
             None if values is None else torch.tensor(values, dtype=torch.float64)
             for values in (self.scores, self.resampled)
         )
-        return Evaluation(self.metric, scores, resampled, also=self.also)
+        return Evaluation(
+            self.metric,
+            scores,
+            resampled,
+            score_range=self.score_range,
+            is_linearized=self.is_linearized,
+            linearization=None if self.linearization is None else Linearization(*self.linearization),
+            also=self.also,
+        )
 
 
 def identity_of(model: nn.Module) -> str:

@@ -22,6 +22,21 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
 
 
+@dataclass(frozen=True)
+class Linearization:
+    """What the linearization of a metric leaves open.
+
+    Attributes:
+        effective_examples: Effective number of examples behind that part of the metric that has the fewest, such as
+            those of the rarest class; with few, the metric is far from linear.
+        per_squared_error: Change of an example's score with its squared error, if its errors have no limit that the
+            metric knows. `score_range` is then that of the scores without this change.
+    """
+
+    effective_examples: float
+    per_squared_error: float | None = None
+
+
 @dataclass(frozen=True, init=False)
 class Evaluation:
     """What a validation function may return instead of a number.
@@ -38,6 +53,7 @@ class Evaluation:
         score_range: Lowest and highest possible score of an example, infinite if there is no limit; None if unknown.
         is_linearized: Whether the metric is no mean over examples, and the scores are its linearization: the metric
             plus each example's first-order influence on it.
+        linearization: What is known of the linearization; None if nothing is, or if there is none.
         groups: Number of the group that each example belongs to, (N,), if examples of one group depend on each other.
         also: Values of the guards (`budget.also`) by name: a number each, or one per class, (C,), which becomes the
             numbers `NAME, class 0` and so on.
@@ -50,6 +66,7 @@ class Evaluation:
     is_linearized: bool
     groups: Tensor | None
     also: Mapping[str, float]
+    linearization: Linearization | None
 
     def __init__(
         self,
@@ -60,13 +77,20 @@ class Evaluation:
         is_linearized: bool = False,
         groups: Tensor | ArrayLike | None = None,
         also: Mapping[str, Any] | None = None,
+        linearization: Linearization | None = None,
     ) -> None:
         tensors = {"scores": scores, "resampled": resampled, "groups": groups}
         fields = {name: None if values is None else _as_tensor(name, values) for name, values in tensors.items()}
         if score_range is None and (found := fields["scores"]) is not None and found.dtype is torch.bool:
             score_range = (0.0, 1.0)
-        known = {"metric": metric, "score_range": score_range, "is_linearized": is_linearized}
-        for name, value in {**known, **fields, "also": dict(_named_numbers(also or {}))}.items():
+        known = {
+            "metric": metric,
+            "score_range": score_range,
+            "is_linearized": is_linearized,
+            "linearization": linearization,
+            "also": dict(_named_numbers(also or {})),
+        }
+        for name, value in {**known, **fields}.items():
             object.__setattr__(self, name, value)  # as in any frozen dataclass
 
 

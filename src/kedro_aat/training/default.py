@@ -29,11 +29,10 @@ from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.guard_metrics import GuardMetrics
 from kedro_aat.training.guards.watchdog import WatchedLoader
-from kedro_aat.training.resampling import Bootstrap, Resampling, resampling_for
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
-from kedro_aat.training.scores import agrees_with, joined, scorer_for
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.teacher import Teacher
+from kedro_aat.training.watchers import Watcher, watchers_for
 
 # Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003
@@ -98,13 +97,13 @@ class DefaultTraining:
         if isinstance(self._loss, nn.Module):
             self._loss.to(self.device)
         self._metric = settings.metric.build().to(self.device) if settings.metric else None
-        self._scorer = scorer_for(self._metric)
         self._guards = GuardMetrics(guards, self.device)
         self._scaler = self._new_scaler()
         self._num_parts = 1  # in which each training batch is computed
         self.observe: Callable[[Tensor, Tensor], object] | None = None  # sees outputs and targets of a validation
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
         self._validation_data = as_dataset(validation_data, "validation")
+        self._watchers = watchers_for(self._metric, settings.num_bootstrap_resamples, len(self._validation_data))
         self._teacher: Teacher | None = None
         self._distills, self._is_taught = True, False
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
@@ -271,30 +270,24 @@ class DefaultTraining:
         """Validates the model.
 
         Returns:
-            The metric over the validation split, with one score per example if the metric is their mean, else with
-            its values on variants of the split.
+            The metric over the validation split, with one score per example if the metric is their mean or can be
+            linearized, else with its values on variants of the split.
         """
-        number, num_examples = self.settings.num_bootstrap_resamples, len(self._validation_data)
-        resampling = None if self._scorer else resampling_for(self._metric, number, num_examples)
-        metric, scores = self._measure(model, resampling)
-        if resampling is not None and not resampling.reproduces(metric):
-            resampling = Bootstrap(self._metric, number)
-            metric, scores = self._measure(model, resampling)
-        if resampling is not None:
-            return Evaluation(metric, resampled=resampling.compute())
-        if not scores or not agrees_with(all_scores := joined(scores), metric):
-            return Evaluation(metric)
-        return Evaluation(float(all_scores.mean()), all_scores)
+        while True:
+            watcher = self._watchers[0]()
+            metric = self._measure(model, watcher)
+            if (evaluation := watcher.evaluation(metric)) is not None:
+                return evaluation
+            self._watchers.pop(0)  # it does not reproduce this metric
 
-    def _measure(self, model: nn.Module, resampling: Resampling | None) -> tuple[Any, list[Tensor]]:
-        """The metric, and its scores in each batch if there are any."""
+    def _measure(self, model: nn.Module, watcher: Watcher) -> Any:
+        """The metric of all batches, which `watcher` sees too."""
         assert self._metric is not None  # the settings require a metric, or a function instead of this one
         model.eval()
         compact = self._compact_model()
         forward = compact.model.eval() if compact else self._forward
         self._metric.reset()
         self._guards.reset()
-        scores: list[Tensor] = []
         with torch.no_grad():
             for inputs, labels in (part for batch in self.validation_batches() for part in self._parts(batch)):
                 outputs = forward(self._to_device(inputs)).float()  # as the delivered file computes: without autocast
@@ -303,11 +296,8 @@ class DefaultTraining:
                 targets = labels.to(self.device, non_blocking=True)
                 self._metric.update(outputs, targets)
                 self._guards.update(outputs, targets)
-                if self._scorer is not None:
-                    scores.append(self._scorer(outputs, targets))
-                if resampling is not None:
-                    resampling.update(outputs, targets)
-        return self._metric.compute(), scores
+                watcher.update(outputs, targets)
+        return self._metric
 
     def callables(self) -> Callables:
         """The functions for a training loop: these, or the user's own instead."""

@@ -12,6 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.wrappers import BootStrapper
 
+from kedro_aat.training.callables import Evaluation
+
 logger = logging.getLogger(__name__)
 
 # Groups of the jackknife, whose standard error then has a relative uncertainty of 1 / sqrt(2 * 19), or 16%.
@@ -83,6 +85,11 @@ class Jackknife:
             return True  # as little is known of it as of the metric itself
         return torch.allclose(merged, metric.cpu().double(), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
 
+    def evaluation(self, metric: Metric) -> Evaluation | None:
+        """The metric with its values; None if the groups do not reproduce it."""
+        value = metric.compute()
+        return Evaluation(value, resampled=self.compute()) if self.reproduces(value) else None
+
     def compute(self) -> Tensor | None:
         """G values whose standard deviation is the jackknife's standard error of the metric.
 
@@ -149,9 +156,9 @@ class Bootstrap:
             self._bootstrap.update(outputs, targets)
             self._generator.set_state(torch.get_rng_state())
 
-    def reproduces(self, metric: Tensor) -> bool:
-        """Whether the resamples are of this metric; they always are."""
-        return True
+    def evaluation(self, metric: Metric) -> Evaluation:
+        """The metric with its values on the resamples."""
+        return Evaluation(metric.compute(), resampled=self.compute())
 
     def compute(self) -> Tensor:
         """The metric on each resample, (R,) in double precision on the CPU."""
@@ -161,16 +168,14 @@ class Bootstrap:
 Resampling = Jackknife | Bootstrap
 
 
-def resampling_for(metric: Any, number: int, num_examples: int) -> Resampling | None:
-    """What gives the standard error of a metric.
+def resampling_for(metric: Metric, number: int, num_examples: int) -> Resampling:
+    """What gives the standard error of a metric that cannot be linearized.
 
     Args:
-        metric: A metric; the result is None unless it is one of torchmetrics.
-        number: Most groups, or number of resamples; 0 for none.
+        metric: A metric of torchmetrics.
+        number: Most groups, or number of resamples; at least 2.
         num_examples: Number of validation examples.
     """
-    if not number or not isinstance(metric, Metric):
-        return None
     num_groups = min(num_examples // MIN_GROUP_SIZE, MAX_GROUPS)
     # A metric made of others has no states of its own.
     has_parts = any(isinstance(part, Metric) for part in metric.children())

@@ -43,10 +43,12 @@ class TrainingSettings(Settings):
         loss: Loss, called as `loss(outputs, targets)`.
         metric: A torchmetrics metric; required unless `validate` is given.
         higher_is_better: Direction of the metric; None takes the metric's own.
-        num_bootstrap_resamples: Effort for the standard error of a metric that is not a mean over examples, such as AUC
-            or IoU; 0 for no standard error. Such a metric is computed without each of at most so many groups of
-            validation examples (never more than 20). A metric that does not follow from that of groups, and one of
-            fewer than 100 examples, is computed on so many bootstrap resamples, which takes much longer.
+        num_bootstrap_resamples: Effort for the standard error of a metric that is not a mean over examples; 0 for none,
+            and then there is no certificate either. Metrics that are functions of sums over examples or of ranks (F1,
+            IoU, AUROC, RMSE, R2 and so on) are linearized, whatever the number: this takes no resamples and hardly any
+            time. Any other one is computed without each of at most so many groups of validation examples (never more
+            than 20). A metric that does not follow from that of groups, and one of fewer than 100 examples, is computed
+            on so many bootstrap resamples, which takes much longer.
         distillation: How the compressed model learns from the baseline, besides the targets; None for not at all.
         batch_norm_adaptation_batches: Training batches from which BatchNorms recompute their statistics after an epoch
             in which the rate changed; 0 for none.

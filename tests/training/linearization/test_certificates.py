@@ -1,0 +1,117 @@
+"""Certificates of linearized metrics, from a validation to the verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.budget import Budget
+from kedro_aat.certificate import Certificate
+from kedro_aat.errors import DataError
+from kedro_aat.training.callables import Evaluation
+from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.scores import certify_evaluations, standard_error_of, worst_drop
+from kedro_aat.training.settings import TrainingSettings
+from tests.training.linearization.predictions import classes, labels, numbers
+
+
+def validated(metric: str, arguments: dict[str, Any], outputs: Tensor, targets: Tensor) -> Evaluation:
+    settings = TrainingSettings.model_validate(
+        {"metric": {"class_path": f"torchmetrics.{metric}", "init_args": arguments}, "batch_size": 64, "device": "cpu"}
+    )
+    model = nn.Identity()
+    return DefaultTraining(model, settings, None, {"inputs": outputs, "targets": targets}).validate(model)
+
+
+def certificate_of(
+    before: Evaluation,
+    after: Evaluation,
+    drop: float,
+    *,
+    higher_is_better: bool = True,
+    error_range: tuple[float, float] | None = None,
+) -> Certificate:
+    budget = Budget(baseline=before.metric, drop=drop, higher_is_better=higher_is_better)
+    certificate = certify_evaluations(before, after, budget, 0.05, error_range)
+    assert certificate is not None
+    return certificate
+
+
+@pytest.mark.parametrize(
+    ("metric", "arguments", "predictions", "drop"),
+    [
+        ("classification.MulticlassF1Score", {"num_classes": 4}, classes(), 0.2),
+        ("classification.MulticlassAccuracy", {"num_classes": 4}, classes(), 0.2),
+        ("classification.MulticlassJaccardIndex", {"num_classes": 3}, classes(3, (5, 5)), 0.1),
+        ("segmentation.MeanIoU", {"num_classes": 3, "input_format": "mixed"}, classes(3, (5, 5)), 0.1),
+        ("classification.BinaryAUROC", {}, labels(), 0.1),
+        ("classification.MulticlassAUROC", {"num_classes": 4}, classes(), 0.1),
+    ],
+)
+def test_a_small_loss_is_certified_and_a_large_one_is_not(
+    metric: str, arguments: dict[str, Any], predictions: Any, drop: float
+) -> None:
+    targets, first, second = predictions
+    before = validated(metric, arguments, first, targets)
+    certificate = certificate_of(before, validated(metric, arguments, second, targets), drop)
+    assert certificate.kind == "asymptotic"
+    assert certificate.is_certified
+    assert certificate.holds_from is not None
+    assert certificate.holds_from < len(targets)
+    assert certificate.estimated_drop == pytest.approx(
+        before.metric - validated(metric, arguments, second, targets).metric
+    )
+    guesses = torch.randn(first.shape, generator=torch.Generator().manual_seed(1))
+    assert not certificate_of(before, validated(metric, arguments, guesses, targets), drop).is_certified
+
+
+@pytest.mark.parametrize(
+    ("metric", "arguments", "higher_is_better"),
+    [("regression.MeanSquaredError", {"squared": False}, False), ("regression.R2Score", {}, True)],
+)
+def test_errors_need_their_range(metric: str, arguments: dict[str, Any], higher_is_better: bool) -> None:
+    targets, first, second = numbers()
+    before, after = (validated(metric, arguments, outputs, targets) for outputs in (first, second))
+    without = certificate_of(before, after, 0.3, higher_is_better=higher_is_better)
+    assert without.kind is None
+    assert without.reason is not None
+    assert "certificate.score_range" in without.reason
+    bounds = []
+    for largest in (5.0, 10.0):
+        found = certificate_of(before, after, 0.3, higher_is_better=higher_is_better, error_range=(0.0, largest))
+        assert found.kind == "asymptotic"
+        assert found.upper_bound is not None
+        bounds.append(found.upper_bound)
+    assert bounds[0] < bounds[1]
+    with pytest.raises(DataError, match="score_range must include the absolute errors"):
+        certificate_of(before, after, 0.3, higher_is_better=higher_is_better, error_range=(0.0, 0.5))
+
+
+def test_the_worst_drop_of_rmse_is_that_of_the_largest_error() -> None:
+    targets, outputs, _ = numbers()
+    evaluation = validated("regression.MeanSquaredError", {"squared": False}, outputs, targets)
+    budget = Budget(baseline=evaluation.metric, drop=0.1, higher_is_better=False)
+    found = worst_drop(evaluation, evaluation, budget, (0.0, 10.0))
+    assert found == pytest.approx(100 / (2 * evaluation.metric), rel=1e-4)
+
+
+def test_the_worst_drop_of_auroc_is_a_placement_of_the_rarer_class() -> None:
+    targets, outputs, _ = labels()
+    evaluation = validated("classification.BinaryAUROC", {}, outputs, targets)
+    budget = Budget(baseline=evaluation.metric, drop=0.1, higher_is_better=True)
+    share = float(targets.double().mean())
+    assert worst_drop(evaluation, evaluation, budget, None) == pytest.approx(1 / share, rel=1e-4)
+
+
+def test_without_resamples_there_are_no_scores_and_no_certificate() -> None:
+    targets, outputs, _ = labels()
+    settings = TrainingSettings.model_validate(
+        {"metric": "torchmetrics.classification.BinaryAUROC", "num_bootstrap_resamples": 0, "device": "cpu"}
+    )
+    model = nn.Identity()
+    found = DefaultTraining(model, settings, None, {"inputs": outputs, "targets": targets}).validate(model)
+    assert found.scores is None
+    assert standard_error_of(found, found) is None
