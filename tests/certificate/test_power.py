@@ -137,9 +137,15 @@ def test_forecast_before_training() -> None:
     assert predicted.test_examples == 360
     assert predicted.power == power(360, 0.003, 0.02, 0.01)
     assert predicted.examples_needed == examples_needed(0.003, 0.02, 0.01)
+    assert predicted.fewest == 299
+    percent = forecast(settings, 0.01, num_validation=400, unit=100)
+    assert percent is not None
+    assert percent.assumed_drop == pytest.approx(0.3)
+    assert percent.validation_standard_error == pytest.approx(100 * predicted.validation_standard_error)
     assert str(predicted) == (
-        "With a true drop of 0.003 and models that disagree on 2.00% of the examples, 360 test examples certify it "
-        "with a probability of 21%; 80% takes 2,762 test examples"
+        "Certificate: a model whose true drop is 0.003 will be certified in about 21 of 100 cases with your 360 test "
+        "examples, and in 80 of 100 with 2,762 (if the models disagree on 2.00% of the examples). With fewer than 299, "
+        "no model is certified."
     )
 
 
@@ -157,7 +163,9 @@ def test_forecast_without_a_test_split() -> None:
     assert predicted is not None
     assert (predicted.test_examples, predicted.power) == (None, None)
     assert predicted.examples_needed == examples_needed(0.003, 0.02, 0.01, alpha=0.1)
-    assert str(predicted).endswith("of the examples, 80% takes 1,998 test examples")
+    assert str(predicted).startswith(
+        "Certificate: a model whose true drop is 0.003 will be certified in 80 of 100 with 1,998 "
+    )
 
 
 @pytest.mark.parametrize("tolerated_drop", [0.0, 0.5, 0.9])

@@ -288,8 +288,17 @@ def test_files_that_return_no_number_end_no_run(ledger: CertificateLedger) -> No
 def test_the_drop_is_that_of_the_test_split(ledger: CertificateLedger) -> None:
     # On the validation split the baseline has .95; on the test split both models are always right.
     macro = {**ACCURACY, "init_args": {"num_classes": 2, "average": "macro"}}
-    verdict = certify(ledger, 0.0, training=settings(macro))
+    verdict = certify(ledger, 0.0, training=settings(macro, num_bootstrap_resamples=0))
     assert verdict.words.startswith("Measured drop 0 on 2,000 test examples")
+
+
+def test_a_metric_that_is_no_mean_has_an_asymptotic_certificate(ledger: CertificateLedger) -> None:
+    macro = {**ACCURACY, "init_args": {"num_classes": 2, "average": "macro"}}
+    verdict = certify(ledger, 0.001, training=settings(macro))
+    assert verdict.is_certified
+    assert verdict.result.kind == "asymptotic"
+    assert verdict.result.holds_from == 21  # ten of each class, of which one has a little less than half
+    assert verdict.words.endswith("in simulations its level holds from 21 such examples on.")
 
 
 def test_low_precision_does_not_lower_the_bar(ledger: CertificateLedger) -> None:

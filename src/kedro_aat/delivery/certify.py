@@ -167,9 +167,14 @@ def _words(certificate: Certificate) -> str:
         f"Measured drop {certificate.estimated_drop:.4g} ({1 - certificate.alpha:.0%} upper bound "
         f"{certificate.upper_bound:.4g}, {certificate.examples:,} test examples)"
     )
+    level = ""
+    if certificate.kind == "asymptotic":
+        level = (
+            f" The test is asymptotic; in simulations its level holds from {certificate.holds_from:,} such examples on."
+        )
     budget = f"the budget of {certificate.tolerated_drop:.4g}"
     if certificate.is_certified:
-        return f"{measured} is within {budget}: certified. Nothing was chosen on these examples."
+        return f"{measured} is within {budget}: certified. Nothing was chosen on these examples.{level}"
     if certificate.estimated_drop > certificate.tolerated_drop:
         return f"{measured} exceeds {budget}: not certified. Expect the model to break its budget on new data."
     needed = examples_to_certify(certificate)

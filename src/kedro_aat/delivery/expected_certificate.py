@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from kedro_aat.budget import Budget
 from kedro_aat.certificate import CertificateSettings, Forecast, forecast
+from kedro_aat.certificate.linearized import MIN_EFFECTIVE_EXAMPLES
+from kedro_aat.certificate.paired_scores import unit_of_outcomes
 from kedro_aat.certificate.verdict import check_range, width_of
 from kedro_aat.delivery.measurements import Result
 from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.runner import Evaluation
+from kedro_aat.training.scores import worst_drop
 
 WITHHELD = (
     "`certificate` is null, so the test split stays unread while you try things out, and `kedro aat certify` certifies "
@@ -57,35 +62,52 @@ def _expected(
             words=f"No certificate is possible, because {metric} has no score per example. The test split will be "
             "measured all the same."
         )
-    score_range = settings.score_range or baseline.score_range
-    scores = baseline.scores.double().cpu()
-    if score_range is None and bool(((scores == 0) | (scores == 1)).all()):
-        score_range = (0.0, 1.0)
-    width = width_of(score_range)
+    try:
+        width = _largest_drop(baseline, budget, settings.score_range)
+    except DataError as error:
+        raise ConfigurationError("certificate", [f"{error} of {metric} on the validation split"]) from None
     if width is None:
         return ExpectedCertificate(
             words=f"No certificate is possible yet, because {metric} has no known limit for one example: the worst "
             "example may be one that was not drawn. Set certificate.score_range to [lowest, highest] possible score of "
-            "one example, which you know from your problem; the data cannot tell. Without it, the test split will be "
-            "measured only."
+            "one example (absolute error for RMSE and R2), which you know from your problem; the data cannot tell. "
+            "Without it, the test split will be measured only."
         )
-    if not baseline.is_linearized:
-        try:
-            check_range(score_range, scores.numpy())
-        except DataError as error:
-            raise ConfigurationError("certificate", [f"{error} of {metric} on the validation split"]) from None
-        if budget.drop >= width:
-            raise ConfigurationError(
-                "budget",
-                [
-                    f"the tolerated drop of {budget.drop:.4g} is as large as the range of {metric} ({width:.4g}), so "
-                    "that any model keeps it; state a smaller one"
-                ],
-            )
+    if budget.drop >= width:
+        raise ConfigurationError(
+            "budget",
+            [
+                f"the tolerated drop of {budget.drop:.4g} is as large as the range of {metric} ({width:.4g}), so "
+                "that any model keeps it; state a smaller one"
+            ],
+        )
     if budget.drop == 0:
         words = "No certificate is possible for a budget of 0: no number of examples shows that nothing is lost at all."
         return ExpectedCertificate(words=words)
     expected = forecast(settings, budget.drop / width, num_validation, unit=width)
     if expected is None:
         return ExpectedCertificate(words="The budget is too large to say anything about the certificate's power.")
-    return ExpectedCertificate(forecast=expected, words=str(expected))
+    words = str(expected)
+    if baseline.linearization is not None:
+        share = baseline.linearization.effective_examples / num_validation
+        fewest = math.ceil(MIN_EFFECTIVE_EXAMPLES / share) if share > 0 else None
+        words += (
+            f" {metric} is no mean over examples, so the certificate will be asymptotic: it takes at least "
+            f"{MIN_EFFECTIVE_EXAMPLES} examples of the rarest class"
+            + ("." if fewest is None else f", which is about {fewest:,} test examples like those for validation.")
+        )
+    return ExpectedCertificate(forecast=expected, words=words)
+
+
+def _largest_drop(baseline: Evaluation, budget: Budget, score_range: tuple[float, float] | None) -> float | None:
+    """The largest possible drop of one example's score; None if it is unknown or infinite."""
+    if baseline.is_linearized:
+        largest = worst_drop(baseline, baseline, budget, score_range)
+        return largest if largest is not None and math.isfinite(largest) else None
+    assert baseline.scores is not None  # the caller made sure of it
+    scores = baseline.scores.double().cpu().numpy()
+    score_range = score_range or baseline.score_range
+    check_range(score_range, scores)
+    if score_range is None and unit_of_outcomes(scores, scores) is not None:
+        return unit_of_outcomes(scores, scores)
+    return width_of(score_range)

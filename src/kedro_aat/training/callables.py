@@ -41,9 +41,10 @@ class Linearization:
 class Evaluation:
     """What a validation function may return instead of a number.
 
-    Scores may be a tensor on any device, an array or a list. Truth values are scores of 0 and 1.
+    Scores may be a tensor on any device, an array or a list. Truth values are scores of 0 and 1. All
+    arguments are attributes, too.
 
-    Attributes:
+    Args:
         metric: Metric over the whole split.
         scores: One score per validation example, in a fixed order, (N,); None if there are none. Their mean is the
             metric.
