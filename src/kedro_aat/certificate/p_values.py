@@ -249,13 +249,16 @@ def _shares_won(num_examples: int, drop: float) -> Floats:
     """Returns shares of won examples at which the tail is computed, from the lowest to the highest possible one.
 
     They are dense where few examples are won, or few are neither lost nor won: there the tail probability has a bump
-    for every count, at the scale of a standard error of the square root of the share, 1 / (2 sqrt(N)). In between it
-    is smooth.
+    for every count, at the scale of a standard error of the square root of the share, 1 / (2 sqrt(N)). The bumps become
+    lower as counts grow, and the shares less dense. In between it is smooth.
     """
     least, largest = max(0.0, -drop), (1 - drop) / 2
     middle = math.sqrt((largest - least) / 2)
-    dense = np.arange(160) / (24 * math.sqrt(num_examples))
-    roots = np.concatenate((dense[dense < middle], np.linspace(0, middle, 65)))
+    distances = np.concatenate((np.zeros(1), np.ones(159), 1.1 ** np.arange(100))).cumsum()
+    dense = distances[distances < 24 * math.sqrt(num_examples) * middle] / (24 * math.sqrt(num_examples))
+    even = np.linspace(0, middle, 65)
+    sparse = np.searchsorted(np.diff(dense), even[1]) + 1
+    roots = np.concatenate((dense[:sparse], even))
     shares = np.concatenate((least + roots**2, largest - roots**2))
     return np.unique(np.clip(shares, least, largest))
 
