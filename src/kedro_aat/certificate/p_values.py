@@ -256,11 +256,11 @@ def _shares_won(num_examples: int, drop: float) -> Floats:
     """
     least, largest = max(0.0, -drop), (1 - drop) / 2
     middle = math.sqrt((largest - least) / 2)
-    distances = np.concatenate((np.zeros(1), np.ones(159), 1.1 ** np.arange(100))).cumsum()
+    distances = np.concatenate((np.zeros(1), np.ones(159), 1.15 ** np.arange(100))).cumsum()
     dense = distances[distances < 24 * math.sqrt(num_examples) * middle] / (24 * math.sqrt(num_examples))
     even = np.linspace(0, middle, 65)
     sparse = np.searchsorted(np.diff(dense), even[1]) + 1
-    roots = np.concatenate((dense[:sparse], even))
+    roots = np.concatenate((dense[:sparse], even[even > dense[sparse - 1]]))
     shares = np.concatenate((least + roots**2, largest - roots**2))
     return np.unique(np.clip(shares, least, largest))
 
