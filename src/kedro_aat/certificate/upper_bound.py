@@ -30,7 +30,8 @@ def upper_bound(
         largest: Largest possible drop.
 
     Returns:
-        A drop whose p-value is at most alpha, or `largest`; at most `tolerated` exactly if its p-value is at most alpha.
+        A drop whose p-value is at most alpha, or `largest`; it is at most `tolerated` exactly if that is certified. An
+        exact p-value has small bumps, so the result may depend on `tolerated` by about a hundredth of its distance.
     """
     from scipy.optimize import brentq
     from scipy.stats import norm
@@ -61,7 +62,7 @@ def upper_bound(
         distance *= 2
     if excess(high) > 0:
         return largest
-    if high > low:
+    if high > low and excess(low) > 0:
         brentq(excess, low, high, xtol=_PRECISION * (high - estimated), rtol=1e-14)
     # Both ends of the last interval were seen, and certified is only the upper one.
     return min(drop for drop, p in p_values.items() if p <= alpha)
