@@ -259,7 +259,8 @@ def _shares_won(num_examples: int, drop: float) -> Floats:
     least, largest = max(0.0, -drop), (1 - drop) / 2
     middle = math.sqrt((largest - least) / 2)
     distances = np.concatenate((np.zeros(1), np.ones(159), 1.15 ** np.arange(100))).cumsum()
-    dense = distances[distances < 24 * math.sqrt(num_examples) * middle] / (24 * math.sqrt(num_examples))
+    dense = distances / max(24 * math.sqrt(num_examples), 64 / middle)
+    dense = dense[dense < middle]
     even = np.linspace(0, middle, 17)
     sparse = np.searchsorted(np.diff(dense), even[1]) + 1
     roots = np.concatenate((dense[:sparse], even[even > dense[sparse - 1]]))
@@ -351,7 +352,8 @@ def _on_grid(drops: Floats) -> tuple[Floats, Floats]:
     position = (drops - low) * (_NUM_CELLS / (high - low))
     below = np.minimum(position.astype(np.int64), _NUM_CELLS - 1)
     share = position - below
-    counts = np.bincount(below, 1 - share, _NUM_CELLS + 1)
+    counts: Floats = np.bincount(below, 1 - share, _NUM_CELLS + 1).astype(np.float64)
     counts[1:] += np.bincount(below, share, _NUM_CELLS)
     has_share = counts > 0
-    return np.linspace(low, high, _NUM_CELLS + 1)[has_share], counts[has_share]
+    points: Floats = np.linspace(low, high, _NUM_CELLS + 1)[has_share]
+    return points, counts[has_share]
