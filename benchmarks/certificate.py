@@ -2,7 +2,8 @@
 
 Each row is one kind of candidate, at the boundary of its budget or beyond. It is tested once per run on freshly drawn
 test examples, so every certified run is wrong. The probability of that must be at most alpha. The table shows the share
-of certified runs, its 95% interval (Clopper and Pearson) and, for right-or-wrong scores, the exact probability.
+of certified runs, its 95% interval (Clopper and Pearson) and, for right-or-wrong scores, the exact probability. A
+second table has the seconds that a certificate of a million examples takes.
 
     python benchmarks/certificate.py [--runs 2000] [--seed 0] [--alpha 0.05]
 """
@@ -25,12 +26,12 @@ from kedro_aat.certificate.p_values import most_lost, tail_probability, tango_sc
 Floats = NDArray[np.float64]
 
 # Numbers of test examples, and a budget that they can barely certify (100 examples cannot certify 0.01).
-BUDGETS = {50: 0.1, 100: 0.05, 360: 0.01, 2500: 0.01}
+BUDGETS = {50: 0.1, 100: 0.05, 360: 0.01, 2500: 0.01, 200_000: 1e-4}
 # True drops of the candidates, in budgets.
 DROPS = (1.0, 1.25, 2.0)
 # Shares of examples that the candidates win.
 SHARES_WON = (0.0, 0.005, 0.05)
-# Number of candidates with a drop of twice their budget, on the largest test split.
+# Number of candidates with a drop of twice their budget, with 2,500 test examples.
 VIOLATORS = 200
 
 
@@ -116,6 +117,30 @@ def masks(generator: np.random.Generator, num_examples: int, budget: float) -> t
     return baseline, np.where(fails, 0, baseline)
 
 
+def seconds(scores: tuple[Floats, Floats], alpha: float) -> float:
+    """Returns the wall time of a certificate of scores between 0 and 1, with its upper bound."""
+    started = time.perf_counter()
+    certify(*scores, tolerated_drop=0.01, alpha=alpha, score_range=(0, 1))
+    return time.perf_counter() - started
+
+
+def table_of_seconds(generator: np.random.Generator, num_examples: int, alpha: float) -> Table:
+    """Measures certificates of many examples: few and many lost and won ones, and scores that are all different."""
+    baseline = generator.beta(8, 2, num_examples)
+    noise = generator.normal(0, 0.1, num_examples)
+    kinds = {
+        f"{lost:,} lost, {won:,} won": outcomes(num_examples, lost, won)
+        for lost, won in ((0, 0), (300, 200), (5_000, 3_000), (100_000, 95_000))
+    }
+    kinds["all different"] = baseline, np.clip(baseline + noise, 0, 1)
+    kinds["rare failures"] = masks(generator, num_examples, 0.005)
+    kinds["no differences"] = baseline, baseline
+    table = Table(f"scores of {num_examples:,} examples", "seconds", box=None)
+    for kind, scores in kinds.items():
+        table.add_row(kind, f"{seconds(scores, alpha):.2f}")
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=2000)
@@ -163,6 +188,8 @@ def main() -> None:
         total, total_runs = total + certified, total_runs + few
     console = Console(width=100)
     console.print(table)
+    seconds((np.ones(2), np.ones(2)), alpha)  # imports take time, too
+    console.print(table_of_seconds(generator, 1_000_000, alpha))
     low, high = interval(total, total_runs)
     console.print(
         f"certified and truly violating, all {total_runs} runs: {total / total_runs:.4f} ({low:.4f}-{high:.4f})"

@@ -5,9 +5,10 @@ differ count. A *drop* is baseline minus candidate if higher scores are better, 
 positive drop is always a loss. *Lost* examples are those on which the candidate is worse, *won* those on which it is
 better.
 
-Start with `verdict.py`, the test; `p_values.py` has its mathematics, `power.py` predicts its result, `paired_scores.py`
-computes standard errors, and `ledger.py` records which model each test split was read for. Forecasts and messages can
-be changed safely; a change of a p-value is a change of what every certificate means.
+Start with `verdict.py`, the test; `p_values.py` has its mathematics, `upper_bound.py` the bound that follows from it,
+`power.py` predicts its result, `paired_scores.py` computes standard errors, and `ledger.py` records which model each
+test split was read for. Forecasts and messages can be changed safely; a change of a p-value is a change of what every
+certificate means.
 """
 
 from kedro_aat.certificate.paired_scores import bootstrap_standard_error, paired_standard_error

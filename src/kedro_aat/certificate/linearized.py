@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 
 from kedro_aat.certificate.p_values import p_of_mean
 from kedro_aat.certificate.paired_scores import paired, paired_standard_error
-from kedro_aat.certificate.verdict import Certificate, _upper_bound, check_alpha, check_drop
+from kedro_aat.certificate.upper_bound import upper_bound
+from kedro_aat.certificate.verdict import Certificate, check_alpha, check_drop
 
 # Fewest effective examples behind every part of the metric, such as those of the rarest class, for a certificate. In
 # benchmarks/asymptotic_certificate.py the level holds with so many, and also with half as many; the table is in
@@ -82,6 +83,11 @@ def certify_linearized(
         if effective_examples >= 1:
             reason += f", which takes about {holds_from:,} examples like these"
     p_value = partial(p_of_mean, drops, worst) if worst is not None and reason is None else None
+    bound = None
+    if p_value is not None and worst is not None:
+        bound = upper_bound(
+            p_value, alpha, estimated=mean, standard_error=standard_error, tolerated=tolerated_drop, largest=worst
+        )
     return Certificate(
         kind="asymptotic" if p_value else None,
         statistic=(mean - tolerated_drop) / standard_error if p_value else None,
@@ -93,7 +99,7 @@ def certify_linearized(
         tolerated_drop=tolerated_drop,
         estimated_drop=mean,
         standard_error=standard_error,
-        upper_bound=_upper_bound(p_value, alpha, mean, tolerated_drop, worst) if p_value and worst else None,
+        upper_bound=bound,
         holds_from=holds_from if p_value else None,
         reason=reason,
     )

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kedro_aat.certificate.p_values import p_of_counts, p_of_mean, tango_score
 from kedro_aat.certificate.paired_scores import paired, paired_standard_error, unit_of_outcomes
+from kedro_aat.certificate.upper_bound import upper_bound
 from kedro_aat.errors import DataError
 from kedro_aat.validated import Settings
 
@@ -136,7 +137,11 @@ def certify(
         tolerated_drop=tolerated_drop,
         estimated_drop=mean,
         standard_error=standard_error,
-        upper_bound=_upper_bound(p_value, alpha, mean, tolerated_drop, width) if p_value and width else None,
+        upper_bound=upper_bound(
+            p_value, alpha, estimated=mean, standard_error=standard_error, tolerated=tolerated_drop, largest=width
+        )
+        if p_value and width
+        else None,
         reason=None if p_value else NO_RANGE,
     )
 
@@ -184,22 +189,3 @@ def check_alpha(alpha: float) -> None:
     """Raises a DataError if `alpha` is not the level of a test, in (0, 0.5)."""
     if not 0 < alpha < 0.5:
         raise DataError(f"alpha must be above 0 and below 0.5, but got {alpha}. 0.05 is usual")
-
-
-def _upper_bound(
-    p_value: Callable[[float], float], alpha: float, estimated: float, tolerated: float, largest: float
-) -> float:
-    """Finds the drop at which the p-value is alpha, on that side of `tolerated` on which it must lie."""
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
-    def excess(drop: float) -> float:
-        # As a normal score, which is nearly linear in the drop, so that a few iterations find the root.
-        return float(norm.ppf(np.clip(p_value(drop), 1e-300, 1 - 1e-16)) - norm.ppf(alpha))
-
-    low, high = estimated, tolerated
-    if excess(tolerated) > 0:
-        low, high = max(tolerated, estimated), largest * (1 - 1e-9)
-        if high <= low or excess(high) > 0:
-            return largest
-    return float(brentq(excess, low, high, xtol=1e-6 * largest, rtol=1e-6))
