@@ -93,6 +93,11 @@ def _words(output: str) -> str:
     return " ".join(output.split())
 
 
+def _letters(output: str) -> str:
+    """The output without spaces: a long path is broken in the middle of a name."""
+    return "".join(output.split())
+
+
 def test_a_run_trains_on_what_its_own_nodes_have_just_written(demo: Demo) -> None:
     _prepare(demo, "train_data")
     output = demo.kedro("run", "--to-nodes", "finetune_adaptively", "--params", SHORT)
@@ -106,12 +111,12 @@ def test_a_file_of_ours_that_another_entry_writes_ends_the_run_before_it_begins(
     _prepare(demo, "train_table")
     words = "train.csv is also train_table, which the node split writes in the same run"
     failed = _words(demo.kedro("run", code=1))
-    assert words in failed
+    assert _letters(words) in _letters(failed)
     assert "Let split write train_data itself, or run the pipelines one after another" in failed
     assert "Running node" not in failed
     assert "Traceback" not in failed
     assert (demo.folder / "data/05_model_input/train.csv").read_text() == OLD
-    assert words in _words(demo.kedro("aat", "validate", "--pipeline", "__default__", code=1))
+    assert _letters(words) in _letters(demo.kedro("aat", "validate", "--pipeline", "__default__", code=1))
 
     demo.kedro("run", "--pipelines", "prepare")  # one after another
     noted = _words(demo.kedro("aat", "validate"))

@@ -110,6 +110,9 @@ def run_job(settings: AatSettings, folder: Path, pipeline: Pipeline = PIPELINE) 
         pipeline: The nodes.
     """
     torch.manual_seed(0)
+    # The model is not trained, and such a baseline is questioned.
+    training = settings.training.model_copy(update={"baseline_check": "off"})
+    settings = settings.model_copy(update={"training": training})
     arguments = {"num_classes": 4, "width": 4}
     model = build_module(Imported(class_path="kedro_aat.testing.training.SmallNet", init_args=arguments)).eval()
     splits = {f"{name}_data": images(24, seed=seed) for seed, name in enumerate(("train", "validation", "test"))}

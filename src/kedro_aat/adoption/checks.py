@@ -77,7 +77,7 @@ def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Calla
         catalog: Its datasets; changed in place.
         value_of: Looks up a parameter by its dotted key: as settings or as plain data, None if there is none.
     """
-    from kedro_aat.datasets.withheld import WithheldDataset
+    from kedro_aat.adoption.withheld import WithheldDataset
 
     for node in pipeline.nodes:
         if (node.func.__module__, node.func.__name__) != ("kedro_aat.pipelines.aat.deliver", "certify_model"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +137,23 @@ def with_own_scheduler(subject: ScriptedLoop) -> tuple[Any, Any]:
     return optimizer, OwnScheduler(optimizer)
 
 
+@dataclass
+class Stopping:
+    """The subject's training function, stopped before an epoch. A run is not identified by attributes of objects."""
+
+    subject: ScriptedLoop
+    stop_at: int | None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.subject.num_trained == self.stop_at:
+            raise KeyboardInterrupt
+        return self.subject.train(*args, **kwargs)
+
+
 def run(folder: Path, configure: Any, stop_at: int | None = None) -> ScriptedLoop:
     """Runs a loop, or continues it."""
     subject = ScriptedLoop()
-
-    def train(*args: Any, **kwargs: Any) -> Any:
-        if subject.num_trained == stop_at:
-            raise KeyboardInterrupt
-        return subject.train(*args, **kwargs)
-
-    subject.run(folder, train, configure=lambda: configure(subject))
+    subject.run(folder, Stopping(subject, stop_at), configure=lambda: configure(subject))
     return subject
 
 

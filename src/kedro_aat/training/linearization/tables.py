@@ -100,7 +100,7 @@ class Table:
             predicted, labels = classes_of(self._metric, outputs, targets)
             cells = labels * self._num_columns + predicted
         else:
-            predicted, labels = outputs > self._metric.threshold, targets
+            predicted, labels = outputs > self._metric.threshold, targets.long()
             num_labels = self._num_rows // 2
             if num_labels > 1:  # (B, L, ...) to (B, ..., L)
                 predicted, labels = predicted.movedim(1, -1), labels.movedim(1, -1)
