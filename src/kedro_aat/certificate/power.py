@@ -22,12 +22,17 @@ class CertificateSettings(Settings):
             not read then. With None, only the number of examples that it takes is reported.
         expected_drop: Assumed true drop, as a share of the tolerated one, in [0, 1).
         expected_discordance: Assumed share of examples that only one of the two models gets right, in tolerated drops.
+        group: What groups the examples of which some depend on each other, such as `patient` of several frames each: a
+            key of the splits beside `inputs` and `targets`, or an attribute of the datasets, with one value per
+            example. Then groups are tested instead of examples, and standard errors are those of groups. The same
+            setting as `training.group`, which is there for `certificate: null`.
     """
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     test_examples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     expected_drop: Annotated[float, Field(ge=0, lt=1)] = 0.3
     expected_discordance: Annotated[float, Field(ge=1)] = 2.0
+    group: str | None = None
 
 
 def power(num_examples: int, true_drop: float, discordance: float, tolerated_drop: float, alpha: float = 0.05) -> float:

@@ -26,6 +26,8 @@ class TableDataset(ReadOnlyDataset["dict[str, Tensor]"]):
             texts become their position in `classes`.
         columns: The input columns, in the order that the model expects; None for all other columns of the table, in
             its order.
+        groups: A column of numbers or texts that says which rows depend on each other, such as those of one patient. It
+            is no input, but loaded as int64 (N,) under its own name, for `certificate.group`; None for none.
         classes: The texts in the target column; required for texts, so that all splits number them in the same way.
         metadata: For Kedro-Viz and other plugins.
     """
@@ -41,12 +43,14 @@ class TableDataset(ReadOnlyDataset["dict[str, Tensor]"]):
         filepath: str,
         target: str,
         columns: list[str] | None = None,
+        groups: str | None = None,
         classes: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
         self._target = target
         self._columns = columns
+        self._groups = groups
         self._classes = classes
 
     def load(self) -> dict[str, Tensor]:
@@ -58,11 +62,12 @@ class TableDataset(ReadOnlyDataset["dict[str, Tensor]"]):
         import torch
 
         frame = self._read()
-        others = [column for column in frame.columns if column != self._target]
+        others = [column for column in frame.columns if column not in (self._target, self._groups)]
         columns = others if self._columns is None else self._columns
         self._check(frame, columns)
         inputs = torch.from_numpy(frame[columns].to_numpy(dtype="float32", copy=True))
-        return {"inputs": inputs, "targets": self._targets(frame[self._target])}
+        tensors = {"inputs": inputs, "targets": self._targets(frame[self._target])}
+        return tensors if self._groups is None else {self._groups: self._numbered(frame[self._groups])} | tensors
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """The first rows; for Kedro-Viz."""
@@ -87,7 +92,7 @@ class TableDataset(ReadOnlyDataset["dict[str, Tensor]"]):
             )
         if not columns or frame.empty:
             raise DataError(f"{self._path} has no {'rows' if columns else f'columns besides {self._target}'}.")
-        required = [*columns, self._target]
+        required = [*columns, self._target, *([] if self._groups is None else [self._groups])]
         if missing := [column for column in required if column not in frame.columns]:
             existing = ", ".join(map(str, frame.columns))
             raise DataError(f"{self._path} has no column {', '.join(missing)}; it has {existing}.")
@@ -124,6 +129,15 @@ class TableDataset(ReadOnlyDataset["dict[str, Tensor]"]):
             f"{self._path}: {self._target} contains texts. List them in order under `classes` in the catalog entry of "
             "every split, so that all splits number them in the same way."
         )
+
+    @staticmethod
+    def _numbered(column: pd.Series[Any]) -> Tensor:
+        """The numbers of the groups that rows belong to, as they are if they are integers."""
+        import torch
+        from pandas.api.types import is_integer_dtype
+
+        numbers = column if is_integer_dtype(column.dtype) else column.rank(method="dense")
+        return torch.from_numpy(numbers.to_numpy(dtype="int64", copy=True))
 
     def _describe(self) -> dict[str, Any]:
         return {**super()._describe(), "target": self._target}

@@ -116,6 +116,7 @@ class MetricValues(BaseModel):
         metric: Metric over the split.
         scores: One score per example; None if the metric is not their mean.
         resampled: Metric on resamples of the split, which may be NaN; None if there are none.
+        groups: Number of the group of each example; None if there are no groups.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
@@ -123,6 +124,7 @@ class MetricValues(BaseModel):
     metric: float
     scores: list[float] | None = None
     resampled: list[float] | None = None
+    groups: list[int] | None = None
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> MetricValues:
@@ -132,6 +134,7 @@ class MetricValues(BaseModel):
             metric=evaluation.metric,
             scores=None if scores is None else scores.tolist(),
             resampled=None if resampled is None else resampled.tolist(),
+            groups=None if evaluation.groups is None else evaluation.groups.tolist(),
         )
 
     def evaluation(self) -> Evaluation:
@@ -140,7 +143,8 @@ class MetricValues(BaseModel):
             None if values is None else torch.tensor(values, dtype=torch.float64)
             for values in (self.scores, self.resampled)
         )
-        return Evaluation(self.metric, scores, resampled)
+        groups = None if self.groups is None else torch.tensor(self.groups)
+        return Evaluation(self.metric, scores, resampled, groups=groups)
 
 
 def identity_of(model: nn.Module) -> str:

@@ -25,6 +25,7 @@ from kedro_aat.compression.filters.compact import CompactModel
 from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
+from kedro_aat.training.groups import groups_of, with_groups
 from kedro_aat.training.guards.watchdog import WatchedLoader
 from kedro_aat.training.resampling import Bootstrap, Resampling, resampling_for
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
@@ -98,6 +99,7 @@ class DefaultTraining:
         self._num_parts = 1  # in which each training batch is computed
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
         self._validation_data = as_dataset(validation_data, "validation")
+        self._groups = groups_of(validation_data, settings.group)
         self._teacher: Teacher | None = None
         self._distills = True
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
@@ -135,11 +137,7 @@ class DefaultTraining:
 
     def validation_batches(self) -> DataLoader[Any]:
         """The batches of the validation split, in its own order."""
-        return self._batches(
-            self._validation_data,
-            SequentialSampler(self._validation_data),
-            drop_last=False,
-        )
+        return self._batches(self._validation_data, SequentialSampler(self._validation_data), drop_last=False)
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """A new optimizer, scheduler and loss scaler."""
@@ -275,10 +273,10 @@ class DefaultTraining:
             its values on variants of the split.
         """
         number, num_examples = self.settings.num_bootstrap_resamples, len(self._validation_data)
-        resampling = None if self._scorer else resampling_for(self._metric, number, num_examples)
+        resampling = None if self._scorer else resampling_for(self._metric, number, num_examples, self._groups)
         metric, scores = self._measure(model, resampling)
         if resampling is not None and not resampling.reproduces(metric):
-            resampling = Bootstrap(self._metric, number)
+            resampling = Bootstrap(self._metric, number, self._groups)
             metric, scores = self._measure(model, resampling)
         if resampling is not None:
             return Evaluation(metric, resampled=resampling.compute())
@@ -310,10 +308,11 @@ class DefaultTraining:
         """The functions for a training loop: these, or the user's own instead."""
         own = self.settings.function
         train, validate, configure = own("train_epoch"), own("validate_"), own("configure_optimizers")
+        evaluate = with_groups(validate or self.validate, self._groups)
         in_parts = ("train_epoch", "sample_gradients", "adapt", *(() if validate else ("validate",)))
         return Callables(
             train_epoch=self._with_train_data(train) if train else self.train_epoch,
-            validate=bind_known(validate, data=self.validation_batches()) if validate else self.validate,
+            validate=bind_known(evaluate, data=self.validation_batches()) if validate else evaluate,
             configure_optimizers=bind_known(configure, model=self.model) if configure else self.configure_optimizers,
             early_stopping=own("early_stopping"),
             adapt=self.adapt if self._train_data is not None and self.settings.batch_norm_adaptation_batches else None,

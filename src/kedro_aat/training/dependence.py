@@ -151,13 +151,13 @@ def _hashed(numbers: Tensor, factors: Hashes) -> Hashes:
 def _changes_needed(searched: Hashes, num_windows: int) -> float:
     """Number of changes from step to step in a stretch that hardly agrees with another one of the split by accident.
 
-    The chance that two stretches agree is bounded as in a Markov chain, by how often two steps of one window agree, and
-    how often two changes do. Steps without a change count nothing, so that constant stretches never suffice.
+    The chance that two stretches agree is estimated as in a Markov chain, by how often two steps of one window agree,
+    and two pairs of steps. Only changes count, so a constant stretch never suffices. That is careful: windows of few
+    values that change rarely are not found, but 64 gray values of a digit are not mistaken for a series either.
     """
-    before, after = searched[:, :-1], searched[:, 1:]
-    none = np.arange(after.size, dtype=np.uint64).reshape(after.shape)  # differ from each other
-    first = max(_collisions(searched), 1e-3)
-    following = min(max(_collisions(np.where(after != before, after * np.uint64(3) + before, none)) / first, 1e-3), 0.9)
+    single, double = (_collisions(steps) for steps in (searched, searched[:, 1:] * np.uint64(3) + searched[:, :-1]))
+    first = max(single, 1e-3)
+    following = min(max(double / first, 1e-3), 0.99)
     return float(np.log(MAX_ACCIDENTAL / (num_windows * searched.shape[1] * first)) / np.log(following))
 
 

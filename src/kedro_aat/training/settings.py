@@ -43,6 +43,8 @@ class TrainingSettings(Settings):
         loss: Loss, called as `loss(outputs, targets)`.
         metric: A torchmetrics metric; required unless `validate` is given.
         higher_is_better: Direction of the metric; None takes the metric's own.
+        group: What groups validation and test examples of which some depend on each other, such as `patient`: a key of
+            the splits beside `inputs` and `targets`, or an attribute of the datasets. `certificate.group` is the same.
         num_bootstrap_resamples: Effort for the standard error of a metric that is not a mean over examples, such as AUC
             or IoU; 0 for no standard error. Such a metric is computed without each of at most so many groups of
             validation examples (never more than 20). A metric that does not follow from that of groups, and one of
@@ -88,6 +90,7 @@ class TrainingSettings(Settings):
     loss: ImportedOrPath = Imported(class_path="torch.nn.CrossEntropyLoss")
     metric: ImportedOrPath | None = None
     higher_is_better: bool | None = None
+    group: str | None = None
     num_bootstrap_resamples: Annotated[int, Field(ge=0, le=100_000)] = 100
     distillation: Distillation | None = Distillation()
     batch_norm_adaptation_batches: Annotated[int, Field(ge=0, le=1_000_000)] = 10

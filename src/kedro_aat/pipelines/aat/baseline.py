@@ -59,6 +59,7 @@ def evaluate_baseline(
     from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
     from kedro_aat.training.data import data_fingerprint, example_count
     from kedro_aat.training.default import DefaultTraining
+    from kedro_aat.training.dependence import dependence_warning
     from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import evaluate
 
@@ -80,6 +81,8 @@ def evaluate_baseline(
 
     evaluation = finished.result("baseline", MetricValues, validated, model).evaluation()
     finished.remove_others(NUM_OTHER_BASELINES)
+    if (dependence := dependence_warning(validation_data, groups=evaluation.groups)) is not None:
+        logger.warning("%s", dependence)
     higher_is_better = settings.training.direction()
     assert higher_is_better is not None  # settings.check() made sure of it
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better)
