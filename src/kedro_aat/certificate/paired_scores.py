@@ -88,8 +88,8 @@ def paired_standard_error(
 
     If examples depend on each other within groups, the groups are what varies: the metric is the sum of their sums of
     scores divided by the sum of their sizes, and its variance that of a ratio (Cochran 1977, Sampling Techniques,
-    equation 6.13, with the groups as the sample). The two added groups have the mean size, and the added disagreement
-    is as large as that of the group with the largest one.
+    chapter 6, with the groups as the sample). The two added groups have the mean size, and lose per example what the
+    group with the largest difference does.
 
     Args:
         baseline_scores: One score per example, (N,), in any unit.
@@ -107,15 +107,18 @@ def paired_standard_error(
     difference, counts = baseline - candidate, np.ones(len(baseline))
     if groups is not None:
         numbers = numbered(groups, len(baseline))
-        difference, counts = np.bincount(numbers, weights=difference), np.bincount(numbers).astype(np.float64)
+        difference = np.bincount(numbers, weights=difference).astype(np.float64)
+        counts = np.bincount(numbers).astype(np.float64)
     sizes = (np.abs(difference).max(), np.abs(baseline).max(), 1.0)
     size = next(float(size) for size in sizes if size > 0)
     scaled = difference / size  # so that squares neither overflow nor vanish
     typical = float(counts.mean())
+    added = typical / float(counts[np.abs(scaled).argmax()]) if scaled.any() else 1.0
     total = float(counts.sum()) + 2 * typical
     mean = float(scaled.sum()) / total
-    residuals = scaled - mean * counts
-    return size * math.sqrt(float(residuals @ residuals) + 2 * (mean * typical) ** 2 + 1) / total
+    # Sums of squares instead of squared residuals, so that right or wrong scores give the same bits in any order.
+    squares = float(scaled @ scaled) - 2 * mean * float(scaled @ counts) + mean**2 * float(counts @ counts)
+    return size * math.sqrt(squares + 2 * (mean * typical) ** 2 + added**2) / total
 
 
 def bootstrap_standard_error(baseline_resampled: ArrayLike, candidate_resampled: ArrayLike) -> float:

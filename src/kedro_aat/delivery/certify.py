@@ -16,11 +16,13 @@ from kedro_aat.delivery.measurements import Result
 from kedro_aat.delivery.results import CertificateResult
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
-from kedro_aat.training.data import Data, data_fingerprint, example_count
+from kedro_aat.training.data import Data, example_count
 from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.groups import groups_of
 from kedro_aat.training.runner import Evaluation, evaluate
 from kedro_aat.training.scores import certify_evaluations
 from kedro_aat.training.settings import TrainingSettings
+from kedro_aat.training.split_hash import former_fingerprint, split_fingerprint
 
 
 class Verdict(Result):
@@ -76,17 +78,19 @@ def certify_once(
         ledger: Remembers for which model each split was read.
         alpha: Accepted probability of certifying a model that breaks its budget.
     """
-    split = data_fingerprint(test_data)
+    groups_of(test_data, training.group, "test")  # whose mistakes must not cost the split
+    split = split_fingerprint(test_data)
     subject: dict[str, str | float] = {
         "model": hashlib.blake2b(file.SerializeToString(deterministic=True), digest_size=16).hexdigest(),
         "baseline": hash_tensors(baseline.state_dict().items()),
         "metric": training.metric_name,
         "tolerated_drop": budget.drop,
         "alpha": alpha,
+        **({} if training.group is None else {"group": training.group}),
     }
-    entry = ledger.claim(split, subject)
+    entry = ledger.claim(split, subject, also_known_as=[former_fingerprint(test_data)])
     if entry.subject != subject:
-        differing = [key for key in subject if entry.subject.get(key) != subject[key]]
+        differing = [key for key in {**subject, **entry.subject} if entry.subject.get(key) != subject.get(key)]
         return Verdict(words=_already_read(entry.claimed, differing))
     if entry.result is not None:
         return Verdict.model_validate(entry.result)

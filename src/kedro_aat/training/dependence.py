@@ -48,7 +48,7 @@ def dependence_warning(data: Data, split: str = "validation", groups: Tensor | N
         groups: The group of each example, (N,), within which examples may depend on each other; None for no groups.
     """
     inputs = _inputs(data)
-    if inputs is None or len(inputs) < MIN_FOUND or inputs.ndim < 2:
+    if inputs is None or len(inputs) < MIN_FOUND or inputs.ndim < 2 or not inputs.numel():
         return None
     numbers = None if groups is None else groups.cpu().numpy()
     is_floating = inputs.is_floating_point()
@@ -58,10 +58,7 @@ def dependence_warning(data: Data, split: str = "validation", groups: Tensor | N
         layouts = [inputs[..., None]] if inputs.ndim == 2 else [inputs, inputs.transpose(1, 2)]
         share = max(_overlapping(windows, numbers, generator) for windows in layouts)
     found = f"About {share:.0%} of the {len(as_dataset(data, split)):,} {split} examples"
-    so = (
-        "so that they are worth fewer examples than they are: standard errors come out too small, and a certificate may "
-        "be wrong."
-    )
+    so = "so that they are worth fewer examples: standard errors come out too small, and a certificate may be wrong."
     if share >= MIN_OVERLAPPING:
         return (
             f"{found} overlap with another one, as windows of one series do, {so} Name the groups that they belong to "

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from kedro_aat.errors import DataError, MetricError
+from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.data import Data, as_dataset
 
@@ -33,6 +34,8 @@ def groups_of(data: Data, name: str | None, split: str = "validation") -> Tensor
         DataError: If the split has no such key, if there is not one value for each example, if a value is missing, or
             if all examples belong to one group.
     """
+    from pandas import isna
+
     if name is None:
         return None
     num_examples = len(as_dataset(data, split))
@@ -45,17 +48,12 @@ def groups_of(data: Data, name: str | None, split: str = "validation") -> Tensor
             f"The {split} split has {num_examples} examples, but {name}, which names their groups, has the shape "
             f"{names.shape}. Give one value for each example."
         )
-    if names.dtype == object:
-        num_missing = sum(value is None or value != value for value in names)
-        names = names.astype(str)
-    else:
-        num_missing = int(np.isnan(names).sum()) if names.dtype.kind == "f" else 0
-    if num_missing:
+    if num_missing := int(isna(names).sum()):
         raise DataError(
             f"{num_missing} of {num_examples} examples of the {split} split have no {name}. Give each its group; an "
             "example that depends on no other one is a group of its own."
         )
-    found, numbers = np.unique(names, return_inverse=True)
+    found, numbers = np.unique(names.astype(str) if names.dtype == object else names, return_inverse=True)
     if len(found) == 1:
         raise DataError(
             f"All {num_examples} examples of the {split} split have the same {name} ({found[0]}), so nothing is known "
@@ -83,6 +81,12 @@ def _values_of(data: Data, name: str, split: str) -> Any:
         )
     values = getattr(data, name)
     return values() if callable(values) else values
+
+
+def identity_of_groups(data: Data, name: str | None) -> dict[str, str]:
+    """What identifies the groups of a split as part of a run, as JSON data; empty without groups."""
+    groups = groups_of(data, name)
+    return {} if groups is None else {"groups": hash_tensors([("groups", groups)])}
 
 
 def with_groups(validate: Callable[..., Any], groups: Tensor | None) -> Callable[..., Any]:

@@ -158,7 +158,8 @@ class Bootstrap:
         if self._units is not None:
             positions = torch.arange(self._num_seen, self._num_seen + len(outputs)) % len(self._units)
             self._num_seen += len(outputs)
-            for metric, times in zip(self._bootstrap.metrics, self._times, strict=True):
+            metrics: Any = self._bootstrap.metrics
+            for metric, times in zip(metrics, self._times, strict=True):
                 rows = torch.arange(len(outputs)).repeat_interleave(times[self._units[positions]])
                 if len(rows):
                     metric.update(outputs[rows.to(outputs.device)], targets[rows.to(targets.device)])

@@ -20,6 +20,7 @@ from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.cost import expected_cost, timed_epoch
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining, pick_device
+from kedro_aat.training.groups import identity_of_groups
 from kedro_aat.training.identity import fingerprint
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
@@ -119,6 +120,7 @@ class SearchStage:
             "teacher": fingerprint(teacher) if self.training.distillation else None,
             "train_data": data_fingerprint(train_data),
             "validation_data": data_fingerprint(validation_data),
+            **identity_of_groups(validation_data, self.training.group),
         }
         opened = store.open(
             identity,

@@ -60,6 +60,7 @@ def evaluate_baseline(
     from kedro_aat.training.data import data_fingerprint, example_count
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.dependence import dependence_warning
+    from kedro_aat.training.groups import identity_of_groups
     from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import evaluate
 
@@ -71,6 +72,7 @@ def evaluate_baseline(
     finished = FinishedSteps(
         checkpoint_store.root / "finished_steps" if checkpoint_store else None,
         validation_data=data_fingerprint(validation_data),
+        **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training),
         seed=settings.seed,
     )
