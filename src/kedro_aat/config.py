@@ -26,6 +26,7 @@ from kedro_aat.validated import Settings
 
 Target = Literal["cpu", "arm", "microcontroller"]
 
+_WITH_GROUP = ("certificate", "training")  # sections in which a user may name the groups of examples
 # What a target sets where the user has set nothing; the docstring of AatSettings says it in words.
 _INT8: Mapping[str, Any] = {"compression": {"algorithm": "quantization"}}
 TARGETS: Mapping[str, Mapping[str, Any]] = {
@@ -132,6 +133,30 @@ class AatSettings(Settings):
         export = data.get("export", {})
         objective = {"objective": profile["objective"]}
         return defaults | dict(data) | ({"export": objective | dict(export)} if isinstance(export, Mapping) else {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_group(cls, data: Any) -> Any:
+        """Copies `certificate.group` to `training.group`, where the standard errors of the search need it too."""
+        certificate, training = (data.get(name) if isinstance(data, Mapping) else None for name in _WITH_GROUP)
+        group = certificate.get("group") if isinstance(certificate, Mapping) else getattr(certificate, "group", None)
+        if not isinstance(group, str):
+            return data
+        if isinstance(training, TrainingSettings) and training.group is None:
+            return {**data, "training": training.model_copy(update={"group": group})}
+        if isinstance(training, Mapping) and training.get("group") is None:
+            return {**data, "training": {**training, "group": group}}
+        return data
+
+    @field_validator("certificate")
+    @classmethod
+    def _check_group(cls, certificate: CertificateSettings, info: ValidationInfo) -> CertificateSettings:
+        group = getattr(certificate, "group", None)
+        if group is not None and "training" in info.data and group != info.data["training"].group:
+            raise ValueError(
+                f"group must be that of training ({info.data['training'].group}), but got {group}; remove one of them"
+            )
+        return certificate
 
     @field_validator("maximal_rate")
     @classmethod

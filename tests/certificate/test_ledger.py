@@ -53,6 +53,16 @@ def test_numbers_survive_the_file_exactly(path: Path) -> None:
     assert CertificateLedger(path).claim("split", subject).subject == subject
 
 
+def test_a_split_keeps_the_entry_under_its_former_name(path: Path) -> None:
+    ledger = CertificateLedger(path)
+    former = ledger.claim("former", ONE)
+    assert ledger.claim("now", OTHER, also_known_as=["never", "former"]) == former
+    assert ledger.claim("now", OTHER) == former  # from now on without the former name
+    ledger.record("now", {"p_value": 0.25})
+    assert ledger.claim("now", ONE, ["former"]).result == {"p_value": 0.25}
+    assert ledger.claim("another", OTHER, ["unknown"]).subject == OTHER
+
+
 @pytest.mark.parametrize("contents", ["", "{", "[1]", '{"split": 3}', '{"split": {"subject": {}}}'])
 def test_damaged_ledger_is_never_read_as_an_empty_one(path: Path, contents: str) -> None:
     path.parent.mkdir(parents=True)

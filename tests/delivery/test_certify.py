@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from kedro_aat.budget import Budget
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery.certify import Verdict, certify_once
+from kedro_aat.errors import DataError
 from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.training.data import data_fingerprint
 from kedro_aat.training.settings import TrainingSettings
 
 ACCURACY = {
@@ -199,6 +201,33 @@ def test_another_split_allows_another_test(ledger: CertificateLedger) -> None:
     assert certify(ledger, 0.006, 2001).is_certified
 
 
+def test_the_same_examples_in_another_order_are_the_same_split(ledger: CertificateLedger) -> None:
+    certify(ledger, 0.005)
+    data, budget = split(2000), BUDGET
+    order = torch.randperm(2000)
+    other = {"targets": data["targets"][order].int(), "inputs": data["inputs"][order].double(), "row": order}
+    verdict = certify_once(export_with_drop(0.006), Threshold(0.5), other, budget, settings(), ledger, alpha=0.05)
+    assert "already read" in verdict.words
+
+
+def test_splits_that_an_earlier_version_has_read_stay_read(ledger: CertificateLedger) -> None:
+    ledger.claim(data_fingerprint(split(2000)), {"model": "a"})
+    assert "already read" in certify(ledger, 0.005).words
+
+
+def test_other_groups_are_another_test_and_mistakes_in_them_cost_no_split(ledger: CertificateLedger) -> None:
+    data, file = {**split(2000), "patient": torch.arange(2000) // 10}, export_with_drop(0.005)
+
+    def certify_by(**changes: Any) -> Verdict:
+        return certify_once(file, Threshold(0.5), data, BUDGET, settings(**changes), ledger, alpha=0.05)
+
+    with pytest.raises(DataError, match="The test split has no clinic"):
+        certify_by(group="clinic")
+    assert not ledger.path.exists()
+    assert certify_by(group="patient").baseline is not None
+    assert "for a different group." in certify_by().words
+
+
 def test_metric_without_scores_is_evaluated_but_not_certified(ledger: CertificateLedger) -> None:
     macro = {**ACCURACY, "init_args": {"num_classes": 2, "average": "macro"}}
     verdict = certify(ledger, 0.005, training=settings(macro, num_bootstrap_resamples=0))
@@ -298,7 +327,7 @@ def test_a_metric_that_is_no_mean_has_an_asymptotic_certificate(ledger: Certific
     assert verdict.is_certified
     assert verdict.result.kind == "asymptotic"
     assert verdict.result.holds_from == 21  # ten of each class, of which one has a little less than half
-    assert verdict.words.endswith("in simulations its level holds from 21 such examples on.")
+    assert verdict.words.endswith("The level of this test was shown by simulation, from 21 such examples on.")
 
 
 def test_low_precision_does_not_lower_the_bar(ledger: CertificateLedger) -> None:

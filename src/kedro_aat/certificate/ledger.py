@@ -7,7 +7,7 @@ the ledger remembers which one, across runs and processes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,12 +46,14 @@ class CertificateLedger:
     def __init__(self, path: str | Path) -> None:
         self.path = local_path(path)
 
-    def claim(self, split: str, subject: Mapping[str, str | float]) -> Entry:
+    def claim(self, split: str, subject: Mapping[str, str | float], also_known_as: Iterable[str] = ()) -> Entry:
         """Returns the entry of a split, and adds one for `subject` if there is none. Call it before scoring the split.
 
         Args:
             split: Hash of the test split.
             subject: Hash of the model, and everything else that a certificate depends on.
+            also_known_as: Hashes by which earlier versions knew the split. An entry with one of them is the split's
+                own, and is added with its present hash.
 
         Returns:
             The split's only entry. It has another subject if the split was read for that one before.
@@ -65,7 +67,8 @@ class CertificateLedger:
         with self._locked() as entries:
             if split not in entries:
                 time = datetime.now(UTC).isoformat(timespec="seconds")
-                entries[split] = Entry(subject=dict(subject), claimed=time)
+                new = Entry(subject=dict(subject), claimed=time)
+                entries[split] = next((entries[name] for name in also_known_as if name in entries), new)
             return entries[split]
 
     def record(self, split: str, result: Mapping[str, Any]) -> None:

@@ -51,7 +51,31 @@ def unit_of_outcomes(baseline: Floats, candidate: Floats) -> float | None:
     return next((unit for unit in UNITS_OF_OUTCOMES if np.isin(scores, (0.0, unit)).all()), None)
 
 
-def paired_standard_error(baseline_scores: ArrayLike, candidate_scores: ArrayLike) -> float:
+def numbered(groups: ArrayLike, num_examples: int) -> NDArray[np.intp]:
+    """Numbers groups from 0.
+
+    Args:
+        groups: The group of each example, as numbers or texts, (N,).
+        num_examples: Number of examples, N.
+
+    Returns:
+        The numbers, (N,).
+
+    Raises:
+        DataError: If there is not one group for each example.
+    """
+    names = np.asarray(groups)
+    if names.shape != (num_examples,):
+        raise DataError(
+            f"groups must be one for each of {num_examples} examples, of shape ({num_examples},), "
+            f"but their shape is {names.shape}"
+        )
+    return np.unique(names, return_inverse=True)[1]
+
+
+def paired_standard_error(
+    baseline_scores: ArrayLike, candidate_scores: ArrayLike, groups: ArrayLike | None = None
+) -> float:
     """Computes the standard error of the difference of two metrics that are means of scores over the same examples.
 
     The plain estimate is 0 if all differences are equal, as if a few hundred examples without a disagreement proved
@@ -62,23 +86,39 @@ def paired_standard_error(baseline_scores: ArrayLike, candidate_scores: ArrayLik
     not 0 or 1, the added disagreement is as large as the largest difference, or as the largest score if there is no
     difference.
 
+    If examples depend on each other within groups, the groups are what varies: the metric is the sum of their sums of
+    scores divided by the sum of their sizes, and its variance that of a ratio (Cochran 1977, Sampling Techniques,
+    chapter 6, with the groups as the sample). The two added groups have the mean size, and lose per example what the
+    group with the largest difference does.
+
     Args:
         baseline_scores: One score per example, (N,), in any unit.
         candidate_scores: Scores of the same examples in the same order, (N,).
+        groups: The group of each example, (N,); None if each counts for itself.
 
     Returns:
         The standard error in units of the scores, above 0. It does not depend on whether higher or lower is better.
 
     Raises:
-        DataError: If the scores are not finite numbers in two vectors of the same length, at least 1.
+        DataError: If the scores are not finite numbers in two vectors of the same length, at least 1, or if there is
+            not one group for each example.
     """
     baseline, candidate = paired(baseline_scores, candidate_scores)
-    difference = baseline - candidate
+    difference, counts = baseline - candidate, np.ones(len(baseline))
+    if groups is not None:
+        numbers = numbered(groups, len(baseline))
+        difference = np.bincount(numbers, weights=difference).astype(np.float64)
+        counts = np.bincount(numbers).astype(np.float64)
     sizes = (np.abs(difference).max(), np.abs(baseline).max(), 1.0)
     size = next(float(size) for size in sizes if size > 0)
     scaled = difference / size  # so that squares neither overflow nor vanish
-    count = len(scaled) + 2
-    return size * math.sqrt(float(scaled @ scaled) + 1 - float(scaled.sum()) ** 2 / count) / count
+    typical = float(counts.mean())
+    added = typical / float(counts[np.abs(scaled).argmax()]) if scaled.any() else 1.0
+    total = float(counts.sum()) + 2 * typical
+    mean = float(scaled.sum()) / total
+    # Sums of squares instead of squared residuals, so that right or wrong scores give the same bits in any order.
+    squares = float(scaled @ scaled) - 2 * mean * float(scaled @ counts) + mean**2 * float(counts @ counts)
+    return size * math.sqrt(squares + 2 * (mean * typical) ** 2 + added**2) / total
 
 
 def bootstrap_standard_error(baseline_resampled: ArrayLike, candidate_resampled: ArrayLike) -> float:

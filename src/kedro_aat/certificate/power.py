@@ -25,6 +25,10 @@ class CertificateSettings(Settings):
             limit of its own: MAE, MSE, RMSE, R2, and the user's own scores unless they are right or wrong.
         expected_drop: Assumed true drop, as a share of the tolerated one, in [0, 1).
         expected_discordance: Assumed share of examples that only one of the two models gets right, in tolerated drops.
+        group: What groups the examples of which some depend on each other, such as `patient` of several frames each: a
+            key of the splits beside `inputs` and `targets`, or an attribute of the datasets, with one value per
+            example. Then groups are tested instead of examples, and standard errors are those of groups. The same
+            setting as `training.group`, which is there for `certificate: null`.
     """
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -32,6 +36,7 @@ class CertificateSettings(Settings):
     score_range: tuple[float, float] | None = None
     expected_drop: Annotated[float, Field(ge=0, lt=1)] = 0.3
     expected_discordance: Annotated[float, Field(ge=1)] = 2.0
+    group: str | None = None
 
     @field_validator("score_range")
     @classmethod
@@ -106,7 +111,7 @@ def examples_needed(
 
 
 def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int | None:
-    """Computes how many test examples it would take if the true drop and disagreement were as measured.
+    """Computes how many test examples (or groups, if these were tested) it would take if all were as measured.
 
     Args:
         certificate: Certificate of a model that was not certified.
@@ -127,9 +132,10 @@ def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int 
         return examples_needed(
             drop / scale, max(discordance, abs(drop / scale)), tolerated / scale, alpha=certificate.alpha, power=power
         )
-    deviation = (drop - tolerated) / certificate.statistic * math.sqrt(certificate.examples)
+    count = certificate.groups or certificate.examples
+    deviation = (drop - tolerated) / certificate.statistic * math.sqrt(count)
     root = (norm.isf(certificate.alpha) + norm.ppf(power)) * deviation / (tolerated - drop)
-    return max(certificate.examples + 1, math.ceil(float(root) ** 2))
+    return max(count + 1, math.ceil(float(root) ** 2))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kedro_aat.certificate.grouped import GroupedDrops
 from kedro_aat.certificate.p_values import p_of_counts, p_of_mean, tango_score
 from kedro_aat.certificate.paired_scores import paired, paired_standard_error, unit_of_outcomes
 from kedro_aat.certificate.upper_bound import upper_bound
@@ -76,6 +77,7 @@ def certify(
     higher_is_better: bool = True,
     alpha: float = 0.05,
     score_range: tuple[float, float] | None = None,
+    groups: ArrayLike | None = None,
 ) -> Certificate:
     """Tests once whether the candidate keeps its budget. The null hypothesis is a true drop of at least the budget.
 
@@ -96,6 +98,8 @@ def certify(
         score_range: Lowest and highest possible score, not of these examples but of any; infinite if there is no limit.
             None if unknown: then scores that are all right or wrong are taken to be right or wrong always, and others
             are not tested.
+        groups: The group of each example, (N,), if examples of one group depend on each other: then groups are tested,
+            see `GroupedDrops`. None if each example counts for itself.
 
     Returns:
         The result. Its `kind` is None, and its `reason` says why, if the range is unknown or infinite.
@@ -115,11 +119,18 @@ def certify(
     check_drop(tolerated_drop, width)
     drops = (baseline - candidate) * (1 if higher_is_better else -1)  # (N,)
     mean = float(drops.mean())
-    standard_error = paired_standard_error(baseline, candidate)
+    grouped = None if groups is None else GroupedDrops.of(drops, groups, width or math.inf)
+    if grouped is not None and not grouped.are_needed:
+        grouped = groups = None
+    standard_error = paired_standard_error(baseline, candidate, groups)
     statistic: float | None = None
     p_value: Callable[[float], float] | None = None
     discordant: tuple[int, int] | None = None
-    if unit is not None:
+    if grouped is not None and width is not None:
+        if grouped.reason is None:
+            statistic = (mean - tolerated_drop) / standard_error
+            p_value = grouped.p_value
+    elif unit is not None:
         lost, won = discordant = int((drops > 0).sum()), int((drops < 0).sum())
         statistic = float(tango_score(np.array(lost), np.array(won), len(drops), tolerated_drop / unit))
         p_value = partial(_p_of_outcomes, lost, won, len(drops), unit)
@@ -127,7 +138,7 @@ def certify(
         statistic = (mean - tolerated_drop) / standard_error
         p_value = partial(p_of_mean, drops, width)
     return Certificate(
-        kind="exact" if p_value else None,
+        kind=None if p_value is None else grouped.kind if grouped else "exact",
         statistic=statistic,
         p_value=p_value(tolerated_drop) if p_value else 1.0,
         alpha=alpha,
@@ -142,7 +153,9 @@ def certify(
         )
         if p_value and width
         else None,
-        reason=None if p_value else NO_RANGE,
+        groups=len(grouped.sizes) if grouped else None,
+        holds_from=grouped.holds_from if grouped else None,
+        reason=None if p_value else (grouped and width and grouped.reason) or NO_RANGE,
     )
 
 

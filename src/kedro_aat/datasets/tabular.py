@@ -33,6 +33,8 @@ class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str
             texts become their position in `classes`.
         columns: The input columns, in the order that the model expects; None for all other columns of the table, in
             its order. A table that is written without them has `input_0`, `input_1` and so on.
+        groups: A column of numbers or texts that says which rows depend on each other, such as those of one patient. It
+            is no input, but loaded as int64 (N,) under its own name, for `certificate.group`; None for none.
         classes: The texts in the target column; required for texts, so that all splits number them in the same way.
         metadata: For Kedro-Viz and other plugins.
     """
@@ -43,12 +45,14 @@ class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str
         filepath: str,
         target: str,
         columns: list[str] | None = None,
+        groups: str | None = None,
         classes: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
         self._target = target
         self._columns = columns
+        self._groups = groups
         self._classes = classes
 
     def load(self) -> dict[str, Tensor]:
@@ -118,8 +122,10 @@ class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str
                 f"{type(data).__name__}. From a DataFrame, return {{'inputs': frame[columns].to_numpy(), 'targets': "
                 f"frame[{self._target!r}].to_numpy()}}."
             )
-        if set(data) != {"inputs", "targets"}:
-            raise DataError(f"{self._path} takes inputs and targets, but got {', '.join(map(str, data)) or 'neither'}.")
+        names = ["inputs", "targets", *([] if self._groups is None else [self._groups])]
+        if set(data) != set(names):
+            given = ", ".join(map(str, data)) or "neither"
+            raise DataError(f"{self._path} takes {' and '.join(names)}, but got {given}.")
         inputs, targets = (self._numbers(name, data[name]) for name in ("inputs", "targets"))
         if inputs.ndim != 2 or targets.ndim != 1 or len(inputs) != len(targets) or not inputs.numel():
             raise DataError(
@@ -144,7 +150,15 @@ class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str
                     f"{num_wrong} targets for {self._path} are not the number of one of its {len(self._classes)} "
                     "`classes`, which are numbered from 0."
                 )
-        return {"inputs": inputs, "targets": targets}
+        if self._groups is None:
+            return {"inputs": inputs, "targets": targets}
+        groups = self._numbers(self._groups, data[self._groups])
+        if groups.shape != targets.shape or groups.is_floating_point():
+            raise DataError(
+                f"{self._path}: {self._groups} must be one whole number for each of {len(targets)} rows, but got "
+                f"{tuple(groups.shape)} of {groups.dtype}."
+            )
+        return {self._groups: groups.to(torch.int64), "inputs": inputs, "targets": targets}
 
     def _numbers(self, name: str, values: Tensor | NDArray[Any]) -> Tensor:
         import numpy as np
@@ -160,7 +174,9 @@ class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str
     def _frame(self, split: Mapping[str, Tensor]) -> pd.DataFrame:
         import pandas as pd
 
-        unnamed = (name for name in map("input_{}".format, itertools.count()) if name != self._target)
+        unnamed = (
+            name for name in map("input_{}".format, itertools.count()) if name not in (self._target, self._groups)
+        )
         columns = self._columns or list(itertools.islice(unnamed, split["inputs"].shape[1]))
         inputs, targets = split["inputs"].numpy(), split["targets"].numpy()
         if self._path.suffix == ".csv":  # all digits of a float64, since pandas reads a float64 and may miss the last
@@ -169,17 +185,20 @@ class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str
         frame = pd.DataFrame(inputs, columns=columns)
         texts = None if self._classes is None else list(map(str, self._classes))
         frame[self._target] = targets if texts is None else [texts[number] for number in targets]
+        if self._groups is not None:
+            frame[self._groups] = split[self._groups].numpy()
         return frame
 
     def _read_split(self, path: Path) -> dict[str, Tensor]:
         import torch
 
         frame = self._read(path)
-        others = [column for column in frame.columns if column != self._target]
+        others = [column for column in frame.columns if column not in (self._target, self._groups)]
         columns = others if self._columns is None else self._columns
         self._check(frame, columns)
         inputs = torch.from_numpy(frame[columns].to_numpy(dtype="float32", copy=True))
-        return {"inputs": inputs, "targets": self._targets(frame[self._target])}
+        tensors = {"inputs": inputs, "targets": self._targets(frame[self._target])}
+        return tensors if self._groups is None else {self._groups: self._numbered(frame[self._groups])} | tensors
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """The first rows; for Kedro-Viz."""
@@ -204,7 +223,7 @@ class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str
             )
         if not columns or frame.empty:
             raise DataError(f"{self._path} has no {'rows' if columns else f'columns besides {self._target}'}.")
-        required = [*columns, self._target]
+        required = [*columns, self._target, *([] if self._groups is None else [self._groups])]
         if missing := [column for column in required if column not in frame.columns]:
             existing = ", ".join(map(str, frame.columns))
             raise DataError(f"{self._path} has no column {', '.join(missing)}; it has {existing}.")
@@ -241,6 +260,15 @@ class TableDataset(LocalDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str
             f"{self._path}: {self._target} contains texts. List them in order under `classes` in the catalog entry of "
             "every split, so that all splits number them in the same way."
         )
+
+    @staticmethod
+    def _numbered(column: pd.Series[Any]) -> Tensor:
+        """The numbers of the groups that rows belong to, as they are if they are integers."""
+        import torch
+        from pandas.api.types import is_integer_dtype
+
+        numbers = column if is_integer_dtype(column.dtype) else column.rank(method="dense")
+        return torch.from_numpy(numbers.to_numpy(dtype="int64", copy=True))
 
     def _describe(self) -> dict[str, Any]:
         return {**super()._describe(), "target": self._target}

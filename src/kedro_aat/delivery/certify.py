@@ -21,10 +21,12 @@ from kedro_aat.errors import DataError, MetricError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
-from kedro_aat.training.data import Data, data_fingerprint, example_count, example_input
+from kedro_aat.training.data import Data, example_count, example_input
+from kedro_aat.training.groups import groups_of
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.scores import certify_evaluations, standard_error_of
 from kedro_aat.training.settings import TrainingSettings
+from kedro_aat.training.split_hash import former_fingerprint, split_fingerprint
 
 WITHHELD = "Not certified yet: the test split was left unread. `kedro aat certify` certifies the delivered model, once."
 
@@ -100,19 +102,21 @@ def certify_once(
         score_range: Lowest and highest possible score of an example; None takes what is known of the metric.
         guards: Further metrics, which are measured and not certified.
     """
-    split = data_fingerprint(test_data)
+    groups_of(test_data, training.group, "test")  # whose mistakes must not cost the split
+    split = split_fingerprint(test_data)
     subject: dict[str, str | float] = {
         "model": hashlib.blake2b(file.SerializeToString(deterministic=True), digest_size=16).hexdigest(),
         "baseline": hash_tensors(baseline.state_dict().items()),
         "metric": training.metric_name,
         "tolerated_drop": budget.drop,
         "alpha": alpha,
+        **({} if training.group is None else {"group": training.group}),
     }
     # What can fail without the test split fails before the split is claimed.
     baseline_file = to_onnx(copy.deepcopy(baseline).cpu().eval(), example_input(test_data))
-    entry = ledger.claim(split, subject)
+    entry = ledger.claim(split, subject, also_known_as=[former_fingerprint(test_data)])
     if entry.subject != subject:
-        differing = [key for key in subject if entry.subject.get(key) != subject[key]]
+        differing = [key for key in {**subject, **entry.subject} if entry.subject.get(key) != subject.get(key)]
         return Verdict(words=_already_read(entry.claimed, differing))
     if entry.result is not None and (known := Verdict.model_validate(entry.result)).is_final:
         return known
@@ -165,13 +169,13 @@ def _judge(
 def _words(certificate: Certificate) -> str:
     measured = (
         f"Measured drop {certificate.estimated_drop:.4g} ({1 - certificate.alpha:.0%} upper bound "
-        f"{certificate.upper_bound:.4g}, {certificate.examples:,} test examples)"
+        f"{certificate.upper_bound:.4g}, {certificate.examples:,} test examples"
+        f"{f' in {certificate.groups:,} groups' if certificate.groups else ''})"
     )
+    counted = "groups" if certificate.groups else "examples"
     level = ""
     if certificate.kind == "asymptotic":
-        level = (
-            f" The test is asymptotic; in simulations its level holds from {certificate.holds_from:,} such examples on."
-        )
+        level = f" The level of this test was shown by simulation, from {certificate.holds_from:,} such {counted} on."
     budget = f"the budget of {certificate.tolerated_drop:.4g}"
     if certificate.is_certified:
         return f"{measured} is within {budget}: certified. Nothing was chosen on these examples.{level}"
@@ -181,7 +185,7 @@ def _words(certificate: Certificate) -> str:
     if needed is None:
         advice = "The measured drop is as large as the budget, so no number of examples would certify it."
     else:
-        advice = f"If the measured drop is the true one, about {needed:,} test examples would certify it (power 80%)."
+        advice = f"If the measured drop is the true one, about {needed:,} test {counted} would certify it (power 80%)."
     return f"{measured} is within {budget}, but the upper bound exceeds it: not certified. {advice}"
 
 

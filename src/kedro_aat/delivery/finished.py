@@ -124,6 +124,7 @@ class MetricValues(BaseModel):
         is_linearized: Whether the scores are the linearization of a metric that is not their mean by nature.
         linearization: Effective number of examples behind the linearization, and the change of a score with its squared
             error; None if there is none.
+        groups: Number of the group of each example; None if there are no groups.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
@@ -135,6 +136,7 @@ class MetricValues(BaseModel):
     score_range: tuple[float, float] | None = None
     is_linearized: bool = False
     linearization: tuple[float, float | None] | None = None
+    groups: list[int] | None = None
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> MetricValues:
@@ -148,6 +150,7 @@ class MetricValues(BaseModel):
             score_range=evaluation.score_range,
             is_linearized=evaluation.is_linearized,
             linearization=None if evaluation.linearization is None else astuple(evaluation.linearization),
+            groups=None if evaluation.groups is None else evaluation.groups.tolist(),
         )
 
     def evaluation(self) -> Evaluation:
@@ -162,6 +165,7 @@ class MetricValues(BaseModel):
             resampled,
             score_range=self.score_range,
             is_linearized=self.is_linearized,
+            groups=None if self.groups is None else torch.tensor(self.groups),
             linearization=None if self.linearization is None else Linearization(*self.linearization),
             also=self.also,
         )

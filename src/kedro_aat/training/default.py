@@ -27,6 +27,7 @@ from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
 from kedro_aat.training.device import pick_device
+from kedro_aat.training.groups import groups_of, with_groups
 from kedro_aat.training.guard_metrics import GuardMetrics
 from kedro_aat.training.guards.watchdog import WatchedLoader
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
@@ -103,7 +104,10 @@ class DefaultTraining:
         self.observe: Callable[[Tensor, Tensor], object] | None = None  # sees outputs and targets of a validation
         self._train_data = None if train_data is None else as_dataset(train_data, "training")
         self._validation_data = as_dataset(validation_data, "validation")
-        self._watchers = watchers_for(self._metric, settings.num_bootstrap_resamples, len(self._validation_data))
+        self._groups = groups_of(validation_data, settings.group)
+        self._watchers = watchers_for(
+            self._metric, settings.num_bootstrap_resamples, len(self._validation_data), self._groups
+        )
         self._teacher: Teacher | None = None
         self._distills, self._is_taught = True, False
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
@@ -303,12 +307,13 @@ class DefaultTraining:
         """The functions for a training loop: these, or the user's own instead."""
         own = self.settings.function
         train, validate, configure = own("train_epoch"), own("validate_"), own("configure_optimizers")
+        evaluate = with_groups(validate or self.validate, self._groups)
         in_parts = ("train_epoch", "sample_gradients", "adapt", *(() if validate else ("validate",)))
         return Callables(
             train_epoch=self._with_train_data(train) if train else self.train_epoch,
-            validate=bind_known(validate, data=self.validation_batches())
+            validate=bind_known(evaluate, data=self.validation_batches())
             if validate
-            else self._guards.added_to(self.validate),
+            else self._guards.added_to(evaluate),
             configure_optimizers=bind_known(configure, model=self.model) if configure else self.configure_optimizers,
             early_stopping=own("early_stopping"),
             adapt=self.adapt if self._train_data is not None and self.settings.batch_norm_adaptation_batches else None,

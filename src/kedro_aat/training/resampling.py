@@ -39,13 +39,17 @@ class Jackknife:
         metric: A torchmetrics metric with states of its own.
         num_groups: Number of groups, G, at least 2.
         num_examples: Number of validation examples, N, at least G.
+        units: Numbers from 0 of what no group may split, such as the patient of each example, (N,); None if examples do
+            not depend on each other.
     """
 
-    def __init__(self, metric: Any, num_groups: int, num_examples: int) -> None:
+    def __init__(self, metric: Any, num_groups: int, num_examples: int, units: Tensor | None = None) -> None:
         self._metric = metric.clone()
         self._metric.compute_with_cache = False  # states are set behind its back
         self._states: list[dict[str, Any]] = [{} for _ in range(num_groups)]
-        self._groups = torch.randperm(num_examples, generator=torch.Generator().manual_seed(0)) % num_groups
+        num_units = num_examples if units is None else int(units.max()) + 1
+        assigned = torch.randperm(num_units, generator=torch.Generator().manual_seed(0)) % num_groups
+        self._groups = assigned if units is None else assigned[units]
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._num_seen = 0
 
@@ -142,15 +146,31 @@ class Bootstrap:
     Args:
         metric: A torchmetrics metric.
         num_resamples: Number of resamples, R.
+        units: Numbers from 0 of what is drawn as a whole, such as the patient of each example, (N,); None draws
+            examples.
     """
 
-    def __init__(self, metric: Any, num_resamples: int) -> None:
+    def __init__(self, metric: Any, num_resamples: int, units: Tensor | None = None) -> None:
         self._bootstrap = BootStrapper(metric, num_bootstraps=num_resamples, mean=False, std=False, raw=True)
         self._bootstrap.reset()  # `metric` may have been used before
         self._generator = torch.Generator().manual_seed(0)
+        self._units = units
+        self._num_seen = 0
+        if units is not None:
+            drawn = torch.ones(num_resamples, int(units.max()) + 1)
+            self._times = torch.poisson(drawn, self._generator).long()  # (R, units)
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Adds a batch of outputs (B, ...) and targets (B, ...)."""
+        if self._units is not None:
+            positions = torch.arange(self._num_seen, self._num_seen + len(outputs)) % len(self._units)
+            self._num_seen += len(outputs)
+            metrics: Any = self._bootstrap.metrics
+            for metric, times in zip(metrics, self._times, strict=True):
+                rows = torch.arange(len(outputs)).repeat_interleave(times[self._units[positions]])
+                if len(rows):
+                    metric.update(outputs[rows.to(outputs.device)], targets[rows.to(targets.device)])
+            return
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._generator.get_state())
             self._bootstrap.update(outputs, targets)
@@ -168,20 +188,23 @@ class Bootstrap:
 Resampling = Jackknife | Bootstrap
 
 
-def resampling_for(metric: Metric, number: int, num_examples: int) -> Resampling:
+def resampling_for(metric: Metric, number: int, num_examples: int, units: Tensor | None = None) -> Resampling:
     """What gives the standard error of a metric that cannot be linearized.
 
     Args:
         metric: A metric of torchmetrics.
         number: Most groups, or number of resamples; at least 2.
         num_examples: Number of validation examples.
+        units: Numbers from 0 of the groups of examples that depend on each other, (N,); None if none do.
     """
     num_groups = min(num_examples // MIN_GROUP_SIZE, MAX_GROUPS)
+    if units is not None:
+        num_groups = min(num_groups, int(units.max()) + 1)
     # A metric made of others has no states of its own.
     has_parts = any(isinstance(part, Metric) for part in metric.children())
     if num_groups < MIN_GROUPS or has_parts or not metric.metric_state:
-        return Bootstrap(metric, number)
-    return Jackknife(metric, min(number, num_groups), num_examples)
+        return Bootstrap(metric, number, units)
+    return Jackknife(metric, min(number, num_groups), num_examples, units)
 
 
 @functools.cache

@@ -157,7 +157,8 @@ def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> fl
     if baseline is None:
         return None
     if baseline.scores is not None and evaluation.scores is not None:
-        return paired_standard_error(baseline.scores.cpu().numpy(), evaluation.scores.cpu().numpy())
+        groups = None if evaluation.groups is None else evaluation.groups.cpu().numpy()
+        return paired_standard_error(baseline.scores.cpu().numpy(), evaluation.scores.cpu().numpy(), groups)
     if baseline.resampled is not None and evaluation.resampled is not None:
         if baseline.resampled.shape != evaluation.resampled.shape:
             return None  # a bootstrap of one model, and a jackknife of the other
@@ -205,6 +206,7 @@ def certify_evaluations(
         higher_is_better=budget.higher_is_better,
         alpha=alpha,
         score_range=score_range or candidate.score_range,
+        groups=None if candidate.groups is None else candidate.groups.cpu().numpy(),
     )
 
 

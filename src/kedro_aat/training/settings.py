@@ -43,6 +43,8 @@ class TrainingSettings(Settings):
         loss: Loss, called as `loss(outputs, targets)`.
         metric: A torchmetrics metric; required unless `validate` is given.
         higher_is_better: Direction of the metric; None takes the metric's own.
+        group: What groups validation and test examples of which some depend on each other, such as `patient`: a key of
+            the splits beside `inputs` and `targets`, or an attribute of the datasets. `certificate.group` is the same.
         num_bootstrap_resamples: Effort for the standard error of a metric that is not a mean over examples; 0 for none,
             and then there is no certificate either. Metrics that are functions of sums over examples or of ranks (F1,
             IoU, AUROC, RMSE, R2 and so on) are linearized, whatever the number: this takes no resamples and hardly any
@@ -97,6 +99,7 @@ class TrainingSettings(Settings):
     loss: ImportedOrPath = Imported(class_path="torch.nn.CrossEntropyLoss")
     metric: ImportedOrPath | None = None
     higher_is_better: bool | None = None
+    group: str | None = None
     num_bootstrap_resamples: Annotated[int, Field(ge=0, le=100_000)] = 100
     distillation: Distillation | None = Distillation()
     batch_norm_adaptation_batches: Annotated[int, Field(ge=0, le=1_000_000)] = 10

@@ -20,6 +20,7 @@ from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.device import pick_device
+from kedro_aat.training.groups import identity_of_groups
 from kedro_aat.training.identity import fingerprint, ingredients_of
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
@@ -127,6 +128,7 @@ class SearchStage:
             "teacher": fingerprint(teacher) if self.training.distillation else None,
             "train_data": data_fingerprint(train_data, store.file_hashes),
             "validation_data": data_fingerprint(validation_data, store.file_hashes),
+            **identity_of_groups(validation_data, self.training.group),
         }
         metrics = [guard.metric.load() for guard in self.guards if guard.metric is not None]
         objects = [*vars(runner.callables).values(), *self.training.named_objects, *metrics]

@@ -40,7 +40,9 @@ class NoWatcher:
         return Evaluation(metric.compute())
 
 
-def watchers_for(metric: Any, number: int, num_examples: int) -> list[Callable[[], Watcher]]:
+def watchers_for(
+    metric: Any, number: int, num_examples: int, groups: Tensor | None = None
+) -> list[Callable[[], Watcher]]:
     """What may watch validations of a metric, each a function that makes a new one; the first that works is the best.
 
     Scores of a mean over examples are exact. Linearized ones take hardly more time than the metric; a jackknife of
@@ -50,6 +52,7 @@ def watchers_for(metric: Any, number: int, num_examples: int) -> list[Callable[[
         metric: A metric; None if there is none.
         number: Most groups, or number of resamples; 0 for scores of means alone.
         num_examples: Number of validation examples.
+        groups: Number of the group of each example, from 0, (N,), if examples of one depend on each other.
     """
     ways: list[Callable[[], Watcher]] = []
     if (scorer := scorer_for(metric)) is not None:
@@ -57,5 +60,8 @@ def watchers_for(metric: Any, number: int, num_examples: int) -> list[Callable[[
     elif number and isinstance(metric, Metric):
         if (linearizer := linearizer_for(metric)) is not None:
             ways.append(partial(linearizer, metric, num_examples))
-        ways += [partial(resampling_for, metric, number, num_examples), partial(Bootstrap, metric, number)]
+        ways += [
+            partial(resampling_for, metric, number, num_examples, groups),
+            partial(Bootstrap, metric, number, groups),
+        ]
     return [*ways, NoWatcher]

@@ -60,6 +60,8 @@ def evaluate_baseline(
     from kedro_aat.training.checks.baseline import BaselineCheck
     from kedro_aat.training.data import data_fingerprint, example_count
     from kedro_aat.training.default import DefaultTraining
+    from kedro_aat.training.dependence import dependence_warning
+    from kedro_aat.training.groups import identity_of_groups
     from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import evaluate
 
@@ -72,6 +74,7 @@ def evaluate_baseline(
     finished = FinishedSteps(
         checkpoint_store.root / "finished_steps" if checkpoint_store else None,
         validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes if checkpoint_store else None),
+        **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, guards),
         seed=settings.seed,
     )
@@ -88,6 +91,8 @@ def evaluate_baseline(
 
     evaluation = finished.result("baseline", MetricValues, validated, model).evaluation()
     finished.remove_others(NUM_OTHER_BASELINES)
+    if (dependence := dependence_warning(validation_data, groups=evaluation.groups)) is not None:
+        logger.warning("%s", dependence)
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better, also=evaluation.also)
     logger.info("Baseline metric %.4f; lowest tolerated %.4f", evaluation.metric, budget.lowest_tolerated)
     for guard in budget.also:

@@ -86,6 +86,7 @@ def export_model(
     from kedro_aat.delivery.finished import FinishedSteps, training_inputs
     from kedro_aat.export import NotExported
     from kedro_aat.training.data import data_fingerprint
+    from kedro_aat.training.groups import identity_of_groups
 
     budget = baseline_evaluation.budget_of(search_result.budget)
     controllers = (controller, second_controller, third_controller)
@@ -101,6 +102,7 @@ def export_model(
     finished = FinishedSteps(
         checkpoint_store.root / search_result.run / "finished_steps",
         validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes),
+        **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, settings.budget.also),
         # The objective and the limits choose among results that do not depend on them.
         export=settings.export.model_dump(mode="json", exclude={"objective", "limits"}),
