@@ -357,3 +357,23 @@ def test_model_and_file_are_not_changed(ledger: CertificateLedger) -> None:
     certify_once(file, baseline, split(100), BUDGET, settings(), ledger, alpha=0.05)
     assert baseline.training
     assert file.SerializeToString() == before
+
+
+def grouped_split(num_groups: int) -> dict[str, Tensor]:
+    """Five copies of each of the equally spaced inputs, in a group of their own."""
+    once = split(num_groups)
+    return {name: values.repeat_interleave(5) for name, values in once.items()} | {
+        "patient": torch.arange(num_groups).repeat_interleave(5)
+    }
+
+
+def test_groups_of_examples_are_tested(ledger: CertificateLedger) -> None:
+    # 100 patients of whom none is lost: 500 independent examples would certify it, and 100 do not.
+    arguments = (export_with_drop(0.0), Threshold(0.5), grouped_split(100), BUDGET)
+    grouped = certify_once(*arguments, settings(group="patient"), ledger, alpha=0.05)
+    assert not grouped.is_certified
+    assert grouped.result.groups == 100
+    assert "500 test examples in 100 groups" in grouped.words
+    apart = CertificateLedger(ledger.path.with_name("other.json"))
+    independent = certify_once(*arguments, settings(), apart, alpha=0.05)
+    assert independent.is_certified

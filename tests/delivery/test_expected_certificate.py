@@ -90,3 +90,11 @@ def test_without_a_certificate_the_words_say_how_to_get_one_later() -> None:
 
 def test_a_budget_of_nothing_is_said_to_have_no_certificate() -> None:
     assert "for a budget of 0" in expected(Evaluation(0.75, RIGHT, score_range=(0, 1)), 0.0).words
+
+
+def test_groups_count_instead_of_examples() -> None:
+    groups = torch.arange(100).repeat_interleave(4)
+    baseline = Evaluation(0.75, RIGHT.repeat(100), score_range=(0, 1), groups=groups)
+    assert "With fewer than about 149 groups in the test split, no model is certified" in expected(baseline).words
+    linearized = Evaluation(0.7, torch.full((400,), 0.7), score_range=(-3, 4), is_linearized=True, groups=groups)
+    assert expected(linearized).words.startswith("No certificate is possible with Metric")

@@ -211,8 +211,8 @@ def test_repeated_examples_of_one_group_do_not_lower_the_standard_error(metric: 
 
 
 def test_metric_with_few_groups_is_resampled_by_group() -> None:
-    macro = {"class_path": "torchmetrics.classification.MulticlassF1Score", "init_args": {"num_classes": 4}}
-    evaluation = validated({**SPLIT, "patient": PATIENTS}, metric=macro, group="patient")
+    metric = {"class_path": "torchmetrics.classification.MulticlassCalibrationError", "init_args": {"num_classes": 4}}
+    evaluation = validated({**SPLIT, "patient": PATIENTS}, metric=metric, group="patient")
     assert evaluation.resampled is not None
     assert len(evaluation.resampled) == 100
     assert evaluation.resampled.std() > 0

@@ -22,6 +22,7 @@ from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.data import Data, example_count, example_input
+from kedro_aat.training.dependence import dependence_warning
 from kedro_aat.training.groups import groups_of
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.scores import certify_evaluations, standard_error_of
@@ -125,8 +126,10 @@ def certify_once(
     except (MetricError, DataError) as error:
         verdict = Verdict(words=f"Not certified: {error}")
     else:
-        measured = {"guards": both_defined(before.also, after.also, budget)}
+        measured: dict[str, object] = {"guards": both_defined(before.also, after.also, budget)}
         verdict = _judge(before, after, budget, example_count(test_data), alpha, score_range)
+        if (dependence := dependence_warning(test_data, "test", before.groups)) is not None:
+            measured["words"] = f"{verdict.words} {dependence}"
         verdict = verdict.model_copy(update=measured)
     ledger.record(split, verdict.model_dump())
     return verdict

@@ -6,7 +6,8 @@ import math
 
 from kedro_aat.budget import Budget
 from kedro_aat.certificate import CertificateSettings, Forecast, forecast
-from kedro_aat.certificate.linearized import MIN_EFFECTIVE_EXAMPLES
+from kedro_aat.certificate.grouped import expected_of_groups
+from kedro_aat.certificate.linearized import MIN_EFFECTIVE_EXAMPLES, NO_GROUPS
 from kedro_aat.certificate.paired_scores import unit_of_outcomes
 from kedro_aat.certificate.verdict import check_range, width_of
 from kedro_aat.delivery.measurements import Result
@@ -62,6 +63,8 @@ def _expected(
             words=f"No certificate is possible, because {metric} has no score per example. The test split will be "
             "measured all the same."
         )
+    if baseline.is_linearized and baseline.groups is not None:
+        return ExpectedCertificate(words=f"No certificate is possible with {metric}: {NO_GROUPS}.")
     try:
         width = _largest_drop(baseline, budget, settings.score_range)
     except DataError as error:
@@ -88,6 +91,9 @@ def _expected(
     if expected is None:
         return ExpectedCertificate(words="The budget is too large to say anything about the certificate's power.")
     words = str(expected)
+    if baseline.groups is not None:
+        groups = baseline.groups.cpu().numpy()
+        return ExpectedCertificate(words=expected_of_groups(groups, budget.drop / width, settings.alpha))
     if baseline.linearization is not None:
         share = baseline.linearization.effective_examples / num_validation
         fewest = math.ceil(MIN_EFFECTIVE_EXAMPLES / share) if share > 0 else None
