@@ -115,3 +115,33 @@ def test_without_resamples_there_are_no_scores_and_no_certificate() -> None:
     found = DefaultTraining(model, settings, None, {"inputs": outputs, "targets": targets}).validate(model)
     assert found.scores is None
     assert standard_error_of(found, found) is None
+
+
+@pytest.mark.parametrize("metric", ["MulticlassF1Score", "MulticlassJaccardIndex", "MulticlassAveragePrecision"])
+def test_a_class_without_examples_allows_no_certificate(metric: str) -> None:
+    """A rare class that died is absent from most splits, and the metric leaves it out there."""
+    targets, first, second = classes()
+    never = torch.full((len(targets), 1), -100.0)
+    evaluations = [
+        validated(f"classification.{metric}", {"num_classes": 5}, torch.cat([outputs, never], 1), targets)
+        for outputs in (first, second)
+    ]
+    certificate = certificate_of(evaluations[0], evaluations[1], 0.3)
+    assert certificate.kind is None
+    assert certificate.reason is not None
+    assert certificate.reason.startswith("0 effective examples of the rarest class")
+
+
+def test_an_ignored_class_needs_no_examples() -> None:
+    targets, first, second = classes()
+    is_kept = targets > 0
+    evaluations = [
+        validated(
+            "classification.MulticlassJaccardIndex",
+            {"num_classes": 4, "ignore_index": 0},
+            torch.cat([torch.full((int(is_kept.sum()), 1), -100.0), outputs[is_kept, 1:]], 1),
+            targets[is_kept],
+        )
+        for outputs in (first, second)
+    ]
+    assert certificate_of(evaluations[0], evaluations[1], 0.3).kind == "asymptotic"
