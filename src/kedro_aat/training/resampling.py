@@ -163,7 +163,8 @@ class Bootstrap:
     def compute(self) -> Tensor:
         """The metric on each resample, (R,) in double precision on the CPU."""
         nothing = torch.tensor(torch.nan)  # a resample of very few examples may have none
-        values = [each.compute() if each.update_called else nothing for each in self._bootstrap.metrics]
+        metrics: list[Any] = [*self._bootstrap.metrics]
+        values = [each.compute() if each.update_called else nothing for each in metrics]
         return torch.stack([torch.as_tensor(value).double().cpu() for value in values])
 
 
