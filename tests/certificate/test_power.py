@@ -20,6 +20,7 @@ from kedro_aat.certificate import (
     paired_standard_error,
     power,
 )
+from kedro_aat.certificate.p_values import p_of_mean
 from kedro_aat.errors import DataError
 from tests.certificate.outcomes import counted, exact_power, outcomes
 
@@ -112,13 +113,25 @@ def test_examples_to_certify_scores_that_are_neither_right_nor_wrong() -> None:
     drop = float((baseline - candidate).mean())
     tolerated = drop + 0.015
     measured = certify(baseline, candidate, tolerated_drop=tolerated, score_range=(0, 1))
-    # The number at which a normal test of the same spread has a power of 0.8: 1.645 + 0.842 standard errors.
-    deviation = 10 * paired_standard_error(baseline, candidate)
-    expected = ((1.6449 + 0.8416) * deviation / 0.015) ** 2
-    assert expected > 101
-    assert examples_to_certify(measured) == pytest.approx(expected, abs=1)
+    # Gaffke's bound of so many examples of the same mean and spread certifies four of five draws.
+    needed = examples_to_certify(measured)
+    assert needed is not None
+    drops = generator.normal(drop, 10 * paired_standard_error(baseline, candidate), (500, needed))
+    assert np.mean([p_of_mean(each, 1.0, tolerated) <= 0.05 for each in drops]) == pytest.approx(0.8, abs=0.07)
     # Never fewer than were not enough.
     assert examples_to_certify(certify(baseline, candidate, tolerated_drop=drop + 0.2, score_range=(0, 1))) == 101
+
+
+def test_examples_to_certify_count_the_one_that_may_fail() -> None:
+    """The worst example that was not drawn counts more than the spread of those that were."""
+    errors = np.random.default_rng(0).random(300)
+    measured = certify(errors, errors, tolerated_drop=0.1, higher_is_better=False, score_range=(0, 50))
+    # The weight of one example of 50 is above 0.1 / 50 with a probability of (1 - 0.1 / 50)^N = 0.05.
+    assert examples_to_certify(measured) == pytest.approx(1497, rel=0.2)
+    needed = examples_to_certify(measured)
+    assert needed is not None
+    more = np.zeros(needed)
+    assert certify(more, more, tolerated_drop=0.1, higher_is_better=False, score_range=(0, 50)).is_certified
 
 
 @pytest.mark.parametrize("lost", [36, 40])

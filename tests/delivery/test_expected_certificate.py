@@ -79,6 +79,16 @@ def test_a_linearized_metric_says_how_many_examples_it_takes() -> None:
     assert "will be asymptotic: it takes at least 10 examples of the rarest class, which is about 200 test" in words
 
 
+def test_no_range_is_asked_for_where_none_helps() -> None:
+    """R2 of several targets, for example."""
+    baseline = Evaluation(
+        0.7, torch.full((4,), 0.7), is_linearized=True, linearization=Linearization(effective_examples=20)
+    )
+    words = expected(baseline, score_range=(0, 10)).words
+    assert words.startswith("No certificate is possible, because it is not known how much one example")
+    assert "score_range" not in words
+
+
 def test_without_a_certificate_the_words_say_how_to_get_one_later() -> None:
     baseline = Evaluation(0.75, RIGHT, score_range=(0, 1))
     budget = Budget(baseline=0.75, drop=0.02)

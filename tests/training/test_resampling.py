@@ -232,3 +232,42 @@ def test_metric_of_batches_is_bootstrapped() -> None:
 def test_bootstrap_and_jackknife_are_not_paired() -> None:
     baseline, candidate = (Evaluation(0.5, resampled=torch.rand(size)) for size in (100, 20))
     assert standard_error_of(baseline, candidate) is None
+
+
+class MedianAsFloat(Metric):
+    """A metric of lists whose value is a plain number."""
+
+    errors: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("errors", [], dist_reduce_fx="cat")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.errors.append((outputs - targets).abs())
+
+    def compute(self) -> float:
+        return float(torch.cat(self.errors).median())
+
+
+@pytest.mark.parametrize("num_examples", [3, 400])
+def test_metric_that_is_a_plain_number(num_examples: int) -> None:
+    """Of three examples, some resamples have none."""
+    settings = TrainingSettings.model_validate({"metric": f"{__name__}.MedianAsFloat", "device": "cpu"})
+    outputs = torch.randn(num_examples, generator=torch.Generator().manual_seed(0))
+    model = nn.Identity()
+    data = {"inputs": outputs, "targets": torch.zeros(num_examples)}
+    evaluation = DefaultTraining(model, settings, None, data).validate(model)
+    assert evaluation.metric == pytest.approx(float(outputs.abs().median()))
+    assert evaluation.resampled is not None
+
+
+def test_metric_that_cannot_compute_merged_states_is_bootstrapped() -> None:
+    """Its states are stacked, and the metric takes what was stacked for something else."""
+    settings = TrainingSettings.model_validate(
+        {"metric": "torchmetrics.regression.NormalizedRootMeanSquaredError", "device": "cpu"}
+    )
+    outputs = torch.randn(300, 1, generator=torch.Generator().manual_seed(0))
+    model = nn.Identity()
+    evaluation = DefaultTraining(model, settings, None, {"inputs": outputs, "targets": 2 * outputs + 3}).validate(model)
+    assert evaluation.resampled is not None

@@ -307,3 +307,17 @@ def test_a_project_of_thousands_of_lines_takes_milliseconds(package: Package) ->
     started = time.perf_counter()
     sources_of([loss])
     assert time.perf_counter() - started < 0.5  # 0.01 s on an idle machine
+
+
+class _Attributes:
+    """An object whose missing attributes are no AttributeError, such as a namespace of settings."""
+
+    def __getattr__(self, name: str) -> object:
+        raise KeyError(name)
+
+    def __call__(self, value: float) -> float:
+        return value
+
+
+def test_an_object_with_attributes_of_its_own_kind_is_followed() -> None:
+    assert any("_Attributes" in path for path in sources_of([_Attributes()]).hashes)

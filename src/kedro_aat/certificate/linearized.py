@@ -68,14 +68,15 @@ def certify_linearized(
     drops = (baseline - candidate) * (1 if higher_is_better else -1)  # (N,)
     mean, standard_error = float(drops.mean()), paired_standard_error(baseline, candidate)
     worst = None if worst_drop is None or not math.isfinite(worst_drop) else max(worst_drop, float(drops.max()))
-    check_drop(tolerated_drop, worst)
+    is_enough = effective_examples >= MIN_EFFECTIVE_EXAMPLES
+    check_drop(tolerated_drop, worst if is_enough else None)  # of too few examples the largest drop may be 0
     holds_from = math.ceil(len(drops) * MIN_EFFECTIVE_EXAMPLES / max(effective_examples, 1e-9))
     reason = None
     if is_grouped:
         reason = NO_GROUPS
     elif worst is None:
         reason = NO_LIMIT
-    elif effective_examples < MIN_EFFECTIVE_EXAMPLES:
+    elif not is_enough:
         reason = (
             f"{effective_examples:.0f} effective examples of the rarest class, or of the few largest terms of the "
             f"metric, are too few: the level of the test holds from {MIN_EFFECTIVE_EXAMPLES}"

@@ -120,6 +120,7 @@ def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int 
     Returns:
         The number, or None if the measured drop is not within the budget, or nothing was tested.
     """
+    from scipy.optimize import brentq
     from scipy.stats import norm
 
     drop, tolerated = certificate.estimated_drop, certificate.tolerated_drop
@@ -134,8 +135,19 @@ def examples_to_certify(certificate: Certificate, *, power: float = 0.8) -> int 
         )
     count = certificate.groups or certificate.examples
     deviation = (drop - tolerated) / certificate.statistic * math.sqrt(count)
-    root = (norm.isf(certificate.alpha) + norm.ppf(power)) * deviation / (tolerated - drop)
-    return max(count + 1, math.ceil(float(root) ** 2))
+    spare, worst = tolerated - drop, (certificate.unit or 0.0) - drop
+
+    def excess(log_number: float) -> float:
+        # The weighted mean that `p_of_mean` draws is about normal, plus the exponential weight of one worst example.
+        number = math.exp(log_number)
+        error, scale = deviation / math.sqrt(number), max(worst / number, 1e-300)
+        distance = (spare - norm.ppf(power) * error) / error  # of the budget, in standard errors
+        ratio = error / scale
+        tail = norm.sf(distance) + math.exp(min(0.0, ratio**2 / 2 - ratio * distance + norm.logcdf(distance - ratio)))
+        return float(tail) - certificate.alpha
+
+    number = math.exp(brentq(excess, 0.0, 200.0)) if excess(0.0) > 0 else 1.0
+    return max(count + 1, math.ceil(number))
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,11 @@ def _expected(
         width = _largest_drop(baseline, budget, settings.score_range)
     except DataError as error:
         raise ConfigurationError("certificate", [f"{error} of {metric} on the validation split"]) from None
+    if width is None and baseline.is_linearized and not _takes_range(baseline):
+        return ExpectedCertificate(
+            words=f"No certificate is possible, because it is not known how much one example that was not drawn can "
+            f"change {metric}. The test split will be measured all the same."
+        )
     if width is None:
         return ExpectedCertificate(
             words=f"No certificate is possible yet, because {metric} has no known limit for one example: the worst "
@@ -99,10 +104,15 @@ def _expected(
         fewest = math.ceil(MIN_EFFECTIVE_EXAMPLES / share) if share > 0 else None
         words += (
             f" {metric} is no mean over examples, so the certificate will be asymptotic: it takes at least "
-            f"{MIN_EFFECTIVE_EXAMPLES} examples of the rarest class"
+            f"{MIN_EFFECTIVE_EXAMPLES} {'large errors' if _takes_range(baseline) else 'examples of the rarest class'}"
             + ("." if fewest is None else f", which is about {fewest:,} test examples like those for validation.")
         )
     return ExpectedCertificate(forecast=expected, words=words)
+
+
+def _takes_range(baseline: Evaluation) -> bool:
+    """Whether `certificate.score_range` is the range of the errors behind a linearized metric, as of RMSE and R2."""
+    return baseline.linearization is not None and baseline.linearization.per_squared_error is not None
 
 
 def _largest_drop(baseline: Evaluation, budget: Budget, score_range: tuple[float, float] | None) -> float | None:

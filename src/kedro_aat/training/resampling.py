@@ -85,14 +85,14 @@ class Jackknife:
         """Whether all groups together have this metric, which is false for a metric that depends on the batches."""
         self._update_groups()
         merged = self._merged(self._states)
-        if merged is None:
-            return True  # as little is known of it as of the metric itself
-        return torch.allclose(merged, metric.cpu().double(), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+        return merged is not None and torch.allclose(
+            merged, metric.cpu().double(), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True
+        )
 
     def evaluation(self, metric: Metric) -> Evaluation | None:
         """The metric with its values; None if the groups do not reproduce it."""
         value = metric.compute()
-        return Evaluation(value, resampled=self.compute()) if self.reproduces(value) else None
+        return Evaluation(value, resampled=self.compute()) if self.reproduces(torch.as_tensor(value)) else None
 
     def compute(self) -> Tensor | None:
         """G values whose standard deviation is the jackknife's standard error of the metric.
@@ -127,8 +127,8 @@ class Jackknife:
                 merged[name] = stacked if reduction is None else reduction(stacked)
         self._set(merged)
         try:
-            value: Tensor = self._metric.compute()
-        except (RuntimeError, ValueError):  # such as R2 of a single example
+            value = torch.as_tensor(self._metric.compute())  # a user's metric may return a float
+        except Exception:  # of a single example, or of states that the metric's class did not expect
             return None
         return value.cpu().double()
 
@@ -182,7 +182,10 @@ class Bootstrap:
 
     def compute(self) -> Tensor:
         """The metric on each resample, (R,) in double precision on the CPU."""
-        return self._bootstrap.compute()["raw"].double().cpu()
+        nothing = torch.tensor(torch.nan)  # a resample of very few examples may have none
+        metrics: list[Any] = [*self._bootstrap.metrics]
+        values = [each.compute() if each.update_called else nothing for each in metrics]
+        return torch.stack([torch.as_tensor(value).double().cpu() for value in values])
 
 
 Resampling = Jackknife | Bootstrap

@@ -217,7 +217,7 @@ def _version(package: str) -> str | None:
 
 def _unwrapped(thing: Any) -> Any:
     """The function that a decorator has wrapped; the decorator is mentioned in its source."""
-    with suppress(ValueError):  # it wraps itself
+    with suppress(Exception):  # it wraps itself, or has a `__getattr__` that raises something else
         return inspect.unwrap(thing) if callable(thing) and not isinstance(thing, type) else thing
     return thing
 

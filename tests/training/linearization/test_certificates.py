@@ -115,3 +115,67 @@ def test_without_resamples_there_are_no_scores_and_no_certificate() -> None:
     found = DefaultTraining(model, settings, None, {"inputs": outputs, "targets": targets}).validate(model)
     assert found.scores is None
     assert standard_error_of(found, found) is None
+
+
+@pytest.mark.parametrize("metric", ["MulticlassF1Score", "MulticlassJaccardIndex", "MulticlassAveragePrecision"])
+def test_a_class_without_examples_allows_no_certificate(metric: str) -> None:
+    """A rare class that died is absent from most splits, and the metric leaves it out there."""
+    targets, first, second = classes()
+    never = torch.full((len(targets), 1), -100.0)
+    evaluations = [
+        validated(f"classification.{metric}", {"num_classes": 5}, torch.cat([outputs, never], 1), targets)
+        for outputs in (first, second)
+    ]
+    certificate = certificate_of(evaluations[0], evaluations[1], 0.3)
+    assert certificate.kind is None
+    assert certificate.reason is not None
+    assert certificate.reason.startswith("0 effective examples of the rarest class")
+
+
+def test_an_ignored_class_needs_no_examples() -> None:
+    targets, first, second = classes()
+    is_kept = targets > 0
+    evaluations = [
+        validated(
+            "classification.MulticlassJaccardIndex",
+            {"num_classes": 4, "ignore_index": 0},
+            torch.cat([torch.full((int(is_kept.sum()), 1), -100.0), outputs[is_kept, 1:]], 1),
+            targets[is_kept],
+        )
+        for outputs in (first, second)
+    ]
+    assert certificate_of(evaluations[0], evaluations[1], 0.3).kind == "asymptotic"
+
+
+def test_a_perfect_baseline_is_certified_too() -> None:
+    """All derivatives of its macro F1 are 0 but for rounding in single precision."""
+    targets, first, second = classes()
+    perfect, nearly = (outputs + 10.0 * torch.nn.functional.one_hot(targets, 4) for outputs in (first, second))
+    nearly[:3] = -nearly[:3]
+    evaluations = [
+        validated("classification.MulticlassF1Score", {"num_classes": 4}, each, targets) for each in (perfect, nearly)
+    ]
+    assert evaluations[0].metric == 1.0
+    assert certificate_of(evaluations[0], evaluations[1], 0.2).is_certified
+
+
+def test_r2_of_several_targets_has_a_standard_error() -> None:
+    """Its states begin as single zeros, and have a number per target after the first batch."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(400, 3, generator=generator)
+    first, second = (targets + 0.5 * torch.randn(400, 3, generator=generator) for _ in range(2))
+    before, after = (validated("regression.R2Score", {}, each, targets) for each in (first, second))
+    error = standard_error_of(before, after)
+    assert error is not None
+    assert 0.005 < error < 0.05
+
+
+def test_a_split_without_positives_has_too_few_examples() -> None:
+    """There, no answer changes F1, so that the largest drop is 0; the budget is no percentage because of that."""
+    targets, first, second = labels()
+    before, after = (
+        validated("classification.BinaryF1Score", {}, each, torch.zeros_like(targets)) for each in (first, second)
+    )
+    reason = certificate_of(before, after, 0.05).reason
+    assert reason is not None
+    assert reason.startswith("0 effective examples")

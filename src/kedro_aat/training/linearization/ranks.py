@@ -92,13 +92,14 @@ class Ranks:
         scores = torch.from_numpy(value + influences)
         if not agrees(scores, metric):
             return None
-        negatives = self._num_examples * (1 - shares)
+        # A class that is left out here counts on other examples.
+        rarest = 0.0 if len(used) < len(columns) else self._num_examples * float(min(shares.min(), 1 - shares.max()))
         return Evaluation(
             float(scores.mean()),
             scores,
             score_range=None if self._is_weighted else _range(value, weights, ranked, has_classes),
             is_linearized=True,
-            linearization=Linearization(float(min((self._num_examples * shares).min(), negatives.min()))),
+            linearization=Linearization(rarest),
         )
 
 

@@ -49,7 +49,6 @@ class Sums:
         self._num_examples = num_examples
         self._metric = metric.clone()
         self._metric.reset()
-        self._shapes = {name: default.shape for name, default in self._metric._defaults.items()}
         self._parts: list[dict[str, Tensor]] | None = []
         self._waiting = Waiting(self._compute)
 
@@ -82,7 +81,7 @@ class Sums:
         }
         try:
             self._parts.append(torch.func.vmap(self._states_of_one)(zeros, outputs, targets))
-        except (RuntimeError, ValueError, TypeError) as error:  # such as an `update` that depends on the data
+        except Exception as error:  # whatever an `update` raises that depends on the data, or on its own attributes
             logger.debug("%s cannot be computed example by example: %s", type(self._metric).__name__, error)
             self._parts = None
 
@@ -116,7 +115,7 @@ class Sums:
             name: torch.cat([part[name] for part in self._parts]).double().cpu().reshape(self._num_examples, -1)
             if sum(len(part[name]) for part in self._parts) == self._num_examples
             else None
-            for name in self._shapes
+            for name in self._parts[0]
         }
         values = {name: state for name, state in states.items() if state is not None}  # (N, S) each
         if len(values) < len(states) or not all(_adds_up(values[name], getattr(metric, name)) for name in values):
@@ -163,7 +162,9 @@ class Sums:
         return effective_number(columns.sum(0), columns.square().sum(0))
 
     def _reshaped(self, sums: dict[str, Tensor]) -> dict[str, Any]:
-        return {name: each.reshape(self._shapes[name]) for name, each in sums.items()}
+        # The state of a metric such as R2 has a number per target, though it begins as a single 0.
+        assert self._parts  # the caller made sure of it
+        return {name: each.reshape(self._parts[0][name].shape[1:]) for name, each in sums.items()}
 
 
 def _adds_up(values: Tensor, state: Tensor) -> bool:

@@ -197,7 +197,8 @@ class Table:
     def _effective_examples(self, cells: Tensor, counts: Tensor) -> float:
         """Effective number of examples with that label that has the fewest, as a target or as a prediction.
 
-        If the metric weights labels by how many there are, or counts all alike, rare ones do not matter.
+        If the metric weights labels by how many there are, or counts all alike, rare ones do not matter. Otherwise a
+        class that is absent has 0: the metric leaves it out, but on other examples it counts as much as any class.
         """
         if self._has_classes and getattr(self._metric, "average", "macro") in ("micro", "weighted"):
             return float(len(counts)) if self._sums_of_squares is None else float(self._num_examples)
@@ -205,9 +206,9 @@ class Table:
             [torch.bincount(lines, weights=counts.double(), minlength=size) for lines, size in self._lines(cells)]
         )
         squares = sums if self._sums_of_squares is None else self._sums_of_squares.cpu()
-        if self._has_classes:
-            is_used = sums.reshape(2, -1).sum(0).repeat(2) > 0  # classes that are neither target nor predicted
-            sums, squares = sums[is_used], squares[is_used]
+        if self._has_classes and (ignored := getattr(self._metric, "ignore_index", None)) is not None:
+            is_used = (sums.reshape(2, -1).sum(0) > 0) | (torch.arange(self._num_rows) != ignored)
+            sums, squares = sums[is_used.repeat(2)], squares[is_used.repeat(2)]
         return effective_number(sums, squares)
 
     def _has_state_of(self, metric: Metric, table: Tensor) -> bool:
