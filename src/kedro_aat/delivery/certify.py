@@ -121,9 +121,7 @@ def certify_once(
     except (MetricError, DataError) as error:
         verdict = Verdict(words=f"Not certified: {error}")
     else:
-        measured = {"guards": both_defined(before.also, after.also, budget)}
         verdict = _judge(before, after, budget, example_count(test_data), alpha, score_range)
-        verdict = verdict.model_copy(update=measured)
     ledger.record(split, verdict.model_dump())
     return verdict
 
@@ -134,7 +132,7 @@ def _judge(
     budget: Budget,
     num_examples: int,
     alpha: float,
-    score_range: tuple[float, float] | None = None,
+    score_range: tuple[float, float] | None,
 ) -> Verdict:
     """What both files' metrics on the test split say. The baseline's metric on another split does not count."""
     drop = budget.degradation(after.metric) - budget.degradation(before.metric)
@@ -157,6 +155,7 @@ def _judge(
         baseline=before.metric,
         compressed=after.metric,
         standard_error=standard_error,
+        guards=both_defined(before.also, after.also, budget),
         certificate=certificate,
         words=words,
     )
