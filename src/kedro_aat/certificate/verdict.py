@@ -117,7 +117,7 @@ def certify(
     statistic: float | None = None
     p_value: Callable[[float], float] | None = None
     discordant: tuple[int, int] | None = None
-    if unit is not None and score_range == (0, unit):
+    if unit is not None and score_range == (0.0, unit):
         lost, won = discordant = int((drops > 0).sum()), int((drops < 0).sum())
         statistic = float(tango_score(np.array(lost), np.array(won), len(drops), tolerated_drop / unit))
         p_value = partial(_p_of_outcomes, lost, won, len(drops), unit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Sequence
 
 from onnx import ModelProto
@@ -108,11 +109,13 @@ def certify_once(
         "tolerated_drop": budget.drop,
         "alpha": alpha,
     }
+    if training.metric is not None:  # micro and macro accuracy have the same name
+        subject["metric_variant"] = json.dumps(training.metric.model_dump(mode="json")["init_args"], sort_keys=True)
     # What can fail without the test split fails before the split is claimed.
     baseline_file = to_onnx(copy.deepcopy(baseline).cpu().eval(), example_input(test_data))
     entry = ledger.claim(split, subject)
-    if entry.subject != subject:
-        differing = [key for key in subject if entry.subject.get(key) != subject[key]]
+    # Versions before 0.2.0 did not record the variant.
+    if differing := [key for key in subject if entry.subject.get(key, subject[key]) != subject[key]]:
         return Verdict(words=_already_read(entry.claimed, differing))
     if entry.result is not None and (known := Verdict.model_validate(entry.result)).is_final:
         return known
