@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def test_a_drop_as_large_as_the_budget_cannot_be_certified(ledger: CertificateLe
 def test_a_ledger_of_another_version_knows_the_same_question(ledger: CertificateLedger) -> None:
     certify(ledger, 0.005)
     ((_, entry),) = ledger._read().items()
-    assert list(entry.subject) == ["model", "baseline", "metric", "tolerated_drop", "alpha"]
+    assert list(entry.subject) == ["model", "baseline", "metric", "tolerated_drop", "alpha", "metric_variant"]
     assert re.fullmatch("[0-9a-f]{32}", str(entry.subject["model"]))
 
 
@@ -194,6 +195,24 @@ def test_different_test_on_the_same_split_has_no_verdict(
     assert verdict.compressed is None
     assert f"for a different {word}." in verdict.words
     assert certify(ledger, 0.005).is_certified  # the first test keeps its certificate
+
+
+def test_a_metric_with_other_arguments_is_another_metric(ledger: CertificateLedger) -> None:
+    certify(ledger, 0.0)
+    macro = {**ACCURACY, "init_args": {"num_classes": 2, "average": "macro"}}
+    verdict = certify(ledger, 0.0, training=settings(macro))
+    assert not verdict.is_certified
+    assert "already read" in verdict.words
+    assert "for a different metric variant" in verdict.words
+
+
+def test_a_ledger_without_the_arguments_of_the_metric_knows_the_same_question(ledger: CertificateLedger) -> None:
+    verdict = certify(ledger, 0.0)
+    entries = json.loads(ledger.path.read_text())
+    for entry in entries.values():
+        del entry["subject"]["metric_variant"]
+    ledger.path.write_text(json.dumps(entries))
+    assert certify(ledger, 0.0) == verdict
 
 
 def test_another_split_allows_another_test(ledger: CertificateLedger) -> None:

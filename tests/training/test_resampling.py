@@ -18,6 +18,7 @@ from torchmetrics.wrappers import MinMaxMetric
 from kedro_aat.certificate import bootstrap_standard_error
 from kedro_aat.training import resampling
 from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.linearization import waiting
 from kedro_aat.training.resampling import Bootstrap, Jackknife, Resampling, resampling_for
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.scores import standard_error_of
@@ -150,11 +151,11 @@ def test_order_of_the_examples_does_not_matter() -> None:
     assert in_order == pytest.approx(shuffled, rel=0.4)
 
 
-@pytest.mark.parametrize("waiting", [0, 2**26])
-def test_batches_and_memory_do_not_matter(waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_waiting", [0, 2**26])
+def test_batches_and_memory_do_not_matter(max_waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
     targets, first, _ = predictions()
     expected = values(Jackknife(BinaryAUROC(), 20, NUM_EXAMPLES), first, targets, batch_size=NUM_EXAMPLES)
-    monkeypatch.setattr(resampling, "MAX_WAITING", waiting)
+    monkeypatch.setattr(waiting, "MAX_WAITING", max_waiting)
     for batch_size in (7, 64):
         got = values(Jackknife(BinaryAUROC(), 20, NUM_EXAMPLES), first, targets, batch_size=batch_size)
         np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -14,7 +14,7 @@ from kedro_aat.certificate import bootstrap_standard_error, paired_standard_erro
 from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import Evaluation
-from kedro_aat.training.scores import scorer_for
+from kedro_aat.training.scores import scorer_for, standard_error_of
 from kedro_aat.training.settings import TrainingSettings
 
 NUM_EXAMPLES = 400
@@ -127,6 +127,27 @@ def test_resampling_can_be_switched_off() -> None:
     assert evaluation.scores is None
 
 
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "torchmetrics.MeanAbsoluteError",
+        {"class_path": "torchmetrics.MeanSquaredError", "init_args": {"squared": False}},
+        "torchmetrics.PearsonCorrCoef",
+        "torchmetrics.regression.NormalizedRootMeanSquaredError",  # whose states torchmetrics cannot merge
+    ],
+)
+def test_a_diverged_model_does_not_change_how_the_next_ones_are_judged(metric: Any) -> None:
+    """An epoch that has failed is followed by others, whose drop needs a standard error as well."""
+    settings = TrainingSettings.model_validate({"loss": "torch.nn.MSELoss", "metric": metric})
+    model = ReadsLogits(noise=0.5)
+    training = DefaultTraining(model, settings, None, {"inputs": INPUTS, "targets": LOGITS.float()})
+    first = training.validate(model)
+    noise, model.noise = model.noise, torch.full_like(model.noise, torch.nan)
+    assert not torch.as_tensor(training.validate(model).metric).isfinite()
+    model.noise = noise
+    assert standard_error_of(first, training.validate(model)) is not None
+
+
 def test_a_single_resample_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="must be 0, for none, or at least 2, but got 1"):
         evaluate("BinaryAUROC", num_bootstrap_resamples=1)
@@ -141,6 +162,15 @@ def test_an_evaluation_takes_arrays_lists_and_tensors(scores: Any) -> None:
     assert isinstance(evaluation.scores, Tensor)
     assert evaluation.scores.tolist() == [1, 0, 1]
     assert evaluation.score_range is None
+
+
+def test_scores_may_be_of_any_precision() -> None:
+    evaluation = Evaluation(2 / 3, torch.tensor([1.0, 0.0, 1.0], dtype=torch.bfloat16))
+    assert standard_error_of(evaluation, evaluation) == standard_error_of(*[Evaluation(2 / 3, [1.0, 0.0, 1.0])] * 2)
+
+
+def test_a_range_of_scores_may_be_a_list() -> None:
+    assert Evaluation(0.5, [0.0, 1.0], score_range=[0, 1]).score_range == (0.0, 1.0)  # type: ignore[arg-type]
 
 
 def test_truth_values_are_scores_from_0_to_1() -> None:

@@ -19,8 +19,6 @@ from kedro_aat.imports import import_path
 from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from kedro.config import AbstractConfigLoader
     from kedro.framework.context import KedroContext
     from kedro.framework.startup import ProjectMetadata

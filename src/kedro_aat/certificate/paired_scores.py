@@ -45,10 +45,9 @@ def paired(baseline_scores: ArrayLike, candidate_scores: ArrayLike) -> tuple[Flo
     return baseline, candidate
 
 
-def unit_of_outcomes(baseline: Floats, candidate: Floats) -> float | None:
+def unit_of_outcomes(*scores: Floats) -> float | None:
     """Returns the score of one right example, 1 or 100, if every score is right or wrong; otherwise None."""
-    scores = np.concatenate((baseline, candidate))
-    return next((unit for unit in UNITS_OF_OUTCOMES if np.isin(scores, (0.0, unit)).all()), None)
+    return next((unit for unit in UNITS_OF_OUTCOMES if all(np.isin(each, (0.0, unit)).all() for each in scores)), None)
 
 
 def numbered(groups: ArrayLike, num_examples: int) -> NDArray[np.intp]:

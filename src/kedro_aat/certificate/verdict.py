@@ -8,11 +8,11 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from kedro_aat.certificate.grouped import GroupedDrops
 from kedro_aat.certificate.p_values import p_of_counts, p_of_mean, tango_score
-from kedro_aat.certificate.paired_scores import paired, paired_standard_error, unit_of_outcomes
+from kedro_aat.certificate.paired_scores import Floats, paired, paired_standard_error, unit_of_outcomes
 from kedro_aat.certificate.upper_bound import upper_bound
 from kedro_aat.errors import DataError
 from kedro_aat.validated import Settings
@@ -111,11 +111,9 @@ def certify(
     """
     baseline, candidate = paired(baseline_scores, candidate_scores)
     check_alpha(alpha)
-    check_range(score_range, baseline, candidate)
+    score_range = known_range(score_range, baseline, candidate)
+    width = width_of(score_range)
     unit = unit_of_outcomes(baseline, candidate)
-    if unit is not None and score_range not in (None, (0, unit)):
-        unit = None
-    width = unit if unit is not None else width_of(score_range)
     check_drop(tolerated_drop, width)
     drops = (baseline - candidate) * (1 if higher_is_better else -1)  # (N,)
     mean = float(drops.mean())
@@ -130,7 +128,7 @@ def certify(
         if grouped.reason is None:
             statistic = (mean - tolerated_drop) / standard_error
             p_value = grouped.p_value
-    elif unit is not None:
+    elif unit is not None and score_range == (0.0, unit):
         lost, won = discordant = int((drops > 0).sum()), int((drops < 0).sum())
         statistic = float(tango_score(np.array(lost), np.array(won), len(drops), tolerated_drop / unit))
         p_value = partial(_p_of_outcomes, lost, won, len(drops), unit)
@@ -170,10 +168,15 @@ def width_of(score_range: tuple[float, float] | None) -> float | None:
     return score_range[1] - score_range[0]
 
 
-def check_range(score_range: tuple[float, float] | None, *scores: NDArray[np.float64]) -> None:
-    """Raises a DataError if the range of scores does not include all of them."""
+def known_range(score_range: tuple[float, float] | None, *scores: Floats) -> tuple[float, float] | None:
+    """The range of scores as stated, or that of scores that are all right or wrong; None if it is unknown.
+
+    Raises:
+        DataError: If the range does not include all of the scores.
+    """
     if score_range is None:
-        return
+        unit = unit_of_outcomes(*scores)
+        return None if unit is None else (0.0, unit)
     lowest, highest = score_range
     observed = min(map(np.min, scores)), max(map(np.max, scores))
     if not lowest <= observed[0] <= observed[1] <= highest:
@@ -181,6 +184,7 @@ def check_range(score_range: tuple[float, float] | None, *scores: NDArray[np.flo
             f"score_range must include all scores, from {observed[0]:.4g} to {observed[1]:.4g}, "
             f"but got ({lowest:g}, {highest:g})"
         )
+    return score_range
 
 
 def check_drop(tolerated_drop: float, width: float | None) -> None:

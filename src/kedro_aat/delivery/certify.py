@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Sequence
 
 from onnx import ModelProto
@@ -113,11 +114,14 @@ def certify_once(
         "alpha": alpha,
         **({} if training.group is None else {"group": training.group}),
     }
+    if training.metric is not None:  # micro and macro accuracy have the same name
+        subject["metric_variant"] = json.dumps(training.metric.model_dump(mode="json")["init_args"], sort_keys=True)
     # What can fail without the test split fails before the split is claimed.
     baseline_file = to_onnx(copy.deepcopy(baseline).cpu().eval(), example_input(test_data))
     entry = ledger.claim(split, subject, also_known_as=[former_fingerprint(test_data)])
-    if entry.subject != subject:
-        differing = [key for key in {**subject, **entry.subject} if entry.subject.get(key) != subject.get(key)]
+    # Versions before 0.2.0 did not record the variant.
+    known_subject = {"metric_variant": subject.get("metric_variant"), **entry.subject}
+    if differing := [key for key in {**subject, **entry.subject} if known_subject.get(key) != subject.get(key)]:
         return Verdict(words=_already_read(entry.claimed, differing))
     if entry.result is not None and (known := Verdict.model_validate(entry.result)).is_final:
         return known
@@ -141,7 +145,7 @@ def _judge(
     budget: Budget,
     num_examples: int,
     alpha: float,
-    score_range: tuple[float, float] | None = None,
+    score_range: tuple[float, float] | None,
 ) -> Verdict:
     """What both files' metrics on the test split say. The baseline's metric on another split does not count."""
     drop = budget.degradation(after.metric) - budget.degradation(before.metric)
@@ -164,6 +168,7 @@ def _judge(
         baseline=before.metric,
         compressed=after.metric,
         standard_error=standard_error,
+        guards=both_defined(before.also, after.also, budget),
         certificate=certificate,
         words=words,
     )

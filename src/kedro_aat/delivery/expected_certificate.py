@@ -8,8 +8,7 @@ from kedro_aat.budget import Budget
 from kedro_aat.certificate import CertificateSettings, Forecast, forecast
 from kedro_aat.certificate.grouped import expected_of_groups
 from kedro_aat.certificate.linearized import MIN_EFFECTIVE_EXAMPLES, NO_GROUPS
-from kedro_aat.certificate.paired_scores import unit_of_outcomes
-from kedro_aat.certificate.verdict import check_range, width_of
+from kedro_aat.certificate.verdict import known_range, width_of
 from kedro_aat.delivery.measurements import Result
 from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.runner import Evaluation
@@ -121,9 +120,4 @@ def _largest_drop(baseline: Evaluation, budget: Budget, score_range: tuple[float
         largest = worst_drop(baseline, baseline, budget, score_range)
         return largest if largest is not None and math.isfinite(largest) else None
     assert baseline.scores is not None  # the caller made sure of it
-    scores = baseline.scores.double().cpu().numpy()
-    score_range = score_range or baseline.score_range
-    check_range(score_range, scores)
-    if score_range is None and unit_of_outcomes(scores, scores) is not None:
-        return unit_of_outcomes(scores, scores)
-    return width_of(score_range)
+    return width_of(known_range(score_range or baseline.score_range, baseline.scores.cpu().double().numpy()))

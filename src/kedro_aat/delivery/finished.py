@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import platform
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
@@ -18,15 +17,14 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 import kedro_aat
 from kedro_aat.budget import GuardSettings
 from kedro_aat.errors import StorageError
 from kedro_aat.storage import replacing
-from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.callables import Linearization
+from kedro_aat.training.contents import ContentHash
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
@@ -38,8 +36,6 @@ T = TypeVar("T")
 
 # What exports, runs and judges a file.
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "openvino", "torch", "torchmetrics")
-_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in the text of a function or of an object without a text of its own
-_OF_ANY_MODULE = frozenset(vars(nn.Module()))
 
 
 class FinishedSteps:
@@ -172,16 +168,10 @@ class MetricValues(BaseModel):
 
 
 def identity_of(model: nn.Module) -> str:
-    """Hash of a model's tensors, of the plain attributes of its modules, and of the source that they call."""
-    digest = hashlib.sha256(hash_tensors([*model.named_parameters(), *model.named_buffers()]).encode())
-    digest.update(_source_of(sorted({type(module) for module in model.modules()}, key=str)).encode())
-    for name, module in model.named_modules():
-        attributes = {key: value for key, value in vars(module).items() if key not in _OF_ANY_MODULE}
-        text = f"{name} {type(module).__qualname__} {sorted(attributes.items())}"
-        digest.update(_ADDRESS.sub("", text).encode())
-        tensors = (leaf for leaf in tree_leaves(attributes) if isinstance(leaf, Tensor))  # their text is shortened
-        digest.update(hash_tensors(enumerate(tensors)).encode())
-    return digest.hexdigest()
+    """Hash of a model's tensors, of all attributes of its modules, and of the source that they call."""
+    content = ContentHash(private=True)
+    content.add(model)
+    return f"{content.hexdigest()} {_source_of(content.code)}"
 
 
 def training_inputs(settings: TrainingSettings, guards: Sequence[GuardSettings] = ()) -> Mapping[str, Any]:

@@ -86,7 +86,7 @@ class Evaluation:
             score_range = (0.0, 1.0)
         known = {
             "metric": metric,
-            "score_range": score_range,
+            "score_range": None if score_range is None else (float(score_range[0]), float(score_range[1])),
             "is_linearized": is_linearized,
             "linearization": linearization,
             "also": dict(_named_numbers(also or {})),

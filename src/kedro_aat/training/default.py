@@ -108,6 +108,7 @@ class DefaultTraining:
         self._watchers = watchers_for(
             self._metric, settings.num_bootstrap_resamples, len(self._validation_data), self._groups
         )
+        self._is_reproduced = False  # whether the first of these has reproduced the metric
         self._teacher: Teacher | None = None
         self._distills, self._is_taught = True, False
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
@@ -281,7 +282,12 @@ class DefaultTraining:
             watcher = self._watchers[0]()
             metric = self._measure(model, watcher)
             if (evaluation := watcher.evaluation(metric)) is not None:
+                self._is_reproduced = True
                 return evaluation
+            value = metric.compute()
+            # A model that has diverged says nothing about the next ones, which are compared with the baseline's scores.
+            if self._is_reproduced or not torch.as_tensor(value).isfinite().all():
+                return Evaluation(value)
             self._watchers.pop(0)  # it does not reproduce this metric
 
     def _measure(self, model: nn.Module, watcher: Watcher) -> Any:

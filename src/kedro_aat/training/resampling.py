@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.wrappers import BootStrapper
 
 from kedro_aat.training.callables import Evaluation
+from kedro_aat.training.linearization.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,6 @@ MAX_GROUPS = 20
 MIN_GROUP_SIZE = 10
 # With fewer groups the standard error is too uncertain, and there are so few examples that a bootstrap takes no time.
 MIN_GROUPS = 10
-# Bytes of outputs and targets that wait, so that a metric is updated with many examples of a group at once.
-MAX_WAITING = 2**26
 # Largest difference of the merged groups to the metric, relative to the larger of 1 and the metric.
 TOLERANCE = 1e-4
 
@@ -50,24 +49,14 @@ class Jackknife:
         num_units = num_examples if units is None else int(units.max()) + 1
         assigned = torch.randperm(num_units, generator=torch.Generator().manual_seed(0)) % num_groups
         self._groups = assigned if units is None else assigned[units]
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._waiting = Waiting(self._update_groups)
         self._num_seen = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Adds a batch of outputs (B, ...) and targets (B, ...)."""
-        if self._waiting and any(
-            new.shape[1:] != old.shape[1:] for new, old in zip((outputs, targets), self._waiting[0], strict=True)
-        ):
-            self._update_groups()
-        self._waiting.append((outputs, targets))
-        if sum(tensor.nbytes for batch in self._waiting for tensor in batch) > MAX_WAITING:
-            self._update_groups()
+        self._waiting.add(outputs, targets)
 
-    def _update_groups(self) -> None:
-        if not self._waiting:
-            return
-        outputs, targets = (torch.cat(tensors) for tensors in zip(*self._waiting, strict=True))
-        self._waiting.clear()
+    def _update_groups(self, outputs: Tensor, targets: Tensor) -> None:
         positions = torch.arange(self._num_seen, self._num_seen + len(outputs))
         self._num_seen += len(outputs)
         groups = self._groups[positions % len(self._groups)]  # outputs may have several rows per example
@@ -83,7 +72,7 @@ class Jackknife:
 
     def reproduces(self, metric: Tensor) -> bool:
         """Whether all groups together have this metric, which is false for a metric that depends on the batches."""
-        self._update_groups()
+        self._waiting.flush()
         merged = self._merged(self._states)
         return merged is not None and torch.allclose(
             merged, metric.cpu().double(), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True
@@ -104,7 +93,7 @@ class Jackknife:
         Returns:
             (G,) in double precision on the CPU; None if the metric is undefined without a group.
         """
-        self._update_groups()
+        self._waiting.flush()
         num_groups = len(self._states)
         values = [self._merged(self._states[:group] + self._states[group + 1 :]) for group in range(num_groups)]
         defined = [value for value in values if value is not None and bool(value.isfinite().all())]

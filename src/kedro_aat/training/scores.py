@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import binary_accuracy
 from torchmetrics.functional.segmentation import dice_score, generalized_dice_score
@@ -158,12 +160,18 @@ def standard_error_of(baseline: Evaluation | None, evaluation: Evaluation) -> fl
         return None
     if baseline.scores is not None and evaluation.scores is not None:
         groups = None if evaluation.groups is None else evaluation.groups.cpu().numpy()
-        return paired_standard_error(baseline.scores.cpu().numpy(), evaluation.scores.cpu().numpy(), groups)
+        return paired_standard_error(_numbers(baseline.scores), _numbers(evaluation.scores), groups)
     if baseline.resampled is not None and evaluation.resampled is not None:
         if baseline.resampled.shape != evaluation.resampled.shape:
             return None  # a bootstrap of one model, and a jackknife of the other
-        return bootstrap_standard_error(baseline.resampled.cpu().numpy(), evaluation.resampled.cpu().numpy())
+        return bootstrap_standard_error(_numbers(baseline.resampled), _numbers(evaluation.resampled))
     return None
+
+
+def _numbers(values: Tensor) -> NDArray[np.float64]:
+    """The values as NumPy's, which has no bfloat16."""
+    numbers: NDArray[np.float64] = values.cpu().double().numpy()
+    return numbers
 
 
 def certify_evaluations(
@@ -188,7 +196,7 @@ def certify_evaluations(
     """
     if baseline.scores is None or candidate.scores is None:
         return None
-    scores = [each.double().cpu().numpy() for each in (baseline.scores, candidate.scores)]
+    scores = [_numbers(each) for each in (baseline.scores, candidate.scores)]
     if baseline.is_linearized or candidate.is_linearized:
         known = [each.linearization.effective_examples for each in (baseline, candidate) if each.linearization]
         return certify_linearized(
@@ -213,7 +221,7 @@ def certify_evaluations(
 def worst_drop(
     baseline: Evaluation, candidate: Evaluation, budget: Budget, error_range: tuple[float, float] | None
 ) -> float | None:
-    """The largest possible drop of one example's linearized score; None if unknown.
+    """The largest possible drop of one example's linearized score, which may be infinite; None if unknown.
 
     Args:
         baseline: The uncompressed model.

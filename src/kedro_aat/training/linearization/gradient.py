@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 # Largest change of a metric along its own sums, relative to it or to the changes that cancel: twice as many examples of
 # the same kind leave a metric as it is. Some metrics compute in single precision.
