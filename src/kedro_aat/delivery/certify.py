@@ -178,7 +178,10 @@ def _words(certificate: Certificate) -> str:
     counted = "groups" if certificate.groups else "examples"
     level = ""
     if certificate.kind == "asymptotic":
-        level = f" The level of this test was shown by simulation, from {certificate.holds_from:,} such {counted} on."
+        level = (
+            f" The test is asymptotic: that it errs in at most {certificate.alpha:.0%} of cases was shown by "
+            f"simulations, from {certificate.holds_from:,} such {counted} on, and is no proof."
+        )
     budget = f"the budget of {certificate.tolerated_drop:.4g}"
     if certificate.is_certified:
         return f"{measured} is within {budget}: certified. Nothing was chosen on these examples.{level}"
@@ -188,7 +191,8 @@ def _words(certificate: Certificate) -> str:
     if needed is None:
         advice = "The measured drop is as large as the budget, so no number of examples would certify it."
     else:
-        advice = f"If the measured drop is the true one, about {needed:,} test {counted} would certify it (power 80%)."
+        size = f"{needed:,} test {counted}"
+        advice = f"If the measured drop is the true one, about {size} would certify it in 80 of 100 cases."
     return f"{measured} is within {budget}, but the upper bound exceeds it: not certified. {advice}"
 
 
