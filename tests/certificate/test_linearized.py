@@ -58,7 +58,9 @@ def test_too_few_effective_examples_have_no_certificate() -> None:
     assert result.kind is None
     assert not result.is_certified
     assert result.reason is not None
-    assert result.reason.startswith("7 effective examples of the rarest class")
+    assert result.reason.startswith(
+        "the rarest class, or the few largest terms of the metric, count as only 7 examples"
+    )
     assert f"takes about {math.ceil(200 * MIN_EFFECTIVE_EXAMPLES / 7):,} examples like these" in result.reason
 
 

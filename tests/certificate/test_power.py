@@ -177,7 +177,7 @@ def test_forecast_without_a_test_split() -> None:
     assert (predicted.test_examples, predicted.power) == (None, None)
     assert predicted.examples_needed == examples_needed(0.003, 0.02, 0.01, alpha=0.1)
     assert str(predicted).startswith(
-        "Certificate: a model whose true drop is 0.003 will be certified in 80 of 100 with 1,998 "
+        "Certificate: a model whose true drop is 0.003 will be certified in 80 of 100 cases with 1,998 test examples "
     )
 
 

@@ -149,7 +149,7 @@ def test_result_without_a_certificate_has_no_statistics(ledger: CertificateLedge
 def test_too_few_examples_report_how_many_are_needed(ledger: CertificateLedger) -> None:
     verdict = certify(ledger, 0.005, 100)
     assert not verdict.is_certified
-    assert "80%" in verdict.words
+    assert "in 80 of 100 cases" in verdict.words
     assert "the upper bound exceeds it: not certified" in verdict.words
     number = int(verdict.words.split("about ")[1].split(" test")[0].replace(",", ""))
     assert 200 < number < 3000
@@ -346,7 +346,9 @@ def test_a_metric_that_is_no_mean_has_an_asymptotic_certificate(ledger: Certific
     assert verdict.is_certified
     assert verdict.result.kind == "asymptotic"
     assert verdict.result.holds_from == 21  # ten of each class, of which one has a little less than half
-    assert verdict.words.endswith("The level of this test was shown by simulation, from 21 such examples on.")
+    assert verdict.words.endswith(
+        "at most 5% of cases was shown by simulations, from 21 such examples on, and is no proof."
+    )
 
 
 def test_low_precision_does_not_lower_the_bar(ledger: CertificateLedger) -> None:

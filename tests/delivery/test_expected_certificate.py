@@ -76,7 +76,11 @@ def test_a_linearized_metric_says_how_many_examples_it_takes() -> None:
         0.7, torch.full((4,), 0.7), score_range=(-3, 4), is_linearized=True, linearization=linearization
     )
     words = expected(baseline).words
-    assert "will be asymptotic: it takes at least 10 examples of the rarest class, which is about 200 test" in words
+    assert (
+        "It also takes at least 10 examples of the rarest class, or of the largest errors, which are in about 200 test"
+        in words
+    )
+    assert "asymptotic: shown to hold by simulations, which is no proof" in words
 
 
 def test_no_range_is_asked_for_where_none_helps() -> None:
@@ -96,6 +100,13 @@ def test_without_a_certificate_the_words_say_how_to_get_one_later() -> None:
     assert found.words.startswith("`certificate` is null, so the test split stays unread")
     assert "With fewer than 149, no model is certified." in found.words
     assert found.forecast is not None
+
+
+def test_without_a_certificate_a_range_is_to_be_set_only_before_the_split_is_read() -> None:
+    baseline = Evaluation(0.3, ERRORS, score_range=(0, math.inf))
+    budget = Budget(baseline=0.3, drop=0.02, higher_is_better=False)
+    assert "just before `kedro aat certify`" in expected_certificate(baseline, "Metric", budget, 400, None).words
+    assert "kedro aat certify" not in expected(baseline, higher_is_better=False).words
 
 
 def test_a_budget_of_nothing_is_said_to_have_no_certificate() -> None:

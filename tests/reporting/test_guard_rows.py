@@ -8,7 +8,7 @@ from kedro_aat.budget import Guard
 from kedro_aat.delivery.guard_results import GuardResult, summarized
 from kedro_aat.delivery.results import Summary
 from kedro_aat.reporting.figures import frontier_figure, trajectory_figure
-from kedro_aat.reporting.numbers import guard_rows, smallest_margins
+from kedro_aat.reporting.numbers import guard_rows, guard_words, smallest_margins
 from tests.reporting.runs import summary_of, trajectory_of
 
 
@@ -33,6 +33,18 @@ def test_a_guard_has_a_row_for_each_split_and_one_for_what_is_tolerated() -> Non
         ("recall, class 1, validation", "0.8000", "0.7100", "-0.0900"),
         ("  tolerated", "", "at least 0.7000", "0.1 worse"),
     ]
+
+
+def test_of_an_unread_test_split_nothing_is_said() -> None:
+    read = summary(2)
+    assert "on the test split, guards are as measured" in guard_words(read)
+    unread = [
+        each.model_copy(update={"compressed": each.compressed.model_copy(update={"test": None})})
+        for each in read.guards
+        if each.compressed is not None
+    ]
+    assert guard_words(read.model_copy(update={"guards": unread})).endswith("every guard on the validation split.")
+    assert guard_words(read.model_copy(update={"guards": []})) == ""
 
 
 def test_of_many_guards_those_with_the_least_left_are_shown() -> None:

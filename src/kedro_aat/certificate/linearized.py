@@ -78,8 +78,8 @@ def certify_linearized(
         reason = NO_LIMIT
     elif not is_enough:
         reason = (
-            f"{effective_examples:.0f} effective examples of the rarest class, or of the few largest terms of the "
-            f"metric, are too few: the level of the test holds from {MIN_EFFECTIVE_EXAMPLES}"
+            f"the rarest class, or the few largest terms of the metric, count as only {effective_examples:.0f} "
+            f"examples: the test is trusted from {MIN_EFFECTIVE_EXAMPLES}"
         )
         if effective_examples >= 1:
             reason += f", which takes about {holds_from:,} examples like these"

@@ -178,16 +178,16 @@ class Forecast:
     fewest: int | None = None
 
     def __str__(self) -> str:
-        chance = ""
+        chance = f"in 80 of 100 cases with {self.examples_needed:,} test examples"
         if self.power is not None:
             chance = (
-                f"in about {100 * self.power:.0f} of 100 cases with your {self.test_examples:,} test examples, and "
+                f"in about {100 * self.power:.0f} of 100 cases with your {self.test_examples:,} test examples, and in "
+                f"80 of 100 with {self.examples_needed:,}"
             )
         fewest = "" if self.fewest is None else f" With fewer than {self.fewest:,}, no model is certified."
         return (
-            f"Certificate: a model whose true drop is {self.assumed_drop:.4g} will be certified {chance}"
-            f"in 80 of 100 with {self.examples_needed:,} (if the models disagree on {self.assumed_discordance:.2%} of "
-            f"the examples).{fewest}"
+            f"Certificate: a model whose true drop is {self.assumed_drop:.4g} will be certified {chance} "
+            f"(if the models disagree on {self.assumed_discordance:.2%} of the examples).{fewest}"
         )
 
 

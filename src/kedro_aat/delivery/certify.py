@@ -18,7 +18,7 @@ from kedro_aat.delivery.certificate_result import CertificateResult
 from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.delivery.guard_results import both_defined
 from kedro_aat.delivery.measurements import Result
-from kedro_aat.errors import DataError, MetricError
+from kedro_aat.errors import DataError, ExportError, MetricError, UserFunctionError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
@@ -127,7 +127,7 @@ def certify_once(
         return known
     try:
         before, after = (evaluate_file(OnnxModel(each), test_data, training, guards) for each in (baseline_file, file))
-    except (MetricError, DataError) as error:
+    except (MetricError, DataError, ExportError, UserFunctionError) as error:  # the report must not be lost
         verdict = Verdict(words=f"Not certified: {error}")
     else:
         measured: dict[str, object] = {"guards": both_defined(before.also, after.also, budget)}
@@ -183,7 +183,10 @@ def _words(certificate: Certificate) -> str:
     counted = "groups" if certificate.groups else "examples"
     level = ""
     if certificate.kind == "asymptotic":
-        level = f" The level of this test was shown by simulation, from {certificate.holds_from:,} such {counted} on."
+        level = (
+            f" The test is asymptotic: that it errs in at most {certificate.alpha:.0%} of cases was shown by "
+            f"simulations, from {certificate.holds_from:,} such {counted} on, and is no proof."
+        )
     budget = f"the budget of {certificate.tolerated_drop:.4g}"
     if certificate.is_certified:
         return f"{measured} is within {budget}: certified. Nothing was chosen on these examples.{level}"
@@ -193,7 +196,8 @@ def _words(certificate: Certificate) -> str:
     if needed is None:
         advice = "The measured drop is as large as the budget, so no number of examples would certify it."
     else:
-        advice = f"If the measured drop is the true one, about {needed:,} test {counted} would certify it (power 80%)."
+        size = f"{needed:,} test {counted}"
+        advice = f"If the measured drop is the true one, about {size} would certify it in 80 of 100 cases."
     return f"{measured} is within {budget}, but the upper bound exceeds it: not certified. {advice}"
 
 

@@ -18,6 +18,10 @@ WITHHELD = (
     "`certificate` is null, so the test split stays unread while you try things out, and `kedro aat certify` certifies "
     "the delivered model later, once."
 )
+WHEN_TO_SET = (
+    "Set it only when you have the model that you want, just before `kedro aat certify`: with settings in place of "
+    "null, every run reads the test split."
+)
 
 
 class ExpectedCertificate(Result):
@@ -51,7 +55,10 @@ def expected_certificate(
     if settings is not None:
         return _expected(baseline, metric, budget, num_validation, settings)
     expected = _expected(baseline, metric, budget, num_validation, CertificateSettings())
-    return ExpectedCertificate(forecast=expected.forecast, words=f"{WITHHELD} {expected.words}")
+    words = f"{WITHHELD} {expected.words}"
+    if "Set certificate." in expected.words:
+        words += f" {WHEN_TO_SET}"
+    return ExpectedCertificate(forecast=expected.forecast, words=words)
 
 
 def _expected(
@@ -102,9 +109,10 @@ def _expected(
         share = baseline.linearization.effective_examples / num_validation
         fewest = math.ceil(MIN_EFFECTIVE_EXAMPLES / share) if share > 0 else None
         words += (
-            f" {metric} is no mean over examples, so the certificate will be asymptotic: it takes at least "
-            f"{MIN_EFFECTIVE_EXAMPLES} {'large errors' if _takes_range(baseline) else 'examples of the rarest class'}"
-            + ("." if fewest is None else f", which is about {fewest:,} test examples like those for validation.")
+            f" {metric} is no mean over examples, so the certificate will be asymptotic: shown to hold by simulations, "
+            f"which is no proof. It also takes at least {MIN_EFFECTIVE_EXAMPLES} "
+            f"{'large errors' if _takes_range(baseline) else 'examples of the rarest class'}"
+            + ("." if fewest is None else f", which are in about {fewest:,} test examples like those for validation.")
         )
     return ExpectedCertificate(forecast=expected, words=words)
 

@@ -8,7 +8,7 @@ import onnx
 
 from kedro_aat.delivery.results import Summary
 from kedro_aat.export import NotExported
-from kedro_aat.reporting.numbers import GUARDS_ON_TEST, comparison, tolerated
+from kedro_aat.reporting.numbers import comparison, guard_words, tolerated
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -93,8 +93,8 @@ def _limitations(summary: Summary) -> str:
         "each group within the data: compression can cost rare classes more than these metrics show.",
         "The validation split judged every epoch and chose this model, so its metric is slightly optimistic.",
     ]
-    if summary.guards:
-        points.append(GUARDS_ON_TEST)
+    if words := guard_words(summary):
+        points.append(words)
     if not summary.certificate.is_certified:
         points.append("The drop is not certified; see the evidence.")
     versions = summary.versions

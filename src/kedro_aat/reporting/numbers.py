@@ -23,12 +23,18 @@ COSTS = (
 
 # Guards that are shown, those with the least left; a guard per class may be a thousand.
 MAX_GUARDS = 10
-GUARDS_ON_TEST = (
-    "The delivered file kept every guard on the validation split. The certificate is about the main metric alone: on "
-    "the test split, guards are as measured."
-)
+GUARDS_KEPT = "The delivered file kept every guard on the validation split."
+GUARDS_ON_TEST = "The certificate is about the main metric alone: on the test split, guards are as measured."
 
 Row = tuple[str, str, str, str]  # label, baseline, compressed, change
+
+
+def guard_words(summary: Summary) -> str:
+    """What the guards show; empty without guards or without a delivered file. Of an unread test split, nothing."""
+    if not summary.guards or summary.delivered is None:
+        return ""
+    is_read = any(each.compressed is not None and each.compressed.test is not None for each in summary.guards)
+    return f"{GUARDS_KEPT} {GUARDS_ON_TEST}" if is_read else GUARDS_KEPT
 
 
 def comparison(summary: Summary) -> list[Row]:

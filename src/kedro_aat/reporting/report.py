@@ -15,10 +15,10 @@ from kedro_aat.budget import Outcome
 from kedro_aat.delivery.results import Summary
 from kedro_aat.export.settings import Objective
 from kedro_aat.reporting.numbers import (
-    GUARDS_ON_TEST,
     Row,
     comparison,
     cost_rows,
+    guard_words,
     reasons_not_delivered,
     smallest_margins,
     stage_name,
@@ -89,7 +89,7 @@ def render_report(
         tiles=_tiles(summary),
         tolerated=tolerated(summary),
         rows=comparison(summary),
-        guards=GUARDS_ON_TEST if summary.guards and summary.delivered else "",
+        guards=guard_words(summary),
         candidates=_candidates(summary, objective),
         tried=_tried(trajectory, summary),
         layers=_layers(layers, summary),

@@ -31,7 +31,7 @@ from kedro_aat.delivery.results import (
     Summary,
     WallTime,
 )
-from kedro_aat.reporting.numbers import GUARDS_ON_TEST, comparison, cost_rows
+from kedro_aat.reporting.numbers import comparison, cost_rows, guard_words
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.records import EpochRecord
 
@@ -185,8 +185,8 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     skipped = (stage.reason or "" for stage in summary.skipped)
     for words in (summary.reason, summary.advice, summary.certificate.words, *skipped):
         console.print(Text(words))  # as plain text: brackets in users' names are no markup
-    if summary.guards and summary.delivered is not None:
-        console.print(Text(GUARDS_ON_TEST))
+    if words := guard_words(summary):
+        console.print(Text(words))
     console.print(_table(summary))
 
 

@@ -153,3 +153,18 @@ def test_the_check_does_not_rename_a_run() -> None:
     from kedro_aat.training.settings import TrainingSettings
 
     assert "baseline_check" in TrainingSettings.WITHOUT_EFFECT
+
+
+def test_brackets_survive_the_log_handler_of_kedro(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    targets = torch.arange(200.0)
+    evaluated(
+        targets + 0.1,
+        targets,
+        "torchmetrics.MeanAbsoluteError",
+        loss="torch.nn.L1Loss",
+        higher_is_better=False,
+        baseline_check="off",
+    )
+    (record,) = (each for each in caplog.records if "Set certificate.score_range to [lowest" in each.getMessage())
+    assert record.__dict__["markup"] is False

@@ -52,6 +52,14 @@ def test_targets_that_are_no_labels(targets: Tensor, message: str) -> None:
             MSE,
             r"\(N,\) .* outputs of shape \(N, 1\): .*MAE|the loss MSELoss is 2.* inst",
         ),
+        (
+            NUMBERS,
+            BINARY,
+            "torchmetrics.classification.BinaryAccuracy",
+            {},
+            r"\(N,\): the loss CrossEntropyLoss needs one",
+        ),
+        (NUMBERS[:, None], BINARY.float()[:, None], MAE, {}, r"\(N, 1\): the loss CrossEntropyLoss needs one output"),
         (NUMBERS, NUMBERS[:, None], MAE, MSE, "Each output would be compared with each target"),
         (
             NUMBERS[:, None],

@@ -102,15 +102,15 @@ def evaluate_baseline(
     sizes = SplitSizes(training=example_count(train_data), validation=example_count(validation_data))
     metric = settings.training.metric_name
     expected = expected_certificate(evaluation, metric, budget, sizes.validation, settings.certificate)
-    logger.info("%s", expected.words)
+    logger.info("%s", expected.words, extra={"markup": False})  # Kedro's handler would remove what is in brackets
     if (forecast := expected.forecast) is not None and forecast.num_validation_needed > sizes.validation:
         logger.warning(
-            "%d validation examples cannot resolve the budget of %.4g: they measure a drop with a standard error "
-            "of about %.2g. %d examples would bring it to a third of the budget.",
-            sizes.validation,
+            "%s validation examples cannot resolve the budget of %.4g: they measure a drop with a standard error "
+            "of about %.2g. %s examples would bring it to a third of the budget.",
+            f"{sizes.validation:,}",
             budget.drop,
             forecast.validation_standard_error,
-            forecast.num_validation_needed,
+            f"{forecast.num_validation_needed:,}",
         )
     result = BaselineEvaluation(
         metric=MetricInfo(name=metric, higher_is_better=higher_is_better),

@@ -166,5 +166,5 @@ def certify_model(
         score_range=settings.certificate.score_range,
         guards=settings.budget.also,
     )
-    logger.info("%s", verdict.words)
+    logger.info("%s", verdict.words, extra={"markup": False})
     return verdict.result

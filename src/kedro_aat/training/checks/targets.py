@@ -48,6 +48,14 @@ def target_mistakes(outputs: Tensor, targets: Tensor, settings: TrainingSettings
         outputs, targets = outputs[:-1], targets[:-1]
     if len(outputs) < 2 or outputs.shape[:1] == outputs.shape[1:2]:
         return []
+    if outputs.shape[1:2] in ((), (1,)) and settings.train_epoch is None:
+        loss = settings.loss.build()
+        if isinstance(loss, _LOSSES_OF_LABELS):
+            return [
+                f"Outputs of shape {_shape(outputs)}: the loss {type(loss).__name__} needs one output per class. For "
+                "two classes and one output, set training.loss to torch.nn.BCEWithLogitsLoss, which takes targets as "
+                "floats; for numbers, to torch.nn.L1Loss or another loss of regression."
+            ]
     if not (forms := [*_other_forms(outputs, targets)]):
         return []
     functions = _functions(settings)
