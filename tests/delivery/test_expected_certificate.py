@@ -76,10 +76,7 @@ def test_a_linearized_metric_says_how_many_examples_it_takes() -> None:
         0.7, torch.full((4,), 0.7), score_range=(-3, 4), is_linearized=True, linearization=linearization
     )
     words = expected(baseline).words
-    assert (
-        "It also takes at least 10 examples of the rarest class, or of the largest errors, which are in about 200 test"
-        in words
-    )
+    assert "It also takes at least 10 examples of the rarest class, which are in about 200 test" in words
     assert "asymptotic: shown to hold by simulations, which is no proof" in words
 
 

@@ -92,6 +92,8 @@ def _name_layers(settings: Any, rng: random.Random) -> None:
         for key, value in settings.items():
             if key in ("ignored_scopes", "target_scopes") and value and rng.random() < 0.8:
                 settings[key] = [rng.choice(("conv", "stem", "classifier", "{re}.*c.*", "stem.*"))]
+            elif key == "group":
+                settings[key] = None  # the examples have none
             elif key == "pattern" and value:
                 settings[key] = rng.choice(("2:4", "1:2", "1:4"))
             else:

@@ -36,7 +36,7 @@ class CertificateSettings(Settings):
     score_range: tuple[float, float] | None = None
     expected_drop: Annotated[float, Field(ge=0, lt=1)] = 0.3
     expected_discordance: Annotated[float, Field(ge=1)] = 2.0
-    group: str | None = None
+    group: Annotated[str, Field(min_length=1)] | None = None
 
     @field_validator("score_range")
     @classmethod

@@ -99,7 +99,7 @@ class TrainingSettings(Settings):
     loss: ImportedOrPath = Imported(class_path="torch.nn.CrossEntropyLoss")
     metric: ImportedOrPath | None = None
     higher_is_better: bool | None = None
-    group: str | None = None
+    group: Annotated[str, Field(min_length=1)] | None = None
     num_bootstrap_resamples: Annotated[int, Field(ge=0, le=100_000)] = 100
     distillation: Distillation | None = Distillation()
     batch_norm_adaptation_batches: Annotated[int, Field(ge=0, le=1_000_000)] = 10

@@ -129,7 +129,7 @@ def test_a_class_without_examples_allows_no_certificate(metric: str) -> None:
     certificate = certificate_of(evaluations[0], evaluations[1], 0.3)
     assert certificate.kind is None
     assert certificate.reason is not None
-    assert certificate.reason.startswith("0 effective examples of the rarest class")
+    assert "count as only 0 examples" in certificate.reason
 
 
 def test_an_ignored_class_needs_no_examples() -> None:
@@ -178,4 +178,4 @@ def test_a_split_without_positives_has_too_few_examples() -> None:
     )
     reason = certificate_of(before, after, 0.05).reason
     assert reason is not None
-    assert reason.startswith("0 effective examples")
+    assert "count as only 0 examples" in reason
