@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from benchmarks.table_metrics import TableMetric, mean_iou, slopes_of
-from kedro_aat.training.linearization.ranks import auroc, average_precision
+from kedro_aat.training.scoring.linearization.ranks import auroc, average_precision
 
 Floats = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from benchmarks.asymptotic_certificate import cases_of, certified, lower_bound
 from benchmarks.table_metrics import TableMetric, binary_f1, macro_accuracy, macro_f1, mean_iou
 from kedro_aat.budget import Budget
 from kedro_aat.training.callables import Evaluation
-from kedro_aat.training.scores import certify_evaluations, worst_drop
-from kedro_aat.training.watchers import watchers_for
+from kedro_aat.training.scoring.scores import certify_evaluations, worst_drop
+from kedro_aat.training.scoring.watchers import watchers_for
 
 ALPHA = 0.05
 BUDGET = Budget(baseline=0.9, drop=0.05, higher_is_better=True)

@@ -8,7 +8,7 @@ import uuid
 import pytest
 from torch import nn
 
-from kedro_aat.training.contents import ContentHash
+from kedro_aat.training.fingerprints.contents import ContentHash
 
 
 class Logging(nn.Module):

@@ -22,8 +22,9 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from kedro_aat.datasets.images import ImageFolderDataset
 from kedro_aat.errors import DataError
 from kedro_aat.tensors import hash_file
-from kedro_aat.training import contents, data
+from kedro_aat.training import data
 from kedro_aat.training.data import data_fingerprint
+from kedro_aat.training.fingerprints import contents
 
 NUM_EXAMPLES = 1600
 

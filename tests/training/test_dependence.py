@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from kedro_aat.config import AatSettings
 from kedro_aat.pipelines.aat.baseline import evaluate_baseline
-from kedro_aat.training.dependence import dependence_warning
+from kedro_aat.training.checks.dependence import dependence_warning
 
 GENERATOR = torch.Generator().manual_seed(0)
 SERIES = torch.randn(6000, 3, generator=GENERATOR).cumsum(0)

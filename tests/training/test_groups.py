@@ -22,10 +22,10 @@ from kedro_aat.delivery.finished import MetricValues
 from kedro_aat.errors import ConfigurationError, DataError, MetricError
 from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.groups import groups_of, identity_of_groups
-from kedro_aat.training.resampling import Bootstrap, Jackknife
 from kedro_aat.training.runner import evaluate
-from kedro_aat.training.scores import standard_error_of
+from kedro_aat.training.scoring.groups import groups_of, identity_of_groups
+from kedro_aat.training.scoring.resampling import Bootstrap, Jackknife
+from kedro_aat.training.scoring.scores import standard_error_of
 from tests.nets import SmallNet, images
 from tests.training.training_run import settings
 

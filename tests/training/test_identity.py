@@ -12,7 +12,7 @@ import pytest
 
 from kedro_aat.config import AatSettings
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.identity import hash_sources
+from kedro_aat.training.fingerprints.identity import hash_sources
 from kedro_aat.training.settings import TrainingSettings
 
 FUNCTION = "def train(data, rate=0.5):\n    return data * rate\n"

@@ -16,12 +16,12 @@ from torchmetrics.classification import BinaryAUROC, BinaryF1Score, MulticlassJa
 from torchmetrics.wrappers import MinMaxMetric
 
 from kedro_aat.certificate import bootstrap_standard_error
-from kedro_aat.training import resampling
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.linearization import waiting
-from kedro_aat.training.resampling import Bootstrap, Jackknife, Resampling, resampling_for
 from kedro_aat.training.runner import Evaluation
-from kedro_aat.training.scores import standard_error_of
+from kedro_aat.training.scoring import resampling
+from kedro_aat.training.scoring.linearization import waiting
+from kedro_aat.training.scoring.resampling import Bootstrap, Jackknife, Resampling, resampling_for
+from kedro_aat.training.scoring.scores import standard_error_of
 from kedro_aat.training.settings import TrainingSettings
 
 NUM_EXAMPLES = 500

@@ -14,7 +14,7 @@ from kedro_aat.certificate import bootstrap_standard_error, paired_standard_erro
 from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import Evaluation
-from kedro_aat.training.scores import scorer_for, standard_error_of
+from kedro_aat.training.scoring.scores import scorer_for, standard_error_of
 from kedro_aat.training.settings import TrainingSettings
 
 NUM_EXAMPLES = 400

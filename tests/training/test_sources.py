@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
-from kedro_aat.training.sources import sources_of
+from kedro_aat.training.fingerprints.sources import sources_of
 
 NET = """
 import torch

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from kedro_aat.errors import DataError
-from kedro_aat.training import split_hash
-from kedro_aat.training.split_hash import former_fingerprint, split_fingerprint
+from kedro_aat.training.fingerprints import split_hash
+from kedro_aat.training.fingerprints.split_hash import former_fingerprint, split_fingerprint
 from tests.nets import images
 
 SPLIT: Any = images(40)

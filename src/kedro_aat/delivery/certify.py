@@ -22,13 +22,13 @@ from kedro_aat.errors import DataError, ExportError, MetricError, UserFunctionEr
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.tensors import hash_tensors
+from kedro_aat.training.checks.dependence import dependence_warning
 from kedro_aat.training.data import Data, example_count, example_input
-from kedro_aat.training.dependence import dependence_warning
-from kedro_aat.training.groups import groups_of
+from kedro_aat.training.fingerprints.split_hash import former_fingerprint, split_fingerprint
 from kedro_aat.training.runner import Evaluation
-from kedro_aat.training.scores import certify_evaluations, standard_error_of
+from kedro_aat.training.scoring.groups import groups_of
+from kedro_aat.training.scoring.scores import certify_evaluations, standard_error_of
 from kedro_aat.training.settings import TrainingSettings
-from kedro_aat.training.split_hash import former_fingerprint, split_fingerprint
 
 WITHHELD = "Not certified yet: the test split was left unread. `kedro aat certify` certifies the delivered model, once."
 

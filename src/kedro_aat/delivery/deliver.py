@@ -34,7 +34,7 @@ from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.data import Data, example_input
-from kedro_aat.training.guard_metrics import guarded
+from kedro_aat.training.scoring.guard_metrics import guarded
 from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from kedro_aat.certificate.verdict import known_range, width_of
 from kedro_aat.delivery.measurements import Result
 from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.training.runner import Evaluation
-from kedro_aat.training.scores import worst_drop
+from kedro_aat.training.scoring.scores import worst_drop
 
 WITHHELD = (
     "`certificate` is null, so the test split stays unread while you try things out, and `kedro aat certify` certifies "

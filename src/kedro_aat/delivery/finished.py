@@ -24,11 +24,11 @@ from kedro_aat.budget import GuardSettings
 from kedro_aat.errors import StorageError
 from kedro_aat.storage import replacing
 from kedro_aat.training.callables import Linearization
-from kedro_aat.training.contents import ContentHash
 from kedro_aat.training.device import pick_device
+from kedro_aat.training.fingerprints.contents import ContentHash
+from kedro_aat.training.fingerprints.sources import sources_of
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.settings import TrainingSettings
-from kedro_aat.training.sources import sources_of
 
 logger = logging.getLogger(__name__)
 

@@ -23,12 +23,12 @@ from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.checkpoints.recovery import recover
-from kedro_aat.training.identity import fingerprint, ingredients_of
+from kedro_aat.training.fingerprints.identity import fingerprint, ingredients_of
 from kedro_aat.training.loop import adaptive_problem, fine_tune
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
-from kedro_aat.training.scores import certify_evaluations
+from kedro_aat.training.scoring.scores import certify_evaluations
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from kedro_aat.budget import require_finite
 from kedro_aat.errors import ConfigurationError, MetricError
+from kedro_aat.training.fingerprints.identity import hash_sources
 from kedro_aat.training.guards.user_functions import calling
-from kedro_aat.training.identity import hash_sources
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful

@@ -18,7 +18,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from kedro_aat.errors import DataError
 from kedro_aat.tensors import hash_tensors, mark_made_up, synthetic_like
-from kedro_aat.training.contents import ContentHash, FileHash, kept_hashes, known_hash, size_and_time
+from kedro_aat.training.fingerprints.contents import ContentHash, FileHash, kept_hashes, known_hash, size_and_time
 from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
 
 logger = logging.getLogger(__name__)

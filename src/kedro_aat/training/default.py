@@ -27,13 +27,13 @@ from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
 from kedro_aat.training.device import pick_device
-from kedro_aat.training.groups import groups_of, with_groups
-from kedro_aat.training.guard_metrics import GuardMetrics
 from kedro_aat.training.guards.watchdog import WatchedLoader
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
+from kedro_aat.training.scoring.groups import groups_of, with_groups
+from kedro_aat.training.scoring.guard_metrics import GuardMetrics
+from kedro_aat.training.scoring.watchers import Watcher, watchers_for
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.teacher import Teacher
-from kedro_aat.training.watchers import Watcher, watchers_for
 
 # Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003

@@ -9,9 +9,9 @@ from kedro_aat.errors import UnrepeatableError
 from kedro_aat.search.policy import Stop
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import load_or_next_best
-from kedro_aat.training.guard_metrics import guarded
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within
 from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.scoring.guard_metrics import guarded
 
 logger = logging.getLogger(__name__)
 

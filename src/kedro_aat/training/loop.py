@@ -31,12 +31,12 @@ from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import load_or_next_best, records_of, search_state
 from kedro_aat.training.cost import ask_in_time
 from kedro_aat.training.ending import finish
-from kedro_aat.training.guard_metrics import guarded
 from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within, epochs_used, margins_of, pareto_front
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
-from kedro_aat.training.scores import standard_error_of
+from kedro_aat.training.scoring.guard_metrics import guarded
+from kedro_aat.training.scoring.scores import standard_error_of
 from kedro_aat.training.stopwatch import Stopwatch
 from kedro_aat.validated import parse
 

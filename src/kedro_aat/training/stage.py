@@ -20,13 +20,13 @@ from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.device import pick_device
-from kedro_aat.training.groups import identity_of_groups
-from kedro_aat.training.identity import fingerprint, ingredients_of
+from kedro_aat.training.fingerprints.identity import fingerprint, ingredients_of
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation, TrainingRunner
+from kedro_aat.training.scoring.groups import identity_of_groups
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.stopwatch import Stopwatch
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from kedro_aat.training.callables import Evaluation
-from kedro_aat.training.watchers import watchers_for
+from kedro_aat.training.scoring.watchers import watchers_for
 
 NUM_EXAMPLES = 400
 

@@ -13,7 +13,7 @@ from kedro_aat.certificate import Certificate
 from kedro_aat.errors import DataError
 from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.scores import certify_evaluations, standard_error_of, worst_drop
+from kedro_aat.training.scoring.scores import certify_evaluations, standard_error_of, worst_drop
 from kedro_aat.training.settings import TrainingSettings
 from tests.training.linearization.predictions import classes, labels, numbers
 

@@ -58,12 +58,12 @@ def evaluate_baseline(
     from kedro_aat.delivery.expected_certificate import expected_certificate
     from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
     from kedro_aat.training.checks.baseline import BaselineCheck
+    from kedro_aat.training.checks.dependence import dependence_warning
     from kedro_aat.training.data import data_fingerprint, example_count
     from kedro_aat.training.default import DefaultTraining
-    from kedro_aat.training.dependence import dependence_warning
-    from kedro_aat.training.groups import identity_of_groups
     from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import evaluate
+    from kedro_aat.training.scoring.groups import identity_of_groups
 
     settings.check()
     seed_everything(settings.seed)

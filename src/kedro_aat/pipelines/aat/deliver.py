@@ -86,7 +86,7 @@ def export_model(
     from kedro_aat.delivery.finished import FinishedSteps, training_inputs
     from kedro_aat.export import NotExported
     from kedro_aat.training.data import data_fingerprint
-    from kedro_aat.training.groups import identity_of_groups
+    from kedro_aat.training.scoring.groups import identity_of_groups
 
     budget = baseline_evaluation.budget_of(search_result.budget)
     controllers = (controller, second_controller, third_controller)

@@ -228,10 +228,10 @@ def train_baseline(
     from kedro_aat.pipelines.digits.baseline import Uncompressed, fit
     from kedro_aat.training.data import data_fingerprint
     from kedro_aat.training.default import DefaultTraining
-    from kedro_aat.training.identity import hash_sources
+    from kedro_aat.training.fingerprints.identity import hash_sources
+    from kedro_aat.training.fingerprints.sources import sources_of
     from kedro_aat.training.random_state import seed_everything
     from kedro_aat.training.runner import TrainingRunner
-    from kedro_aat.training.sources import sources_of
 
     settings.training.check()
     seed_everything(settings.seed)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.scores import standard_error_of
+from kedro_aat.training.scoring.scores import standard_error_of
 from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)

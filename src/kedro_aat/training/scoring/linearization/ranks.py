@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
 from kedro_aat.training.callables import Evaluation, Linearization
-from kedro_aat.training.linearization.reproduction import agrees
+from kedro_aat.training.scoring.linearization.reproduction import agrees
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

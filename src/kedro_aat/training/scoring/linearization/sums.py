@@ -12,10 +12,10 @@ from torchmetrics.segmentation import MeanIoU
 from torchmetrics.utilities.data import dim_zero_sum
 
 from kedro_aat.training.callables import Evaluation, Linearization
-from kedro_aat.training.linearization.gradient import value_and_gradients
-from kedro_aat.training.linearization.labels import classes_of, counts_of_pairs
-from kedro_aat.training.linearization.reproduction import agrees, effective_number
-from kedro_aat.training.linearization.waiting import Waiting
+from kedro_aat.training.scoring.linearization.gradient import value_and_gradients
+from kedro_aat.training.scoring.linearization.labels import classes_of, counts_of_pairs
+from kedro_aat.training.scoring.linearization.reproduction import agrees, effective_number
+from kedro_aat.training.scoring.linearization.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 

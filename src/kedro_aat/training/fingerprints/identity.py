@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from kedro_aat.tensors import hash_tensors
-from kedro_aat.training.contents import ContentHash
-from kedro_aat.training.sources import sources_of
+from kedro_aat.training.fingerprints.contents import ContentHash
+from kedro_aat.training.fingerprints.sources import sources_of
 
 _OWN = "kedro_aat.training."
 

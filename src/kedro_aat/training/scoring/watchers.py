@@ -10,9 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from kedro_aat.training.callables import Evaluation
-from kedro_aat.training.linearization import linearizer_for
-from kedro_aat.training.resampling import Bootstrap, resampling_for
-from kedro_aat.training.scores import Scores, scorer_for
+from kedro_aat.training.scoring.linearization import linearizer_for
+from kedro_aat.training.scoring.resampling import Bootstrap, resampling_for
+from kedro_aat.training.scoring.scores import Scores, scorer_for
 
 
 class Watcher(Protocol):

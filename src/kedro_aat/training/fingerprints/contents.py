@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from kedro_aat.errors import StorageError
 from kedro_aat.storage import replacing
 from kedro_aat.tensors import hash_file, tensor_bytes
-from kedro_aat.training.sources import sources_of
+from kedro_aat.training.fingerprints.sources import sources_of
 
 FileHash = Callable[[str], object]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torchmetrics import Metric
 
-from kedro_aat.training.linearization.ranks import Ranks
-from kedro_aat.training.linearization.sums import Sums
-from kedro_aat.training.linearization.tables import Table
+from kedro_aat.training.scoring.linearization.ranks import Ranks
+from kedro_aat.training.scoring.linearization.sums import Sums
+from kedro_aat.training.scoring.linearization.tables import Table
 
 Linearizer = Table | Ranks | Sums
 

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.wrappers import BootStrapper
 
 from kedro_aat.training.callables import Evaluation
-from kedro_aat.training.linearization.waiting import Waiting
+from kedro_aat.training.scoring.linearization.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 

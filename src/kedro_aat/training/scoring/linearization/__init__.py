@@ -9,6 +9,6 @@ predicted labels, `ranks.py` for AUROC and average precision, `sums.py` for all 
 at run time that it reproduces the metric, and gives up otherwise; new kinds can be added safely if they do so too.
 """
 
-from kedro_aat.training.linearization.linearizer import Linearizer, linearizer_for
+from kedro_aat.training.scoring.linearization.linearizer import Linearizer, linearizer_for
 
 __all__ = ["Linearizer", "linearizer_for"]

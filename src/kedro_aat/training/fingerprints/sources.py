@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from kedro_aat.training.source_text import (
+from kedro_aat.training.fingerprints.source_text import (
     SourceText,
     bytecode,
     mentions,

@@ -12,10 +12,10 @@ from torchmetrics.segmentation import DiceScore
 from torchmetrics.utilities.compute import normalize_logits_if_needed
 
 from kedro_aat.training.callables import Evaluation, Linearization
-from kedro_aat.training.linearization.gradient import value_and_gradients
-from kedro_aat.training.linearization.labels import classes_of
-from kedro_aat.training.linearization.reproduction import agrees, effective_number
-from kedro_aat.training.linearization.waiting import Waiting
+from kedro_aat.training.scoring.linearization.gradient import value_and_gradients
+from kedro_aat.training.scoring.linearization.labels import classes_of
+from kedro_aat.training.scoring.linearization.reproduction import agrees, effective_number
+from kedro_aat.training.scoring.linearization.waiting import Waiting
 
 # Cells of a table. 4,096 classes have so many; a larger table takes more memory than most models.
 MAX_CELLS = 2**24
