@@ -44,6 +44,10 @@ _SCHEMAS = {
 
 _env = click.option("--env", "-e", help="Kedro environment.")
 _params = click.option("--params", default="", help="Additional parameters of the run, as for `kedro run`.")
+_pipeline = click.option(
+    "--pipeline", help="Name of the pipeline in the registry.  [default: the one that `kedro aat init` uses]"
+)
+_namespace = click.option("--namespace", help="Namespace of the pipeline, if it has one.")
 _force = click.option("--force", "-f", is_flag=True, help="Overwrite existing files.")
 
 
@@ -168,8 +172,8 @@ def from_nncf(project: ProjectMetadata, file: Path, out: Path | None, force: boo
 @click.option("--max-drop", type=click.FloatRange(min=0), help="Budget in units of the metric.")
 @click.option("--max-relative-drop", type=click.FloatRange(0, 1), help="Budget as a fraction of the baseline.")
 @_env
-@click.option("--pipeline", help="Name of the pipeline in the registry.  [default: the one that `kedro aat init` uses]")
-@click.option("--namespace", help="Namespace of the pipeline, if it has one.")
+@_pipeline
+@_namespace
 @_params
 @click.pass_obj
 def choose(
@@ -206,8 +210,8 @@ def choose(
 
 @aat.command()
 @_env
-@click.option("--pipeline", help="Name of the pipeline in the registry.  [default: the one that `kedro aat init` uses]")
-@click.option("--namespace", help="Namespace of the pipeline, if it has one.")
+@_pipeline
+@_namespace
 @_params
 @click.pass_obj
 def certify(
