@@ -398,3 +398,16 @@ def test_groups_of_examples_are_tested(ledger: CertificateLedger) -> None:
     apart = CertificateLedger(ledger.path.with_name("other.json"))
     independent = certify_once(*arguments, settings(), apart, alpha=0.05)
     assert independent.is_certified
+
+
+def test_copies_among_the_test_examples_are_said(ledger: CertificateLedger) -> None:
+    class First(Threshold):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs[:, 0])
+
+    inputs = torch.cat([(torch.arange(400) / 400)[:, None], torch.rand(400, 11)], dim=1).repeat(2, 1)
+    data = {"inputs": inputs, "targets": (inputs[:, 0] >= 0.5).long()}
+    file = to_onnx(First(0.5).eval(), inputs[:4])
+    verdict = certify_once(file, First(0.5), data, BUDGET, settings(), ledger, alpha=0.05)
+    assert verdict.words.startswith("Measured drop 0 ")
+    assert "test examples" in verdict.words.partition("Nothing was chosen on these examples.")[2]

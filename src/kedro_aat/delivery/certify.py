@@ -130,11 +130,9 @@ def certify_once(
     except (MetricError, DataError, ExportError, UserFunctionError) as error:  # the report must not be lost
         verdict = Verdict(words=f"Not certified: {error}")
     else:
-        measured: dict[str, object] = {"guards": both_defined(before.also, after.also, budget)}
         verdict = _judge(before, after, budget, example_count(test_data), alpha, score_range)
         if (dependence := dependence_warning(test_data, "test", before.groups)) is not None:
-            measured["words"] = f"{verdict.words} {dependence}"
-        verdict = verdict.model_copy(update=measured)
+            verdict = verdict.model_copy(update={"words": f"{verdict.words} {dependence}"})
     ledger.record(split, verdict.model_dump())
     return verdict
 
@@ -145,7 +143,7 @@ def _judge(
     budget: Budget,
     num_examples: int,
     alpha: float,
-    score_range: tuple[float, float] | None,
+    score_range: tuple[float, float] | None = None,
 ) -> Verdict:
     """What both files' metrics on the test split say. The baseline's metric on another split does not count."""
     drop = budget.degradation(after.metric) - budget.degradation(before.metric)
