@@ -15,7 +15,7 @@ from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.scoring.scores import certify_evaluations, standard_error_of, worst_drop
 from kedro_aat.training.settings import TrainingSettings
-from tests.training.linearization.predictions import classes, labels, numbers
+from tests.training.scoring.linearization.predictions import classes, labels, numbers
 
 
 def validated(metric: str, arguments: dict[str, Any], outputs: Tensor, targets: Tensor) -> Evaluation:

@@ -13,7 +13,7 @@ import torchmetrics.segmentation as s
 from torchmetrics import Metric
 
 from kedro_aat.certificate import paired_standard_error
-from tests.training.linearization.predictions import Predictions, classes, evaluation, labels, numbers, value
+from tests.training.scoring.linearization.predictions import Predictions, classes, evaluation, labels, numbers, value
 
 Case = tuple[Metric, Callable[[], Predictions]]
 

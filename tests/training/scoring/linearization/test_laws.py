@@ -18,7 +18,7 @@ from kedro_aat.certificate import paired_standard_error
 from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.scoring.linearization import linearizer_for, tables, waiting
 from kedro_aat.training.scoring.linearization.ranks import auroc, average_precision
-from tests.training.linearization.predictions import NUM_EXAMPLES, classes, evaluation, labels, numbers, value
+from tests.training.scoring.linearization.predictions import NUM_EXAMPLES, classes, evaluation, labels, numbers, value
 
 METRICS: list[tuple[Metric, Any]] = [
     (c.MulticlassF1Score(4), classes()),
