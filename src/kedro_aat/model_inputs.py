@@ -69,9 +69,9 @@ def map_tensors(function: Callable[[Tensor], Any], structure: Any) -> Any:
     parts = {key: map_tensors(function, part) for key, part in _parts(structure)}
     if not parts:
         return structure
-    if isinstance(structure, Mapping) and dataclasses.is_dataclass(structure):  # outputs of Hugging Face's models
-        return type(structure)(**parts)
     if isinstance(structure, Mapping):
+        if hasattr(structure, "__dataclass_fields__"):  # outputs of Hugging Face's models are both
+            return type(structure)(**parts)
         return parts if type(structure) is dict else _rebuilt(structure, parts)
     if hasattr(structure, "_fields"):
         return type(structure)(*parts.values())
