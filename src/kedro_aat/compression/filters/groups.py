@@ -1,29 +1,37 @@
 """Which channels of a model can only be cut together, which cannot be cut, and why.
 
-`trace` finds the channels of different layers that depend on each other. This module combines them: channels of a
-grouped convolution or normalization by whole groups, channels of attention by whole heads. All channels that depend on
-each other form a *unit*, which is cut as a whole. Units of the same layers and sizes form a *group*, in which they
-compete.
+`trace` finds the channels of different layers that depend on each other. This module combines them: all channels that
+depend on each other form a *unit*, which is cut as a whole. Units of the same layers and sizes form a *group*, in which
+they compete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
-from kedro_aat.compression.filters.attention import heads_of
-from kedro_aat.compression.filters.cutting import Cut, Kind, axes, num_channels
+from kedro_aat.compression.filters.cutting import AttributeChange, Cut, Kind, axes, num_channels
+from kedro_aat.compression.filters.labels import Dependencies, Length, Nodes, find_units
+
+if TYPE_CHECKING:
+    from kedro_aat.compression.filters.normalization import Normalization
 
 Place = tuple[str, Kind]  # name of a layer, and kind of its channels
 
-PRODUCED: tuple[Kind, ...] = ("outputs", "projections")  # kinds of channels that a weight of the layer produces
+
+def is_produced(kind: Kind) -> bool:
+    """Whether a weight of the layer produces channels of this kind."""
+    return kind in ("outputs", "projections", "q", "k", "v") or kind.startswith("hidden")
+
+
+def is_read(kind: Kind) -> bool:
+    """Whether a weight of the layer reads channels of this kind."""
+    return kind.startswith("inputs") or kind.endswith("inputs")
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,32 @@ class Member:
         layer: Name of the layer.
         kind: Kind of its channels.
         indices: (units, channels per unit) - channels of each unit.
+        is_masked: Whether its weight is masked for masked channels; if not, zeros reach it.
     """
 
     layer: str
     kind: Kind
     indices: NDArray[np.int64]
+    is_masked: bool = True
+
+
+@dataclass(frozen=True)
+class ScaledAttribute:
+    """A number of a module on which its forward pass relies, such as the number of its heads.
+
+    Attributes:
+        layer: Name of the module.
+        name: Name of the attribute.
+        size: Its value before the cut.
+        per_unit: By how much one unit less lowers it.
+        position: Which number it is if the attribute is a list; None if it is a number.
+    """
+
+    layer: str
+    name: str
+    size: int
+    per_unit: int
+    position: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,24 +76,34 @@ class ChannelGroup:
 
     Attributes:
         members: One per layer and kind of channels.
+        nodes: Nodes of each unit, (units, nodes per unit).
+        attributes: Numbers of modules that follow the number of units.
     """
 
     members: tuple[Member, ...]
+    nodes: Nodes
+    attributes: tuple[ScaledAttribute, ...] = ()
 
     @property
     def num_units(self) -> int:
         """Number of units."""
-        return int(self.members[0].indices.shape[0])
+        return int(self.nodes.shape[0])
 
     @property
     def channels_per_unit(self) -> int:
         """Largest number of channels that a layer loses with one unit."""
-        return max(int(member.indices.shape[1]) for member in self.members if member.kind != "heads")
+        return max(int(member.indices.shape[1]) for member in self.members)
 
     @property
     def producers(self) -> list[Member]:
         """Members whose layers produce the channels."""
-        return [member for member in self.members if member.kind in PRODUCED]
+        found = [member for member in self.members if is_produced(member.kind)]
+        return found or [member for member in self.members if not is_read(member.kind)]
+
+    def only(self, units: NDArray[np.bool_]) -> ChannelGroup:
+        """The group with some of its units, (units,)."""
+        members = tuple(replace(member, indices=member.indices[units]) for member in self.members)
+        return replace(self, members=members, nodes=self.nodes[units])
 
 
 @dataclass
@@ -73,63 +112,37 @@ class Couplings:
 
     Attributes:
         sizes: Layer and kind -> number of channels.
-        pairs: Two places with as many indices each: channels that can only be cut together.
-        blocked: Place, indices, and why these channels cannot be cut.
+        starts: Layer and kind -> node of the first channel.
+        dependencies: What is known of the nodes.
+        normalizations: Layers that take statistics over channels -> how.
+        notes: What could not be traced.
     """
 
     sizes: dict[Place, int]
-    pairs: list[tuple[Place, Sequence[int], Place, Sequence[int]]] = field(default_factory=list)
-    blocked: list[tuple[Place, Sequence[int], str]] = field(default_factory=list)
+    dependencies: Dependencies = field(default_factory=Dependencies)
+    normalizations: dict[str, Normalization] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    starts: dict[Place, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        ends = np.cumsum([0, *self.sizes.values()]).tolist()
+        self.starts = dict(zip(self.sizes, ends, strict=False))
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of channels of all places."""
+        return sum(self.sizes.values())
 
     def block(self, place: Place, reason: str) -> None:
         """Notes that no channel of a place can be cut."""
         if place in self.sizes:
-            self.blocked.append((place, range(self.sizes[place]), reason))
+            start = self.starts[place]
+            self.dependencies.blocked.append((np.arange(start, start + self.sizes[place]), reason))
 
 
 def count_channels(model: nn.Module) -> dict[Place, int]:
     """Layer and kind -> number of channels, for all channels that can be cut."""
     return {(name, kind): num_channels(module, kind) for name, module in model.named_modules() for kind in axes(module)}
-
-
-def couple_within_layers(model: nn.Module, couplings: Couplings) -> None:
-    """Adds dependencies within a layer: grouped convolutions and normalizations, attention heads."""
-    for name, module in model.named_modules():
-        if isinstance(module, _ConvNd) and module.groups > 1 and axes(module):
-            outputs, inputs = module.out_channels // module.groups, module.in_channels // module.groups
-            _couple_blocks(couplings, ((name, "outputs"), outputs), ((name, "outputs"), outputs))
-            _couple_blocks(couplings, ((name, "outputs"), outputs), ((name, "inputs"), inputs))
-        elif isinstance(module, nn.GroupNorm):
-            width = module.num_channels // module.num_groups
-            _couple_blocks(couplings, ((name, "channels"), width), ((name, "channels"), width))
-        elif (heads := heads_of(module)) is not None:
-            anchor: Place = (name, "heads")
-            for child, times in heads.producers.items():
-                producer: Place = (join_names(name, child), "outputs") if child else (name, "projections")
-                rows = np.arange(times * heads.number * heads.dim)
-                head_of_row = rows // heads.dim % heads.number
-                couplings.pairs.append((anchor, head_of_row.tolist(), producer, rows.tolist()))
-            columns = np.arange(heads.number * heads.dim)
-            consumer: Place = (join_names(name, heads.consumer), "inputs")
-            couplings.pairs.append((anchor, (columns // heads.dim).tolist(), consumer, columns.tolist()))
-
-
-def _couple_blocks(couplings: Couplings, left: tuple[Place, int], right: tuple[Place, int]) -> None:
-    """Couples the first channel of each block of `left` with all channels of the same block of `right`.
-
-    Args:
-        couplings: Gains the pairs.
-        left: A place and the width of its blocks.
-        right: A place and the width of its blocks.
-    """
-    (place, width), (other_place, other_width) = left, right
-    channels = np.arange(couplings.sizes[other_place])
-    couplings.pairs.append((place, (channels // other_width * width).tolist(), other_place, channels.tolist()))
-
-
-def join_names(parent: str, child: str) -> str:
-    """Name of a child in the model; the model itself has an empty name."""
-    return f"{parent}.{child}" if parent else child
 
 
 def build_groups(couplings: Couplings) -> tuple[list[ChannelGroup], dict[str, str]]:
@@ -138,53 +151,85 @@ def build_groups(couplings: Couplings) -> tuple[list[ChannelGroup], dict[str, st
     Returns:
         The groups that can be cut as far as the couplings show, and layer -> why not all of its outputs can be cut.
     """
-    # A node is one channel of one place; the nodes of a place are numbered from `starts[place]` on.
-    starts, num_nodes = {}, 0
-    for place, size in couplings.sizes.items():
-        starts[place], num_nodes = num_nodes, num_nodes + size
-    place_of_node = np.repeat(np.arange(len(starts)), list(couplings.sizes.values()))
-    unit_of_node = _find_units(couplings, starts, num_nodes)
+    found = couplings.dependencies
+    starts, places = couplings.starts, list(couplings.sizes)
+    place_of_node = np.repeat(np.arange(len(places)), list(couplings.sizes.values()))
+    unit_of_node = find_units(found, couplings.num_nodes)
+    is_masked = np.array([not is_read(kind) for _, kind in places])[place_of_node]
+    for nodes in found.unmasked:
+        is_masked[nodes] = True
 
     reasons: dict[int, str] = {}  # unit -> why it cannot be cut
-    for place, indices, reason in couplings.blocked:
-        for unit in unit_of_node[starts[place] + np.asarray(indices, dtype=np.int64)].tolist():
+    for nodes, reason in found.blocked:
+        for unit in np.unique(unit_of_node[nodes]).tolist():
             reasons.setdefault(unit, reason)
 
-    places = list(starts)
     order = np.argsort(unit_of_node, kind="stable")  # the nodes of a unit side by side, by place and index
     ends = np.flatnonzero(np.diff(unit_of_node[order], append=-1)) + 1
-    units_by_signature: dict[tuple[tuple[int, int], ...], list[NDArray[np.int64]]] = {}
+    units_by_signature: dict[tuple[tuple[int, int, bool], ...], list[Nodes]] = {}
     not_cut: dict[str, str] = {}
     for nodes in np.split(order, ends[:-1]):
-        owners, counts = np.unique(place_of_node[nodes], return_counts=True)
-        producers = [places[owner][0] for owner in owners if places[owner][1] in PRODUCED]
+        owners, first, counts = np.unique(place_of_node[nodes], return_index=True, return_counts=True)
+        producers = [places[owner][0] for owner in owners if is_produced(places[owner][1])]
         if reason := reasons.get(int(unit_of_node[nodes[0]]), ""):
             for layer in producers:
                 not_cut.setdefault(layer, reason)
-        elif producers:  # otherwise the channels are inputs of the model
-            signature = tuple(zip(owners.tolist(), counts.tolist(), strict=True))
+        elif producers:  # otherwise the channels are inputs of the model, or parameters alone
+            masked = is_masked[nodes[first]]
+            signature = tuple(zip(owners.tolist(), counts.tolist(), masked.tolist(), strict=True))
             units_by_signature.setdefault(signature, []).append(nodes)
     groups = []
     for signature, units in units_by_signature.items():
         table, column, members = np.stack(units), 0, []
-        for owner, count in signature:
-            layer, kind = places[owner]
-            members.append(Member(layer, kind, table[:, column : column + count] - starts[layer, kind]))
+        for owner, count, masked in signature:
+            place = places[owner]
+            members.append(Member(*place, table[:, column : column + count] - starts[place], masked))
             column += count
-        groups.append(ChannelGroup(tuple(members)))
+        groups.append(ChannelGroup(tuple(members), table))
     return groups, not_cut
 
 
-def _find_units(couplings: Couplings, starts: dict[Place, int], num_nodes: int) -> NDArray[np.int64]:
-    """(nodes,) - number of the unit to which each node belongs."""
-    left = [starts[place] + index for place, indices, *_ in couplings.pairs for index in indices]
-    right = [starts[place] + index for *_, place, indices in couplings.pairs for index in indices]
-    edges = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(num_nodes, num_nodes))
-    labels: NDArray[np.int64] = connected_components(edges, directed=False)[1].astype(np.int64)
-    return labels
+def attributes_by_length(
+    model: nn.Module, group: ChannelGroup, lengths: Iterable[Length]
+) -> list[ScaledAttribute]:
+    """Finds attributes that may hold a number of channels of a group.
+
+    Args:
+        model: The model before the cut.
+        group: The group.
+        lengths: Channels along a dimension to which a forward pass gives a shape.
+
+    Returns:
+        Attributes of the modules whose forward pass was running that equal the number of these channels.
+    """
+    found: dict[tuple[str, str, int | None], ScaledAttribute] = {}
+    for length in lengths:
+        per_unit = np.isin(group.nodes, length.nodes).sum(1)
+        counts = np.array([np.isin(length.nodes, unit).sum() for unit in group.nodes]) if per_unit.any() else per_unit
+        if not counts.any() or (counts != counts[0]).any():
+            continue
+        for name in length.modules:
+            for attribute, position, value in _numbers(model.get_submodule(name)):
+                if value == len(length.nodes):
+                    scaled = ScaledAttribute(name, attribute, value, int(counts[0]), position)
+                    found.setdefault((name, attribute, position), scaled)
+    return list(found.values())
 
 
-def plan_cuts(groups: Sequence[ChannelGroup], kept: Sequence[NDArray[np.bool_]], sizes: dict[Place, int]) -> list[Cut]:
+def _numbers(module: nn.Module) -> Iterable[tuple[str, int | None, int]]:
+    """Name, position and value of each whole number that a module holds itself."""
+    for name, value in vars(module).items():
+        if name.startswith("_") or isinstance(value, bool):
+            continue
+        if isinstance(value, int):
+            yield name, None, value
+        elif isinstance(value, list | tuple):
+            yield from ((name, place, part) for place, part in enumerate(value) if type(part) is int)
+
+
+def plan_cuts(
+    groups: Sequence[ChannelGroup], kept: Sequence[NDArray[np.bool_]], sizes: dict[Place, int]
+) -> list[Cut | AttributeChange]:
     """Makes the cut plan that removes all units except those that are kept.
 
     Args:
@@ -198,12 +243,25 @@ def plan_cuts(groups: Sequence[ChannelGroup], kept: Sequence[NDArray[np.bool_]],
             place = member.layer, member.kind
             is_removed = removed.setdefault(place, np.zeros(sizes[place], dtype=bool))
             is_removed[member.indices[~keep].ravel()] = True
-    # Heads come first, because an attention module is recognized by layers that fit its number of heads. Inputs come
-    # before outputs, because a convolution that has one group left is no longer cut by groups.
-    priority = {"heads": 0, "inputs": 1}
-    return [
+    # Inputs come before outputs, because a convolution that has one group left is no longer cut by groups.
+    cuts = [
         Cut(layer=layer, kind=kind, size=len(is_removed), kept=tuple(np.flatnonzero(~is_removed).tolist()))
-        for (layer, kind), is_removed in sorted(removed.items(), key=lambda item: priority.get(item[0][1], 2))
+        for (layer, kind), is_removed in sorted(removed.items(), key=lambda item: item[0][1] != "inputs")
+    ]
+    return [*cuts, *_plan_changes(groups, kept)]
+
+
+def _plan_changes(groups: Sequence[ChannelGroup], kept: Sequence[NDArray[np.bool_]]) -> list[AttributeChange]:
+    """Changes of attributes that follow the number of units; several groups may change the same."""
+    removed: dict[tuple[str, str], dict[int | None, int]] = {}
+    for group, keep in zip(groups, kept, strict=True):
+        for each in group.attributes if not keep.all() else ():
+            numbers = removed.setdefault((each.layer, each.name), {})
+            numbers[each.position] = numbers.get(each.position, 0) + each.per_unit * int(np.count_nonzero(~keep))
+    return [
+        AttributeChange(layer=layer, attribute=name, position=position, removed=number)
+        for (layer, name), numbers in removed.items()
+        for position, number in numbers.items()
     ]
 
 

@@ -1,234 +1,291 @@
-"""Finds which channels of different layers depend on each other: a small interface to the graph of torch-pruning.
+"""Finds which channels depend on each other: runs the model once and follows labels through every operation.
 
-torch-pruning runs a model once and follows its gradient functions (Fang et al., "DepGraph: Towards Any Structural
-Pruning", arXiv:2301.12900, section 3). It misunderstands some operations, so its result is a proposal that `probing`
-tests. Nothing is cut here.
+Each dimension of each parameter and buffer is labeled with the channels of its layer. The operations of a forward pass
+(those of ATen, to which every function of torch comes down) carry the labels along, and unite channels that can only be
+cut together; `rules` says how. This is the idea of dependency graphs (Fang et al., "DepGraph: Towards Any Structural
+Pruning", arXiv:2301.12900, section 3), applied to operations instead of layers, so that it needs no knowledge of
+layers, heads or branches. Nothing is cut here, and `probing` tests the result.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.utils import parametrize
-from torch.utils import _pytree
-from torch_pruning.dependency import DependencyGraph
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from kedro_aat.compression.filters.attention import heads_of
-from kedro_aat.compression.filters.cutting import Kind, axes
-from kedro_aat.compression.filters.groups import Couplings, Place, count_channels, couple_within_layers, join_names
+from kedro_aat.compression.filters.cutting import axes
+from kedro_aat.compression.filters.groups import Couplings, count_channels, is_read
+from kedro_aat.compression.filters.labels import Coloring, Dependencies, Split, UnevenSplit, compressed, merged
+from kedro_aat.compression.filters.module_rules import ModuleRule, rule_for
+from kedro_aat.compression.filters.normalization import Normalization
+from kedro_aat.compression.filters.rules import find_rule
 from kedro_aat.errors import ModelError
+from kedro_aat.model_inputs import (
+    ModelInputs,
+    call_model,
+    describe_inputs,
+    map_tensors,
+    num_examples,
+    take_examples,
+    tensors_in,
+)
+from kedro_aat.modes import evaluating, quiet
+
+_NUM_EXAMPLES = 2  # BatchNorm cannot be trained with one
+_OUTPUT = "its outputs are outputs of the model"
 
 
-def trace(model: nn.Module, example_input: Tensor) -> Couplings:
-    """Finds which channels of a model depend on each other, and which cannot be cut as far as its structure shows.
+def trace(model: nn.Module, example_input: ModelInputs) -> Couplings:
+    """Finds which channels of a model depend on each other, and which cannot be cut as far as its operations show.
+
+    The model runs in evaluation mode, and in training mode as well, in which some models have more outputs.
 
     Args:
         model: Not changed.
-        example_input: (B, ...), on the device of the model.
+        example_input: What the model is called with, on its device.
 
     Raises:
-        ModelError: If the model does not take the example input, or cannot be traced with it.
+        ModelError: If the model does not take the example input.
     """
     couplings = Couplings(count_channels(model))
-    couple_within_layers(model, couplings)
-    _block_special_layers(model, couplings)
+    inputs = _few_examples(example_input)
     twin = copy.deepcopy(model)
-    for parameter in twin.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())  # the graph lacks parameters without a gradient
-    _Tracer(twin, example_input, couplings).run()
+    tracer = Tracer(twin, couplings)
+    with _plain_kernels(), quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        with evaluating(twin):
+            tracer.run(inputs)
+        twin.train()
+        try:
+            tracer.run(inputs)
+        except Exception as error:  # such as a layer that needs more examples in training mode
+            couplings.notes.append(f"its training mode could not be traced: {error}")
+    for (name, kind), size in couplings.sizes.items():
+        if (name, kind) not in tracer.visited and size:
+            couplings.block((name, kind), "the example input does not pass through it on the way to the output")
+    couplings.normalizations = tracer.normalizations
     return couplings
 
 
-class _Tracer:
-    """Adds the dependencies in torch-pruning's graph of a model to its couplings.
+def _few_examples(inputs: ModelInputs) -> ModelInputs:
+    number = num_examples(inputs)
+    if number >= _NUM_EXAMPLES:
+        return take_examples(inputs, slice(_NUM_EXAMPLES))
+    return map_tensors(
+        lambda part: torch.cat([part, part]) if number == 1 and part.dim() and len(part) == 1 else part, inputs
+    )
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Lets fused layers run as the operations of which they consist."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+class Tracer(TorchDispatchMode):
+    """Follows labels through forward passes of a model.
 
     Args:
-        model: A copy, in any mode; each of its parameters has a gradient.
-        example_input: (B, ...), on the device of the model.
-        couplings: Gains pairs and blocked channels.
+        model: A copy; its buffers may change.
+        couplings: Gains what the passes show.
+
+    Attributes:
+        found: What the passes show, in nodes.
+        visited: Places whose tensors were used.
+        normalizations: Name of each layer that takes statistics over channels -> how.
     """
 
-    def __init__(self, model: nn.Module, example_input: Tensor, couplings: Couplings) -> None:
-        self._model, self._couplings = model, couplings
-        self._graph, self._outputs = _build_graph(model, example_input)
-        self._names: dict[Any, str] = {module: name for name, module in model.named_modules()}
-        self._names |= {parameter: name for name, parameter in model.named_parameters()}
-        self._head_layers = {id(layer) for module in model.modules() for layer in _layers_of_heads(module)}
-        self._visited: dict[Place, set[int]] = {}
+    def __init__(self, model: nn.Module, couplings: Couplings) -> None:
+        super().__init__()
+        self.model, self.couplings = model, couplings
+        self.found: Dependencies = couplings.dependencies
+        self.visited: set[tuple[str, str]] = set()
+        self.normalizations: dict[str, Normalization] = {}
+        self._places: dict[int, list[tuple[str, str]]] = {}  # id of a parameter or buffer -> its places
+        self._labels: Any = WeakTensorKeyDictionary()
+        self._bases: Any = WeakTensorKeyDictionary()  # tensor that shares memory with another -> that one
+        self._flexible: Any = WeakTensorKeyDictionary()  # tensors that have whatever size they are given
+        self._names = {module: name for name, module in model.named_modules()}
+        self._rules: dict[nn.Module, ModuleRule | None] = {}  # of modules that were called
+        self._divided: dict[bytes, tuple[Tensor, set[int], tuple[str, ...]]] = {}
+        self._running: list[str] = []  # names of modules, the innermost last
+        self._paused = 0
+        self._label_parameters()
 
-    def run(self) -> None:
-        """Visits all channels of all layers that the graph contains."""
-        couplings = self._couplings
-        for name, module in self._model.named_modules():
-            if module not in self._graph.module2node and id(module) not in self._head_layers:
-                for kind in axes(module):
-                    couplings.block((name, kind), "the example input does not pass through it on the way to the output")
-        for module in list(self._graph.module2node):
-            is_layer = isinstance(module, nn.Module) and "outputs" in axes(module)
-            if not is_layer or id(module) in self._head_layers:
-                continue
-            root: Place = (self._names[module], "outputs")
-            unvisited = sorted(set(range(couplings.sizes[root])) - self._visited.get(root, set()))
-            if unvisited:
-                self._couple(module, root, unvisited)
+    def run(self, inputs: ModelInputs) -> None:
+        """Runs the model once."""
+        with ExitStack() as stack:
+            for module in self._names:
+                enter = module.register_forward_pre_hook(self._enter, with_kwargs=True)
+                leave = module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+            self._running.clear()
+            self._paused = 0
+            try:
+                with self:
+                    outputs = call_model(self.model, inputs)
+            except Exception as error:
+                where = f" (it fails in '{self._running[-1]}')" if self._running and self._running[-1] else ""
+                raise ModelError(
+                    f"{type(self.model).__name__} does not take an example input of {describe_inputs(inputs)}{where}. "
+                    f"Pass one like a batch of its data. The model says: {error}"
+                ) from error
+        self._note_pieces()
+        for tensor in tensors_in(outputs):
+            self.block(tensor, _OUTPUT)
 
-    def _couple(self, module: nn.Module, root: Place, channels: list[int]) -> None:
-        """Adds everything that depends on some output channels of a layer.
+    def _label_parameters(self) -> None:
+        for name, module in self.model.named_modules():
+            for kind, found in axes(module).items():
+                nodes = self.nodes_of(name, kind)
+                for axis in found:
+                    tensor = getattr(module, axis.name)
+                    shape = [-1 if dim == axis.dim else 1 for dim in range(tensor.dim())]
+                    colored = nodes.repeat(axis.repeats).view(shape)
+                    is_masked = not is_read(kind) and axis.name in module._parameters
+                    self._label(tensor, Coloring(colored, is_masked, is_parameter=True))
+                    self._places.setdefault(id(tensor), []).append((name, kind))
 
-        Args:
-            module: The layer.
-            root: Its outputs.
-            channels: Indices of some of them.
-        """
-        couplings = self._couplings
-        prune = self._graph.get_pruner_of_module(module).prune_out_channels
-        for item in self._graph.get_pruning_group(module, prune, channels):
-            node, indices, roots = item.dep.target, [int(i) for i in item.idxs], [int(i) for i in item.root_idxs]
-            target = node.module
-            kind = self._kind(item.dep, target)
-            if kind is None:
-                if reason := self._blocking_reason(target):
-                    couplings.blocked.append((root, roots, reason))
+    def _label(self, tensor: Tensor, coloring: Coloring) -> None:
+        """Adds a coloring of a parameter; one that two layers share is united."""
+        known = self._labels.get(tensor, ())
+        if not coloring.dims:
+            return
+        for other in known:
+            if other.dims == coloring.dims:
+                self.found.unite(other.nodes, coloring.nodes, "it shares a weight with a layer that cannot be cut")
+                if other.is_zero and not coloring.is_zero:  # the weight is one, so it is masked for both
+                    return
+        self._labels[tensor] = (*(other for other in known if other.dims != coloring.dims), coloring)
+
+    # --- what rules use --------------------------------------------------------------------------------------
+
+    def nodes_of(self, layer: str, kind: str) -> Tensor:
+        """(channels,) nodes of a place."""
+        start = self.couplings.starts[layer, kind]
+        return torch.arange(start, start + self.couplings.sizes[layer, kind])
+
+    @property
+    def layer(self) -> str:
+        """Name of the innermost module whose forward pass is running."""
+        return self._running[-1] if self._running else ""
+
+    def labels(self, tensor: Tensor) -> tuple[Coloring, ...]:
+        """The colorings of a tensor."""
+        for place in self._places.get(id(tensor), ()):
+            self.visited.add(place)
+        found: tuple[Coloring, ...] = self._labels.get(tensor, ())
+        return found
+
+    def is_flexible(self, tensor: Tensor) -> bool:
+        """Whether a tensor would be made with another size if the channels around it were fewer."""
+        return tensor in self._flexible
+
+    def put(self, tensor: Tensor, colorings: Sequence[Coloring]) -> None:
+        """Labels a result; colorings that vary along a common dimension are united."""
+        small = [replace(coloring, nodes=compressed(coloring.nodes)) for coloring in colorings]
+        self._labels[tensor] = tuple(merged(small, self.found, f"'{self.layer}' combines it with what cannot be cut"))
+
+    def channels_of_layer(self, shape: Sequence[int]) -> list[Coloring]:
+        """The channels of the running layer, if it has a place for them, in a shape; even without a parameter."""
+        return self._own_place("channels", shape)
+
+    def inputs_of_layer(self, shape: Sequence[int]) -> list[Coloring]:
+        """The inputs of the running layer, if it has a place for them, in a shape."""
+        return self._own_place("inputs", shape)
+
+    def _own_place(self, kind: str, shape: Sequence[int]) -> list[Coloring]:
+        if (self.layer, kind) not in self.couplings.sizes:
+            return []
+        self.visited.add((self.layer, kind))
+        return [Coloring(self.nodes_of(self.layer, kind).view(*shape), False)]
+
+    def visit(self, layer: str) -> None:
+        """Notes that all places of a layer were used."""
+        self.visited |= {place for place in self.couplings.sizes if place[0] == layer}
+
+    def mark_flexible(self, tensor: Tensor) -> None:
+        """Notes that a tensor would be made with another size if the channels around it were fewer."""
+        self._flexible[tensor] = True
+
+    def split(self, nodes: Tensor, fixed_axes: Sequence[int] = ()) -> None:
+        """Notes that what is left of some channels must be divisible in this way."""
+        fixed = tuple(axis % nodes.dim() for axis in fixed_axes)
+        self.found.splits.append(Split(nodes.numpy(), fixed, tuple(reversed(self._running))))
+
+    def divide(self, nodes: Tensor, ends: Sequence[int]) -> None:
+        """Notes where channels, along the last dimension, are divided into pieces."""
+        if ends:
+            key = nodes.numpy().tobytes()
+            known = self._divided.setdefault(key, (nodes, set(), tuple(reversed(self._running))))
+            known[1].update(ends)
+
+    def _note_pieces(self) -> None:
+        for nodes, ends, modules in self._divided.values():
+            edges = [0, *sorted(ends), nodes.shape[-1]]
+            sizes = {end - start for start, end in itertools.pairwise(edges)}
+            flat = nodes.reshape([*(size for size in nodes.shape[:-1] if size > 1), nodes.shape[-1]])
+            if len(sizes) == 1:
+                parts = flat.unflatten(-1, (len(edges) - 1, -1))
+                split = Split(parts.numpy(), (parts.dim() - 2,), modules)
+                self.found.splits.append(replace(split, but_the_last=flat[..., : edges[-2]].numpy()))
             else:
-                place: Place = (self._names[target], kind)
-                inside = [(i, r) for i, r in zip(indices, roots, strict=True) if i < couplings.sizes[place]]
-                couplings.pairs.append((root, [r for _, r in inside], place, [i for i, _ in inside]))
-                self._visited.setdefault(place, set()).update(i for i, _ in inside)
-                if id(target) in self._head_layers:
-                    reason = f"it is coupled with the heads around '{self._names[target]}'"
-                    couplings.blocked.append((root, roots, reason))
-            if kind != "inputs" and (not node.outputs or node.grad_fn in self._outputs):
-                couplings.blocked.append((root, roots, "its outputs are outputs of the model"))
+                self.found.uneven.append(UnevenSplit(flat.numpy(), tuple(edges), modules))
+        self._divided.clear()
 
-    def _kind(self, dependency: Any, module: Any) -> Kind | None:
-        """Kind of channels to which a dependency of torch-pruning refers; None if it has no counterpart here."""
-        kinds = axes(module) if isinstance(module, nn.Module) else {}
-        if "channels" in kinds:
-            return "channels"
-        if "outputs" not in kinds:
-            return None
-        is_depthwise = getattr(module, "groups", 1) == getattr(module, "out_channels", None) and module.groups > 1
-        if is_depthwise or self._graph.is_out_channel_pruning_fn(dependency.handler):
-            return "outputs"
-        return "inputs" if "inputs" in kinds else None
+    def block(self, tensor: Tensor, reason: str) -> None:
+        """Notes that the channels of a tensor cannot be cut."""
+        for coloring in self.labels(tensor):
+            self.found.block(coloring.nodes, reason)
 
-    def _blocking_reason(self, module: Any) -> str:
-        """Why channels that reach a module cannot be cut; empty if they can."""
-        if isinstance(module, nn.Parameter):
-            return f"it is coupled with '{self._names[module]}', a parameter of no layer that can be cut"
-        name = self._names.get(module)
-        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            return (
-                f"it is coupled with '{name}' ({type(module).__name__}), which takes its mean over all channels: "
-                "there a channel of zeros is not the same as no channel"
-            )
-        if name is None or not any(True for _ in module.parameters(recurse=False)):
-            return ""  # an operation on each channel separately, as far as known
-        return f"it is coupled with '{name}' ({type(module).__name__}), which cannot be cut"
+    # --- running ---------------------------------------------------------------------------------------------
 
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._running.append(self._names[module])
+        if module not in self._rules:
+            self._paused += 1
+            self._rules[module] = rule_for(module, (*args, *kwargs.values()))
+            self._paused -= 1
+        self._paused += self._rules[module] is not None
 
-def _build_graph(model: nn.Module, example_input: Tensor) -> tuple[Any, set[Any]]:
-    """torch-pruning's graph, and the gradient functions of the model's outputs."""
-    model.eval()
-    description = f"an example input of shape {tuple(example_input.shape)} and type {example_input.dtype}"
-    try:
-        with torch.no_grad():
-            model(example_input)
-    except Exception as error:
-        layer = _failing_layer(model, example_input)
-        raise ModelError(
-            f"{type(model).__name__} does not take {description}{layer}. Pass one like a batch of its data. "
-            f"The model says: {error}"
-        ) from error
-    outputs: list[Tensor] = []
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if (rule := self._rules[module]) is not None:
+            if output is not None and self._paused == 1:
+                rule(self, module, (*args, *kwargs.values()), output)
+            self._paused -= 1
+        self._running.pop()
 
-    def tensors_of(out: Any) -> list[Tensor]:
-        outputs.extend(leaf for leaf in _pytree.tree_leaves(out) if isinstance(leaf, Tensor) and leaf.requires_grad)
-        return list(outputs)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        return find_rule(func)(self, func, args, kwargs)
 
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = DependencyGraph().build_dependency(
-                model,
-                example_input,
-                forward_fn=lambda traced, batch: traced(batch),
-                output_transform=tensors_of,
-                verbose=False,
-            )
-    except Exception as error:  # torch-pruning may raise anything
-        layer = _failing_layer(model, example_input)
-        raise ModelError(
-            f"{type(model).__name__} cannot be traced with {description}{layer}, so the dependencies between its "
-            f"channels are unknown: {type(error).__name__}: {error}. Use magnitude_sparsity, which needs no tracing."
-        ) from error
-    if not outputs:
-        raise ModelError(
-            f"{type(model).__name__} cannot be traced: no gradient reaches its outputs. Does it run under no_grad?"
-        )
-    return graph, {output.grad_fn for output in outputs}
+    def follow(self, result: Any, args: Any, *, is_view: bool) -> None:
+        """Notes of a result whether its size is free, and whether it shares memory with its first argument."""
+        inputs = list(tensors_in(args))
+        for out in tensors_in(result):
+            if all(self.is_flexible(tensor) for tensor in inputs):
+                self._flexible[out] = True
+            if is_view and inputs and out is not inputs[0]:
+                self._bases[out] = self._bases.get(inputs[0], inputs[0])
 
-
-def _failing_layer(model: nn.Module, example_input: Tensor) -> str:
-    """The layer in which a run fails, for a message; empty if it does not fail."""
-    entered: list[str] = []
-    hooks = [
-        handle
-        for name, module in model.named_modules()
-        if name
-        for handle in (
-            module.register_forward_pre_hook(lambda _, __, name=name: entered.append(name)),
-            module.register_forward_hook(lambda _, __, ___, name=name: entered.remove(name)),
-        )
-    ]
-    try:
-        model(example_input)
-    except Exception:
-        return f" (it fails in '{entered[-1]}')" if entered else ""
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return ""
-
-
-def _layers_of_heads(module: nn.Module) -> Iterator[nn.Module]:
-    """An attention module and its linear layers; the graph cannot distinguish their heads."""
-    if (heads := heads_of(module)) is not None:
-        yield module
-        for name in (*filter(None, heads.producers), heads.consumer):
-            yield module.get_submodule(name)
-
-
-def _block_special_layers(model: nn.Module, couplings: Couplings) -> None:
-    """Blocks layers that share a tensor, or whose tensors are computed in every call."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for tensor in module._parameters.values():
-            if tensor is not None:
-                owners.setdefault(id(tensor), []).append(name)
-    for name, module in model.named_modules():
-        reason = ""
-        if parametrize.is_parametrized(module) or _has_computed_weight(module):
-            reason = "its weight is made by a parametrization (weight norm, spectral norm ...)"
-        elif isinstance(module, _NormBase) and module.track_running_stats and module._parameters.get("weight") is None:
-            reason = f"'{name}' normalizes it without a weight of its own, so zeros do not stay zero"
-        for kind in axes(module) if reason else ():
-            couplings.block((name, kind), reason)
-        if isinstance(module, nn.MultiheadAttention):
-            couplings.block((join_names(name, "out_proj"), "outputs"), f"it is the width of '{name}'")
-        for tensor in module._parameters.values():
-            others = [other for other in owners.get(id(tensor), []) if other != name]
-            for kind in axes(module) if others else ():
-                couplings.block((name, kind), f"'{name}' shares a weight with '{others[0]}'")
-
-
-def _has_computed_weight(module: nn.Module) -> bool:
-    """Whether the weight is computed before each call, as by `torch.nn.utils.weight_norm`."""
-    is_own = "weight" in module._parameters or "weight" in module._buffers
-    return not is_own and isinstance(getattr(module, "weight", None), Tensor)
+    def is_part(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a view of another, so that writing into it changes the other."""
+        return tensor in self._bases

@@ -1,0 +1,188 @@
+"""How operations that rearrange entries carry labels along: the same operation is applied to the labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kedro_aat.compression.filters.labels import Coloring, compressed
+from kedro_aat.model_inputs import tensors_in
+
+if TYPE_CHECKING:
+    from kedro_aat.compression.filters.trace import Tracer
+
+_RESHAPING = {"view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten"}
+_DIVIDING = {"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk"}
+REARRANGING = {
+    *_RESHAPING,
+    *_DIVIDING,
+    *("permute", "transpose", "t", "expand", "unsqueeze", "squeeze", "slice", "select", "unbind", "alias", "detach"),
+    *("flip", "roll", "repeat", "tile", "unfold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    *("native_channel_shuffle", "index", "index_select", "diagonal", "narrow", "movedim", "transpose_", "squeeze_"),
+    *("unsqueeze_", "t_", "detach_", "view_copy", "permute_copy", "expand_copy", "rot90"),
+}
+
+
+def rearrange(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Views, copies of parts, and permutations."""
+    source: Tensor = args[0]
+    name = func._schema.name.removeprefix("aten::")
+    colorings = tracer.labels(source)
+    shape = source.shape  # an operation in place changes it
+    result = func(*args, **kwargs)
+    outs = list(tensors_in(result))
+    found: list[list[Coloring]] = [[] for _ in outs]
+    for coloring in colorings:
+        nodes = coloring.nodes.expand(shape)
+        if name in _RESHAPING:
+            parts = [nodes.reshape(outs[0].shape)]
+        else:
+            parts = list(tensors_in(func(nodes.clone() if name.endswith("_") else nodes, *args[1:], **kwargs)))
+        parts = [compressed(part) for part in parts]
+        _note_splits(tracer, name, coloring, parts, args)
+        for labeled, part in zip(found, parts, strict=True):
+            labeled.append(replace(coloring, nodes=part))
+    for out, labeled in zip(outs, found, strict=True):
+        tracer.put(out, labeled)
+    tracer.follow(result, (source,), is_view=func.is_view)
+    return result
+
+
+def _note_splits(tracer: Tracer, name: str, before: Coloring, parts: list[Tensor], args: tuple[Any, ...]) -> None:
+    """Notes where channels must stay divisible."""
+    if name in _RESHAPING or name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold"):
+        part = parts[0]
+        sizes = [size for size in part.shape if size > 1]
+        if name == "channel_shuffle":
+            tracer.split(_along(before)[0].view(args[1], -1), [0])
+        elif len(sizes) > max(1, len(before.dims)):
+            tracer.split(part.reshape(sizes))
+        elif 1 < len(sizes) == len(before.dims) and sizes != [before.nodes.shape[dim] for dim in before.dims]:
+            tracer.split(part.reshape(sizes))
+        return
+    if name in _DIVIDING or name in ("slice", "narrow", "select", "unbind"):
+        dim = _argument(name, args)
+        dim = dim % before.nodes.dim()
+        if dim not in before.dims:
+            return
+        if name in ("select", "unbind"):
+            if before.dims == [dim]:
+                tracer.found.block(before.nodes, f"'{tracer.layer}' takes a single channel of it")
+            return
+        if name in _DIVIDING:
+            sizes = [part.shape[dim] for part in parts]
+            ends = [sum(sizes[:number]) for number in range(1, len(sizes))]
+            tracer.divide(before.nodes.movedim(dim, -1), ends)
+            return
+        start, end, step = ([*args[2:5], None, None, None])[:3]
+        length = before.nodes.shape[dim]
+        first, last, stride = slice(start, end if end is None else min(end, length), step or 1).indices(length)
+        if stride > 1:
+            rest = length // stride * stride
+            tracer.split(_along(before, dim)[..., :rest].unflatten(-1, (-1, stride)).squeeze(0), [-1])
+        else:
+            tracer.divide(before.nodes.movedim(dim, -1), [end for end in (first, last) if 0 < end < length])
+
+
+def _along(coloring: Coloring, dim: int | None = None) -> Tensor:
+    """Nodes with a dimension last and those of size 1 left out, in front of which one of size 1 is."""
+    nodes = coloring.nodes.movedim(coloring.dims[-1] if dim is None else dim, -1)
+    return nodes.reshape([1, *(size for size in nodes.shape if size > 1)])
+
+
+def _argument(name: str, args: tuple[Any, ...]) -> int:
+    """The dimension that an operation divides."""
+    position = 1 if name in ("select", "unbind", "slice", "narrow") else 2
+    return int(args[position]) if len(args) > position else 0
+
+
+def concatenate(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Tensors side by side: channels along that dimension stay apart, those along others are united."""
+    parts: list[Tensor] = list(args[0])
+    result = func(*args, **kwargs)
+    parts = [part for part in parts if part.dim() == result.dim()]  # empty vectors may be among them
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % result.dim()
+    tracer.put(result, joined(tracer, parts, dim))
+    return result
+
+
+def joined(tracer: Tracer, parts: list[Tensor], dim: int) -> list[Coloring]:
+    """Labels of tensors side by side along a dimension."""
+    across: list[Coloring] = []
+    for part in parts:
+        others = [each for each in tracer.labels(part) if dim not in each.dims]
+        across += others
+        missing = set(range(part.dim())) - {own for each in tracer.labels(part) for own in each.dims} - {dim}
+        if tracer.is_flexible(part):
+            continue
+        for other in parts:
+            for each in tracer.labels(other):
+                if dim not in each.dims and any(own in missing and part.shape[own] > 1 for own in each.dims):
+                    tracer.found.block(each.nodes, f"'{tracer.layer}' joins it with a tensor of fixed size")
+    is_zero_across = all(each.is_zero for each in across)
+    across = [replace(each, is_zero=is_zero_across and len(across) >= len(parts)) for each in across]
+    along = [next((each for each in tracer.labels(part) if dim in each.dims), None) for part in parts]
+    if not any(along):
+        return across
+    ndim = parts[0].dim()
+    shape = [max(each.nodes.shape[own] for each in along if each) for own in range(ndim)]
+    pieces = []
+    for part, each in zip(parts, along, strict=True):
+        shape[dim] = part.shape[dim]
+        nodes = torch.full([1] * ndim, -1) if each is None else each.nodes
+        pieces.append(nodes.expand(shape))
+    is_zero = all(each is None or each.is_zero for each in along)
+    is_parameter = all(each is not None and each.is_parameter for each in along)
+    return [*across, Coloring(torch.cat(pieces, dim), is_zero, is_parameter)]
+
+
+def stack(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Tensors along a new dimension."""
+    result = func(*args, **kwargs)
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % result.dim()
+    raised = []
+    for part in args[0]:
+        more = part.unsqueeze(dim)
+        tracer.put(more, [replace(each, nodes=each.nodes.unsqueeze(dim)) for each in tracer.labels(part)])
+        raised.append(more)
+    tracer.put(result, joined(tracer, raised, dim))
+    return result
+
+
+def gate(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """GLU: the product of one half and the sigmoid of the other."""
+    source: Tensor = args[0]
+    dim = (args[1] if len(args) > 1 else -1) % source.dim()
+    result = func(*args, **kwargs)
+    labeled = []
+    for each in tracer.labels(source):
+        if dim in each.dims:
+            first, second = each.nodes.chunk(2, dim)
+            tracer.found.unite(first, second, f"'{tracer.layer}' splits it into halves")
+            labeled.append(Coloring(first, each.is_zero))
+        else:
+            labeled.append(Coloring(each.nodes, each.is_zero))
+    tracer.put(result, labeled)
+    return result
+
+
+def pad(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Constants around a tensor, which belong to no channel."""
+    source: Tensor = args[0]
+    widths = args[1]
+    value = args[2] if len(args) > 2 else 0
+    result = func(*args, **kwargs)
+    padded = {source.dim() - 1 - index // 2 for index, width in enumerate(widths) if width}
+    labeled = []
+    for each in tracer.labels(source):
+        nodes = each.nodes
+        if padded & set(each.dims):
+            around = [width if source.dim() - 1 - index // 2 in each.dims else 0 for index, width in enumerate(widths)]
+            nodes = torch.nn.functional.pad(nodes, around, value=-1)
+        labeled.append(Coloring(nodes, each.is_zero and (value == 0 or not padded - set(each.dims))))
+    tracer.put(result, labeled)
+    tracer.follow(result, (source,), is_view=False)
+    return result
