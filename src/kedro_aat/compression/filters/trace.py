@@ -108,7 +108,8 @@ class _Tracer:
 
     def _kind(self, dependency: Any, module: Any) -> Kind | None:
         """Kind of channels to which a dependency of torch-pruning refers; None if it has no counterpart here."""
-        kinds = axes(module) if isinstance(module, nn.Module) else {}
+        is_known = isinstance(module, nn.Module) and not isinstance(module, nn.LayerNorm | nn.RMSNorm)
+        kinds = axes(module) if is_known else {}
         if "channels" in kinds:
             return "channels"
         if "outputs" not in kinds:
