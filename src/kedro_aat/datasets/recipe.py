@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kedro_aat.compression.filters.cutting import CUT_PLAN, Cut, apply_cut_plan
+from kedro_aat.compression.filters.cutting import CUT_PLAN, AttributeChange, Cut, apply_cut_plan, read_plan
 from kedro_aat.compression.quantization.layers import QuantizedModelSpec, make_quantized, quantized_spec
 from kedro_aat.errors import AatError, ConfigurationError, ModelError
 from kedro_aat.imports import Imported
@@ -28,7 +28,7 @@ class Recipe(Imported):
         quantized: The layers that hold int8 after the cut; None for a module in full precision.
     """
 
-    plan: tuple[Cut, ...] = ()
+    plan: tuple[Cut | AttributeChange, ...] = ()
     quantized: QuantizedModelSpec | None = None
 
 
@@ -86,7 +86,7 @@ def recipe_of(module: nn.Module, built: Imported | None = None) -> Imported:
     """
     recipe = built or getattr(module, _RECIPE, None)
     if isinstance(recipe, Imported):
-        plan = tuple(Cut.model_validate(step) for step in getattr(module, CUT_PLAN, []))
+        plan = tuple(read_plan(getattr(module, CUT_PLAN, [])))
         quantized = quantized_spec(module)
         if not plan and quantized is None:
             return recipe

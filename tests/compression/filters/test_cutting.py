@@ -46,6 +46,7 @@ def test_cut_model_can_be_cut_again(name: str) -> None:
         ({"layer": "9", "kind": "outputs", "size": 24, "kept": [0]}, "no such layer"),
         ({"layer": "0", "kind": "outputs", "size": 23, "kept": [0]}, "23 outputs of '0'.*with the arguments"),
         ({"layer": "0", "kind": "heads", "size": 24, "kept": [0]}, "24 heads of '0'"),
+        ({"layer": "0", "kind": "rows", "size": 24, "kept": [0]}, "24 rows of '0'"),
         ({"layer": "0", "kind": "outputs", "size": 24, "kept": [1, 1]}, "rising"),
         ({"layer": "0", "kind": "outputs", "size": 24, "kept": [24]}, r"\[0, 24\)"),
         ({"layer": "0", "kind": "outputs", "size": 24, "kept": []}, "at least one"),
@@ -57,8 +58,10 @@ def test_cut_plan_for_another_model_is_refused(cut: dict[str, Any], words: str) 
 
 
 def test_damaged_cut_plan_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="kind"):
-        apply_cut_plan(mlp(), [{"layer": "0", "kind": "rows", "size": 24, "kept": [0]}])
+    with pytest.raises(ConfigurationError, match="kept"):
+        apply_cut_plan(mlp(), [{"layer": "0", "kind": "outputs", "size": 24}])
+    with pytest.raises(ConfigurationError, match="before"):
+        apply_cut_plan(mlp(), [{"layer": "0", "attribute": "out_features", "after": 3}])
 
 
 class OwnGroupNorm(nn.GroupNorm):

@@ -89,6 +89,8 @@ class CutMultiheadAttention(nn.MultiheadAttention):
     @classmethod
     def replace(cls, module: nn.MultiheadAttention) -> None:
         """Changes the class of `module` to this one, in place; its tensors do not change."""
+        if isinstance(module, cls):
+            return
         module.__class__ = cls
         # The fused kernels of encoder layers and of the original support uncut heads only; this disables them.
         module._qkv_same_embed_dim = False

@@ -122,7 +122,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         for layer, module in model.named_modules():
             if isinstance(module, nn.RNNBase):
                 not_cut[layer] = "recurrent layers are not cut"
-            elif isinstance(module, nn.MultiheadAttention) and not axes(module):
+            elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is None:
                 not_cut[layer] = "attention with keys or values of another width than its queries is not cut"
         if not groups:
             reasons = "".join(f"\n  - {layer}: {reason}" for layer, reason in not_cut.items())
@@ -147,7 +147,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                         module.register_buffer(name + TAYLOR, averages)
                         self._scored.append((weight, dim))
             if kind == "channels":
-                buffers = [name for name, _ in axes(module)[kind] if name in module._buffers]
+                buffers = [axis.name for axis in axes(module)[kind] if axis.name in module._buffers]
                 statistics += [(masked[layer, "weight"], name) for name in buffers]
         self._mask_index = {key: number for number, key in enumerate(masked)}
         return WeightMasks(list(masked.values()), statistics)

@@ -209,8 +209,8 @@ def layer_columns(
         shapes_before.append(shape_text(shape))
         for cut in plan:
             if cut.layer == layer:
-                for dim in (dim for key, dim in axes(module)[cut.kind] if key == parameter):
-                    shape[dim] = len(cut.kept)
+                for axis in (axis for axis in axes(module)[cut.kind] if axis.name == parameter):
+                    shape[axis.dim] = axis.repeats * len(cut.kept)
         shapes.append(shape_text(shape))
     before, after = costs.of_layers(np.zeros_like(removed)), costs.of_layers(removed)
     return {
@@ -230,6 +230,6 @@ def layer_columns(
 
 def _axes_of(layer: str, module: nn.Module, tensor: str) -> tuple[Place, Place]:
     """The axes of a tensor that can be cut, at most two."""
-    kinds: list[Kind] = [kind for kind, found in axes(module).items() if any(name == tensor for name, _ in found)]
+    kinds: list[Kind] = [kind for kind, found in axes(module).items() if any(axis.name == tensor for axis in found)]
     first, second, *_ = [*((layer, kind) for kind in kinds), _WHOLE, _WHOLE]
     return first, second

@@ -116,7 +116,8 @@ def _is_scaled(module: nn.Module) -> bool:
 
 def _weight_of(model: nn.Module, member: Member) -> tuple[str, int]:
     """Name and dimension of the weight that produces the channels of a member."""
-    return axes(model.get_submodule(member.layer))[member.kind][0]
+    axis = axes(model.get_submodule(member.layer))[member.kind][0]
+    return axis.name, axis.dim
 
 
 def _of_units(rows: Tensor, member: Member) -> Tensor:

@@ -96,7 +96,7 @@ def masked_tensors(module: nn.Module, kind: Kind) -> list[tuple[str, int]]:
     """Name and dimension of each parameter that is zero for a masked channel; buffers never are."""
     if kind in ("inputs", "heads") or isinstance(module, nn.PReLU):  # these return zero for zero
         return []
-    return [(name, dim) for name, dim in axes(module).get(kind, []) if name in module._parameters]
+    return [(axis.name, axis.dim) for axis in axes(module).get(kind, []) if axis.name in module._parameters]
 
 
 @torch.no_grad()
