@@ -11,14 +11,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from kedro_aat.compression.filters.compact import CompactModel, make_compact, remove_masks
 from kedro_aat.compression.filters.costs import KINDS, CutCosts, layer_columns
-from kedro_aat.compression.filters.cutting import Cut, Kind, apply_cut_plan, axes
+from kedro_aat.compression.filters.channel_masks import (
+    channels_in,
+    is_normalized,
+    kept_channels,
+    mask_of,
+    masked_axes,
+    masked_axes_of,
+)
+from kedro_aat.compression.filters.cutting import AttributeChange, Cut, apply_cut_plan
 from kedro_aat.compression.filters.groups import (
     ChannelGroup,
     build_groups,
     count_channels,
+    is_produced,
+    is_read,
     plan_cuts,
     producing_layers,
 )
@@ -30,7 +41,8 @@ from kedro_aat.compression.filters.importance import (
     removal_order,
     unit_scores,
 )
-from kedro_aat.compression.filters.probing import confirm_groups, masked_tensors, outputs_of, relative_difference
+from kedro_aat.compression.filters.normalization import normalize_over_kept, set_kept
+from kedro_aat.compression.filters.probing import confirm_groups, outputs_of, relative_difference
 from kedro_aat.compression.filters.trace import trace
 from kedro_aat.compression.layer_table import LayerTable
 from kedro_aat.compression.masks import MASK, WeightMasks
@@ -38,6 +50,7 @@ from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
+from kedro_aat.model_inputs import ModelInputs, placed_like
 from kedro_aat.search.tactics import Ranking
 
 # Largest difference between outputs of the cut and the masked model, relative to the largest output of the latter.
@@ -89,6 +102,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         self.groups, self.not_cut = self._find_groups()
         self.rankings = offered_rankings(model, self.groups, settings)
         self._sizes = count_channels(model)
+        self._axes = masked_axes(model, self.groups)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)
         self._masks = self._make_masks()
         self._masks.attach(model)
@@ -106,7 +120,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         for layer, kind in couplings.sizes:
             is_targeted = layer in prunable or settings.target_scopes is None
             is_excluded = layer in prunable - selected or not is_targeted
-            if is_excluded and kind in ("outputs", "projections"):
+            if is_excluded and is_produced(kind):
                 couplings.block((layer, kind), f"the scopes exclude '{layer}'")
         coupled_groups, not_cut = build_groups(couplings)
         groups = []
@@ -117,43 +131,37 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             number = group.num_units * group.channels_per_unit
             reason = f"it has {number} channels in {group.num_units} units and may not have fewer"
             not_cut |= dict.fromkeys(producing_layers([group]), reason)
-        groups, unconfirmed = confirm_groups(model, self._example(), groups, couplings.sizes)
+        groups, unconfirmed = confirm_groups(model, self._example(), groups, couplings)
         not_cut |= unconfirmed
-        for layer, module in model.named_modules():
-            if isinstance(module, nn.RNNBase):
-                not_cut[layer] = "recurrent layers are not cut"
-            elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is None:
-                not_cut[layer] = "attention with keys or values of another width than its queries is not cut"
         if not groups:
             reasons = "".join(f"\n  - {layer}: {reason}" for layer, reason in not_cut.items())
             raise ModelError(f"{type(model).__name__} has no channels that can be cut:{reasons}")
+        layers = {member.layer for group in groups for member in group.members}
+        self._normalizations = {layer: how for layer, how in couplings.normalizations.items() if layer in layers}
         return groups, not_cut
 
     def _make_masks(self) -> WeightMasks:
         """Masks all parameters that produce channels of the groups, and adds buffers for the Taylor scores."""
-        masked: dict[tuple[str, str], PrunableWeight] = {}
+        masked = {key: PrunableWeight(key[0], key[0], self.model.get_submodule(key[0]), key[1]) for key in self._axes}
         statistics = []
         self._filters: list[tuple[PrunableWeight, int]] = []  # weights that consist of filters, and their dimension
         self._scored: list[tuple[PrunableWeight, int]] = []  # those whose Taylor scores follow the training
-        for layer, kind in dict.fromkeys(self._members()):
-            module = self.model.get_submodule(layer)
-            for name, dim in masked_tensors(module, kind):
-                weight = PrunableWeight(layer, layer, module, name)
-                masked[layer, name] = weight
-                if weight.parameter.dim() > 1:
-                    self._filters.append((weight, dim))
-                    if self.settings.importance == "taylor":
-                        averages = torch.zeros(weight.parameter.shape[dim], device=weight.parameter.device)
-                        module.register_buffer(name + TAYLOR, averages)
-                        self._scored.append((weight, dim))
-            if kind == "channels":
-                buffers = [axis.name for axis in axes(module)[kind] if axis.name in module._buffers]
-                statistics += [(masked[layer, "weight"], name) for name in buffers]
+        for (layer, name), along in self._axes.items():
+            weight = masked[layer, name]
+            dims = [axis.dim for kind, axis in along if not is_read(kind)]
+            if weight.parameter.dim() > 1 and dims:
+                self._filters.append((weight, dims[0]))
+                if self.settings.importance == "taylor":
+                    averages = torch.zeros(weight.parameter.shape[dims[0]], device=weight.parameter.device)
+                    weight.module.register_buffer(name + TAYLOR, averages)
+                    self._scored.append((weight, dims[0]))
+            if isinstance(weight.module, _NormBase) and name == "weight":
+                buffers = [buffer for buffer in ("running_mean", "running_var") if buffer in weight.module._buffers]
+                statistics += [(weight, buffer) for buffer in buffers if weight.module._buffers[buffer] is not None]
         self._mask_index = {key: number for number, key in enumerate(masked)}
+        for layer, normalization in self._normalizations.items():
+            normalize_over_kept(self.model.get_submodule(layer), normalization)
         return WeightMasks(list(masked.values()), statistics)
-
-    def _members(self) -> list[tuple[str, Kind]]:
-        return [(member.layer, member.kind) for group in self.groups for member in group.members]
 
     # --- the rate --------------------------------------------------------------------------------------------
 
@@ -203,30 +211,30 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def _mask_units(self, kept: Sequence[NDArray[np.bool_]]) -> None:
         """Masks all units except those that are kept, (units,) for each group."""
-        channels = {place: np.ones(size, dtype=np.float32) for place, size in self._sizes.items()}
-        for group, is_kept in zip(self.groups, kept, strict=True):
-            for member in group.members:
-                channels[member.layer, member.kind][member.indices[~is_kept].ravel()] = 0
-        masks: dict[int, Tensor] = {}
-        for layer, kind in dict.fromkeys(self._members()):
+        channels = kept_channels(self._sizes, self.groups, kept)
+        masks = []
+        for (layer, name), along in self._axes.items():
+            parameter = self.model.get_submodule(layer).get_parameter(name)
+            lost = [(axis, channels[layer, kind]) for kind, axis in along if (layer, kind) in channels]
+            masks.append(mask_of(parameter.shape, lost))
+        self._masks.put(masks, is_active=bool(channels))
+        for layer in self._normalizations:
             module = self.model.get_submodule(layer)
-            for name, dim in masked_tensors(module, kind):
-                tensor = module._parameters[name]
-                assert tensor is not None  # it is masked
-                shape = [-1 if axis == dim else 1 for axis in range(tensor.dim())]
-                mask = torch.from_numpy(channels[layer, kind]).view(shape).expand(tensor.shape)
-                masks[self._mask_index[layer, name]] = mask.contiguous()
-        is_active = any(not is_kept.all() for is_kept in kept)
-        self._masks.put([masks[number] for number in range(len(masks))], is_active=is_active)
+            kind = next(kind for name, kind in self._sizes if name == layer and is_normalized(module, kind))
+            all_kept = np.ones(self._sizes[layer, kind], dtype=np.float32)
+            set_kept(module, torch.from_numpy(channels.get((layer, kind), all_kept)))
 
     def _kept_units(self) -> list[NDArray[np.bool_]]:
         """(units,) for each group, True for a unit that is kept. Read from the masks, which the model's state holds."""
         kept = []
         for group in self.groups:
-            producer = group.producers[0]
-            module = self.model.get_submodule(producer.layer)
-            name, dim = masked_tensors(module, producer.kind)[0]
-            kept.append((_mask_of_channels(module, name, dim) > 0).cpu().numpy()[producer.indices[:, 0]])
+            member, axis = next(
+                (member, axis)
+                for member in [*group.producers, *group.members]
+                for axis in masked_axes_of(self.model.get_submodule(member.layer), member)
+            )
+            mask = self.model.get_submodule(member.layer).get_buffer(axis.name + MASK)
+            kept.append(channels_in(mask, axis).cpu().numpy()[member.indices[:, 0]])
         return kept
 
     def _removed(self) -> NDArray[np.int64]:
@@ -300,7 +308,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 continue
             averages.append(weight.module.get_buffer(weight.parameter_name + TAYLOR))
             sums.append(filter_sums(parameter, gradient, dim))
-            kept.append(_mask_of_channels(weight.module, weight.parameter_name, dim) > 0)
+            kept.append(_mask_of_filters(weight.module, weight.parameter_name, dim))
         if not sums:
             return
         scores, average = torch.cat(sums).float().square(), torch.cat(averages)
@@ -316,7 +324,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         # The masks may be loaded after this; until then, masks of ones do no harm.
         self._masks.is_active = self._requested_rate > 0
 
-    def cut_plan(self) -> list[Cut]:
+    def cut_plan(self) -> list[Cut | AttributeChange]:
         """The cuts that `strip` makes; `cutting.apply_cut_plan` makes the same cuts in a newly built model."""
         return plan_cuts(self.groups, self._kept_units(), self._sizes)
 
@@ -376,19 +384,17 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def _outputs(self) -> list[Tensor]:
         """Outputs for the example input, computed in single precision if the model has half precision."""
-        model, batch = self.model, self._example()
+        model, inputs = self.model, self._example()
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
-            model, batch = copy.deepcopy(model).float(), batch.float() if batch.is_floating_point() else batch
-        return outputs_of(model, batch)
+            model = copy.deepcopy(model).float()
+            inputs = placed_like(inputs, model)
+        return outputs_of(model, inputs)
 
-    def _example(self) -> Tensor:
+    def _example(self) -> ModelInputs:
         """The example input on the device and in the precision of the model."""
-        assert self.example_input is not None  # the constructor requires it
-        parameter = next(self.model.parameters())
-        batch = self.example_input.to(parameter.device)
-        return batch.to(parameter.dtype) if batch.is_floating_point() else batch
+        return placed_like(self.example_input, self.model)
 
 
-def _mask_of_channels(module: nn.Module, parameter: str, dim: int) -> Tensor:
-    """One number of a mask per channel; all numbers of a channel are equal."""
-    return module.get_buffer(parameter + MASK).movedim(dim, 0).flatten(1)[:, 0]
+def _mask_of_filters(module: nn.Module, parameter: str, dim: int) -> Tensor:
+    """Whether a mask keeps any number of each filter, (filters,)."""
+    return module.get_buffer(parameter + MASK).movedim(dim, 0).flatten(1).any(1)

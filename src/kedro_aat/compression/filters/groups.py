@@ -58,14 +58,14 @@ class ScaledAttribute:
     Attributes:
         layer: Name of the module.
         name: Name of the attribute.
-        size: Its value before the cut.
+        before: Its value before the cut.
         per_unit: By how much one unit less lowers it.
-        position: Which number it is if the attribute is a list; None if it is a number.
+        position: Which number it is if the attribute has several; None if it is a number.
     """
 
     layer: str
     name: str
-    size: int
+    before: int | tuple[int, ...]
     per_unit: int
     position: int | None = None
 
@@ -142,7 +142,12 @@ class Couplings:
 
 def count_channels(model: nn.Module) -> dict[Place, int]:
     """Layer and kind -> number of channels, for all channels that can be cut."""
-    return {(name, kind): num_channels(module, kind) for name, module in model.named_modules() for kind in axes(module)}
+    return {
+        (name, kind): num_channels(module, kind)
+        for name, module in model.named_modules()
+        for kind in axes(module)
+        if kind != "heads"  # of plans of earlier versions
+    }
 
 
 def build_groups(couplings: Couplings) -> tuple[list[ChannelGroup], dict[str, str]]:
@@ -211,7 +216,8 @@ def attributes_by_length(
         for name in length.modules:
             for attribute, position, value in _numbers(model.get_submodule(name)):
                 if value == len(length.nodes):
-                    scaled = ScaledAttribute(name, attribute, value, int(counts[0]), position)
+                    before = value if position is None else tuple(getattr(model.get_submodule(name), attribute))
+                    scaled = ScaledAttribute(name, attribute, before, int(counts[0]), position)
                     found.setdefault((name, attribute, position), scaled)
     return list(found.values())
 
@@ -224,7 +230,8 @@ def _numbers(module: nn.Module) -> Iterable[tuple[str, int | None, int]]:
         if isinstance(value, int):
             yield name, None, value
         elif isinstance(value, list | tuple):
-            yield from ((name, place, part) for place, part in enumerate(value) if type(part) is int)
+            is_all_whole = all(type(part) is int for part in value)
+            yield from ((name, place, part) for place, part in enumerate(value) if is_all_whole)
 
 
 def plan_cuts(
@@ -253,15 +260,17 @@ def plan_cuts(
 
 def _plan_changes(groups: Sequence[ChannelGroup], kept: Sequence[NDArray[np.bool_]]) -> list[AttributeChange]:
     """Changes of attributes that follow the number of units; several groups may change the same."""
-    removed: dict[tuple[str, str], dict[int | None, int]] = {}
+    values: dict[tuple[str, str], tuple[int | tuple[int, ...], list[int]]] = {}
     for group, keep in zip(groups, kept, strict=True):
         for each in group.attributes if not keep.all() else ():
-            numbers = removed.setdefault((each.layer, each.name), {})
-            numbers[each.position] = numbers.get(each.position, 0) + each.per_unit * int(np.count_nonzero(~keep))
+            numbers = [each.before] if isinstance(each.before, int) else list(each.before)
+            _, after = values.setdefault((each.layer, each.name), (each.before, numbers))
+            after[each.position or 0] -= each.per_unit * int(np.count_nonzero(~keep))
     return [
-        AttributeChange(layer=layer, attribute=name, position=position, removed=number)
-        for (layer, name), numbers in removed.items()
-        for position, number in numbers.items()
+        AttributeChange(
+            layer=layer, attribute=name, before=before, after=after[0] if isinstance(before, int) else tuple(after)
+        )
+        for (layer, name), (before, after) in values.items()
     ]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 Nodes = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coloring:
     """The nodes of a tensor's entries.
 

@@ -1,25 +1,35 @@
 """Tests whether masking a group is the same as cutting it, by comparing a model with zeros to one without the channels.
 
-It is not the same if a zero does not stay zero on the way to the next layer (sigmoid, softplus, a mean over channels),
-or if the trace misunderstood an operation. So every group is tested before it is used.
+It is not the same if the trace misunderstood an operation, or if a forward pass relies on a number of channels that is
+written in its code. So every group is tested before it is used. Where a number in a module is the reason, such as that
+of the heads, it is found by trying.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils import _pytree
 
-from kedro_aat.compression.filters.cutting import Kind, apply_cut_plan, axes
-from kedro_aat.compression.filters.groups import ChannelGroup, Place, plan_cuts, producing_layers
+from kedro_aat.compression.filters.channel_masks import is_normalized, kept_channels, mask_of, masked_axes
+from kedro_aat.compression.filters.cutting import apply_cut_plan
+from kedro_aat.compression.filters.groups import (
+    ChannelGroup,
+    Couplings,
+    ScaledAttribute,
+    attributes_by_length,
+    plan_cuts,
+    producing_layers,
+)
+from kedro_aat.compression.filters.normalization import normalize_over_kept, set_kept
 from kedro_aat.errors import ModelError
+from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, tensors_in
 from kedro_aat.modes import evaluating, first_cause
 
 # Relative to the largest output. In double precision, equal computations in another order differ by less than the
@@ -32,41 +42,95 @@ _NOT_EQUIVALENT = "a zero in its place is not the same as its absence: something
 
 
 def confirm_groups(
-    model: nn.Module, example_input: Tensor, groups: Sequence[ChannelGroup], sizes: dict[Place, int]
+    model: nn.Module, example_input: ModelInputs, groups: Sequence[ChannelGroup], couplings: Couplings
 ) -> tuple[list[ChannelGroup], dict[str, str]]:
     """Finds the groups for which the cut model and the masked model return the same outputs.
 
     Args:
         model: Not changed. Copies with changed parameters are tested, so that no scale that happens to be zero, and no
             ReLU that is always zero, hides a difference.
-        example_input: (B, ...), on the device of the model.
-        groups: To be tested. One test cuts half of the units of each group, the next the other half.
-        sizes: The model's `count_channels`.
+        example_input: What the model is called with, on its device.
+        groups: To be tested. Each test cuts a random part of the units of each group, so that no symmetry hides a
+            mistake.
+        couplings: The model's couplings.
 
     Returns:
-        The groups that can be cut, and layer -> why the other groups cannot.
+        The groups that can be cut, with the attributes that follow them, and layer -> why the others cannot.
     """
-    probes = [_make_probe(model, example_input, number) for number in range(_NUM_PROBES)]
-    reasons: dict[str, str] = {}
+    return _Confirmation(model, example_input, couplings).confirm(groups)
 
-    def passing(tested: list[ChannelGroup]) -> list[ChannelGroup]:
+
+class _Confirmation:
+    def __init__(self, model: nn.Module, example_input: ModelInputs, couplings: Couplings) -> None:
+        self._model, self._couplings = model, couplings
+        self._probes = [_make_probe(model, example_input, couplings, number) for number in range(_NUM_PROBES)]
+        self._choices: dict[tuple[tuple[type, str], ...], tuple[str, ...] | None] = {}
+        self.reasons: dict[str, str] = {}
+
+    def confirm(self, groups: Sequence[ChannelGroup]) -> tuple[list[ChannelGroup], dict[str, str]]:
+        confirmed = self._passing([self._with_attributes(group) for group in groups])
+        while confirmed and (reason := self._find_reason(confirmed)):
+            # Each half passes, but not all together: drop the smallest groups until they do.
+            smallest = min(confirmed, key=lambda group: group.num_units)
+            self.reasons.update(dict.fromkeys(producing_layers([smallest]), reason))
+            confirmed.remove(smallest)
+        return confirmed, self.reasons
+
+    def _passing(self, tested: list[ChannelGroup]) -> list[ChannelGroup]:
         """The groups if they pass together; otherwise those of each half that pass."""
-        reason = _find_reason(probes, tested, sizes) if tested else ""
+        reason = self._find_reason(tested) if tested else ""
         if not reason:
             return tested
         if len(tested) == 1:
-            reasons.update(dict.fromkeys(producing_layers(tested), reason))
+            if rest := self._without_pieces(tested[0]):
+                return [rest]
+            self.reasons.update(dict.fromkeys(producing_layers(tested), reason))
             return []
         half = len(tested) // 2
-        return passing(tested[:half]) + passing(tested[half:])
+        return self._passing(tested[:half]) + self._passing(tested[half:])
 
-    confirmed = passing(list(groups))
-    while reasons and (reason := _find_reason(probes, confirmed, sizes) if confirmed else ""):
-        # Each half passes, but not all together: drop the smallest groups until they do.
-        smallest = min(confirmed, key=lambda group: group.num_units)
-        reasons.update(dict.fromkeys(producing_layers([smallest]), reason))
-        confirmed.remove(smallest)
-    return confirmed, reasons
+    def _with_attributes(self, group: ChannelGroup) -> ChannelGroup:
+        """The group with those attributes that must follow it; tried once for modules of the same classes."""
+        found = attributes_by_length(self._model, group, self._couplings.dependencies.lengths)
+        if not found:
+            return group
+        kinds = [(type(self._model.get_submodule(each.layer)), each.name) for each in found]
+        key = tuple(kinds)
+        if key not in self._choices:
+            self._choices[key] = self._choose(group, found)
+        chosen = self._choices[key]
+        if chosen is None:
+            return group
+        return replace(group, attributes=tuple(each for each in found if each.name in chosen))
+
+    def _choose(self, group: ChannelGroup, found: Sequence[ScaledAttribute]) -> tuple[str, ...] | None:
+        """Names of the attributes with which a group passes; None if it passes with none of the choices."""
+        names = list(dict.fromkeys(each.name for each in found))
+        choices = [(), tuple(names), *((name,) for name in names)]
+        choices += [tuple(other for other in names if other != name) for name in names if len(names) > 2]
+        for choice in dict.fromkeys(choices):
+            changed = replace(group, attributes=tuple(each for each in found if each.name in choice))
+            if not self._find_reason([changed]):
+                return choice
+        return None
+
+    def _without_pieces(self, group: ChannelGroup) -> ChannelGroup | None:
+        """The units of a group in the last piece of what is divided at a fixed place, if they pass."""
+        fixed = [
+            split.but_the_last for split in self._couplings.dependencies.splits if split.but_the_last is not None
+        ]
+        fixed += [split.nodes[..., : split.edges[-2]] for split in self._couplings.dependencies.uneven]
+        for nodes in fixed:
+            is_free = ~np.isin(group.nodes, nodes).any(1)
+            if is_free.any() and not is_free.all() and not self._find_reason([rest := group.only(is_free)]):
+                reason = "the forward pass divides it at a fixed place"
+                self.reasons.update(dict.fromkeys(producing_layers([group]), reason))
+                return rest
+        return None
+
+    def _find_reason(self, groups: Sequence[ChannelGroup]) -> str:
+        """Why a part of the units of some groups cannot be cut; empty if it can in every probe."""
+        return next(filter(None, (_compare(probe, groups, self._couplings) for probe in self._probes)), "")
 
 
 def relative_difference(left: list[Tensor], right: list[Tensor]) -> float:
@@ -83,44 +147,24 @@ def relative_difference(left: list[Tensor], right: list[Tensor]) -> float:
 
 
 @torch.no_grad()
-def outputs_of(model: nn.Module, batch: Tensor) -> list[Tensor]:
+def outputs_of(model: nn.Module, inputs: ModelInputs) -> list[Tensor]:
     """All tensors that a model returns in evaluation mode, in at least single precision."""
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # some models draw random numbers in evaluation mode too
-        leaves = _pytree.tree_leaves(model(batch))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return [part if part.dtype == torch.float64 else part.float() for part in tensors]
-
-
-def masked_tensors(module: nn.Module, kind: Kind) -> list[tuple[str, int]]:
-    """Name and dimension of each parameter that is zero for a masked channel; buffers never are."""
-    if kind in ("inputs", "heads") or isinstance(module, nn.PReLU):  # these return zero for zero
-        return []
-    return [(axis.name, axis.dim) for axis in axes(module).get(kind, []) if axis.name in module._parameters]
-
-
-@torch.no_grad()
-def _zero_units(model: nn.Module, group: ChannelGroup, units: NDArray[np.int64]) -> None:
-    """Sets everything that produces some units to zero, in place, including their normalization."""
-    for member in group.members:
-        module = model.get_submodule(member.layer)
-        for name, dim in masked_tensors(module, member.kind):
-            tensor = module._parameters[name]
-            assert tensor is not None  # `axes` lists existing tensors only
-            indices = torch.from_numpy(member.indices[units].ravel()).to(tensor.device)
-            tensor.data.index_fill_(dim, indices, 0.0)
+        found = list(tensors_in(call_model(model, inputs)))
+    return [part if part.dtype == torch.float64 else part.float() for part in found]
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """A model of the same structure with other numbers, an input for it, and which units stay: even or odd ones."""
+    """A model of the same structure with other numbers, an input for it, and a seed of which units stay."""
 
     model: nn.Module
-    batch: Tensor
-    parity: int
+    inputs: ModelInputs
+    seed: int
 
 
-def _make_probe(model: nn.Module, example_input: Tensor, number: int) -> _Probe:
+def _make_probe(model: nn.Module, example_input: ModelInputs, couplings: Couplings, number: int) -> _Probe:
     """Copies a model in double precision, with noise on its parameters and running means.
 
     All probes but the first also get random signs.
@@ -136,9 +180,9 @@ def _make_probe(model: nn.Module, example_input: Tensor, number: int) -> _Probe:
                 tensor.mul_(signs).add_((0.02 + 0.1 * tensor.float().std(correction=0)).to(tensor) * noise)
     for dtype in (torch.float64, torch.float32):
         twin = twin.to(dtype)
-        batch = example_input.to(dtype) if example_input.is_floating_point() else example_input
+        inputs = map_tensors(lambda part: part.to(dtype) if part.is_floating_point() else part, example_input)
         try:
-            outputs_of(twin, batch)
+            outputs_of(twin, inputs)
         except Exception as error:
             if dtype == torch.float64:
                 continue  # some models insist on another type
@@ -147,28 +191,59 @@ def _make_probe(model: nn.Module, example_input: Tensor, number: int) -> _Probe:
                 f"one of them before any is cut. The model says: {error}"
             ) from error
         break
-    return _Probe(twin, batch, number % 2)
+    return _Probe(twin, inputs, number)
 
 
-def _find_reason(probes: Sequence[_Probe], groups: list[ChannelGroup], sizes: dict[Place, int]) -> str:
-    """Why half of the units of some groups cannot be cut; empty if they can in every probe."""
-    return next(filter(None, (_compare(probe, groups, sizes) for probe in probes)), "")
-
-
-def _compare(probe: _Probe, groups: list[ChannelGroup], sizes: dict[Place, int]) -> str:
-    """Why half of the units cannot be cut; empty if the masked and the cut model return the same."""
-    masked, cut = copy.deepcopy(probe.model), copy.deepcopy(probe.model)
-    kept = [np.arange(group.num_units) % 2 == probe.parity for group in groups]
-    for group, keep in zip(groups, kept, strict=True):
-        _zero_units(masked, group, np.flatnonzero(~keep))
-    expected = outputs_of(masked, probe.batch)
+def _compare(probe: _Probe, groups: Sequence[ChannelGroup], couplings: Couplings) -> str:
+    """Why a part of the units cannot be cut; empty if the masked and the cut model return the same."""
+    kept = [_some_units(group.num_units, probe.seed + number) for number, group in enumerate(groups)]
+    masked = _light_copy(probe.model)
+    _mask_units(masked, groups, kept, couplings)
+    expected = outputs_of(masked, probe.inputs)
     try:
-        apply_cut_plan(cut, plan_cuts(groups, kept, sizes))
-        outputs = outputs_of(cut, probe.batch)
+        cut = apply_cut_plan(_light_copy(probe.model), plan_cuts(groups, kept, couplings.sizes))
+        outputs = outputs_of(cut, probe.inputs)
     except Exception as error:  # a forward function that relies on the width may raise anything
-        return f"the model does not run without it: {first_cause(error).splitlines()[0][:200]}"
+        words = first_cause(error).splitlines() or [type(error).__name__]
+        return f"the model does not run without it: {words[0][:200]}"
     same_shapes = [part.shape for part in expected] == [part.shape for part in outputs]
     if same_shapes and not all(part.isfinite().all() for part in expected):
         return ""  # other signs take some models out of range; then the probe proves nothing
     dtype = next((part.dtype for part in expected), torch.float32)
     return "" if relative_difference(expected, outputs) <= _TOLERANCE[dtype] else _NOT_EQUIVALENT
+
+
+def _some_units(number: int, seed: int) -> NDArray[np.bool_]:
+    """(number,) - which units stay: a random part, at least one, and at least one does not."""
+    generator = np.random.default_rng(seed)
+    num_kept = int(generator.integers(max(1, number // 3), max(2, number * 2 // 3 + 1)))
+    kept = np.zeros(number, dtype=np.bool_)
+    kept[generator.permutation(number)[: min(num_kept, max(1, number - 1))]] = True
+    return kept
+
+
+def _light_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares its tensors, so that only modules are copied."""
+    shared: Iterable[Tensor] = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
+
+
+@torch.no_grad()
+def _mask_units(
+    model: nn.Module, groups: Sequence[ChannelGroup], kept: Sequence[NDArray[np.bool_]], couplings: Couplings
+) -> None:
+    """Replaces parameters of a model by masked ones, and masks its statistics over channels."""
+    channels = kept_channels(couplings.sizes, groups, kept)
+    for (layer, name), along in masked_axes(model, groups).items():
+        parameter = model.get_submodule(layer).get_parameter(name)
+        mask = mask_of(parameter.shape, [(axis, channels[layer, kind]) for kind, axis in along if (layer, kind) in channels])
+        masked = nn.Parameter(parameter * mask.to(parameter), requires_grad=parameter.requires_grad)
+        for other in model.modules():  # a shared parameter stays shared
+            for key, value in other._parameters.items():
+                if value is parameter:
+                    other._parameters[key] = masked
+    for (layer, kind), mask in channels.items():
+        module = model.get_submodule(layer)
+        if layer in couplings.normalizations and is_normalized(module, kind):
+            normalize_over_kept(module, couplings.normalizations[layer])
+            set_kept(module, torch.from_numpy(mask))

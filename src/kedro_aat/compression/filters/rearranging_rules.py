@@ -42,6 +42,9 @@ def rearrange(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
         else:
             parts = list(tensors_in(func(nodes.clone() if name.endswith("_") else nodes, *args[1:], **kwargs)))
         parts = [compressed(part) for part in parts]
+        if name in _RESHAPING or name in _DIVIDING or name in ("slice", "narrow"):
+            for part in (coloring.nodes, *parts):
+                tracer.note_lengths(part)
         _note_splits(tracer, name, coloring, parts, args)
         for labeled, part in zip(found, parts, strict=True):
             labeled.append(replace(coloring, nodes=part))

@@ -10,6 +10,8 @@ layers, heads or branches. Nothing is cut here, and `probing` tests the result.
 from __future__ import annotations
 
 import copy
+import traceback, os
+DEBUG=bool(os.environ.get("DEBUGT"))
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,10 +26,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from kedro_aat.compression.filters.cutting import axes
 from kedro_aat.compression.filters.groups import Couplings, count_channels, is_read
-from kedro_aat.compression.filters.labels import Coloring, Dependencies, Split, UnevenSplit, compressed, merged
+from kedro_aat.compression.filters.labels import Coloring, Dependencies, Length, Split, UnevenSplit, compressed, merged
 from kedro_aat.compression.filters.module_rules import ModuleRule, rule_for
 from kedro_aat.compression.filters.normalization import Normalization
-from kedro_aat.compression.filters.rules import find_rule
+from kedro_aat.compression.filters.rules import find_rule, unknown
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import (
     ModelInputs,
@@ -153,8 +155,8 @@ class Tracer(TorchDispatchMode):
     def _label_parameters(self) -> None:
         for name, module in self.model.named_modules():
             for kind, found in axes(module).items():
-                nodes = self.nodes_of(name, kind)
                 for axis in found:
+                    nodes = self.nodes_of(name, kind)
                     tensor = getattr(module, axis.name)
                     shape = [-1 if dim == axis.dim else 1 for dim in range(tensor.dim())]
                     colored = nodes.repeat(axis.repeats).view(shape)
@@ -236,6 +238,12 @@ class Tracer(TorchDispatchMode):
             known = self._divided.setdefault(key, (nodes, set(), tuple(reversed(self._running))))
             known[1].update(ends)
 
+    def note_lengths(self, nodes: Tensor) -> None:
+        """Notes channels along dimensions, whose number a module may hold."""
+        for dim in (dim for dim, size in enumerate(nodes.shape) if size > 1):
+            line = nodes.movedim(dim, 0).flatten(1)[:, 0]
+            self.found.lengths.append(Length(line.numpy(), tuple(reversed(self._running[-2:]))))
+
     def _note_pieces(self) -> None:
         for nodes, ends, modules in self._divided.values():
             edges = [0, *sorted(ends), nodes.shape[-1]]
@@ -275,7 +283,12 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._paused:
             return func(*args, **kwargs)
-        return find_rule(func)(self, func, args, kwargs)
+        try:
+            return find_rule(func)(self, func, args, kwargs)
+        except Exception:
+            if DEBUG: traceback.print_exc()
+            # the operation itself may fail, which the second call shows
+            return unknown(self, func, args, kwargs)
 
     def follow(self, result: Any, args: Any, *, is_view: bool) -> None:
         """Notes of a result whether its size is free, and whether it shares memory with its first argument."""

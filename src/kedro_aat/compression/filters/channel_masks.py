@@ -1,0 +1,79 @@
+"""Masks of channels on the parameters of a model: which dimensions they have, and what they say of units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kedro_aat.compression.filters.cutting import Axis, Kind, axes
+from kedro_aat.compression.filters.groups import ChannelGroup, Member, Place, is_read
+
+# Layer and name of a parameter -> kind of channels and axis of each dimension along which it is masked.
+MaskedAxes = dict[tuple[str, str], list[tuple[Kind, Axis]]]
+
+
+def masked_axes(model: nn.Module, groups: Sequence[ChannelGroup]) -> MaskedAxes:
+    """Finds the parameters that are masked for some groups."""
+    found: MaskedAxes = {}
+    for group in groups:
+        for member in group.members:
+            for axis in masked_axes_of(model.get_submodule(member.layer), member):
+                known = found.setdefault((member.layer, axis.name), [])
+                if (member.kind, axis) not in known:
+                    known.append((member.kind, axis))
+    return found
+
+
+def masked_axes_of(module: nn.Module, member: Member) -> list[Axis]:
+    """The axes of a layer's parameters that are zero for masked channels; buffers never are."""
+    if not member.is_masked or isinstance(module, nn.PReLU):  # it returns zero for zero
+        return []
+    return [axis for axis in axes(module).get(member.kind, []) if axis.name in module._parameters]
+
+
+def kept_channels(
+    sizes: Mapping[Place, int], groups: Sequence[ChannelGroup], kept: Sequence[NDArray[np.bool_]]
+) -> dict[Place, NDArray[np.float32]]:
+    """1 for each channel that stays and 0 for the others, (channels,) for each place that loses any.
+
+    Args:
+        sizes: The model's `count_channels`.
+        groups: Some groups of the model.
+        kept: For each group (units,), True for a unit that stays.
+    """
+    channels: dict[Place, NDArray[np.float32]] = {}
+    for group, keep in zip(groups, kept, strict=True):
+        for member in group.members if not keep.all() else ():
+            place = member.layer, member.kind
+            found = channels.setdefault(place, np.ones(sizes[place], dtype=np.float32))
+            found[member.indices[~keep].ravel()] = 0
+    return channels
+
+
+def mask_of(shape: torch.Size, along: Sequence[tuple[Axis, NDArray[np.float32]]]) -> Tensor:
+    """The mask of a parameter: the product of those along its axes.
+
+    Args:
+        shape: Shape of the parameter.
+        along: Axes, and 1 or 0 for each of their channels.
+    """
+    mask = torch.ones(shape)
+    for axis, channels in along:
+        view = [-1 if dim == axis.dim else 1 for dim in range(len(shape))]
+        mask *= torch.from_numpy(np.tile(channels, axis.repeats)).view(view)
+    return mask
+
+
+def channels_in(mask: Tensor, axis: Axis) -> Tensor:
+    """(channels,) whether a mask keeps any entry of each channel of an axis."""
+    found = mask.movedim(axis.dim, 0).flatten(1).any(1) if mask.dim() > 1 else mask.bool()
+    return found[: len(found) // axis.repeats]
+
+
+def is_normalized(module: nn.Module, kind: Kind) -> bool:
+    """Whether a kind of a layer that takes statistics over channels is that of these channels."""
+    return kind in ("channels", "weight:0") or (not module._parameters and not is_read(kind))
