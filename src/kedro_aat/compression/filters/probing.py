@@ -106,7 +106,9 @@ class _Confirmation:
     def _choose(self, group: ChannelGroup, found: Sequence[ScaledAttribute]) -> tuple[str, ...] | None:
         """Names of the attributes with which a group passes; None if it passes with none of the choices."""
         names = list(dict.fromkeys(each.name for each in found))
-        choices = [(), tuple(names), *((name,) for name in names)]
+        # Numbers of heads follow even where no forward pass reads them, since users do.
+        of_heads = tuple(name for name in names if "head" in name)
+        choices = [of_heads, (), tuple(names), *((name,) for name in names)]
         choices += [tuple(other for other in names if other != name) for name in names if len(names) > 2]
         for choice in dict.fromkeys(choices):
             changed = replace(group, attributes=tuple(each for each in found if each.name in choice))

@@ -127,6 +127,7 @@ class Tracer(TorchDispatchMode):
         self._divided: dict[bytes, tuple[Tensor, set[int], tuple[str, ...]]] = {}
         self._running: list[str] = []  # names of modules, the innermost last
         self._paused = 0
+        self._failing = ""
         self._label_parameters()
 
     def run(self, inputs: ModelInputs) -> None:
@@ -137,13 +138,12 @@ class Tracer(TorchDispatchMode):
                 leave = module.register_forward_hook(self._leave, with_kwargs=True, always_call=True)
                 stack.callback(enter.remove)
                 stack.callback(leave.remove)
-            self._running.clear()
-            self._paused = 0
+            self._failing = ""
             try:
                 with self:
                     outputs = call_model(self.model, inputs)
             except Exception as error:
-                where = f" (it fails in '{self._running[-1]}')" if self._running and self._running[-1] else ""
+                where = f" (it fails in '{self._failing}')" if self._failing else ""
                 raise ModelError(
                     f"{type(self.model).__name__} does not take an example input of {describe_inputs(inputs)}{where}. "
                     f"Pass one like a batch of its data. The model says: {error}"
@@ -277,6 +277,8 @@ class Tracer(TorchDispatchMode):
             if output is not None and self._paused == 1:
                 rule(self, module, (*args, *kwargs.values()), output)
             self._paused -= 1
+        if output is None and not self._failing:  # of an exception, or a layer that returns nothing
+            self._failing = self.layer
         self._running.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
