@@ -91,10 +91,13 @@ def recognize(module: nn.Module, sample_input: Tensor) -> Normalization | None:
             tensor.copy_(random(tensor.shape))
         with _InDoublePrecision():
             outputs = [twin.train(mode)(batch.clone()) for mode in (True, False)]
+            larger, largest = twin(1e4 * batch), twin(1e5 * batch)
     except Exception:  # a module that is no normalization may raise anything
         return None
     if not all(isinstance(out, Tensor) and out.shape == batch.shape for out in outputs):
         return None
+    if (larger - largest).abs().max() > 1e-4 * larger.abs().max():
+        return None  # no normalization depends on the scale of large inputs, and this spares comparisons
     for normalization, scaled in _candidates(twin, batch, dims):
         if all((out - scaled).abs().max() <= _TOLERANCE * out.abs().max() for out in outputs):
             return normalization
@@ -222,29 +225,29 @@ def _scaled_up(module: nn.Module, x: Tensor) -> Tensor:
     assert kept is not None
     if kept.device != x.device:  # a module without parameters is nowhere before it is called
         kept = module._buffers[KEPT] = kept.to(x.device)
-    is_kept = _along(kept > 0, normalization, x)
-    zeroed = x.where(is_kept, 0)
-    if normalization.centered:
-        grouped, over = _grouped(zeroed, normalization)
-        width = normalization.channels // normalization.groups
-        number = _numbers_kept(normalization, kept, x).clamp_min(1)
-        share = (width / number).to(x.dtype).reshape([-1] + [1] * (x.dim() - normalization.dim % x.dim()))
-        mean = (grouped.mean(over, keepdim=True) * share).expand_as(grouped).reshape(x.shape)
-        zeroed = x.where(is_kept, mean)
-    return zeroed * _scale(normalization, kept, x)
+    kept, number, scale = _numbers(normalization, kept, x)
+    zeroed = x * _along((kept * scale).to(x.dtype), normalization, x)
+    if not normalization.centered:
+        return zeroed
+    grouped, over = _grouped(zeroed, normalization)
+    share = (kept.numel() / normalization.groups / number).to(x.dtype)  # of the mean that the zeros leave
+    share = share.reshape([-1] + [1] * (x.dim() - normalization.dim % x.dim()))
+    hidden, _ = _grouped(_along((1 - kept).to(x.dtype), normalization, x).expand_as(x[:1]), normalization)
+    return torch.addcmul(grouped, hidden, grouped.mean(over, keepdim=True) * share).reshape(x.shape)
 
 
-def _scale(normalization: Normalization, kept: Tensor, x: Tensor) -> Tensor:
-    """The factor that gives all channels the variance that the kept ones have; one for each channel."""
+def _numbers(normalization: Normalization, kept: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers in the precision of an input, at least single precision.
+
+    Returns:
+        (C,) - 1 for a channel that is kept; (groups,) - how many these are; and (C,) - the factor that gives all
+        channels the variance that the kept ones have.
+    """
+    kept = kept.to(torch.promote_types(x.dtype, torch.float32))
     width, correction = normalization.channels // normalization.groups, normalization.correction
-    number = _numbers_kept(normalization, kept, x)
-    factor = ((width - correction) / (number - correction).clamp_min(1)).sqrt()
-    return _along(factor.repeat_interleave(width).to(x.dtype), normalization, x)
-
-
-def _numbers_kept(normalization: Normalization, kept: Tensor, x: Tensor) -> Tensor:
-    """(groups,) - number of kept channels in each group, at least in single precision."""
-    return kept.to(torch.promote_types(x.dtype, torch.float32)).view(normalization.groups, -1).sum(1)
+    number = kept.view(-1, width).sum(1)
+    scale = ((width - correction) / (number - correction).clamp_min(1)).sqrt()
+    return kept, number.clamp_min(1), scale.repeat_interleave(width)
 
 
 def _after_forward(module: nn.Module, args: Any, out: Tensor) -> Tensor | None:
@@ -254,8 +257,9 @@ def _after_forward(module: nn.Module, args: Any, out: Tensor) -> Tensor | None:
     normalization: Normalization = getattr(module, _NORMALIZATION)
     kept = module._buffers[KEPT]
     assert kept is not None
-    scale = _scale(normalization, kept, out)
+    factor = 1 / _numbers(normalization, kept, out)[2]
     if normalization.bias is None:
-        return out / scale
-    bias = _along(getattr(module, normalization.bias), normalization, out)
-    return (out - bias) / scale + bias
+        return out * _along(factor.to(out.dtype), normalization, out)
+    bias = getattr(module, normalization.bias).flatten()
+    bias, factor = (_along(part.to(out.dtype), normalization, out) for part in (bias * (1 - factor), factor))
+    return torch.addcmul(bias, out, factor)
