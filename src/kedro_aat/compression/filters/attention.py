@@ -79,19 +79,24 @@ def heads_of(module: nn.Module) -> Heads | None:
 
 
 class CutMultiheadAttention(nn.MultiheadAttention):
-    """`nn.MultiheadAttention` with fewer heads than fit into its width; created only by `replace`.
+    """`nn.MultiheadAttention` of any widths; created only by `replace`.
 
-    The original splits its whole width into heads. This one has `num_heads` heads of `head_dim` channels. Its tensors
-    have the original names: `in_proj_weight` (3 * num_heads * head_dim, embed_dim), `in_proj_bias`, `out_proj.weight`
-    (embed_dim, num_heads * head_dim) and `out_proj.bias`.
+    The original has as many queries, keys and values as inputs and outputs, and splits all of them into heads. This one
+    has `num_heads` heads of any width, and the shapes of its tensors tell all other numbers. They have the original
+    names: `in_proj_weight` (queries + keys + values, inputs), or `q_proj_weight`, `k_proj_weight` and `v_proj_weight`;
+    `in_proj_bias`, `bias_k`, `bias_v`; `out_proj.weight` (outputs, values) and `out_proj.bias`.
     """
+
+    _scale: float
 
     @classmethod
     def replace(cls, module: nn.MultiheadAttention) -> None:
-        """Changes the class of `module` to this one, in place; its tensors do not change."""
+        """Changes the class of an uncut `module` to this one, in place; its tensors do not change."""
         if isinstance(module, cls):
             return
         module.__class__ = cls
+        # Masked heads have the original width, so the scores of heads that are cut are scaled as theirs.
+        module._scale = module.head_dim**-0.5  # type: ignore[assignment]
         # The fused kernels of encoder layers and of the original support uncut heads only; this disables them.
         module._qkv_same_embed_dim = False
 
@@ -106,20 +111,21 @@ class CutMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Computes what `nn.MultiheadAttention.forward` does, except that there are no masks of single heads.
+        """Computes what `nn.MultiheadAttention.forward` does.
 
         Args:
-            query: (B, L, embed_dim) if `batch_first`, else (L, B, embed_dim); or (L, embed_dim).
-            key: (B, S, embed_dim) if `batch_first`, else (S, B, embed_dim); or (S, embed_dim).
-            value: (B, S, embed_dim) if `batch_first`, else (S, B, embed_dim); or (S, embed_dim).
+            query: (B, L, inputs) if `batch_first`, else (L, B, inputs); or (L, inputs).
+            key: (B, S, inputs) if `batch_first`, else (S, B, inputs); or (S, inputs).
+            value: (B, S, inputs) if `batch_first`, else (S, B, inputs); or (S, inputs).
             key_padding_mask: (B, S), or (S,) without a batch; True for padding, or numbers added to the scores.
             need_weights: Whether to return the attention weights.
-            attn_mask: (L, S); True where attention is not allowed, or numbers added to the scores.
+            attn_mask: (L, S) or (B * num_heads, L, S); True where attention is not allowed, or numbers added to the
+                scores.
             average_attn_weights: Whether to average the attention weights over the remaining heads.
             is_causal: A hint without effect; only `attn_mask` counts.
 
         Returns:
-            The output, of the shape of `query`, and the attention weights, or None if they are not needed.
+            The output, (B, L, outputs) or as `query`, and the attention weights, or None if they are not needed.
         """
         is_batched = query.dim() == 3
         batch_dim = 0 if self.batch_first else 1
@@ -128,35 +134,68 @@ class CutMultiheadAttention(nn.MultiheadAttention):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         if not self.batch_first:
             query, key, value = (part.transpose(0, 1) for part in (query, key, value))
-        weights = self.in_proj_weight.chunk(3)
-        biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        q, k, v = (
-            F.linear(part, weight, bias).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-            for part, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        )  # (B, H, L, D)
-        mask = _add_masks(attn_mask, None if key_padding_mask is None else key_padding_mask[:, None, None], q.dtype)
+        q, k, v = self._project(query, key, value)
+        mask = self._mask_of_scores(attn_mask, key_padding_mask, q.dtype)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, L, D)
         dropout = self.dropout if self.training else 0.0
         attention: Tensor | None = None
         if need_weights:
-            scores = q @ k.transpose(-2, -1) / self.head_dim**0.5  # (B, H, L, S)
+            scores = q @ k.transpose(-2, -1) * self._scale  # (B, H, L, S)
             attention = (scores if mask is None else scores + mask).softmax(-1)
             attention = F.dropout(attention, dropout, training=self.training)
             heads = attention @ v
             attention = attention.mean(1) if average_attn_weights else attention
         else:
-            heads = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+            heads = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=self._scale)
         out = F.linear(heads.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
         out = out if self.batch_first else out.transpose(0, 1)
         if not is_batched:
             out, attention = out.squeeze(batch_dim), None if attention is None else attention.squeeze(0)
         return out, attention
 
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Makes queries (B, L, *), and keys and values (B, S, *), with those that the module adds by itself."""
+        if self.in_proj_weight is None:
+            weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
+            widths = [len(weight) for weight in weights]
+        else:
+            num_values = self.out_proj.weight.shape[1]
+            num_keys = (len(self.in_proj_weight) - num_values) // 2
+            widths = [num_keys, num_keys, num_values]
+            weights = list(self.in_proj_weight.split(widths))
+        biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.split(widths)
+        q, k, v = map(F.linear, (query, key, value), weights, biases)
+        if self.bias_k is not None:
+            k = torch.cat([k, self.bias_k.expand(len(k), 1, -1)], 1)
+            v = torch.cat([v, self.bias_v.expand(len(v), 1, -1)], 1)
+        if self.add_zero_attn:
+            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        return q, k, v
 
-def _add_masks(first: Tensor | None, second: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Combines two masks into one that is added to the scores."""
-    masks = [
-        torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
-        for mask in (first, second)
-        if mask is not None
-    ]
-    return sum(masks[1:], start=masks[0]) if masks else None
+    def _mask_of_scores(self, attn_mask: Tensor | None, padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """One mask that is added to the scores, which broadcasts to (B, H, L, S); None if there is no mask."""
+        masks = []
+        if attn_mask is not None:
+            masks.append(attn_mask.unflatten(0, (-1, self.num_heads)) if attn_mask.dim() == 3 else attn_mask)
+        if padding is not None:
+            masks.append(padding[:, None, None])
+        added = (self.bias_k is not None) + self.add_zero_attn  # keys that every query may read
+        return sum(F.pad(_as_numbers(mask, dtype), (0, added)) for mask in masks) if masks else None  # type: ignore
+
+
+def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turns True, where attention is not allowed, into minus infinity."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
+
+
+def without_nested_tensors(model: nn.Module) -> None:
+    """Lets encoders with other layers than torch's own compute padding too, in place.
+
+    In evaluation mode `nn.TransformerEncoder` packs a padded batch into a nested tensor, which only the fused kernel of
+    its layers takes. That kernel knows neither cut heads nor hooks.
+    """
+    for encoder in model.modules():
+        if isinstance(encoder, nn.TransformerEncoder):
+            for module in encoder.modules():
+                if isinstance(module, CutMultiheadAttention) or module._forward_hooks or module._forward_pre_hooks:
+                    encoder.use_nested_tensor = False

@@ -1,48 +1,36 @@
 """Cuts channels out of layers, as a cut plan of plain data says. The module need not be traced for that.
 
-Every dimension of a module's parameters and buffers that can be cut belongs to a *kind* of channels. Kinds that torch's
-own layers have: `outputs` and `inputs` of convolutions, linear, bilinear and embedding layers, `channels` of
-normalization layers, `hidden...` and `inputs...` of recurrent layers, and the rows (`projections`, or `q`, `k`, `v`)
-and columns (`inputs`, or `q_inputs`, `k_inputs`, `v_inputs`) of `nn.MultiheadAttention`. Any other tensor `gamma` has
-the kinds `gamma:0`, `gamma:1` ..., one for each dimension.
+`axes` says which kinds of channels a layer has.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
-from kedro_aat.compression.filters.attention import CutMultiheadAttention, is_attention
+from kedro_aat.compression.filters.attention import CutMultiheadAttention, without_nested_tensors
+from kedro_aat.compression.filters.axes import (
+    Axis,
+    Kind,
+    axes,
+    channels_of,
+    num_channels,
+    number_in,
+    own_tensor,
+    own_tensors,
+)
 from kedro_aat.errors import ModelError
 from kedro_aat.validated import Settings
 
+__all__ = ["CUT_PLAN", "AttributeChange", "Axis", "Cut", "Kind", "apply_cut_plan", "axes", "num_channels", "read_plan"]
+
 CUT_PLAN = "kedro_aat_plan"  # attribute of a cut model that holds its cut plan
-
-Kind: TypeAlias = str
-
-_GATES = {"LSTM": 4, "GRU": 3}  # of recurrent layers and their cells; any other has one
-
-
-class Axis(NamedTuple):
-    """One dimension of a module's own tensor. It has `repeats` entries for each channel.
-
-    Attributes:
-        name: Name of the tensor.
-        dim: The dimension.
-        repeats: The dimension is `repeats` times as long as there are channels, and its entry i belongs to channel i
-            modulo their number, as the gates of a recurrent layer do.
-    """
-
-    name: str
-    dim: int
-    repeats: int = 1
 
 
 class Cut(Settings):
@@ -75,127 +63,6 @@ class AttributeChange(Settings):
     attribute: str
     before: int | tuple[int, ...]
     after: int | tuple[int, ...]
-
-
-class _Channels(NamedTuple):
-    """One kind of channels of a module: its axes, and the attributes that hold the number of channels."""
-
-    axes: Sequence[Axis]
-    sizes: Sequence[str] = ()
-
-
-def axes(module: nn.Module) -> dict[Kind, list[Axis]]:
-    """Kind of channels -> the axes of the module's own tensors that have this kind.
-
-    A kind without axes has an attribute only. A grouped convolution is cut by whole groups, and the shape of its weight
-    does not show how many inputs belong to them, so its `inputs` are an axis of no tensor.
-    """
-    return {kind: list(channels.axes) for kind, channels in _channels_of(module).items()}
-
-
-def num_channels(module: nn.Module, kind: Kind) -> int:
-    """Number of channels of a kind that `axes` lists, such as the input channels of a convolution."""
-    channels = _channels_of(module)[kind]
-    for name, dim, repeats in channels.axes:
-        return _own_tensor(module, name).shape[dim] // repeats
-    return _number_in(module, channels.sizes[0])
-
-
-def _channels_of(module: nn.Module) -> dict[Kind, _Channels]:
-    known, covered = _known_channels(module)
-    own = {name for name, _ in _own_tensors(module)}
-    found = {
-        kind: _Channels([axis for axis in channels.axes if axis.name in own], channels.sizes)
-        for kind, channels in known.items()
-    }
-    covered |= {axis.name for channels in found.values() for axis in channels.axes}
-    for name, tensor in _own_tensors(module):
-        if name not in covered:
-            found |= {f"{name}:{dim}": _Channels([Axis(name, dim)]) for dim in range(tensor.dim())}
-    # Without a tensor and an attribute, as for recurrent weights that are computed, there is nothing to cut.
-    return {kind: channels for kind, channels in found.items() if channels.axes or channels.sizes}
-
-
-def _known_channels(module: nn.Module) -> tuple[dict[Kind, _Channels], set[str]]:
-    """The kinds of a layer of torch, and names of tensors that no other kind may cover."""
-    outputs = [Axis("weight", 0), Axis("bias", 0)]
-    covered = {"weight", "bias"}
-    if isinstance(module, _ConvNd):
-        inputs = [Axis("weight", 1)] if module.groups == 1 else []
-        if isinstance(module, _ConvTransposeNd):
-            # In groups, the filters of an output lie behind the inputs of its group, which are cut with it.
-            outputs, inputs = [Axis("weight", 1), Axis("bias", 0)][module.groups > 1 :], [Axis("weight", 0)]
-        return {"outputs": _Channels(outputs, ["out_channels"]), "inputs": _Channels(inputs, ["in_channels"])}, covered
-    if isinstance(module, nn.Linear):
-        inputs = [Axis("weight", 1)]
-        return {"outputs": _Channels(outputs, ["out_features"]), "inputs": _Channels(inputs, ["in_features"])}, covered
-    if isinstance(module, nn.Bilinear):
-        return {
-            "outputs": _Channels(outputs, ["out_features"]),
-            "inputs": _Channels([Axis("weight", 1)], ["in1_features"]),
-            "inputs2": _Channels([Axis("weight", 2)], ["in2_features"]),
-        }, covered
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return {"outputs": _Channels([Axis("weight", 1)], ["embedding_dim"])}, covered
-    if isinstance(module, _NormBase):
-        statistics = [Axis("running_mean", 0), Axis("running_var", 0)]
-        return {"channels": _Channels([*outputs, *statistics], ["num_features"])}, covered
-    if isinstance(module, nn.GroupNorm):
-        return {"channels": _Channels(outputs, ["num_channels"])}, covered
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        is_over_channels = len(module.normalized_shape) == 1
-        return {"channels": _Channels(outputs, ["normalized_shape"])} if is_over_channels else {}, covered
-    if isinstance(module, nn.PReLU) and module.num_parameters > 1:
-        return {"channels": _Channels(outputs, ["num_parameters"])}, covered
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        return _recurrent_channels(module)
-    if isinstance(module, nn.MultiheadAttention):
-        return _attention_channels(module), set()
-    # Only `trace` asks for heads.
-    return {"heads": _Channels([], ["num_heads"])} if is_attention(module) else {}, set()
-
-
-def _recurrent_channels(module: nn.RNNBase | nn.RNNCellBase) -> tuple[dict[Kind, _Channels], set[str]]:
-    """The hidden units of each layer and direction, and what each layer reads."""
-    gates = next((number for name, number in _GATES.items() if isinstance(module, _recurrent_classes(name))), 1)
-    layers: list[list[str]] = [[""]]
-    if isinstance(module, nn.RNNBase):
-        directions = ["", "_reverse"] if module.bidirectional else [""]
-        layers = [[f"_l{layer}{direction}" for direction in directions] for layer in range(module.num_layers)]
-    found, covered = {}, set()
-    for layer, suffixes in enumerate(layers):
-        columns = [Axis(f"weight_ih{suffix}", 1) for suffix in suffixes]
-        found[f"inputs_l{layer}" if layer else "inputs"] = _Channels(columns, [] if layer else ["input_size"])
-        for suffix in suffixes:
-            rows = [Axis(f"{name}{suffix}", 0, gates) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-            # The size of all layers together is set at the end.
-            found[f"hidden{suffix}"] = _Channels([*rows, Axis(f"weight_hh{suffix}", 1)])
-            covered |= {f"weight_hr{suffix}", *(axis.name for axis in rows)}
-    if getattr(module, "proj_size", 0):
-        found = {"inputs": found["inputs"]}
-    return found, covered
-
-
-def _recurrent_classes(name: str) -> tuple[type[nn.Module], ...]:
-    return getattr(nn, name), getattr(nn, f"{name}Cell")
-
-
-def _attention_channels(module: nn.MultiheadAttention) -> dict[Kind, _Channels]:
-    """The rows and columns of the projections; keys or values of another width than queries have their own weights."""
-    if module.in_proj_weight is not None:
-        found = {
-            "projections": _Channels([Axis("in_proj_weight", 0), Axis("in_proj_bias", 0)]),
-            "inputs": _Channels([Axis("in_proj_weight", 1)], ["embed_dim", "kdim", "vdim"]),
-        }
-        return found | ({"heads": _Channels([], ["num_heads"])} if is_attention(module) else {})
-    found = {}
-    for part, size in zip("qkv", ("embed_dim", "kdim", "vdim"), strict=True):
-        found[part] = _Channels([Axis(f"{part}_proj_weight", 0)])
-        found[f"{part}_inputs"] = _Channels([Axis(f"{part}_proj_weight", 1)], [size])
-    return found
-
-
-# --- plans -------------------------------------------------------------------------------------------------------
 
 
 def read_plan(plan: Iterable[Cut | AttributeChange | Mapping[str, Any]]) -> list[Cut | AttributeChange]:
@@ -251,11 +118,8 @@ def apply_cut_plan(model: nn.Module, plan: Iterable[Cut | AttributeChange | Mapp
             recurrent[entry.layer] = module
     for layer, module in recurrent.items():
         _settle_recurrent(layer, module)
-    for encoder in model.modules() if entries else ():
-        if isinstance(encoder, nn.TransformerEncoder):
-            if any(isinstance(module, CutMultiheadAttention) for module in encoder.modules()):
-                encoder.use_nested_tensor = False  # only the fused kernel of an uncut layer takes nested tensors
     if entries:
+        without_nested_tensors(model)
         everything = [*getattr(model, CUT_PLAN, []), *(entry.model_dump(mode="json") for entry in entries)]
         object.__setattr__(model, CUT_PLAN, everything)
     return model
@@ -289,7 +153,7 @@ def _find_ties(model: nn.Module) -> _Ties:
     """Module and name -> the tensor, for all of a model's parameters and buffers that have several names."""
     ties: defaultdict[int, _Tie] = defaultdict(_Tie)
     for module in model.modules():
-        for name, tensor in _own_tensors(module):
+        for name, tensor in own_tensors(module):
             ties[id(tensor)].places.append((module, name))
     return {place: tie for tie in ties.values() if len(tie.places) > 1 for place in tie.places}
 
@@ -298,12 +162,12 @@ def _check(module: nn.Module, cut: Cut, ties: _Ties) -> None:
     if cut.kind == "heads":
         fits = getattr(module, "num_heads", None) == cut.size  # in plans of earlier versions, also of custom attention
     else:
-        channels = _channels_of(module).get(cut.kind)
-        fits = channels is not None and all(_number_in(module, name) == cut.size for name in channels.sizes)
+        channels = channels_of(module).get(cut.kind)
+        fits = channels is not None and all(number_in(module, name) == cut.size for name in channels.sizes)
         for axis in channels.axes if channels else ():
             tie = ties.get((module, axis.name))
             made = tie.made(module, axis) if tie else None
-            length = _own_tensor(module, axis.name).shape[axis.dim]
+            length = own_tensor(module, axis.name).shape[axis.dim]
             expected = cut.size * axis.repeats if made is None else len(made)
             fits = fits and length == expected and made in (None, _entries(cut, axis))
     if not fits:
@@ -322,7 +186,7 @@ def _cut(module: nn.Module, cut: Cut, ties: _Ties) -> None:
     if cut.kind == "heads":
         _cut_heads(module, cut)
         return
-    channels = _channels_of(module)[cut.kind]
+    channels = channels_of(module)[cut.kind]
     if isinstance(module, _ConvNd) and cut.kind == "outputs":
         module.groups = _groups_left(cut, module.groups)
     elif isinstance(module, nn.GroupNorm):
@@ -356,7 +220,7 @@ def _groups_left(cut: Cut, groups: int) -> int:
 
 def _keep(places: Sequence[tuple[nn.Module, str]], dim: int, entries: Sequence[int]) -> None:
     """Keeps some entries of a tensor, which may have several names."""
-    tensor = _own_tensor(*places[0])
+    tensor = own_tensor(*places[0])
     indices = torch.tensor(entries, device=tensor.device)
     remainder = tensor.detach().index_select(dim, indices)
     if isinstance(tensor, nn.Parameter):
@@ -408,17 +272,3 @@ def _settle_recurrent(layer: str, module: nn.RNNBase | nn.RNNCellBase) -> None:
         module.hidden_size = size
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()  # its own list of the tensors; on a GPU they become parts of one block of memory
-
-
-def _number_in(module: nn.Module, attribute: str) -> int:
-    value = getattr(module, attribute)
-    return int(value[0] if isinstance(value, list | tuple) else value)
-
-
-def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for own in (module._parameters, module._buffers):
-        yield from ((name, tensor) for name, tensor in own.items() if tensor is not None)
-
-
-def _own_tensor(module: nn.Module, name: str) -> Tensor:
-    return dict(_own_tensors(module))[name]
