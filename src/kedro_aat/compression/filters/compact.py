@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from kedro_aat.compression.filters.cutting import Cut, apply_cut_plan
 from kedro_aat.compression.filters.importance import TAYLOR
+from kedro_aat.compression.filters.normalization import KEPT, restore
 from kedro_aat.compression.masks import WeightMasks
 from kedro_aat.errors import ModelError
 from kedro_aat.modes import first_cause
@@ -204,5 +205,7 @@ def remove_masks(model: nn.Module, masks: WeightMasks) -> None:
     """Removes masks and scores from a model; its weights keep their values."""
     masks.detach()
     for module in model.modules():
+        if KEPT in module._buffers:
+            restore(module)
         for name in [name for name in module._buffers if name.endswith(TAYLOR)]:
             delattr(module, name)

@@ -241,7 +241,7 @@ class Tracer(TorchDispatchMode):
     def note_lengths(self, nodes: Tensor) -> None:
         """Notes channels along dimensions, whose number a module may hold."""
         for dim in (dim for dim, size in enumerate(nodes.shape) if size > 1):
-            line = nodes.movedim(dim, 0).flatten(1)[:, 0]
+            line = nodes.movedim(dim, 0).reshape(nodes.shape[dim], -1)[:, 0]
             self.found.lengths.append(Length(line.numpy(), tuple(reversed(self._running[-2:]))))
 
     def _note_pieces(self) -> None:
