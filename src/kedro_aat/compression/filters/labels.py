@@ -188,22 +188,21 @@ def find_units(dependencies: Dependencies, num_nodes: int) -> Nodes:
     units = _components(dependencies.pairs, num_nodes)
     waiting = list(dependencies.splits)
     while waiting:
-        unfit = []
-        for split in waiting:
-            if (axis := _axis_to_unite(split, units)) is not None:
-                unfit.append(split)
-                nodes = torch.from_numpy(np.moveaxis(split.nodes, axis, 0)).flatten(1)
-                dependencies.unite(nodes, nodes[:, :1], "another part of what is split with it cannot be cut")
+        unfit = [split for split in waiting if _axis_to_unite(split, units) is not None]
         if not unfit:
             break
+        for split in unfit:
+            axis = _axis_to_unite(split, units) or 0
+            nodes = torch.from_numpy(np.moveaxis(split.nodes, axis, 0)).flatten(1)
+            dependencies.unite(nodes, nodes[:, :1], "another part of what is split with it cannot be cut")
         units = _components(dependencies.pairs, num_nodes)
-        waiting = [split for split in waiting if split not in unfit]
+        waiting = [split for split in waiting if split not in unfit]  # a split is united once, so this ends
     return units
 
 
 def _axis_to_unite(split: Split, units: Nodes) -> int | None:
     """The axis along which whole slices of a split shall be cut; None if units are such slices already."""
-    numbers = np.where(split.nodes >= 0, units[split.nodes], -1)
+    numbers = np.where(split.nodes >= 0, units[split.nodes], -1)  # what belongs to no node stays
     axes = [axis for axis in range(numbers.ndim) if axis not in split.fixed_axes]
     for axis in axes:
         slices = np.moveaxis(numbers, axis, 0).reshape(numbers.shape[axis], -1)
