@@ -49,7 +49,8 @@ def axes(module: nn.Module) -> dict[Kind, list[Axis]]:
     """Kind of channels -> the axes of the module's own tensors that have this kind.
 
     A kind without axes has an attribute only. A grouped convolution is cut by whole groups, and the shape of its weight
-    does not show how many inputs belong to them, so its `inputs` are an axis of no tensor.
+    does not show how many inputs belong to them, so its `inputs` are an axis of no tensor. A transposed one can be cut
+    if it has as many outputs as inputs.
     """
     return {kind: list(channels.axes) for kind, channels in channels_of(module).items()}
 
@@ -85,8 +86,11 @@ def _known_channels(module: nn.Module) -> tuple[dict[Kind, Channels], set[str]]:
     if isinstance(module, _ConvNd):
         inputs = [Axis("weight", 1)] if module.groups == 1 else []
         if isinstance(module, _ConvTransposeNd):
-            # In groups, the filters of an output lie behind the inputs of its group, which are cut with it.
-            outputs, inputs = [Axis("weight", 1), Axis("bias", 0)][module.groups > 1 :], [Axis("weight", 0)]
+            if module.groups == 1:
+                outputs, inputs = [Axis("weight", 1), Axis("bias", 0)], [Axis("weight", 0)]
+            elif module.in_channels != module.out_channels:
+                return {}, covered
+            # Otherwise whole groups are rows of the weight by their outputs, too, though these are rows of inputs.
         return {"outputs": Channels(outputs, ["out_channels"]), "inputs": Channels(inputs, ["in_channels"])}, covered
     if isinstance(module, nn.Linear):
         inputs = [Axis("weight", 1)]
