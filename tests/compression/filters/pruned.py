@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kedro_aat.compression.filters.axes import axes, own_tensor
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.probing import outputs_of, relative_difference
 from kedro_aat.compression.settings import FilterPruning
@@ -54,3 +56,21 @@ def train(model: nn.Module, batch: Tensor, controller: FilterPruningController, 
 
 def difference(left: nn.Module, right: nn.Module, batch: Tensor) -> float:
     return relative_difference(outputs_of(left, batch), outputs_of(right, batch))
+
+
+@torch.no_grad()
+def zeroed(model: nn.Module, *entries: dict[str, Any]) -> nn.Module:
+    """A copy with zeros in its parameters in place of what some entries of a cut plan cut."""
+    model = copy.deepcopy(model)
+    for entry in entries:
+        module = model.get_submodule(entry["layer"])
+        for name, dim, repeats in axes(module)[entry["kind"]]:
+            gone = [
+                number * entry["size"] + index
+                for number in range(repeats)
+                for index in range(entry["size"])
+                if index not in entry["kept"]
+            ]
+            if name in module._parameters:
+                own_tensor(module, name).index_fill_(dim, torch.tensor(gone, dtype=torch.long), 0.0)
+    return model

@@ -6,21 +6,24 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.filters.compact import CompactModel
+from kedro_aat.compression.filters.compact import CompactModel, make_compact
 from kedro_aat.compression.filters.controller import FilterPruningController
-from kedro_aat.compression.masks import MASK
+from kedro_aat.compression.filters.cutting import Cut
+from kedro_aat.compression.filters.normalization import normalize_over_kept, recognize, set_kept
+from kedro_aat.compression.masks import MASK, WeightMasks
 from kedro_aat.compression.settings import Composite, FilterPruning, MagnitudeSparsity, Quantization
 from kedro_aat.errors import ModelError
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from kedro_aat.search.tactics import Ranking
 from kedro_aat.testing.training import BATCH, SmallNet, assert_same_bits, small_net
-from tests.compression.filters.pruned import TOLERANCE, difference, perceptron, pruned
+from tests.compression.filters.pruned import TOLERANCE, difference, perceptron, pruned, zeroed
 
 INPUTS = BATCH["inputs"]
 VECTORS = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
@@ -186,6 +189,46 @@ def test_a_model_with_hooks_keeps_its_masks(hook: Callable[[SmallNet], None]) ->
     hook(model)
     with pytest.raises(ModelError, match="it has hooks"):
         pruned(model, INPUTS, rate=0.5).compact()
+
+
+class Sequential(nn.Module):
+    """A recurrent layer and a normalization, with named inputs: (B, 7, 6) -> (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.norm = nn.LSTM(6, 8, batch_first=True), nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, None]:
+        hidden = self.norm(self.recurrent(x)[0])
+        return self.head(hidden[torch.arange(len(x)), lengths]), None
+
+
+def test_any_layers_and_any_inputs() -> None:
+    torch.manual_seed(0)
+    kept = [1, 2, 6]
+    places = (("recurrent", "hidden_l0"), ("norm", "channels"), ("head", "inputs"))
+    plan = [Cut(layer=layer, kind=kind, size=8, kept=tuple(kept)) for layer, kind in places]
+    model = zeroed(Sequential(), *(cut.model_dump() for cut in plan[:2]))
+    batch = {"lengths": torch.tensor([3]), "x": torch.randn(1, 7, 6)}
+    normalization = recognize(model.norm, torch.randn(1, 7, 8))
+    assert normalization is not None
+    normalize_over_kept(model.norm, normalization)
+    set_kept(model.norm, torch.zeros(8).index_fill(0, torch.tensor(kept), 1))
+    compact = make_compact(model, WeightMasks([]), plan, np.arange(8) < 3, batch)
+    assert compact.model.recurrent.hidden_size == 3
+    for mode in (True, False):
+        out, expected = compact.model.train(mode)(**batch)[0], model.train(mode)(**batch)[0]
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    before = tensors(model)
+    with compact.trained_by([optimizer]):
+        compact.model(**batch)[0].square().sum().backward()
+        optimizer.step()
+    rows = torch.isin(torch.arange(32) % 8, torch.tensor(kept))
+    is_same = (model.recurrent.weight_ih_l0 == before["recurrent.weight_ih_l0"]).all(1)
+    assert torch.equal(is_same, ~rows)
+    torch.testing.assert_close(compact.model(**batch)[0], model(**batch)[0], rtol=1e-5, atol=1e-5)
 
 
 # --- training ----------------------------------------------------------------------------------------------------

@@ -7,8 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from kedro_aat.compression.filters import groups
+from kedro_aat.compression.filters.axes import Axis
 from kedro_aat.compression.filters.controller import FilterPruningController
+from kedro_aat.compression.filters.groups import ChannelGroup, Member
+from kedro_aat.compression.filters.importance import filter_axes, unit_scores
 from tests.compression.architectures import make
 from tests.compression.filters.pruned import pruned, train
 
@@ -115,3 +120,46 @@ def test_gradients_that_overflow_do_not_count() -> None:
         parameter.grad = torch.full_like(parameter, torch.inf)
     controller.scheduler.step()
     assert np.isfinite(scores(controller)).all()
+
+
+def test_weights_that_produce_channels() -> None:
+    assert filter_axes(nn.Linear(3, 4), "outputs") == [Axis("weight", 0)]
+    assert filter_axes(nn.ConvTranspose1d(3, 4, 1), "outputs") == [Axis("weight", 1)]
+    gates = [Axis("weight_ih_l0", 0, 3), Axis("weight_hh_l0", 0, 3)]
+    assert filter_axes(nn.GRU(3, 4), "hidden_l0") == gates
+    assert filter_axes(nn.LayerNorm(4), "channels") == [Axis("weight", 0), Axis("bias", 0)]
+    assert filter_axes(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), "outputs") == [Axis("bias", 0)]
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "taylor", "geometric_median"])
+def test_units_of_recurrent_layers_and_raw_parameters(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hidden unit has a filter in each gate; all tensors that make a unit are scored together."""
+    monkeypatch.setattr(groups, "PRODUCED", ("hidden_l0", "state:1"))
+    torch.manual_seed(0)
+    model = nn.LSTM(3, 4)
+    model.state = nn.Parameter(torch.randn(2, 8))
+    indices = np.array([[1], [0], [2], [3]])
+    pairs = np.array([[0, 4], [1, 5], [2, 6], [3, 7]])
+    group = ChannelGroup((Member("", "hidden_l0", indices), Member("", "state:1", pairs)))
+
+    def weight(layer: str, name: str) -> torch.Tensor:
+        return model.get_parameter(name).detach()
+
+    def taylor(layer: str, name: str) -> torch.Tensor:
+        tensor = weight(layer, name)
+        return tensor.square().sum(0 if name == "state" else 1)
+
+    rows = [[gate * 4 + unit for gate in range(4)] for unit in (1, 0, 2, 3)]
+    filters = torch.stack(
+        [
+            torch.cat([model.weight_ih_l0[r].flatten(), model.weight_hh_l0[r].flatten(), model.state[:, p].flatten()])
+            for r, p in zip(rows, pairs, strict=True)
+        ]
+    ).detach()
+    expected = {
+        "l1": filters.abs().sum(1),
+        "l2": filters.norm(dim=1),
+        "taylor": filters.square().sum(1),
+        "geometric_median": torch.cdist(filters, filters).sum(1),
+    }
+    torch.testing.assert_close(unit_scores(model, group, kind, weight, taylor), expected[kind])

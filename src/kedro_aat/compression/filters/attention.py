@@ -122,7 +122,7 @@ class CutMultiheadAttention(nn.MultiheadAttention):
             attn_mask: (L, S) or (B * num_heads, L, S); True where attention is not allowed, or numbers added to the
                 scores.
             average_attn_weights: Whether to average the attention weights over the remaining heads.
-            is_causal: A hint without effect; only `attn_mask` counts.
+            is_causal: A hint that `attn_mask` is the causal mask.
 
         Returns:
             The output, (B, L, outputs) or as `query`, and the attention weights, or None if they are not needed.
@@ -135,7 +135,9 @@ class CutMultiheadAttention(nn.MultiheadAttention):
         if not self.batch_first:
             query, key, value = (part.transpose(0, 1) for part in (query, key, value))
         q, k, v = self._project(query, key, value)
-        mask = self._mask_of_scores(attn_mask, key_padding_mask, q.dtype)
+        # Like the original, which believes the hint where it can, so that the kernel makes the mask.
+        is_causal = is_causal and key_padding_mask is None and not need_weights
+        mask = None if is_causal else self._mask_of_scores(attn_mask, key_padding_mask, q.dtype)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, L, D)
         dropout = self.dropout if self.training else 0.0
         attention: Tensor | None = None
@@ -146,7 +148,7 @@ class CutMultiheadAttention(nn.MultiheadAttention):
             heads = attention @ v
             attention = attention.mean(1) if average_attn_weights else attention
         else:
-            heads = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=self._scale)
+            heads = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, scale=self._scale)
         out = F.linear(heads.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
         out = out if self.batch_first else out.transpose(0, 1)
         if not is_batched:

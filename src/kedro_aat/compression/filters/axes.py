@@ -20,6 +20,14 @@ from kedro_aat.compression.filters.attention import is_attention
 
 Kind: TypeAlias = str
 
+# Layers with one number for each channel, and their attribute that holds the number of channels.
+_PER_CHANNEL: dict[type[nn.Module], str] = {
+    _NormBase: "num_features",
+    nn.GroupNorm: "num_channels",
+    nn.LayerNorm: "normalized_shape",
+    nn.RMSNorm: "normalized_shape",
+    nn.PReLU: "num_parameters",
+}
 _GATES = {"LSTM": 4, "GRU": 3}  # of recurrent layers and their cells; any other has one
 
 
@@ -49,7 +57,8 @@ def axes(module: nn.Module) -> dict[Kind, list[Axis]]:
     """Kind of channels -> the axes of the module's own tensors that have this kind.
 
     A kind without axes has an attribute only. A grouped convolution is cut by whole groups, and the shape of its weight
-    does not show how many inputs belong to them, so its `inputs` are an axis of no tensor.
+    does not show how many inputs belong to them, so its `inputs` are an axis of no tensor. A transposed one can be cut
+    if it has as many outputs as inputs.
     """
     return {kind: list(channels.axes) for kind, channels in channels_of(module).items()}
 
@@ -80,41 +89,45 @@ def channels_of(module: nn.Module) -> dict[Kind, Channels]:
 
 def _known_channels(module: nn.Module) -> tuple[dict[Kind, Channels], set[str]]:
     """The kinds of a layer of torch, and names of tensors that no other kind may cover."""
-    outputs = [Axis("weight", 0), Axis("bias", 0)]
-    covered = {"weight", "bias"}
+    outputs, covered = [Axis("weight", 0), Axis("bias", 0)], {"weight", "bias"}
     if isinstance(module, _ConvNd):
-        inputs = [Axis("weight", 1)] if module.groups == 1 else []
-        if isinstance(module, _ConvTransposeNd):
-            # In groups, the filters of an output lie behind the inputs of its group, which are cut with it.
-            outputs, inputs = [Axis("weight", 1), Axis("bias", 0)][module.groups > 1 :], [Axis("weight", 0)]
-        return {"outputs": Channels(outputs, ["out_channels"]), "inputs": Channels(inputs, ["in_channels"])}, covered
+        return _convolution_channels(module), covered
     if isinstance(module, nn.Linear):
-        inputs = [Axis("weight", 1)]
-        return {"outputs": Channels(outputs, ["out_features"]), "inputs": Channels(inputs, ["in_features"])}, covered
+        inputs = Channels([Axis("weight", 1)], ["in_features"])
+        return {"outputs": Channels(outputs, ["out_features"]), "inputs": inputs}, covered
     if isinstance(module, nn.Bilinear):
-        return {
-            "outputs": Channels(outputs, ["out_features"]),
-            "inputs": Channels([Axis("weight", 1)], ["in1_features"]),
-            "inputs2": Channels([Axis("weight", 2)], ["in2_features"]),
-        }, covered
+        inputs, others = (
+            Channels([Axis("weight", 1)], ["in1_features"]),
+            Channels([Axis("weight", 2)], ["in2_features"]),
+        )
+        return {"outputs": Channels(outputs, ["out_features"]), "inputs": inputs, "inputs2": others}, covered
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return {"outputs": Channels([Axis("weight", 1)], ["embedding_dim"])}, covered
-    if isinstance(module, _NormBase):
-        statistics = [Axis("running_mean", 0), Axis("running_var", 0)]
-        return {"channels": Channels([*outputs, *statistics], ["num_features"])}, covered
-    if isinstance(module, nn.GroupNorm):
-        return {"channels": Channels(outputs, ["num_channels"])}, covered
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        is_over_channels = len(module.normalized_shape) == 1
-        return {"channels": Channels(outputs, ["normalized_shape"])} if is_over_channels else {}, covered
-    if isinstance(module, nn.PReLU) and module.num_parameters > 1:
-        return {"channels": Channels(outputs, ["num_parameters"])}, covered
+    for layer, size in _PER_CHANNEL.items():
+        if isinstance(module, layer):
+            own = [Axis(name, 0) for name in ("weight", "bias", "running_mean", "running_var")]
+            # LayerNorm over several dimensions, and PReLU with one number for all channels, have no channels.
+            number = getattr(module, size)
+            has_channels = len(number) == 1 if isinstance(number, tuple) else number > 1 or layer is not nn.PReLU
+            return {"channels": Channels(own, [size])} if has_channels else {}, covered
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return _recurrent_channels(module)
     if isinstance(module, nn.MultiheadAttention):
         return _attention_channels(module), set()
     # Only `trace` asks for heads.
     return {"heads": Channels([], ["num_heads"])} if is_attention(module) else {}, set()
+
+
+def _convolution_channels(module: _ConvNd) -> dict[Kind, Channels]:
+    outputs, inputs = [Axis("weight", 0), Axis("bias", 0)], [Axis("weight", 1)]
+    if module.groups > 1:
+        # The rows of a transposed weight are inputs. Whole groups are the same rows if there are as many outputs.
+        if isinstance(module, _ConvTransposeNd) and len(module.weight) != module.out_channels:
+            return {}
+        inputs = []
+    elif isinstance(module, _ConvTransposeNd):
+        outputs, inputs = [Axis("weight", 1), Axis("bias", 0)], [Axis("weight", 0)]
+    return {"outputs": Channels(outputs, ["out_channels"]), "inputs": Channels(inputs, ["in_channels"])}
 
 
 def _recurrent_channels(module: nn.RNNBase | nn.RNNCellBase) -> tuple[dict[Kind, Channels], set[str]]:

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kedro_aat.compression.filters.cutting import Cut, apply_cut_plan
+from kedro_aat.compression.filters.cutting import AttributeChange, Cut, apply_cut_plan
 from kedro_aat.compression.filters.importance import TAYLOR
-from kedro_aat.compression.filters.normalization import KEPT, restore
+from kedro_aat.compression.filters.normalization import restore
 from kedro_aat.compression.masks import WeightMasks
 from kedro_aat.errors import ModelError
+from kedro_aat.model_inputs import ModelInputs, call_model, num_examples, take_examples
 from kedro_aat.modes import first_cause
 
 # Optimizers that treat each number alone, so that its part of their state can move with it.
@@ -47,7 +48,9 @@ class CompactModel:
         model: The cut copy.
     """
 
-    def __init__(self, masked: nn.Module, copied: nn.Module, plan: Sequence[Cut], kept: NDArray[np.bool_]) -> None:
+    def __init__(
+        self, masked: nn.Module, copied: nn.Module, plan: Sequence[Cut | AttributeChange], kept: NDArray[np.bool_]
+    ) -> None:
         self._masked = masked
         self._kept = kept
         # The same cuts, in tensors that hold the numbers of their elements, show which elements stay.
@@ -169,7 +172,11 @@ def _move(
 
 
 def make_compact(
-    masked: nn.Module, masks: WeightMasks, plan: Sequence[Cut], kept: NDArray[np.bool_], batch: Tensor
+    masked: nn.Module,
+    masks: WeightMasks,
+    plan: Sequence[Cut | AttributeChange],
+    kept: NDArray[np.bool_],
+    batch: ModelInputs,
 ) -> CompactModel:
     """Makes a cut copy of a masked model, and sees whether it runs in training mode, in which it was never traced.
 
@@ -178,7 +185,7 @@ def make_compact(
         masks: Its masks.
         plan: The cuts.
         kept: Which units are kept, (units of all groups,).
-        batch: An example input, (B, ...), on the device of the model.
+        batch: An example input on the device of the model.
 
     Raises:
         ModelError: If the model cannot be copied, or the copy does not run.
@@ -191,8 +198,11 @@ def make_compact(
         if any(hooks):
             raise ModelError("it has hooks, which may refer to the model itself")
         compact = CompactModel(masked, copied, plan, kept)
-        with torch.no_grad(), torch.random.fork_rng([batch.device] if batch.is_cuda else []):
-            compact.model.train()(batch if len(batch) > 1 else torch.cat([batch, batch]))
+        if num_examples(batch) == 1:  # BatchNorm cannot be trained with one
+            batch = take_examples(batch, torch.tensor([0, 0]))
+        devices = {parameter.device for parameter in masked.parameters() if parameter.is_cuda}
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            call_model(compact.model.train(), batch)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # the user's model may raise anything
@@ -202,10 +212,9 @@ def make_compact(
 
 
 def remove_masks(model: nn.Module, masks: WeightMasks) -> None:
-    """Removes masks and scores from a model; its weights keep their values."""
+    """Removes masks and scores from a model, and normalizes over all channels; its weights keep their values."""
     masks.detach()
     for module in model.modules():
-        if KEPT in module._buffers:
-            restore(module)
+        restore(module)
         for name in [name for name in module._buffers if name.endswith(TAYLOR)]:
             delattr(module, name)

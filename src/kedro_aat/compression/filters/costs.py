@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import bisect
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,16 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils import _pytree
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from kedro_aat.compression.filters.attention import heads_of
-from kedro_aat.compression.filters.cutting import Cut, Kind, axes
+from kedro_aat.compression.filters.cutting import AttributeChange, Cut, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, Place
 from kedro_aat.compression.layer_table import shape_text
+from kedro_aat.model_inputs import ModelInputs, call_model, take_examples
 from kedro_aat.modes import evaluating, quiet
 
 KINDS = ("filters", "parameters", "macs")  # what a rate can be the removed share of
-_WHOLE: Place = ("", "heads")  # stands for an axis that is never cut
+_WHOLE: Place = ("", "")  # stands for an axis that is never cut
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -28,7 +32,7 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def num_macs(model: nn.Module, example_input: Tensor) -> int:
+def num_macs(model: nn.Module, example_input: ModelInputs) -> int:
     """Counts multiply-accumulate operations per example in evaluation mode, including those with zeros.
 
     Convolutions, matrix products and attention count, as in `torch.utils.flop_counter`; elementwise operations,
@@ -36,35 +40,47 @@ def num_macs(model: nn.Module, example_input: Tensor) -> int:
 
     Args:
         model: Its modules keep their modes (training or evaluation).
-        example_input: (B, ...), B at least 1, on the device of the model; only the first example is run.
+        example_input: A batch of at least one example, on the device of the model; only the first example is run.
     """
-    return _count_operations(model, example_input).get_total_flops() // 2  # a multiplication and an addition
+    return sum(count_products(model, example_input).values())
 
 
-def macs_of_modules(model: nn.Module, example_input: Tensor) -> dict[str, int]:
-    """Counts what each module itself, without its children, contributes to `num_macs`.
+class Product(NamedTuple):
+    """Where products are computed.
 
-    Args:
-        model: Its modules keep their modes (training or evaluation).
-        example_input: (B, ...), B at least 1, on the device of the model; only the first example is run.
-
-    Returns:
-        Name as in `named_modules()` -> operations per example; modules without operations are left out.
+    Attributes:
+        module: Name of the module that computes them, as in `named_modules()`.
+        weight: The parameter that is one of the factors: name of its module, and its own name. None for a product of
+            activations, or of weights that are computed anew in every call.
     """
-    counts = _count_operations(model, example_input).get_flop_counts()
-    root = type(model).__name__
-    with_children = {
-        name: sum(counts.get(f"{root}.{name}" if name else root, {}).values()) // 2 for name, _ in model.named_modules()
+
+    module: str
+    weight: tuple[str, str] | None
+
+
+def count_products(model: nn.Module, example_input: ModelInputs) -> dict[Product, int]:
+    """Counts the multiply-accumulate operations per example, by module and weight; see `num_macs`."""
+    names = {
+        f"{type(model).__name__}.{name}" if name else type(model).__name__: name for name, _ in model.named_modules()
     }
-    own = dict(with_children)
-    for name, number in with_children.items():
-        if name:
-            own[name.rpartition(".")[0]] -= number
-    return {name: number for name, number in own.items() if number}
+    weight_at = _Weights(model)
+    counted: Counter[Product] = Counter()
 
+    def counting(formula: Callable[..., int]) -> Callable[..., int]:
+        def count(*args: Any, **kwargs: Any) -> int:
+            operations = formula(*args, **kwargs)
+            innermost = max(counter.mod_tracker.parents, key=lambda name: len(names.get(name, "")))
+            factors = [factor for factor in _pytree.tree_leaves(args) if isinstance(factor, Tensor)]
+            weight = next((found for factor in factors if (found := weight_at(factor)) is not None), None)
+            counted[Product(names.get(innermost, ""), weight)] += operations // 2  # a multiplication and an addition
+            return operations
 
-def _count_operations(model: nn.Module, example_input: Tensor) -> FlopCounterMode:
-    counter = FlopCounterMode(display=False)
+        count._get_raw = True  # type: ignore[attr-defined]  # so that it gets tensors instead of their shapes
+        return count
+
+    counter = FlopCounterMode(
+        display=False, custom_mapping={operator: counting(formula) for operator, formula in flop_registry.items()}
+    )
     fast_path = torch.backends.mha.get_fastpath_enabled()
     # Fused kernels (whole encoder layers, LSTMs, attention) hide their products from the counter.
     torch.backends.mha.set_fastpath_enabled(False)
@@ -74,13 +90,35 @@ def _count_operations(model: nn.Module, example_input: Tensor) -> FlopCounterMod
             quiet(),
             torch.no_grad(),
             torch.backends.mkldnn.flags(enabled=False),
+            torch.backends.cudnn.flags(enabled=False),
             sdpa_kernel(SDPBackend.MATH),
             counter,
         ):
-            model(example_input[:1])
+            call_model(model, take_examples(example_input, slice(1)))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return counter
+    return dict(counted)
+
+
+class _Weights:
+    """Finds the parameter of a model that a tensor is a part of, by its address in memory."""
+
+    def __init__(self, model: nn.Module) -> None:
+        found = {
+            parameter.data_ptr(): (parameter.numel() * parameter.element_size(), (name, key))
+            for name, module in model.named_modules()
+            for key, parameter in module._parameters.items()
+            if parameter is not None and parameter.dim() > 1  # a bias is no factor
+        }
+        self._starts = sorted(found)
+        self._found = [found[start] for start in self._starts]
+
+    def __call__(self, tensor: Tensor) -> tuple[str, str] | None:
+        address = tensor.data_ptr()
+        number = bisect.bisect_right(self._starts, address) - 1
+        if number < 0 or address >= self._starts[number] + self._found[number][0]:
+            return None
+        return self._found[number][1]
 
 
 @dataclass(frozen=True)
@@ -100,11 +138,12 @@ class CutCosts:
     """Filters, parameters and MACs of a model as functions of the units removed from each group.
 
     Parameters and operations of a layer are proportional to the lengths of the axes that are cut. So the result is
-    exact for parameters, and for MACs except those of products of two activations outside of attention.
+    exact for parameters, and for MACs of products with a weight. Products of two activations, as in attention, are
+    taken to be proportional to the units that exist inside of their module only, such as its heads.
 
     Args:
         model: Before any cut.
-        example_input: (B, ...), on the device of the model; only the first example is run.
+        example_input: A batch, on the device of the model; only the first example is run.
         groups: All groups of the model.
         sizes: The model's `count_channels`.
 
@@ -113,41 +152,39 @@ class CutCosts:
     """
 
     def __init__(
-        self, model: nn.Module, example_input: Tensor, groups: Sequence[ChannelGroup], sizes: Mapping[Place, int]
+        self, model: nn.Module, example_input: ModelInputs, groups: Sequence[ChannelGroup], sizes: Mapping[Place, int]
     ) -> None:
-        self._axes: list[Place] = [_WHOLE, *sizes]
+        places: list[Place] = [_WHOLE, *sizes]
         self._sizes = np.array([1, *sizes.values()], dtype=np.int64)
-        number = {place: index for index, place in enumerate(self._axes)}
-        self._per_unit = np.zeros((len(self._axes), len(groups)), dtype=np.int64)
+        self._number = {place: index for index, place in enumerate(places)}
+        self._per_unit = np.zeros((len(places), len(groups)), dtype=np.int64)
         for column, group in enumerate(groups):
             for member in group.members:
-                self._per_unit[number[member.layer, member.kind], column] += member.indices.shape[1]
-        macs = macs_of_modules(model, example_input)
-        self.layers: list[str] = []
-        # One row per parameter or product: its layer, its first and second axis, and its numbers or operations.
-        parameters: list[tuple[int, int, int, float]] = []
-        products: list[tuple[int, int, int, float]] = []
-        self._filters: list[int] = []
+                self._per_unit[self._number[member.layer, member.kind], column] += member.indices.shape[1]
+        modules = dict(model.named_modules())
+        products = count_products(model, example_input)
+        own: dict[str, list[str]] = {name: [] for name in modules}
         counted: set[int] = set()  # ids of parameters, since a shared one counts once
-        for name, module in model.named_modules():
-            row, is_product = len(self.layers), isinstance(module, _ConvNd | nn.Linear)
-            own = [(key, tensor) for key, tensor in module._parameters.items() if tensor is not None]
-            own = [(key, tensor) for key, tensor in own if id(tensor) not in counted]
-            counted |= {id(tensor) for _, tensor in own}
-            if not own and not macs.get(name):
-                continue
-            self.layers.append(name)
-            for key, tensor in own:
-                first, second = _axes_of(name, module, key)
-                parameters.append((row, number[first], number[second], tensor.numel()))
-            if macs.get(name):
-                first, second = _axes_of(name, module, "weight") if is_product else (_WHOLE, _WHOLE)
-                if heads_of(module) is not None:
-                    first, second = (name, "heads"), _WHOLE
-                products.append((row, number[first], number[second], macs[name]))
-            if is_product and (name, "outputs") in number:
-                self._filters.append(number[name, "outputs"])
-        self._parameters, self._products = self._per_channel(parameters), self._per_channel(products)
+        for name, module in modules.items():
+            for key, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) not in counted:
+                    counted.add(id(parameter))
+                    own[name].append(key)
+        computing = {product.module for product in products}
+        self.layers = [name for name in modules if own[name] or name in computing]
+        row = {name: index for index, name in enumerate(self.layers)}
+        self._parameters = self._table(
+            (row[name], _places_of(name, modules[name], key), modules[name].get_parameter(key).numel())
+            for name in self.layers
+            for key in own[name]
+        )
+        self._products = self._table(
+            (row[product.module], part, operations / len(parts))
+            for product, operations in products.items()
+            for parts in [_factors_of(product, modules, groups)]
+            for part in parts
+        )
+        self._filters = [self._number[layer, kind] for layer, kind in sizes if _is_filter(modules[layer], kind)]
         self._before = {kind: self._count(kind, self._sizes) for kind in KINDS}
 
     def total(self, rate_of: str) -> int:
@@ -158,38 +195,57 @@ class CutCosts:
         """Filters, parameters or MACs of the model after a cut.
 
         Args:
-            rate_of: `filters` (output channels of convolutions and linear layers), `parameters` or `macs`.
+            rate_of: `filters` (output channels of convolutions, linear and recurrent layers), `parameters` or `macs`.
             removed: (groups,) - units removed from each group.
         """
         return round(self._count(rate_of, self._sizes - self._per_unit @ removed))
 
     def rate(self, rate_of: str, removed: NDArray[np.int64]) -> float:
         """Share of the filters, parameters or MACs of the whole model that a cut removes, in [0, 1)."""
-        return 1 - self.left(rate_of, removed) / self.total(rate_of)
+        return 1 - self.left(rate_of, removed) / self.total(rate_of) if self.total(rate_of) else 0.0
 
     def of_layers(self, removed: NDArray[np.int64]) -> list[LayerCost]:
         """Costs of each of `layers` after a cut."""
         kept = self._sizes - self._per_unit @ removed
         sums = []
-        for rows, first, second, amount in (self._parameters, self._products):
-            sums.append(np.bincount(rows, amount * kept[first] * kept[second], minlength=len(self.layers)))
+        for rows, places, amount in (self._parameters, self._products):
+            sums.append(np.bincount(rows, amount * kept[places].prod(1), minlength=len(self.layers)))
         return [LayerCost(round(own), round(macs)) for own, macs in zip(*sums, strict=True)]
 
     def _count(self, rate_of: str, kept: NDArray[np.int64]) -> float:
         if rate_of == "filters":
             return float(kept[self._filters].sum())
-        _, first, second, amount = self._parameters if rate_of == "parameters" else self._products
-        return float((amount * kept[first] * kept[second]).sum())
+        _, places, amount = self._parameters if rate_of == "parameters" else self._products
+        return float((amount * kept[places].prod(1)).sum())
 
-    def _per_channel(self, rows: list[tuple[int, int, int, float]]) -> tuple[NDArray[np.int64], ...]:
-        """Columns of the table, with the amount per channel of each axis."""
-        table = np.array(rows, dtype=np.float64).reshape(-1, 4)
-        layer, first, second = (table[:, column].astype(np.int64) for column in range(3))
-        return layer, first, second, table[:, 3] / (self._sizes[first] * self._sizes[second])
+    def _table(self, rows: Iterable[tuple[int, list[Place], float]]) -> _Table:
+        """Collects rows: a layer, the axes by which its numbers are cut, and how many numbers these are."""
+        layers, places, amounts = [], [], []
+        for layer, cut_places, amount in rows:
+            layers.append(layer)
+            places.append([self._number.get(place, 0) for place in cut_places])
+            amounts.append(amount)
+        width = max(map(len, places), default=0) or 1
+        table = np.array([[*each, *[0] * (width - len(each))] for each in places], dtype=np.int64).reshape(-1, width)
+        return _Table(np.array(layers, dtype=np.int64), table, np.array(amounts) / self._sizes[table].prod(1))
+
+
+class _Table(NamedTuple):
+    """Numbers that are cut along several axes.
+
+    Attributes:
+        layers: (rows,) - the layer to which each row belongs.
+        places: (rows, axes) - indices of the axes along which it is cut; 0 for none.
+        amounts: (rows,) - numbers for one channel of each of its axes.
+    """
+
+    layers: NDArray[np.int64]
+    places: NDArray[np.int64]
+    amounts: NDArray[np.float64]
 
 
 def layer_columns(
-    model: nn.Module, costs: CutCosts, removed: NDArray[np.int64], plan: Sequence[Cut]
+    model: nn.Module, costs: CutCosts, removed: NDArray[np.int64], plan: Sequence[Cut | AttributeChange]
 ) -> dict[str, list[str] | list[int] | list[float]]:
     """Shapes and costs of every layer before and after a cut, as columns of a `LayerTable`.
 
@@ -208,7 +264,7 @@ def layer_columns(
         parameter, shape = next(((key, list(p.shape)) for key, p in module.named_parameters(recurse=False)), ("", []))
         shapes_before.append(shape_text(shape))
         for cut in plan:
-            if cut.layer == layer:
+            if isinstance(cut, Cut) and cut.layer == layer:
                 for axis in (axis for axis in axes(module)[cut.kind] if axis.name == parameter):
                     shape[axis.dim] = axis.repeats * len(cut.kept)
         shapes.append(shape_text(shape))
@@ -228,8 +284,41 @@ def layer_columns(
     }
 
 
-def _axes_of(layer: str, module: nn.Module, tensor: str) -> tuple[Place, Place]:
-    """The axes of a tensor that can be cut, at most two."""
-    kinds: list[Kind] = [kind for kind, found in axes(module).items() if any(axis.name == tensor for axis in found)]
-    first, second, *_ = [*((layer, kind) for kind in kinds), _WHOLE, _WHOLE]
-    return first, second
+def _places_of(layer: str, module: nn.Module, tensor: str) -> list[Place]:
+    """The axes along which a tensor is cut."""
+    return [(layer, kind) for kind, found in axes(module).items() for axis in found if axis.name == tensor]
+
+
+def _factors_of(
+    product: Product, modules: Mapping[str, nn.Module], groups: Sequence[ChannelGroup]
+) -> list[list[Place]]:
+    """The axes by which operations are cut, for equal parts of these operations."""
+    module = modules[product.module]
+    if product.weight is not None:
+        layer, tensor = product.weight
+        return [_places_of(layer, modules[layer], tensor)]
+    if isinstance(module, _ConvNd | nn.Linear):  # a computed weight
+        return [
+            [(product.module, kind) for kind in ("outputs", "inputs") if kind == "outputs" or _groups_of(module) == 1]
+        ]
+    units = [group for group in groups if _is_inside(group, product.module)]
+    return [[(group.producers[0].layer, group.producers[0].kind)] for group in units] or [[]]
+
+
+def _groups_of(module: nn.Module) -> int:
+    return module.groups if isinstance(module, _ConvNd) else 1
+
+
+def _is_inside(group: ChannelGroup, module: str) -> bool:
+    """Whether a group's units are a module's own, such as heads, and not the width of what it reads and returns."""
+    prefix = f"{module}." if module else ""
+    inside = [member for member in group.members if member.layer == module or member.layer.startswith(prefix)]
+    made = sum(member.indices.shape[1] for member in group.producers if member in inside)
+    read = sum(member.indices.shape[1] for member in inside if member.kind == "inputs")
+    return made > read or (len(inside) == len(group.members) and made > 0)
+
+
+def _is_filter(module: nn.Module, kind: str) -> bool:
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return kind.startswith("hidden")
+    return isinstance(module, _ConvNd | nn.Linear) and kind == "outputs"

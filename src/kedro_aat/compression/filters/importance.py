@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from kedro_aat.compression.filters.cutting import axes
+from kedro_aat.compression.filters.axes import own_tensor
+from kedro_aat.compression.filters.cutting import Axis, Kind, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, Member
 from kedro_aat.compression.settings import FilterImportance, FilterPruning
 from kedro_aat.search.tactics import Ranking
@@ -55,15 +56,22 @@ def unit_scores(
         if norms:
             scales = [_of_units(weight(member.layer, "weight").float().abs(), member) for member in norms]
             return torch.cat(scales, dim=1).mean(1)
+    producing = [
+        (member, axis)
+        for member in group.producers
+        for axis in filter_axes(model.get_submodule(member.layer), member.kind)
+    ]
     if kind == "taylor":
-        averages = [_of_units(taylor(member.layer, _weight_of(model, member)[0]), member) for member in group.producers]
+        averages = [
+            _of_units(_of_channels(taylor(member.layer, axis.name), axis._replace(dim=0)), member)
+            for member, axis in producing
+        ]
         scores = torch.cat(averages, dim=1).sum(1)
         if bool(scores.any()):
             return scores
-    parts = []
-    for member in group.producers:
-        name, dim = _weight_of(model, member)
-        parts.append(_of_units(weight(member.layer, name).float().movedim(dim, 0).flatten(1), member))
+    parts = [
+        _of_units(_of_channels(weight(member.layer, axis.name).float(), axis), member) for member, axis in producing
+    ]
     if kind == "l1":
         return torch.stack([part.abs().sum(1) for part in parts]).sum(0)
     if kind == "geometric_median":
@@ -114,10 +122,20 @@ def _is_scaled(module: nn.Module) -> bool:
     return isinstance(module, _NormBase | nn.GroupNorm) and module.weight is not None
 
 
-def _weight_of(model: nn.Module, member: Member) -> tuple[str, int]:
-    """Name and dimension of the weight that produces the channels of a member."""
-    axis = axes(model.get_submodule(member.layer))[member.kind][0]
-    return axis.name, axis.dim
+def filter_axes(module: nn.Module, kind: Kind) -> list[Axis]:
+    """The axes of the weights that produce channels of a kind, along which their filters lie.
+
+    Biases count only where there is no other tensor. The hidden units of a recurrent layer have a filter in each gate.
+    """
+    found = axes(module)[kind]
+    first = {axis.name: axis for axis in reversed(found)}  # columns of recurrent weights come after their rows
+    matrices = [axis for axis in first.values() if own_tensor(module, axis.name).dim() > 1]
+    return matrices[::-1] or found
+
+
+def _of_channels(tensor: Tensor, axis: Axis) -> Tensor:
+    """(channels, numbers per channel) of a tensor, for the channels along an axis."""
+    return tensor.movedim(axis.dim, 0).unflatten(0, (axis.repeats, -1)).transpose(0, 1).flatten(1)
 
 
 def _of_units(rows: Tensor, member: Member) -> Tensor:

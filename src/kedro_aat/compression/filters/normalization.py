@@ -27,7 +27,7 @@ _NORMALIZATION = "_kept_normalization"  # attributes of a normalization
 _ALL_KEPT = "_keeps_all_channels"
 _TOLERANCE = 1e-9  # in double precision; the largest difference relative to the largest output
 _EPSILONS = (1e-5, 1e-6, 1e-8, 1e-12)  # usual ones, for modules that hold none
-_POSITIONS = 5  # of each dimension without channels, in the input with which a module is recognized
+_POSITIONS = 3  # of each dimension without channels, in the input with which a module is recognized
 
 
 @dataclass(frozen=True)
