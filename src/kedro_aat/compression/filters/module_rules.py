@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,10 +48,18 @@ def rule_for(module: nn.Module, inputs: tuple[Any, ...]) -> ModuleRule | None:
     known = isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm)
     if not (known or own) or isinstance(module, nn.modules.batchnorm._NormBase | nn.PReLU):
         return None
-    found = recognize(module, sample)
+    found = recognize(_without_hooks(module), sample)
     if found is None or (found.groups > 1 and not _is_cut_within_groups(found, sample)):
         return None
     return partial(run_normalization, normalization=found)
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    """The same module without hooks: those of the tracer refer to the whole model, which would be copied with it."""
+    bare = module.__class__.__new__(module.__class__)
+    hooks = {name: OrderedDict() for name in vars(module) if name.endswith(("_hooks", "_with_kwargs"))}
+    vars(bare).update({**vars(module), **hooks})
+    return bare
 
 
 def _is_cut_within_groups(normalization: Normalization, sample: Tensor) -> bool:

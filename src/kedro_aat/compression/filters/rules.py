@@ -166,13 +166,14 @@ def reduce(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     dims = _reduced_dims(func, args, kwargs, source.dim())
     first = next(tensors_in(result))
     keeps_dims = first.dim() == source.dim()
-    labeled = []
+    labeled: list[Coloring] = []
+    spoiled: list[Tensor] = []
     for coloring in tracer.labels(source):
         nodes, common = coloring.nodes, [dim for dim in coloring.dims if dim in dims]
         if common and name in _ADDING and coloring.is_zero:
             nodes = tracer.found.unite_along(nodes, common) if set(coloring.dims) - set(common) else nodes[:0]
-        elif common:
-            tracer.found.block(nodes, f"'{tracer.layer}' takes the {name.strip('_')} over it and other channels")
+        elif common:  # blocked only if something reads the result, unlike the mean weights of attention
+            spoiled.append(nodes)
             continue
         if nodes.numel():
             is_zero = coloring.is_zero and not bool(_first_of(func, (torch.zeros_like(source), *args[1:]), kwargs).any())
@@ -182,6 +183,8 @@ def reduce(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     for out in tensors_in(result):
         if out.dim() == first.dim():
             tracer.put(out, labeled)
+        for nodes in spoiled:
+            tracer.spoil(out, nodes, f"'{tracer.layer}' takes the {name.strip('_')} over it and other channels")
     return result
 
 

@@ -121,6 +121,7 @@ class Tracer(TorchDispatchMode):
         self._places: dict[int, list[tuple[str, str]]] = {}  # id of a parameter or buffer -> its places
         self._labels: Any = WeakTensorKeyDictionary()
         self._bases: Any = WeakTensorKeyDictionary()  # tensor that shares memory with another -> that one
+        self._spoiled: Any = WeakTensorKeyDictionary()  # results for which channels cannot be cut if they are read
         self._flexible: Any = WeakTensorKeyDictionary()  # tensors that have whatever size they are given
         self._names = {module: name for name, module in model.named_modules()}
         self._rules: dict[nn.Module, ModuleRule | None] = {}  # of modules that were called
@@ -192,6 +193,8 @@ class Tracer(TorchDispatchMode):
         """The colorings of a tensor."""
         for place in self._places.get(id(tensor), ()):
             self.visited.add(place)
+        for nodes, reason in self._spoiled.pop(tensor, ()):
+            self.found.block(nodes, reason)
         found: tuple[Coloring, ...] = self._labels.get(tensor, ())
         return found
 
@@ -225,6 +228,10 @@ class Tracer(TorchDispatchMode):
     def mark_flexible(self, tensor: Tensor) -> None:
         """Notes that a tensor would be made with another size if the channels around it were fewer."""
         self._flexible[tensor] = True
+
+    def spoil(self, tensor: Tensor, nodes: Tensor, reason: str) -> None:
+        """Notes that channels cannot be cut if anything reads a result."""
+        self._spoiled[tensor] = [*self._spoiled.get(tensor, ()), (nodes, reason)]
 
     def split(self, nodes: Tensor, fixed_axes: Sequence[int] = ()) -> None:
         """Notes that what is left of some channels must be divisible in this way."""
