@@ -43,7 +43,8 @@ for _groups in (2, 3, 4):
         f"shuffle of {_groups} groups",
         lambda groups=_groups: GroupedShuffle(groups),
         IMAGE,
-        "stem.0 reduce.0 depthwise expand",
+        # With more groups, what one convolution cuts in each group would be a whole group of the next one.
+        "stem.0 reduce.0 depthwise expand" if _groups == 2 else "stem.0 expand",
     )
 SHUFFLES.add("nn.ChannelShuffle", lambda: GroupedShuffle(2, module=True), IMAGE, "stem.0 reduce.0 depthwise expand")
 

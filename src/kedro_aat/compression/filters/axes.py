@@ -124,8 +124,11 @@ def _convolution_channels(module: _ConvNd) -> dict[Kind, Channels]:
         # The rows of a transposed weight are inputs. Whole groups are the same rows if there are as many outputs.
         if isinstance(module, _ConvTransposeNd) and len(module.weight) != module.out_channels:
             return {}
-        inputs = []
-    elif isinstance(module, _ConvTransposeNd):
+        found = {"outputs": Channels(outputs, ["out_channels"]), "inputs": Channels([], ["in_channels"])}
+        is_shared = module.weight.shape[1] > 1 and not isinstance(module, _ConvTransposeNd)
+        # What one group reads; if the same channel of each group is cut, these are the columns of all groups.
+        return found | ({"columns": Channels(inputs)} if is_shared else {})
+    if isinstance(module, _ConvTransposeNd):
         outputs, inputs = [Axis("weight", 1), Axis("bias", 0)], [Axis("weight", 0)]
     return {"outputs": Channels(outputs, ["out_channels"]), "inputs": Channels(inputs, ["in_channels"])}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from kedro_aat.compression.filters.labels import Coloring
@@ -55,8 +55,10 @@ def _product(tracer: Tracer, left: Tensor, right: Tensor) -> list[Coloring]:
     kept += [each for each in rights if row not in each.dims]
     for one, other in zip(summed_left, summed_right, strict=False):
         kept += _sum_over(tracer, one, other, row, column)
-    for each in summed_left if not summed_right else summed_right if not summed_left else []:
-        tracer.found.block(each.nodes, _UNCUT.format(tracer.layer))
+    for alone, dim in ((summed_left[len(summed_right) :], column), (summed_right[len(summed_left) :], row)):
+        for each in alone:
+            left_over = tracer.without(each, [dim], _UNCUT.format(tracer.layer))
+            kept += [left_over] if left_over else []
     if is_vector:
         kept = [replace(each, nodes=each.nodes.squeeze(-1)) for each in kept]
     if left.dim() == 1:
@@ -66,6 +68,11 @@ def _product(tracer: Tracer, left: Tensor, right: Tensor) -> list[Coloring]:
 
 def _sum_over(tracer: Tracer, one: Coloring, other: Coloring, row: int, column: int) -> list[Coloring]:
     """Unites what is summed over; returns the labels of what is left, such as those of heads."""
+    is_shared = len(one.dims) == 1, len(other.dims) == 1
+    if is_shared in ((True, False), (False, True)):  # as keys that all heads share, which stay whole
+        shared, own, dim = (one, other, row) if is_shared[0] else (other, one, column)
+        tracer.found.block(shared.nodes, f"'{tracer.layer}' multiplies it with all heads")
+        return [replace(own, nodes=tracer.found.unite_along(own.nodes, [dim]))]
     left, right = one.nodes.unsqueeze(row + 1), other.nodes.transpose(row, column).unsqueeze(row)
     tracer.found.unite(left, right, _UNCUT.format(tracer.layer))
     if not (one.is_zero or other.is_zero):
@@ -87,7 +94,7 @@ def convolve(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     is_transposed, groups = args[6], args[8]
     result = func(*args, **kwargs)
     shape = [1, -1] + [1] * (result.dim() - 2)
-    out_dim, in_dim = (1, 0) if is_transposed else (0, 1)
+    out_dim, in_dim = (1, 0) if is_transposed and groups == 1 else (0, 1)
     made = [each for each in tracer.labels(weight) if each.dims == [out_dim]]
     read = [each for each in tracer.labels(weight) if each.dims == [in_dim]]
     labeled = [Coloring(each.nodes.transpose(out_dim, 1).reshape(shape), each.is_zero) for each in made]
@@ -98,10 +105,16 @@ def convolve(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     for coloring in tracer.labels(weight):
         if coloring not in made and coloring not in read:
             tracer.found.block(coloring.nodes, f"'{tracer.layer}' convolves with it in an unusual way")
+    is_pointwise = all(size == 1 for size in [*weight.shape[2:], *args[3]]) and not any(args[4])
+    reason = f"'{tracer.layer}' convolves over it and other channels"
+    inputs = []
     for coloring in tracer.labels(source):
-        if coloring.dims != [1]:
-            tracer.found.block(coloring.nodes, f"'{tracer.layer}' convolves over it and other channels")
-    inputs = [each for each in tracer.labels(source) if each.dims == [1]]
+        if 1 not in coloring.dims and is_pointwise:  # another kind of channels, which lie where images have pixels
+            has_bias = isinstance(bias, Tensor) and bool(bias.ne(0).any())
+            labeled.append(Coloring(coloring.nodes, coloring.is_zero and not has_bias))
+            continue
+        left = tracer.without(coloring, [dim for dim in coloring.dims if dim != 1], reason)
+        inputs += [left] if left else []
     if groups == 1:
         flat = [replace(each, nodes=each.nodes.flatten()) for each in inputs]
         readers = [replace(each, nodes=each.nodes.flatten()) for each in read]
@@ -114,25 +127,45 @@ def convolve(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         for each in (flat if not readers else readers) if len(flat) != len(readers) else []:
             tracer.found.block(each.nodes, _UNCUT.format(tracer.layer))
     else:
-        _couple_groups(tracer, [*inputs, *tracer.inputs_of_layer(shape)], labeled, groups, source, weight)
+        made_here = [each for each in labeled if 1 in each.dims]
+        _couple_groups(tracer, [*inputs, *tracer.inputs_of_layer(shape)], made_here, groups, read)
+        if not inputs:
+            for each in (*made_here, *read) if groups == source.shape[1] else read:
+                tracer.found.block(each.nodes, _UNCUT.format(tracer.layer))
     tracer.put(result, labeled)
     return result
 
 
 def _couple_groups(
-    tracer: Tracer, inputs: list[Coloring], outputs: list[Coloring], groups: int, source: Tensor, weight: Tensor
+    tracer: Tracer, inputs: list[Coloring], outputs: list[Coloring], groups: int, read: list[Coloring]
 ) -> None:
-    """Unites the channels of each group, inputs and outputs."""
-    heads = []
-    for coloring, size in [*((each, source.shape[1]) for each in inputs), *((each, 0) for each in outputs)]:
-        nodes = coloring.nodes.flatten().view(groups, -1)
-        heads.append(tracer.found.unite_along(nodes, [1]))
-        assert size in (0, nodes.numel())
-    for one, other in zip(heads, heads[1:], strict=False):
-        tracer.found.unite(one, other, _UNCUT.format(tracer.layer))
-    if not inputs or not tracer.labels(source):
-        for coloring in outputs:
-            tracer.found.block(coloring.nodes, _UNCUT.format(tracer.layer))
+    """Unites the channels of a grouped convolution: whole groups, or the same channel of each group if these are few.
+
+    Args:
+        tracer: Gains the pairs.
+        inputs: Labels of what it reads; those of its own place are among them.
+        outputs: Labels of what it makes.
+        groups: Number of groups.
+        read: Labels of the weight's second dimension, which all groups share.
+    """
+    rows = [[each.nodes.flatten().view(groups, -1) for each in colorings] for colorings in (inputs, outputs)]
+    is_narrow = min((nodes.shape[1] for both in rows for nodes in both), default=1) < groups
+    reason = _UNCUT.format(tracer.layer)
+    if is_narrow or not read:
+        heads = [tracer.found.unite_along(nodes, [1]) for both in rows for nodes in both]
+        for one, other in itertools.pairwise(heads):
+            tracer.found.unite(one, other, reason)
+        for each in read:
+            tracer.found.block(each.nodes, "its groups are cut as a whole")
+        return
+    for both in rows:
+        columns = [tracer.found.unite_along(nodes, [0]) for nodes in both]
+        for one, other in itertools.pairwise(columns):
+            tracer.found.unite(one, other, reason)
+    for each, nodes in itertools.product(inputs, rows[0][:1]):
+        tracer.found.unite(nodes[:1].flatten(), read[0].nodes.flatten(), reason)
+        if not each.is_zero:
+            tracer.found.mask(read[0].nodes)
 
 
 def embed(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -156,13 +189,10 @@ def normalize_weight(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: d
     labeled = [replace(each, is_parameter=False) for each in tracer.labels(length)]
     for coloring in tracer.labels(direction):
         is_row = any(set(coloring.dims) & set(each.dims) for each in labeled)
-        if not is_row:
+        if is_row:  # the norm of a row of zeros would divide zero by zero
+            tracer.found.unmasked.append(coloring.nodes.flatten().numpy())
+        else:
             tracer.found.mask(coloring.nodes)
         labeled.append(replace(coloring, is_zero=True, is_parameter=False))
     tracer.put(result[0], labeled)
     return result
-
-
-def no_labels(nodes: Tensor) -> Tensor:
-    """Labels of entries that belong to no node."""
-    return torch.full_like(nodes, -1)

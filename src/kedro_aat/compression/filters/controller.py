@@ -123,6 +123,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             if is_excluded and is_produced(kind):
                 couplings.block((layer, kind), f"the scopes exclude '{layer}'")
         coupled_groups, not_cut = build_groups(couplings)
+        self._normalizations = couplings.normalizations
         groups = []
         for group in coupled_groups:
             if len(self._kept_counts(group)) > 1:
@@ -133,6 +134,9 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             not_cut |= dict.fromkeys(producing_layers([group]), reason)
         groups, unconfirmed = confirm_groups(model, self._example(), groups, couplings)
         not_cut |= unconfirmed
+        for layer, module in model.named_modules():
+            if isinstance(module, nn.RNNBase) and module.proj_size:
+                not_cut.setdefault(layer, "the hidden units of recurrent layers with projections are not cut")
         if not groups:
             reasons = "".join(f"\n  - {layer}: {reason}" for layer, reason in not_cut.items())
             raise ModelError(f"{type(model).__name__} has no channels that can be cut:{reasons}")
@@ -166,7 +170,10 @@ class FilterPruningController(ScheduledController[FilterPruning]):
     # --- the rate --------------------------------------------------------------------------------------------
 
     def _kept_counts(self, group: ChannelGroup) -> list[int]:
-        return kept_counts(group.num_units, group.channels_per_unit, self.settings)
+        counts = kept_counts(group.num_units, group.channels_per_unit, self.settings)
+        # The mean of a single channel is the channel, so a normalization over it would return a constant.
+        is_normalized = any(member.layer in self._normalizations for member in group.members)
+        return [count for count in counts if count > 1] if is_normalized else counts
 
     def _rate_without(self, removed: Sequence[int] | NDArray[np.int64]) -> float:
         return self._costs.rate(self.settings.rate_of, np.asarray(removed, dtype=np.int64))

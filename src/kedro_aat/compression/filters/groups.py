@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from kedro_aat.compression.filters.cutting import AttributeChange, Cut, Kind, axes, num_channels
+from kedro_aat.compression.filters.axes import Kind, axes, channels_of, num_channels
+from kedro_aat.compression.filters.cutting import AttributeChange, Cut
 from kedro_aat.compression.filters.labels import Dependencies, Length, Nodes, find_units
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def is_produced(kind: Kind) -> bool:
 
 def is_read(kind: Kind) -> bool:
     """Whether a weight of the layer reads channels of this kind."""
-    return kind.startswith("inputs") or kind.endswith("inputs")
+    return kind.startswith("inputs") or kind.endswith("inputs") or kind == "columns"
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,10 @@ def build_groups(couplings: Couplings) -> tuple[list[ChannelGroup], dict[str, st
     place_of_node = np.repeat(np.arange(len(places)), list(couplings.sizes.values()))
     unit_of_node = find_units(found, couplings.num_nodes)
     is_masked = np.array([not is_read(kind) for _, kind in places])[place_of_node]
-    for nodes in found.unmasked:
+    for nodes in found.masked:
         is_masked[nodes] = True
+    for nodes in found.unmasked:
+        is_masked[nodes] = False
 
     reasons: dict[int, str] = {}  # unit -> why it cannot be cut
     for nodes, reason in found.blocked:
@@ -223,9 +226,12 @@ def attributes_by_length(
 
 
 def _numbers(module: nn.Module) -> Iterable[tuple[str, int | None, int]]:
-    """Name, position and value of each whole number that a module holds itself."""
+    """Name, position and value of each whole number that a module holds itself, except sizes that a cut changes."""
+    if type(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.MultiheadAttention):
+        return
+    sizes = {name for kind, channels in channels_of(module).items() if kind != "heads" for name in channels.sizes}
     for name, value in vars(module).items():
-        if name.startswith("_") or isinstance(value, bool):
+        if name.startswith("_") or isinstance(value, bool) or name in sizes:
             continue
         if isinstance(value, int):
             yield name, None, value

@@ -101,7 +101,8 @@ class Dependencies:
         splits: Nodes that must stay divisible.
         uneven: Nodes that an operation divides unevenly.
         lengths: Channels to whose number an operation gives a shape.
-        unmasked: Nodes of parameters that read what is not zero where it is masked, and so are masked themselves.
+        masked: Nodes of parameters that read what is not zero where it is masked, and so are masked themselves.
+        unmasked: Nodes of parameters that are not masked, since zeros in them are no zeros in the weight.
     """
 
     pairs: list[tuple[Nodes, Nodes]] = field(default_factory=list)
@@ -109,6 +110,7 @@ class Dependencies:
     splits: list[Split] = field(default_factory=list)
     uneven: list[UnevenSplit] = field(default_factory=list)
     lengths: list[Length] = field(default_factory=list)
+    masked: list[Nodes] = field(default_factory=list)
     unmasked: list[Nodes] = field(default_factory=list)
 
     def unite(self, left: Tensor, right: Tensor, reason: str) -> None:
@@ -136,9 +138,14 @@ class Dependencies:
         if found.numel():
             self.blocked.append((found.unique().numpy(), reason))
 
+    def is_blocked(self, nodes: Tensor) -> bool:
+        """Whether any of some nodes is known to be blocked itself."""
+        wanted = nodes.flatten().numpy()
+        return any(bool(np.isin(wanted, blocked).any()) for blocked, _ in self.blocked)
+
     def mask(self, nodes: Tensor) -> None:
         """Notes that nodes of a parameter must be masked."""
-        self.unmasked.append(nodes[nodes >= 0].unique().numpy())
+        self.masked.append(nodes[nodes >= 0].unique().numpy())
 
 
 def compressed(nodes: Tensor) -> Tensor:

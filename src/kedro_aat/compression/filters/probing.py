@@ -107,7 +107,7 @@ class _Confirmation:
         """Names of the attributes with which a group passes; None if it passes with none of the choices."""
         names = list(dict.fromkeys(each.name for each in found))
         # Numbers of heads follow even where no forward pass reads them, since users do.
-        of_heads = tuple(name for name in names if "head" in name)
+        of_heads = tuple(name for name in names if name.endswith("heads"))
         choices = [of_heads, (), tuple(names), *((name,) for name in names)]
         choices += [tuple(other for other in names if other != name) for name in names if len(names) > 2]
         for choice in dict.fromkeys(choices):

@@ -20,7 +20,7 @@ REARRANGING = {
     *_RESHAPING,
     *_DIVIDING,
     *("permute", "transpose", "t", "expand", "unsqueeze", "squeeze", "slice", "select", "unbind", "alias", "detach"),
-    *("flip", "roll", "repeat", "tile", "unfold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    *("flip", "roll", "repeat", "tile", "unfold", "channel_shuffle"),
     *("native_channel_shuffle", "index", "index_select", "diagonal", "narrow", "movedim", "transpose_", "squeeze_"),
     *("unsqueeze_", "t_", "detach_", "view_copy", "permute_copy", "expand_copy", "rot90"),
 }
@@ -35,7 +35,7 @@ def rearrange(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
     result = func(*args, **kwargs)
     outs = list(tensors_in(result))
     found: list[list[Coloring]] = [[] for _ in outs]
-    for coloring in colorings:
+    for coloring in sorted(colorings, key=lambda each: each.dims):
         nodes = coloring.nodes.expand(shape)
         if name in _RESHAPING:
             parts = [nodes.reshape(outs[0].shape)]
@@ -49,14 +49,25 @@ def rearrange(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
         for labeled, part in zip(found, parts, strict=True):
             labeled.append(replace(coloring, nodes=part))
     for out, labeled in zip(outs, found, strict=True):
-        tracer.put(out, labeled)
+        tracer.put(out, _apart(tracer, labeled) if name in _RESHAPING else labeled)
     tracer.follow(result, (source,), is_view=func.is_view)
     return result
 
 
+def _apart(tracer: Tracer, colorings: list[Coloring]) -> list[Coloring]:
+    """Colorings of different dimensions that a reshape lays into one: only the first free one can still be cut."""
+    kept: list[Coloring] = []
+    for each in sorted(colorings, key=lambda each: tracer.found.is_blocked(each.nodes)):
+        if any(set(each.dims) & set(other.dims) for other in kept):
+            tracer.found.block(each.nodes, f"'{tracer.layer}' lays it and other channels into one dimension")
+        else:
+            kept.append(each)
+    return kept
+
+
 def _note_splits(tracer: Tracer, name: str, before: Coloring, parts: list[Tensor], args: tuple[Any, ...]) -> None:
     """Notes where channels must stay divisible."""
-    if name in _RESHAPING or name in ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold"):
+    if name in _RESHAPING or name in ("channel_shuffle", "unfold"):
         part = parts[0]
         sizes = [size for size in part.shape if size > 1]
         if name == "channel_shuffle":
@@ -114,17 +125,18 @@ def concatenate(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def joined(tracer: Tracer, parts: list[Tensor], dim: int) -> list[Coloring]:
     """Labels of tensors side by side along a dimension."""
-    across: list[Coloring] = []
+    fixed: set[int] = set()
     for part in parts:
-        others = [each for each in tracer.labels(part) if dim not in each.dims]
-        across += others
-        missing = set(range(part.dim())) - {own for each in tracer.labels(part) for own in each.dims} - {dim}
-        if tracer.is_flexible(part):
-            continue
-        for other in parts:
-            for each in tracer.labels(other):
-                if dim not in each.dims and any(own in missing and part.shape[own] > 1 for own in each.dims):
-                    tracer.found.block(each.nodes, f"'{tracer.layer}' joins it with a tensor of fixed size")
+        labeled = {own for each in tracer.labels(part) for own in each.dims}
+        if not tracer.is_flexible(part):
+            fixed |= {own for own, size in enumerate(part.shape) if size > 1 and own not in labeled and own != dim}
+    reason = f"'{tracer.layer}' joins it with a tensor of fixed size"
+    across = [
+        left
+        for part in parts
+        for each in tracer.labels(part)
+        if dim not in each.dims and (left := tracer.without(each, fixed, reason))
+    ]
     is_zero_across = all(each.is_zero for each in across)
     across = [replace(each, is_zero=is_zero_across and len(across) >= len(parts)) for each in across]
     along = [next((each for each in tracer.labels(part) if dim in each.dims), None) for part in parts]
@@ -168,6 +180,38 @@ def gate(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
             labeled.append(Coloring(first, each.is_zero))
         else:
             labeled.append(Coloring(each.nodes, each.is_zero))
+    tracer.put(result, labeled)
+    return result
+
+
+def shuffle_pixels(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Groups of channels become the pixels of one."""
+    source, factor = args[0], args[1]
+    result = func(*args, **kwargs)
+    dim = source.dim() - 3
+    labeled = []
+    for each in tracer.labels(source):
+        nodes = each.nodes
+        if dim in each.dims:
+            grouped = nodes.unflatten(dim, (-1, factor * factor))
+            nodes = tracer.found.unite_along(grouped, [dim + 1]).squeeze(dim + 1)
+        left = tracer.without(replace(each, nodes=nodes), (dim + 1, dim + 2), f"'{tracer.layer}' shuffles its pixels")
+        labeled += [left] if left else []
+    tracer.put(result, labeled)
+    return result
+
+
+def unshuffle_pixels(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The pixels of each channel become channels."""
+    source, factor = args[0], args[1]
+    result = func(*args, **kwargs)
+    dim = source.dim() - 3
+    labeled = []
+    for each in tracer.labels(source):
+        left = tracer.without(each, (dim + 1, dim + 2), f"'{tracer.layer}' shuffles its pixels")
+        if left and dim in left.dims:
+            left = replace(left, nodes=left.nodes.repeat_interleave(factor * factor, dim))
+        labeled += [left] if left else []
     tracer.put(result, labeled)
     return result
 

@@ -85,12 +85,11 @@ def pointwise(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
     labeled = []
     for dims, members in clusters:
         zero = {id(tensor) for tensor, each in found if each in members and each.is_zero}
-        reason = _reason_of_fixed_size(tracer, inputs, dims, ndim)
-        if reason:
-            for coloring in members:
-                tracer.found.block(coloring.nodes, reason)
+        fixed = _fixed_dims(tracer, inputs, dims, ndim)
         is_zero = bool(zero) and _keeps_zeros(func, args, kwargs, zero)
-        labeled += [Coloring(coloring.nodes, is_zero) for coloring in members]
+        for coloring in members:
+            left = tracer.without(coloring, fixed, f"'{tracer.layer}' combines it with a tensor of fixed size")
+            labeled += [Coloring(left.nodes, is_zero)] if left else []
     if _is_in_place(func) and tracer.is_part(args[0]) and not tracer.labels(args[0]):
         for coloring in labeled:
             tracer.found.block(coloring.nodes, f"'{tracer.layer}' writes it into a part of another tensor")
@@ -116,14 +115,15 @@ def _clusters(colorings: list[Coloring]) -> list[tuple[set[int], list[Coloring]]
     return clusters
 
 
-def _reason_of_fixed_size(tracer: Tracer, inputs: list[Any], dims: set[int], ndim: int) -> str:
-    """Why labels along some dimensions cannot be cut if a tensor without labels has its full size there."""
+def _fixed_dims(tracer: Tracer, inputs: list[Any], dims: set[int], ndim: int) -> set[int]:
+    """Labeled dimensions along which a tensor without labels has its full size."""
+    fixed: set[int] = set()
     for tensor, colorings in inputs:
         own = {dim + ndim - tensor.dim() for coloring in colorings for dim in coloring.dims}
         sizes = [1] * (ndim - tensor.dim()) + list(tensor.shape)
-        if not tracer.is_flexible(tensor) and any(sizes[dim] > 1 and dim not in own for dim in dims):
-            return f"'{tracer.layer}' combines it with a tensor of fixed size"
-    return ""
+        if not tracer.is_flexible(tensor):
+            fixed |= {dim for dim in dims if sizes[dim] > 1 and dim not in own}
+    return fixed
 
 
 def _keeps_zeros(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], zero: set[int]) -> bool:
@@ -170,16 +170,15 @@ def reduce(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     spoiled: list[Tensor] = []
     for coloring in tracer.labels(source):
         nodes, common = coloring.nodes, [dim for dim in coloring.dims if dim in dims]
-        if common and name in _ADDING and coloring.is_zero:
-            nodes = tracer.found.unite_along(nodes, common) if set(coloring.dims) - set(common) else nodes[:0]
+        if common and set(coloring.dims) - set(common):
+            nodes = tracer.found.unite_along(nodes, common)
+        elif common and name in _ADDING and coloring.is_zero:
+            continue
         elif common:  # blocked only if something reads the result, unlike the mean weights of attention
             spoiled.append(nodes)
             continue
-        if nodes.numel():
-            is_zero = coloring.is_zero and not bool(_first_of(func, (torch.zeros_like(source), *args[1:]), kwargs).any())
-            if not keeps_dims:
-                nodes = nodes.squeeze(tuple(dims))
-            labeled.append(Coloring(nodes, is_zero))
+        is_zero = coloring.is_zero and not bool(_first_of(func, (torch.zeros_like(source), *args[1:]), kwargs).any())
+        labeled.append(Coloring(nodes if keeps_dims else nodes.squeeze(tuple(dims)), is_zero))
     for out in tensors_in(result):
         if out.dim() == first.dim():
             tracer.put(out, labeled)
@@ -214,10 +213,9 @@ def pool(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     num_spatial = int(match[2])
     labeled = []
     for coloring in tracer.labels(source):
-        if any(dim >= source.dim() - num_spatial for dim in coloring.dims):
-            tracer.found.block(coloring.nodes, f"'{tracer.layer}' applies {name} to it and other channels")
-        else:
-            labeled.append(coloring)
+        spatial = range(source.dim() - num_spatial, source.dim())
+        left = tracer.without(coloring, spatial, f"'{tracer.layer}' applies {name} to it and other channels")
+        labeled += [left] if left else []
     result = func(*args, **kwargs)
     is_zero = bool(labeled) and not bool(_first_of(func, (torch.zeros_like(source), *args[1:]), kwargs).any())
     for out in tensors_in(result):
@@ -229,18 +227,18 @@ def normalize_batch(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: di
     """BatchNorm: scale, shift and statistics belong to the channels in dimension 1."""
     source: Tensor = args[0]
     own = [tensor for tensor in args[1:5] if isinstance(tensor, Tensor)]
-    labeled = list(tracer.labels(source))
     shape = [1, -1] + [1] * (source.dim() - 2)
+    others = [dim for dim in range(source.dim()) if dim != 1]
+    reason = f"'{tracer.layer}' takes the mean over it and other channels"
+    labeled = [left for each in tracer.labels(source) if (left := tracer.without(each, others, reason))]
     is_scaled = isinstance(args[1], Tensor)
+    is_zero = is_scaled or (bool(args[5]) and all(each.is_zero for each in labeled))  # zeros have the mean zero
     for tensor in own:
         labeled += [Coloring(each.nodes.view(shape), False) for each in tracer.labels(tensor)]
     labeled += tracer.channels_of_layer(shape)
+    labeled = [tracer.repeated(each, source.shape[1]) for each in labeled]
     result = func(*args, **kwargs)
-    channels = [coloring for coloring in labeled if 1 in coloring.dims]
-    others = [coloring for coloring in labeled if 1 not in coloring.dims]
-    for coloring in others:
-        tracer.found.block(coloring.nodes, f"'{tracer.layer}' takes the mean over it and other channels")
-    tracer.put(result[0], [Coloring(coloring.nodes, is_scaled) for coloring in channels])
+    tracer.put(result[0], [Coloring(coloring.nodes, is_zero) for coloring in labeled])
     return result
 
 
@@ -320,6 +318,8 @@ _TABLE: dict[str, Rule] = {
     "cat": rearranging.concatenate,
     "stack": rearranging.stack,
     "glu": rearranging.gate,
+    "pixel_shuffle": rearranging.shuffle_pixels,
+    "pixel_unshuffle": rearranging.unshuffle_pixels,
     "constant_pad_nd": rearranging.pad,
     "native_group_norm": normalize_groups,
     "native_layer_norm": normalize_layer,

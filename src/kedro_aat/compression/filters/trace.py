@@ -13,7 +13,7 @@ import copy
 import traceback, os
 DEBUG=bool(os.environ.get("DEBUGT"))
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -221,6 +221,12 @@ class Tracer(TorchDispatchMode):
         self.visited.add((self.layer, kind))
         return [Coloring(self.nodes_of(self.layer, kind).view(*shape), False)]
 
+    def repeated(self, coloring: Coloring, size: int, dim: int = 1) -> Coloring:
+        """A coloring that is repeated along a dimension, as InstanceNorm does for each example of a batch."""
+        times = size // coloring.nodes.shape[dim]
+        sizes = [times if other == dim else 1 for other in range(coloring.nodes.dim())]
+        return replace(coloring, nodes=coloring.nodes.repeat(sizes)) if times > 1 else coloring
+
     def visit(self, layer: str) -> None:
         """Notes that all places of a layer were used."""
         self.visited |= {place for place in self.couplings.sizes if place[0] == layer}
@@ -232,6 +238,23 @@ class Tracer(TorchDispatchMode):
     def spoil(self, tensor: Tensor, nodes: Tensor, reason: str) -> None:
         """Notes that channels cannot be cut if anything reads a result."""
         self._spoiled[tensor] = [*self._spoiled.get(tensor, ()), (nodes, reason)]
+
+    def without(self, coloring: Coloring, dims: Iterable[int], reason: str) -> Coloring | None:
+        """A coloring that does not vary along some dimensions any more.
+
+        Args:
+            coloring: The coloring.
+            dims: Dimensions along which an operation does not keep channels apart.
+            reason: Why the channels cannot be cut if they vary along these dimensions only.
+
+        Returns:
+            None if they do.
+        """
+        common = [dim for dim in coloring.dims if dim in set(dims)]
+        if len(common) < len(coloring.dims):
+            return replace(coloring, nodes=self.found.unite_along(coloring.nodes, common)) if common else coloring
+        self.found.block(coloring.nodes, reason)
+        return None
 
     def split(self, nodes: Tensor, fixed_axes: Sequence[int] = ()) -> None:
         """Notes that what is left of some channels must be divisible in this way."""
