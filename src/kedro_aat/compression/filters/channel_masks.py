@@ -54,17 +54,17 @@ def kept_channels(
     return channels
 
 
-def mask_of(shape: torch.Size, along: Sequence[tuple[Axis, NDArray[np.float32]]]) -> Tensor:
-    """The mask of a parameter: the product of those along its axes.
+def mask_of(ndim: int, along: Sequence[tuple[Axis, NDArray[np.float32]]]) -> Tensor:
+    """The mask of a parameter: the product of those along its axes, of size 1 along all other dimensions.
 
     Args:
-        shape: Shape of the parameter.
+        ndim: Number of dimensions of the parameter.
         along: Axes, and 1 or 0 for each of their channels.
     """
-    mask = torch.ones(shape)
+    mask = torch.ones([1] * ndim)
     for axis, channels in along:
-        view = [-1 if dim == axis.dim else 1 for dim in range(len(shape))]
-        mask *= torch.from_numpy(np.tile(channels, axis.repeats)).view(view)
+        view = [-1 if dim == axis.dim else 1 for dim in range(ndim)]
+        mask = mask * torch.from_numpy(np.tile(channels, axis.repeats)).view(view)
     return mask
 
 

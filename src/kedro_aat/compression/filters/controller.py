@@ -223,7 +223,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         for (layer, name), along in self._axes.items():
             parameter = self.model.get_submodule(layer).get_parameter(name)
             lost = [(axis, channels[layer, kind]) for kind, axis in along if (layer, kind) in channels]
-            masks.append(mask_of(parameter.shape, lost))
+            masks.append(mask_of(parameter.dim(), lost).expand(parameter.shape).contiguous())
         self._masks.put(masks, is_active=bool(channels))
         for layer in self._normalizations:
             module = self.model.get_submodule(layer)

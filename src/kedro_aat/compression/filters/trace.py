@@ -131,6 +131,10 @@ class Tracer(TorchDispatchMode):
         self._failing = ""
         self._label_parameters()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return True  # otherwise the compiler is imported, which takes a second
+
     def run(self, inputs: ModelInputs) -> None:
         """Runs the model once."""
         with ExitStack() as stack:
