@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kedro_aat.compression.filters.attention import packed_weight
 from kedro_aat.compression.filters.compact import CompactModel, make_compact, remove_masks
 from kedro_aat.compression.filters.costs import KINDS, CutCosts, layer_columns
 from kedro_aat.compression.filters.cutting import Cut, Kind, apply_cut_plan, axes
@@ -122,7 +123,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         for layer, module in model.named_modules():
             if isinstance(module, nn.RNNBase):
                 not_cut[layer] = "recurrent layers are not cut"
-            elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is None:
+            elif isinstance(module, nn.MultiheadAttention) and packed_weight(module) is None:
                 not_cut[layer] = "attention with keys or values of another width than its queries is not cut"
         if not groups:
             reasons = "".join(f"\n  - {layer}: {reason}" for layer, reason in not_cut.items())
