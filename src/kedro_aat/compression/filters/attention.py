@@ -132,15 +132,13 @@ class CutMultiheadAttention(nn.MultiheadAttention):
         Returns:
             The output, (B, L, outputs) or as `query`, and the attention weights, or None if they are not needed.
         """
-        is_batched, is_of_itself = query.dim() == 3, query is key is value
+        is_batched = query.dim() == 3
         batch_dim = 0 if self.batch_first else 1
         if not is_batched:
             query, key, value = (part.unsqueeze(batch_dim) for part in (query, key, value))
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         if not self.batch_first:
             query, key, value = (part.transpose(0, 1) for part in (query, key, value))
-        if is_of_itself:
-            key = value = query
         q, k, v = self._project(query, key, value)
         # Like the original, which believes the hint where it can, so that the kernel makes the mask.
         is_causal = is_causal and key_padding_mask is None and not need_weights
@@ -174,10 +172,7 @@ class CutMultiheadAttention(nn.MultiheadAttention):
             widths = [num_keys, num_keys, num_values]
             weights = list(packed.split(widths))
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.split(widths)
-        if packed is not None and query is key is value:
-            q, k, v = F.linear(query, packed, self.in_proj_bias).split(widths, -1)  # one product instead of three
-        else:
-            q, k, v = map(F.linear, (query, key, value), weights, biases)
+        q, k, v = map(F.linear, (query, key, value), weights, biases)
         if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat([k, self.bias_k.expand(k.shape[0], 1, -1)], 1)
             v = torch.cat([v, self.bias_v.expand(v.shape[0], 1, -1)], 1)
