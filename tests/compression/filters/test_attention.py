@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.compression.filters.attention import CutMultiheadAttention, heads_of, without_nested_tensors
+from kedro_aat.compression.filters.attention import (
+    CutMultiheadAttention,
+    heads_of,
+    packed_weight,
+    without_nested_tensors,
+)
 from kedro_aat.compression.filters.cutting import apply_cut_plan
 from kedro_aat.compression.filters.normalization import normalize_over_kept, recognize, set_kept
 from tests.compression.filters.pruned import zeroed
@@ -89,7 +94,7 @@ def attention_plan(module: nn.MultiheadAttention, heads: list[int], kept: dict[s
     scores, values = (rows_of_heads(heads, kept.get(part, [*range(WIDTH)])) for part in ("scores", "values"))
     inputs = kept.get("inputs", [*range(EMBED)])
     rows = [[offset * EMBED + row for row in part] for offset, part in enumerate((scores, scores, values))]
-    if module.in_proj_weight is None:
+    if packed_weight(module) is None:
         plan: list[tuple[str, str, int, list[int]]] = [("", "q", EMBED, scores), ("", "k", EMBED, scores)]
         plan += [("", "v", EMBED, values), ("", "q_inputs", EMBED, inputs)]
         plan += [("", "k_inputs", module.kdim, kept["k"]), ("", "v_inputs", module.vdim, kept["v"])]

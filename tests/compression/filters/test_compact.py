@@ -209,14 +209,14 @@ def test_any_layers_and_any_inputs() -> None:
     kept = [1, 2, 6]
     places = (("recurrent", "hidden_l0"), ("norm", "channels"), ("head", "inputs"))
     plan = [Cut(layer=layer, kind=kind, size=8, kept=tuple(kept)) for layer, kind in places]
-    model = zeroed(Sequential(), *(cut.model_dump() for cut in plan[:2]))
+    model: Any = zeroed(Sequential(), *(cut.model_dump() for cut in plan[:2]))
     batch = {"lengths": torch.tensor([3]), "x": torch.randn(1, 7, 6)}
     normalization = recognize(model.norm, torch.randn(1, 7, 8))
     assert normalization is not None
     normalize_over_kept(model.norm, normalization)
     set_kept(model.norm, torch.zeros(8).index_fill(0, torch.tensor(kept), 1))
     compact = make_compact(model, WeightMasks([]), plan, np.arange(8) < 3, batch)
-    assert compact.model.recurrent.hidden_size == 3
+    assert compact.model.get_submodule("recurrent").hidden_size == 3
     for mode in (True, False):
         out, expected = compact.model.train(mode)(**batch)[0], model.train(mode)(**batch)[0]
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)

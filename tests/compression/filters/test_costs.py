@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,10 @@ from kedro_aat.compression.filters.groups import ChannelGroup, Member, count_cha
 class Recurrent(nn.Module):
     """Takes named inputs, of which one is no tensor of examples: (B, 7, 5) -> {"logits": (B, 3)}."""
 
-    def __init__(self, layer: type[nn.RNNBase], **options: Any) -> None:
+    def __init__(self, layer: Callable[..., nn.RNNBase], **options: Any) -> None:
         super().__init__()
         self.before = nn.Linear(5, 6)
-        self.recurrent = layer(6, 8, batch_first=True, **options)  # type: ignore[call-arg]
+        self.recurrent = layer(6, 8, batch_first=True, **options)
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: Tensor, scale: float) -> dict[str, Tensor]:

@@ -136,14 +136,15 @@ def test_units_of_recurrent_layers_and_raw_parameters(kind: Any, monkeypatch: py
     """A hidden unit has a filter in each gate; all tensors that make a unit are scored together."""
     monkeypatch.setattr(groups, "PRODUCED", ("hidden_l0", "state:1"))
     torch.manual_seed(0)
-    model = nn.LSTM(3, 4)
+    model: Any = nn.LSTM(3, 4)
     model.state = nn.Parameter(torch.randn(2, 8))
     indices = np.array([[1], [0], [2], [3]])
     pairs = np.array([[0, 4], [1, 5], [2, 6], [3, 7]])
     group = ChannelGroup((Member("", "hidden_l0", indices), Member("", "state:1", pairs)))
 
     def weight(layer: str, name: str) -> torch.Tensor:
-        return model.get_parameter(name).detach()
+        tensor: torch.Tensor = model.get_parameter(name)
+        return tensor.detach()
 
     def taylor(layer: str, name: str) -> torch.Tensor:
         tensor = weight(layer, name)

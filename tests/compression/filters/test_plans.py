@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,10 +43,10 @@ RECURRENT = [
 class Sequences(nn.Module):
     """A recurrent layer between two linear ones: (B, T, 5) -> (B, T, 3)."""
 
-    def __init__(self, layer: type[nn.RNNBase], **options: Any) -> None:
+    def __init__(self, layer: Callable[..., nn.RNNBase], **options: Any) -> None:
         super().__init__()
         self.before = nn.Linear(5, 6)
-        self.recurrent = layer(6, 8, **options)  # type: ignore[call-arg]
+        self.recurrent = layer(6, 8, **options)
         self.head = nn.Linear(16 if self.recurrent.bidirectional else 8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,18 +65,18 @@ def hidden_plan(model: Sequences, layer: str = "recurrent") -> list[Entry]:
 
 
 @pytest.mark.parametrize(("layer", "options"), RECURRENT, ids=lambda part: getattr(part, "__name__", str(part)))
-def test_hidden_units_and_inputs_of_recurrent_layers(layer: type[nn.RNNBase], options: dict[str, Any]) -> None:
+def test_hidden_units_and_inputs_of_recurrent_layers(layer: Callable[..., nn.RNNBase], options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model, batch = Sequences(layer, **options).eval(), torch.randn(4, 7, 5)
     narrow = [cut("before", "outputs", 6, [1, 2, 5]), cut("recurrent", "inputs", 6, [1, 2, 5])]
     plan = [*narrow, *hidden_plan(model)]
     hidden = [entry for entry in plan if entry["kind"].startswith("hidden")]
     masked = zeroed(model, narrow[0], *hidden)
-    small = apply_cut_plan(copy.deepcopy(model), plan)
+    small: Any = apply_cut_plan(copy.deepcopy(model), plan)
     assert (small.recurrent.hidden_size, small.recurrent.input_size) == (4, 3)
     torch.testing.assert_close(small(batch), masked(batch), rtol=1e-5, atol=1e-6)
     # It is as good as one that was built with these sizes: it can be copied, loaded, converted and trained.
-    built = layer(3, 4, **options)  # type: ignore[call-arg]
+    built = layer(3, 4, **options)
     built.load_state_dict(small.recurrent.state_dict())
     other = copy.deepcopy(small).double()
     torch.testing.assert_close(other(batch.double()), masked.double()(batch.double()), rtol=1e-9, atol=1e-9)
@@ -87,11 +88,11 @@ def test_hidden_units_and_inputs_of_recurrent_layers(layer: type[nn.RNNBase], op
 
 
 @pytest.mark.parametrize("cell", [nn.GRUCell, nn.LSTMCell, nn.RNNCell])
-def test_recurrent_cells(cell: type[nn.RNNCellBase]) -> None:
+def test_recurrent_cells(cell: Callable[..., nn.RNNCellBase]) -> None:
     torch.manual_seed(0)
-    model, batch = cell(6, 8), torch.randn(4, 6)  # type: ignore[call-arg]
+    model, batch = cell(6, 8), torch.randn(4, 6)
     plan = [cut("", "inputs", 6, [0, 3]), cut("", "hidden", 8, KEPT)]
-    small = apply_cut_plan(copy.deepcopy(model), plan)
+    small: Any = apply_cut_plan(copy.deepcopy(model), plan)
     assert (small.hidden_size, small.input_size) == (4, 2)
     state, wide = None, None
     for _ in range(3):
@@ -120,14 +121,14 @@ def test_transposed_convolutions_in_groups_lose_whole_groups(groups: int) -> Non
     batch = torch.randn(2, 4, 5, 5)
     batch[:, 2:] = 0
     plan = [cut("", "inputs", 4, [0, 1]), cut("", "outputs", 4, [0, 1])]
-    small = apply_cut_plan(copy.deepcopy(model), plan)
+    small: Any = apply_cut_plan(copy.deepcopy(model), plan)
     assert small.groups == groups // 2
     torch.testing.assert_close(small(batch[:, :2]), zeroed(model, *plan)(batch)[:, :2])
     assert axes(nn.ConvTranspose2d(4, 8, 3, groups=2)) == {}
 
 
 def test_groups_keep_equally_many_channels() -> None:
-    norm = apply_cut_plan(nn.GroupNorm(2, 8), [cut("", "channels", 8, [0, 3, 4, 5])])
+    norm: Any = apply_cut_plan(nn.GroupNorm(2, 8), [cut("", "channels", 8, [0, 3, 4, 5])])
     assert (norm.num_groups, norm.num_channels) == (2, 4)
     norm = apply_cut_plan(nn.GroupNorm(2, 8), [cut("", "channels", 8, [4, 5, 6])])
     assert (norm.num_groups, norm.num_channels) == (1, 3)
@@ -171,6 +172,7 @@ class Raw(nn.Module):
         self.position, self.gamma = nn.Parameter(torch.randn(1, 7, 6)), nn.Parameter(torch.randn(6))
         self.weight = nn.Parameter(torch.randn(6, 3))
         self.register_buffer("mean", torch.randn(6))
+        self.mean: Tensor
         self.widths, self.width, self.shape = [7, 6], 6, (7, 6)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,14 +191,14 @@ def test_any_other_tensor_is_cut_along_any_dimension() -> None:
         {"layer": "", "attribute": "widths", "before": [7, 6], "after": [7, 3]},
         {"layer": "", "attribute": "shape", "before": [7, 6], "after": [7, 3]},
     ]
-    small = apply_cut_plan(copy.deepcopy(model), plan)
+    small: Any = apply_cut_plan(copy.deepcopy(model), plan)
     assert (small.width, small.widths, small.shape) == (3, [7, 3], (7, 3))
     torch.testing.assert_close(small(batch[..., kept]), zeroed(model, *plan[:3])(batch))
     assert isinstance(small.gamma, nn.Parameter)
     assert not isinstance(small.mean, nn.Parameter)
     stored = json.loads(json.dumps(getattr(small, CUT_PLAN)))
     assert stored == plan
-    fresh = apply_cut_plan(Raw(), stored)
+    fresh: Any = apply_cut_plan(Raw(), stored)
     fresh.load_state_dict(small.state_dict())
     assert torch.equal(fresh(batch[..., kept]), small(batch[..., kept]))
     with pytest.raises(ModelError, match="changes width of '' from 6 to 4, but it is 3"):
@@ -241,9 +243,9 @@ def test_tensors_with_several_names_are_cut_once_and_stay_tied() -> None:
     first = [cut("embedding", "outputs", 6, [0, 1, 4, 5]), cut("head", "inputs", 6, [0, 1, 4, 5])]
     second = [cut("head", "inputs", 4, [1, 2]), cut("embedding", "outputs", 4, [1, 2])]
     expected = zeroed(model, cut("embedding", "outputs", 6, [1, 4]))(ids)
-    once = apply_cut_plan(copy.deepcopy(model), first)
-    twice = apply_cut_plan(copy.deepcopy(once), second)
-    at_once = apply_cut_plan(copy.deepcopy(model), getattr(twice, CUT_PLAN))
+    once: Any = apply_cut_plan(copy.deepcopy(model), first)
+    twice: Any = apply_cut_plan(copy.deepcopy(once), second)
+    at_once: Any = apply_cut_plan(copy.deepcopy(model), getattr(twice, CUT_PLAN))
     for small in (twice, at_once):
         assert small.head.weight is small.embedding.weight
         assert (small.head.in_features, small.embedding.embedding_dim) == (2, 2)
@@ -281,8 +283,8 @@ def test_plans_of_earlier_versions_apply() -> None:
         {"layer": "0.qkv", "kind": "outputs", "size": 24, "kept": [0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21]},
         {"layer": "1", "kind": "projections", "size": 24, "kept": [4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23]},
     ]
-    masked = zeroed(model, *plan[4:])
-    small = apply_cut_plan(copy.deepcopy(model), plan)
+    masked: Any = zeroed(model, *plan[4:])
+    small: Any = apply_cut_plan(copy.deepcopy(model), plan)
     assert (small[0].num_heads, small[0].inner_dim, small[1].num_heads) == (2, 4, 1)
     torch.testing.assert_close(small[0](batch), masked[0](batch))
     expected = masked[1](batch, batch, batch, need_weights=False)[0]

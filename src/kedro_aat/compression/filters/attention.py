@@ -78,6 +78,11 @@ def heads_of(module: nn.Module) -> Heads | None:
     return Heads(number, width // number, dict(list(producers.items())[:3]), consumer)
 
 
+def packed_weight(module: nn.MultiheadAttention) -> Tensor | None:
+    """The weight of queries, keys and values together; None if keys or values have another width than queries."""
+    return module.in_proj_weight
+
+
 class CutMultiheadAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` of any widths; created only by `replace`.
 
@@ -96,7 +101,7 @@ class CutMultiheadAttention(nn.MultiheadAttention):
             return
         module.__class__ = cls
         # Masked heads have the original width, so the scores of heads that are cut are scaled as theirs.
-        module._scale = module.head_dim**-0.5  # type: ignore[assignment]
+        module._scale = module.head_dim**-0.5
         # The fused kernels of encoder layers and of the original support uncut heads only; this disables them.
         module._qkv_same_embed_dim = False
 
@@ -157,19 +162,20 @@ class CutMultiheadAttention(nn.MultiheadAttention):
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Makes queries (B, L, *), and keys and values (B, S, *), with those that the module adds by itself."""
-        if self.in_proj_weight is None:
+        packed = packed_weight(self)
+        if packed is None:
             weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
-            widths = [len(weight) for weight in weights]
+            widths = [weight.shape[0] for weight in weights]
         else:
             num_values = self.out_proj.weight.shape[1]
-            num_keys = (len(self.in_proj_weight) - num_values) // 2
+            num_keys = (packed.shape[0] - num_values) // 2
             widths = [num_keys, num_keys, num_values]
-            weights = list(self.in_proj_weight.split(widths))
+            weights = list(packed.split(widths))
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.split(widths)
         q, k, v = map(F.linear, (query, key, value), weights, biases)
-        if self.bias_k is not None:
-            k = torch.cat([k, self.bias_k.expand(len(k), 1, -1)], 1)
-            v = torch.cat([v, self.bias_v.expand(len(v), 1, -1)], 1)
+        if self.bias_k is not None and self.bias_v is not None:
+            k = torch.cat([k, self.bias_k.expand(k.shape[0], 1, -1)], 1)
+            v = torch.cat([v, self.bias_v.expand(v.shape[0], 1, -1)], 1)
         if self.add_zero_attn:
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
         return q, k, v
@@ -181,13 +187,15 @@ class CutMultiheadAttention(nn.MultiheadAttention):
             masks.append(attn_mask.unflatten(0, (-1, self.num_heads)) if attn_mask.dim() == 3 else attn_mask)
         if padding is not None:
             masks.append(padding[:, None, None])
+        if not masks:
+            return None
+        numbers = [
+            torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
+            for mask in masks
+        ]
         added = (self.bias_k is not None) + self.add_zero_attn  # keys that every query may read
-        return sum(F.pad(_as_numbers(mask, dtype), (0, added)) for mask in masks) if masks else None  # type: ignore
-
-
-def _as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turns True, where attention is not allowed, into minus infinity."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
+        mask = sum(numbers[1:], start=numbers[0])
+        return F.pad(mask, (0, added)) if added else mask
 
 
 def without_nested_tensors(model: nn.Module) -> None:

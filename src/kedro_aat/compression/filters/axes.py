@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from kedro_aat.compression.filters.attention import is_attention
+from kedro_aat.compression.filters.attention import is_attention, packed_weight
 
 Kind: TypeAlias = str
 
@@ -160,7 +160,7 @@ def _recurrent_classes(name: str) -> tuple[type[nn.Module], ...]:
 
 def _attention_channels(module: nn.MultiheadAttention) -> dict[Kind, Channels]:
     """The rows and columns of the projections; keys or values of another width than queries have their own weights."""
-    if module.in_proj_weight is not None:
+    if packed_weight(module) is not None:
         found = {
             "projections": Channels([Axis("in_proj_weight", 0), Axis("in_proj_bias", 0)]),
             "inputs": Channels([Axis("in_proj_weight", 1)], ["embed_dim", "kdim", "vdim"]),

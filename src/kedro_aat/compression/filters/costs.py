@@ -114,6 +114,8 @@ class _Weights:
         self._found = [found[start] for start in self._starts]
 
     def __call__(self, tensor: Tensor) -> tuple[str, str] | None:
+        if tensor.layout != torch.strided:  # sparse tensors have no address
+            return None
         address = tensor.data_ptr()
         number = bisect.bisect_right(self._starts, address) - 1
         if number < 0 or address >= self._starts[number] + self._found[number][0]:

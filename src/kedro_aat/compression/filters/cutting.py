@@ -235,9 +235,8 @@ def _keep(places: Sequence[tuple[nn.Module, str]], dim: int, entries: Sequence[i
 def _cut_heads(module: nn.Module, cut: Cut) -> None:
     """Changes the attributes of an attention module; earlier versions of plans say only how many heads it keeps."""
     before, after = cut.size, len(cut.kept)
-    module.num_heads = after
-    # Names under which widely used attention modules store num_heads * head_dim.
-    for name in ("attn_dim", "inner_dim", "all_head_size"):
+    # After the first, names under which widely used attention modules store num_heads * head_dim.
+    for name in ("num_heads", "attn_dim", "inner_dim", "all_head_size"):
         width = getattr(module, name, None)
         if isinstance(width, int):
             setattr(module, name, width // before * after)

@@ -135,7 +135,8 @@ def filter_axes(module: nn.Module, kind: Kind) -> list[Axis]:
 
 def _of_channels(tensor: Tensor, axis: Axis) -> Tensor:
     """(channels, numbers per channel) of a tensor, for the channels along an axis."""
-    return tensor.movedim(axis.dim, 0).unflatten(0, (axis.repeats, -1)).transpose(0, 1).flatten(1)
+    rows: Tensor = tensor.movedim(axis.dim, 0).unflatten(0, (axis.repeats, -1)).transpose(0, 1).flatten(1)
+    return rows
 
 
 def _of_units(rows: Tensor, member: Member) -> Tensor:
