@@ -22,7 +22,7 @@ from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import parse_compression
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.verify import verify_onnx
-from kedro_aat.model_inputs import ModelInputs, call_model, tensors_in
+from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, tensors_in
 
 RATE = 0.5
 # Of the largest output. int8 is compared by the same rule, but only has to be near.
@@ -101,8 +101,9 @@ def filters(entry: Entry) -> Facts:
     cut = controller.strip()
     facts["removed"] = 1 - num_parameters(cut) / before
     others = [batch, entry.inputs()]
-    facts["difference"] = max(largest_difference(outputs_of(model, x), outputs_of(cut, x)) for x in others)
-    if facts["difference"] > EXACT:  # rounding errors of float32, or a wrong cut?
+    difference = max(largest_difference(outputs_of(model, x), outputs_of(cut, x)) for x in others)
+    facts["difference"] = difference
+    if difference > EXACT:  # rounding errors of float32, or a wrong cut?
         model, exact = copy.deepcopy(model).double(), copy.deepcopy(cut).double()
         doubled = [_in_double(x) for x in others]
         facts["difference_in_double"] = max(
@@ -159,8 +160,6 @@ def torch_pruning(entry: Entry) -> Facts:
 
 
 def _in_double(inputs: ModelInputs) -> ModelInputs:
-    from kedro_aat.model_inputs import map_tensors
-
     return map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, inputs)
 
 

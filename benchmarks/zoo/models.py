@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,9 +41,11 @@ ResNet: ibnresnet ibn_resnet50, diracnetv2 diracnet18v2, resnet_cifar resnet20_c
 ResNeXt: resnext resnext14_32x4d, resnext resnext26_32x4d
 SENet: senet senet16, seresnet seresnet18, seresnext seresnext50_32x4d, tresnet tresnet_m
 ResNeSt: resnesta resnestabc14
-Attention in ResNet: cbamresnet cbam_resnet18, bamresnet bam_resnet18, sknet sknet50, diaresnet_cifar diaresnet20_cifar10 32
+Attention in ResNet: cbamresnet cbam_resnet18, bamresnet bam_resnet18, sknet sknet50
+Attention in ResNet: diaresnet_cifar diaresnet20_cifar10 32
 PyramidNet: pyramidnet_cifar pyramidnet110_a48_cifar10 32
-DenseNet: densenet densenet121, peleenet peleenet, hardnet hardnet39ds, vovnet vovnet27s, condensenet condensenet74_c4_g4
+DenseNet: densenet densenet121, peleenet peleenet, hardnet hardnet39ds, vovnet vovnet27s
+DenseNet: condensenet condensenet74_c4_g4
 DPN: dpn dpn68
 VGG: vgg vgg11 224, alexnet alexnet 224, nin_cifar nin_cifar10 32, darknet darknet_tiny, darknet53 darknet53
 Inception: bninception bninception, inceptionv3 inceptionv3 96, inceptionv4 inceptionv4 96
@@ -51,7 +54,8 @@ SqueezeNet: squeezenet squeezenet_v1_1, squeezenet squeezeresnet_v1_1, squeezene
 MobileNet: mobilenet mobilenet_w1, mobilenetv2 mobilenetv2_w1, mobilenetv3 mobilenetv3_small_w1
 MobileNet: mobilenetv3 mobilenetv3_large_w1, mnasnet mnasnet_b1, proxylessnas proxylessnas_cpu, fbnet fbnet_cb
 EfficientNet: efficientnet efficientnet_b0, efficientnetedge efficientnet_edge_small_b, mixnet mixnet_s
-ShuffleNet: shufflenet shufflenet_g3_w1, shufflenetv2 shufflenetv2_w1, shufflenetv2b shufflenetv2b_w1, menet menet108_8x1_g3
+ShuffleNet: shufflenet shufflenet_g3_w1, shufflenetv2 shufflenetv2_w1, shufflenetv2b shufflenetv2b_w1
+ShuffleNet: menet menet108_8x1_g3
 GhostNet: ghostnet ghostnet
 IGCV: igcv3 igcv3_w1
 HRNet: hrnet hrnet_w18_small_v1
@@ -398,14 +402,14 @@ def all_entries() -> dict[str, Entry]:
             entries[function] = Entry(
                 family,
                 "pytorchcv",
-                lambda module=module, function=function, size=size: _of_pytorchcv(module, function, size),
+                partial(_of_pytorchcv, module, function, size),
                 _pixels(size),
             )
     for family, model, config, settings, inputs in _TRANSFORMERS:
         entries[model] = Entry(
             family,
             "transformers",
-            lambda model=model, config=config, settings=settings: _of_transformers(model, config, settings),
+            partial(_of_transformers, model, config, settings),
             inputs,
         )
     return entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Auxiliary(nn.Module):
 
 
 for _when in ("in training", "always", "computed always"):
-    OUTPUTS.add(f"second classifier, {_when}", lambda when=_when: Auxiliary(when), IMAGE, "stem.0 body.0", "head")
+    OUTPUTS.add(f"second classifier, {_when}", partial(Auxiliary, _when), IMAGE, "stem.0 body.0", "head")
 
 
 class StochasticDepth(nn.Module):
@@ -93,7 +94,7 @@ class Structured(nn.Module):
 for _kind in ("mapping", "dataclass", "nested"):
     OUTPUTS.add(
         f"structured, {_kind}",
-        lambda kind=_kind: Structured(kind),
+        partial(Structured, _kind),
         lambda: {"image": torch.randn(4, 3, 8, 8), "row": torch.randn(4, 6)},
         "image.0 row mix",
         "mix head seen",
@@ -204,6 +205,9 @@ OUTPUTS.add("unused and frozen layers", Unused, IMAGE, "stem.0 small.0")
 
 class Normalizing(nn.Module):
     """Normalizes its input with buffers, and returns probabilities at the size of the input."""
+
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class GroupedShuffle(nn.Module):
 for _groups in (2, 3, 4):
     SHUFFLES.add(
         f"shuffle of {_groups} groups",
-        lambda groups=_groups: GroupedShuffle(groups),
+        partial(GroupedShuffle, _groups),
         IMAGE,
         "stem.0 reduce.0 depthwise expand",
     )
@@ -111,7 +112,7 @@ for _way, _cut in {
     "halves swapped": "stem.0 body.0 inner.0 back",
     "padded": "inner.0",
 }.items():
-    SHUFFLES.add(f"channels, {_way}", lambda way=_way: Rearranged(way), IMAGE, _cut)
+    SHUFFLES.add(f"channels, {_way}", partial(Rearranged, _way), IMAGE, _cut)
 
 
 class Grouped(nn.Module):
@@ -132,7 +133,7 @@ class Grouped(nn.Module):
 for _groups in (2, 4, 8):
     SHUFFLES.add(
         f"{_groups} groups and a multiplier",
-        lambda groups=_groups: Grouped(groups),
+        partial(Grouped, _groups),
         IMAGE,
         "stem.0 grouped.0 multiplied mix.0 last",
     )
@@ -249,7 +250,7 @@ class PartialConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         x = self.stem(x)
-        first, rest = torch.split(x, (4, 12), dim=1)
+        first, rest = torch.split(x, [4, 12], dim=1)
         return self.head(x + self.narrow(self.wide(torch.cat((self.part(first), rest), 1))))
 
 
