@@ -219,12 +219,17 @@ class Encoder(nn.Module):
         return self.head(self.decoder(x, y) if self.decoder else y)
 
 
-ATTENTIONS.add("encoder layer", lambda: Encoder(decoder=False), tokens(), "encoder.linear1 encoder.self_attn")
+ATTENTIONS.add(
+    "encoder layer",
+    lambda: Encoder(decoder=False),
+    tokens(),
+    "embedding encoder.linear1 encoder.linear2 encoder.self_attn",
+)
 ATTENTIONS.add(
     "decoder layer",
     lambda: Encoder(decoder=True),
     tokens(),
-    "encoder.linear1 decoder.linear1 encoder.self_attn decoder.self_attn decoder.multihead_attn",
+    "embedding encoder.linear1 decoder.linear1 encoder.self_attn decoder.self_attn decoder.multihead_attn",
 )
 
 
@@ -338,4 +343,10 @@ class VisionTransformer(nn.Module):
         return self.head(self.last_norm(x)[:, 0])
 
 
-ATTENTIONS.add("first token", VisionTransformer, numbers(3, 8, 8), "patches attention.query attention.dense", "head")
+ATTENTIONS.add(
+    "first token",
+    VisionTransformer,
+    numbers(3, 8, 8),
+    "patches attention.query attention.key attention.value attention.dense",
+    "head",
+)

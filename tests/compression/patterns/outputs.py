@@ -32,7 +32,7 @@ class Auxiliary(nn.Module):
 
 
 for _when in ("in training", "always", "computed always"):
-    OUTPUTS.add(f"second classifier, {_when}", partial(Auxiliary, _when), IMAGE, "stem.0 body.0", "head")
+    OUTPUTS.add(f"second classifier, {_when}", partial(Auxiliary, _when), IMAGE, "stem.0 body.0 aux.0", "head")
 
 
 class StochasticDepth(nn.Module):
@@ -56,7 +56,7 @@ class StochasticDepth(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-_BLOCKS = "stem.0 blocks.0.0.0 blocks.0.1 blocks.1.0.0 blocks.2.0.0"
+_BLOCKS = "stem.0 blocks.0.0.0 blocks.0.1 blocks.1.0.0 blocks.1.1 blocks.2.0.0 blocks.2.1"
 OUTPUTS.add("blocks skipped at random", lambda: StochasticDepth(whole=True), IMAGE, _BLOCKS, "head")
 OUTPUTS.add("images skipped at random", lambda: StochasticDepth(whole=False), IMAGE, _BLOCKS, "head")
 
@@ -164,7 +164,7 @@ class Tied(nn.Module):
         return self.head(x + self.outer(self.inner(x).relu()))
 
 
-OUTPUTS.add("tied table", Tied, tokens(), "inner")
+OUTPUTS.add("tied table", Tied, tokens(), "embedding inner outer")
 
 
 class Tables(nn.Module):

@@ -243,7 +243,7 @@ _TREATMENTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "InstanceNorm": (lambda: nn.InstanceNorm2d(16), _ALL),
     "BatchNorm without weights": (lambda: nn.BatchNorm2d(16, affine=False), "inner.0"),
     "LocalResponseNorm": (lambda: nn.LocalResponseNorm(3), "inner.0"),
-    "unit length": (lambda: Function(lambda x: F.normalize(x, dim=1)), "inner.0"),
+    "unit length": (lambda: Function(lambda x: F.normalize(x, dim=1)), _ALL),
     "softmax over channels": (lambda: Function(lambda x: x.softmax(1)), "inner.0"),
     "minus the mean": (lambda: Function(lambda x: x - x.mean(1, keepdim=True)), "inner.0"),
     "sums of the channels before": (lambda: Function(lambda x: x.cumsum(1)), "inner.0"),
@@ -336,7 +336,7 @@ class StandardizedNet(nn.Module):
         return self.head(self.last(self.body(F.relu(self.norm(self.stem(x))))).relu())
 
 
-SCALES.add("weight standardization", StandardizedNet, IMAGE, "")
+SCALES.add("weight standardization", StandardizedNet, IMAGE, "stem last")
 
 
 class DynamicConvolution(nn.Module):
