@@ -10,9 +10,9 @@ from benchmarks.zoo.results import Row
 
 _HEAD = """# What works with which architecture
 
-Published architectures with random weights, from {packages}: images of 32 to 224 pixels, most of them 64, or 8 to 64
-tokens, and small configurations for transformers. Each was compressed on one core; `python -m benchmarks.zoo` makes
-this page anew.
+Published architectures with random weights, from {packages}:
+images of 32 to 224 pixels, most of them 64, or 8 to 64 tokens, and small configurations for transformers. Each was
+compressed on one core; `make zoo` makes this page anew.
 
 - **cut**: half of the filters removed (`filter_pruning`, `rate_of: filters`, `ranking: local`). *yes* means that the
   cut model, and its ONNX file in onnxruntime, compute what the masked one does, to 1e-5 of the largest output, on a
