@@ -39,13 +39,10 @@ class GroupedShuffle(nn.Module):
         return self.head(F.relu(x + self.expand(self.depthwise(y))))
 
 
-for _groups in (2, 3, 4):
-    SHUFFLES.add(
-        f"shuffle of {_groups} groups",
-        partial(GroupedShuffle, _groups),
-        IMAGE,
-        "stem.0 reduce.0 depthwise expand",
-    )
+# With two groups of an even number of channels, any pair of channels can go. Otherwise each cut would have to take the
+# same number from every group on both sides of the shuffle, which few choices do, so the inner layers may stay whole.
+for _groups, _inner in ((2, "reduce.0 depthwise"), (3, ""), (4, "")):
+    SHUFFLES.add(f"shuffle of {_groups} groups", partial(GroupedShuffle, _groups), IMAGE, f"stem.0 {_inner} expand")
 SHUFFLES.add("nn.ChannelShuffle", lambda: GroupedShuffle(2, module=True), IMAGE, "stem.0 reduce.0 depthwise expand")
 
 
