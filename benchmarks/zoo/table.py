@@ -20,7 +20,7 @@ compressed on one core; `make zoo` makes this page anew.
 - **removed**: share of the parameters that this removes, beside that of Torch-Pruning {rival} with the same ratio in
   each group; - where that raises an error or its model no longer runs.
 - **whole**: layers of which no filter can be cut, among all that have filters.
-- **seconds**: until filters can be cut, beside Torch-Pruning.
+- **seconds**: of one core until filters can be cut, beside Torch-Pruning.
 - **sparse**: half of the weights zero (`magnitude_sparsity`), and the stripped model computes the same.
 - **int8**: an ONNX file in 8 bits that runs in onnxruntime and computes what its model does.
 
