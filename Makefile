@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow torture mutants fuzz lint types docs benchmark audit lock
+.PHONY: help setup run clean-run viz test test-slow test-zoo zoo torture mutants fuzz lint types docs benchmark audit lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,18 @@ torture: $(SETUP)  ## Kill real runs at random instants, and compare how they en
 
 test-slow: $(SETUP)  ## Run the slow tests
 	$(BIN)/pytest -m slow $(ARGS)
+
+# Neither is needed elsewhere, so they are not in requirements.lock.
+ARCHITECTURES := $(VENV)/.architectures
+$(ARCHITECTURES): $(SETUP) requirements-architectures.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-architectures.lock
+	@touch $@
+
+zoo: $(ARCHITECTURES)  ## Compress 117 published architectures and write docs/zoo.md, hours; stopped, it goes on later
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo $(ARGS)
+
+test-zoo: $(ARCHITECTURES)  ## Check a dozen of them, minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/benchmarks/test_zoo.py $(ARGS)
 
 # mutmut is in neither `dev` nor the lock, because nothing else needs it; this target installs it.
 MODULE ?=
@@ -104,4 +116,11 @@ lock:  ## Refresh requirements.lock; `make lock TORCH=2.14.0` for another torch
 	build/lock/bin/uv pip compile --quiet --no-deps --no-header --no-annotate --generate-hashes build/lock/pinned.txt \
 		>> build/lock/requirements.lock
 	mv build/lock/requirements.lock requirements.lock
+	sed -n '/^architectures = \[/,/^\]/s/^ *"\(.*\)".*/\1/p' pyproject.toml > build/lock/architectures.txt
+	@# An override that never holds leaves a package out.
+	printf "torch; python_version < '0'\ntorchvision; python_version < '0'\n" > build/lock/left_out.txt
+	sed '/^#/!d' requirements-architectures.lock > build/lock/requirements-architectures.lock
+	build/lock/bin/uv pip compile --quiet --no-header --no-annotate --generate-hashes -c build/lock/pinned.txt \
+		--override build/lock/left_out.txt build/lock/architectures.txt >> build/lock/requirements-architectures.lock
+	mv build/lock/requirements-architectures.lock requirements-architectures.lock
 	sed -i.old 's/^torch==.*/torch==$(TORCH)/' requirements-torch.lock && rm requirements-torch.lock.old

@@ -26,7 +26,7 @@ def pruned_by_torch_pruning(model: nn.Module, batch: ModelInputs, ratio: float) 
         Seconds until it could prune, and the model.
     """
     last = last_layer(model, batch)
-    started = time.perf_counter()
+    started = time.process_time()
     pruner = torch_pruning.pruner.MagnitudePruner(
         model,
         batch,
@@ -38,7 +38,7 @@ def pruned_by_torch_pruning(model: nn.Module, batch: ModelInputs, ratio: float) 
         forward_fn=call_model,
         output_transform=lambda outputs: [tensor for tensor in tensors_in(outputs) if tensor.requires_grad],
     )
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     pruner.step()
     for attention, layers, number in attentions(model):
         width = layers[0].out_features

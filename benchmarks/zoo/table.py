@@ -20,7 +20,7 @@ compressed on one core; `make zoo` makes this page anew.
 - **removed**: share of the parameters that this removes, beside that of Torch-Pruning {rival} with the same ratio in
   each group; - where that raises an error or its model no longer runs.
 - **whole**: layers of which no filter can be cut, among all that have filters.
-- **seconds**: until filters can be cut, beside Torch-Pruning.
+- **seconds**: of one core until filters can be cut, beside Torch-Pruning.
 - **sparse**: half of the weights zero (`magnitude_sparsity`), and the stripped model computes the same.
 - **int8**: an ONNX file in 8 bits that runs in onnxruntime and computes what its model does.
 
@@ -93,30 +93,30 @@ def _line(row: Row) -> str:
     cells = [
         row.name,
         row.family,
-        _yes(row.cuts),
+        _yes(row, "filters", row.cuts),
         _cell(row, "filters", "removed"),
         _cell(row, "torch_pruning", "removed"),
         "-" if math.isnan(layers) else f"{whole:.0f} of {layers:.0f}",
         _cell(row, "filters", "seconds"),
         _cell(row, "torch_pruning", "seconds"),
-        _yes(row.is_sparse),
-        _yes(row.is_int8),
+        _yes(row, "sparse", row.is_sparse),
+        _yes(row, "int8", row.is_int8),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _yes(works: bool) -> str:
+def _yes(row: Row, part: str, works: bool) -> str:
+    if part not in row.parts:
+        return "-"
     return "yes" if works else "**no**"
 
 
 def _failures(row: Row) -> list[tuple[str, str]]:
     """Part and message of everything that failed in one line each."""
-    found = [(part, error.replace("|", "/")) for part in ("filters", "sparse", "int8") if (error := row.error(part))]
-    failed = {part for part, _ in found}
+    found = []
     for part, works in (("filters", row.cuts), ("sparse", row.is_sparse), ("int8", row.is_int8)):
-        if not works and part not in failed:
-            facts = row.parts[part]
-            found.append(
-                (part, ", ".join(f"{key} {facts[key]}" for key in ("rate", "difference", "onnx") if key in facts))
-            )
+        facts = row.parts.get(part, {})
+        if facts and not works:
+            numbers = ", ".join(f"{key} {facts[key]}" for key in ("rate", "difference", "onnx") if key in facts)
+            found.append((part, row.error(part).replace("|", "/") or numbers))
     return found

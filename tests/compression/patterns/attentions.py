@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ ATTENTIONS = Patterns()
 class Block(nn.Module):
     """Attention and a perceptron on a residual stream: (batch, steps, 32) -> (batch, 3)."""
 
-    def __init__(self, attention: nn.Module, width: int = 32) -> None:
+    def __init__(self, attention: Callable[[], nn.Module], width: int = 32) -> None:
         super().__init__()
-        self.enter, self.attention = nn.Linear(32, width), attention
+        self.enter, self.attention = nn.Linear(32, width), attention()
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.inner, self.outer, self.head = nn.Linear(width, 48), nn.Linear(48, width), nn.Linear(width, 3)
 
@@ -199,7 +200,7 @@ _SPELLINGS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "nn.MultiheadAttention": (Torchs, "attention.mha"),
 }
 for _name, (_make, _cut) in _SPELLINGS.items():
-    ATTENTIONS.add(f"attention, {_name}", lambda make=_make: Block(make()), SEQUENCE, f"{_STREAM} {_cut}", "head")
+    ATTENTIONS.add(f"attention, {_name}", partial(Block, _make), SEQUENCE, f"{_STREAM} {_cut}", "head")
 
 
 class Encoder(nn.Module):
@@ -218,12 +219,17 @@ class Encoder(nn.Module):
         return self.head(self.decoder(x, y) if self.decoder else y)
 
 
-ATTENTIONS.add("encoder layer", lambda: Encoder(decoder=False), tokens(), "encoder.linear1 encoder.self_attn")
+ATTENTIONS.add(
+    "encoder layer",
+    lambda: Encoder(decoder=False),
+    tokens(),
+    "embedding encoder.linear1 encoder.linear2 encoder.self_attn",
+)
 ATTENTIONS.add(
     "decoder layer",
     lambda: Encoder(decoder=True),
     tokens(),
-    "encoder.linear1 decoder.linear1 encoder.self_attn decoder.self_attn decoder.multihead_attn",
+    "embedding encoder.linear1 decoder.linear1 encoder.self_attn decoder.self_attn decoder.multihead_attn",
 )
 
 
@@ -337,4 +343,10 @@ class VisionTransformer(nn.Module):
         return self.head(self.last_norm(x)[:, 0])
 
 
-ATTENTIONS.add("first token", VisionTransformer, numbers(3, 8, 8), "patches attention.query attention.dense", "head")
+ATTENTIONS.add(
+    "first token",
+    VisionTransformer,
+    numbers(3, 8, 8),
+    "patches attention.query attention.key attention.value attention.dense",
+    "head",
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ class Concatenated(nn.Module):
 for _flat in (False, True):
     BRANCHES.add(
         f"dense block{', flattened' if _flat else ''}",
-        lambda flat=_flat: Concatenated(flat=flat),
+        partial(Concatenated, flat=_flat),
         IMAGE,
         "stem.0 grow.0.0 grow.1.0 grow.2.0",
         "head",

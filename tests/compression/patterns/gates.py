@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def _literal_slices(x: Tensor, dim: int) -> Tensor:
 
 
 def _unbound(x: Tensor, dim: int) -> Tensor:
-    a, b = x.unflatten(dim, (2, -1)).unbind(dim if dim > 0 else dim - 1)
+    a, b = torch.unbind(x.unflatten(dim, (2, -1)), dim if dim > 0 else dim - 1)
     return F.gelu(a) * b
 
 
@@ -85,13 +86,11 @@ _INPUTS = {"linear": ROW, "conv1d": SERIES, "conv2d": IMAGE}
 _KINDS = ("linear", "conv1d", "conv2d")
 for _number, (_name, _gate) in enumerate(_SPELLINGS.items()):
     for _kind in _KINDS if _number < 4 else (_KINDS[_number % 3],):
-        GATES.add(
-            f"gate, {_name}, {_kind}", lambda gate=_gate, kind=_kind: Gated(kind, gate), _INPUTS[_kind], "wide narrow"
-        )
+        GATES.add(f"gate, {_name}, {_kind}", partial(Gated, _kind, _gate), _INPUTS[_kind], "wide narrow")
 for _kind in _KINDS:
     GATES.add(
         f"gate, literal slices, {_kind}",
-        lambda kind=_kind: Gated(kind, _literal_slices),
+        partial(Gated, _kind, _literal_slices),
         _INPUTS[_kind],
         "narrow",
     )
@@ -103,7 +102,7 @@ def _three(x: Tensor, dim: int) -> Tensor:
 
 
 def _largest_of_three(x: Tensor, dim: int) -> Tensor:
-    return x.unflatten(dim, (-1, 3)).amax(dim if dim < 0 else dim + 1)
+    return torch.amax(x.unflatten(dim, (-1, 3)), dim if dim < 0 else dim + 1)
 
 
 GATES.add("gate of three parts", lambda: Gated("conv2d", _three, 3), IMAGE, "wide narrow")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class Auxiliary(nn.Module):
 
 
 for _when in ("in training", "always", "computed always"):
-    OUTPUTS.add(f"second classifier, {_when}", lambda when=_when: Auxiliary(when), IMAGE, "stem.0 body.0", "head")
+    OUTPUTS.add(f"second classifier, {_when}", partial(Auxiliary, _when), IMAGE, "stem.0 body.0 aux.0", "head")
 
 
 class StochasticDepth(nn.Module):
@@ -55,7 +56,7 @@ class StochasticDepth(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-_BLOCKS = "stem.0 blocks.0.0.0 blocks.0.1 blocks.1.0.0 blocks.2.0.0"
+_BLOCKS = "stem.0 blocks.0.0.0 blocks.0.1 blocks.1.0.0 blocks.1.1 blocks.2.0.0 blocks.2.1"
 OUTPUTS.add("blocks skipped at random", lambda: StochasticDepth(whole=True), IMAGE, _BLOCKS, "head")
 OUTPUTS.add("images skipped at random", lambda: StochasticDepth(whole=False), IMAGE, _BLOCKS, "head")
 
@@ -93,7 +94,7 @@ class Structured(nn.Module):
 for _kind in ("mapping", "dataclass", "nested"):
     OUTPUTS.add(
         f"structured, {_kind}",
-        lambda kind=_kind: Structured(kind),
+        partial(Structured, _kind),
         lambda: {"image": torch.randn(4, 3, 8, 8), "row": torch.randn(4, 6)},
         "image.0 row mix",
         "mix head seen",
@@ -163,7 +164,7 @@ class Tied(nn.Module):
         return self.head(x + self.outer(self.inner(x).relu()))
 
 
-OUTPUTS.add("tied table", Tied, tokens(), "inner")
+OUTPUTS.add("tied table", Tied, tokens(), "embedding inner outer")
 
 
 class Tables(nn.Module):
@@ -204,6 +205,9 @@ OUTPUTS.add("unused and frozen layers", Unused, IMAGE, "stem.0 small.0")
 
 class Normalizing(nn.Module):
     """Normalizes its input with buffers, and returns probabilities at the size of the input."""
+
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ _SOUND = numbers(20, 10)  # steps, features
 class AfterConvolution(nn.Module):
     """A convolution over time, a recurrent layer, a classifier of the mean or of the last state."""
 
-    def __init__(self, kind: type[nn.RNNBase], *, last: bool = False, **options: Any) -> None:
+    def __init__(self, kind: Callable[..., nn.RNNBase], *, last: bool = False, **options: Any) -> None:
         super().__init__()
         self.last, self.is_lstm = last, kind is nn.LSTM
         self.conv, self.norm = nn.Conv1d(10, 24, 5, padding=2), nn.BatchNorm1d(24)
@@ -33,18 +35,13 @@ class AfterConvolution(nn.Module):
         return self.head((state[0] if self.is_lstm else state)[-1])
 
 
-for _kind in (nn.GRU, nn.LSTM, nn.RNN):
+_KINDS: tuple[type[nn.RNNBase], ...] = (nn.GRU, nn.LSTM, nn.RNN)
+for _kind in _KINDS:
     _name = _kind.__name__
-    RECURRENCES.add(
-        f"{_name} after a convolution", lambda kind=_kind: AfterConvolution(kind), _SOUND, "conv rnn", "rnn head"
-    )
-    RECURRENCES.add(
-        f"{_name}, two ways", lambda kind=_kind: AfterConvolution(kind, bidirectional=True), _SOUND, "conv", "rnn"
-    )
-    RECURRENCES.add(
-        f"{_name}, two layers", lambda kind=_kind: AfterConvolution(kind, num_layers=2), _SOUND, "conv", "rnn"
-    )
-    RECURRENCES.add(f"{_name}, last state", lambda kind=_kind: AfterConvolution(kind, last=True), _SOUND, "conv", "rnn")
+    RECURRENCES.add(f"{_name} after a convolution", partial(AfterConvolution, _kind), _SOUND, "conv rnn", "rnn head")
+    RECURRENCES.add(f"{_name}, two ways", partial(AfterConvolution, _kind, bidirectional=True), _SOUND, "conv", "rnn")
+    RECURRENCES.add(f"{_name}, two layers", partial(AfterConvolution, _kind, num_layers=2), _SOUND, "conv", "rnn")
+    RECURRENCES.add(f"{_name}, last state", partial(AfterConvolution, _kind, last=True), _SOUND, "conv", "rnn")
 RECURRENCES.add("LSTM, projected", lambda: AfterConvolution(nn.LSTM, proj_size=6), _SOUND, "conv", "rnn")
 RECURRENCES.add("GRU without bias", lambda: AfterConvolution(nn.GRU, bias=False), _SOUND, "conv rnn", "rnn")
 
@@ -116,7 +113,7 @@ class Loop(nn.Module):
 
 
 for _cell in (nn.GRUCell, nn.LSTMCell, nn.RNNCell):
-    RECURRENCES.add(f"{_cell.__name__} in a loop", lambda cell=_cell: Loop(cell), numbers(6, 10), "leave")
+    RECURRENCES.add(f"{_cell.__name__} in a loop", partial(Loop, _cell), numbers(6, 10), "leave")
 
 
 class OwnCell(nn.Module):

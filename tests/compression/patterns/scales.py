@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class Film(nn.Module):
 for _name, _adain in {"FiLM": False, "AdaIN": True}.items():
     SCALES.add(
         _name,
-        lambda adain=_adain: Film(adain=adain),
+        partial(Film, adain=_adain),
         lambda: (torch.randn(4, 3, 8, 8), torch.randn(4, 6)),
         "stem.0 body hidden side",
         "side head",
@@ -86,10 +87,10 @@ SCALES.add("affine residual", AffineResidual, ROW, "enter inner outer", "head")
 class Block(nn.Module):
     """A residual block with some treatment of the features before the sum."""
 
-    def __init__(self, treatment: nn.Module) -> None:
+    def __init__(self, treatment: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.stem, self.inner, self.outer = conv(3, 16), conv(16, 20), nn.Conv2d(20, 16, 3, padding=1)
-        self.treatment, self.head = treatment, nn.Conv2d(16, 4, 1)
+        self.treatment, self.head = treatment(), nn.Conv2d(16, 4, 1)
 
     def forward(self, x: Tensor) -> Any:
         x = self.stem(x)
@@ -242,7 +243,7 @@ _TREATMENTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "InstanceNorm": (lambda: nn.InstanceNorm2d(16), _ALL),
     "BatchNorm without weights": (lambda: nn.BatchNorm2d(16, affine=False), "inner.0"),
     "LocalResponseNorm": (lambda: nn.LocalResponseNorm(3), "inner.0"),
-    "unit length": (lambda: Function(lambda x: F.normalize(x, dim=1)), "inner.0"),
+    "unit length": (lambda: Function(lambda x: F.normalize(x, dim=1)), _ALL),
     "softmax over channels": (lambda: Function(lambda x: x.softmax(1)), "inner.0"),
     "minus the mean": (lambda: Function(lambda x: x - x.mean(1, keepdim=True)), "inner.0"),
     "sums of the channels before": (lambda: Function(lambda x: x.cumsum(1)), "inner.0"),
@@ -252,7 +253,7 @@ _TREATMENTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "dropout of channels": (lambda: nn.Dropout2d(0.3), _ALL),
 }
 for _name, (_make, _cut) in _TREATMENTS.items():
-    SCALES.add(_name, lambda make=_make: Block(make()), IMAGE, _cut)
+    SCALES.add(_name, partial(Block, _make), IMAGE, _cut)
 
 
 class Reduced(nn.Module):
@@ -288,7 +289,7 @@ for _way, _cut in {
     "maximum": "stem.0 body.0",
     "pairs": "stem.0 body.0",
 }.items():
-    SCALES.add(f"channels to one, {_way}", lambda way=_way: Reduced(way), IMAGE, _cut)
+    SCALES.add(f"channels to one, {_way}", partial(Reduced, _way), IMAGE, _cut)
 
 
 class Normed(nn.Module):
@@ -306,13 +307,14 @@ class Normed(nn.Module):
         return self.head(self.last_norm(x))
 
 
-for _name, _norm in {
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "LayerNorm": nn.LayerNorm,
     "RMSNorm": nn.RMSNorm,
     "LayerNorm without weights": lambda n: nn.LayerNorm(n, elementwise_affine=False),
     "GroupNorm": lambda n: nn.GroupNorm(4, n),
-}.items():
-    SCALES.add(f"{_name} of a width", lambda norm=_norm: Normed(norm), ROW, "first second outer", "head")
+}
+for _name, _norm in _NORMS.items():
+    SCALES.add(f"{_name} of a width", partial(Normed, _norm), ROW, "first second outer", "head")
 
 
 class Standardized(nn.Conv2d):
@@ -334,7 +336,7 @@ class StandardizedNet(nn.Module):
         return self.head(self.last(self.body(F.relu(self.norm(self.stem(x))))).relu())
 
 
-SCALES.add("weight standardization", StandardizedNet, IMAGE, "")
+SCALES.add("weight standardization", StandardizedNet, IMAGE, "stem last")
 
 
 class DynamicConvolution(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,14 +39,10 @@ class GroupedShuffle(nn.Module):
         return self.head(F.relu(x + self.expand(self.depthwise(y))))
 
 
-for _groups in (2, 3, 4):
-    SHUFFLES.add(
-        f"shuffle of {_groups} groups",
-        lambda groups=_groups: GroupedShuffle(groups),
-        IMAGE,
-        # With more groups, what one convolution cuts in each group would be a whole group of the next one.
-        "stem.0 reduce.0 depthwise expand" if _groups == 2 else "stem.0 expand",
-    )
+# With two groups of an even number of channels, any pair of channels can go. Otherwise each cut would have to take the
+# same number from every group on both sides of the shuffle, which few choices do, so the inner layers may stay whole.
+for _groups, _inner in ((2, "reduce.0 depthwise"), (3, ""), (4, "")):
+    SHUFFLES.add(f"shuffle of {_groups} groups", partial(GroupedShuffle, _groups), IMAGE, f"stem.0 {_inner} expand")
 SHUFFLES.add("nn.ChannelShuffle", lambda: GroupedShuffle(2, module=True), IMAGE, "stem.0 reduce.0 depthwise expand")
 
 
@@ -112,7 +109,7 @@ for _way, _cut in {
     "halves swapped": "stem.0 body.0 inner.0 back",
     "padded": "inner.0",
 }.items():
-    SHUFFLES.add(f"channels, {_way}", lambda way=_way: Rearranged(way), IMAGE, _cut)
+    SHUFFLES.add(f"channels, {_way}", partial(Rearranged, _way), IMAGE, _cut)
 
 
 class Grouped(nn.Module):
@@ -133,7 +130,7 @@ class Grouped(nn.Module):
 for _groups in (2, 4, 8):
     SHUFFLES.add(
         f"{_groups} groups and a multiplier",
-        lambda groups=_groups: Grouped(groups),
+        partial(Grouped, _groups),
         IMAGE,
         "stem.0 grouped.0 multiplied mix.0 last",
     )
@@ -250,7 +247,7 @@ class PartialConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         x = self.stem(x)
-        first, rest = torch.split(x, (4, 12), dim=1)
+        first, rest = torch.split(x, [4, 12], dim=1)
         return self.head(x + self.narrow(self.wide(torch.cat((self.part(first), rest), 1))))
 
 
