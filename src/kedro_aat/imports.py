@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -41,6 +43,26 @@ class Imported(Settings):
     def build(self, *args: Any, **more: Any) -> Any:
         """Calls the object with `args`, `init_args` and `more`, and returns the result."""
         return self.load()(*args, **self.init_args, **more)
+
+    def make(self, *args: Any, **known: Any) -> Any:
+        """Calls the object as `build` does, with arguments that may themselves name what is to be built.
+
+        A mapping with `class_path` and perhaps `init_args`, anywhere in the arguments, becomes what it names. A list
+        of numbers becomes a tensor, and the import path of a function this function, where an annotation asks for it.
+        Never for what a file names: this imports whatever stands there.
+
+        Args:
+            *args: Positional arguments.
+            **known: Arguments for whatever has a parameter of that name, the object itself or one of its arguments.
+        """
+        target = self.load()
+        parameters = _parameters(target)
+        given = {name: _made(value, parameters.get(name), known) for name, value in self.init_args.items()}
+        return target(*args, **{name: known[name] for name in known if name in parameters} | given)
+
+    def has_parameter(self, name: str) -> bool:
+        """Whether the object has a parameter of that name."""
+        return name in _parameters(self.load())
 
     def lookup_mistakes(self, key: str) -> list[str]:
         """Lists mistakes in the path and in the names of the arguments."""
@@ -90,6 +112,36 @@ def import_path(path: str) -> Any:
         known = [known for known in dir(owner) if not known.startswith("_")]
         raise ConfigurationError(path, [f"'{owner_path}' has no '{name}'.{closest(name, known)}"])
     return getattr(owner, name)
+
+
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # a builtin has none
+        return {}
+
+
+def _made(value: Any, parameter: inspect.Parameter | None, known: Mapping[str, Any]) -> Any:
+    """What an argument in YAML means."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("class_path"), str) and not {*value} - {"class_path", "init_args"}:
+            return Imported(class_path=value["class_path"], init_args=value.get("init_args") or {}).make(**known)
+        return {key: _made(part, None, known) for key, part in value.items()}
+    wanted = "" if parameter is None or parameter.annotation is parameter.empty else str(parameter.annotation)
+    kinds = {kind.rpartition(".")[2] for kind in re.findall(r"[\w.]+", wanted)}
+    if kinds - {"class", "Optional", "Union", "None", "NoneType"} == {"Tensor"} and _are_numbers(value):
+        import torch
+
+        return torch.tensor(value, dtype=torch.get_default_dtype())
+    if isinstance(value, list | tuple):
+        return [_made(part, parameter, known) for part in value]
+    return import_path(value) if isinstance(value, str) and "Callable" in kinds and "." in value else value
+
+
+def _are_numbers(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_are_numbers, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _without_arrays(value: Any) -> Any:

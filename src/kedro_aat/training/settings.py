@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import NumThreads
 from kedro_aat.imports import Imported, ImportedOrPath, import_path
+from kedro_aat.training.learning_rates import build_scheduler
+from kedro_aat.training.loading.settings import BatchSettings, LoaderSettings
 from kedro_aat.validated import Settings
 
 # Settings that are import paths of the user's own functions.
 _CALLABLES = ("train_epoch", "validate_", "configure_optimizers", "early_stopping", "update_learning_rate")
+
+
+# A path of an output; YAML reads that of the first of a tuple as a number.
+OutputPath = Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, int) else path)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Distillation(Settings):
@@ -37,6 +44,12 @@ class TrainingSettings(Settings):
 
     Attributes:
         batch_size: Examples in a training step and in a validation batch.
+        batch: Which parts of a batch are inputs and targets, where their names or positions do not say it.
+        loader: How batches are loaded.
+        output: Which output loss and metric read, of a model that returns several: its path, such as `logits` or `0`,
+            as `named_tensors` names it; several in a list, all of which the loss takes; or their weights by path, by
+            which the loss of each is multiplied. The metric reads the first. None takes the only one, the one named
+            `logits` or `out`, or the first of a model that returns only one in evaluation mode.
         optimizer: Optimizer, called with the model's parameters.
         scheduler: Learning-rate scheduler, called with the optimizer; None keeps the learning rate.
         scheduler_interval: Whether the scheduler steps after each epoch or after each optimizer step.
@@ -91,6 +104,9 @@ class TrainingSettings(Settings):
     )
 
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    batch: BatchSettings = BatchSettings()
+    loader: LoaderSettings = LoaderSettings()
+    output: Annotated[OutputPath | list[OutputPath] | dict[OutputPath, Finite] | None, Field(min_length=1)] = None
     optimizer: ImportedOrPath = Imported(
         class_path="torch.optim.SGD", init_args={"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     )
@@ -183,7 +199,7 @@ class TrainingSettings(Settings):
             if imported is None:
                 return None
             try:
-                return imported.build(*args)
+                return build_scheduler(imported, *args) if name == "scheduler" else imported.make(*args)
             except Exception as error:  # a user's class may raise anything
                 mistakes.append(f"{key}.{name}: {imported.class_path} refuses its init_args: {error}")
                 return None
@@ -213,7 +229,7 @@ class TrainingSettings(Settings):
         """Whether a higher metric is better; None if neither the settings nor the metric say."""
         if self.higher_is_better is not None:
             return self.higher_is_better
-        return getattr(self.metric.build(), "higher_is_better", None) if self.metric else None
+        return getattr(self.metric.make(), "higher_is_better", None) if self.metric else None
 
     @property
     def teaching(self) -> dict[str, Any] | None:
@@ -224,8 +240,9 @@ class TrainingSettings(Settings):
 
     @property
     def named_objects(self) -> list[Any]:
-        """The classes or functions of loss, metric, optimizer and scheduler."""
-        named = (self.loss, self.metric, self.optimizer, self.scheduler)
+        """The classes or functions of loss, metric, optimizer, scheduler and loader."""
+        own = [named for _, named in self.loader.imported]
+        named = (self.loss, self.metric, self.optimizer, self.scheduler, *own)
         return [each.load() for each in named if each is not None]
 
     @property
