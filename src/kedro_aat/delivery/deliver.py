@@ -134,7 +134,7 @@ def deliver(
     Raises:
         ExportError: If no file keeps the budget that its model kept.
     """
-    inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes))
+    inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes), training, baseline_model)
     steps = _Steps(finished or FinishedSteps(), inputs, validation_data, training, settings, budget, guards)
     baseline_files = steps.files(baseline_model)
     kept: list[Exported] = []

@@ -131,6 +131,22 @@ def synthetic_input(
     )
 
 
+def require_all_seen(number: int, dataset: Any, num_workers: int) -> None:
+    """Makes sure that a validation has read each example of a stream once.
+
+    Raises:
+        DataError: If not: each worker process reads a whole stream, unless the stream knows of them.
+    """
+    if isinstance(dataset, Streamed | Loaded) and number != (expected := len(dataset)):
+        advice = (
+            f"With {num_workers} worker processes, each reads the whole stream, unless it asks "
+            "torch.utils.data.get_worker_info() for its part: set training.num_workers to 0."
+            if num_workers and isinstance(dataset, Streamed)
+            else "A split that judges models must give the same examples each time that it is read."
+        )
+        raise DataError(f"The validation read {number:,} examples, but the split has {expected:,}. {advice}")
+
+
 def example_count(data: Data) -> int:
     """Number of examples of a split."""
     return len(as_dataset(data, "given"))

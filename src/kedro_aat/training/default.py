@@ -16,18 +16,20 @@ from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
 from kedro_aat.errors import DataError, ModelError
-from kedro_aat.model_inputs import Calling, ModelInputs, call_model, map_tensors
+from kedro_aat.model_inputs import Calling, ModelInputs, call_model
 from kedro_aat.modes import evaluating, evaluating_with_gradients
-from kedro_aat.training.data import Data, as_dataset
+from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.learning_rates import build_scheduler
 from kedro_aat.training.loading.form import BatchForm
 from kedro_aat.training.loading.loaders import Loaders, warn_of_chance
 from kedro_aat.training.loading.parts import BatchParts
+from kedro_aat.training.loading.placement import Placement
 from kedro_aat.training.outputs import Outputs
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
 from kedro_aat.training.scoring.groups import groups_of, with_groups
 from kedro_aat.training.scoring.guard_metrics import GuardMetrics
+from kedro_aat.training.scoring.scores import require_one_number
 from kedro_aat.training.scoring.watchers import Watcher, watchers_for
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.target_forms import TargetForm, main_target
@@ -58,7 +60,7 @@ class DefaultTraining:
         settings: Settings of the training.
         train_data: `{"inputs": (N, ...), "targets": (N, ...)}` or other tensors by name, a dataset of examples in any
             structure (`BatchForm` splits it), or a data loader; None if the model is only validated.
-        validation_data: Validation split, in the same form.
+        validation_data: Validation split, in the same form; None if the model is not validated.
         seed: Seed of shuffling; `seed_everything` seeds everything else.
         teacher: The baseline, for distillation; moved like the model, and never trained.
         controller: The model's controller, whose cut copy of the model is trained and run in its place.
@@ -73,7 +75,7 @@ class DefaultTraining:
         model: nn.Module,
         settings: TrainingSettings,
         train_data: Data | None,
-        validation_data: Data,
+        validation_data: Data | None,
         *,
         seed: int = 0,
         teacher: nn.Module | None = None,
@@ -84,8 +86,8 @@ class DefaultTraining:
             torch.set_num_threads(settings.num_threads)
         self.settings = settings
         self.device = pick_device(settings.device)
-        self._memory_format = torch.channels_last if settings.channels_last else torch.preserve_format
-        self.model = self._placed(model)
+        self._place = Placement(self.device, channels_last=settings.channels_last)
+        self.model = self._place.model(model)
         self._forward = torch.compile(model) if settings.compile else model
         self._controller = None if settings.compile else controller  # each cut would be compiled anew
         self._compact: CompactModel | None = None
@@ -106,8 +108,9 @@ class DefaultTraining:
         self._train_data = None if train_data is None else as_dataset(train_data, "training", settings.batch)
         if self._train_data is not None:
             warn_of_chance(self._train_data)
-        self._validation_data = as_dataset(validation_data, "validation", settings.batch)
-        self._groups = groups_of(validation_data, settings.group)
+        is_validated = validation_data is not None
+        self._validation_data = as_dataset(validation_data, "validation", settings.batch) if is_validated else ()
+        self._groups = groups_of(validation_data, settings.group) if is_validated else None
         self._watchers = watchers_for(
             self._metric, settings.num_bootstrap_resamples, len(self._validation_data), self._groups
         )
@@ -116,14 +119,8 @@ class DefaultTraining:
         self._distills, self._is_taught = True, False
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
             self._teacher = Teacher(
-                self._placed(teacher), settings.distillation, self._loss, self._autocast, self._outputs
+                self._place.model(teacher), settings.distillation, self._loss, self._autocast, self._outputs
             )
-
-    def _placed(self, model: nn.Module) -> nn.Module:
-        model = model.to(self.device)
-        if self.settings.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model
 
     def _ask_teacher(self) -> None:
         """Adds the teacher's answers to the training data, if they stay the same, when they are first needed."""
@@ -131,7 +128,7 @@ class DefaultTraining:
             assert self._train_data is not None
             size = max(self.settings.batch_size, 256)
             self._train_data = self._teacher.with_answers(
-                self._train_data, lambda batch: self._to_device(self._forms["training"](batch)[0]), size
+                self._train_data, lambda batch: self._place.inputs(self._forms["training"](batch)[0]), size
             )
             self._is_taught = True
 
@@ -139,6 +136,13 @@ class DefaultTraining:
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
         return len(self.train_batches(0))
+
+    @property
+    def num_train_examples(self) -> int:
+        """Training examples in an epoch."""
+        if self.settings.loader.steps_per_epoch is None:
+            return len(self._train_data)
+        return self.steps_per_epoch * self.settings.batch_size
 
     def train_batches(self, epoch: int) -> Any:
         """The shuffled batches of one epoch, as the data give them; a loader of the user's is used as it is."""
@@ -220,12 +224,12 @@ class DefaultTraining:
             self._controller = None
             return None
         if compact is not None and compact is not self._compact:
-            self._placed(compact.model)
+            self._place.model(compact.model)
         self._compact = compact
         return compact
 
     def _loss_of(self, forward: Forward, inputs: ModelInputs, labels: Any, answers: Tensor | None = None) -> Tensor:
-        moved, targets = self._to_device(inputs), self._moved(labels)
+        moved, targets = self._place.inputs(inputs), self._place.targets(labels)
 
         def in_evaluation() -> Any:
             with evaluating(self.model), torch.no_grad():
@@ -236,7 +240,7 @@ class DefaultTraining:
             loss = self._outputs.loss(self._task_loss, outputs, targets, in_evaluation)
             if self._teacher is None or not self._distills:
                 return loss
-            answers = self._teacher.answer(moved) if answers is None else self._moved(answers)
+            answers = self._teacher.answer(moved) if answers is None else self._place.targets(answers)
             return self._teacher.loss(loss, self._outputs.main(outputs, in_evaluation), answers)
 
     def _task_loss(self, outputs: Any, targets: Any) -> Tensor:
@@ -271,7 +275,9 @@ class DefaultTraining:
         batches = itertools.islice(self.train_batches(0), self.settings.batch_norm_adaptation_batches)
         # In a tuple, of which `update_bn` takes the first.
         inputs = (
-            (self._to_device(part[0]),) for batch in batches for part, _ in self._parts(batch, self._forms["training"])
+            (self._place.inputs(part[0]),)
+            for batch in batches
+            for part, _ in self._parts(batch, self._forms["training"])
         )
         compact = self._compact_model()
         update_bn(inputs, Calling(compact.model if compact else model))
@@ -288,10 +294,10 @@ class DefaultTraining:
         while True:
             watcher = self._watchers[0]()
             metric = self._measure(model, watcher)
+            value = require_one_number(self.settings.metric_name, metric.compute())
             if (evaluation := watcher.evaluation(metric)) is not None:
                 self._is_reproduced = True
                 return evaluation
-            value = metric.compute()
             # A model that has diverged says nothing about the next ones, which are compared with the baseline's scores.
             if self._is_reproduced or not torch.as_tensor(value).isfinite().all():
                 return Evaluation(value)
@@ -305,18 +311,21 @@ class DefaultTraining:
         forward = compact.model.eval() if compact else self._forward
         self._metric.reset()
         self._guards.reset()
+        num_seen = 0
         with torch.no_grad():
             for batch in self.validation_batches():
                 for (inputs, labels), _ in self._parts(batch, self._forms["validation"]):
                     # As the delivered file computes: without autocast.
-                    outputs = self._outputs.main(call_model(forward, self._to_device(inputs))).float()
+                    outputs = self._outputs.main(call_model(forward, self._place.inputs(inputs))).float()
                     if self.observe is not None:
                         self.observe(outputs, main_target(labels))
-                    targets = main_target(self._moved(labels))
+                    targets = main_target(self._place.targets(labels))
                     read = self._metric_form(outputs, targets)
+                    num_seen += len(outputs)
                     self._metric.update(*read)
                     self._guards.update(outputs, targets)
                     watcher.update(*read)
+        require_all_seen(num_seen, self._validation_data, self.settings.num_workers)
         return self._metric
 
     def callables(self) -> Callables:
@@ -384,16 +393,6 @@ class DefaultTraining:
     def _autocast(self) -> torch.autocast:
         precision = self.settings.precision
         return torch.autocast(self.device.type, _AUTOCAST.get(precision), enabled=precision != "fp32")
-
-    def _to_device(self, inputs: ModelInputs) -> ModelInputs:
-        return map_tensors(self._placed_input, inputs)
-
-    def _placed_input(self, tensor: Tensor) -> Tensor:
-        memory_format = self._memory_format if tensor.dim() == 4 else torch.preserve_format
-        return tensor.to(self.device, non_blocking=True, memory_format=memory_format)
-
-    def _moved(self, targets: Any) -> Any:
-        return map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), targets)
 
 
 def _do_nothing(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:

@@ -73,7 +73,9 @@ def evaluate_baseline(
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed, guards=guards)
     finished = FinishedSteps(
         checkpoint_store.root / "finished_steps" if checkpoint_store else None,
-        validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes if checkpoint_store else None),
+        validation_data=data_fingerprint(
+            validation_data, checkpoint_store.file_hashes if checkpoint_store else None, settings.training.batch
+        ),
         **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, guards),
         seed=settings.seed,
@@ -91,7 +93,9 @@ def evaluate_baseline(
 
     evaluation = finished.result("baseline", MetricValues, validated, model).evaluation()
     finished.remove_others(NUM_OTHER_BASELINES)
-    if (dependence := dependence_warning(validation_data, groups=evaluation.groups)) is not None:
+    if (
+        dependence := dependence_warning(validation_data, groups=evaluation.groups, training=settings.training)
+    ) is not None:
         logger.warning("%s", dependence)
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better, also=evaluation.also)
     logger.info("Baseline metric %.4f; lowest tolerated %.4f", evaluation.metric, budget.lowest_tolerated)
@@ -99,7 +103,7 @@ def evaluate_baseline(
         logger.info("Guard %s %.4f; lowest tolerated %.4f", guard.name, guard.baseline, guard.lowest_tolerated)
     values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}
     scores = {name: [] if value is None else value.tolist() for name, value in values.items()}
-    sizes = SplitSizes(training=example_count(train_data), validation=example_count(validation_data))
+    sizes = SplitSizes(training=training.num_train_examples, validation=example_count(validation_data))
     metric = settings.training.metric_name
     expected = expected_certificate(evaluation, metric, budget, sizes.validation, settings.certificate)
     logger.info("%s", expected.words, extra={"markup": False})  # Kedro's handler would remove what is in brackets

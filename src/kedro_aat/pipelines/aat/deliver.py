@@ -101,7 +101,7 @@ def export_model(
     )
     finished = FinishedSteps(
         checkpoint_store.root / search_result.run / "finished_steps",
-        validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes),
+        validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes, settings.training.batch),
         **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, settings.budget.also),
         # The objective and the limits choose among results that do not depend on them.

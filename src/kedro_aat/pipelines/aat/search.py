@@ -65,7 +65,7 @@ def build_controller(
     from kedro_aat.compression.build import build_controller as build
     from kedro_aat.training.data import synthetic_input
 
-    inputs = None if train_data is None else synthetic_input(train_data)
+    inputs = None if train_data is None else synthetic_input(train_data, training=settings.training, model=model)
     built = build(copy.deepcopy(model), settings.compression, example_input=inputs)
     if train_data is not None:
         _calibrate(built, settings.training, train_data, settings.seed)
@@ -93,7 +93,9 @@ def limited_rate(
     assert isinstance(settings.search, Frontier)  # the settings made sure of it
     second = settings.second_stage
     compression = None if second is None else second.compression
-    file = LimitedFile(settings.export, compression, example_input(validation_data))
+    file = LimitedFile(
+        settings.export, compression, example_input(validation_data, training=settings.training, model=controller.model)
+    )
     rankings = settings.search.tactics.rankings(controller.rankings)
     lowest = lowest_rate(controller, file, settings.maximal_rate, rankings[0], _estimates(checkpoint_store))
     controller.limit = file.limit(lowest)
@@ -230,7 +232,7 @@ def finetune_later_stage(
     earlier = [search_result, *([second_result] if isinstance(second_result, SearchResult) else [])]
     before = [search_result, *([] if second_result is None else [second_result])]
     limit, used = settings.time_limit, sum(stage.seconds.used for stage in before)
-    later_controller = _later_controller(controller, later, earlier, train_data)
+    later_controller = _later_controller(controller, later, earlier, train_data, settings.training)
     _calibrate(later_controller, settings.training, train_data, settings.seed)
     minimal_rate, maximal_rate = later.minimal_rate, settings.maximal_rate
     if is_limited:
@@ -276,7 +278,11 @@ finetune_second_stage = finetune_later_stage  # its name in version 0.1.0
 
 
 def _later_controller(
-    controller: ModelController, later: LaterStage, earlier: list[SearchResult], train_data: Data
+    controller: ModelController,
+    later: LaterStage,
+    earlier: list[SearchResult],
+    train_data: Data,
+    training: TrainingSettings,
 ) -> ModelController:
     """Puts what the earlier stages have found, as it would be exported, under the later stage's compression."""
     from kedro_aat.compression.build import build_controller as build
@@ -285,7 +291,9 @@ def _later_controller(
 
     is_sparse = any("magnitude_sparsity" in stage.algorithms for stage in earlier)
     compression = keeping_zeros(later.compression) if is_sparse else later.compression
-    return build(controller.strip(), compression, example_input=synthetic_input(train_data))
+    model = controller.strip()
+    inputs = synthetic_input(train_data, training=training, model=model)
+    return build(model, compression, example_input=inputs)
 
 
 def _calibrate(controller: ModelController, training: TrainingSettings, train_data: Data, seed: int) -> None:
@@ -293,8 +301,6 @@ def _calibrate(controller: ModelController, training: TrainingSettings, train_da
 
     Without it, they would be those of the first batch that the model sees, which is one of the validation split.
     """
-    import itertools
-
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.random_state import seed_everything
 
@@ -302,8 +308,9 @@ def _calibrate(controller: ModelController, training: TrainingSettings, train_da
         return
     seed_everything(seed)  # of random augmentation
     device = next(controller.model.parameters()).device
-    batches = DefaultTraining(controller.model, training, train_data, train_data).train_batches(0)
-    controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
+    # The training split stands for the validation split, which is not read here.
+    data = DefaultTraining(controller.model, training, train_data, None)
+    controller.calibrate(data.calibration_batches(NUM_CALIBRATION_BATCHES))
     controller.model.to(device)
 
 
@@ -326,7 +333,7 @@ def _without_gain(
         max(stage.rate.achieved for stage in earlier),
         later_controller,
         settings.maximal_rate,
-        example_input(validation_data, max(settings.export.batch_sizes)),
+        example_input(validation_data, max(settings.export.batch_sizes), settings.training, controller.model),
         settings.export,
         _estimates(checkpoint_store),
     )

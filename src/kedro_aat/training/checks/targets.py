@@ -131,6 +131,12 @@ def _other_forms(outputs: Tensor, targets: Tensor) -> Iterator[_Form]:
             yield _Form(
                 targets.argmax(1), "They are one-hot, but should be labels: give targets.argmax(1).", ("metric",)
             )
+        elif targets.shape == outputs.shape and _are_probabilities(targets):
+            advice = (
+                "They are probabilities of the classes, but the metric takes labels: give targets.argmax(1), or wrap "
+                "the metric."
+            )
+            yield _Form(targets.argmax(1), advice, ("metric",))
         elif targets.numel() == shape.numel() and is_whole:
             labels = targets.reshape(shape).long()
             if targets.shape != shape:
@@ -149,6 +155,10 @@ def _other_forms(outputs: Tensor, targets: Tensor) -> Iterator[_Form]:
 
 def _is_one_hot(targets: Tensor) -> bool:
     return bool(((targets == 0) | (targets == 1)).all() and (targets.sum(1) == 1).all())
+
+
+def _are_probabilities(targets: Tensor) -> bool:
+    return bool(((targets >= 0) & (targets <= 1)).all() and ((targets.double().sum(1) - 1).abs() < 1e-3).all())
 
 
 def label_mistakes(outputs: Tensor, targets: Tensor, takers: Mapping[str, object]) -> list[str]:

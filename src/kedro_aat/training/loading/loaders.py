@@ -155,7 +155,7 @@ def warn_of_chance(dataset: Any) -> None:
     source = dataset.dataset if isinstance(dataset, Streamed) else dataset if loader is None else loader.dataset
     unknown = None
     if isinstance(source, IterableDataset) or isinstance(dataset, Streamed):
-        if not hasattr(source, "set_epoch") and _differs(source):
+        if not hasattr(source, "set_epoch") and differs(source):
             unknown = source
     elif loader is not None:
         chosen = [part for part in _samplers(loader) if type(part) not in (SequentialSampler, BatchSampler)]
@@ -168,7 +168,8 @@ def warn_of_chance(dataset: Any) -> None:
         )
 
 
-def _differs(source: Any) -> bool:
+def differs(source: Any) -> bool:
+    """Whether the first examples of a stream differ when it is read twice."""
     from kedro_aat.training.fingerprints.contents import ContentHash
 
     before, found = rng_state(), []
