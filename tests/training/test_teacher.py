@@ -38,7 +38,9 @@ def test_softmax_loss_is_the_divergence_times_the_temperature_squared(temperatur
     soft = (TEACHER_LOGITS / temperature).softmax(1)
     divergence = (soft * (soft.log() - (LOGITS / temperature).log_softmax(1))).sum(1).mean()
     expected = (1 - weight) * task(LOGITS, TARGETS) + weight * temperature**2 * divergence
-    loss = make_teacher(task, temperature=temperature, weight=weight).loss(task(LOGITS, TARGETS), LOGITS, TEACHER_LOGITS)
+    loss = make_teacher(task, temperature=temperature, weight=weight).loss(
+        task(LOGITS, TARGETS), LOGITS, TEACHER_LOGITS
+    )
     torch.testing.assert_close(loss, expected)
 
 
