@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from kedro_aat.errors import DataError
-from kedro_aat.model_inputs import ModelInputs, map_tensors, named_tensors, take_examples
+from kedro_aat.model_inputs import ModelInputs, map_tensors, named_tensors, precision_of, take_examples
 from kedro_aat.model_inputs import num_examples as num_examples_in
 from kedro_aat.tensors import hash_tensors, mark_made_up, synthetic_like
 from kedro_aat.training.fingerprints.contents import ContentHash, FileHash, kept_hashes, known_hash, size_and_time
@@ -64,18 +64,16 @@ def as_dataset(data: Data, split: str, batch: BatchSettings | None = None) -> An
         batch: What of a batch is input and target; None if it does not matter here.
 
     Raises:
-        DataError: If the split is empty, if its tensors differ in number, or if a data loader shuffles or drops
-            examples of a split that judges models.
+        DataError: If the split is empty, if its tensors differ in number, or if a split that judges models changes
+            from reading to reading, or a data loader drops some of its examples.
     """
     if isinstance(data, Mapping):
         data = _of_mapping(data, split, batch)
-    elif isinstance(data, DataLoader):
-        data = Loaded(data)
+    elif isinstance(data, DataLoader | IterableDataset) or not hasattr(data, "__getitem__"):
+        read = Loaded(data) if isinstance(data, DataLoader) else Streamed(data)
         if split in ("validation", "test"):
-            data.refuse_chance(split)
-        return data
-    elif isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
-        return data if isinstance(data, Streamed) else Streamed(data)
+            read.refuse_chance(split)
+        return read
     if len(data) == 0:
         raise DataError(f"The {split} split has 0 examples. Add examples, or give it a larger share of the data.")
     return data
@@ -114,7 +112,9 @@ def example_input(
         as_dataset(data, "given", batch), num_examples, None if collate is None else function_of(collate)
     )
     group = () if training is None or training.group is None else (training.group,)
-    return take_examples(BatchForm(batch, model, "given", group)(examples)[0], slice(num_examples))
+    inputs = take_examples(BatchForm(batch, model, "given", group)(examples)[0], slice(num_examples))
+    dtype = torch.float64 if model is None else precision_of(model) or torch.float64
+    return map_tensors(lambda part: part.to(dtype) if part.dtype is torch.float64 else part, inputs)
 
 
 def synthetic_input(
@@ -135,8 +135,10 @@ def require_all_seen(number: int, dataset: Any, num_workers: int) -> None:
     """Makes sure that a validation has read each example of a stream once.
 
     Raises:
-        DataError: If not: each worker process reads a whole stream, unless the stream knows of them.
+        DataError: If not, or if there is none. Each worker process reads a whole stream, unless the stream knows it.
     """
+    if not number:
+        raise DataError("The validation split has 0 examples. Add examples, or give it a larger share of the data.")
     if isinstance(dataset, Streamed | Loaded) and number != (expected := len(dataset)):
         advice = (
             f"With {num_workers} worker processes, each reads the whole stream, unless it asks "

@@ -16,7 +16,7 @@ from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
 from kedro_aat.errors import DataError, ModelError
-from kedro_aat.model_inputs import Calling, ModelInputs, call_model
+from kedro_aat.model_inputs import Calling, ModelInputs, call_model, precision_of
 from kedro_aat.modes import evaluating, evaluating_with_gradients
 from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
@@ -86,7 +86,7 @@ class DefaultTraining:
             torch.set_num_threads(settings.num_threads)
         self.settings = settings
         self.device = pick_device(settings.device)
-        self._place = Placement(self.device, channels_last=settings.channels_last)
+        self._place = Placement(self.device, channels_last=settings.channels_last, precision=precision_of(model))
         self.model = self._place.model(model)
         self._forward = torch.compile(model) if settings.compile else model
         self._controller = None if settings.compile else controller  # each cut would be compiled anew

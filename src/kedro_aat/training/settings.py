@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import NumThreads
@@ -16,11 +17,6 @@ from kedro_aat.validated import Settings
 
 # Settings that are import paths of the user's own functions.
 _CALLABLES = ("train_epoch", "validate_", "configure_optimizers", "early_stopping", "update_learning_rate")
-
-
-# A path of an output; YAML reads that of the first of a tuple as a number.
-OutputPath = Annotated[str, BeforeValidator(lambda path: str(path) if isinstance(path, int) else path)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Distillation(Settings):
@@ -106,7 +102,7 @@ class TrainingSettings(Settings):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     batch: BatchSettings = BatchSettings()
     loader: LoaderSettings = LoaderSettings()
-    output: Annotated[OutputPath | list[OutputPath] | dict[OutputPath, Finite] | None, Field(min_length=1)] = None
+    output: str | list[str] | dict[str, float] | None = None
     optimizer: ImportedOrPath = Imported(
         class_path="torch.optim.SGD", init_args={"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     )
@@ -135,6 +131,22 @@ class TrainingSettings(Settings):
     update_learning_rate: str | None = None
     after_upgrade: Literal["continue", "start_anew"] | None = None
     baseline_check: Literal["error", "warn", "off"] = "error"
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _paths_of_outputs(cls, output: object) -> object:
+        paths = list(output) if isinstance(output, list | tuple | dict) else [output]
+        weights = list(output.values()) if isinstance(output, dict) else [1.0]
+        are_finite = all(type(weight) in (int, float) and math.isfinite(weight) for weight in weights)
+        if output is not None and not (paths and all(type(path) in (str, int) for path in paths) and are_finite):
+            raise ValueError(
+                "must be the path of an output, such as logits or 0, a list of paths, or a mapping of paths to their "
+                f"finite weights in the loss, but got {output!r:.60}"
+            )
+        # YAML reads the path of the first of a tuple as a number.
+        if isinstance(output, dict):
+            return {str(path): weight for path, weight in output.items()}
+        return str(output) if isinstance(output, int) else [*map(str, paths)] if paths != [output] else output
 
     @field_validator("device")
     @classmethod

@@ -80,7 +80,7 @@ def main_target(targets: Any) -> Any:
 
 
 def _other_types(targets: Tensor) -> Iterator[torch.dtype]:
-    if not targets.is_floating_point():
+    if targets.dtype != torch.float32:
         yield torch.float32
     if targets.dtype != torch.int64 and bool((targets == targets.round()).all()):
         yield torch.int64

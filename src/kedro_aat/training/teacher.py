@@ -24,6 +24,22 @@ class Answered(NamedTuple):
     answers: Tensor
 
 
+class AnsweredRows(Rows):
+    """A dataset of tensors with the teacher's outputs.
+
+    Args:
+        dataset: The dataset, which takes many indices at once.
+        answers: The outputs for its N examples, (N, ...).
+    """
+
+    def __init__(self, dataset: Any, answers: Tensor) -> None:
+        super().__init__(Answered(dataset.tensors, answers))
+        self._dataset, self._answers = dataset, answers
+
+    def __getitem__(self, index: Any) -> Answered:
+        return Answered(self._dataset[index], self._answers[index])
+
+
 class Teacher:
     """The baseline as a teacher.
 
@@ -73,7 +89,7 @@ class Teacher:
             return dataset
         starts = range(0, len(dataset), batch_size)
         answers = [self.answer(inputs_of(dataset[start : start + batch_size])).float().cpu() for start in starts]
-        return Rows(Answered(dataset.tensors, torch.cat(answers)))
+        return AnsweredRows(dataset, torch.cat(answers))
 
     def loss(self, task_loss: Tensor, outputs: Tensor, answers: Tensor) -> Tensor:
         """The weighted sum of the losses on targets and teacher, a scalar.

@@ -9,25 +9,24 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DistributedSampler, TensorDataset
+from torch.utils.data import TensorDataset
 
-from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.model_inputs import call_model, num_examples
 from kedro_aat.pipelines.digits.baseline import Uncompressed
 from kedro_aat.testing.training import assert_same_bits
 from kedro_aat.training.data import data_fingerprint, example_count, example_input, synthetic_input
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.fingerprints.split_hash import split_fingerprint
 from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.settings import TrainingSettings
 from tests.training.loading import cases
-from tests.training.loading.cases import IDS, MAP, MASK, PIXELS, RAGGED, TENSORS, X, Y, Examples, loader
+from tests.training.loading.cases import IDS, MAP, MASK, PIXELS, RAGGED, TENSORS, Examples, X, Y, loader
 
 HERE = "tests.training.loading.cases."
 ACCURACY = {
     "class_path": "torchmetrics.classification.MulticlassAccuracy",
     "init_args": {"num_classes": 3, "average": "micro"},
 }
+CE = "torch.nn.CrossEntropyLoss"
 BCE, MSE, MAE = "torch.nn.BCEWithLogitsLoss", "torch.nn.MSELoss", "torchmetrics.MeanAbsoluteError"
 BINARY = "torchmetrics.classification.BinaryAccuracy"
 LEFT, RIGHT = X[:, :2], X[:, 2:]
@@ -37,6 +36,7 @@ KINDS = [
     ("pairs", cases.Plain, Examples(lambda i: (X[i], Y[i])), {}),
     ("dictionaries", cases.Plain, Examples(lambda i: {"image": X[i], "label": Y[i], "path": f"{i}.png"}), {}),
     ("named as parameters", cases.Plain, Examples(lambda i: {"x": X[i], "weight": X[i], "y": Y[i]}), {}),
+    ("in double precision", cases.Plain, Examples(lambda i: (X[i].double().numpy(), int(Y[i]))), {}),
     ("named tuples", cases.Plain, Examples(lambda i: cases.Point(Y[i], X[i])), {}),
     ("dataclass", cases.Plain, Examples(lambda i: (X[i], Y[i])), {"loader": {"collate_fn": HERE + "collate_records"}}),
     ("triples", cases.Plain, Examples(lambda i: (X[i], Y[i], i)), {"batch": {"inputs": 0, "targets": 1}}),
@@ -96,7 +96,7 @@ KINDS = [
     ("first of a tuple", cases.Pair, TENSORS, {"output": 0}),
     ("auxiliary output", cases.Auxiliary, TENSORS, {}),
     ("weighted outputs", cases.Auxiliary, TENSORS, {"output": {0: 1.0, 1: 0.4}}),
-    ("class weights", cases.Plain, TENSORS, {"loss": {"class_path": "torch.nn.CrossEntropyLoss", "init_args": {"weight": [1.0, 2, 3]}}}),
+    ("class weights", cases.Plain, TENSORS, {"loss": {"class_path": CE, "init_args": {"weight": [1.0, 2, 3]}}}),
     ("column of numbers", cases.OneOutput, TensorDataset(X, X[:, 0]), {"loss": MSE, "metric": MAE}),
     ("one logit", cases.OneOutput, TensorDataset(X, Y.clamp(max=1)), {"loss": BCE, "metric": BINARY}),
     (
@@ -116,7 +116,7 @@ KINDS = [
         cases.Segmenter,
         TensorDataset(PIXELS, torch.where(PIXELS[:, 0] > 1, 255, MAP)),
         {
-            "loss": {"class_path": "torch.nn.CrossEntropyLoss", "init_args": {"ignore_index": 255}},
+            "loss": {"class_path": CE, "init_args": {"ignore_index": 255}},
             "metric": {
                 "class_path": "torchmetrics.classification.MulticlassJaccardIndex",
                 "init_args": {"num_classes": 3, "ignore_index": 255},
@@ -145,7 +145,7 @@ class Run:
         teacher = copy.deepcopy(self.model)
         with torch.no_grad():
             for parameter in teacher.parameters():
-                parameter *= 1.1
+                parameter.mul_(1.1)
         validation = data if validation is None else validation
         if isinstance(validation, cases.EpochStream):
             validation = cases.SizedStream()

@@ -18,11 +18,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 
-from kedro_aat.errors import DataError
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.data import NUM_SAMPLED_EXAMPLES, Data, as_dataset
 from kedro_aat.training.loading.datasets import Loaded, Rows, Streamed, examples_in
-from kedro_aat.training.loading.loaders import differs
 from kedro_aat.training.loading.settings import BatchSettings
 from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
 
@@ -51,11 +49,6 @@ def split_fingerprint(data: Data, batch: BatchSettings | None = None) -> str:
     if isinstance(data, Mapping) and all(isinstance(data.get(name), np.ndarray | Tensor) for name in _PAIR):
         data = {name: torch.as_tensor(data[name]) for name in (_PAIR if batch in (None, BatchSettings()) else data)}
     dataset = as_dataset(data, "test", batch)
-    if isinstance(dataset, Streamed | Loaded) and differs(dataset):
-        raise DataError(
-            "The test split gives other examples, or another order, when it is read twice, so that it cannot be "
-            "certified on: models are compared example by example. Give a dataset with a fixed order."
-        )
     examples = _rows(*dataset.tensors[:2]) if type(dataset) is TensorDataset else _examples(dataset)
     hashes = sorted(examples)
     digest = hashlib.blake2b(b"".join(hashes), digest_size=16)

@@ -8,15 +8,16 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from kedro_aat.errors import DataError
 from kedro_aat.model_inputs import map_tensors, named_tensors, num_examples, take_examples
+from kedro_aat.training.fingerprints.contents import ContentHash
 from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
 
 # Seconds after which the count of a stream's examples is given up: it may never end.
 COUNTING_SECONDS = 60.0
+NUM_COMPARED = 16  # examples of a stream that are read twice
 
 _LENGTHS: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
@@ -53,6 +54,14 @@ class Streamed(IterableDataset[Any]):
 
     def __len__(self) -> int:
         return length_of(self.dataset)
+
+    def refuse_chance(self, split: str) -> None:
+        """Makes sure that each pass reads the same examples in the same order.
+
+        Raises:
+            DataError: If the first ones differ.
+        """
+        _require_same(self.dataset, split)
 
 
 class Loaded(Dataset[Any]):
@@ -117,7 +126,7 @@ class Loaded(Dataset[Any]):
             DataError: If the loader shuffles or drops examples.
         """
         if isinstance(self.loader.dataset, IterableDataset):
-            return
+            return _require_same(self.loader.dataset, split)
         before = rng_state()
         orders = []
         for seed in (0, 1):
@@ -137,6 +146,27 @@ class Loaded(Dataset[Any]):
                 f"The DataLoader of the {split} split drops the last {num_all - number:,} of {num_all:,} examples. "
                 f"{advice}"
             )
+        return None
+
+
+def differs(source: Any) -> bool:
+    """Whether the first examples of a stream differ when it is read twice."""
+    before, found = rng_state(), []
+    for seed in (0, 1):
+        seed_everything(seed)
+        content = ContentHash()
+        content.add(list(itertools.islice(source, NUM_COMPARED)))
+        found.append(content.hexdigest())
+    set_rng_state(before)
+    return found[0] != found[1]
+
+
+def _require_same(source: Any, split: str) -> None:
+    if differs(source):
+        raise DataError(
+            f"The first examples of the {split} split ({type(source).__name__}) differ when they are read twice, but "
+            "models are compared example by example. Give it a fixed order, and no random augmentation."
+        )
 
 
 def length_of(dataset: Any) -> int:
@@ -154,7 +184,7 @@ def length_of(dataset: Any) -> int:
         for number, _ in enumerate(dataset, 1):
             if time.monotonic() > end:
                 raise DataError(
-                    f"{number:,} examples of {type(dataset).__name__} were read in {COUNTING_SECONDS:.0f} seconds to "
+                    f"{number:,} examples of {type(dataset).__name__} were read in {COUNTING_SECONDS:g} seconds to "
                     "count them, and more are left: it has no length. Give it a __len__. For training, "
                     "training.loader.steps_per_epoch will do; a split that judges models must end."
                 )
@@ -221,4 +251,4 @@ def stacked(examples: list[Any]) -> Any:
 
 def plain_tensors(dataset: Any) -> bool:
     """Whether batches are made by one indexing of tensors."""
-    return type(dataset) in (torch.utils.data.TensorDataset, Rows)
+    return type(dataset) is TensorDataset or isinstance(dataset, Rows)

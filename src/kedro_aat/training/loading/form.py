@@ -90,8 +90,8 @@ class BatchForm:
                 part = parts[name]
                 continue
             try:
-                part = part[int(name)]
-            except (ValueError, TypeError, LookupError):
+                part = tuple(part if isinstance(part, tuple | list) else ())[int(name)]
+            except (ValueError, LookupError):
                 raise DataError(
                     f"A batch of the {self._split} split has no part {key}, which training.batch names: it has "
                     f"{_described(batch)}."
@@ -99,13 +99,17 @@ class BatchForm:
         return part
 
     def _refuse(self, batch: Any) -> NoReturn:
-        parts = _named_parts(batch)
-        keys: list[Any] = [*parts] if parts else [*range(len(batch))] if isinstance(batch, tuple | list) else [0, 1]
-        *first, last = keys if len(keys) > 1 else [*keys, "NAME"]
+        named = _named_parts(batch) or dict(enumerate(batch if isinstance(batch, tuple | list) else ()))
+        keys = [key for key, part in named.items() if [*tensors_in(part)]]
+        target = next((key for key in keys if key in TARGET_NAMES), keys[1] if len(keys) > 1 else None)
+        others = [str(key) for key in keys if key != target]
+        chosen = others if target in TARGET_NAMES else others[:1]
+        inputs = f"[{', '.join(chosen)}]" if len(chosen) > 1 else "".join(chosen)
+        advice = f"Name them in the settings, such as training.batch: {{inputs: {inputs}, targets: {target}}}."
         raise DataError(
             f"A batch of the {self._split} split is a {type(batch).__name__} of {_described(batch)}: it is not known "
-            "which parts are inputs of the model, and which are targets. Name them in the settings, such as "
-            f"training.batch: {{inputs: [{', '.join(map(str, first))}], targets: {last}}}."
+            "which parts are inputs of the model, and which are targets. "
+            + (advice if others and target is not None else "Let each example be a pair (input, target).")
         )
 
 

@@ -13,14 +13,12 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
 
 from kedro_aat.training.guards.watchdog import Watchdog, WatchedLoader
-from kedro_aat.training.loading.datasets import Loaded, Streamed, plain_tensors, stacked
+from kedro_aat.training.loading.datasets import Loaded, Streamed, differs, plain_tensors, stacked
 from kedro_aat.training.loading.settings import function_of
-from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
 from kedro_aat.training.settings import TrainingSettings
 
 # Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003
-NUM_COMPARED = 16  # examples of a stream that are read twice
 
 logger = logging.getLogger(__name__)
 
@@ -166,20 +164,6 @@ def warn_of_chance(dataset: Any) -> None:
             "than a run without interruption. With a method set_epoch(epoch) that seeds it, both see the same.",
             type(unknown).__qualname__,
         )
-
-
-def differs(source: Any) -> bool:
-    """Whether the first examples of a stream differ when it is read twice."""
-    from kedro_aat.training.fingerprints.contents import ContentHash
-
-    before, found = rng_state(), []
-    for seed in (0, 1):
-        seed_everything(seed)
-        content = ContentHash()
-        content.add(list(itertools.islice(source, NUM_COMPARED)))
-        found.append(content.hexdigest())
-    set_rng_state(before)
-    return found[0] != found[1]
 
 
 def _is_told(part: Any) -> bool:

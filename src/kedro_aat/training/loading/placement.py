@@ -16,10 +16,11 @@ class Placement:
     Args:
         device: The device.
         channels_last: Whether images, and the weights of a model, have the channels-last memory format.
+        precision: Type of inputs in double precision, which NumPy and Python give; None leaves them.
     """
 
-    def __init__(self, device: torch.device, *, channels_last: bool) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, *, channels_last: bool, precision: torch.dtype | None = None) -> None:
+        self._device, self._precision = device, precision
         self._image_format = torch.channels_last if channels_last else torch.preserve_format
 
     def model(self, model: nn.Module) -> nn.Module:
@@ -35,7 +36,8 @@ class Placement:
 
     def _input(self, tensor: Tensor) -> Tensor:
         memory_format = self._image_format if tensor.dim() == 4 else torch.preserve_format
-        return tensor.to(self._device, non_blocking=True, memory_format=memory_format)
+        dtype = self._precision if tensor.dtype is torch.float64 else None
+        return tensor.to(self._device, dtype, non_blocking=True, memory_format=memory_format)
 
     def targets(self, targets: Any) -> Any:
         """Targets, or answers of a teacher, on the device."""

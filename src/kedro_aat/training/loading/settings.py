@@ -25,14 +25,15 @@ class BatchSettings(Settings):
             and the metric takes the first. None takes the second of a pair, or the usual name.
     """
 
-    inputs: Key | Annotated[list[Key], Field(min_length=1)] | None = None
-    targets: Key | Annotated[list[Key], Field(min_length=1)] | None = None
+    inputs: Key | list[Key] | None = None
+    targets: Key | list[Key] | None = None
 
-    @field_validator("inputs", "targets")
+    @field_validator("inputs", "targets", mode="before")
     @classmethod
-    def _names_or_positions(cls, keys: Key | list[Key] | None) -> Key | list[Key] | None:
-        if isinstance(keys, list) and len({type(key) for key in keys}) > 1:
-            raise ValueError(f"must be names or positions, but got both: {keys}")
+    def _names_or_positions(cls, keys: object) -> object:
+        kinds = [type(key) for key in keys] if isinstance(keys, list | tuple) else [type(keys)]
+        if keys is not None and set(kinds) not in ({str}, {int}):
+            raise ValueError(f"must be a name, a position, or a list of names or of positions, but got {keys!r:.60}")
         return keys
 
 
