@@ -56,10 +56,14 @@ def test_unclear_data_are_one_error(
     model: Any, data: Any, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "COUNTING_SECONDS", 0.05)
-    with pytest.raises(AatError, match=message):
+
+    def used() -> None:
         run = Run(model, data, **changes)
         run.train(0)
         run.training.validate(run.model)
+
+    with pytest.raises(AatError, match=message):
+        used()
 
 
 @pytest.mark.parametrize("stream", [cases.SizedStream(), cases.Stream()])
