@@ -72,13 +72,14 @@ def test_a_list_gives_the_loss_several() -> None:
     ("make", "data"),
     [(cases.Words, WORDS), (cases.TakesDict, {"inputs": {"left": X[:, :2], "right": X[:, 2:]}, "targets": Y})],
 )
-def test_parts_of_a_batch_have_the_same_gradients(make: Any, data: Any) -> None:
+def test_parts_of_a_batch_have_the_same_gradients(make: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parts = (Run(make, data) for _ in range(2))
     assert parts.training.halve_batch()
     for run in (whole, parts):
         for module in run.model.modules():  # whose statistics would be those of the parts
             if isinstance(module, nn.BatchNorm1d):
-                module.eval().train = lambda mode=True: None  # type: ignore[method-assign, assignment, misc]
+                monkeypatch.setattr(module, "train", lambda mode=True, module=module: module)
+                module.training = False
         run.train(0)
     torch.testing.assert_close(whole.model.state_dict(), parts.model.state_dict())
 
@@ -88,7 +89,12 @@ def test_the_teacher_answers_once_for_tensors_of_any_structure(monkeypatch: pyte
     assert run.training._teacher is not None
     calls: list[int] = []
     answer = run.training._teacher.answer
-    monkeypatch.setattr(run.training._teacher, "answer", lambda inputs: calls.append(1) or answer(inputs))
+
+    def counted(inputs: Any) -> Tensor:
+        calls.append(1)
+        return answer(inputs)
+
+    monkeypatch.setattr(run.training._teacher, "answer", counted)
     for epoch in range(3):
         run.train(epoch)
     assert len(calls) == 2  # one example shows the shape of the outputs

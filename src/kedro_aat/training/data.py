@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -67,16 +67,17 @@ def as_dataset(data: Data, split: str, batch: BatchSettings | None = None) -> An
         DataError: If the split is empty, if its tensors differ in number, or if a split that judges models changes
             from reading to reading, or a data loader drops some of its examples.
     """
+    dataset: Any = data
     if isinstance(data, Mapping):
-        data = _of_mapping(data, split, batch)
+        dataset = _of_mapping(data, split, batch)
     elif isinstance(data, DataLoader | IterableDataset) or not hasattr(data, "__getitem__"):
         read = Loaded(data) if isinstance(data, DataLoader) else Streamed(data)
         if split in ("validation", "test"):
             read.refuse_chance(split)
         return read
-    if len(data) == 0:
+    if len(dataset) == 0:
         raise DataError(f"The {split} split has 0 examples. Add examples, or give it a larger share of the data.")
-    return data
+    return dataset
 
 
 def _of_mapping(data: Mapping[str, Any], split: str, batch: BatchSettings | None) -> Any:
@@ -120,7 +121,14 @@ def example_input(
 def synthetic_input(
     data: Data, num_examples: int = 2, training: TrainingSettings | None = None, model: nn.Module | None = None
 ) -> ModelInputs:
-    """Made-up inputs like those of a split, for what is saved; see `synthetic_like` and `example_input`."""
+    """Made-up inputs like those of a split, for what is saved; see `synthetic_like`.
+
+    Args:
+        data: The split.
+        num_examples: Number of examples.
+        training: As for `example_input`.
+        model: As for `example_input`.
+    """
     inputs = example_input(data, NUM_RANGED_EXAMPLES, training, model)
     number = num_examples_in(inputs)
     return map_tensors(
@@ -133,6 +141,11 @@ def synthetic_input(
 
 def require_all_seen(number: int, dataset: Any, num_workers: int) -> None:
     """Makes sure that a validation has read each example of a stream once.
+
+    Args:
+        number: Examples that were read.
+        dataset: The validation split.
+        num_workers: Processes that load it.
 
     Raises:
         DataError: If not, or if there is none. Each worker process reads a whole stream, unless the stream knows it.
@@ -174,7 +187,7 @@ def data_fingerprint(data: Data, kept: Path | None = None, batch: BatchSettings 
     """
     dataset = as_dataset(data, "given", batch)
     if isinstance(dataset, Loaded):
-        return _hash([_description_of_loader(dataset), data_fingerprint(dataset.loader.dataset, kept)])
+        return _hash([_description_of_loader(dataset), data_fingerprint(cast(Examples, dataset.loader.dataset), kept)])
     if type(dataset) is Subset and type(dataset.dataset) is TensorDataset:
         dataset = TensorDataset(*(tensor[torch.as_tensor(dataset.indices)] for tensor in dataset.dataset.tensors))
     if type(dataset) is TensorDataset:

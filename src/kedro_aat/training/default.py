@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,14 @@ from torch.optim.swa_utils import update_bn
 from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
-from kedro_aat.errors import DataError, ModelError
+from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import Calling, ModelInputs, call_model, precision_of
 from kedro_aat.modes import evaluating, evaluating_with_gradients
 from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.learning_rates import build_scheduler
 from kedro_aat.training.loading.form import BatchForm
-from kedro_aat.training.loading.loaders import Loaders, warn_of_chance
+from kedro_aat.training.loading.loaders import Loaders, require_batches, warn_of_chance
 from kedro_aat.training.loading.parts import BatchParts
 from kedro_aat.training.loading.placement import Placement
 from kedro_aat.training.outputs import Outputs
@@ -108,9 +108,10 @@ class DefaultTraining:
         self._train_data = None if train_data is None else as_dataset(train_data, "training", settings.batch)
         if self._train_data is not None:
             warn_of_chance(self._train_data)
-        is_validated = validation_data is not None
-        self._validation_data = as_dataset(validation_data, "validation", settings.batch) if is_validated else ()
-        self._groups = groups_of(validation_data, settings.group) if is_validated else None
+        self._validation_data, self._groups = cast(Any, ()), None
+        if validation_data is not None:
+            self._validation_data = as_dataset(validation_data, "validation", settings.batch)
+            self._groups = groups_of(validation_data, settings.group)
         self._watchers = watchers_for(
             self._metric, settings.num_bootstrap_resamples, len(self._validation_data), self._groups
         )
@@ -141,7 +142,7 @@ class DefaultTraining:
     def num_train_examples(self) -> int:
         """Training examples in an epoch."""
         if self.settings.loader.steps_per_epoch is None:
-            return len(self._train_data)
+            return len(self._train_data or ())
         return self.steps_per_epoch * self.settings.batch_size
 
     def train_batches(self, epoch: int) -> Any:
@@ -209,8 +210,7 @@ class DefaultTraining:
             if self.settings.scheduler_interval == "step":
                 for scheduler in lr_schedulers:
                     scheduler.step()
-        if not num_batches:
-            raise DataError("The training split gave 0 batches: give it more examples.")
+        require_batches(num_batches)
         return float(total) / num_batches
 
     def _compact_model(self, *, to_train: bool = False) -> CompactModel | None:

@@ -60,6 +60,7 @@ class TargetForm:
         return None
 
     def _works(self, outputs: Tensor, targets: Tensor) -> bool:
+        assert self._reader is not None  # else nothing is tried
         reader = copy.deepcopy(self._reader).cpu()
         try:
             with warnings.catch_warnings(), torch.enable_grad():

@@ -117,7 +117,7 @@ def collate_padded(examples: list[Any]) -> dict[str, Tensor]:
     """Pads sequences of different lengths with 0, and says how long they are."""
     sequences, targets = zip(*examples, strict=True)
     lengths = torch.tensor([len(each) for each in sequences])
-    return {"x": pad_sequence(sequences, batch_first=True), "lengths": lengths, "y": torch.stack(targets)}
+    return {"x": pad_sequence(list(sequences), batch_first=True), "lengths": lengths, "y": torch.stack(targets)}
 
 
 class PadTo:
@@ -219,7 +219,7 @@ class TwoHeads(Plain):
     def __init__(self) -> None:
         super().__init__(6, NUM_CLASSES + 1)
 
-    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Any:
         out = self.net(x)
         return {"kind": out[:, :-1], "size": out[:, -1]}
 
@@ -239,7 +239,7 @@ class Auxiliary(Plain):
         super().__init__()
         self.aux = nn.Linear(6, NUM_CLASSES)
 
-    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Any:
         out = self.net(x)
         return (out, self.aux(x)) if self.training else out
 
@@ -247,7 +247,7 @@ class Auxiliary(Plain):
 class Pair(Plain):
     """Returns classes and features, always."""
 
-    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Any:
         return self.net(x), x
 
 

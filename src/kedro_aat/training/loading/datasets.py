@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
@@ -140,7 +140,7 @@ class Loaded(Dataset[Any]):
                 f"The DataLoader of the {split} split reads its {number:,} examples in another order each time, but "
                 f"models are compared example by example. {advice}"
             )
-        num_all = len(sampler) if hasattr(sampler, "__len__") else number
+        num_all = len(sampler) if isinstance(sampler, Sized) else number
         if self.loader.drop_last and num_all > number:
             raise DataError(
                 f"The DataLoader of the {split} split drops the last {num_all - number:,} of {num_all:,} examples. "
@@ -214,7 +214,12 @@ def examples_in(dataset: Any) -> Iterator[Any]:
 
 
 def first_batch(dataset: Any, number: int, collate: Callable[[list[Any]], Any] | None = None) -> Any:
-    """A batch of the first examples of a dataset, `number` at most; the random generators stay as they are.
+    """A batch of the first examples of a dataset; the random generators stay as they are.
+
+    Args:
+        dataset: The dataset.
+        number: Number of examples, at most.
+        collate: Makes a batch of a list of examples; None stacks them. A data loader has its own.
 
     Raises:
         DataError: If there is none, or if examples cannot be put into a batch.

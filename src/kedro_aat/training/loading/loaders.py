@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
 
+from kedro_aat.errors import DataError
 from kedro_aat.training.guards.watchdog import Watchdog, WatchedLoader
 from kedro_aat.training.loading.datasets import Loaded, Streamed, differs, plain_tensors, stacked
 from kedro_aat.training.loading.settings import function_of
@@ -145,6 +146,16 @@ def _num_batches(loader: DataLoader[Any]) -> int:
         count = len(Loaded(loader))
         size = loader.batch_size
         return count if size is None else count // size if loader.drop_last else -(-count // size)
+
+
+def require_batches(number: int) -> None:
+    """Makes sure that an epoch had batches.
+
+    Raises:
+        DataError: If it had none.
+    """
+    if not number:
+        raise DataError("The training split gave 0 batches: give it more examples, or a smaller batch size.")
 
 
 def warn_of_chance(dataset: Any) -> None:
