@@ -130,8 +130,7 @@ def _made(value: Any, parameter: inspect.Parameter | None, known: Mapping[str, A
     wanted = "" if parameter is None or parameter.annotation is parameter.empty else str(parameter.annotation)
     kinds = {kind.rpartition(".")[2] for kind in re.findall(r"[\w.]+", wanted)}
     if kinds - {"class", "Optional", "Union", "None", "NoneType"} == {"Tensor"} and _are_numbers(value):
-        import torch
-
+        torch = import_module("torch")  # which is loaded, since a class asks for its tensors
         return torch.tensor(value, dtype=torch.get_default_dtype())
     if isinstance(value, list | tuple):
         return [_made(part, parameter, known) for part in value]
