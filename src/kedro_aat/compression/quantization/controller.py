@@ -27,7 +27,6 @@ from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
     round_weight,
-    weight_scales,
 )
 from kedro_aat.compression.quantization.convert import hold_integers
 from kedro_aat.compression.quantization.fake import FakeQuantization
@@ -237,8 +236,7 @@ class QuantizationController(ScheduledController[Quantization]):
             fake.find_places(placed_like(self.example_input, model))
         self._zeros.leave_zeros()
         fake.unfollow()
-        layers = [fake.layers[number] for number in sorted(fake.active)]
-        return {layer.key: weight_scales(layer.parameter, self._highest, layer.axis) for layer in layers}
+        return dict(fake.scales_of(number) for number in sorted(fake.active))
 
     def hold_integers(self, scales: Mapping[str, Tensor], *, is_cut: bool = False) -> None:
         """Second half of `strip`, in place: the quantized layers hold integers.

@@ -24,7 +24,6 @@ from kedro_aat.compression.quantization.layers import (
     make_quantized,
 )
 from kedro_aat.compression.quantization.placement import LayerCall
-from kedro_aat.compression.quantization.weights import QuantizableWeight
 
 # Largest integer bias; leaves room below 2**31 for the sum of products that is added to it.
 _HIGHEST_BIAS = 2**30
@@ -47,7 +46,8 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scal
     slot_scales, zero_points = activation_scales(ranges)
     rounded_slots = {site.slot for site in sites.values()}
     num_calls = Counter(call.layer for call in placement.calls)
-    calls = {call.layer: call for call in placement.calls if call.layer in fake.active}
+    computed = fake.active - set(placement.with_float_inputs)
+    calls = {call.layer: call for call in placement.calls if call.layer in computed}
     tensors: dict[str, Tensor] = {}
     layers = []
     for call in calls.values():
@@ -64,9 +64,12 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scal
         tensors |= {f"{name}.{key}": tensor for key, tensor in folded.items()}
     stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for number in sorted(fake.active - calls.keys()):
-        layer = fake.layers[number]
-        stored[layer.layer].append((layer.parameter_name, layer.axis))
-        tensors |= _store(layer, scales[layer.key], fake.highest)
+        layer, axis = fake.layers[number], fake.axis_of(number)
+        stored[layer.layer].append((layer.parameter_name, axis))
+        now = scales.get(layer.key if axis == layer.axis else layer.name)
+        if now is None or len(now) != layer.parameter.shape[axis]:  # some of what has a scale of its own was cut
+            now = weight_scales(layer.parameter, fake.highest, axis)
+        tensors |= {layer.name: integer_weight(layer.parameter, now, axis), f"{layer.name}_scale": now}
     layers += [QuantizedLayerSpec(layer=name, stored=tuple(weights)) for name, weights in stored.items()]
     numbers = {site: number for number, site in enumerate(sites)}
     spec = QuantizedModelSpec(
@@ -85,14 +88,6 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scal
     state = model.state_dict()
     for name, tensor in tensors.items():
         state[name].copy_(tensor)
-
-
-def _store(layer: QuantizableWeight, scales: Tensor, highest: int) -> dict[str, Tensor]:
-    """Integers and scales of a weight that is computed in floating point."""
-    weight = layer.parameter.detach()
-    if len(scales) != weight.shape[layer.axis]:  # some of what has a scale of its own was cut
-        scales = weight_scales(weight, highest, layer.axis)
-    return {layer.name: integer_weight(weight, scales, layer.axis), f"{layer.name}_scale": scales}
 
 
 def _renumbered(frame: Frame, numbers: Mapping[int, int]) -> Frame:

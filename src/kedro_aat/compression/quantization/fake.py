@@ -21,6 +21,7 @@ from kedro_aat.compression.quantization.arithmetic import (
     round_activation,
     round_to_uint8,
     round_weight,
+    weight_scales,
 )
 from kedro_aat.compression.quantization.calls import CallTree, Follower, ModuleCall, Pass
 from kedro_aat.compression.quantization.layers import is_replaceable
@@ -133,6 +134,17 @@ class FakeQuantization(Follower):
         buffer[chosen] = True
         self._active = frozenset(chosen)
         self._is_ready = False
+
+    def axis_of(self, number: int) -> int:
+        """Dimension of a layer's weight along which its scales differ: that of its inputs if these are unlike."""
+        is_by_input = self.placement is not None and number in self.placement.with_float_inputs
+        return 1 if is_by_input else self.layers[number].axis
+
+    def scales_of(self, number: int) -> tuple[str, Tensor]:
+        """Key and scales of a quantized weight; the key is the layer's name if there is one scale per output."""
+        layer, axis = self.layers[number], self.axis_of(number)
+        key = layer.key if axis == layer.axis else layer.name
+        return key, weight_scales(layer.parameter, self.highest, axis)
 
     @property
     def placement(self) -> Placement | None:
@@ -316,9 +328,9 @@ class _FakePass(Pass):
         self._is_exact, self._is_rounding, self.is_observing = is_exact, is_rounding, is_observing
         self._highest = fake.highest
         self._scales, self._zero_points = scales
-        # id of a weight -> its layer; and what was rounded in this pass, with gradient and without.
-        active = [fake.layers[number] for number in fake.active] if is_rounding else []
-        self._weights = {id(layer.parameter): layer for layer in active}
+        # id of a weight -> axis of its scales; and what was rounded in this pass, with gradient and without.
+        active = fake.active if is_rounding else ()
+        self._axes = {id(fake.layers[number].parameter): fake.axis_of(number) for number in active}
         self._rounded: dict[tuple[int, bool], Tensor] = {}
         self.observed: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -331,9 +343,9 @@ class _FakePass(Pass):
 
     def _change_argument(self, value: Any) -> Any:
         if isinstance(value, nn.Parameter):
-            layer = self._weights.get(id(value))
-            return value if layer is None else self._rounded_weight(value, layer.axis)
-        if isinstance(value, list | tuple) and any(id(part) in self._weights for part in value):
+            axis = self._axes.get(id(value))
+            return value if axis is None else self._rounded_weight(value, axis)
+        if isinstance(value, list | tuple) and any(id(part) in self._axes for part in value):
             return type(value)(map(self._change_argument, value))
         return value
 

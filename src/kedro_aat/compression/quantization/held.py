@@ -60,7 +60,7 @@ def hold_bias(layer: nn.Module) -> None:
 
 
 def counted_parameters(model: nn.Module) -> Iterator[Tensor]:
-    """Yields what counts as a parameter, each tensor once: integers that are held in place of one, but not their scales.
+    """Yields what counts as a parameter, each tensor once: integers in place of one, but not their scales.
 
     Of a model without integers these are its parameters.
     """

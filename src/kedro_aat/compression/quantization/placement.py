@@ -138,7 +138,7 @@ class _PlacementFinder:
                 norms[call.output] = norm
             if call.name in CONVOLUTIONS:
                 wanted.append((call, self._fused_output(call, norm), True))
-        # A part of a tensor is only quantized by itself if nobody needs the whole. The order of the others decides whose
+        # A part of a tensor is only quantized by itself if nobody needs the whole. The order of the rest decides whose
         # slot a tensor has, and slots are saved with controllers.
         wanted.sort(key=lambda request: (not request[2] and self._is_part(request[1]), request[2]))
         for call, value, is_output in wanted:
