@@ -78,7 +78,9 @@ def counted_parameters(model: nn.Module) -> Iterator[Tensor]:
 def held_weight(layer: nn.Module, name: str) -> Tensor:
     """The floating-point weight that the integers of a layer stand for."""
     with paused_pass():
-        return dequantize(layer._buffers[name], layer._parameters[name + _SCALE], vars(layer)[_AXES][name])  # type: ignore[arg-type]
+        weight = dequantize(layer._buffers[name], layer._parameters[name + _SCALE], vars(layer)[_AXES][name])  # type: ignore[arg-type]
+        # A parameter, as it was before, except in graphs, which hold none that is computed.
+        return weight if torch.compiler.is_compiling() else nn.Parameter(weight, requires_grad=False)
 
 
 def _held_bias(layer: nn.Module) -> Tensor:
