@@ -36,7 +36,8 @@ class Parts(nn.Module):
         return logits
 
     def loss(self, x: Tensor) -> Tensor:
-        return self.head(self.backbone(x)).square().mean()
+        loss: Tensor = self.head(self.backbone(x)).square().mean()
+        return loss
 
     def functional(self, x: Tensor) -> Tensor:
         """Reads the weight of a layer that it does not call."""
@@ -71,11 +72,12 @@ class Watched(nn.Linear):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_masked_weights_are_zero_in_every_step(algorithm: str, way: str) -> None:
     torch.manual_seed(0)
-    x, model = torch.randn(16, 12), Parts()
+    x = torch.randn(16, 12)
+    model: Any = Parts()
     if algorithm == "quantization":
         sparse = build_controller(model, MagnitudeSparsity())
         sparse.compression_rate = 0.8
-        model = sparse.strip()  # type: ignore[assignment]
+        model = sparse.strip()
     layer = model.backbone[0]
     controller = build_controller(model, ALGORITHMS[algorithm], example_input=x)
     controller.compression_rate = 0.8
@@ -95,7 +97,8 @@ def test_masked_weights_are_zero_in_every_step(algorithm: str, way: str) -> None
 
 def test_weight_that_is_read_after_the_call_of_another_module_is_masked() -> None:
     torch.manual_seed(0)
-    model, x = Parts(), torch.randn(4, 12)
+    model: Any = Parts()
+    x = torch.randn(4, 12)
     controller = build_controller(model, MagnitudeSparsity())
     controller.compression_rate = 0.8
     zeros = model.head.weight == 0
@@ -108,12 +111,18 @@ def test_weight_that_is_read_after_the_call_of_another_module_is_masked() -> Non
 
 def test_masks_are_applied_once_per_optimizer_step(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model, x = Parts(), torch.randn(4, 12)
+    model: Any = Parts()
+    x = torch.randn(4, 12)
     controller = build_controller(model, MagnitudeSparsity())
     controller.compression_rate = 0.8
     applied: list[int] = []
     apply = WeightMasks.apply
-    monkeypatch.setattr(WeightMasks, "apply", lambda masks: (applied.append(1), apply(masks))[1])
+
+    def counted(masks: WeightMasks) -> None:
+        applied.append(1)
+        apply(masks)
+
+    monkeypatch.setattr(WeightMasks, "apply", counted)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(3):
         for _ in range(2):  # two batches are accumulated
@@ -125,7 +134,7 @@ def test_masks_are_applied_once_per_optimizer_step(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda controller: pickle.loads(pickle.dumps(controller))])
 def test_copies_mask_their_own_model(copied: Callable[[Any], Any]) -> None:
     torch.manual_seed(0)
-    controller = build_controller(Parts(), MagnitudeSparsity())
+    controller: Any = build_controller(Parts(), MagnitudeSparsity())
     controller.compression_rate = 0.8
     controller.model.backbone(torch.randn(4, 12))
     twin = copied(controller)
@@ -139,7 +148,8 @@ def test_copies_mask_their_own_model(copied: Callable[[Any], Any]) -> None:
 
 def test_part_that_is_compiled_is_masked() -> None:
     torch.manual_seed(0)
-    model, x = Parts(), torch.randn(4, 12)
+    model: Any = Parts()
+    x = torch.randn(4, 12)
     controller = build_controller(model, MagnitudeSparsity())
     controller.compression_rate = 0.8
     zeros = model.backbone[0].weight == 0

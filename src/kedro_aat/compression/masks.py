@@ -132,7 +132,9 @@ class WeightMasks:
     def _apply_within(self, module: nn.Module) -> None:
         for weight in self.weights:
             if weight.module is module:
-                weight.parameter.data.mul_(module._buffers[weight.parameter_name + self._suffix])
+                mask = module._buffers[weight.parameter_name + self._suffix]
+                assert mask is not None
+                weight.parameter.data.mul_(mask)
 
     def _before_state_dict(self, model: nn.Module, prefix: str, keep_vars: bool) -> None:
         self.apply()

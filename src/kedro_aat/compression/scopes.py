@@ -80,7 +80,17 @@ def prunable_weights(
 def select_weights(
     found: Sequence[W], *, ignored_scopes: Sequence[str] = (), target_scopes: Sequence[str] | None = None
 ) -> list[W]:
-    """Returns those of some weights that the scopes select; see `prunable_weights`."""
+    """Returns those of some weights that the scopes select.
+
+    Args:
+        found: The weights.
+        ignored_scopes: Layers to leave out; scopes are those of `prunable_weights`.
+        target_scopes: The only layers to include; None for all.
+
+    Raises:
+        ConfigurationError: If scopes match no layer; the message lists them.
+        ModelError: If no weight is selected.
+    """
     named = [("ignored_scopes", scope) for scope in ignored_scopes]
     named += [("target_scopes", scope) for scope in target_scopes or ()]
     mistakes = [f"{key}: '{scope}' is not a regular expression" for key, scope in named if not _is_valid(scope)]

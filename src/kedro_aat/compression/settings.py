@@ -101,10 +101,10 @@ class FilterPruning(AlgorithmSettings):
 class Quantization(AlgorithmSettings):
     """Settings of quantization to 8 bits; its rate is the share of all weights of the model that are int8.
 
-    Convolutions and linear layers are computed in integers. Embeddings, transposed convolutions, recurrent, bilinear and
-    attention layers, layers with a `forward` of their own and weights that layers share are stored in int8, and computed
-    in floating point. Biases and normalizations are no weights. The rate also counts weights that stay in float32,
-    because a scope excludes them, or because they are parametrized or no layer's: `statistics` names them.
+    Convolutions and linear layers are computed in integers. Embeddings, transposed convolutions, recurrent, bilinear
+    and attention layers, layers with a `forward` of their own and weights that layers share are stored in int8, and
+    computed in floating point. Biases and normalizations are no weights. The rate also counts weights that stay in
+    float32, because a scope excludes them, or because they are parametrized or no layer's: `statistics` names them.
 
     Attributes:
         quantize_inputs: Whether the model's own input is rounded to 8 bits, too; otherwise the layers that read it

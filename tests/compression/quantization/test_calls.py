@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -35,14 +37,15 @@ class Parts(nn.Module):
         return logits
 
     def loss(self, x: Tensor) -> Tensor:
-        return self.head(self.backbone(x)).square().mean()
+        loss: Tensor = self.head(self.backbone(x)).square().mean()
+        return loss
 
     def training_step(self, batch: tuple[Tensor], index: int) -> Tensor:
         logits: Tensor = self(batch[0])
         return logits.square().mean()
 
 
-WAYS = {
+WAYS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "model(x)": lambda model, x: model(x).square().mean(),
     "model.forward(x)": lambda model, x: model.forward(x).square().mean(),
     "model.loss(x)": lambda model, x: model.loss(x),
@@ -57,7 +60,7 @@ def test_every_way_to_call_a_model_trains_the_same(calibrated: bool) -> None:
     start, x = Parts(), torch.randn(16, 12)
     trained = {}
     for way, loss in WAYS.items():
-        model = copy.deepcopy(start)
+        model: Any = copy.deepcopy(start)
         controller = QuantizationController(model, example_input=x)
         if calibrated:
             controller.calibrate([x])

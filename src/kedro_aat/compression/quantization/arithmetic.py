@@ -48,21 +48,42 @@ def activation_scales(ranges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weight_scales(weight: Tensor, highest: int, axis: int = 0) -> Tensor:
-    """Scales that map the largest weight at each index of `axis` to `highest`; (n,), where n is the size of `axis`."""
+    """Computes the scales that map the largest weight of each channel to the largest integer.
+
+    Args:
+        weight: Any shape.
+        highest: The largest integer.
+        axis: Dimension of `weight` whose indices are the channels.
+
+    Returns:
+        (n,), where n is the size of `axis`.
+    """
     largest = torch.linalg.vector_norm(weight.detach().movedim(axis, 0).flatten(1), ord=torch.inf, dim=1)
     scales: Tensor = (largest / highest).clamp_(min=_LEAST_SCALE)
     return scales
 
 
 def round_weight(weight: Tensor, highest: int, axis: int = 0) -> Tensor:
-    """Rounds a weight to int8 and back; the gradient passes through, since no weight is ever clipped."""
+    """Rounds a weight to int8 and back; the gradient passes through, since no weight is ever clipped.
+
+    Args:
+        weight: Any shape.
+        highest: The largest integer.
+        axis: Dimension of `weight` along which the scales differ.
+    """
     scales = broadcast_along(axis, weight_scales(weight, highest, axis), weight)
     rounded: Tensor = _StraightThrough.apply(weight, scales)  # type: ignore[no-untyped-call]  # untyped in torch
     return rounded
 
 
 def integer_weight(weight: Tensor, scales: Tensor, axis: int = 0) -> Tensor:
-    """A weight and its `weight_scales` -> int8; times the scales it equals `round_weight`."""
+    """Rounds a weight to integers that equal `round_weight` if they are multiplied by the scales.
+
+    Args:
+        weight: Any shape.
+        scales: (n,) - its `weight_scales`.
+        axis: Dimension of `weight` along which the scales differ.
+    """
     return (weight.detach() / broadcast_along(axis, scales, weight)).round().to(torch.int8)
 
 

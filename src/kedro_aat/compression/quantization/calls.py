@@ -4,17 +4,14 @@ A *step* is a call of a PyTorch function that returns one floating-point tensor.
 observe a model call it. Functions are seen from outside (`torch.overrides.TorchFunctionMode`), so the model keeps its
 class and its code, and additions, means and ReLUs that are not modules are seen, too.
 
-A step is found again by its `Place`: by the calls of modules that lead to it, and by its name, not by its number in the
-whole pass. So the place is the same if a block is skipped, if a head is used in training only, if a loop takes more
-turns, if a submodule is called from outside, or if gradient checkpointing calls it once more in the backward pass.
+`places.py` says how a step is found again.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from types import MethodType
 from typing import Any
@@ -23,97 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kedro_aat.compression.quantization.places import CallTree, Node
 from kedro_aat.model_inputs import map_tensors, named_tensors
-from kedro_aat.validated import Settings
-
-
-class Frame(Settings):
-    """A call of a module within a forward pass.
-
-    Attributes:
-        module: Name of the module in the model; empty for the model itself.
-        caller: Number of the frame from which it is called; -1 for the model itself.
-        call: How many calls of the same module that frame has made before.
-        inputs: Name of an argument of its `forward`, and number of the tensor that it is, as far as they are numbered.
-    """
-
-    module: str
-    caller: int
-    call: int
-    inputs: tuple[tuple[str, int], ...] = ()
-
-
-class Place(Settings):
-    """Where in a forward pass a step is.
-
-    Attributes:
-        frame: Number of a frame.
-        is_after: Whether the frame's caller takes the step, after this frame and before the next one; otherwise the
-            module of the frame does, before it calls another one.
-        name: Name of the function, without the underscores of operators and in-place functions.
-        number: How many steps of this name were taken there before.
-    """
-
-    frame: int
-    is_after: bool
-    name: str
-    number: int
-
-
-class Node:
-    """What is known of one frame.
-
-    Attributes:
-        inputs: Name of an argument -> number of its tensor.
-        steps: (name, number) of a step before the first call of another module -> number of its tensor.
-        after: The same for steps of the caller, after this frame.
-        children: (module, call) -> node of a frame that is called from this one.
-    """
-
-    def __init__(self, inputs: Mapping[str, int]) -> None:
-        self.inputs = inputs
-        self.steps: dict[tuple[str, int], int] = {}
-        self.after: dict[tuple[str, int], int] = {}
-        self.children: dict[tuple[str, int], Node] = {}
-
-
-class CallTree:
-    """The frames of a recorded forward pass, and the tensors that are found in them.
-
-    Args:
-        frames: In the order of their calls, the model itself first.
-        places: The place of each numbered tensor; None for one that is an input of the model.
-    """
-
-    def __init__(self, frames: Sequence[Frame], places: Sequence[Place | None]) -> None:
-        nodes = [Node(dict(frame.inputs)) for frame in frames]
-        self._by_module: dict[str, list[Node]] = defaultdict(list)
-        for frame, node in zip(frames, nodes, strict=True):
-            self._by_module[frame.module].append(node)
-            if frame.caller >= 0:
-                nodes[frame.caller].children[frame.module, frame.call] = node
-        for number, place in enumerate(places):
-            if place is not None:
-                node = nodes[place.frame]
-                (node.after if place.is_after else node.steps)[place.name, place.number] = number
-        self._unknown = Node({})
-
-    def find(self, caller: Node | None, module: str, call: int) -> tuple[Node, bool]:
-        """Returns the node of a call, and whether exactly this call was recorded.
-
-        If it was not, because a loop takes more turns or the module is called from elsewhere, the node is that of the
-        nearest call of the same module.
-        """
-        if caller is not None:
-            node = caller.children.get((module, call))
-            if node is not None:
-                return node, True
-            while call and (module, call) not in caller.children:
-                call -= 1
-            if (module, call) in caller.children:
-                return caller.children[module, call], False
-        known = self._by_module.get(module)
-        return (known[min(call, len(known) - 1)] if known else self._unknown), False
 
 
 class _OpenFrame:
@@ -144,7 +52,13 @@ class Pass(TorchFunctionMode):
         self.is_paused = False
 
     def change_arguments(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """The arguments that a function receives in place of its own."""
+        """The arguments that a function receives in place of its own.
+
+        Args:
+            function: The function that is called.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
         return args, kwargs
 
     def change(self, number: int, tensor: Tensor) -> Tensor:
@@ -155,13 +69,22 @@ class Pass(TorchFunctionMode):
         return tensor
 
     def enter(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Begins a call of a module; returns its arguments."""
+        """Begins a call of a module.
+
+        Args:
+            call: The call.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The arguments that the module receives in their place.
+        """
         caller = self._open[-1] if self._open else None
         count = 0
         if caller is not None:
             count = caller.calls.get(call.name, 0)
             caller.calls[call.name] = count + 1
-        node, is_recorded = self._tree.find(caller and caller.node, call.name, count)
+        node, is_recorded = self._tree.find(caller.node if caller else None, call.name, count)
         self._open.append(_OpenFrame(node))
         if is_recorded or not node.inputs:
             return args, kwargs
@@ -216,7 +139,16 @@ class Follower:
         self._calls: list[ModuleCall] = []
 
     def begin(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass | None:
-        """The pass in which an outermost call of a module runs; None if it shall run as it is."""
+        """Makes the pass in which an outermost call of a module runs.
+
+        Args:
+            call: The call.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            None if the module shall run as it is.
+        """
         raise NotImplementedError  # subclasses define it
 
     def end(self, done: Pass) -> None:
@@ -235,7 +167,13 @@ class Follower:
         self._calls = []
 
     def run(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Runs a call of a module, within the current pass or in a new one."""
+        """Runs a call of a module, within the current pass or in a new one.
+
+        Args:
+            call: The call.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
         current = _CURRENT.get()
         if current is not None and current.follower is self:
             return self._run_within(current, call, args, kwargs)
@@ -247,7 +185,14 @@ class Follower:
         return result
 
     def run_in(self, begun: Pass, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Runs a call of a module as the outermost one of a pass."""
+        """Runs a call of a module as the outermost one of a pass.
+
+        Args:
+            begun: The pass.
+            call: The call.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
         token = _CURRENT.set(begun)
         try:
             with begun:
@@ -308,10 +253,13 @@ class ModuleCall:
     def change_inputs(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[str, Tensor], Tensor]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Returns the arguments with each tensor changed; `change` receives the tensor's name and the tensor.
+        """Returns the arguments with each tensor changed.
 
-        A name is that of a parameter of `forward`, with the path in it for one of several tensors, so that it is the
-        same for an argument that is passed by position and by keyword.
+        Args:
+            args: Positional arguments of the module.
+            kwargs: Its keyword arguments.
+            change: Receives the name of each tensor and the tensor. The name is that of a parameter of `forward`, with
+                the path in it for one of several tensors, so that it does not matter how an argument is passed.
         """
         try:
             bound = inspect.signature(type(self.module).forward).bind(self.module, *args, **kwargs)
@@ -319,7 +267,11 @@ class ModuleCall:
             return args, kwargs
         for name, value in tuple(bound.arguments.items())[1:]:
             names = iter([path for path, _ in named_tensors(value, name)])
-            bound.arguments[name] = map_tensors(lambda tensor, names=names: change(next(names), tensor), value)
+
+            def change_next(tensor: Tensor, names: Iterator[str] = names) -> Tensor:
+                return change(next(names), tensor)
+
+            bound.arguments[name] = map_tensors(change_next, value)
         return bound.args[1:], bound.kwargs
 
 

@@ -15,7 +15,6 @@ from kedro_aat.compression.quantization.arithmetic import (
     integer_weight,
     weight_scales,
 )
-from kedro_aat.compression.quantization.calls import Frame, Place
 from kedro_aat.compression.quantization.fake import FakeQuantization
 from kedro_aat.compression.quantization.layers import (
     QuantizedLayerSpec,
@@ -24,6 +23,7 @@ from kedro_aat.compression.quantization.layers import (
     make_quantized,
 )
 from kedro_aat.compression.quantization.placement import LayerCall
+from kedro_aat.compression.quantization.places import Frame, Place
 
 # Largest integer bias; leaves room below 2**31 for the sum of products that is added to it.
 _HIGHEST_BIAS = 2**30

@@ -16,16 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedro_aat.compression.masks import carries_masks
-from kedro_aat.compression.quantization.arithmetic import (
-    activation_scales,
-    round_activation,
-    round_to_uint8,
-    round_weight,
-    weight_scales,
-)
-from kedro_aat.compression.quantization.calls import CallTree, Follower, ModuleCall, Pass
+from kedro_aat.compression.quantization.arithmetic import activation_scales, weight_scales
+from kedro_aat.compression.quantization.calls import Follower, ModuleCall, Pass
+from kedro_aat.compression.quantization.fake_pass import FakePass
 from kedro_aat.compression.quantization.layers import is_replaceable
 from kedro_aat.compression.quantization.placement import Placement, Site, describe_slot, find_placement, num_slots
+from kedro_aat.compression.quantization.places import CallTree
 from kedro_aat.compression.quantization.recording import Recording, record_calls
 from kedro_aat.compression.quantization.weights import QuantizableWeight
 from kedro_aat.compression.settings import Quantization
@@ -176,17 +172,20 @@ class FakeQuantization(Follower):
         limit = self._settings.observed_steps
         # Passes without gradient, such as those that only update the statistics of BatchNorms, are no training steps.
         is_observing = is_training and torch.is_grad_enabled() and not is_again
-        return _FakePass(
+        return FakePass(
             self,
             self._tree,
-            self._scales,
+            sites=self.active_sites(),
+            axes={id(self.layers[number].parameter): self.axis_of(number) for number in self.active},
+            highest=self.highest,
+            scales=self._scales,
             is_exact=not is_training,
             is_rounding=not (is_training and self._settings.calibration_only),
             is_observing=is_observing and (limit is None or self.num_observed < limit),
         )
 
     def end(self, done: Pass) -> None:
-        assert isinstance(done, _FakePass)  # made by `begin`
+        assert isinstance(done, FakePass)  # made by `begin`
         if not done.observed:
             if done.is_observing and not self.computed:
                 self.num_observed += 1
@@ -303,85 +302,6 @@ class FakeQuantization(Follower):
         """Number -> site that is quantized."""
         sites = self.placement.sites if self.placement else ()
         return {number: site for number, site in enumerate(sites) if not self.active.isdisjoint(site.owners)}
-
-
-class _FakePass(Pass):
-    """Rounds and observes the tensors of one forward pass.
-
-    Attributes:
-        is_observing: Whether the ranges of tensors are observed.
-        observed: Slot -> lowest and highest number of its tensors; empty unless `is_observing`.
-    """
-
-    def __init__(
-        self,
-        fake: FakeQuantization,
-        tree: CallTree,
-        scales: tuple[Sequence[Tensor], Sequence[Tensor]],
-        *,
-        is_exact: bool,
-        is_rounding: bool,
-        is_observing: bool,
-    ) -> None:
-        super().__init__(fake, tree)
-        self._sites = fake.active_sites()
-        self._is_exact, self._is_rounding, self.is_observing = is_exact, is_rounding, is_observing
-        self._highest = fake.highest
-        self._scales, self._zero_points = scales
-        # id of a weight -> axis of its scales; and what was rounded in this pass, with gradient and without.
-        active = fake.active if is_rounding else ()
-        self._axes = {id(fake.layers[number].parameter): fake.axis_of(number) for number in active}
-        self._rounded: dict[tuple[int, bool], Tensor] = {}
-        self.observed: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def change_arguments(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if getattr(function, "__name__", "") == "__get__" and function.__self__.__name__ not in _VIEWS:
-            return args, kwargs  # type, shape, gradient ... of a weight
-        return tuple(map(self._change_argument, args)), (
-            {name: self._change_argument(value) for name, value in kwargs.items()} if kwargs else kwargs
-        )
-
-    def _change_argument(self, value: Any) -> Any:
-        if isinstance(value, nn.Parameter):
-            axis = self._axes.get(id(value))
-            return value if axis is None else self._rounded_weight(value, axis)
-        if isinstance(value, list | tuple) and any(id(part) in self._axes for part in value):
-            return type(value)(map(self._change_argument, value))
-        return value
-
-    def _rounded_weight(self, weight: Tensor, axis: int) -> Tensor:
-        key = id(weight), torch.is_grad_enabled()
-        if key not in self._rounded:
-            self._rounded[key] = round_weight(weight, self._highest, axis)
-        return self._rounded[key]
-
-    def change(self, number: int, tensor: Tensor) -> Tensor:
-        site = self._sites.get(number)
-        if site is None or getattr(tensor, _MARK, None) == number:
-            return tensor
-        changed = self._observe_and_round(site, tensor)
-        setattr(changed, _MARK, number)
-        return changed
-
-    def _observe_and_round(self, site: Site, tensor: Tensor) -> Tensor:
-        if self.is_observing:
-            low, high = torch.aminmax(tensor.detach())
-            if site.slot in self.observed:
-                lowest, highest = self.observed[site.slot]
-                low, high = torch.minimum(low, lowest), torch.maximum(high, highest)
-            self.observed[site.slot] = low, high
-        if not self._is_rounding:
-            return tensor
-        scale, zero_point = self._scales[site.slot], self._zero_points[site.slot]
-        if self._is_exact:  # as the stripped model rounds
-            return round_to_uint8(tensor.float(), scale, zero_point).to(tensor.dtype)
-        return round_activation(tensor, scale, zero_point)
-
-
-# Attribute of a rounded tensor: number of its site. It may be passed to another module, in a pass of its own.
-_MARK = "_aat_site"
-# Attributes of a tensor that are tensors with its numbers.
-_VIEWS = {"T", "mT", "H", "mH", "data", "real"}
 
 
 @contextlib.contextmanager

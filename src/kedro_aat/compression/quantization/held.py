@@ -92,7 +92,7 @@ def _add_held(module: nn.Module, name: str) -> None:
     """Lets the class of a module compute one more attribute."""
     cls = type(module)
     base, names = (cls.base, cls.names) if issubclass(cls, _Held) else (cls, ())
-    module.__class__ = _held_class(base, (*names, name))
+    module.__class__ = _held_class(base, (*names, name))  # type: ignore[arg-type]  # classes are hashable
     vars(module).pop("_flat_weights", None)  # a recurrent layer's list of its weights
 
 
@@ -113,7 +113,7 @@ class _Held:
 
 def _make_held(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     """An empty layer of a class that is made at run time, for copies and for pickle."""
-    made = _held_class(base, names)
+    made = _held_class(base, names)  # type: ignore[arg-type]  # as above
     layer: nn.Module = made.__new__(made)
     return layer
 
@@ -173,7 +173,8 @@ def embedding(input: Tensor, layer: Any) -> Tensor:
         return result
     scales = layer._parameters["weight" + _SCALE]
     rows = F.embedding(input, layer._buffers["weight"]).to(scales.dtype)
-    return rows * (scales if vars(layer)[_AXES]["weight"] else scales[input].unsqueeze(-1))
+    scaled: Tensor = rows * (scales if vars(layer)[_AXES]["weight"] else scales[input].unsqueeze(-1))
+    return scaled
 
 
 class _HeldRecurrent(_Held):

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from kedro_aat.compression.quantization.arithmetic import HIGHEST_ACTIVATION, round_to_uint8
-from kedro_aat.compression.quantization.calls import CallTree, Follower, Frame, ModuleCall, Pass, Place
+from kedro_aat.compression.quantization.calls import Follower, ModuleCall, Pass
 from kedro_aat.compression.quantization.held import hold_bias, hold_weight
 from kedro_aat.compression.quantization.numbered import NumberedPass
+from kedro_aat.compression.quantization.places import CallTree, Frame, Place
 from kedro_aat.errors import ModelError
 from kedro_aat.validated import Settings
 

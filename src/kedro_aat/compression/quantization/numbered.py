@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from kedro_aat.compression.quantization.calls import CallTree, Follower, ModuleCall, Pass, is_floating, is_step
+from kedro_aat.compression.quantization.calls import Follower, ModuleCall, Pass, is_floating, is_step
+from kedro_aat.compression.quantization.places import CallTree
 
 
 class NumberedPass(Pass):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from kedro_aat.compression.quantization.calls import Frame, Place
+from kedro_aat.compression.quantization.places import Frame, Place
 from kedro_aat.compression.quantization.recording import CONVOLUTIONS, LAYERS, PARTS, REARRANGING, Operation, Recording
 from kedro_aat.validated import Settings
 

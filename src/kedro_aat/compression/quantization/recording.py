@@ -13,17 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from kedro_aat.compression.layer_choice import relative_energy
 from kedro_aat.compression.quantization.arithmetic import activation_scales, round_to_uint8
-from kedro_aat.compression.quantization.calls import (
-    CallTree,
-    Follower,
-    Frame,
-    ModuleCall,
-    Pass,
-    Place,
-    is_floating,
-    is_step,
-    step_name,
-)
+from kedro_aat.compression.quantization.calls import Follower, ModuleCall, Pass, is_floating, is_step, step_name
+from kedro_aat.compression.quantization.places import CallTree, Frame, Place
 from kedro_aat.model_inputs import ModelInputs, arguments_of, tensors_in
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
