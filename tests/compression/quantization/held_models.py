@@ -72,6 +72,21 @@ class Table(nn.Module):
         return logits
 
 
+class Bags(nn.Module):
+    """Means of embeddings, then a cell in a loop: (B, 5) int64 -> (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.cell, self.head = nn.EmbeddingBag(100, 24, mode="mean"), nn.GRUCell(24, 24), nn.Linear(24, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        bag = state = self.bag(ids)
+        for _ in range(3):
+            state = self.cell(bag, state)
+        logits: Tensor = self.head(state)
+        return logits
+
+
 class Conv1D(nn.Module):
     """A linear layer with a transposed weight, as GPT-2 in transformers has it."""
 
@@ -114,5 +129,6 @@ HELD: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "LSTM in both directions": (lambda: Recurrent(nn.LSTM, bidirectional=True), lambda: torch.randn(8, 10, 6)),
     "decoder": (Decoder, lambda: torch.randn(8, 3, 8, 8)),
     "table": (Table, table),
+    "bags": (Bags, lambda: torch.randint(100, (8, 5))),
     "attributes": (ReadsAttributes, lambda: torch.randn(8, 3, 9, 9)),
 }
