@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -47,6 +48,9 @@ class PrunableWeight:
         return parameter
 
 
+W = TypeVar("W", bound=PrunableWeight)
+
+
 def prunable_weights(
     model: nn.Module, *, ignored_scopes: Sequence[str] = (), target_scopes: Sequence[str] | None = None
 ) -> list[PrunableWeight]:
@@ -70,6 +74,23 @@ def prunable_weights(
             f"{type(model).__name__} has no layer that can be pruned: none of its modules is a convolution, "
             "a linear, a recurrent or an attention layer with its own weight."
         )
+    return select_weights(found, ignored_scopes=ignored_scopes, target_scopes=target_scopes)
+
+
+def select_weights(
+    found: Sequence[W], *, ignored_scopes: Sequence[str] = (), target_scopes: Sequence[str] | None = None
+) -> list[W]:
+    """Returns those of some weights that the scopes select.
+
+    Args:
+        found: The weights.
+        ignored_scopes: Layers to leave out; scopes are those of `prunable_weights`.
+        target_scopes: The only layers to include; None for all.
+
+    Raises:
+        ConfigurationError: If scopes match no layer; the message lists them.
+        ModelError: If no weight is selected.
+    """
     named = [("ignored_scopes", scope) for scope in ignored_scopes]
     named += [("target_scopes", scope) for scope in target_scopes or ()]
     mistakes = [f"{key}: '{scope}' is not a regular expression" for key, scope in named if not _is_valid(scope)]
@@ -102,7 +123,7 @@ def _all_prunable(model: nn.Module) -> Iterator[PrunableWeight]:
             parameter = module._parameters.get(parameter_name)
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield PrunableWeight(layer, _nncf_scope(model, layer), module, parameter_name)
+                yield PrunableWeight(layer, nncf_scope(model, layer), module, parameter_name)
 
 
 def _weight_names(module: nn.Module) -> Iterable[str]:
@@ -115,7 +136,8 @@ def _weight_names(module: nn.Module) -> Iterable[str]:
     return ()
 
 
-def _nncf_scope(model: nn.Module, layer: str) -> str:
+def nncf_scope(model: nn.Module, layer: str) -> str:
+    """Returns a layer's name in NNCF's spelling."""
     scope, module = type(model).__name__, model
     for part in layer.split(".") if layer else ():
         module = module.get_submodule(part)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
+from kedro_aat.compression.quantization.held import counted_parameters
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.errors import ExportError, OutOfMemoryError, UserFunctionError
 from kedro_aat.export.measure import Latency, measure_latency
@@ -113,7 +114,7 @@ def measure(
     return [
         Measurements(
             parameters=num_parameters(model),
-            nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
+            nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in counted_parameters(model)),
             macs=num_macs(model, inputs),
             onnx_bytes=len(file),
             onnx_gzip_bytes=len(gzip.compress(file, mtime=0)),

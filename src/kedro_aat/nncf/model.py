@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from torch.optim.swa_utils import update_bn
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.controller import ModelController, require_one_tensor
-from kedro_aat.compression.quantization.calls import own_forward, record_calls
 from kedro_aat.compression.quantization.controller import QuantizationController
-from kedro_aat.compression.quantization.placement import CONVOLUTIONS
+from kedro_aat.compression.quantization.recording import CONVOLUTIONS, record_model
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import CompressionSettings, FilterPruning, parse_compression
 from kedro_aat.errors import ConfigurationError, ModelError
@@ -167,7 +165,7 @@ def _find_first_convolutions(model: nn.Module, example_input: Tensor | None) -> 
     require_one_tensor(example_input)
     batch = example_input.to(next(model.parameters()).device)
     with evaluating(model):
-        recording = record_calls(partial(own_forward, model), owners, (batch,), {})
+        recording = record_model(model, owners, batch)
     convolved: set[int | None] = set()  # values that depend on a convolution
     names = []
     for operation in recording.operations:
@@ -177,7 +175,7 @@ def _find_first_convolutions(model: nn.Module, example_input: Tensor | None) -> 
             assert operation.owner is not None
             names.append(operation.owner)
         if is_convolution or depends_on_convolution:
-            convolved.add(operation.output)
+            convolved.update(operation.outputs)
     return names
 
 

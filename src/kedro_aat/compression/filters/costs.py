@@ -17,6 +17,7 @@ from kedro_aat.compression.filters.attention import heads_of
 from kedro_aat.compression.filters.cutting import Cut, Kind, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, Place
 from kedro_aat.compression.layer_table import shape_text
+from kedro_aat.compression.quantization.held import counted_parameters
 from kedro_aat.modes import evaluating, quiet
 
 KINDS = ("filters", "parameters", "macs")  # what a rate can be the removed share of
@@ -25,7 +26,7 @@ _WHOLE: Place = ("", "heads")  # stands for an axis that is never cut
 
 def num_parameters(model: nn.Module) -> int:
     """Counts the numbers in a model's parameters, including zeros and frozen ones; a shared parameter counts once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in counted_parameters(model))
 
 
 def num_macs(model: nn.Module, example_input: Tensor) -> int:
