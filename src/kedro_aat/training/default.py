@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -23,8 +22,10 @@ from torch.utils.data import (
 from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
+from kedro_aat.compression.frozen import trainable_parameters
 from kedro_aat.errors import ModelError
 from kedro_aat.modes import evaluating_with_gradients
+from kedro_aat.training.batch_norms import adapt_batch_norms
 from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.guards.watchdog import WatchedLoader
@@ -144,9 +145,9 @@ class DefaultTraining:
         return self._batches(self._validation_data, SequentialSampler(self._validation_data), drop_last=False)
 
     def configure_optimizers(self) -> tuple[Any, Any]:
-        """A new optimizer, scheduler and loss scaler."""
+        """A new optimizer of all parameters that are not frozen, its scheduler, and a loss scaler."""
         self._scaler = self._new_scaler()
-        optimizer = self.settings.optimizer.build(self.model.parameters())
+        optimizer = self.settings.optimizer.build(trainable_parameters(self.model))
         scheduler = self.settings.scheduler.build(optimizer) if self.settings.scheduler else None
         return optimizer, scheduler
 
@@ -267,7 +268,7 @@ class DefaultTraining:
         batches = itertools.islice(self.train_batches(0), self.settings.batch_norm_adaptation_batches)
         inputs = (self._to_device(part[0]) for batch in batches for part in self._parts(batch))
         compact = self._compact_model()
-        update_bn(inputs, compact.model if compact else model)
+        adapt_batch_norms(compact.model if compact else model, inputs)
         if compact:
             compact.write()
 

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import ZEROS_MASK, WeightMasks
+from kedro_aat.compression.matrices import matrices_of
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
@@ -81,7 +82,7 @@ class QuantizationController(ScheduledController[Quantization]):
         self._layers = _quantizable(model, settings)
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
         # Of all layers, because sparsity may have pruned some that stay in full precision.
-        self._zeros = WeightMasks(prunable_weights(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
+        self._zeros = WeightMasks(matrices_of(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
         if settings.keep_zeros:
             self._zeros.attach(model)
             self._zeros.put([weight.parameter != 0 for weight in self._zeros.weights], is_active=True)
