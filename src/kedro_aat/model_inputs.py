@@ -42,23 +42,6 @@ def call_model(model: Callable[..., Any], inputs: ModelInputs) -> Any:
     return model(*args, **kwargs)
 
 
-class Calling(nn.Module):
-    """A model that is called with its inputs as one argument, for functions of torch that call it so.
-
-    Args:
-        model: The model; its mode is that of this module.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.training = model.training
-
-    def forward(self, inputs: ModelInputs) -> Any:
-        """Calls the model, as `call_model` says."""
-        return call_model(self.model, inputs)
-
-
 def tensors_in(structure: Any) -> Iterator[Tensor]:
     """Yields all tensors in a structure of tuples, lists, mappings and dataclasses, in order."""
     for _, tensor in named_tensors(structure):

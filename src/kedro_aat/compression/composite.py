@@ -133,6 +133,11 @@ class CompositeController(ModelController):
         return [] if self.quantization else self.adaptive.weight_names
 
     @property
+    def rated_parameters(self) -> tuple[int, int] | None:
+        """What the rate of the adaptive algorithm counts, and all parameters."""
+        return self.adaptive.rated_parameters
+
+    @property
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps per epoch, for rates that change within an epoch; None if unknown."""
         return self.adaptive.steps_per_epoch

@@ -247,6 +247,11 @@ class ModelController(ABC):
         return []
 
     @property
+    def rated_parameters(self) -> tuple[int, int] | None:
+        """Number of parameters that the rate counts, and of all parameters; None if the rate counts something else."""
+        return None
+
+    @property
     @abstractmethod
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps per epoch, for rates that change within an epoch; None if unknown."""

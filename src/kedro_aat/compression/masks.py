@@ -30,7 +30,11 @@ _MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
 def carries_masks(model: nn.Module) -> bool:
     """Whether any algorithm masks weights of a model."""
     # By the shadow, not by the masks: a model's own buffers may be called attn_mask.
-    return any(name + SHADOW in module._buffers for module in model.modules() for name in module._parameters)
+    return any(
+        name + SHADOW in dict(module.named_buffers(recurse=False))
+        for module in model.modules()
+        for name, _ in module.named_parameters(recurse=False)
+    )
 
 
 class WeightMasks:

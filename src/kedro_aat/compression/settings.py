@@ -56,10 +56,13 @@ class AlgorithmSettings(Settings):
 
 
 class MagnitudeSparsity(AlgorithmSettings):
-    """Settings of magnitude sparsity.
+    """Settings of magnitude sparsity, whose rate is the share of zeros in a model's matrices.
+
+    These are the weights of all kinds of layers, embeddings included, and other parameters with two dimensions or more.
+    Biases, normalizations, position embeddings and frozen parameters stay dense.
 
     Attributes:
-        importance: How weights are ranked; see `sparsity.importance.importance`.
+        importance: How weights are ranked; see `sparsity.importance.importance`. With embeddings, keep `lamp`.
         ranking: `global` sets one threshold for the whole model, `local` sets the same rate in every layer.
         pattern: "N:M", as in "2:4": the N largest of every M consecutive weights along the input dimension are kept.
             A layer either has the pattern or is dense. The layers that lose the smallest share of their energy get

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
+from kedro_aat.compression.frozen import frozen_parameters
+from kedro_aat.compression.masks import SHADOW, SPARSITY_MASK
 from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.datasets.previews import open_small, read_tensor_info, state_dict_table
@@ -29,6 +31,7 @@ from kedro_aat.reading import describe
 from kedro_aat.storage import FileGroup
 from kedro_aat.tensors import hash_file, is_made_up, load_tensors, mark_made_up, serialize_tensors, synthetic_like
 from kedro_aat.validated import Settings
+from kedro_aat.wrapped import unwrapped
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import JSONPreview, TablePreview
@@ -46,9 +49,11 @@ class _SavedRecipe(Recipe):
     """How a saved module is built.
 
     Attributes:
+        frozen: Names of the parameters that are not trained; None if the file does not say it, as before 0.2.0.
         sha256: Name -> SHA-256 of the other files in the folder; empty if a version before 0.2.0 saved it.
     """
 
+    frozen: tuple[str, ...] | None = None
     sha256: dict[str, str] = Field(default_factory=dict)
 
 
@@ -132,6 +137,7 @@ class ModelDataset(_FolderDataset[nn.Module | NotExported, nn.Module]):
         if isinstance(data, NotExported):
             self._files.remove()
         else:
+            data = unwrapped(data)
             self._files.replace(_module_files(data, recipe_of(data, self._recipe)))
 
     def preview(self, nrows: int = 100) -> TablePreview:
@@ -216,7 +222,7 @@ def _module_files(module: nn.Module, recipe: Imported, more: Mapping[str, bytes]
     """The files of a module and more files; the recipe has their checksums."""
     files = {_TENSORS: serialize_tensors(module.state_dict())} | dict(more or {})
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    saved = recipe.model_dump(mode="json") | {"sha256": checksums}
+    saved = recipe.model_dump(mode="json") | {"frozen": frozen_parameters(module), "sha256": checksums}
     return files | {_RECIPE: json.dumps(saved, indent=2).encode()}
 
 
@@ -245,7 +251,7 @@ def _made_up_example(model: nn.Module, example: Tensor) -> Tensor:
 def _load_module(files: FileGroup, trust: Trust) -> tuple[nn.Module, _SavedRecipe]:
     """Builds the module of a folder, without its tensors, if it is trusted and no file of the folder is damaged."""
     saved = _SavedRecipe.model_validate(_read_json(files.path(_RECIPE)))
-    trust.require(saved)
+    stated = trust.require(saved)
     for name in (_TENSORS, _COMPRESSION, _EXAMPLE):  # not what the file names: that could be any path
         path = files.path(name)
         if name in saved.sha256 and hash_file(path) != saved.sha256[name]:
@@ -253,12 +259,20 @@ def _load_module(files: FileGroup, trust: Trust) -> tuple[nn.Module, _SavedRecip
                 f"{path} is damaged: its SHA-256 is not the one in {_RECIPE}. Copy the folder again, or run the node "
                 "that wrote it."
             )
-    return build_module(saved), saved
+    module = build_module(saved, stated=stated)
+    if saved.frozen is not None:
+        for name, parameter in module.named_parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(name not in saved.frozen)
+    return module, saved
 
 
 def _load_state(module: nn.Module, path: Path) -> None:
     try:
-        module.load_state_dict(load_tensors(path))
+        state = load_tensors(path)
+        # Version 0.1.0 masked fewer weights than this one; what they left dense begins dense.
+        dense = {name: tensor for name, tensor in module.state_dict().items() if name.endswith((SPARSITY_MASK, SHADOW))}
+        module.load_state_dict(dense | state)
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise ModelError(f"{path} does not have the tensors of this {type(module).__name__}: {error}") from None
 

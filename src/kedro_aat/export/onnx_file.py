@@ -22,6 +22,7 @@ from kedro_aat.errors import ExportError
 from kedro_aat.export.lean import make_lean
 from kedro_aat.export.program import to_program
 from kedro_aat.modes import first_cause, quiet
+from kedro_aat.wrapped import unwrapped
 
 # Operators that rearrange numbers. Folding them would turn one or more weights into an unnamed constant.
 _REARRANGING = {
@@ -62,6 +63,7 @@ def to_onnx(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:
         ExportError: The model cannot be exported for any batch size, does not return exactly one tensor, or uses an
             operator that has no counterpart in ONNX.
     """
+    model = unwrapped(model)
     with as_onnx_operators():
         program = to_program(model, example_input)
     with quiet():

@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 from kedro_aat.errors import ExportError
 from kedro_aat.modes import evaluating, first_cause, quiet
 from kedro_aat.tensors import synthetic_like
+from kedro_aat.wrapped import unwrapped
 
 # torch.export treats a dimension of size 0 or 1 as a constant; it can be a symbol from size 2.
 _TRACED_BATCH = 2
@@ -33,6 +34,7 @@ def to_program(model: nn.Module, example_input: Tensor) -> ExportedProgram:
     Raises:
         ExportError: The model is not on the CPU, cannot be traced, or works for only one batch size.
     """
+    model = unwrapped(model)
     _require_cpu(model)
     try:
         with evaluating(model), torch.no_grad(), quiet():

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.optim.swa_utils import update_bn
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
+from kedro_aat.compression.compressible import compressible
 from kedro_aat.compression.controller import ModelController, require_one_tensor
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.recording import CONVOLUTIONS, record_model
@@ -22,8 +22,9 @@ from kedro_aat.compression.settings import CompressionSettings, FilterPruning, p
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.modes import evaluating
 from kedro_aat.nncf.config import NNCFConfig, NNCFFile
-from kedro_aat.nncf.registered import take_batches
+from kedro_aat.nncf.registered import inputs_of, take_batches
 from kedro_aat.nncf.sections import FilterPruningAlgorithm, FilterPruningParams, QuantizationAlgorithm
+from kedro_aat.training.batch_norms import adapt_batch_norms
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ def create_compressed_model(
     """Applies the compression that a configuration names to a model.
 
     Args:
-        model: The trained model; modified in place.
+        model: The trained model; modified in place. What is only put around it (`DataParallel`, `torch.compile`) is
+            removed: put it around the result again to train in several processes.
         config: A configuration whose `compression` section names one or more algorithms.
         compression_state: Result of `get_compression_state()`, to restore a compression. Load the model's `state_dict`
             yourself afterwards.
@@ -90,6 +92,7 @@ def create_compressed_model(
     """
     config = NNCFConfig.from_dict(config)
     file = config.parsed
+    model = compressible(model)
     if example_input is None and file.input_info:
         example_input = torch.zeros(file.input_info[0].sample_size)
     if compression_state is None:
@@ -198,4 +201,4 @@ def _initialize(controller: ModelController, file: NNCFFile, loader: Iterable[An
     children = controller.children if isinstance(controller, CompositeController) else [controller]
     num_samples = file.num_bn_adaptation_samples
     if loader is not None and num_samples and any(child.report().requested_rate > 0 for child in children):
-        update_bn(take_batches(loader, num_samples), controller.model, device=device)
+        adapt_batch_norms(controller.model, inputs_of(take_batches(loader, num_samples), device))

@@ -119,7 +119,8 @@ def summarize(
         validation, standard_error = delivered.validation, delivered.standard_error
         # What a later stage delivers also has the first stage's rate.
         is_first = delivered.stage == 1
-        rate = Rates(requested=delivered.requested_rate, achieved=delivered.rate) if is_first else search.rate
+        own = {"requested": delivered.requested_rate, "achieved": delivered.rate} if is_first else {}
+        rate = Rates.model_validate({**search.rate.model_dump(), **own})
     return Summary(
         outcome=outcome,
         reason=export.reason,

@@ -10,14 +10,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
+from kedro_aat.compression.frozen import trainable_parameters
 from kedro_aat.errors import ModelError
-from kedro_aat.model_inputs import Calling, ModelInputs, call_model, precision_of
+from kedro_aat.model_inputs import ModelInputs, call_model, precision_of
 from kedro_aat.modes import evaluating, evaluating_with_gradients
+from kedro_aat.training.batch_norms import adapt_batch_norms
 from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.learning_rates import build_scheduler
@@ -158,9 +159,9 @@ class DefaultTraining:
         return map(self._forms["training"], itertools.islice(self.train_batches(0), number))
 
     def configure_optimizers(self) -> tuple[Any, Any]:
-        """A new optimizer, scheduler and loss scaler."""
+        """A new optimizer of all parameters that are not frozen, its scheduler, and a loss scaler."""
         self._scaler = self._new_scaler()
-        optimizer = self.settings.optimizer.make(self.model.parameters())
+        optimizer = self.settings.optimizer.make(trainable_parameters(self.model))
         scheduler = build_scheduler(self.settings.scheduler, optimizer) if self.settings.scheduler else None
         return optimizer, scheduler
 
@@ -273,14 +274,11 @@ class DefaultTraining:
     def adapt(self, model: nn.Module) -> None:
         """Recomputes the statistics of BatchNorms from the first training batches, in a fixed order."""
         batches = itertools.islice(self.train_batches(0), self.settings.batch_norm_adaptation_batches)
-        # In a tuple, of which `update_bn` takes the first.
         inputs = (
-            (self._place.inputs(part[0]),)
-            for batch in batches
-            for part, _ in self._parts(batch, self._forms["training"])
+            self._place.inputs(part[0]) for batch in batches for part, _ in self._parts(batch, self._forms["training"])
         )
         compact = self._compact_model()
-        update_bn(inputs, Calling(compact.model if compact else model))
+        adapt_batch_norms(compact.model if compact else model, inputs)
         if compact:
             compact.write()
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import ZEROS_MASK, WeightMasks
+from kedro_aat.compression.matrices import matrices_of
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
@@ -33,7 +34,6 @@ from kedro_aat.compression.quantization.fake import FakeQuantization
 from kedro_aat.compression.quantization.placement import Placement
 from kedro_aat.compression.quantization.weights import choose_weights
 from kedro_aat.compression.scheduled import ScheduledController
-from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import call_model, placed_like, tensors_in
@@ -86,7 +86,7 @@ class QuantizationController(ScheduledController[Quantization]):
             )
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
         # Of all layers, because sparsity may have pruned some that stay in full precision.
-        self._zeros = WeightMasks(prunable_weights(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
+        self._zeros = WeightMasks(matrices_of(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
         if settings.keep_zeros:
             self._zeros.attach(model)
             self._zeros.put([weight.parameter != 0 for weight in self._zeros.weights], is_active=True)

@@ -119,7 +119,7 @@ def _candidates(model: nn.Module) -> Iterator[QuantizableWeight]:
                 continue
             seen.add(id(parameter))
             is_computed = _is_computed(module) and holders[id(parameter)] == 1
-            yield QuantizableWeight(layer, nncf_scope(model, layer), module, name, axis, is_computed)
+            yield QuantizableWeight(layer, nncf_scope(model, layer), module, name, axis=axis, is_computed=is_computed)
 
 
 def _weights_in(module: nn.Module) -> Iterator[tuple[str, int]]:

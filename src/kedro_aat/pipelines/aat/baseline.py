@@ -55,6 +55,8 @@ def evaluate_baseline(
 
     import pandas as pd
 
+    from kedro_aat.compression.compressible import compressible
+    from kedro_aat.compression.frozen import trainable_parameters
     from kedro_aat.delivery.expected_certificate import expected_certificate
     from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
     from kedro_aat.training.checks.baseline import BaselineCheck
@@ -66,6 +68,8 @@ def evaluate_baseline(
     from kedro_aat.training.scoring.groups import identity_of_groups
 
     settings.check()
+    model = compressible(model)
+    trainable_parameters(model)  # or there is nothing to search for
     seed_everything(settings.seed)
     # A copy, because the model may be moved to another device and memory format.
     model = copy.deepcopy(model)

@@ -63,8 +63,10 @@ def build_controller(
     import copy
 
     from kedro_aat.compression.build import build_controller as build
+    from kedro_aat.compression.compressible import compressible
     from kedro_aat.training.data import synthetic_input
 
+    model = compressible(model)
     inputs = None if train_data is None else synthetic_input(train_data, training=settings.training, model=model)
     built = build(copy.deepcopy(model), settings.compression, example_input=inputs)
     if train_data is not None:
@@ -168,9 +170,8 @@ def finetune_adaptively(
         settings.choose,
         stopwatch,
     )
-    result = _search_result(
-        1, ended, algorithms_of(settings.compression), settings.search.maximal_total_epochs, settings.time_limit
-    )
+    num_allowed = settings.search.maximal_total_epochs
+    result = _search_result(1, controller, ended, algorithms_of(settings.compression), num_allowed, settings.time_limit)
     controller.limit = None
     return controller, result, trajectory(ended.fine_tuned.history)
 
@@ -270,7 +271,8 @@ def finetune_later_stage(
         stopwatch=stopwatch,
     )
     all_stages = [known, trajectory(ended.fine_tuned.history).assign(stage=number)]
-    result = _search_result(number, ended, algorithms_of(later.compression), later.search.maximal_total_epochs, limit)
+    algorithms, num_allowed = algorithms_of(later.compression), later.search.maximal_total_epochs
+    result = _search_result(number, later_controller, ended, algorithms, num_allowed, limit)
     return later_controller, result, pd.concat(all_stages, ignore_index=True)
 
 
@@ -356,11 +358,17 @@ def _estimates(checkpoint_store: CheckpointStore) -> FinishedSteps:
 
 
 def _search_result(
-    number: int, ended: SearchStageResult, algorithms: list[str], num_allowed: int, time_limit: float | None
+    number: int,
+    controller: ModelController,
+    ended: SearchStageResult,
+    algorithms: list[str],
+    num_allowed: int,
+    time_limit: float | None,
 ) -> SearchResult:
     from kedro_aat.training.records import epochs_used
 
     fine_tuned, best = ended.fine_tuned, ended.fine_tuned.best
+    counted, everything = controller.rated_parameters or (None, None)
     return SearchResult(
         stage=number,
         algorithms=algorithms,
@@ -369,7 +377,12 @@ def _search_result(
         budget=BudgetResult.model_validate(ended.budget),
         validation=fine_tuned.metric,
         standard_error=best.standard_error if best else None,
-        rate=Rates(requested=best.requested_rate if best else 0.0, achieved=fine_tuned.achieved_rate),
+        rate=Rates(
+            requested=best.requested_rate if best else 0.0,
+            achieved=fine_tuned.achieved_rate,
+            counted_parameters=counted,
+            all_parameters=everything,
+        ),
         epochs=EpochCount(used=epochs_used(fine_tuned.history), allowed=num_allowed),
         seconds=WallTime(used=ended.seconds, limit=time_limit),
         best_checkpoint=best.checkpoint if best else None,
