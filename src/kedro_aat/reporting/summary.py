@@ -24,6 +24,7 @@ from kedro_aat.delivery.results import (
     EpochCount,
     ExportedRates,
     ExportResult,
+    FailedSearch,
     LaterSearchResult,
     Rates,
     SearchResult,
@@ -145,6 +146,7 @@ def summarize(
         rejected=export.rejected,
         stages=stages,
         skipped=skipped,
+        failed=[stage for stage in later if isinstance(stage, FailedSearch)],
         distillation=distillation,
         report=REPORT,
         agreement=agreement,
@@ -182,7 +184,7 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     is_good = summary.outcome in (Outcome.CERTIFIED, Outcome.WITHIN_BUDGET)
     console.print()
     console.print(Text(f"Outcome: {summary.outcome}", style="bold green" if is_good else "bold red"))
-    skipped = (stage.reason or "" for stage in summary.skipped)
+    skipped = (stage.reason or "" for stage in [*summary.skipped, *summary.failed])
     for words in (summary.reason, summary.advice, summary.certificate.words, *skipped):
         console.print(Text(words))  # as plain text: brackets in users' names are no markup
     if words := guard_words(summary):
