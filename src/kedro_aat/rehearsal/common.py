@@ -1,4 +1,4 @@
-"""What all parts of a rehearsal share: the first batches, the settings, and how a model is trained and judged on them."""
+"""What all parts of a rehearsal share: the first batches, the settings, and how models are trained and judged."""
 
 from __future__ import annotations
 

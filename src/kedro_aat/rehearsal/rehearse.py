@@ -89,9 +89,7 @@ def rehearse(
     return result
 
 
-def _first_batches(
-    model: nn.Module, train_data: Data, validation_data: Data, settings: AatSettings
-) -> Rehearsal:
+def _first_batches(model: nn.Module, train_data: Data, validation_data: Data, settings: AatSettings) -> Rehearsal:
     try:
         return Rehearsal.of(model, settings, train_data, validation_data)
     except PartFailedError as error:
