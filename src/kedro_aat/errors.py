@@ -106,8 +106,8 @@ class RehearsalError(AatError):
         super().__init__(faults, num_parts)
 
     def __str__(self) -> str:
-        fail = "part fails" if len(self.faults) == 1 else "parts fail"
-        text = f"{len(self.faults)} of {self.num_parts} {fail} in the rehearsal, so the run would fail later:"
+        fail = "fails" if len(self.faults) == 1 else "fail"
+        text = f"{len(self.faults)} of {self.num_parts} parts {fail} in the rehearsal, so the run would fail later:"
         text += "".join(f"\n  - {fault}" for fault in self.faults)
         text += "\nA run with `rehearsal: false` tries it nevertheless."
         return text.encode(errors="backslashreplace").decode()

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kedro.io import DataCatalog, MemoryDataset
+from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from kedro_aat.adoption.checks import free_inputs
-from kedro_aat.config import AatSettings
-from kedro_aat.errors import RehearsalError
+from kedro_aat.errors import ConfigurationError, RehearsalError
+from kedro_aat.reading import describe
 from kedro_aat.validated import parse
 
 
@@ -30,6 +31,8 @@ def rehearse(pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str],
     Raises:
         RehearsalError: Lists everything that fails, for all models.
     """
+    from kedro_aat.config import AatSettings
+
     faults: list[str] = []
     num_parts = 0
     for node, names in _nodes(pipeline, "rehearse"):
@@ -40,7 +43,7 @@ def rehearse(pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str],
             because = f"the run makes {' and '.join(made)}, and then rehearses" if made else "rehearsal is off"
             yield f"{node.name}: not done, because {because}."
             continue
-        inputs = {argument: catalog.load(name) for argument, name in names.items()}
+        inputs = {argument: _loaded(catalog, name) for argument, name in names.items()}
         try:
             result = node.func(settings=settings, **inputs)
         except RehearsalError as error:
@@ -65,6 +68,14 @@ def stand_in(pipeline: Pipeline, catalog: DataCatalog) -> None:
         name = names.get("rehearsal")
         if name in missing and not catalog.exists(name):
             catalog[name] = MemoryDataset({"outcome": "off", "parts": []})
+
+
+def _loaded(catalog: DataCatalog, name: str) -> Any:
+    try:
+        return catalog.load(name)
+    except DatasetError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise ConfigurationError("Data", [f"{name}: {describe(cause)}"]) from error
 
 
 def _nodes(pipeline: Pipeline, function: str) -> Iterator[tuple[Node, dict[str, str]]]:

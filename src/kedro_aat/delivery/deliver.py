@@ -138,41 +138,9 @@ def deliver(
     """
     inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes))
     steps = _Steps(finished or FinishedSteps(), inputs, validation_data, training, settings, budget, guards)
-    baseline_files = steps.files(baseline_model)
-    kept: list[Exported] = []
-    rejected = dict(failed or {})
-
-    def consider(candidate: Candidate) -> None:
-        try:
-            kept.append(_export(candidate, budget, steps))
-        except Exception as error:  # an exporter or a runtime may raise anything
-            reject(candidate, error)
-
-    def reject(candidate: Candidate, error: Exception) -> None:
-        if ends_run(error):
-            raise error
-        rejected[candidate.name] = rejection(candidate.name, error)
-
-    def measured(some: Sequence[Exported]) -> tuple[Measurements, list[CandidateResult]]:
-        models = [baseline_model, *(exported.candidate.model for exported in some)]
-        files = [baseline_files, *(exported.files for exported in some)]
-        baseline, *costs = steps.measurements(models, files)
-        return baseline, [exported.result(cost) for exported, cost in zip(some, costs, strict=True)]
-
-    def measure_all() -> tuple[Measurements, list[CandidateResult]]:
-        try:
-            return measured(kept)
-        except Exception as error:
-            for exported in [] if ends_run(error) else list(kept):
-                try:
-                    measured([exported])
-                except Exception as own:
-                    reject(exported.candidate, own)
-                    kept.remove(exported)
-            if not kept:
-                raise
-        return measured(kept)
-
+    considered = _Considered(steps, budget, baseline_model, failed)
+    kept, rejected = considered.kept, considered.rejected
+    consider, measure_all = considered.add, considered.measurements
     if not candidates and not rejected:
         baseline, results = measure_all()
         return None, _export_result(None, reason, baseline, results, rejected)
@@ -257,6 +225,58 @@ def _export(candidate: Candidate, budget: Budget, steps: _Steps) -> Exported:
         if mistakes := broken(judgment.guards[kind], budget):
             raise ExportError(f"its {kind} file {'; it '.join(mistakes)}")
     return Exported(candidate, files, judgment, trace)
+
+
+class _Considered:
+    """The candidates whose files keep the budget, and why the others are rejected.
+
+    Args:
+        steps: Exports, judges and measures.
+        budget: Budget that the files must keep.
+        baseline_model: The uncompressed model.
+        failed: Name of a model -> why it is no candidate.
+    """
+
+    def __init__(
+        self, steps: _Steps, budget: Budget, baseline_model: nn.Module, failed: Mapping[str, str] | None
+    ) -> None:
+        self.kept: list[Exported] = []
+        self.rejected = dict(failed or {})
+        self._steps, self._budget = steps, budget
+        self._baseline_model, self._baseline_files = baseline_model, steps.files(baseline_model)
+
+    def add(self, candidate: Candidate) -> None:
+        """Keeps a candidate, or rejects it: an exporter or a runtime may raise anything."""
+        try:
+            self.kept.append(_export(candidate, self._budget, self._steps))
+        except Exception as error:
+            self._reject(candidate, error)
+
+    def measurements(self) -> tuple[Measurements, list[CandidateResult]]:
+        """What the baseline and the candidates cost, without candidates that cannot be measured."""
+        try:
+            return self._measured(self.kept)
+        except Exception as error:
+            for exported in [] if ends_run(error) else list(self.kept):
+                try:
+                    self._measured([exported])
+                except Exception as own:
+                    self._reject(exported.candidate, own)
+                    self.kept.remove(exported)
+            if not self.kept:
+                raise
+        return self._measured(self.kept)
+
+    def _measured(self, some: Sequence[Exported]) -> tuple[Measurements, list[CandidateResult]]:
+        models = [self._baseline_model, *(exported.candidate.model for exported in some)]
+        files = [self._baseline_files, *(exported.files for exported in some)]
+        baseline, *costs = self._steps.measurements(models, files)
+        return baseline, [exported.result(cost) for exported, cost in zip(some, costs, strict=True)]
+
+    def _reject(self, candidate: Candidate, error: Exception) -> None:
+        if ends_run(error):
+            raise error
+        self.rejected[candidate.name] = rejection(candidate.name, error)
 
 
 @dataclass(frozen=True)

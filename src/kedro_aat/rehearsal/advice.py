@@ -16,9 +16,7 @@ from kedro_aat.rehearsal.stages import Stage, rehearse_stage
 SECONDS = 30.0  # after which no other mend is tried; a failed rehearsal may take this much longer
 
 
-def fault_of_stage(
-    error: PartFailedError, stage: Stage, model: nn.Module, rehearsal: Rehearsal, *, trains: bool, exports: bool
-) -> Fault:
+def fault_of_stage(error: PartFailedError, stage: Stage, model: nn.Module, rehearsal: Rehearsal) -> Fault:
     """What failed in a stage, with what mends it and what works without it.
 
     Args:
@@ -26,8 +24,6 @@ def fault_of_stage(
         stage: The stage.
         model: The model that it began with.
         rehearsal: What all parts share.
-        trains: Whether the model is trained.
-        exports: Whether files are made.
     """
     deadline = time.monotonic() + SECONDS
     layer = blamed(error).layer
@@ -37,7 +33,7 @@ def fault_of_stage(
         if time.monotonic() > deadline:
             return False
         try:
-            rehearse_stage(stage.with_compression(compression), model, rehearsal, trains=trains, exports=exports)
+            rehearse_stage(stage.with_compression(compression), model, rehearsal)
         except (PartFailedError, ConfigurationError, DataError):
             return False
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Rehearsal:
         validation: First batch of the validation split, and a smaller one like the last.
         synthetic: Made-up inputs, which controllers are built with.
         inputs: First inputs of the validation split, which files are compared on.
+        broken: What is known to fail, and so is left out of other parts: `training`, `validation`, `export`.
     """
 
     model: nn.Module
@@ -47,6 +48,12 @@ class Rehearsal:
     validation: FewBatches
     synthetic: Tensor
     inputs: Tensor
+    broken: set[str] = field(default_factory=set)
+
+    @property
+    def trains(self) -> bool:
+        """Whether models are trained and validated."""
+        return not {"training", "validation"} & self.broken
 
     @classmethod
     def of(cls, model: nn.Module, settings: AatSettings, train_data: Data, validation_data: Data) -> Rehearsal:

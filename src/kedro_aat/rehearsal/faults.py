@@ -71,7 +71,7 @@ def cause_of(error: BaseException) -> str:
     if not isinstance(error, AatError):
         while error.__cause__ is not None:
             error = error.__cause__
-    text = str(error).strip().split("\n\n")[0]
+    text = " ".join(str(error).strip().split("\n\n")[0].split())
     text = text if isinstance(error, AatError) else f"{type(error).__name__}: {text}".rstrip(": ")
     return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]} ..."
 
@@ -94,19 +94,21 @@ def blamed(error: BaseException, loss: Any = None) -> Blame:
 
     Args:
         error: The error; its chain is searched, the first cause first.
-        loss: The loss, a module or a function.
+        loss: The loss, a class of modules or a function.
     """
+
+    def is_loss(owner: object) -> bool:
+        return isinstance(loss, type) and isinstance(owner, loss)
+
     frames = [frame for each in reversed(_chain(error)) for frame in reversed(_frames(each))]
     for number, frame in enumerate(frames):
         owner = frame.f_locals.get("self")
-        if (loss is not None and owner is loss) or frame.f_code is getattr(loss, "__code__", None):
+        outer = [each.f_locals.get("self") for each in frames[number:]]
+        if any(map(is_loss, outer)) or frame.f_code is getattr(loss, "__code__", None):
             return Blame("loss")
         if isinstance(owner, Metric):
             return Blame("metric")
         if isinstance(owner, nn.Module):
-            outer = [each.f_locals.get("self") for each in frames[number:]]
-            if loss is not None and any(each is loss for each in outer):
-                return Blame("loss")
             modules = [each for each in outer if isinstance(each, nn.Module)]
             names = {id(module): name for root in modules for name, module in root.named_modules()}
             return Blame("model", names.get(id(owner), ""))

@@ -133,11 +133,13 @@ class _Parts:
         """
         logger.info("Rehearsal: everything that the run will do, once and in small")
         with quiet(), _silent():
-            trains = self._batch(is_training=True) & self._batch(is_training=False)
-            exports = self._baseline_files()
-            self._stages(trains=trains, exports=exports)
+            self._batch(is_training=True)
+            self._batch(is_training=False)
+            if "model" not in self._rehearsal.broken:
+                self._baseline_files()
+                self._stages()
             if not self._has_saved:
-                self._save(self._uncompressed_runner())
+                self._save(self._uncompressed_runner(), resume=False)
         if self._faults:
             raise RehearsalError([*map(str, self._faults)], len(self._done)) from self._first_error
         return RehearsalResult(outcome="passed", parts=self._done)
@@ -154,19 +156,21 @@ class _Parts:
         self._faults.append(fault)
         self._first_error = self._first_error or error
 
-    def _batch(self, *, is_training: bool) -> bool:
-        """Whether a batch can be trained or validated."""
-        rehearsed = rehearse_training_batch if is_training else rehearse_validation_batch
-        with self._timed("training" if is_training else "validation"):
+    def _batch(self, *, is_training: bool) -> None:
+        """Trains or validates the uncompressed model."""
+        name = "training" if is_training else "validation"
+        with self._timed(name):
             try:
-                rehearsed(self._rehearsal)
+                (rehearse_training_batch if is_training else rehearse_validation_batch)(self._rehearsal)
             except PartFailedError as error:
-                self._add(fault_of_batch(error, self._rehearsal, is_training=is_training), error)
-                return False
-        return True
+                fault = fault_of_batch(error, self._rehearsal, is_training=is_training)
+                self._add(fault, error)
+                self._rehearsal.broken.add(name)
+                if is_training and fault.part.startswith(("model", "training in")):
+                    self._rehearsal.broken.add("model")  # nothing else can be done with it
 
-    def _baseline_files(self) -> bool:
-        """Whether the uncompressed model can be exported."""
+    def _baseline_files(self) -> None:
+        """Exports the uncompressed model."""
         with self._timed("the baseline's files"):
             try:
                 rehearse_files(self._rehearsal.on_cpu(), self._rehearsal)
@@ -174,21 +178,20 @@ class _Parts:
                 layer = blamed(error).layer
                 where = f"the baseline, {error.part}" + (f", layer {layer}" if layer else "")
                 self._add(Fault(where, cause_of(error), _mends_files(error.part), _NOTHING_DELIVERED), error)
-                return False
-        return True
+                self._rehearsal.broken.add("export")
 
-    def _stages(self, *, trains: bool, exports: bool) -> None:
+    def _stages(self) -> None:
+        """Does what each stage will do, with what the stage before returns; or with the model if that has failed."""
         model = self._rehearsal.on_cpu()
         save = None if self._store is None else self._save
         for stage in stages_of(self._rehearsal.settings):
             with self._timed(stage.title):
                 try:
-                    model = rehearse_stage(stage, model, self._rehearsal, trains=trains, exports=exports, save=save)
+                    model = rehearse_stage(stage, model, self._rehearsal, save=save)
                 except PartFailedError as error:
-                    fault = fault_of_stage(error, stage, model, self._rehearsal, trains=trains, exports=exports)
-                    self._add(fault, error)
+                    self._add(fault_of_stage(error, stage, model, self._rehearsal), error)
 
-    def _save(self, runner: TrainingRunner) -> None:
+    def _save(self, runner: TrainingRunner, *, resume: bool = True) -> None:
         """Writes a checkpoint, and continues from it."""
         assert self._store is not None
         if any(fault.part == "checkpoint" for fault in self._faults):
@@ -197,7 +200,7 @@ class _Parts:
         with self._timed("checkpoint"):
             try:
                 with part("checkpoint"):
-                    save_and_resume(runner, self._store)
+                    save_and_resume(runner, self._store, resume=resume)
             except PartFailedError as error:
                 self._add(Fault("checkpoint", cause_of(error)), error)
 

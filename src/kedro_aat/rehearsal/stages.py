@@ -81,8 +81,6 @@ def rehearse_stage(
     model: nn.Module,
     rehearsal: Rehearsal,
     *,
-    trains: bool = True,
-    exports: bool = True,
     save: Callable[[TrainingRunner], None] | None = None,
 ) -> nn.Module:
     """Does with a copy of a model what a stage of the run will do, at a low and at a high rate.
@@ -91,8 +89,6 @@ def rehearse_stage(
         stage: The stage.
         model: The uncompressed model, or what the stage before returned; it stays as it is.
         rehearsal: What all parts share.
-        trains: Whether the model is trained and validated; otherwise it is known that this fails.
-        exports: Whether files are made; otherwise it is known that this fails.
         save: Saves the training after its first steps; None if nothing is saved.
 
     Returns:
@@ -107,13 +103,12 @@ def rehearse_stage(
             copy.deepcopy(model), stage.compression, rehearsal.synthetic, stage.algorithms_before
         )
     training = rehearsal.default_training(controller.model, controller)
-    if trains:
-        with part("ranges of activations from training batches"):
-            calibrate(controller, rehearsal.training)
+    with part("ranges of activations from training batches"):
+        calibrate(controller, rehearsal.training)
     with part("optimizer"):
         controller.steps_per_epoch = training.steps_per_epoch
         runner = rehearsal.runner(controller, training, stage.learning_rate_factor)
-        if trains:
+        if rehearsal.trains:
             runner.reset_training()
     stripped: list[nn.Module] = []
     rates = _rates(controller, stage.maximal_rate)
@@ -121,7 +116,7 @@ def rehearse_stage(
         at = f"at rate {rate:.2f}"
         with part(f"setting the rate {rate:.2f}"):
             runner.set_rate((rate,))
-        if trains:
+        if rehearsal.trains:
             _train(runner, rehearsal, at)
             if save is not None and not stripped:
                 save(runner)
@@ -129,7 +124,7 @@ def rehearse_stage(
             ready = controller.strip().cpu().eval()
             with torch.no_grad():
                 call_model(ready, rehearsal.inputs)
-        if exports:
+        if "export" not in rehearsal.broken:
             try:
                 (rehearse_files if rate == rates[-1] else rehearse_program)(ready, rehearsal)
             except Exception as error:
@@ -162,8 +157,14 @@ def _train(runner: TrainingRunner, rehearsal: Rehearsal, at: str) -> None:
             pass
 
 
-def save_and_resume(runner: TrainingRunner, store: CheckpointStore) -> None:
-    """Writes a checkpoint into a folder of its own in the store, reads it, and removes it."""
+def save_and_resume(runner: TrainingRunner, store: CheckpointStore, *, resume: bool = True) -> None:
+    """Writes a checkpoint into a folder of its own in the store, reads it, and removes it.
+
+    Args:
+        runner: The training.
+        store: The store.
+        resume: Whether the training continues from what was read.
+    """
     with disk_errors(store.root):
         store.root.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=store.root))
@@ -172,7 +173,8 @@ def save_and_resume(runner: TrainingRunner, store: CheckpointStore) -> None:
             saved = runner.checkpoint(0, {})
             checkpoints.save(saved, runner.dump)
             loaded = checkpoints.load(0)
-            runner.resume(loaded)
+            if resume:
+                runner.resume(loaded)
             if not same_state(saved.model, loaded.model):
                 raise CheckpointError(f"what was read from {folder} differs from what was written")
     finally:
