@@ -37,7 +37,8 @@ class Rehearsal:
         validation: First batch of the validation split, and a smaller one like the last.
         synthetic: Made-up inputs, which controllers are built with.
         inputs: First inputs of the validation split, which files are compared on.
-        broken: What is known to fail, and so is left out of other parts: `training`, `validation`, `export`.
+        broken: What is known to fail, and so is left out of other parts: `training`, `validation`, `export`,
+            `validation of files`.
     """
 
     model: nn.Module

@@ -42,7 +42,7 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal) -> None:
             verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
         runnable["OpenVINO"] = OpenvinoModel(files.openvino)
     on_cpu = rehearsal.settings.training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
-    for kind, file in runnable.items() if "validation" not in rehearsal.broken else ():
+    for kind, file in runnable.items() if not rehearsal.broken & {"validation", "validation of files"} else ():
         with part(f"validation of the {kind} file"):
             judged = FewBatchesTraining(
                 file,

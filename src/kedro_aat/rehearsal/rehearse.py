@@ -178,7 +178,8 @@ class _Parts:
                 layer = blamed(error).layer
                 where = f"the baseline, {error.part}" + (f", layer {layer}" if layer else "")
                 self._add(Fault(where, cause_of(error), _mends_files(error.part), _NOTHING_DELIVERED), error)
-                self._rehearsal.broken.add("export")
+                is_exported = error.part.startswith("validation")
+                self._rehearsal.broken.add("validation of files" if is_exported else "export")
 
     def _stages(self) -> None:
         """Does what each stage will do, with what the stage before returns; or with the model if that has failed."""
