@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from kedro_aat.delivery import files as delivery_files
 from kedro_aat.delivery.candidates import Candidate, stage_candidates
 from kedro_aat.delivery.deliver import deliver
 from kedro_aat.delivery.files import measure
@@ -48,10 +49,8 @@ def test_an_error_of_a_runtime_rejects_the_candidate(monkeypatch: pytest.MonkeyP
             raise ZeroDivisionError("in the exporter")
         return original(model, *_)
 
-    from kedro_aat.delivery import deliver as module
-
-    original = module.files_of
-    monkeypatch.setattr(module, "files_of", files_of)
+    original = delivery_files.files_of
+    monkeypatch.setattr("kedro_aat.delivery.deliver.files_of", files_of)
     assert deliver_from(LARGE, SMALL)[1].rejected == {"small": "ZeroDivisionError: in the exporter"}
     assert deliver_from(SMALL, others=iter([LARGE]))[1].delivered == "large"
 

@@ -20,7 +20,7 @@ from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.validated import parse
 from tests.rehearsal.faulty import CASES, Case, settings_of
 
-SPARSE = {"compression": {"algorithm": "magnitude_sparsity"}, "second_stage": None}
+SPARSE: dict[str, Any] = {"compression": {"algorithm": "magnitude_sparsity"}, "second_stage": None}
 SPARSE_THEN_INT8 = {"compression": {"algorithm": "magnitude_sparsity"}}
 CERTAIN = [name for name, case in CASES.items() if case.words]
 UNCERTAIN = [name for name, case in CASES.items() if not case.words]

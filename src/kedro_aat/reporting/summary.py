@@ -184,8 +184,9 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     is_good = summary.outcome in (Outcome.CERTIFIED, Outcome.WITHIN_BUDGET)
     console.print()
     console.print(Text(f"Outcome: {summary.outcome}", style="bold green" if is_good else "bold red"))
-    skipped = (stage.reason or "" for stage in [*summary.skipped, *summary.failed])
-    for words in (summary.reason, summary.advice, summary.certificate.words, *skipped):
+    skipped = (stage.reason or "" for stage in summary.skipped)
+    failed = (stage.reason for stage in summary.failed)
+    for words in (summary.reason, summary.advice, summary.certificate.words, *skipped, *failed):
         console.print(Text(words))  # as plain text: brackets in users' names are no markup
     if words := guard_words(summary):
         console.print(Text(words))

@@ -20,7 +20,8 @@ from kedro_aat.errors import (
     UserFunctionError,
 )
 from kedro_aat.export import NotExported
-from kedro_aat.pipelines.aat import later_stage, nodes
+from kedro_aat.pipelines.aat import later_stage
+from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.deliver import certify_model
 from kedro_aat.pipelines.aat.reporting import describe_layers, report_run
 from kedro_aat.pipelines.aat.search import finetune_later_stage
@@ -83,7 +84,7 @@ def test_a_failed_stage_is_in_summary_table_and_report(
 ) -> None:
     reason = "The second stage (quantization) failed. ModelError: <5 & 6>."
     failed = FailedSearch(outcome="failed", stage=2, algorithms=["quantization"], reason=reason)
-    assert nodes.JsonNode(_same)(failed.model_dump(mode="json")) == failed.model_dump(mode="json")
+    assert JsonNode(_same)(failed.model_dump(mode="json")) == failed.model_dump(mode="json")
     summary = summary_of("within_budget").model_copy(update={"failed": [failed]})
     print_summary(summary)
     assert "failed. ModelError: <5 & 6>." in " ".join(capsys.readouterr().out.split())
