@@ -28,7 +28,7 @@ CALLS: list[str] = []
 
 
 def settings(**changes: Any) -> AatSettings:
-    return parse(AatSettings, settings_of(Case(settings=SPARSE | changes)))
+    return parse(AatSettings, settings_of(Case(settings={**SPARSE, **changes})))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_what_has_passed_is_not_repeated(
         with pytest.raises(AssertionError, match="repeated"):
             rehearse(plain, data, data, other, store)
     with torch.no_grad():
-        plain.head.bias += 1
+        plain.head.bias.add_(1)
     with pytest.raises(AssertionError, match="repeated"):
         rehearse(plain, data, data, settings(), store)
 

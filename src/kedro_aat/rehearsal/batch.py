@@ -77,7 +77,13 @@ class Uncompressed:
         return self.model
 
     def export_model(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing."""
+        """Does nothing.
+
+        Args:
+            path: Not used.
+            *args: Not used.
+            **kwargs: Not used.
+        """
 
 
 def rehearse_training_batch(rehearsal: Rehearsal) -> None:

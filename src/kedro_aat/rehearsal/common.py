@@ -60,6 +60,12 @@ class Rehearsal:
     def of(cls, model: nn.Module, settings: AatSettings, train_data: Data, validation_data: Data) -> Rehearsal:
         """Loads the first batches.
 
+        Args:
+            model: The uncompressed model.
+            settings: Settings of the pipeline.
+            train_data: Training split.
+            validation_data: Validation split.
+
         Raises:
             PartFailedError: If a batch cannot be loaded.
         """
@@ -97,7 +103,13 @@ class Rehearsal:
     def runner(
         self, controller: CompressionController, training: FewBatchesTraining, learning_rate_factor: float = 1.0
     ) -> TrainingRunner:
-        """Calls the functions that train and validate, as the loop does."""
+        """Calls the functions that train and validate, as the loop does.
+
+        Args:
+            controller: The controller with its model.
+            training: The functions.
+            learning_rate_factor: Factor of the stage on all learning rates.
+        """
         higher_is_better = self.settings.training.direction()
         assert higher_is_better is not None  # settings.check() made sure of it
         return TrainingRunner(
@@ -120,7 +132,13 @@ class Rehearsal:
             runner.train_epoch()
 
     def validate(self, model: nn.Module, training: FewBatchesTraining, subject: str) -> None:
-        """Validates on the few batches, where a metric may be NaN that is not on the whole split."""
+        """Validates on the few batches, where a metric may be NaN that is not on the whole split.
+
+        Args:
+            model: The model, or a file as a module.
+            training: The functions.
+            subject: What is validated, for errors.
+        """
         own = self.settings.training.function("validate_")
         try:
             with few_calls(model, own):

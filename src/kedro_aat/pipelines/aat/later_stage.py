@@ -44,7 +44,27 @@ def search_later_stage(
     second_result: LaterSearchResult | None,
     stopwatch: Stopwatch,
 ) -> tuple[ModelController, LaterSearchResult, DataFrame]:
-    """Searches a later stage that the settings ask for; arguments and results are those of `finetune_later_stage`."""
+    """Searches a later stage that the settings ask for.
+
+    Args:
+        number: Number of the stage.
+        controller: Controller of the stage before; it stays as it is.
+        baseline_model: The uncompressed model.
+        train_data: Training split.
+        validation_data: Validation split.
+        baseline_evaluation: The baseline on the validation split.
+        baseline_scores: Its scores per example, or its metric on resamples.
+        search_result: Result of the first stage.
+        known: Trajectory of the stages before.
+        checkpoint_store: Store in which the run continues.
+        tensorboard_log: Log for TensorBoard.
+        settings: Settings of the pipeline.
+        second_result: Result of the second stage, if this is the third.
+        stopwatch: Measures the stage since it began.
+
+    Returns:
+        The stage's controller, the result of its search, and the trajectory of all stages so far.
+    """
     import pandas as pd
 
     from kedro_aat.compression.settings import algorithms_of

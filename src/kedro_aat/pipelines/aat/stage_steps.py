@@ -21,7 +21,14 @@ LATER_STAGES = {2: "second_stage", 3: "third_stage"}
 
 
 def calibrate_on(controller: ModelController, training: TrainingSettings, train_data: Data, seed: int) -> None:
-    """Takes the ranges of activations from training batches, if anything is quantized; the model stays in its place."""
+    """Takes the ranges of activations from training batches, if anything is quantized; the model stays in its place.
+
+    Args:
+        controller: The controller with its model.
+        training: Settings of the training.
+        train_data: Training split.
+        seed: Seed of random augmentation.
+    """
     from kedro_aat.training.controllers import calibrate
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.random_state import seed_everything
@@ -45,7 +52,15 @@ def estimates_in(checkpoint_store: CheckpointStore) -> FinishedSteps:
 def search_result_of(
     number: int, ended: SearchStageResult, algorithms: list[str], num_allowed: int, time_limit: float | None
 ) -> SearchResult:
-    """The result of a stage, as it is passed on and saved."""
+    """The result of a stage, as it is passed on and saved.
+
+    Args:
+        number: Number of the stage.
+        ended: How its search ended.
+        algorithms: Names of its compression algorithms.
+        num_allowed: Epochs that the settings allow.
+        time_limit: Seconds that they allow; None for no limit.
+    """
     from kedro_aat.training.records import epochs_used
 
     fine_tuned, best = ended.fine_tuned, ended.fine_tuned.best
