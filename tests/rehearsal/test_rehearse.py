@@ -54,7 +54,7 @@ def test_what_has_passed_is_not_repeated(
     monkeypatch.setattr(module, "_Parts", fail)
     assert rehearse(plain, data, data, settings(), store) == first
     # What a rehearsal does not depend on may change.
-    assert rehearse(plain, data, data, settings(certificate=None, time_limit_minutes=3), store) == first
+    assert rehearse(plain, data, data, settings(certificate=None, search={"kind": "early_exit"}), store) == first
     for other in (settings(seed=3), settings(training={"batch_size": 16}), settings(export={"tolerance": 1e-3})):
         with pytest.raises(AssertionError, match="repeated"):
             rehearse(plain, data, data, other, store)

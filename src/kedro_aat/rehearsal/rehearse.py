@@ -75,7 +75,9 @@ def rehearse(
         content.add([rehearsal.training.batches, rehearsal.validation.batches])
         finished = FinishedSteps(
             store.root / "rehearsals" if store else None,
-            settings=settings.searched("second_stage", "third_stage", defaults=True),
+            # Policies and budgets are left out: they do not change what is done.
+            seed=settings.seed,
+            stages=[stage.identity for stage in stages_of(settings)],
             export=settings.export.model_dump(mode="json", exclude={"objective", "limits"}),
             training=dict(training_inputs(settings.training, settings.budget.also)),
             functions=rehearsal.default_training(nn.Identity()).callables().fingerprint,

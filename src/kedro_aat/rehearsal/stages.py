@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,6 +62,12 @@ class Stage:
     def key(self) -> str:
         """Key of its compression in the settings."""
         return _KEYS[self.number]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its rehearsal depends on, as JSON data."""
+        own = {"factor": self.learning_rate_factor, "maximal_rate": self.maximal_rate}
+        return own | {"number": self.number, "compression": self.compression.model_dump(mode="json")}
 
     def with_compression(self, compression: CompressionSettings) -> Stage:
         """The same stage with another compression."""
