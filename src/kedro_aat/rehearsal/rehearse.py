@@ -42,6 +42,8 @@ _MENDS_EXPORT = (
     "Write the operation with others that the exporters know, and let the forward pass not depend on the batch size or "
     "on values of tensors"
 )
+# Settings of the export that do not change what is done.
+_NOT_REHEARSED = {"objective", "limits", "latency_seconds", "batch_sizes"}
 NUM_KEPT = 10  # rehearsals of other settings, models or data that are kept
 
 
@@ -78,7 +80,7 @@ def rehearse(
             # Policies and budgets are left out: they do not change what is done.
             seed=settings.seed,
             stages=[stage.identity for stage in stages_of(settings)],
-            export=settings.export.model_dump(mode="json", exclude={"objective", "limits"}),
+            export=settings.export.model_dump(mode="json", exclude=_NOT_REHEARSED),
             training=dict(training_inputs(settings.training, settings.budget.also)),
             functions=rehearsal.default_training(nn.Identity()).callables().fingerprint,
             batches=content.hexdigest(),
