@@ -24,6 +24,7 @@ from kedro_aat.delivery.results import (
     EpochCount,
     ExportedRates,
     ExportResult,
+    FailedSearch,
     LaterSearchResult,
     Rates,
     SearchResult,
@@ -146,6 +147,7 @@ def summarize(
         rejected=export.rejected,
         stages=stages,
         skipped=skipped,
+        failed=[stage for stage in later if isinstance(stage, FailedSearch)],
         distillation=distillation,
         report=REPORT,
         agreement=agreement,
@@ -184,7 +186,8 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     console.print()
     console.print(Text(f"Outcome: {summary.outcome}", style="bold green" if is_good else "bold red"))
     skipped = (stage.reason or "" for stage in summary.skipped)
-    for words in (summary.reason, summary.advice, summary.certificate.words, *skipped):
+    failed = (stage.reason for stage in summary.failed)
+    for words in (summary.reason, summary.advice, summary.certificate.words, *skipped, *failed):
         console.print(Text(words))  # as plain text: brackets in users' names are no markup
     if words := guard_words(summary):
         console.print(Text(words))

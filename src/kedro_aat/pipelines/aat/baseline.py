@@ -1,4 +1,4 @@
-"""Node that evaluates the baseline: everything that can be checked or said before training.
+"""Nodes before training: the rehearsal, and the evaluation of the baseline.
 
 torch is imported when a node runs, so that listing pipelines stays fast.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.guard_results import GuardResult
+from kedro_aat.delivery.rehearsal_result import RehearsalResult
 from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, MetricInfo, SplitSizes
 
 if TYPE_CHECKING:
@@ -28,12 +29,38 @@ logger = logging.getLogger(__name__)
 NUM_OTHER_BASELINES = 10
 
 
+def rehearse(
+    model: Module,
+    train_data: Data,
+    validation_data: Data,
+    settings: AatSettings,
+    checkpoint_store: CheckpointStore | None = None,
+) -> RehearsalResult:
+    """Does everything that the run will do, once and in small, so that what cannot work is said before the search.
+
+    Args:
+        model: The uncompressed model; it stays as it is.
+        train_data: Training split.
+        validation_data: Validation split.
+        settings: Settings of the pipeline.
+        checkpoint_store: Store in which it is kept that the rehearsal has passed, so that it is not repeated; None
+            keeps nothing.
+
+    Raises:
+        RehearsalError: Lists everything that fails.
+    """
+    from kedro_aat.rehearsal.rehearse import rehearse as do_once
+
+    return do_once(model, train_data, validation_data, settings, checkpoint_store)
+
+
 def evaluate_baseline(
     model: Module,
     train_data: Data,
     validation_data: Data,
     settings: AatSettings,
     checkpoint_store: CheckpointStore | None = None,
+    rehearsal: Any = None,
 ) -> tuple[BaselineEvaluation, DataFrame]:
     """Evaluates the uncompressed model, works out its budget, and forecasts the certificate.
 
@@ -46,6 +73,7 @@ def evaluate_baseline(
         settings: Settings of the pipeline.
         checkpoint_store: Store in which the evaluation is kept, so that the same call does not repeat it; None keeps
             nothing.
+        rehearsal: Not read. As an input it makes sure that what cannot work is found first.
 
     Returns:
         The evaluation, and a table with one `score` per validation example or, for a metric that is not a mean over
