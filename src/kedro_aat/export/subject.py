@@ -19,7 +19,7 @@ from kedro_aat.errors import ExportError
 from kedro_aat.export.axes import Axes, axes_of, free_symbols, other_sizes, resized, shapes_to_trace
 from kedro_aat.export.settings import FileSettings
 from kedro_aat.export.signature import INPUT, input_tensors, output_tensors, structured
-from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, num_examples
+from kedro_aat.model_inputs import ModelInputs, call_model, describe_inputs, map_tensors, num_examples
 from kedro_aat.modes import evaluating, first_cause, quiet
 from kedro_aat.tensors import synthetic_like
 
@@ -63,7 +63,10 @@ class Subject:
     def __init__(self, model: nn.Module, example_input: ModelInputs, settings: FileSettings) -> None:
         size = num_examples(example_input)
         if size == 0:
-            raise ExportError("`example_input` must hold at least one example along its first dimension, but got none.")
+            raise ExportError(
+                "`example_input` must hold at least one example along its first dimension, but got "
+                f"{describe_inputs(example_input)}."
+            )
         self.model, self._settings = model, settings
         self._batch = synthetic_like(example_input, _TRACED_BATCH)
         given = input_tensors(model, example_input)

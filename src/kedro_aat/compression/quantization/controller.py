@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.utils._pytree import tree_leaves
 
 from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
@@ -42,6 +41,7 @@ from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import ModelError
+from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, placed_like, tensors_in
 from kedro_aat.modes import evaluating
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ class QuantizationController(ScheduledController[Quantization]):
         model: The model, changed in place.
         settings: Settings of the algorithm.
         steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
-        example_input: A batch, (N, ...), for `export_model`, and for the ranges if no other batch was seen.
+        example_input: What the model is called with, in any structure, for `export_model`, and for the ranges if no
+            other batch was seen.
         is_part: Whether it belongs to a composite, whose other algorithms may mask the model.
 
     Raises:
@@ -90,33 +91,33 @@ class QuantizationController(ScheduledController[Quantization]):
         replace_forward(model, self._fake)
         self._set_rate(settings.schedule.initial_rate)
 
-    def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
+    def calibrate(self, batches: Iterable[ModelInputs]) -> None:
         """Sets the ranges of activations to the means of their lowest and highest numbers over batches.
 
         The first batch also measures the sensitivity of each layer.
 
         Args:
-            batches: Inputs (B, ...), or tuples whose first element is the input.
+            batches: Inputs (B, ...), or tuples whose first element is the input; both in any structure.
 
         Raises:
             DataError: If there is no batch, or a tensor is not finite.
         """
         device = self._layers[0].parameter.device
-        inputs = (batch if isinstance(batch, Tensor) else batch[0] for batch in batches)
-        on_device = (batch.to(device) for batch in inputs)
+        inputs = (batch[0] if isinstance(batch, tuple | list) else batch for batch in batches)
+        on_device = (map_tensors(lambda part: part.to(device), batch) for batch in inputs)
         first = list(itertools.islice(on_device, 1))
-        self._fake.observe((batch,) for batch in itertools.chain(first, on_device))
+        self._fake.observe(itertools.chain(first, on_device))
         self._measured = self._measure(first[0])
         self._compress(self._requested_rate)
 
     @torch.no_grad()
-    def _measure(self, batch: Tensor) -> list[float]:
+    def _measure(self, batch: ModelInputs) -> list[float]:
         """Energy of what quantizing each layer alone changes in the outputs, over that of the outputs."""
 
         def outputs(active: Collection[int]) -> Tensor:
             self._fake.active = frozenset(active)
-            leaves = (leaf for leaf in tree_leaves(self.model(batch)) if isinstance(leaf, Tensor))
-            return torch.cat([leaf.flatten().float() for leaf in leaves])
+            found = tensors_in(call_model(self.model, batch))
+            return torch.cat([tensor.flatten().float() for tensor in found if tensor.is_floating_point()])
 
         with evaluating(self.model):
             exact = outputs(())
@@ -223,7 +224,7 @@ class QuantizationController(ScheduledController[Quantization]):
                     f"{type(model).__name__} was not called since it was put under quantization, so the ranges of its "
                     "activations are unknown: train it, call calibrate(batches), or evaluate it on a batch."
                 )
-            self._fake.observe([(self.example_input.to(fake.ranges.device),)])
+            self._fake.observe([placed_like(self.example_input, model)])
         self._zeros.leave_zeros()
         restore_forward(model)
         layers = [fake.layers[number] for number in sorted(fake.active)]
@@ -240,7 +241,7 @@ class QuantizationController(ScheduledController[Quantization]):
         fake = self._fake
         if is_cut and fake.active:
             assert self.example_input is not None  # filter pruning requires it
-            fake.find_steps(self.example_input.to(fake.ranges.device))
+            fake.find_steps(placed_like(self.example_input, self.model))
         ranges = fake.ranges
         fake.remove()
         if fake.active:

@@ -28,6 +28,7 @@ from kedro_aat.compression.quantization.placement import Placement, Site, descri
 from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import DataError, ModelError
+from kedro_aat.model_inputs import ModelInputs, arguments_of
 from kedro_aat.modes import evaluating
 
 # Names of two buffers of the model.
@@ -138,27 +139,27 @@ class FakeQuantization:
             self.num_observed += 1
         return result
 
-    def observe(self, batches: Iterable[tuple[Any, ...]]) -> None:
+    def observe(self, batches: Iterable[ModelInputs]) -> None:
         """Sets the ranges of all tensors to their means over batches, in evaluation mode and full precision.
 
         Args:
-            batches: Positional arguments of one call of the model each.
+            batches: What the model is called with, in any structure.
 
         Raises:
             DataError: If there are no batches, or a tensor is not finite.
         """
         total, num_batches = torch.zeros_like(self.ranges), 0
-        for args in batches:
-            recording = self._record(False, args, {})
+        for batch in batches:
+            recording = self._record(False, *arguments_of(self.model, batch))
             total += self._ranges_in(recording, self.placements[False].sites)
             num_batches += 1
         if num_batches == 0:
             raise DataError("calibration needs at least one batch, but got none.")
         self._set_ranges(self.placements[False].sites, total / num_batches)
 
-    def find_steps(self, batch: Tensor) -> None:
+    def find_steps(self, batch: ModelInputs) -> None:
         """Finds the placement of evaluation again, for a model that has changed; known ranges are kept."""
-        self._set_unknown_ranges(False, self._record(False, (batch,), {}))
+        self._set_unknown_ranges(False, self._record(False, *arguments_of(self.model, batch)))
 
     def _prepare(self, is_training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Finds missing placements and ranges from the first batch."""

@@ -165,6 +165,7 @@ def certify_model(
         alpha=settings.certificate.alpha,
         score_range=settings.certificate.score_range,
         guards=settings.budget.also,
+        export=settings.export,
     )
     logger.info("%s", verdict.words, extra={"markup": False})
     return verdict.result
