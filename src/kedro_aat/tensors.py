@@ -89,7 +89,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 
 def mark_made_up(values: ModelInputs) -> ModelInputs:
-    """Marks tensors in place as made up, so that they can be saved as they are; copies by `deepcopy` are marked, too."""
+    """Marks tensors in place as made up, so that they can be saved as they are; so are copies by `deepcopy`."""
     for tensor in tensors_in(values):
         tensor.is_made_up = True  # type: ignore[attr-defined]  # tensors take attributes
     return values

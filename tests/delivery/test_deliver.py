@@ -207,7 +207,9 @@ def test_model_whose_file_breaks_the_budget_is_rejected() -> None:
 
 def plant_exporter_error(monkeypatch: pytest.MonkeyPatch, amount: float, width: int) -> None:
     """Lets every export of a net of that width change weights, by random numbers of standard deviation `amount`."""
-    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: disturb(export(model), amount, width))
+    monkeypatch.setattr(
+        delivery_files, "to_onnx", lambda model, inputs, settings: disturb(export(model), amount, width)
+    )
 
 
 def disturb(file: onnx.ModelProto, amount: float, width: int) -> onnx.ModelProto:

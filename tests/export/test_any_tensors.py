@@ -101,7 +101,7 @@ def test_a_file_is_called_by_position_by_name_or_with_a_structure() -> None:
     ]
     for got in calls:
         torch.testing.assert_close(got, model(left, right))
-    with pytest.raises(ExportError, match="takes 2 tensors .image, numbers., but got 1"):
+    with pytest.raises(ExportError, match=r"takes 2 tensors \(image, numbers\), but got 1"):
         file(left)
     with pytest.raises(ExportError, match="no input 'other', but image, numbers"):
         file(left, other=right)
@@ -113,7 +113,9 @@ def test_names_and_outputs_are_chosen_and_the_file_still_answers_like_the_model(
     settings = FileSettings(input_names=("features",), outputs=("hidden",), output_names=("score",))
     file = to_onnx(model, x, settings)
     assert (names(file.graph.input), names(file.graph.output)) == (["features"], ["score"])
-    torch.testing.assert_close(OnnxModel(onnx.ModelProto.FromString(file.SerializeToString()))(x).hidden, model(x).hidden)
+    torch.testing.assert_close(
+        OnnxModel(onnx.ModelProto.FromString(file.SerializeToString()))(x).hidden, model(x).hidden
+    )
     verify_onnx(file, model, x, tolerance=1e-5)
     verify_program(to_program(model, x, settings), model, x, tolerance=1e-5)
 

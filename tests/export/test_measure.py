@@ -85,9 +85,7 @@ def test_peak_memory_grows_with_weights_and_batch() -> None:
     example = torch.randn(3, 64)
     small, large = (nn.Sequential(nn.Linear(64, width), nn.Linear(width, 64)) for width in (64, 65_536))
     small_peak, large_peak = (
-        peak_memory(
-            to_onnx(model, example).SerializeToString(), {size: arrays_of(example, size) for size in (256, 1)}
-        )
+        peak_memory(to_onnx(model, example).SerializeToString(), {size: arrays_of(example, size) for size in (256, 1)})
         for model in (small, large)
     )
     assert small_peak is not None

@@ -23,9 +23,7 @@ _MODEL_NAME = "model.onnx"
 _EXAMPLES_NAME = "batches.npz"
 
 
-def peak_memory(
-    model: bytes, batches: Mapping[int, Sequence[NDArray[np.generic]]]
-) -> dict[int, int] | None:
+def peak_memory(model: bytes, batches: Mapping[int, Sequence[NDArray[np.generic]]]) -> dict[int, int] | None:
     """Measure by how much the memory of a process grows while onnxruntime loads a model and runs it on one thread.
 
     About 10 MB of the growth are the code of onnxruntime itself, for any model.

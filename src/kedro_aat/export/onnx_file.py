@@ -60,22 +60,21 @@ def refuse_too_large(model: nn.Module) -> None:
     sizes = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for _, tensor in _named_tensors(model)}
     if (total := sum(sizes.values())) > MOST_BYTES:
         raise ExportError(
-            f"{total:,} bytes are the tensors of {type(model).__name__}, but an ONNX file holds at most {MOST_BYTES:,}: "
-            "start from a smaller model. Without an ONNX file, `controller.strip()` gives the compressed model, and "
+            f"{total:,} bytes are the tensors of {type(model).__name__}, but an ONNX file holds at most {MOST_BYTES:,}:"
+            " start from a smaller model. Without an ONNX file, `controller.strip()` gives the compressed model, and "
             "`kedro_aat.export.program.to_program` its `.pt2` file, which has no such limit."
         )
 
 
-def to_onnx(
-    model: nn.Module, example_input: ModelInputs, settings: FileSettings | None = None
-) -> onnx.ModelProto:
+def to_onnx(model: nn.Module, example_input: ModelInputs, settings: FileSettings | None = None) -> onnx.ModelProto:
     """Export a model in evaluation mode to a lean ONNX model, with a named input and output for each tensor.
 
     A single input is called "input" and a single output "output"; for the names of several, see `signature.py`. The
     first dimension is named "batch" and takes any size. So does each other dimension that the model is indifferent to,
-    if that adds no operator to the graph, since operators that compute shapes would cost time, or if the inputs are whole
-    numbers such as words, which come in any number; an image's are named "height" and "width", a sequence's "length". Batch normalization is folded into the layer before it. This keeps
-    every zero in the weight of that layer, and adds zeros where its own scale is 0.
+    if that adds no operator to the graph, since operators that compute shapes would cost time, or if the inputs are
+    whole numbers such as words, which come in any number. An image's are named "height" and "width", a sequence's
+    "length". Batch normalization is folded into the layer before it. This keeps every zero in the weight of that layer,
+    and adds zeros where its own scale is 0.
 
     Weights with two or more dimensions keep their names from `model.named_parameters()`; a shared weight keeps the
     first of its names. This holds for `nn.Conv*`, `nn.ConvTranspose*`, `nn.Embedding`, `nn.GRU`, `nn.LSTM`,
@@ -176,7 +175,7 @@ def _translate(
         assert exported is not None  # only the TorchScript exporter returns None
         if opset is not None and (got := exported.model.opset_imports.get("")) != opset:
             raise ExportError(
-                f"{name} cannot be written in opset {opset} (export.opset), but in {got}: leave it out, or ask for more."
+                f"{name} cannot be written in opset {opset} (export.opset), but in {got}: leave it out, or raise it."
             )
         return exported.model
     assert error is not None  # there is an opset

@@ -96,7 +96,7 @@ def openvino_core() -> Any:
 
 
 def bind_openvino(compiled: Any, batch: Sequence[NDArray[Any]]) -> Callable[[], object]:
-    """Return a function that runs a compiled model on a batch, one array per input, without passing arrays each time."""
+    """Return a function that runs a compiled model on a batch, an array per input, without passing arrays each time."""
     import openvino
 
     request = compiled.create_infer_request()

@@ -13,9 +13,7 @@ from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.modes import quiet
 
 
-def to_program(
-    model: nn.Module, example_input: ModelInputs, settings: FileSettings | None = None
-) -> ExportedProgram:
+def to_program(model: nn.Module, example_input: ModelInputs, settings: FileSettings | None = None) -> ExportedProgram:
     """Trace a model in evaluation mode into a program that takes any batch size.
 
     The program shares the model's parameters: save it before training the model further. `torch.export.save` writes

@@ -89,7 +89,9 @@ class FileSettings(Settings):
                 raise ExportError(f"export.dynamic_axes names {given}, but the inputs are {', '.join(inputs)}.")
             named = dict(axes) if isinstance(axes, dict) else dict.fromkeys(axes)
             if wrong := [axis for axis in named if not -inputs[name] <= axis < inputs[name]]:
-                raise ExportError(f"export.dynamic_axes names axis {wrong[0]} of {name}, which has {inputs[name]} axes.")
+                raise ExportError(
+                    f"export.dynamic_axes names axis {wrong[0]} of {name}, which has {inputs[name]} axes."
+                )
             asked[name] = {axis % inputs[name]: label for axis, label in named.items()}
         return asked
 

@@ -138,7 +138,8 @@ def unique_names(names: Iterable[str], taken: Iterable[str], suffix: str) -> lis
     """Names of which none is taken: in a file, inputs, weights and outputs share one space of names."""
     unique: list[str] = []
     used = set(taken)
-    for name in names:
+    for wanted in names:
+        name = wanted
         while name in used:
             name += suffix
         used.add(name)

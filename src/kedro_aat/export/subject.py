@@ -144,7 +144,7 @@ class Subject:
 
 
 class _Flat(nn.Module):
-    """A model as a module that takes and returns what torch can export; it has the same parameters under the same names.
+    """A model as a module that takes and returns what torch can export, with the same parameters under the same names.
 
     Args:
         subject: The model.

@@ -64,7 +64,9 @@ def trace(subject: Subject, *, for_onnx: bool = False, search: bool = True) -> T
         try:
             program = subject.trace(free=subject.asked, kind=Dim.DYNAMIC, for_onnx=for_onnx)
         except ExportError as error:
-            raise refused(subject, str(error)) from error if any(subject.asked.values()) else error
+            if any(subject.asked.values()):
+                raise refused(subject, str(error)) from error
+            raise
         trials = subject.trials(program)
         if any(isinstance(each, str) for each in trials):
             raise refused(subject, "The model takes no other size there.")
@@ -96,4 +98,6 @@ def trace(subject: Subject, *, for_onnx: bool = False, search: bool = True) -> T
 def refused(subject: Subject, reason: str) -> ExportError:
     """The error for axes that the settings ask for, and that cannot have any size."""
     asked = ", ".join(f"{axis} of {name}" for name, axes in (subject.asked or {}).items() for axis in axes)
-    return ExportError(f"{subject.name} cannot be exported with any size of axis {asked} (export.dynamic_axes). {reason}")
+    return ExportError(
+        f"{subject.name} cannot be exported with any size of axis {asked} (export.dynamic_axes). {reason}"
+    )

@@ -41,7 +41,9 @@ class Agreement:
     batch_sizes: tuple[int, ...]
 
 
-def verify_onnx(onnx_model: onnx.ModelProto, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4) -> Agreement:
+def verify_onnx(
+    onnx_model: onnx.ModelProto, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4
+) -> Agreement:
     """Run an ONNX model in onnxruntime on the CPU, and compare it with its model in evaluation mode.
 
     The ONNX model is serialized and read back first. Both run all inputs in one batch, and the first input alone.
@@ -61,7 +63,9 @@ def verify_onnx(onnx_model: onnx.ModelProto, model: nn.Module, inputs: ModelInpu
     return _compare("ONNX file", OnnxModel(onnx_model), model, inputs, tolerance)
 
 
-def verify_program(program: ExportedProgram, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4) -> Agreement:
+def verify_program(
+    program: ExportedProgram, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4
+) -> Agreement:
     """Save a program in the format of a `.pt2` file, load it, and compare it with its model in evaluation mode.
 
     Args:
@@ -79,7 +83,9 @@ def verify_program(program: ExportedProgram, model: nn.Module, inputs: ModelInpu
     return _compare("exported program", read_back(program), model, inputs, tolerance)
 
 
-def verify_openvino(files: OpenvinoFiles, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4) -> Agreement:
+def verify_openvino(
+    files: OpenvinoFiles, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4
+) -> Agreement:
     """Run OpenVINO's files in OpenVINO on the CPU, and compare them with their model in evaluation mode.
 
     Args:
