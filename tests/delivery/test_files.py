@@ -112,7 +112,7 @@ def test_files_are_those_that_the_settings_ask_for(monkeypatch: pytest.MonkeyPat
     model = nn.Linear(6, 4)
     settings = SETTINGS.model_copy(update={"openvino": openvino})
     assert files_of(model, INPUTS, settings) == Files(file, converted if openvino else None)
-    assert calls == [(model, INPUTS), *([(file,)] if openvino else [])]
+    assert calls == [(model, INPUTS, settings), *([(file,)] if openvino else [])]
 
 
 class Recorder(nn.Module):

@@ -29,7 +29,7 @@ class NamedOutputs(dict[str, Any]):
 
     def __getitem__(self, key: Any) -> Any:
         """The part with a key, or at a position."""
-        if isinstance(key, int | slice) and key not in self.keys():
+        if isinstance(key, int | slice):
             return tuple(self.values())[key]
         if key not in self.keys():
             raise KeyError(f"the file has no output {key!r}, but {', '.join(self)}")

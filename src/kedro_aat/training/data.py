@@ -74,7 +74,8 @@ def example_input(data: Data, num_examples: int = 2) -> Tensor:
 
 def synthetic_input(data: Data, num_examples: int = 2) -> Tensor:
     """Made-up inputs like those of a split, (num_examples, ...), for what is saved; see `synthetic_like`."""
-    return mark_made_up(synthetic_like(example_input(data, NUM_RANGED_EXAMPLES), num_examples))
+    made_up: Tensor = mark_made_up(synthetic_like(example_input(data, NUM_RANGED_EXAMPLES), num_examples))
+    return made_up
 
 
 def example_count(data: Data) -> int:
