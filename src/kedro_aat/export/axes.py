@@ -108,7 +108,13 @@ def other_sizes(size: int) -> Iterator[int]:
 
 
 def resized(inputs: Mapping[str, Tensor], places: Mapping[str, Iterable[int]], size: int) -> dict[str, Tensor]:
-    """The inputs with some axes cut or repeated to a size."""
+    """The inputs with some axes cut or repeated to a size.
+
+    Args:
+        inputs: Name -> tensor.
+        places: Name -> the axes to change.
+        size: Their new size, at least 1.
+    """
     changed = dict(inputs)
     for name, axes in places.items():
         for axis in axes:

@@ -135,7 +135,13 @@ def structured(named: Mapping[str, Any]) -> Any:
 
 
 def unique_names(names: Iterable[str], taken: Iterable[str], suffix: str) -> list[str]:
-    """Names of which none is taken: in a file, inputs, weights and outputs share one space of names."""
+    """Names of which none is taken: in a file, inputs, weights and outputs share one space of names.
+
+    Args:
+        names: The names that are wanted.
+        taken: Names of others.
+        suffix: Appended to a name until it is free.
+    """
     unique: list[str] = []
     used = set(taken)
     for wanted in names:
