@@ -22,10 +22,12 @@ from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.datasets.previews import open_small, read_tensor_info, state_dict_table
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
+from kedro_aat.datasets.structure import StructureText, described, restored
 from kedro_aat.datasets.trust import Trust, Trusted
 from kedro_aat.errors import AatError, ModelError
 from kedro_aat.export import NotExported
 from kedro_aat.imports import Imported
+from kedro_aat.model_inputs import ModelInputs, call_model, num_examples, placed_like
 from kedro_aat.modes import evaluating
 from kedro_aat.reading import describe
 from kedro_aat.storage import FileGroup
@@ -58,10 +60,11 @@ class _SavedRecipe(Recipe):
 
 
 class _SavedCompression(Settings):
-    """The result of `get_compression_state`."""
+    """The result of `get_compression_state`, and the structure of the example input, if it is more than a tensor."""
 
     settings: CompressionSettings
     state: dict[str, Any]
+    example: StructureText | None = None
 
 
 class _FolderDataset(LocalDataset[_Saved, _Loaded]):
@@ -182,7 +185,8 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
         compression = _SavedCompression.model_validate(_read_json(self._files.path(_COMPRESSION)))
         path, example = self._files.path(_EXAMPLE), None
         if path.exists():
-            example = load_tensors(path)["input"]
+            tensors = load_tensors(path)
+            example = tensors["input"] if compression.example is None else restored(compression.example, tensors)
             if saved.sha256:  # versions before 0.2.0 saved the user's example
                 mark_made_up(example)
         controller = build_controller(module, compression.settings, example_input=example)
@@ -202,9 +206,14 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
             recipe = recipe_of(data.model)
         except AatError as error:
             raise DatasetError(str(error)) from error
-        more = {_COMPRESSION: json.dumps(data.get_compression_state(), indent=2).encode()}
+        state, more = data.get_compression_state(), {}
         if data.example_input is not None:
-            more[_EXAMPLE] = serialize_tensors({"input": _made_up_example(data.model, data.example_input)})
+            example = _made_up_example(data.model, data.example_input)
+            text, tensors = described(example)
+            if not isinstance(example, Tensor):
+                state["example"] = text
+            more[_EXAMPLE] = serialize_tensors(tensors)
+        more[_COMPRESSION] = json.dumps(state, indent=2).encode()
         self._files.replace(_module_files(data.model, recipe, more))
 
     def preview(self) -> JSONPreview:
@@ -226,7 +235,7 @@ def _module_files(module: nn.Module, recipe: Imported, more: Mapping[str, bytes]
     return files | {_RECIPE: json.dumps(saved, indent=2).encode()}
 
 
-def _made_up_example(model: nn.Module, example: Tensor) -> Tensor:
+def _made_up_example(model: nn.Module, example: ModelInputs) -> ModelInputs:
     """What is saved in place of a controller's example input, which may be the user's data.
 
     Raises:
@@ -234,10 +243,10 @@ def _made_up_example(model: nn.Module, example: Tensor) -> Tensor:
     """
     if is_made_up(example):
         return example
-    values = synthetic_like(example, len(example))
+    values = synthetic_like(example, num_examples(example))
     try:
         with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(values.to(example.device))
+            call_model(model, placed_like(values, model))
     except Exception as error:
         raise DatasetError(
             f"The controller's example_input is not saved, since it may be data of yours, and the model cannot run "

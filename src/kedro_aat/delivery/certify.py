@@ -21,6 +21,7 @@ from kedro_aat.delivery.measurements import Result
 from kedro_aat.errors import DataError, ExportError, MetricError, UserFunctionError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.settings import ExportSettings
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.checks.dependence import dependence_warning
 from kedro_aat.training.data import Data, example_count, example_input
@@ -88,6 +89,7 @@ def certify_once(
     alpha: float,
     score_range: tuple[float, float] | None = None,
     guards: Sequence[GuardSettings] = (),
+    export: ExportSettings | None = None,
 ) -> Verdict:
     """Tests the delivered file against its budget, on a test split that is read for no other model.
 
@@ -103,6 +105,7 @@ def certify_once(
         alpha: Accepted probability of certifying a model that breaks its budget.
         score_range: Lowest and highest possible score of an example; None takes what is known of the metric.
         guards: Further metrics, which are measured and not certified.
+        export: Settings with which the file was exported; None for the defaults.
     """
     groups_of(test_data, training.group, "test")  # whose mistakes must not cost the split
     split = split_fingerprint(test_data, training.batch)
@@ -118,7 +121,7 @@ def certify_once(
         subject["metric_variant"] = json.dumps(training.metric.model_dump(mode="json")["init_args"], sort_keys=True)
     # What can fail without the test split fails before the split is claimed.
     inputs = example_input(test_data, training=training, model=baseline)
-    baseline_file = to_onnx(copy.deepcopy(baseline).cpu().eval(), inputs)
+    baseline_file = to_onnx(copy.deepcopy(baseline).cpu().eval(), inputs, export)
     entry = ledger.claim(split, subject, also_known_as=[former_fingerprint(test_data)])
     # Versions before 0.2.0 did not record the variant.
     known_subject = {"metric_variant": subject.get("metric_variant"), **entry.subject}

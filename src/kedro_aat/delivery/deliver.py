@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from kedro_aat.budget import Budget, GuardSettings, Outcome
@@ -29,9 +29,10 @@ from kedro_aat.errors import ExportError, ends_run
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.openvino_file import OpenvinoModel
 from kedro_aat.export.program import to_program
-from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.session import OnnxModel, paths_of
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
+from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.data import Data, example_input
 from kedro_aat.training.scoring.guard_metrics import guarded
@@ -213,7 +214,7 @@ def _export(candidate: Candidate, budget: Budget, steps: _Steps) -> Exported:
     """The candidate's files, if they compute what its model computes and keep the budget."""
     model = candidate.model.eval()
     # A kept `.pt2` file would be unpickled, which runs code; tracing the model again gives the same program.
-    trace = functools.cache(lambda: to_program(model, steps.inputs))
+    trace = functools.cache(lambda: to_program(model, steps.inputs, steps.settings))
     files = steps.files(model)
     judgment = steps.judgment(candidate, files, trace)
     for kind, metric in judgment.metrics.items():
@@ -284,7 +285,7 @@ class _Steps:
     """The steps that take long; each is done once for the same models, as far as its results are kept."""
 
     finished: FinishedSteps
-    inputs: Tensor
+    inputs: ModelInputs
     validation_data: Data
     training: TrainingSettings
     settings: ExportSettings
@@ -348,7 +349,7 @@ class _Steps:
         runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
         if files.openvino is not None:
             agreement["openvino"] = verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
-            runnable["OpenVINO"] = OpenvinoModel(files.openvino)
+            runnable["OpenVINO"] = OpenvinoModel(files.openvino, paths_of(files.onnx))
         evaluations = {
             kind: guarded(
                 evaluate_file(file, self.validation_data, self.training, self.guards), self.budget, f"its {kind} file"

@@ -36,7 +36,7 @@ from kedro_aat.compression.quantization.weights import choose_weights
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import ModelError
-from kedro_aat.model_inputs import call_model, placed_like, tensors_in
+from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, placed_like, tensors_in
 from kedro_aat.modes import evaluating
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ class QuantizationController(ScheduledController[Quantization]):
         model: The model, changed in place.
         settings: Settings of the algorithm.
         steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
-        example_input: A batch, (N, ...), for `export_model`, and for the ranges if no other batch was seen.
+        example_input: What the model is called with, in any structure, for `export_model`, and for the ranges if no
+            other batch was seen.
         is_part: Whether it belongs to a composite, whose other algorithms may mask the model.
 
     Raises:
@@ -94,27 +95,27 @@ class QuantizationController(ScheduledController[Quantization]):
         self._measured: list[float] | None = None  # sensitivities
         self._set_rate(settings.schedule.initial_rate)
 
-    def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
+    def calibrate(self, batches: Iterable[ModelInputs]) -> None:
         """Sets the ranges of activations to the means of their lowest and highest numbers over batches.
 
         The first batch also measures the sensitivity of each layer.
 
         Args:
-            batches: Inputs (B, ...), or tuples whose first element is the input.
+            batches: Inputs (B, ...), or tuples whose first element is the input; both in any structure.
 
         Raises:
             DataError: If there is no batch, or a tensor is not finite.
         """
         device = self._layers[0].parameter.device
-        inputs = (batch if isinstance(batch, Tensor) else batch[0] for batch in batches)
-        on_device = (batch.to(device) for batch in inputs)
+        inputs = (batch[0] if isinstance(batch, tuple | list) else batch for batch in batches)
+        on_device = (map_tensors(lambda part: part.to(device), batch) for batch in inputs)
         first = list(itertools.islice(on_device, 1))
         self._fake.observe(itertools.chain(first, on_device))
         self._measured = self._measure(first[0])
         self._compress(self._requested_rate)
 
     @torch.no_grad()
-    def _measure(self, batch: Tensor) -> list[float]:
+    def _measure(self, batch: ModelInputs) -> list[float]:
         """Energy of what quantizing each layer alone changes in the outputs, over that of the outputs."""
 
         def outputs(active: Collection[int]) -> Tensor:

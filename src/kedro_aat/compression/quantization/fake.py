@@ -201,7 +201,7 @@ class FakeQuantization(Follower):
         """Sets the ranges of all tensors to their means over batches, in evaluation mode and full precision.
 
         Args:
-            batches: Inputs of one call of the model each.
+            batches: What the model is called with, in any structure.
 
         Raises:
             DataError: If there are no batches, or a tensor is not finite.

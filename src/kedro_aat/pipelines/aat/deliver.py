@@ -169,6 +169,7 @@ def certify_model(
             alpha=settings.certificate.alpha,
             score_range=settings.certificate.score_range,
             guards=settings.budget.also,
+            export=settings.export,
         )
     except Exception as error:  # the file is delivered nevertheless, and so is the report
         if ends_run(error):
