@@ -21,14 +21,14 @@ def entries(*values: dict[str, Any]) -> list[InputInfo]:
 
 
 def test_one_entry_is_a_tensor_of_zeros() -> None:
-    made = inputs_of(entries({"sample_size": [2, 3]}))
+    made = described_inputs(entries({"sample_size": [2, 3]}))
     assert torch.equal(made, torch.zeros(2, 3))
 
 
 def test_entries_are_positional_or_named() -> None:
-    first, second = inputs_of(entries({"sample_size": [2], "filler": "ones"}, {"sample_size": [3], "type": "long"}))
+    first, second = described_inputs(entries({"sample_size": [2], "filler": "ones"}, {"sample_size": [3], "type": "long"}))
     assert (first.tolist(), second.dtype) == ([1.0, 1.0], torch.int64)
-    named = inputs_of(entries({"sample_size": [50], "type": "long", "filler": "random", "keyword": "ids"}))
+    named = described_inputs(entries({"sample_size": [50], "type": "long", "filler": "random", "keyword": "ids"}))
     assert set(named["ids"].tolist()) == {0, 1}
 
 
@@ -42,7 +42,7 @@ def test_entries_are_positional_or_named() -> None:
 )
 def test_mistakes_are_told(values: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        inputs_of(entries(*values))
+        described_inputs(entries(*values))
 
 
 @pytest.mark.parametrize(
