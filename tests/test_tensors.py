@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kedro_aat.tensors import synthetic_like
+from kedro_aat.tensors import is_made_up, mark_made_up, synthetic_like
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -74,3 +74,17 @@ def test_the_random_generator_stays_as_it_is() -> None:
 def test_what_is_missing_or_complex_becomes_zeros() -> None:
     assert synthetic_like(torch.full((2, 3), math.inf), 2).tolist() == [[0.0] * 3] * 2
     assert synthetic_like(torch.ones(2, 3, dtype=torch.complex64), 1).tolist() == [[0] * 3]
+
+
+def test_made_up_values_keep_a_structure_and_what_is_no_example() -> None:
+    examples = {"x": torch.rand(40, 3), "ids": torch.randint(0, 9, (40, 5)), "scale": torch.tensor(0.7), "flag": None}
+    made_up = synthetic_like(examples, 2)
+    assert {key: getattr(value, "shape", None) for key, value in made_up.items()} == {
+        "x": (2, 3),
+        "ids": (2, 5),
+        "scale": (),
+        "flag": None,
+    }
+    assert made_up["scale"] != examples["scale"]
+    assert not is_made_up(made_up)
+    assert is_made_up(mark_made_up(made_up))

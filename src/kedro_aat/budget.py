@@ -138,7 +138,7 @@ class GuardSettings(DropSettings):
         """Whether a higher value is better; None if neither the settings nor the metric say."""
         if self.higher_is_better is not None:
             return self.higher_is_better
-        return getattr(self.metric.build(), "higher_is_better", None) if self.metric else None
+        return getattr(self.metric.make(), "higher_is_better", None) if self.metric else None
 
     def lookup_mistakes(self, key: str) -> list[str]:
         """A metric that cannot be imported or built, or that has no direction."""

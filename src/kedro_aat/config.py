@@ -95,6 +95,10 @@ class AatSettings(Settings):
         goal: `size` looks for the smallest model within budget, `accuracy` for the most accurate one that keeps
             `export.limits`; the budget then is the largest drop that is worth delivering.
         on_infeasible: Whether a run that finds no model within budget keeps the baseline or raises an error.
+        rehearsal: Whether everything that the run will do is done once in small before the search, and by
+            `kedro aat validate`: a batch through model, loss and metric, each stage's compression, two training steps,
+            a checkpoint, and the files. What fails is one error within seconds instead of one after the search. What
+            has passed is not repeated.
         choose: Another tolerated drop, for which a model is taken from the Pareto front of a finished search without
             training; the guards stay those of `budget.also`. `kedro aat choose` sets it.
     """
@@ -117,6 +121,7 @@ class AatSettings(Settings):
     export: ExportSettings = ExportSettings()
     goal: Goal = "size"
     on_infeasible: Literal["keep_baseline", "error"] = "keep_baseline"
+    rehearsal: bool = True
     choose: DropSettings | None = None
 
     @model_validator(mode="before")

@@ -92,9 +92,40 @@ class ExportError(AatError):
     """An exported file that does not compute what its model computes."""
 
 
+class RehearsalError(AatError):
+    """Something that the run would do does not work, which was found by doing it once before the search.
+
+    Attributes:
+        faults: What fails: part, cause, what mends it, and what goes on working without it, in words.
+        num_parts: Number of parts that were tried.
+    """
+
+    def __init__(self, faults: list[str], num_parts: int) -> None:
+        self.faults = faults
+        self.num_parts = num_parts
+        super().__init__(faults, num_parts)
+
+    def __str__(self) -> str:
+        fail = "fails" if len(self.faults) == 1 else "fail"
+        text = f"{len(self.faults)} of {self.num_parts} parts {fail} in the rehearsal, so the run would fail later:"
+        text += "".join(f"\n  - {fault}" for fault in self.faults)
+        text += "\nA run with `rehearsal: false` tries it nevertheless."
+        return text.encode(errors="backslashreplace").decode()
+
+
 class InfeasibleError(AatError):
     """No compressed model kept the budget, and the settings ask for an error in that case."""
 
 
 class InterruptedRunError(AatError):
     """The run was stopped from outside; the same command continues it."""
+
+
+def ends_run(error: BaseException) -> bool:
+    """Whether an error must end the run, so that nothing may be done instead of what failed.
+
+    So do interruptions, mistakes in the settings, and files that cannot be written, such as on a full disk.
+    """
+    return not isinstance(error, Exception) or isinstance(
+        error, ConfigurationError | InterruptedRunError | StorageError | OSError
+    )

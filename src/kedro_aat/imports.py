@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
+import sys
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -42,14 +45,46 @@ class Imported(Settings):
         """Calls the object with `args`, `init_args` and `more`, and returns the result."""
         return self.load()(*args, **self.init_args, **more)
 
-    def lookup_mistakes(self, key: str) -> list[str]:
-        """Lists mistakes in the path and in the names of the arguments."""
+    def make(self, *args: Any, **known: Any) -> Any:
+        """Calls the object as `build` does, with arguments that may themselves name what is to be built.
+
+        A mapping with `class_path` and perhaps `init_args`, anywhere in the arguments, becomes what it names. A list
+        of numbers becomes a tensor, and the import path of a function this function, where an annotation asks for it.
+        Never for what a file names: this imports whatever stands there.
+
+        Args:
+            *args: Positional arguments.
+            **known: Arguments for whatever has a parameter of that name, the object itself or one of its arguments.
+        """
+        target = self.load()
+        parameters = _parameters(target)
+        given = {name: _made(value, parameters.get(name), known) for name, value in self.init_args.items()}
+        return target(*args, **{name: known[name] for name in known if name in parameters} | given)
+
+    def has_parameter(self, name: str) -> bool:
+        """Whether the object has a parameter of that name."""
+        return name in _parameters(self.load())
+
+    def lookup_mistakes(self, key: str, *, nested: bool = False) -> list[str]:
+        """Lists mistakes in the path and in the names of the arguments.
+
+        Args:
+            key: Key to report them under.
+            nested: Whether to import what `make` would build of the arguments, too; never for what a file names.
+        """
         try:
             target = self.load()
         except ConfigurationError as error:
             return [f"{key}.class_path: {mistake}" for mistake in error.mistakes]
         if not callable(target):
             return [f"{key}.class_path: must name a class or a function, but {self.class_path} is {target!r:.60}"]
+        if _is_method_of_instances(self.class_path, target):
+            return [
+                f"{key}.class_path: {self.class_path} is a method of instances, of which there is none yet: make it a "
+                "class method (@classmethod), or name the class"
+            ]
+        if nested and (inside := _nested_mistakes(self.init_args, f"{key}.init_args")):
+            return inside
         try:
             signature = inspect.signature(target)
         except (TypeError, ValueError):  # a builtin has no signature to check against
@@ -81,7 +116,9 @@ def import_path(path: str) -> Any:
         owner: Any = import_module(owner_path)
     except ModuleNotFoundError as error:
         # A class method is named by the path of its class, which is no module.
-        owner = import_path(owner_path) if error.name == owner_path and "." in owner_path else None
+        # Not if an import inside the module fails.
+        is_path = f"{owner_path}.".startswith(f"{error.name}.") and "." in owner_path
+        owner = import_path(owner_path) if is_path else None
         if not inspect.isclass(owner):
             raise ConfigurationError(path, [f"'{path}' cannot be imported: {error}"]) from None
     except Exception as error:  # from the module's own code, or the path has an empty part
@@ -90,6 +127,55 @@ def import_path(path: str) -> Any:
         known = [known for known in dir(owner) if not known.startswith("_")]
         raise ConfigurationError(path, [f"'{owner_path}' has no '{name}'.{closest(name, known)}"])
     return getattr(owner, name)
+
+
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # a builtin has none
+        return {}
+
+
+def _made(value: Any, parameter: inspect.Parameter | None, known: Mapping[str, Any]) -> Any:
+    """What an argument in YAML means."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("class_path"), str) and not {*value} - {"class_path", "init_args"}:
+            return Imported(class_path=value["class_path"], init_args=value.get("init_args") or {}).make(**known)
+        return {key: _made(part, None, known) for key, part in value.items()}
+    wanted = "" if parameter is None or parameter.annotation is parameter.empty else str(parameter.annotation)
+    kinds = {kind.rpartition(".")[2] for kind in re.findall(r"[\w.]+", wanted)}
+    if kinds - {"class", "Optional", "Union", "None", "NoneType"} == {"Tensor"} and _are_numbers(value):
+        torch = import_module("torch")  # which is loaded, since a class asks for its tensors
+        return torch.tensor(value, dtype=torch.get_default_dtype())
+    if isinstance(value, list | tuple):
+        return [_made(part, parameter, known) for part in value]
+    return import_path(value) if isinstance(value, str) and "Callable" in kinds and "." in value else value
+
+
+def _are_numbers(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_are_numbers, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _nested(value: Any) -> Imported | None:
+    """What a mapping of `class_path` and `init_args` stands for; None for any other value."""
+    is_nested = isinstance(value, dict) and "class_path" in value and value.keys() <= {"class_path", "init_args"}
+    return Imported.model_validate(value) if is_nested else None
+
+
+def _nested_mistakes(value: Any, key: str) -> list[str]:
+    if (part := _nested(value)) is not None:
+        return part.lookup_mistakes(key, nested=True)
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return [mistake for name, each in parts for mistake in _nested_mistakes(each, f"{key}.{name}")]
+
+
+def _is_method_of_instances(path: str, target: Any) -> bool:
+    owner_path, _, name = path.rpartition(".")
+    if not inspect.isfunction(target) or owner_path in sys.modules:
+        return False
+    return not isinstance(inspect.getattr_static(import_path(owner_path), name), staticmethod)
 
 
 def _without_arrays(value: Any) -> Any:

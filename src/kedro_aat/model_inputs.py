@@ -105,6 +105,11 @@ def placed_like(inputs: ModelInputs, model: nn.Module) -> ModelInputs:
     return map_tensors(lambda part: part.to(device, dtype if part.is_floating_point() else part.dtype), inputs)
 
 
+def precision_of(model: nn.Module) -> torch.dtype | None:
+    """Type of the first floating-point parameter of a model; None if it has none."""
+    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
+
+
 def describe_inputs(inputs: ModelInputs) -> str:
     """Shapes and types in words, for messages: `(4, 3, 8, 8) torch.float32`, or one entry per name."""
     found = list(named_tensors(inputs))

@@ -12,6 +12,7 @@ from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.checks import data_mistakes, free_inputs, withhold_test_data
 from kedro_aat.adoption.commands import aat
+from kedro_aat.adoption.rehearsals import stand_in
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings
 
@@ -59,6 +60,7 @@ class AatHooks:
             ConfigurationError: Lists every missing dataset, every import path or argument in our settings that does
                 not exist, and every file that two entries share without an order.
         """
+        stand_in(pipeline, catalog)
         withhold_test_data(pipeline, catalog, lambda key: catalog[f"params:{key}"].load())
         mistakes: list[str] = []
         for name in free_inputs(pipeline):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from kedro_aat.errors import CheckpointError
+from kedro_aat.model_inputs import ModelInputs, map_tensors, num_examples, tensors_in
 
 # So many examples are needed to give each position a range of its own: two would nearly be the examples themselves.
 _NUM_RANGED = 32
@@ -86,18 +88,19 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     return data
 
 
-def mark_made_up(values: Tensor) -> Tensor:
-    """Marks values in place as made up, so that they can be saved as they are; copies by `deepcopy` are marked, too."""
-    values.is_made_up = True  # type: ignore[attr-defined]  # tensors take attributes
+def mark_made_up(values: ModelInputs) -> ModelInputs:
+    """Marks tensors in place as made up, so that they can be saved as they are; so are copies by `deepcopy`."""
+    for tensor in tensors_in(values):
+        tensor.is_made_up = True  # type: ignore[attr-defined]  # tensors take attributes
     return values
 
 
-def is_made_up(values: Tensor) -> bool:
-    """Whether `mark_made_up` was called for these values."""
-    return getattr(values, "is_made_up", False)
+def is_made_up(values: ModelInputs) -> bool:
+    """Whether `mark_made_up` was called for all tensors of these values."""
+    return all(getattr(tensor, "is_made_up", False) for tensor in tensors_in(values))
 
 
-def synthetic_like(examples: Tensor, num_examples: int) -> Tensor:
+def synthetic_like(examples: ModelInputs, num_made_up: int) -> ModelInputs:
     """Returns made-up values of the shape, type and range of examples, for what is saved: no example is in it.
 
     The values are the same for the same ranges, and the random generators stay as they are. Each position of an
@@ -106,12 +109,25 @@ def synthetic_like(examples: Tensor, num_examples: int) -> Tensor:
     are not numbers of the examples either. Whole numbers stay whole, and 0 and 1 stay 0 and 1.
 
     Args:
-        examples: (B, ...) with B at least 1; NaN and infinity count as 0.
-        num_examples: Number of examples to make up, at least 1.
+        examples: (B, ...) with B at least 1, or several tensors in any structure, of which those without a row for each
+            example keep their shapes; NaN and infinity count as 0.
+        num_made_up: Number of examples to make up, at least 1.
 
     Returns:
-        (num_examples, ...) on the CPU.
+        (num_made_up, ...) on the CPU, or the same structure.
     """
+    number, seeds = num_examples(examples), itertools.count()
+
+    def made_up(part: Tensor) -> Tensor:
+        if part.dim() and len(part) == number:
+            return _synthetic(part, num_made_up, next(seeds))
+        return _synthetic(part[None], 1, next(seeds))[0]
+
+    return map_tensors(made_up, examples)
+
+
+def _synthetic(examples: Tensor, num_examples: int, seed: int) -> Tensor:
+    """(B, ...) -> (num_examples, ...) made-up values."""
     numbers = examples.detach().cpu()
     if numbers.is_complex():
         return torch.zeros(num_examples, *examples.shape[1:], dtype=examples.dtype)
@@ -126,7 +142,7 @@ def synthetic_like(examples: Tensor, num_examples: int) -> Tensor:
     is_constant = low == high
     lowest = torch.where(is_constant, constant, (low / step).ceil() * step)
     highest = torch.where(is_constant, constant, (high / step).floor() * step)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     shares = torch.rand(num_examples, *examples.shape[1:], dtype=torch.float64, generator=generator)
     values = lowest + (highest - lowest) * shares
     return torch.where(are_whole, values.round(), values).to(examples.dtype)

@@ -63,9 +63,12 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     demo.python("prepare.py")
     for name, changes in titled_blocks(TUTORIAL, "yaml").items():
         demo.change(Path(name).name, changes)
-    assert "no mistakes in parameters" in demo.kedro("aat", "validate", cwd=demo.base)  # from any folder of the project
+    validated = demo.kedro("aat", "validate", cwd=demo.base)  # from any folder of the project
+    assert "no mistakes in parameters" in validated
+    assert "rehearse: passed in " in validated
 
-    demo.kedro("run", "--pipelines", "aat", "--params", SHORT)
+    output = demo.kedro("run", "--pipelines", "aat", "--params", SHORT)
+    assert "Finished steps are not repeated" in _words(output)  # the rehearsal
     summary = demo.summary
     assert summary["outcome"] in ("within_budget", "infeasible")
     assert summary["baseline"]["test"] is None  # the first trial leaves the test split unread

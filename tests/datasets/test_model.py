@@ -54,6 +54,7 @@ def test_folder_contains_a_readable_recipe_and_no_pickle(catalog: DataCatalog, t
     assert json.loads((folder / "recipe.json").read_text()) == {
         "class_path": "tests.nets.SmallNet",
         "init_args": {"num_classes": 7},
+        "frozen": [],
         "sha256": {"model.safetensors": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()},
     }
     assert not any(path.read_bytes().startswith((b"\x80", b"PK")) for path in folder.iterdir())

@@ -32,7 +32,8 @@ PACKAGES = {
     "own/__main__.py": "from own.nets import Own; open('MARKER', 'w')",
     "own/nets.py": """
 import os
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 from torch import nn
 from stranger.nets import Base, Net as Stranger
 
@@ -50,6 +51,11 @@ class Own(nn.Module):
 
 class Child(Base):
     pass
+
+class Wanting(nn.Module):
+    def __init__(self, part: Callable[[], Any] | dict[str, Any]) -> None:
+        super().__init__()
+        self.part = part
 
 def make(width: int) -> Own:
     return Own(width)
@@ -108,7 +114,20 @@ def test_arguments_that_name_code_need_the_class_to_be_named(key: str) -> None:
     saved = recipe("own.nets.Own", width=[1, {"part": {key: "os.system"}}])
     with pytest.raises(AatError, match=f"under '{key}'"):
         Trust().require(saved)
-    Trust("own.nets.Own").require(saved)
+    assert Trust("own.nets.Own").require(saved) == "name"  # the class gets the mapping as it is
+
+
+@pytest.mark.parametrize("argument", [{"class_path": "stranger.trap.Net"}, "stranger.trap.Net"])
+def test_arguments_are_built_only_if_the_catalog_states_the_call(argument: Any) -> None:
+    """A mapping with `class_path`, or a path where a function is wanted: a file must not choose what is imported."""
+    saved = recipe("own.nets.Wanting", part=argument)
+    call = saved.model_dump()
+    for trust in (Trust("own.nets.Wanting"), Trust(trusted=["own.nets.Wanting"])):
+        assert build_module(saved, stated=trust.require(saved)).part == argument
+    for trust in (Trust("own.nets.Wanting", [call]), Trust(trusted=[call]), Trust(recipe=saved)):
+        assert trust.require(saved) == "call"
+    with pytest.raises(AatError, match=r"allows only own\.nets\.Own"):
+        Trust("own.nets.Own", [call]).require(saved)
 
 
 def test_class_method_builds_a_module() -> None:

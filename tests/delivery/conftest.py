@@ -21,6 +21,7 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
             lambda file, model, inputs, *, tolerance, kind=kind: tools.verify(kind, file, model, inputs, tolerance),
         )
     for name, kind in {"OnnxModel": "ONNX", "read_back": ".pt2", "OpenvinoModel": "OpenVINO"}.items():
-        monkeypatch.setattr(choice, name, lambda file, kind=kind: (kind, file))
+        monkeypatch.setattr(choice, name, lambda file, *_, kind=kind: (kind, file))
+    monkeypatch.setattr(choice, "paths_of", lambda file: {})
     monkeypatch.setattr(choice, "quantized_spec", lambda model: model.spec)
     return tools

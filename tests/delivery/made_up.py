@@ -57,7 +57,8 @@ class Tools:
         self.calls.append(("files", model, len(inputs), model.training, settings.openvino))
         return Files(model, model if settings.openvino else None)  # type: ignore[arg-type]
 
-    def to_program(self, model: Made, inputs: Tensor) -> Made:
+    def to_program(self, model: Made, inputs: Tensor, settings: ExportSettings) -> Made:
+        assert settings.dynamic_axes is None
         assert not model.training
         assert len(inputs) == 64
         return model

@@ -63,7 +63,7 @@ def test_without_candidates_the_baseline_is_measured(tools: Tools) -> None:
 
 
 def test_examples_to_compare_are_as_many_as_the_largest_batch(tools: Tools) -> None:
-    with pytest.raises(AssertionError):  # of the tools, which expect 64
+    with pytest.raises(ExportError, match="AssertionError"):  # of the tools, which expect 64
         chosen(made("only"), batch_sizes=(1, 80))
     assert tools.calls[0] == ("files", BASELINE, 80, True, False)
 

@@ -21,7 +21,7 @@ from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.files import evaluate_file
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError, MetricError
-from kedro_aat.export.measure import Latency
+from kedro_aat.export.measure import Latency, arrays_of
 from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import to_openvino
@@ -93,13 +93,13 @@ def export(model: nn.Module) -> onnx.ModelProto:
 @functools.cache
 def measure_memory(file: bytes, batch_sizes: tuple[int, ...]) -> dict[int, int] | None:
     """Measures the peak memory of a file; cached because it starts a process."""
-    return peak_memory(file, DATA["inputs"].numpy(), batch_sizes)
+    return peak_memory(file, {size: arrays_of(DATA["inputs"], size) for size in batch_sizes})
 
 
 @pytest.fixture(autouse=True)
 def _once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: export(model))
-    monkeypatch.setattr(delivery_files, "peak_memory", lambda file, inputs, sizes: measure_memory(file, sizes))
+    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs, settings: export(model))
+    monkeypatch.setattr(delivery_files, "peak_memory", lambda file, batches: measure_memory(file, tuple(batches)))
 
 
 @pytest.fixture
@@ -207,7 +207,9 @@ def test_model_whose_file_breaks_the_budget_is_rejected() -> None:
 
 def plant_exporter_error(monkeypatch: pytest.MonkeyPatch, amount: float, width: int) -> None:
     """Lets every export of a net of that width change weights, by random numbers of standard deviation `amount`."""
-    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs: disturb(export(model), amount, width))
+    monkeypatch.setattr(
+        delivery_files, "to_onnx", lambda model, inputs, settings: disturb(export(model), amount, width)
+    )
 
 
 def disturb(file: onnx.ModelProto, amount: float, width: int) -> onnx.ModelProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,11 +46,11 @@ class FixedMeasurements:
             for number in range(len(files))
         ]
 
-    def peak_memory(self, file: bytes, examples: Any, batch_sizes: Sequence[int]) -> dict[int, int]:
-        assert examples.shape == INPUTS.shape
-        assert not np.isin(examples, INPUTS.numpy()).any()  # they are written to a file
-        self.memory_calls.append((file, batch_sizes))
-        return {size: 1000 * size for size in batch_sizes}
+    def peak_memory(self, file: bytes, batches: Mapping[int, Sequence[Any]]) -> dict[int, int]:
+        assert all(batch[0].shape == (size, *INPUTS.shape[1:]) for size, batch in batches.items())
+        assert not any(np.isin(batch[0], INPUTS.numpy()).any() for batch in batches.values())  # they go to a file
+        self.memory_calls.append((file, tuple(batches)))
+        return {size: 1000 * size for size in batches}
 
 
 def test_costs_of_every_model_and_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_files_are_those_that_the_settings_ask_for(monkeypatch: pytest.MonkeyPat
     model = nn.Linear(6, 4)
     settings = SETTINGS.model_copy(update={"openvino": openvino})
     assert files_of(model, INPUTS, settings) == Files(file, converted if openvino else None)
-    assert calls == [(model, INPUTS), *([(file,)] if openvino else [])]
+    assert calls == [(model, INPUTS, settings), *([(file,)] if openvino else [])]
 
 
 class Recorder(nn.Module):

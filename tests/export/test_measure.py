@@ -13,7 +13,7 @@ from torch import nn
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.errors import ExportError
 from kedro_aat.export import measure
-from kedro_aat.export.measure import measure_latency
+from kedro_aat.export.measure import arrays_of, measure_latency
 from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from tests.export.nets import Recurrent, residual_net
@@ -85,7 +85,8 @@ def test_peak_memory_grows_with_weights_and_batch() -> None:
     example = torch.randn(3, 64)
     small, large = (nn.Sequential(nn.Linear(64, width), nn.Linear(width, 64)) for width in (64, 65_536))
     small_peak, large_peak = (
-        peak_memory(to_onnx(model, example).SerializeToString(), example.numpy(), [256, 1]) for model in (small, large)
+        peak_memory(to_onnx(model, example).SerializeToString(), {size: arrays_of(example, size) for size in (256, 1)})
+        for model in (small, large)
     )
     assert small_peak is not None
     assert large_peak is not None
@@ -96,5 +97,5 @@ def test_peak_memory_grows_with_weights_and_batch() -> None:
 
 
 def test_peak_memory_of_an_invalid_model_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
-    assert peak_memory(b"not a model", torch.randn(1, 4).numpy(), [1]) is None
+    assert peak_memory(b"not a model", {1: [torch.randn(1, 4).numpy()]}) is None
     assert sys.platform != "linux" or "Peak memory could not be measured" in caplog.text

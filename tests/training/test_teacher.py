@@ -38,32 +38,34 @@ def test_softmax_loss_is_the_divergence_times_the_temperature_squared(temperatur
     soft = (TEACHER_LOGITS / temperature).softmax(1)
     divergence = (soft * (soft.log() - (LOGITS / temperature).log_softmax(1))).sum(1).mean()
     expected = (1 - weight) * task(LOGITS, TARGETS) + weight * temperature**2 * divergence
-    loss = make_teacher(task, temperature=temperature, weight=weight).loss(LOGITS, TARGETS, TEACHER_LOGITS)
+    loss = make_teacher(task, temperature=temperature, weight=weight).loss(
+        task(LOGITS, TARGETS), LOGITS, TEACHER_LOGITS
+    )
     torch.testing.assert_close(loss, expected)
 
 
 def test_loss_is_zero_at_the_teachers_own_outputs() -> None:
-    teacher = make_teacher(nn.CrossEntropyLoss(), weight=1.0)
-    assert float(teacher.loss(TEACHER_LOGITS, TARGETS, TEACHER_LOGITS)) == pytest.approx(0, abs=1e-6)
-    assert float(teacher.loss(LOGITS, TARGETS, TEACHER_LOGITS)) > 0.1
+    teacher, task_loss = make_teacher(nn.CrossEntropyLoss(), weight=1.0), torch.tensor(1.0)
+    assert float(teacher.loss(task_loss, TEACHER_LOGITS, TEACHER_LOGITS)) == pytest.approx(0, abs=1e-6)
+    assert float(teacher.loss(task_loss, LOGITS, TEACHER_LOGITS)) > 0.1
 
 
 def test_dense_predictions_count_each_pixel_once() -> None:
     outputs, teacher_outputs = (each[:, :, None, None].expand(6, 4, 5, 7) for each in (LOGITS, TEACHER_LOGITS))
-    targets = TARGETS[:, None, None].expand(6, 5, 7)
-    teacher = make_teacher(nn.CrossEntropyLoss())
-    dense = teacher.loss(outputs, targets, teacher_outputs)
-    torch.testing.assert_close(dense, teacher.loss(LOGITS, TARGETS, TEACHER_LOGITS))
+    teacher, task_loss = make_teacher(nn.CrossEntropyLoss()), torch.tensor(1.0)
+    dense = teacher.loss(task_loss, outputs, teacher_outputs)
+    torch.testing.assert_close(dense, teacher.loss(task_loss, LOGITS, TEACHER_LOGITS))
 
 
 def test_softmax_of_outputs_without_classes_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"shape \(6,\): choose mse"):
-        make_teacher(nn.MSELoss(), kind="softmax").loss(LOGITS[:, 0], LOGITS[:, 0], TEACHER_LOGITS[:, 0])
+        make_teacher(nn.MSELoss(), kind="softmax").loss(LOGITS.mean(), LOGITS[:, 0], TEACHER_LOGITS[:, 0])
 
 
 def test_with_other_losses_the_outputs_are_compared() -> None:
     outputs, teacher_outputs, targets = torch.rand(3, 5, 1)
-    loss = make_teacher(nn.L1Loss(), weight=0.5).loss(outputs, targets, teacher_outputs)
+    teacher = make_teacher(nn.L1Loss(), weight=0.5)
+    loss = teacher.loss(F.l1_loss(outputs, targets), outputs, teacher_outputs)
     expected = 0.5 * F.l1_loss(outputs, targets) + 0.5 * F.mse_loss(outputs, teacher_outputs)
     torch.testing.assert_close(loss, expected)
 

@@ -95,11 +95,12 @@ def init(project: ProjectMetadata, env: str, namespace: str | None, force: bool)
 @click.option("--pipeline", default="aat", show_default=True, help="Name of the pipeline in the registry.")
 @click.pass_obj
 def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: str) -> None:
-    """Check parameters, import paths and datasets, without training."""
+    """Check parameters, import paths and datasets, and do everything that the run will do once, in small."""
     from kedro.framework.session import KedroSession
     from kedro.io.core import DatasetError
 
     from kedro_aat.adoption.checks import data_mistakes, look_up, parameter_mistakes, withhold_test_data
+    from kedro_aat.adoption.rehearsals import rehearse
     from kedro_aat.adoption.shared_files import notes_on_other_runs
 
     notes: list[str] = []
@@ -123,11 +124,14 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
                 mistakes += error.mistakes
             except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials
                 mistakes.append(f"catalog: {error}")
-    for note in notes:
-        click.echo(f"Note: {note}")
-    if mistakes:
-        raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
-    click.echo(f"Pipeline {pipeline}: no mistakes in parameters, import paths and datasets.")
+        for note in notes:
+            click.echo(f"Note: {note}")
+        if mistakes:
+            raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
+        click.echo(f"Pipeline {pipeline}: no mistakes in parameters, import paths and datasets.")
+        with chdir(project.project_path):
+            for line in rehearse(nodes, catalog, partial(look_up, parameters)):
+                click.echo(line)
 
 
 @aat.command()

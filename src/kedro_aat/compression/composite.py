@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
 from kedro_aat.compression.distillation import DistillationLoss
@@ -21,6 +21,7 @@ from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import Composite
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.search.tactics import Ranking
 
 CONTROLLERS: dict[str, type[ScheduledController[Any]]] = {
@@ -39,7 +40,8 @@ class CompositeController(ModelController):
         model: The model, changed in place.
         settings: Settings of all algorithms.
         steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
-        example_input: A batch, (N, ...), for `export_model`; filter pruning needs it to trace the model.
+        example_input: What the model is called with, in any structure, for `export_model`; filter pruning needs it to
+            trace the model.
 
     Attributes:
         children: One controller per algorithm with a rate, in the order in which they were put on the model.
@@ -60,7 +62,7 @@ class CompositeController(ModelController):
         settings: Composite,
         *,
         steps_per_epoch: int | None = None,
-        example_input: Tensor | None = None,
+        example_input: ModelInputs | None = None,
     ) -> None:
         super().__init__(model, settings, example_input)
         refuse_compressed(model)
@@ -89,7 +91,7 @@ class CompositeController(ModelController):
         """The child that quantizes, if there is one."""
         return next((child for child in self.children if isinstance(child, QuantizationController)), None)
 
-    def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
+    def calibrate(self, batches: Iterable[ModelInputs]) -> None:
         """Sets the ranges of activations from batches, with the masks applied; without quantization it does nothing.
 
         See `QuantizationController.calibrate`.
@@ -131,6 +133,11 @@ class CompositeController(ModelController):
     def weight_names(self) -> list[str]:
         """Names of sparse weights; empty with quantization, whose integers have other names and more zeros."""
         return [] if self.quantization else self.adaptive.weight_names
+
+    @property
+    def rated_parameters(self) -> tuple[int, int] | None:
+        """What the rate of the adaptive algorithm counts, and all parameters."""
+        return self.adaptive.rated_parameters
 
     @property
     def steps_per_epoch(self) -> int | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.layer_table import LayerTable, LayerTables
 from kedro_aat.errors import ModelError
+from kedro_aat.model_inputs import ModelInputs, map_tensors
 from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def rates_of(controller: CompressionController) -> CompressionReport:
     return CompressionReport(requested_rate=rate, achieved_rate=rate)
 
 
-Exporter = Callable[[nn.Module, Tensor, Path], object]
+Exporter = Callable[[nn.Module, ModelInputs, Path], object]
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class ModelController(ABC):
     Args:
         model: The model, changed in place.
         settings: Settings of the algorithm, or of the composite.
-        example_input: A batch for `export_model`, (N, ...); None if unknown.
+        example_input: What the model is called with, for `export_model`, in any structure; None if unknown.
 
     Attributes:
         maximal_compression_rate: Highest rate that the model can have.
@@ -211,9 +212,6 @@ class ModelController(ABC):
         example_input: The batch that was passed in.
         exporter: Writes a model with an example input to a path, for `export_model`; None if there is none.
         limit: Where the same rate can cost more or less, a rate that is set is raised until this holds; None for none.
-
-    Raises:
-        ModelError: If the example input is not a tensor.
     """
 
     name: str
@@ -223,8 +221,7 @@ class ModelController(ABC):
     regrows: bool = False
     scheduler: CompressionScheduler
 
-    def __init__(self, model: nn.Module, settings: CompressionSettings, example_input: Tensor | None) -> None:
-        require_one_tensor(example_input)
+    def __init__(self, model: nn.Module, settings: CompressionSettings, example_input: ModelInputs | None) -> None:
         self.model = model
         self.settings = settings
         self.loss = CompressionLoss()
@@ -245,6 +242,11 @@ class ModelController(ABC):
     def weight_names(self) -> list[str]:
         """Names of the parameters whose share of zeros is the rate; empty if the rate is not about zeros."""
         return []
+
+    @property
+    def rated_parameters(self) -> tuple[int, int] | None:
+        """Number of parameters that the rate counts, and of all parameters; None if the rate counts something else."""
+        return None
 
     @property
     @abstractmethod
@@ -354,18 +356,5 @@ class ModelController(ABC):
                 "export_model only works for controllers from create_compressed_model; for this one, call "
                 "kedro_aat.export.onnx_file.to_onnx(controller.strip(), example_input)."
             )
-        self.exporter(self.strip().cpu(), self.example_input.cpu(), local_path(path))
-
-
-def require_one_tensor(example_input: object) -> None:
-    """Checks that an example input, if there is one, is a tensor.
-
-    Raises:
-        ModelError: If it is not; the message says what works for models with several inputs.
-    """
-    if example_input is not None and not isinstance(example_input, Tensor):
-        raise ModelError(
-            f"example_input must be one tensor, (N, ...), but got a {type(example_input).__name__}: filter pruning and "
-            "export_model only support models with one input. magnitude_sparsity and quantization also compress models "
-            "with several inputs; do not pass them an example_input."
-        )
+        on_cpu = map_tensors(Tensor.cpu, self.example_input)
+        self.exporter(self.strip().cpu(), on_cpu, local_path(path))

@@ -1,7 +1,8 @@
 """Masks on a model's parameters, applied before every forward pass, and the values of the masked weights.
 
 A mask is applied in place, which costs one fused multiplication and works with any optimizer, whatever its momentum or
-weight decay did to a masked weight. The value that a weight had when it was masked is kept in a second buffer, the
+weight decay did to a masked weight. A model need not be called as a whole: the first call of any of its modules after
+an optimizer step applies all masks. The value that a weight had when it was masked is kept in a second buffer, the
 shadow, so that the rate can fall again. Two algorithms may mask the same weight: each has its own mask, and they share
 the shadow, so that a weight comes back when neither masks it any more.
 """
@@ -29,7 +30,11 @@ _MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
 def carries_masks(model: nn.Module) -> bool:
     """Whether any algorithm masks weights of a model."""
     # By the shadow, not by the masks: a model's own buffers may be called attn_mask.
-    return any(name + SHADOW in module._buffers for module in model.modules() for name in module._parameters)
+    return any(
+        name + SHADOW in dict(module.named_buffers(recurse=False))
+        for module in model.modules()
+        for name, _ in module.named_parameters(recurse=False)
+    )
 
 
 class WeightMasks:
@@ -62,6 +67,8 @@ class WeightMasks:
         self.forgets = False
         self._suffix = suffix
         self._hooks: list[RemovableHandle] = []
+        self._inside: dict[nn.Module, list[int]] = {}  # module -> numbers of the weights in it
+        self._seen: list[int] | None = None  # version of each weight when the masks were last applied
         for weight in weights:
             parameter = weight.parameter.detach()
             weight.module.register_buffer(weight.parameter_name + suffix, torch.ones_like(parameter))
@@ -71,11 +78,23 @@ class WeightMasks:
             weight.module.register_buffer(name + SHADOW, weight.module.get_buffer(name).clone())
 
     def attach(self, model: nn.Module) -> None:
-        """Applies the masks from now on whenever `model` is called or its state is read."""
+        """Applies the masks from now on whenever `model` or a module in it is called, or its state is read."""
         self._hooks += [
             model.register_forward_pre_hook(self._before_forward),
             model.register_state_dict_pre_hook(self._before_state_dict),
         ]
+        numbers: dict[nn.Module, list[int]] = {}
+        for number, weight in enumerate(self.weights):
+            numbers.setdefault(weight.module, []).append(number)
+        for module in model.modules():
+            inside = [number for part in module.modules() for number in numbers.get(part, ())]
+            if inside and module is not model and not isinstance(module, torch.jit.ScriptModule):
+                self._inside[module] = inside
+                self._hooks.append(module.register_forward_pre_hook(self._before_module))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the versions of the weights, since copies begin with versions of their own."""
+        return self.__dict__ | {"_seen": None}
 
     def detach(self) -> None:
         """Removes hooks and buffers from the model; its weights keep their values."""
@@ -100,6 +119,27 @@ class WeightMasks:
     def _before_forward(self, model: nn.Module, args: Any) -> None:
         self.apply()
 
+    def _before_module(self, module: nn.Module, args: Any) -> None:
+        """Applies all masks if the optimizer has changed a weight of this module since they were last applied.
+
+        Within a call of the whole model that is never so, and the comparison is all that it costs.
+        """
+        if not self.is_active:
+            return
+        if torch.compiler.is_compiling():  # a graph cannot compare versions, so it holds the module's own masks
+            self._apply_within(module)
+            return
+        numbers, seen = self._inside[module], self._seen
+        if seen is None or any(self.weights[number].parameter._version != seen[number] for number in numbers):
+            self.apply()
+
+    def _apply_within(self, module: nn.Module) -> None:
+        for weight in self.weights:
+            if weight.module is module:
+                mask = module._buffers[weight.parameter_name + self._suffix]
+                assert mask is not None
+                weight.parameter.data.mul_(mask)
+
     def _before_state_dict(self, model: nn.Module, prefix: str, keep_vars: bool) -> None:
         self.apply()
 
@@ -109,7 +149,10 @@ class WeightMasks:
             return
         # `.data` does not touch autograd's version counter: if a model is called twice before one backward pass, the
         # masked weights are already zero, so what autograd saved in the first call is still correct.
-        torch._foreach_mul_([weight.parameter.data for weight in self.weights], self.masks())
+        parameters = [weight.parameter for weight in self.weights]
+        torch._foreach_mul_([parameter.data for parameter in parameters], self.masks())
+        if not torch.compiler.is_compiling():
+            self._seen = [parameter._version for parameter in parameters]
 
     def masks(self) -> list[Tensor]:
         """Returns one mask per weight, 1 where this algorithm keeps the weight and 0 where it does not."""

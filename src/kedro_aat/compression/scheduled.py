@@ -6,12 +6,13 @@ import math
 from abc import abstractmethod
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
 from kedro_aat.compression.quantization.fake import refuse_compressed
 from kedro_aat.compression.schedule import EpochScheduler, PathScheduler
 from kedro_aat.compression.settings import SingleAlgorithm
+from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.search.tactics import Ranking
 
 S = TypeVar("S", bound=SingleAlgorithm)
@@ -24,11 +25,11 @@ class ScheduledController(ModelController, Generic[S]):
         model: The model, changed in place.
         settings: Settings of the algorithm; its defaults if None.
         steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
-        example_input: A batch for `export_model`, (N, ...); None if unknown.
+        example_input: What the model is called with, for `export_model`, in any structure; None if unknown.
         is_part: Whether it belongs to a composite, whose other algorithms may compress the same model.
 
     Raises:
-        ModelError: If another algorithm compresses the model already, or if the example input is not a tensor.
+        ModelError: If another algorithm compresses the model already.
     """
 
     settings: S
@@ -41,7 +42,7 @@ class ScheduledController(ModelController, Generic[S]):
         settings: S | None = None,
         *,
         steps_per_epoch: int | None = None,
-        example_input: Tensor | None = None,
+        example_input: ModelInputs | None = None,
         is_part: bool = False,
     ) -> None:
         settings = settings or self.settings_type()

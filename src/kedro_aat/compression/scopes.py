@@ -5,13 +5,15 @@ from __future__ import annotations
 import fnmatch
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from kedro_aat.compression.computed_weights import computed_weights, listed_reasons
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.validated import closest
 
@@ -27,12 +29,14 @@ class PrunableWeight:
         scope: The layer's name in NNCF's spelling, e.g. `Net/Sequential[blocks]/Block[0]/Conv2d[conv1]`.
         module: The layer.
         parameter_name: The weight's name in the layer, e.g. `weight`.
+        also: The names in both spellings of other layers that share the weight.
     """
 
     layer: str
     scope: str
     module: nn.Module
     parameter_name: str
+    also: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -45,6 +49,14 @@ class PrunableWeight:
         parameter = self.module._parameters[self.parameter_name]
         assert parameter is not None
         return parameter
+
+    @property
+    def layers(self) -> list[tuple[str, str]]:
+        """The names in both spellings of all layers that have the weight."""
+        return [(self.layer, self.scope), *self.also]
+
+
+W = TypeVar("W", bound=PrunableWeight)
 
 
 def prunable_weights(
@@ -64,12 +76,34 @@ def prunable_weights(
         ConfigurationError: If scopes match no layer; the message lists them.
         ModelError: If no weight is selected.
     """
-    found = list(_all_prunable(model))
+    found = all_layer_weights(model)
+    computed = {name: reason for name, reason in computed_weights(model).items() if not name.endswith("bias")}
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no layer that can be pruned: none of its modules is a convolution, "
-            "a linear, a recurrent or an attention layer with its own weight."
+            f"a linear, a recurrent or an attention layer with its own weight.{listed_reasons(computed)}"
         )
+    if computed:
+        logger.warning("Weights that stay as they are:%s", listed_reasons(computed))
+    return select_weights(found, ignored_scopes=ignored_scopes, target_scopes=target_scopes)
+
+
+def select_weights(
+    found: Sequence[W], *, ignored_scopes: Sequence[str] = (), target_scopes: Sequence[str] | None = None
+) -> list[W]:
+    """Returns those of some weights that the scopes select; see `prunable_weights`.
+
+    The name of a weight is a scope, too, and so is the name of each layer that shares it.
+
+    Args:
+        found: The weights.
+        ignored_scopes: Layers to leave out.
+        target_scopes: The only layers to include; None for all.
+
+    Raises:
+        ConfigurationError: If scopes match no layer; the message lists them.
+        ModelError: If no weight is selected.
+    """
     named = [("ignored_scopes", scope) for scope in ignored_scopes]
     named += [("target_scopes", scope) for scope in target_scopes or ()]
     mistakes = [f"{key}: '{scope}' is not a regular expression" for key, scope in named if not _is_valid(scope)]
@@ -79,7 +113,7 @@ def prunable_weights(
         if not any(_matches(weight, scope) for weight in found)
     ]
     if mistakes:
-        layers = ", ".join(weight.layer for weight in found[:20])
+        layers = ", ".join(weight.layer or weight.name for weight in found[:20])
         raise ConfigurationError(f"compression (the layers are {layers})", mistakes)
     selected = [weight for weight in found if not _matches_any(weight, ignored_scopes)]
     if target_scopes is not None:
@@ -92,17 +126,19 @@ def prunable_weights(
     return selected
 
 
-def _all_prunable(model: nn.Module) -> Iterator[PrunableWeight]:
-    seen: set[int] = set()
+def all_layer_weights(model: nn.Module) -> list[PrunableWeight]:
+    """Returns the weights of a model's convolutions, linear, recurrent and attention layers, whatever the scopes."""
+    found: dict[int, PrunableWeight] = {}
     for layer, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            logger.warning("%s is parametrized (weight norm, spectral norm, ...) and is not compressed.", layer)
             continue
-        for parameter_name in _weight_names(module):
-            parameter = module._parameters.get(parameter_name)
-            if parameter is not None and id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield PrunableWeight(layer, _nncf_scope(model, layer), module, parameter_name)
+        for name in _weight_names(module):
+            parameter = module._parameters.get(name)
+            if parameter is not None and id(parameter) in found:
+                found[id(parameter)].also.append((layer, nncf_scope(model, layer)))
+            elif parameter is not None:
+                found[id(parameter)] = PrunableWeight(layer, nncf_scope(model, layer), module, name)
+    return list(found.values())
 
 
 def _weight_names(module: nn.Module) -> Iterable[str]:
@@ -115,7 +151,8 @@ def _weight_names(module: nn.Module) -> Iterable[str]:
     return ()
 
 
-def _nncf_scope(model: nn.Module, layer: str) -> str:
+def nncf_scope(model: nn.Module, layer: str) -> str:
+    """Returns a layer's name in NNCF's spelling, e.g. `Net/Sequential[blocks]/Conv2d[0]`."""
     scope, module = type(model).__name__, model
     for part in layer.split(".") if layer else ():
         module = module.get_submodule(part)
@@ -128,15 +165,19 @@ def _matches_any(weight: PrunableWeight, scopes: Iterable[str]) -> bool:
 
 
 def _matches(weight: PrunableWeight, scope: str) -> bool:
+    return any(_matches_layer(*names, scope) for names in weight.layers) or fnmatch.fnmatch(weight.name, scope)
+
+
+def _matches_layer(layer: str, nncf_name: str, scope: str) -> bool:
     if scope.startswith("{re}"):
         pattern = re.compile(scope.removeprefix("{re}"))
-        return any(pattern.search(text) for text in (weight.layer, weight.scope, _with_nncf(weight.scope)))
+        return any(pattern.search(text) for text in (layer, nncf_name, _with_nncf(nncf_name)))
     if "/" in scope:
         # NNCF names the class of the wrapped layer (NNCFConv2d) and, after the last slash, the operation in it.
         plain = re.sub(r"\bNNCF(?=[A-Z])", "", scope)
         plain = re.sub(r"/[a-z_0-9]+_\d+$", "", plain)
-        return weight.scope == plain or weight.scope.startswith(plain + "/")
-    return weight.layer == scope or weight.layer.startswith(scope + ".") or fnmatch.fnmatch(weight.layer, scope)
+        return nncf_name == plain or nncf_name.startswith(plain + "/")
+    return layer == scope or layer.startswith(scope + ".") or fnmatch.fnmatch(layer, scope)
 
 
 def _with_nncf(scope: str) -> str:

@@ -56,10 +56,13 @@ class AlgorithmSettings(Settings):
 
 
 class MagnitudeSparsity(AlgorithmSettings):
-    """Settings of magnitude sparsity.
+    """Settings of magnitude sparsity, whose rate is the share of zeros in a model's matrices.
+
+    These are the weights of all kinds of layers, embeddings included, and other parameters with two dimensions or more.
+    Biases, normalizations, position embeddings and frozen parameters stay dense.
 
     Attributes:
-        importance: How weights are ranked; see `sparsity.importance.importance`.
+        importance: How weights are ranked; see `sparsity.importance.importance`. With embeddings, keep `lamp`.
         ranking: `global` sets one threshold for the whole model, `local` sets the same rate in every layer.
         pattern: "N:M", as in "2:4": the N largest of every M consecutive weights along the input dimension are kept.
             A layer either has the pattern or is dense. The layers that lose the smallest share of their energy get
@@ -99,11 +102,17 @@ class FilterPruning(AlgorithmSettings):
 
 
 class Quantization(AlgorithmSettings):
-    """Settings of quantization to 8 bits; its rate is the share of the weights that are int8.
+    """Settings of quantization to 8 bits; its rate is the share of all weights of the model that are int8.
+
+    Convolutions and linear layers are computed in integers. Embeddings, transposed convolutions, recurrent, bilinear
+    and attention layers, layers with a `forward` of their own and weights that layers share are stored in int8, and
+    computed in floating point. Biases and normalizations are no weights. The rate also counts weights that stay in
+    float32, because a scope excludes them, or because they are parametrized or no layer's: `statistics` names them.
 
     Attributes:
         quantize_inputs: Whether the model's own input is rounded to 8 bits, too; otherwise the layers that read it
-            are not computed in integers.
+            are not computed in integers. An input that 8 bits would damage, because the scales of its columns are far
+            apart, is never rounded.
         calibration_only: Whether training stays in full precision and only observes the ranges of activations, so
             that the model is quantized only when it is evaluated (post-training quantization).
         range_momentum: Weight of a new batch in the moving averages of the ranges, in (0, 1].

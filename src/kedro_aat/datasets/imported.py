@@ -18,6 +18,7 @@ from kedro_aat.errors import ModelError
 from kedro_aat.imports import Imported
 from kedro_aat.storage import local_path, replacing
 from kedro_aat.tensors import load_tensors, save_tensors
+from kedro_aat.wrapped import unwrapped, without_wrappers
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import TablePreview
@@ -30,11 +31,13 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
     A node that returns such a module writes its state dict; the file then holds nothing else.
 
     Args:
-        class_path: Import path of a module class, or of a class method or function that is annotated to return a
-            module. It stands in your own configuration, so the other entries of the catalog trust it.
+        class_path: Import path of a module class, or of a class method or function that returns a module, such as
+            `my_models.Net.from_config`. It stands in your own configuration, so the other entries of the catalog trust
+            it.
         filepath: The state dict, as `.safetensors` or as written by `torch.save`; from the latter, only tensors and
             plain values are read. None keeps the initial weights of the module.
-        init_args: Keyword arguments of the class, class method or function.
+        init_args: Keyword arguments of the class, class method or function. A mapping of `class_path` and `init_args`
+            stands for the object that they build.
         key: Key of the state dict in the file, such as `state_dict`, if the file contains more than the state dict.
         prefix: Prefix to remove from the names in the state dict, such as `model.` in a Lightning checkpoint. Names
             without the prefix are ignored. What is saved gets the key and the prefix.
@@ -63,7 +66,7 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
         Args:
             name: Key to report the mistakes under, such as the name of the catalog entry.
         """
-        return self._imported.lookup_mistakes(name)
+        return self._imported.lookup_mistakes(name, nested=True)
 
     def load(self) -> nn.Module:
         """Builds the module on the CPU in evaluation mode, and loads its state dict.
@@ -72,9 +75,9 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
             ConfigurationError: The import path does not exist, or the arguments do not match.
             ModelError: The file does not contain a state dict for this module.
         """
-        module = build_module(self._imported)
+        module = build_module(self._imported, stated="call")
         if self._path is not None:
-            state = self._own_part(_read(self._path))
+            state = without_wrappers(self._own_part(_read(self._path)), module.state_dict())
             try:
                 module.load_state_dict(state)
             except RuntimeError as error:
@@ -120,6 +123,7 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
         for mistake in self._file_mistakes():
             raise ModelError(mistake)
         assert self._path is not None  # or there is a mistake
+        data = unwrapped(data) if isinstance(data, torch.nn.Module) else data
         self._require_fit(data)
         state = {
             f"{self._prefix}{name}": value.detach().cpu() if isinstance(value, torch.Tensor) else value
@@ -165,7 +169,7 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
             raise ModelError(f"The entry takes a module that fits {path}, but got a {type(module).__name__}. {wanted}")
         state = module.state_dict()
         with torch.random.fork_rng(devices=[]):  # its initial weights must not change what later nodes draw
-            built = build_module(self._imported)
+            built = build_module(self._imported, stated="call")
         try:
             built.load_state_dict(state)
         except RuntimeError as error:

@@ -16,19 +16,24 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
+from kedro_aat.compression.frozen import frozen_parameters
+from kedro_aat.compression.masks import SHADOW, SPARSITY_MASK
 from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.datasets.local import LocalDataset
 from kedro_aat.datasets.previews import open_small, read_tensor_info, state_dict_table
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
+from kedro_aat.datasets.structure import StructureText, described, restored
 from kedro_aat.datasets.trust import Trust, Trusted
 from kedro_aat.errors import AatError, ModelError
 from kedro_aat.export import NotExported
 from kedro_aat.imports import Imported
+from kedro_aat.model_inputs import ModelInputs, call_model, num_examples, placed_like
 from kedro_aat.modes import evaluating
 from kedro_aat.reading import describe
 from kedro_aat.storage import FileGroup
 from kedro_aat.tensors import hash_file, is_made_up, load_tensors, mark_made_up, serialize_tensors, synthetic_like
 from kedro_aat.validated import Settings
+from kedro_aat.wrapped import unwrapped
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import JSONPreview, TablePreview
@@ -46,17 +51,20 @@ class _SavedRecipe(Recipe):
     """How a saved module is built.
 
     Attributes:
+        frozen: Names of the parameters that are not trained; None if the file does not say it, as before 0.2.0.
         sha256: Name -> SHA-256 of the other files in the folder; empty if a version before 0.2.0 saved it.
     """
 
+    frozen: tuple[str, ...] | None = None
     sha256: dict[str, str] = Field(default_factory=dict)
 
 
 class _SavedCompression(Settings):
-    """The result of `get_compression_state`."""
+    """The result of `get_compression_state`, and the structure of the example input, if it is more than a tensor."""
 
     settings: CompressionSettings
     state: dict[str, Any]
+    example: StructureText | None = None
 
 
 class _FolderDataset(LocalDataset[_Saved, _Loaded]):
@@ -132,6 +140,7 @@ class ModelDataset(_FolderDataset[nn.Module | NotExported, nn.Module]):
         if isinstance(data, NotExported):
             self._files.remove()
         else:
+            data = unwrapped(data)
             self._files.replace(_module_files(data, recipe_of(data, self._recipe)))
 
     def preview(self, nrows: int = 100) -> TablePreview:
@@ -176,7 +185,8 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
         compression = _SavedCompression.model_validate(_read_json(self._files.path(_COMPRESSION)))
         path, example = self._files.path(_EXAMPLE), None
         if path.exists():
-            example = load_tensors(path)["input"]
+            tensors = load_tensors(path)
+            example = tensors["input"] if compression.example is None else restored(compression.example, tensors)
             if saved.sha256:  # versions before 0.2.0 saved the user's example
                 mark_made_up(example)
         controller = build_controller(module, compression.settings, example_input=example)
@@ -196,9 +206,14 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
             recipe = recipe_of(data.model)
         except AatError as error:
             raise DatasetError(str(error)) from error
-        more = {_COMPRESSION: json.dumps(data.get_compression_state(), indent=2).encode()}
+        state, more = data.get_compression_state(), {}
         if data.example_input is not None:
-            more[_EXAMPLE] = serialize_tensors({"input": _made_up_example(data.model, data.example_input)})
+            example = _made_up_example(data.model, data.example_input)
+            text, tensors = described(example)
+            if not isinstance(example, Tensor):
+                state["example"] = text
+            more[_EXAMPLE] = serialize_tensors(tensors)
+        more[_COMPRESSION] = json.dumps(state, indent=2).encode()
         self._files.replace(_module_files(data.model, recipe, more))
 
     def preview(self) -> JSONPreview:
@@ -216,11 +231,11 @@ def _module_files(module: nn.Module, recipe: Imported, more: Mapping[str, bytes]
     """The files of a module and more files; the recipe has their checksums."""
     files = {_TENSORS: serialize_tensors(module.state_dict())} | dict(more or {})
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    saved = recipe.model_dump(mode="json") | {"sha256": checksums}
+    saved = recipe.model_dump(mode="json") | {"frozen": frozen_parameters(module), "sha256": checksums}
     return files | {_RECIPE: json.dumps(saved, indent=2).encode()}
 
 
-def _made_up_example(model: nn.Module, example: Tensor) -> Tensor:
+def _made_up_example(model: nn.Module, example: ModelInputs) -> ModelInputs:
     """What is saved in place of a controller's example input, which may be the user's data.
 
     Raises:
@@ -228,10 +243,10 @@ def _made_up_example(model: nn.Module, example: Tensor) -> Tensor:
     """
     if is_made_up(example):
         return example
-    values = synthetic_like(example, len(example))
+    values = synthetic_like(example, num_examples(example))
     try:
         with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(values.to(example.device))
+            call_model(model, placed_like(values, model))
     except Exception as error:
         raise DatasetError(
             f"The controller's example_input is not saved, since it may be data of yours, and the model cannot run "
@@ -245,7 +260,7 @@ def _made_up_example(model: nn.Module, example: Tensor) -> Tensor:
 def _load_module(files: FileGroup, trust: Trust) -> tuple[nn.Module, _SavedRecipe]:
     """Builds the module of a folder, without its tensors, if it is trusted and no file of the folder is damaged."""
     saved = _SavedRecipe.model_validate(_read_json(files.path(_RECIPE)))
-    trust.require(saved)
+    stated = trust.require(saved)
     for name in (_TENSORS, _COMPRESSION, _EXAMPLE):  # not what the file names: that could be any path
         path = files.path(name)
         if name in saved.sha256 and hash_file(path) != saved.sha256[name]:
@@ -253,12 +268,20 @@ def _load_module(files: FileGroup, trust: Trust) -> tuple[nn.Module, _SavedRecip
                 f"{path} is damaged: its SHA-256 is not the one in {_RECIPE}. Copy the folder again, or run the node "
                 "that wrote it."
             )
-    return build_module(saved), saved
+    module = build_module(saved, stated=stated)
+    if saved.frozen is not None:
+        for name, parameter in module.named_parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(name not in saved.frozen)
+    return module, saved
 
 
 def _load_state(module: nn.Module, path: Path) -> None:
     try:
-        module.load_state_dict(load_tensors(path))
+        state = load_tensors(path)
+        # Version 0.1.0 masked fewer weights than this one; what they left dense begins dense.
+        dense = {name: tensor for name, tensor in module.state_dict().items() if name.endswith((SPARSITY_MASK, SHADOW))}
+        module.load_state_dict(dense | state)
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise ModelError(f"{path} does not have the tensors of this {type(module).__name__}: {error}") from None
 

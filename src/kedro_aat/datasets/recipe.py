@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import typing
-from typing import Any
 
 from torch import nn
 
 from kedro_aat.compression.filters.cutting import CUT_PLAN, AttributeChange, Cut, apply_cut_plan, read_plan
 from kedro_aat.compression.quantization.layers import QuantizedModelSpec, make_quantized, quantized_spec
+from kedro_aat.datasets.promises import Stated, promises_module
 from kedro_aat.errors import AatError, ConfigurationError, ModelError
 from kedro_aat.imports import Imported
 from kedro_aat.reading import describe
+from kedro_aat.wrapped import unwrapped
 
 _RECIPE = "_aat_recipe"
 
@@ -32,28 +32,32 @@ class Recipe(Imported):
     quantized: QuantizedModelSpec | None = None
 
 
-def build_module(recipe: Imported) -> nn.Module:
+def build_module(recipe: Imported, *, stated: Stated = "package") -> nn.Module:
     """Builds a module, cuts and quantizes it as the recipe says, and stores the recipe in it, so that it can be saved.
 
     Args:
         recipe: Names a module class, or a class method or function that is annotated to return a module. It is
             imported and called, so a recipe from a file must be trusted: load the file with a `ModelDataset`.
+        stated: How much of the recipe the user's own configuration states. With its `name`, a class method or function
+            needs no annotation, like `from_pretrained` of many libraries. With the whole `call`, arguments may name
+            what is to be built; see `Imported.make`.
 
     Raises:
         ConfigurationError: The import path does not exist, or the arguments do not match.
-        ModelError: The path does not name a module class, the class refuses the arguments, or the cut plan belongs to
+        ModelError: The path does not name what returns a module, it refuses the arguments, or the cut plan belongs to
             another module.
     """
-    if mistakes := recipe.lookup_mistakes("model"):
+    if mistakes := recipe.lookup_mistakes("model", nested=stated == "call"):
         raise ConfigurationError("model", mistakes)
     target = recipe.load()
-    if not _returns_module(target):
+    promise = promises_module(target)
+    if promise is False or (promise is None and stated == "package"):
         raise ModelError(
-            f"{recipe.class_path} does not return a torch.nn.Module: name a module class, or annotate the function "
-            "with the module class that it returns."
+            f"{recipe.class_path} does not return a torch.nn.Module, as far as it says: name a module class, or "
+            "annotate the class method or function with the module class that it returns."
         )
     try:
-        module = recipe.build()
+        module = recipe.make() if stated == "call" else recipe.build()
     except AatError:
         raise
     except Exception as error:
@@ -64,8 +68,10 @@ def build_module(recipe: Imported) -> nn.Module:
         ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(
-            f"{recipe.class_path} returned a {type(module).__name__}, not the torch.nn.Module it promises."
+            f"{recipe.class_path} returned a {type(module).__name__}, not a torch.nn.Module: name a module class, or a "
+            "class method or function that returns a module."
         )
+    module = unwrapped(module, inside=True)
     object.__setattr__(module, _RECIPE, Imported(class_path=recipe.class_path, init_args=recipe.init_args))
     if isinstance(recipe, Recipe):
         module = apply_cut_plan(module, recipe.plan)
@@ -105,14 +111,3 @@ def recipe_of(module: nn.Module, built: Imported | None = None) -> Imported:
         f"init_args={{{', '.join(f'{name!r}: ...' for name in required)}}})), or give class_path and init_args "
         "under `recipe` in its catalog entry."
     )
-
-
-def _returns_module(target: Any) -> bool:
-    if not inspect.isclass(target):
-        owner = getattr(target, "__self__", None)  # the class, if it is a class method
-        try:
-            target = typing.get_type_hints(target).get("return")
-        except (NameError, TypeError):  # not a function, or an annotation that only type checkers can resolve
-            return False
-        target = owner if target is typing.Self else target
-    return inspect.isclass(target) and issubclass(target, nn.Module)

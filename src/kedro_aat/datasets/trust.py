@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from kedro_aat.datasets.promises import Stated
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.imports import Imported
 
@@ -52,8 +53,11 @@ class Trust:
         if recipe is not None:
             self._calls.append(recipe)
 
-    def require(self, recipe: Imported) -> None:
+    def require(self, recipe: Imported) -> Stated:
         """Checks what a recipe names: first the name, then the object that is imported.
+
+        Returns:
+            How much of it the catalog states itself.
 
         Raises:
             ModelError: It is not trusted; the message has the line for the catalog entry.
@@ -63,20 +67,18 @@ class Trust:
         parts = path.split(".")
         if not all(part.isidentifier() for part in parts):
             raise ModelError(f"The recipe names {path[:100]!r}, which is not an import path.")
-        if self._class_path is not None:
-            if path != self._class_path:
-                raise _untrusted(path, f"its catalog entry allows only {self._class_path}. Nothing was imported.")
-            return
-        if path in self._names:
-            return
+        if self._class_path is not None and path != self._class_path:
+            raise _untrusted(path, f"its catalog entry allows only {self._class_path}. Nothing was imported.")
         calls = [call for call in self._calls if call.class_path == path]
+        if any(_same_arguments(call, recipe) for call in calls):
+            return "call"
+        if path in {self._class_path, *self._names}:
+            return "name"
         packages = {*_ALWAYS, *self._names, *_project_package()}
         # `package.__main__` is a script, and no class is behind `Class.__init__`.
         if not calls and (not _is_below(path, packages) or any(part.startswith("__") for part in parts)):
             raise _untrusted(path, f"its catalog entry trusts only {_listed(packages)}. Nothing was imported.")
         target = recipe.load()
-        if any(_same_arguments(call, recipe) for call in calls):
-            return
         if not (calls and inspect.isclass(target)) and not _is_own(target, packages, functions_in=self._names):
             functions = f", or a function of {_listed(self._names)}" if self._names else ""
             raise _untrusted(
@@ -86,6 +88,7 @@ class Trust:
             )
         if key := _key_that_names_code(recipe.init_args):
             raise _untrusted(path, f"its arguments name something to import, under {key!r}. Nothing was built.")
+        return "package"
 
 
 def share_trust(catalog: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from kedro_aat.delivery.results import SearchResult
-from kedro_aat.errors import CheckpointError
+from kedro_aat.errors import AatError, CheckpointError, ends_run
 from kedro_aat.training.records import EpochRecord, pareto_front, read_records
 
 if TYPE_CHECKING:
@@ -50,27 +50,47 @@ class Candidate:
     checkpoint: int | None = None
 
 
-def stage_candidates(stages: Sequence[tuple[int, ModelController, SearchResult]]) -> list[Candidate]:
+def rejection(name: str, error: Exception) -> str:
+    """Why a model is not delivered, which is logged too."""
+    reason = str(error) if isinstance(error, AatError) else f"{type(error).__name__}: {error}"
+    logger.warning("%s is not delivered: %s", name, reason)
+    return reason
+
+
+def stage_candidates(
+    stages: Sequence[tuple[int, ModelController, SearchResult]], failed: dict[str, str] | None = None
+) -> list[Candidate]:
     """The models that search stages returned, in order.
 
     Args:
         stages: Number of each stage that ended within budget, the controller with its model at the returned rate, and
             the result of the search.
+        failed: Gets the name of each model that cannot be stripped, and why; None if that is an error.
     """
     names = [controller.settings.algorithm for _, controller, _ in stages]
-    return [
-        Candidate(
-            name=name if names.count(name) == 1 else f"{name} (stage {number})",
-            stage=number,
-            model=controller.strip(),
-            rate=result.rate.achieved,
-            weight_names=controller.weight_names,
-            requested_rate=result.rate.requested,
-            standard_error=result.standard_error,
-            checkpoint=result.best_checkpoint,
+    candidates: list[Candidate] = []
+    for name, (number, controller, result) in zip(names, stages, strict=True):
+        unique = name if names.count(name) == 1 else f"{name} (stage {number})"
+        try:
+            model = controller.strip()
+        except Exception as error:
+            if failed is None or ends_run(error):
+                raise
+            failed[unique] = rejection(unique, error)
+            continue
+        candidates.append(
+            Candidate(
+                name=unique,
+                stage=number,
+                model=model,
+                rate=result.rate.achieved,
+                weight_names=controller.weight_names,
+                requested_rate=result.rate.requested,
+                standard_error=result.standard_error,
+                checkpoint=result.best_checkpoint,
+            )
         )
-        for name, (number, controller, result) in zip(names, stages, strict=True)
-    ]
+    return candidates
 
 
 def front_candidates(
@@ -96,14 +116,20 @@ def front_candidates(
         if is_smaller and row.requested_rate >= minimal_rate and row.keeps(budget):
             try:
                 other = controller_at(controller, checkpoint_store, result.run, row.checkpoint)
+                model = other.strip()
             except CheckpointError as error:
                 logger.warning("The model at rate %.4f is lost, and is no candidate: %s", row.achieved_rate, error)
+                continue
+            except Exception as error:
+                if ends_run(error):
+                    raise
+                rejection(f"The model at rate {row.achieved_rate:.4f}", error)
                 continue
             yield Candidate(
                 # Two rates may agree in all printed digits; checkpoints do not.
                 name=f"{other.settings.algorithm} at rate {row.achieved_rate:.4f} (checkpoint {row.checkpoint})",
                 stage=1,
-                model=other.strip(),
+                model=model,
                 rate=row.achieved_rate,
                 weight_names=other.weight_names,
                 requested_rate=row.requested_rate,

@@ -21,6 +21,7 @@ from kedro_aat.delivery.measurements import Result
 from kedro_aat.errors import DataError, ExportError, MetricError, UserFunctionError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.settings import ExportSettings
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.checks.dependence import dependence_warning
 from kedro_aat.training.data import Data, example_count, example_input
@@ -88,6 +89,7 @@ def certify_once(
     alpha: float,
     score_range: tuple[float, float] | None = None,
     guards: Sequence[GuardSettings] = (),
+    export: ExportSettings | None = None,
 ) -> Verdict:
     """Tests the delivered file against its budget, on a test split that is read for no other model.
 
@@ -103,9 +105,10 @@ def certify_once(
         alpha: Accepted probability of certifying a model that breaks its budget.
         score_range: Lowest and highest possible score of an example; None takes what is known of the metric.
         guards: Further metrics, which are measured and not certified.
+        export: Settings with which the file was exported; None for the defaults.
     """
     groups_of(test_data, training.group, "test")  # whose mistakes must not cost the split
-    split = split_fingerprint(test_data)
+    split = split_fingerprint(test_data, training.batch)
     subject: dict[str, str | float] = {
         "model": hashlib.blake2b(file.SerializeToString(deterministic=True), digest_size=16).hexdigest(),
         "baseline": hash_tensors(baseline.state_dict().items()),
@@ -117,7 +120,8 @@ def certify_once(
     if training.metric is not None:  # micro and macro accuracy have the same name
         subject["metric_variant"] = json.dumps(training.metric.model_dump(mode="json")["init_args"], sort_keys=True)
     # What can fail without the test split fails before the split is claimed.
-    baseline_file = to_onnx(copy.deepcopy(baseline).cpu().eval(), example_input(test_data))
+    inputs = example_input(test_data, training=training, model=baseline)
+    baseline_file = to_onnx(copy.deepcopy(baseline).cpu().eval(), inputs, export)
     entry = ledger.claim(split, subject, also_known_as=[former_fingerprint(test_data)])
     # Versions before 0.2.0 did not record the variant.
     known_subject = {"metric_variant": subject.get("metric_variant"), **entry.subject}
@@ -131,7 +135,7 @@ def certify_once(
         verdict = Verdict(words=f"Not certified: {error}")
     else:
         verdict = _judge(before, after, budget, example_count(test_data), alpha, score_range)
-        if (dependence := dependence_warning(test_data, "test", before.groups)) is not None:
+        if (dependence := dependence_warning(test_data, "test", before.groups, training)) is not None:
             verdict = verdict.model_copy(update={"words": f"{verdict.words} {dependence}"})
     ledger.record(split, verdict.model_dump())
     return verdict

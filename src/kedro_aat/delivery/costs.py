@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.delivery.files import in_milliseconds
@@ -13,6 +13,7 @@ from kedro_aat.delivery.measurements import CandidateResult, Latencies
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.model_inputs import ModelInputs
 
 
 class Costs(Latencies):
@@ -45,7 +46,7 @@ Measured = Costs | CandidateResult
 def costs_of(
     models: Sequence[nn.Module],
     rates: Sequence[float],
-    inputs: Tensor,
+    inputs: ModelInputs,
     settings: ExportSettings,
     *,
     with_files: bool,
@@ -56,13 +57,13 @@ def costs_of(
     Args:
         models: Models as they would be exported.
         rates: Rate of each.
-        inputs: Example inputs on the CPU, (B, ...).
+        inputs: Example inputs on the CPU, in any structure.
         settings: Says how latency is measured.
         with_files: Whether sizes of files are needed.
         batch_sizes: Batch sizes at which latency is needed; none if it is not.
     """
     with_files = with_files or bool(batch_sizes)
-    files = [to_onnx(model, inputs).SerializeToString() if with_files else b"" for model in models]
+    files = [to_onnx(model, inputs, settings).SerializeToString() if with_files else b"" for model in models]
     latencies = measure_latency(
         files, inputs, batch_sizes=batch_sizes, num_threads=settings.num_threads, seconds=settings.latency_seconds
     )

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from kedro_aat.budget import Budget, GuardSettings, Outcome
 from kedro_aat.compression.quantization.layers import quantized_spec
-from kedro_aat.delivery.candidates import Candidate
+from kedro_aat.delivery.candidates import Candidate, rejection
 from kedro_aat.delivery.costs import cost_by
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.delivery.finished import FinishedSteps
@@ -25,13 +25,14 @@ from kedro_aat.delivery.guard_results import broken
 from kedro_aat.delivery.limits import excess_over
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Measurements, Result
 from kedro_aat.delivery.results import ExportResult
-from kedro_aat.errors import ExportError, MetricError
+from kedro_aat.errors import ExportError, ends_run
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.openvino_file import OpenvinoModel
 from kedro_aat.export.program import to_program
-from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.session import OnnxModel, paths_of
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
+from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.data import Data, example_input
 from kedro_aat.training.scoring.guard_metrics import guarded
@@ -109,6 +110,7 @@ def deliver(
     finished: FinishedSteps | None = None,
     goal: Goal = "size",
     guards: Sequence[GuardSettings] = (),
+    failed: Mapping[str, str] | None = None,
 ) -> tuple[Exported | None, ExportResult]:
     """Exports all candidates, judges and measures their files, and chooses one by the objective.
 
@@ -126,6 +128,7 @@ def deliver(
         finished: Keeps exports, judgments and measurements, which are then not repeated; None keeps nothing.
         goal: Whether the objective chooses among the files that keep budget and limits, or their metric.
         guards: Further metrics, whose tolerated drops are in `also` of the budget.
+        failed: Name of a model that kept the budget -> why it is no candidate.
 
     Returns:
         The delivered candidate with its files (None if there are no candidates, or if no file keeps the limits), and
@@ -134,26 +137,12 @@ def deliver(
     Raises:
         ExportError: If no file keeps the budget that its model kept.
     """
-    inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes))
+    inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes), training, baseline_model)
     steps = _Steps(finished or FinishedSteps(), inputs, validation_data, training, settings, budget, guards)
-    baseline_files = steps.files(baseline_model)
-    kept: list[Exported] = []
-    rejected: dict[str, str] = {}
-
-    def consider(candidate: Candidate) -> None:
-        try:
-            kept.append(_export(candidate, budget, steps))
-        except (ExportError, MetricError) as error:  # a file may return NaN on other examples than were compared
-            logger.warning("%s is not delivered: %s", candidate.name, error)
-            rejected[candidate.name] = str(error)
-
-    def measure_all() -> tuple[Measurements, list[CandidateResult]]:
-        models = [baseline_model, *(exported.candidate.model for exported in kept)]
-        files = [baseline_files, *(exported.files for exported in kept)]
-        baseline, *costs = steps.measurements(models, files)
-        return baseline, [exported.result(cost) for exported, cost in zip(kept, costs, strict=True)]
-
-    if not candidates:
+    considered = _Considered(steps, budget, baseline_model, failed)
+    kept, rejected = considered.kept, considered.rejected
+    consider, measure_all = considered.add, considered.measurements
+    if not candidates and not rejected:
         baseline, results = measure_all()
         return None, _export_result(None, reason, baseline, results, rejected)
     for candidate in candidates:
@@ -225,7 +214,7 @@ def _export(candidate: Candidate, budget: Budget, steps: _Steps) -> Exported:
     """The candidate's files, if they compute what its model computes and keep the budget."""
     model = candidate.model.eval()
     # A kept `.pt2` file would be unpickled, which runs code; tracing the model again gives the same program.
-    trace = functools.cache(lambda: to_program(model, steps.inputs))
+    trace = functools.cache(lambda: to_program(model, steps.inputs, steps.settings))
     files = steps.files(model)
     judgment = steps.judgment(candidate, files, trace)
     for kind, metric in judgment.metrics.items():
@@ -239,12 +228,64 @@ def _export(candidate: Candidate, budget: Budget, steps: _Steps) -> Exported:
     return Exported(candidate, files, judgment, trace)
 
 
+class _Considered:
+    """The candidates whose files keep the budget, and why the others are rejected.
+
+    Args:
+        steps: Exports, judges and measures.
+        budget: Budget that the files must keep.
+        baseline_model: The uncompressed model.
+        failed: Name of a model -> why it is no candidate.
+    """
+
+    def __init__(
+        self, steps: _Steps, budget: Budget, baseline_model: nn.Module, failed: Mapping[str, str] | None
+    ) -> None:
+        self.kept: list[Exported] = []
+        self.rejected = dict(failed or {})
+        self._steps, self._budget = steps, budget
+        self._baseline_model, self._baseline_files = baseline_model, steps.files(baseline_model)
+
+    def add(self, candidate: Candidate) -> None:
+        """Keeps a candidate, or rejects it: an exporter or a runtime may raise anything."""
+        try:
+            self.kept.append(_export(candidate, self._budget, self._steps))
+        except Exception as error:
+            self._reject(candidate, error)
+
+    def measurements(self) -> tuple[Measurements, list[CandidateResult]]:
+        """What the baseline and the candidates cost, without candidates that cannot be measured."""
+        try:
+            return self._measured(self.kept)
+        except Exception as error:
+            for exported in [] if ends_run(error) else list(self.kept):
+                try:
+                    self._measured([exported])
+                except Exception as own:
+                    self._reject(exported.candidate, own)
+                    self.kept.remove(exported)
+            if not self.kept:
+                raise
+        return self._measured(self.kept)
+
+    def _measured(self, some: Sequence[Exported]) -> tuple[Measurements, list[CandidateResult]]:
+        models = [self._baseline_model, *(exported.candidate.model for exported in some)]
+        files = [self._baseline_files, *(exported.files for exported in some)]
+        baseline, *costs = self._steps.measurements(models, files)
+        return baseline, [exported.result(cost) for exported, cost in zip(some, costs, strict=True)]
+
+    def _reject(self, candidate: Candidate, error: Exception) -> None:
+        if ends_run(error):
+            raise error
+        self.rejected[candidate.name] = rejection(candidate.name, error)
+
+
 @dataclass(frozen=True)
 class _Steps:
     """The steps that take long; each is done once for the same models, as far as its results are kept."""
 
     finished: FinishedSteps
-    inputs: Tensor
+    inputs: ModelInputs
     validation_data: Data
     training: TrainingSettings
     settings: ExportSettings
@@ -308,7 +349,7 @@ class _Steps:
         runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
         if files.openvino is not None:
             agreement["openvino"] = verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
-            runnable["OpenVINO"] = OpenvinoModel(files.openvino)
+            runnable["OpenVINO"] = OpenvinoModel(files.openvino, paths_of(files.onnx))
         evaluations = {
             kind: guarded(
                 evaluate_file(file, self.validation_data, self.training, self.guards), self.budget, f"its {kind} file"

@@ -10,17 +10,20 @@ from typing import Annotated, Any
 
 from onnx import ModelProto
 from pydantic import PlainSerializer, PlainValidator
-from torch import Tensor, nn
+from torch import nn
 
 from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
+from kedro_aat.compression.quantization.held import counted_parameters
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.errors import ExportError, OutOfMemoryError, UserFunctionError
-from kedro_aat.export.measure import Latency, measure_latency
+from kedro_aat.export.measure import Latency, arrays_of, measure_latency
 from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.openvino_file import OpenvinoFiles, to_openvino
+from kedro_aat.export.opset import oldest_onnxruntime
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.model_inputs import ModelInputs, num_examples
 from kedro_aat.tensors import synthetic_like
 from kedro_aat.training.data import Data
 from kedro_aat.training.default import DefaultTraining
@@ -49,15 +52,15 @@ class Files:
     openvino: OpenvinoFiles | None = None
 
 
-def files_of(model: nn.Module, inputs: Tensor, settings: ExportSettings) -> Files:
+def files_of(model: nn.Module, inputs: ModelInputs, settings: ExportSettings) -> Files:
     """Exports a model for the runtimes that the settings ask for.
 
     Args:
         model: Model on the CPU, in evaluation mode.
-        inputs: Example inputs, (B, ...).
+        inputs: Example inputs, in any structure.
         settings: Settings of the export.
     """
-    onnx_model = to_onnx(model, inputs)
+    onnx_model = to_onnx(model, inputs, settings)
     return Files(onnx_model, to_openvino(onnx_model) if settings.openvino else None)
 
 
@@ -86,7 +89,7 @@ def evaluate_file(
 
 
 def measure(
-    models: Sequence[nn.Module], files: Sequence[Files], inputs: Tensor, settings: ExportSettings
+    models: Sequence[nn.Module], files: Sequence[Files], inputs: ModelInputs, settings: ExportSettings
 ) -> list[Measurements]:
     """Sizes, operations, latency and memory of several models, timed in alternating turns.
 
@@ -95,7 +98,7 @@ def measure(
     Args:
         models: The models.
         files: Their files, in the same order.
-        inputs: Example inputs, (B, ...).
+        inputs: Example inputs, in any structure.
         settings: Settings of the export: batch sizes, threads, seconds.
     """
     serialized = [each.onnx.SerializeToString() for each in files]
@@ -109,16 +112,18 @@ def measure(
     )
     in_onnxruntime = latencies[: len(files)]
     in_openvino = latencies[len(files) :] or [{}] * len(files)
-    made_up = synthetic_like(inputs, len(inputs))  # for another process, which reads them from a file
+    # For another process, which reads them from a file.
+    made_up = {size: arrays_of(synthetic_like(inputs, num_examples(inputs)), size) for size in settings.batch_sizes}
     return [
         Measurements(
             parameters=num_parameters(model),
-            nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in model.parameters()),
+            nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in counted_parameters(model)),
             macs=num_macs(model, inputs),
             onnx_bytes=len(file),
             onnx_gzip_bytes=len(gzip.compress(file, mtime=0)),
+            oldest_onnxruntime=oldest_onnxruntime(each.onnx),
             openvino_bytes=each.openvino.num_bytes if each.openvino else None,
-            peak_memory_bytes=peak_memory(file, made_up.numpy(), settings.batch_sizes),
+            peak_memory_bytes=peak_memory(file, made_up),
             **in_milliseconds(latency),
             **in_milliseconds(openvino_latency, "openvino_"),
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 
-from torch import Tensor, nn
+from torch import nn
 
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.delivery.costs import Costs, cost_by, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.errors import ExportError
 from kedro_aat.export.settings import ExportSettings, Objective
+from kedro_aat.model_inputs import ModelInputs
 
 # A file gains if it costs less than this share of the file before. Latency is measured, and its ratio repeats within a
 # few percent; the rest is counted, but less than that is not worth the epochs.
@@ -33,7 +34,7 @@ def loss_of(
     rate_before: float,
     controller: ModelController,
     maximal_rate: float,
-    inputs: Tensor,
+    inputs: ModelInputs,
     settings: ExportSettings,
     finished: FinishedSteps,
 ) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController, RateLimit
@@ -18,6 +18,7 @@ from kedro_aat.delivery.costs import Costs, Measured, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import ExportSettings, Limits
+from kedro_aat.model_inputs import ModelInputs, describe_inputs
 from kedro_aat.search.tactics import Ranking
 
 logger = logging.getLogger(__name__)
@@ -52,12 +53,12 @@ class LimitedFile:
     Attributes:
         settings: Limits, and how latency is measured.
         second: Compression of the second stage, which is applied without training; None for none.
-        inputs: Example inputs on the CPU, (B, ...).
+        inputs: Example inputs on the CPU, in any structure.
     """
 
     settings: ExportSettings
     second: CompressionSettings | None
-    inputs: Tensor
+    inputs: ModelInputs
 
     def model_of(self, controller: ModelController) -> nn.Module:
         """The model as it would be exported."""
@@ -170,7 +171,7 @@ def lowest_rate(
         ranking=ranking and ranking.model_dump(),
         second=file.second and file.second.model_dump(mode="json"),
         export=file.settings.model_dump(mode="json", exclude={"objective"}),
-        shape=list(file.inputs.shape),
+        shape=describe_inputs(file.inputs),
         maximal_rate=maximal_rate,
     )
     logger.info("The limits hold from a rate of %.4f on: %s", found.rate, found)

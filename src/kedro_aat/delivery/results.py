@@ -101,10 +101,14 @@ class Rates(Result):
     Attributes:
         requested: In [0, 1); None if the model was not trained at a requested rate.
         achieved: In [0, 1], counted on the model.
+        counted_parameters: Number of parameters that the rate counts; None if it counts something else, or is unknown.
+        all_parameters: Number of all parameters of the uncompressed model; None as above.
     """
 
     requested: float | None
     achieved: float
+    counted_parameters: int | None = None
+    all_parameters: int | None = None
 
 
 class EpochCount(Result):
@@ -185,7 +189,25 @@ class SkippedSearch(Result):
     seconds: WallTime = WallTime(used=0.0, limit=None)
 
 
-LaterSearchResult = SearchResult | SkippedSearch
+class FailedSearch(Result):
+    """Stands for a later stage that ended with an error; the model of the stage before goes on.
+
+    Attributes:
+        outcome: Always `failed`.
+        stage: Number of the stage.
+        algorithms: Names of its compression algorithms.
+        reason: What failed, and what was done instead.
+        seconds: Seconds until it failed, and those allowed.
+    """
+
+    outcome: Literal["failed"]
+    stage: int
+    algorithms: list[str]
+    reason: str
+    seconds: WallTime = WallTime(used=0.0, limit=None)
+
+
+LaterSearchResult = SearchResult | SkippedSearch | FailedSearch
 
 
 class ExportResult(Result):
@@ -284,6 +306,7 @@ class Summary(Result):
         rejected: Name of a candidate -> why it is not delivered.
         stages: How each search stage ended.
         skipped: Stages that the settings ask for and that were not searched, and why.
+        failed: Stages that ended with an error, and what was done instead.
         distillation: How the baseline taught; None if it did not.
         report: File name of the HTML report beside the summary.
         agreement: How closely the delivered files agree with their model.
@@ -312,6 +335,7 @@ class Summary(Result):
     rejected: dict[str, str]
     stages: Annotated[list[SearchResult], Field(min_length=1)]
     skipped: list[SkippedSearch] = Field(default_factory=list)
+    failed: list[FailedSearch] = Field(default_factory=list)
     distillation: DistillationSummary | None = None
     report: str
     agreement: FileAgreements | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,15 +12,16 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 
-def make_lean(model: ir.Model, first_names: Mapping[str, str]) -> None:
+def make_lean(model: ir.Model, first_names: Mapping[str, str], axes: Mapping[str, str]) -> None:
     """Remove metadata, inner shapes, default attributes, negative zeros and long names, in place.
 
     Args:
-        model: The first dimension of its first input is the batch; it is named "batch".
+        model: The model.
         first_names: Maps each name of a tensor of the PyTorch model to the name that the tensor keeps.
+        axes: Name of an axis of any size for torch, such as s31 -> its name in the file, such as "batch".
     """
     graph = model.graph
-    _name_batch(graph)
+    _name_axes(graph, axes)
     _name_initializers(graph, first_names)
     _name_values(graph, taken={*first_names, *graph.initializers})
     _clear_negative_zeros(graph)
@@ -27,12 +29,18 @@ def make_lean(model: ir.Model, first_names: Mapping[str, str]) -> None:
     _clear_metadata(model)
 
 
-def _name_batch(graph: ir.Graph) -> None:
-    """Name the batch dimension "batch" in inputs and outputs; torch.export calls it s31 or similar."""
-    batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
+def _name_axes(graph: ir.Graph, names: Mapping[str, str]) -> None:
+    """Name the axes of inputs and outputs that may have any size, also where a size is computed, as in `2*s31`."""
     for value in (*graph.inputs, *graph.outputs):
         if value.shape:
-            value.shape = ir.Shape(["batch" if size == batch else size for size in value.shape])
+            value.shape = ir.Shape([size if isinstance(size, int) else _named(size, names) for size in value.shape])
+
+
+def _named(size: ir.SymbolicDim, names: Mapping[str, str]) -> str | int | None:
+    if size.value is None:
+        return None
+    text = re.sub(r"\w+", lambda found: names.get(found.group(), found.group()), str(size.value))
+    return int(text) if text.isdecimal() else text  # torch also calls an axis 8 that turned out to be fixed
 
 
 def _name_initializers(graph: ir.Graph, first_names: Mapping[str, str]) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kedro_aat.export.openvino_file import OpenvinoFiles, bind_openvino, compile_openvino
 from kedro_aat.export.session import bind_session, open_session
+from kedro_aat.model_inputs import ModelInputs, num_examples, take_examples, tensors_in
 
 _WARM_UP_RUNS = 3  # the first runs of a session allocate its memory
 _NUM_SESSIONS = 5  # per model and batch size; see the comment in measure_latency
@@ -40,7 +40,7 @@ class Latency:
 
 def measure_latency(
     models: Sequence[bytes | onnx.ModelProto | OpenvinoFiles],
-    example_input: Tensor,
+    example_input: ModelInputs,
     *,
     batch_sizes: Sequence[int] = (1, 64),
     num_threads: int = 1,
@@ -56,7 +56,8 @@ def measure_latency(
 
     Args:
         models: ONNX models, serialized or not, and OpenVINO's files.
-        example_input: (B, ...) with B at least 1; repeated or cut to each batch size.
+        example_input: What the models are called with, in the order of their files' inputs, with at least one example;
+            the examples are repeated or cut to each batch size.
         batch_sizes: Each at least 1.
         num_threads: Number of threads within an operator.
         seconds: Time per batch size, without the time to open each model 5 times. Large models take longer: each
@@ -71,8 +72,7 @@ def measure_latency(
     files = [model.SerializeToString() if isinstance(model, onnx.ModelProto) else model for model in models]
     results: list[dict[int, Latency]] = [{} for _ in models]
     for batch_size in batch_sizes:
-        # The examples in order, repeated if there are too few.
-        batch = example_input.detach().cpu()[torch.arange(batch_size) % len(example_input)].numpy()
+        batch = arrays_of(example_input, batch_size)
         turns: list[list[float]] = [[] for _ in models]
         for _ in range(_NUM_SESSIONS):
             # A session is several percent faster or slower depending on the addresses of its memory.
@@ -83,6 +83,12 @@ def measure_latency(
             first_quartile, median, third_quartile = statistics.quantiles(times, n=4, method="inclusive")
             result[batch_size] = Latency(median, (first_quartile, third_quartile), min(times))
     return results
+
+
+def arrays_of(inputs: ModelInputs, batch_size: int) -> list[NDArray[Any]]:
+    """The tensors of a batch as arrays, with the examples in order, repeated if there are too few."""
+    batch = take_examples(inputs, torch.arange(batch_size) % num_examples(inputs))
+    return [tensor.detach().cpu().contiguous().numpy() for tensor in tensors_in(batch)]
 
 
 def _time_in_turns(runs: Sequence[Callable[[], object]], seconds: float) -> list[list[float]]:
@@ -97,7 +103,7 @@ def _time_in_turns(runs: Sequence[Callable[[], object]], seconds: float) -> list
     return turns
 
 
-def _open_bound(model: bytes | OpenvinoFiles, batch: NDArray[Any], num_threads: int) -> Callable[[], object]:
+def _open_bound(model: bytes | OpenvinoFiles, batch: Sequence[NDArray[Any]], num_threads: int) -> Callable[[], object]:
     """Open a model in its runtime, and return a function that runs it on a batch."""
     if isinstance(model, OpenvinoFiles):
         return bind_openvino(compile_openvino(model, num_threads), batch)

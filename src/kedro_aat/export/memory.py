@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +20,17 @@ logger = logging.getLogger(__name__)
 
 _STATUS_FILE = Path("/proc/self/status")  # Linux only
 _MODEL_NAME = "model.onnx"
-_EXAMPLES_NAME = "batch.npy"
+_EXAMPLES_NAME = "batches.npz"
 
 
-def peak_memory(model: bytes, examples: NDArray[np.generic], batch_sizes: Sequence[int]) -> dict[int, int] | None:
+def peak_memory(model: bytes, batches: Mapping[int, Sequence[NDArray[np.generic]]]) -> dict[int, int] | None:
     """Measure by how much the memory of a process grows while onnxruntime loads a model and runs it on one thread.
 
     About 10 MB of the growth are the code of onnxruntime itself, for any model.
 
     Args:
-        model: Serialized model with one input.
-        examples: (B, ...) with B at least 1; repeated or cut to each batch size.
-        batch_sizes: Each at least 1.
+        model: Serialized model.
+        batches: Batch size -> one array per input of the model.
 
     Returns:
         Batch size -> peak growth in bytes, after all smaller batches have run. None if the system does not report it
@@ -39,10 +38,11 @@ def peak_memory(model: bytes, examples: NDArray[np.generic], batch_sizes: Sequen
     """
     if not _STATUS_FILE.exists():
         return None
-    ascending = sorted(set(batch_sizes))
+    ascending = sorted(batches)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, _MODEL_NAME).write_bytes(model)
-        np.save(Path(folder, _EXAMPLES_NAME), examples)
+        named = {f"{size}_{index}": array for size, batch in batches.items() for index, array in enumerate(batch)}
+        np.savez(Path(folder, _EXAMPLES_NAME), allow_pickle=False, **named)
         command = [sys.executable, "-m", __name__, folder, *map(str, ascending)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
@@ -53,14 +53,14 @@ def peak_memory(model: bytes, examples: NDArray[np.generic], batch_sizes: Sequen
 
 def _measure(folder: Path, batch_sizes: Sequence[int]) -> None:
     """Run in the separate process, and print one number per batch size."""
-    examples = np.load(folder / _EXAMPLES_NAME)
+    arrays = dict(np.load(folder / _EXAMPLES_NAME))
     bytes_before = _memory_bytes("VmRSS")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder / _MODEL_NAME, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    names = [node.name for node in session.get_inputs()]
     for batch_size in batch_sizes:
-        session.run(None, {name: examples[np.arange(batch_size) % len(examples)]})
+        session.run(None, {name: arrays[f"{batch_size}_{index}"] for index, name in enumerate(names)})
         print(_memory_bytes("VmHWM") - bytes_before)
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from kedro_aat.errors import ExportError
+from kedro_aat.export.session import FileModel
 
 # Options under which OpenVINO's files are verified and measured.
 CPU_OPTIONS = {
@@ -93,30 +95,38 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
-def bind_openvino(compiled: Any, batch: NDArray[Any]) -> Callable[[], object]:
-    """Return a function that runs a compiled model with one input on a batch, without passing arrays each time."""
+def bind_openvino(compiled: Any, batch: Sequence[NDArray[Any]]) -> Callable[[], object]:
+    """Return a function that runs a compiled model on a batch, an array per input, without passing arrays each time."""
     import openvino
 
     request = compiled.create_infer_request()
-    request.set_input_tensor(openvino.Tensor(batch, shared_memory=True))
+    for index, array in enumerate(batch):
+        request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
     return partial(request.infer, share_outputs=True)
 
 
-class OpenvinoModel(nn.Module):
-    """OpenVINO's files as a module, so that code that evaluates modules can evaluate the files.
+class OpenvinoModel(FileModel):
+    """OpenVINO's files as a module.
 
     Args:
         files: Contents of the two files.
+        paths: Name in the files -> name in the model, where they differ: `paths_of` the ONNX model.
 
     Raises:
         ExportError: OpenVINO cannot load them.
     """
 
-    def __init__(self, files: OpenvinoFiles) -> None:
-        super().__init__()
-        self._compiled = compile_openvino(files)
-        self.no_weights = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # as in `OnnxModel`
+    def __init__(self, files: OpenvinoFiles, paths: Mapping[str, str] | None = None) -> None:
+        compiled = compile_openvino(files)
+        known = paths or {}
+        inputs, outputs = (
+            [known.get(name, name) for port in ports for name in [port.get_any_name()]]
+            for ports in (compiled.inputs, compiled.outputs)
+        )
+        super().__init__(inputs, outputs)
+        self._compiled = compiled
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Run OpenVINO on the CPU: (B, ...) -> (B, ...), on the device of the inputs."""
-        return torch.from_numpy(self._compiled(inputs.detach().cpu().numpy())[0]).to(inputs.device)
+    def compute(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Runs OpenVINO."""
+        results = self._compiled([tensor.numpy() for tensor in tensors])
+        return [torch.from_numpy(np.array(results[index])) for index in range(len(self._compiled.outputs))]

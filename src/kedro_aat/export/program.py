@@ -2,72 +2,52 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
-from torch.fx import GraphModule
+from torch import nn
+from torch.export import ExportedProgram
 
-from kedro_aat.errors import ExportError
-from kedro_aat.modes import evaluating, first_cause, quiet
-from kedro_aat.tensors import synthetic_like
+from kedro_aat.export.settings import FileSettings
+from kedro_aat.export.signature import output_tensors
+from kedro_aat.export.subject import Subject, require_cpu
+from kedro_aat.export.tracing import TOLERANCE, refused, trace
+from kedro_aat.model_inputs import ModelInputs
+from kedro_aat.modes import quiet
+from kedro_aat.wrapped import unwrapped
 
-# torch.export treats a dimension of size 0 or 1 as a constant; it can be a symbol from size 2.
-_TRACED_BATCH = 2
 
-
-def to_program(model: nn.Module, example_input: Tensor) -> ExportedProgram:
+def to_program(model: nn.Module, example_input: ModelInputs, settings: FileSettings | None = None) -> ExportedProgram:
     """Trace a model in evaluation mode into a program that takes any batch size.
 
     The program shares the model's parameters: save it before training the model further. `torch.export.save` writes
     it to a `.pt2` file, and `torch.export.load` reads that file. The file holds made-up inputs instead of examples, and
     no stack traces, which would name the paths and quote the lines of the user's code.
 
+    A program of a model with several inputs takes their tensors by position, in the order of the names that
+    `input_tensors` gives them; mappings and dataclasses that a model returns become dictionaries, and lists tuples.
+
     Args:
-        model: Takes one tensor, and is on the CPU, so that the file runs anywhere. The mode of each of its modules
-            (training or evaluation) is restored afterwards.
-        example_input: (B, ...) with B at least 1; its shape, type and range matter, its values are not kept.
+        model: On the CPU, so that the file runs anywhere. The mode of each of its modules (training or evaluation) is
+            restored afterwards.
+        example_input: What the model is called with, in any structure, for at least one example; its shapes, types and
+            ranges matter, its values are not kept.
+        settings: Which outputs are exported, and which axes may have any size; by default all that can.
 
     Returns:
-        The program; only the first dimension of its input is symbolic.
+        The program. The first dimension of its inputs is symbolic, and every other one that the model is indifferent
+        to.
 
     Raises:
         ExportError: The model is not on the CPU, cannot be traced, or works for only one batch size.
     """
-    _require_cpu(model)
-    try:
-        with evaluating(model), torch.no_grad(), quiet():
-            inputs = (_traced_batch(example_input),)
-            program = torch.export.export(model, inputs, dynamic_shapes=({0: Dim("batch")},))
-    except Exception as error:  # torch.export raises a dozen kinds of error, most of them private
-        raise ExportError(
-            f"{type(model).__name__} cannot be exported for any batch size. Its forward must take one tensor "
-            "whose first dimension is the batch; it must neither convert the batch size to a Python number "
-            f"nor branch on the values of tensors. torch.export says: {first_cause(error)}"
-        ) from error
-    _remove_stack_traces(program)
-    return program
-
-
-def _remove_stack_traces(program: ExportedProgram) -> None:
-    for module in program.graph_module.modules():  # branches and loops are graphs inside the graph
-        if isinstance(module, GraphModule):
-            for node in module.graph.nodes:
-                node.meta.pop("stack_trace", None)
-
-
-def _require_cpu(model: nn.Module) -> None:
-    tensors = (*model.parameters(), *model.buffers())
-    if elsewhere := sorted({str(tensor.device) for tensor in tensors if tensor.device.type != "cpu"}):
-        raise ExportError(
-            f"a model is exported from the CPU, but got one on {', '.join(elsewhere)}: pass `model.cpu()`."
-        )
-
-
-def _traced_batch(example_input: Tensor) -> Tensor:
-    """Two made-up examples. The program keeps its inputs, and a slice of the user's batch would keep all of it."""
-    if example_input.ndim == 0 or len(example_input) == 0:
-        raise ExportError(
-            "`example_input` must hold at least one example along its first dimension, "
-            f"but got shape {tuple(example_input.shape)}."
-        )
-    return synthetic_like(example_input, _TRACED_BATCH)
+    model = unwrapped(model)
+    require_cpu(model)
+    subject = Subject(model, example_input, settings or FileSettings())
+    traced = trace(subject)
+    if traced.trials:
+        with quiet():
+            module = traced.program.module()
+            reason = traced.disagreement(lambda tensors: output_tensors(module(*tensors)), TOLERANCE)
+        if reason is not None and subject.asked is not None:
+            raise refused(subject, f"At another size {reason}")
+        if reason is not None:
+            traced = trace(subject, search=False)
+    return traced.program

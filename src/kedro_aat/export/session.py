@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kedro_aat.errors import ExportError
+from kedro_aat.export.signature import select_arguments, structured
+
+METADATA_KEY = "kedro_aat.paths"  # in the metadata of a file whose names differ from the model's
 
 
 def open_session(file: bytes, num_threads: int = 1) -> Any:
@@ -40,17 +45,51 @@ def run_session(session: Any, batch: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {name: batch.detach().numpy()})[0])
 
 
-def bind_session(session: Any, batch: NDArray[Any]) -> Callable[[], None]:
-    """Return a function that runs a session with one input on a batch, without passing arrays each time."""
+def bind_session(session: Any, batch: Sequence[NDArray[Any]]) -> Callable[[], None]:
+    """Return a function that runs a session on a batch, one array per input, without passing arrays each time."""
     binding = session.io_binding()
-    binding.bind_cpu_input(session.get_inputs()[0].name, batch)
+    for node, array in zip(session.get_inputs(), batch, strict=True):
+        binding.bind_cpu_input(node.name, array)
     for output in session.get_outputs():
         binding.bind_output(output.name)
     return partial(session.run_with_iobinding, binding)
 
 
-class OnnxModel(nn.Module):
-    """An ONNX model as a module, so that code that evaluates modules can evaluate the file.
+class FileModel(nn.Module):
+    """A file as a module, so that code that evaluates modules can evaluate the file.
+
+    It is called as the model is: with tensors by position or by name, in structures or alone. It returns a tensor if
+    the model does; tuples for lists and tuples; and for mappings and dataclasses `NamedOutputs`, whose parts are found
+    by key, attribute and position.
+
+    Args:
+        inputs: What the model calls each input of the file, in the file's order.
+        outputs: What the model calls each output.
+    """
+
+    def __init__(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self._inputs, self._outputs = list(inputs), list(outputs)
+        # For functions that ask for the device of the first parameter.
+        self.no_weights = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def compute(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Runs the file on tensors on the CPU, in the order of its inputs."""
+        raise NotImplementedError  # each runtime has its own
+
+    def run(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Runs the file on tensors in the order of its inputs; returns its outputs by the model's names for them."""
+        device = tensors[0].device if tensors else torch.device("cpu")
+        results = self.compute([tensor.detach().cpu() for tensor in tensors])
+        return {name: result.to(device) for name, result in zip(self._outputs, results, strict=True)}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the file on the CPU; the outputs are on the device of the inputs."""
+        return structured(self.run(select_arguments(self._inputs, args, kwargs)))
+
+
+class OnnxModel(FileModel):
+    """An ONNX model as a module.
 
     Args:
         model: The model as it is written to the file.
@@ -60,11 +99,25 @@ class OnnxModel(nn.Module):
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        super().__init__()
+        paths = paths_of(model)
+        super().__init__(
+            [paths.get(each.name, each.name) for each in model.graph.input],
+            [paths.get(each.name, each.name) for each in model.graph.output],
+        )
         self._session = open_session(model.SerializeToString())
-        # For functions that ask for the device of the first parameter.
-        self.no_weights = nn.Parameter(torch.empty(0), requires_grad=False)
+        self._names = [node.name for node in self._session.get_inputs()]
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Run onnxruntime on the CPU: (B, ...) -> (B, ...), on the device of the inputs."""
-        return run_session(self._session, inputs.cpu()).to(inputs.device)
+    def compute(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Runs onnxruntime."""
+        feed = {name: tensor.numpy() for name, tensor in zip(self._names, tensors, strict=True)}
+        return [torch.from_numpy(np.asarray(array)) for array in self._session.run(None, feed)]
+
+
+def paths_of(model: onnx.ModelProto) -> dict[str, str]:
+    """Name in the file -> name in the model, for inputs and outputs that have another name in the file."""
+    texts = [each.value for each in model.metadata_props if each.key == METADATA_KEY]
+    try:
+        known = json.loads(texts[0]) if texts else {}
+    except ValueError:
+        return {}
+    return {str(name): str(path) for name, path in known.items()} if isinstance(known, dict) else {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from kedro_aat.errors import ExportError
 from kedro_aat.validated import Settings
 
 Objective = Literal["bytes", "gzip_bytes", "latency", "parameters", "macs", "rate"]
@@ -43,7 +45,58 @@ _USUAL_THREADS = 64
 NumThreads = Annotated[int, Field(ge=1, le=1024), AfterValidator(_bounded_by_processors)]
 
 
-class ExportSettings(Settings):
+AxisNames = dict[int, Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] | tuple[int, ...]
+
+
+class FileSettings(Settings):
+    """What the exported files take and return, and which runtimes load them.
+
+    Attributes:
+        dynamic_axes: Name of an input -> its axes that may have any size, as a list of numbers or as number -> name.
+            The first axis of the batch's tensors always may. By default, every axis may that the model is indifferent
+            to, which is found by trying; `{}` leaves it at the batch.
+        input_names: Names of the file's inputs, one for each tensor that the model takes; by default the names of the
+            parameters of its `forward`, or the keys of a mapping, and `input` for a single tensor.
+        outputs: The outputs that the file returns, by their names, such as `logits`; by default all.
+        output_names: Names of the file's outputs; by default the keys of a mapping or the fields of a dataclass,
+            `output.0`, `output.1` ... for a tuple, and `output` for a single tensor.
+        opset: Version of ONNX's operators; by default the oldest that the exporter has for the model, usually 18, which
+            onnxruntime 1.15 loads. An opset below 18 is converted to.
+    """
+
+    dynamic_axes: dict[str, AxisNames] | None = None
+    input_names: tuple[str, ...] | None = None
+    outputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    output_names: tuple[str, ...] | None = None
+    opset: Annotated[int, Field(ge=13, le=26)] | None = None
+
+    def axes_among(self, inputs: Mapping[str, int]) -> dict[str, dict[int, str | None]] | None:
+        """The axes that were asked for, with their names; None if they are to be found.
+
+        Args:
+            inputs: Name of each input -> number of its axes; they may go by the names in `input_names`, too.
+
+        Raises:
+            ExportError: If there is no such input or axis.
+        """
+        if self.dynamic_axes is None:
+            return None
+        own = dict(zip(self.input_names or inputs, inputs, strict=False))
+        asked: dict[str, dict[int, str | None]] = {}
+        for given, axes in self.dynamic_axes.items():
+            name = given if given in inputs else own.get(given, given)
+            if name not in inputs:
+                raise ExportError(f"export.dynamic_axes names {given}, but the inputs are {', '.join(inputs)}.")
+            named = dict(axes) if isinstance(axes, dict) else dict.fromkeys(axes)
+            if wrong := [axis for axis in named if not -inputs[name] <= axis < inputs[name]]:
+                raise ExportError(
+                    f"export.dynamic_axes names axis {wrong[0]} of {name}, which has {inputs[name]} axes."
+                )
+            asked[name] = {axis % inputs[name]: label for axis, label in named.items()}
+        return asked
+
+
+class ExportSettings(FileSettings):
     """How the exported files are verified and measured, and which one is delivered.
 
     Attributes:

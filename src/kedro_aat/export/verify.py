@@ -6,17 +6,21 @@ import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from kedro_aat.errors import ExportError
+from kedro_aat.export.difference import largest_difference
 from kedro_aat.export.openvino_file import OpenvinoFiles, OpenvinoModel
-from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.session import FileModel, OnnxModel
+from kedro_aat.export.signature import output_tensors, select_arguments, structured
+from kedro_aat.model_inputs import ModelInputs, call_model, num_examples, take_examples
 from kedro_aat.modes import evaluating, quiet
 
 
@@ -26,7 +30,7 @@ class Agreement:
 
     Attributes:
         difference: Largest absolute difference between two outputs, as a fraction of the largest absolute output of
-            the model; 0 is perfect.
+            the model; for outputs that are whole numbers, the share that differs; 0 is perfect.
         same_labels: Fraction in [0, 1] of equal labels, that is, indices of the largest output along dimension 1
             (the classes); None if the outputs have fewer than two classes.
         batch_sizes: The batch sizes that were compared.
@@ -37,7 +41,9 @@ class Agreement:
     batch_sizes: tuple[int, ...]
 
 
-def verify_onnx(onnx_model: onnx.ModelProto, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
+def verify_onnx(
+    onnx_model: onnx.ModelProto, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4
+) -> Agreement:
     """Run an ONNX model in onnxruntime on the CPU, and compare it with its model in evaluation mode.
 
     The ONNX model is serialized and read back first. Both run all inputs in one batch, and the first input alone.
@@ -45,7 +51,7 @@ def verify_onnx(onnx_model: onnx.ModelProto, model: nn.Module, inputs: Tensor, *
     Args:
         onnx_model: Result of `to_onnx` for the model.
         model: The torch model, on the CPU.
-        inputs: (B, ...) with B at least 1; real examples reveal more than random numbers.
+        inputs: What the model is called with, for at least one example; real ones reveal more than random numbers.
         tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; int8 needs more.
 
     Returns:
@@ -57,13 +63,15 @@ def verify_onnx(onnx_model: onnx.ModelProto, model: nn.Module, inputs: Tensor, *
     return _compare("ONNX file", OnnxModel(onnx_model), model, inputs, tolerance)
 
 
-def verify_program(program: ExportedProgram, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
+def verify_program(
+    program: ExportedProgram, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4
+) -> Agreement:
     """Save a program in the format of a `.pt2` file, load it, and compare it with its model in evaluation mode.
 
     Args:
         program: Result of `to_program` for the model.
         model: The torch model, on the CPU.
-        inputs: (B, ...) with B at least 1.
+        inputs: What the model is called with, for at least one example.
         tolerance: Largest `Agreement.difference` that passes; a program usually agrees exactly.
 
     Returns:
@@ -75,13 +83,15 @@ def verify_program(program: ExportedProgram, model: nn.Module, inputs: Tensor, *
     return _compare("exported program", read_back(program), model, inputs, tolerance)
 
 
-def verify_openvino(files: OpenvinoFiles, model: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Agreement:
+def verify_openvino(
+    files: OpenvinoFiles, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4
+) -> Agreement:
     """Run OpenVINO's files in OpenVINO on the CPU, and compare them with their model in evaluation mode.
 
     Args:
         files: Result of `to_openvino` for the ONNX file of the model.
         model: The torch model, on the CPU.
-        inputs: (B, ...) with B at least 1.
+        inputs: What the model is called with, for at least one example.
         tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; int8 needs more.
 
     Returns:
@@ -93,16 +103,16 @@ def verify_openvino(files: OpenvinoFiles, model: nn.Module, inputs: Tensor, *, t
     return _compare("OpenVINO model", OpenvinoModel(files), model, inputs, tolerance)
 
 
-class _Program(nn.Module):
+class _Program(FileModel):
     """A loaded program as a module that accepts `eval()`, which the program's own module refuses."""
 
     def __init__(self, program: ExportedProgram) -> None:
-        super().__init__()
+        super().__init__([str(name) for name in program.graph_signature.user_inputs], [])
         self._run = [program.module()]  # in a list, so that it is not a submodule that eval() reaches
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self._run[0](inputs)
-        return outputs
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self._run[0](*select_arguments(self._inputs, args, kwargs))
+        return structured(output_tensors(outputs))
 
 
 def read_back(program: ExportedProgram) -> nn.Module:
@@ -142,41 +152,39 @@ def count_zeros(onnx_model: onnx.ModelProto, names: Iterable[str]) -> tuple[int,
     return sum(int(np.sum(array == 0)) for array in arrays), sum(array.size for array in arrays)
 
 
-def _compare(kind: str, exported: nn.Module, model: nn.Module, inputs: Tensor, tolerance: float) -> Agreement:
-    batches = [inputs if len(inputs) > 1 else torch.cat([inputs, inputs]), inputs[:1]]
+def _compare(kind: str, exported: nn.Module, model: nn.Module, inputs: ModelInputs, tolerance: float) -> Agreement:
+    more = inputs if num_examples(inputs) > 1 else take_examples(inputs, torch.zeros(2, dtype=torch.long))
     differences, labels = [], []
-    for batch in batches:
+    for batch in (more, take_examples(inputs, slice(1))):
+        size = num_examples(batch)
         with evaluating(model), torch.no_grad():
-            expected = model(batch)
+            every = output_tensors(call_model(model, batch))
         try:
             with torch.no_grad():
-                got = exported(batch)
+                got = output_tensors(call_model(exported, batch))
         except Exception as error:  # each runtime has its own classes of errors
-            raise ExportError(f"the {kind} does not run with a batch of {len(batch)}: {error}") from error
-        if got.shape != expected.shape:
-            raise ExportError(
-                f"the {kind} gives an output of shape {tuple(got.shape)} for a batch of {len(batch)}, "
-                f"but the model gives {tuple(expected.shape)}."
-            )
-        differences.append(_difference(got, expected))
-        if expected.ndim >= 2 and expected.shape[1] >= 2:
-            labels.append(float((got.argmax(1) == expected.argmax(1)).double().mean()))
+            raise ExportError(f"the {kind} does not run with a batch of {size}: {error}") from error
+        # The settings may leave out some of the model's outputs.
+        expected = {name: every[name] for name in got if name in every}
+        try:
+            differences.append(largest_difference(got, expected))
+        except ExportError as error:
+            raise ExportError(f"the {kind}, for a batch of {size}, {error}") from error
+        labels += [
+            float((got[name].argmax(1) == tensor.argmax(1)).double().mean())
+            for name, tensor in expected.items()
+            if tensor.ndim >= 2 and tensor.shape[1] >= 2 and tensor.is_floating_point()
+        ]
 
     # The worse of the two batches. Unlike np.max, max() can ignore a NaN.
     agreement = Agreement(
         difference=float(np.max(differences)),
         same_labels=min(labels) if labels else None,
-        batch_sizes=tuple(len(batch) for batch in batches),
+        batch_sizes=(num_examples(more), 1),
     )
     if not agreement.difference <= tolerance:
         raise ExportError(_disagreement(kind, agreement, tolerance))
     return agreement
-
-
-def _difference(got: Tensor, expected: Tensor) -> float:
-    largest = float(expected.abs().max())
-    difference = float((got - expected).abs().max())
-    return difference / largest if largest > 0 else difference
 
 
 def _disagreement(kind: str, agreement: Agreement, tolerance: float) -> str:

@@ -85,10 +85,13 @@ class AccuracyAwareSection(Settings):
 
 
 class InputInfo(BaseModel):
-    """`input_info`: only the shape of a batch is used, other keys are ignored."""
+    """One entry of `input_info`: shape and type of a tensor, and how it is made; `keyword` names its parameter."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     sample_size: Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(min_length=1, max_length=8)]
+    type: str | None = None
+    filler: str | None = None
+    keyword: str | None = None
 
 
 class NNCFFile(BaseModel):

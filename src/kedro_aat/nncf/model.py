@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.optim.swa_utils import update_bn
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
-from kedro_aat.compression.controller import ModelController, require_one_tensor
-from kedro_aat.compression.quantization.calls import own_forward, record_calls
+from kedro_aat.compression.compressible import compressible
+from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.quantization.controller import QuantizationController
-from kedro_aat.compression.quantization.placement import CONVOLUTIONS
+from kedro_aat.compression.quantization.recording import CONVOLUTIONS, record_model
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import CompressionSettings, FilterPruning, parse_compression
 from kedro_aat.errors import ConfigurationError, ModelError
+from kedro_aat.model_inputs import ModelInputs, placed_like
 from kedro_aat.modes import evaluating
 from kedro_aat.nncf.config import NNCFConfig, NNCFFile
-from kedro_aat.nncf.registered import take_batches
+from kedro_aat.nncf.inputs import described_inputs
+from kedro_aat.nncf.registered import inputs_of, take_batches
 from kedro_aat.nncf.sections import FilterPruningAlgorithm, FilterPruningParams, QuantizationAlgorithm
+from kedro_aat.training.batch_norms import adapt_batch_norms
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +69,19 @@ def create_compressed_model(
     config: NNCFConfig | dict[str, Any],
     compression_state: dict[str, Any] | None = None,
     *,
-    example_input: Tensor | None = None,
+    example_input: ModelInputs | None = None,
     dump_graphs: bool = False,
 ) -> tuple[ModelController, nn.Module]:
     """Applies the compression that a configuration names to a model.
 
     Args:
-        model: The trained model; modified in place.
+        model: The trained model; modified in place. What is only put around it (`DataParallel`, `torch.compile`) is
+            removed: put it around the result again to train in several processes.
         config: A configuration whose `compression` section names one or more algorithms.
         compression_state: Result of `get_compression_state()`, to restore a compression. Load the model's `state_dict`
             yourself afterwards.
-        example_input: A batch for filter pruning and the export, (N, ...); by default zeros of shape
-            `input_info.sample_size`.
+        example_input: What the model is called with, in any structure, for filter pruning and the export; by default
+            what `input_info` describes, one tensor for each of its entries.
         dump_graphs: No effect; accepted for compatibility with NNCF.
 
     Returns:
@@ -92,8 +93,9 @@ def create_compressed_model(
     """
     config = NNCFConfig.from_dict(config)
     file = config.parsed
+    model = compressible(model)
     if example_input is None and file.input_info:
-        example_input = torch.zeros(file.input_info[0].sample_size)
+        example_input = described_inputs(file.input_info)
     if compression_state is None:
         settings = _translate(file, model, example_input)
     else:
@@ -113,13 +115,13 @@ def create_compressed_model(
     return controller, model
 
 
-def _write_onnx(model: nn.Module, example_input: Tensor, path: Path) -> None:
+def _write_onnx(model: nn.Module, example_input: ModelInputs, path: Path) -> None:
     from kedro_aat.export.onnx_file import to_onnx
 
     path.write_bytes(to_onnx(model, example_input).SerializeToString())
 
 
-def _translate(file: NNCFFile, model: nn.Module, example_input: Tensor | None) -> CompressionSettings:
+def _translate(file: NNCFFile, model: nn.Module, example_input: ModelInputs | None) -> CompressionSettings:
     """Translates the `compression` section to our settings."""
     names = [algorithm.algorithm for algorithm in file.compression]
     if set(names) <= {"knowledge_distillation"}:
@@ -146,7 +148,7 @@ def _translate(file: NNCFFile, model: nn.Module, example_input: Tensor | None) -
 
 
 def _find_unpruned_convolutions(
-    model: nn.Module, params: FilterPruningParams, example_input: Tensor | None
+    model: nn.Module, params: FilterPruningParams, example_input: ModelInputs | None
 ) -> list[str]:
     """Names of the convolutions that `prune_first_conv` and `prune_downsample_convs` exclude from pruning."""
     names = [] if params.prune_first_conv else _find_first_convolutions(model, example_input)
@@ -156,7 +158,7 @@ def _find_unpruned_convolutions(
     return names
 
 
-def _find_first_convolutions(model: nn.Module, example_input: Tensor | None) -> list[str]:
+def _find_first_convolutions(model: nn.Module, example_input: ModelInputs | None) -> list[str]:
     """Names of the convolutions whose input does not depend on another convolution."""
     if example_input is None:
         raise ModelError(
@@ -164,10 +166,8 @@ def _find_first_convolutions(model: nn.Module, example_input: Tensor | None) -> 
             "with input_info.sample_size, or an example_input."
         )
     owners = {id(module.weight): name for name, module in model.named_modules() if isinstance(module, _ConvNd)}
-    require_one_tensor(example_input)
-    batch = example_input.to(next(model.parameters()).device)
     with evaluating(model):
-        recording = record_calls(partial(own_forward, model), owners, (batch,), {})
+        recording = record_model(model, owners, placed_like(example_input, model))
     convolved: set[int | None] = set()  # values that depend on a convolution
     names = []
     for operation in recording.operations:
@@ -177,7 +177,7 @@ def _find_first_convolutions(model: nn.Module, example_input: Tensor | None) -> 
             assert operation.owner is not None
             names.append(operation.owner)
         if is_convolution or depends_on_convolution:
-            convolved.add(operation.output)
+            convolved.update(operation.outputs)
     return names
 
 
@@ -200,4 +200,4 @@ def _initialize(controller: ModelController, file: NNCFFile, loader: Iterable[An
     children = controller.children if isinstance(controller, CompositeController) else [controller]
     num_samples = file.num_bn_adaptation_samples
     if loader is not None and num_samples and any(child.report().requested_rate > 0 for child in children):
-        update_bn(take_batches(loader, num_samples), controller.model, device=device)
+        adapt_batch_norms(controller.model, inputs_of(take_batches(loader, num_samples), device))

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from kedro_aat.compression.controller import CompressionController
 from kedro_aat.compression.distillation import DistillationLoss
 from kedro_aat.modes import evaluating_with_gradients
 from kedro_aat.nncf.config import NNCFConfig
+from kedro_aat.training.batch_norms import adapt_batch_norms
 from kedro_aat.training.default import NUM_SAMPLED_BATCHES
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,11 @@ def take_batches(loader: Iterable[Any], num_samples: int) -> Iterator[Any]:
         yield batch
 
 
+def inputs_of(batches: Iterable[Any], device: Any) -> Iterator[Tensor]:
+    """Yields the inputs in batches, which are tensors or tuples that begin with one, on a device."""
+    return ((batch[0] if isinstance(batch, list | tuple) else batch).to(device) for batch in batches)
+
+
 class _Registered:
     """Runs the model on registered batches."""
 
@@ -61,7 +66,7 @@ class _Registered:
 
     def adapt(self, model: nn.Module) -> None:
         """Recomputes the statistics of BatchNorms."""
-        update_bn(take_batches(self._config.train_loader, self.num_samples), model, device=self._device)
+        adapt_batch_norms(model, inputs_of(take_batches(self._config.train_loader, self.num_samples), self._device))
 
     def sample_gradients(self, observe: Callable[[], object]) -> None:
         """Computes the gradients of the first batches, (inputs, targets), and calls `observe` after each."""

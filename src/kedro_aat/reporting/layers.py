@@ -47,6 +47,7 @@ def layer_table(controllers: Mapping[int, ModelController]) -> pd.DataFrame:
         for stage, controller in controllers.items()
         for table in controller.statistics().tables
     ]
+    frames = frames or [pd.DataFrame(columns=list(COLUMNS))]
     return pd.concat(frames, ignore_index=True).reindex(columns=list(COLUMNS)).astype(COLUMNS)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import onnx
 
 from kedro_aat.delivery.results import Summary
 from kedro_aat.export import NotExported
+from kedro_aat.export.opset import oldest_onnxruntime, opset_of
 from kedro_aat.reporting.numbers import comparison, guard_words, tolerated
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
+
+_SIZE = 64  # of an axis of any size, in the example: enough for most strides and kernels
 
 
 def model_card(summary: Summary, onnx_model: ModelProto | NotExported, file_name: str) -> str:
@@ -56,20 +60,37 @@ def _signature(model: ModelProto) -> str:
     rows += [f"| output | `{_cell(each.name)}` | {_shape(each)} | {_type(each)} |" for each in model.graph.output]
     head = "| | name | shape | type |\n| --- | --- | --- | --- |\n"
     words = "Prepare inputs as the training data was prepared. A name in a shape stands for any number."
-    return head + "\n".join(rows) + f"\n\n{words}"
+    return head + "\n".join(rows) + f"\n\n{words} {_runtime(model)}"
+
+
+def _runtime(model: ModelProto) -> str:
+    oldest = oldest_onnxruntime(model)
+    loads = f"onnxruntime {oldest} and later load it" if oldest else "no released onnxruntime is known to load it"
+    return f"The file has opset {opset_of(model)} and IR version {model.ir_version}: {loads}."
 
 
 def _example(model: ModelProto, file_name: str) -> str:
-    first = model.graph.input[0]
-    sizes = [size.dim_value or 1 for size in first.type.tensor_type.shape.dim]
+    given = list(model.graph.input)
+    if len(given) == len(model.graph.output) == 1:
+        made = f"inputs = {_zeros(given[0])}\n(outputs,) = session.run(None, {{{json.dumps(given[0].name)}: inputs}})"
+    else:
+        parts = "".join(f"    {json.dumps(each.name)}: {_zeros(each)},\n" for each in given)
+        names = "[output.name for output in session.get_outputs()]"
+        made = f"inputs = {{\n{parts}}}\noutputs = dict(zip({names}, session.run(None, inputs)))"
     return f"""```python
 import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{file_name}")
-inputs = np.zeros({tuple(sizes)}, dtype="{_type(first)}")
-(outputs,) = session.run(None, {{"{first.name}": inputs}})
+{made}
 ```"""
+
+
+def _zeros(value: ValueInfoProto) -> str:
+    """Code that makes an example; an axis of any size gets a number that most models take."""
+    dims = value.type.tensor_type.shape.dim
+    sizes = [size.dim_value or (1 if index == 0 else _SIZE) for index, size in enumerate(dims)]
+    return f'np.zeros({tuple(sizes)}, dtype="{_type(value)}")'
 
 
 def _intent(summary: Summary) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kedro_aat.delivery.measurements import CandidateResult, Measurements
-from kedro_aat.delivery.results import CompressedSummary, Summary
+from kedro_aat.delivery.results import CompressedSummary, Rates, Summary
 from kedro_aat.export.settings import Objective
 
 if TYPE_CHECKING:
@@ -58,9 +58,17 @@ def comparison(summary: Summary) -> list[Row]:
         if compressed.test_standard_error is not None:
             rows.append(("  standard error", "", "", f"{compressed.test_standard_error:.4f}"))
     rows += guard_rows(summary)
-    rows.append(("compression rate", "", f"{compressed.rate.achieved:.4f}", ""))
+    rows.append(("compression rate", "", f"{compressed.rate.achieved:.4f}", _counted(compressed.rate)))
     epochs = ("epochs", "", f"{summary.epochs.used} of {summary.epochs.allowed}", "")
     return [*rows, *cost_rows(baseline, compressed), epochs]
+
+
+def _counted(rate: Rates) -> str:
+    """What the rate is the rate of, if that is known."""
+    if rate.counted_parameters is None or not rate.all_parameters:
+        return ""
+    share = rate.counted_parameters / rate.all_parameters
+    return f"of {rate.counted_parameters:,} of {rate.all_parameters:,} parameters ({share:.2%})"
 
 
 def guard_rows(summary: Summary) -> list[Row]:

@@ -24,6 +24,7 @@ from kedro_aat.delivery.results import (
     EpochCount,
     ExportedRates,
     ExportResult,
+    FailedSearch,
     LaterSearchResult,
     Rates,
     SearchResult,
@@ -119,7 +120,8 @@ def summarize(
         validation, standard_error = delivered.validation, delivered.standard_error
         # What a later stage delivers also has the first stage's rate.
         is_first = delivered.stage == 1
-        rate = Rates(requested=delivered.requested_rate, achieved=delivered.rate) if is_first else search.rate
+        own = {"requested": delivered.requested_rate, "achieved": delivered.rate} if is_first else {}
+        rate = Rates.model_validate({**search.rate.model_dump(), **own})
     return Summary(
         outcome=outcome,
         reason=export.reason,
@@ -145,6 +147,7 @@ def summarize(
         rejected=export.rejected,
         stages=stages,
         skipped=skipped,
+        failed=[stage for stage in later if isinstance(stage, FailedSearch)],
         distillation=distillation,
         report=REPORT,
         agreement=agreement,
@@ -183,7 +186,8 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     console.print()
     console.print(Text(f"Outcome: {summary.outcome}", style="bold green" if is_good else "bold red"))
     skipped = (stage.reason or "" for stage in summary.skipped)
-    for words in (summary.reason, summary.advice, summary.certificate.words, *skipped):
+    failed = (stage.reason for stage in summary.failed)
+    for words in (summary.reason, summary.advice, summary.certificate.words, *skipped, *failed):
         console.print(Text(words))  # as plain text: brackets in users' names are no markup
     if words := guard_words(summary):
         console.print(Text(words))

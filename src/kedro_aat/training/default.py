@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    RandomSampler,
-    SequentialSampler,
-    TensorDataset,
-)
 
 from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
+from kedro_aat.compression.frozen import trainable_parameters
 from kedro_aat.errors import ModelError
-from kedro_aat.modes import evaluating_with_gradients
-from kedro_aat.training.data import Data, Examples, as_dataset, ignore_ctrl_c
+from kedro_aat.model_inputs import ModelInputs, call_model, precision_of
+from kedro_aat.modes import evaluating, evaluating_with_gradients
+from kedro_aat.training.batch_norms import adapt_batch_norms
+from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
-from kedro_aat.training.guards.watchdog import WatchedLoader
+from kedro_aat.training.learning_rates import build_scheduler
+from kedro_aat.training.loading.form import BatchForm
+from kedro_aat.training.loading.loaders import Loaders, require_batches, warn_of_chance
+from kedro_aat.training.loading.parts import BatchParts
+from kedro_aat.training.loading.placement import Placement
+from kedro_aat.training.outputs import Outputs
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
 from kedro_aat.training.scoring.groups import groups_of, with_groups
 from kedro_aat.training.scoring.guard_metrics import GuardMetrics
+from kedro_aat.training.scoring.scores import require_one_number
 from kedro_aat.training.scoring.watchers import Watcher, watchers_for
 from kedro_aat.training.settings import TrainingSettings
+from kedro_aat.training.target_forms import TargetForm, main_target
 from kedro_aat.training.teacher import Teacher
 
-# Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
-EPOCHS_PER_SEED = 1_000_003
 # Batches whose gradients rank filters by `taylor`.
 NUM_SAMPLED_BATCHES = 8
 # What an epoch costs at least, as a share of one of the uncompressed model: with 3 % of its MACs, epochs of the digits
@@ -45,7 +44,7 @@ LEAST_EPOCH_COST = 0.4
 
 logger = logging.getLogger(__name__)
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[..., Any]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,14 +53,15 @@ class DefaultTraining:
     """Trains and validates one model as `TrainingSettings` say.
 
     The order of the examples depends only on seed and epoch, so a resumed run sees the same order as an uninterrupted
-    one. Loss and metric are summed on the device and read once per epoch.
+    one; of data that have an order of their own, a warning says so. Loss and metric are summed on the device and read
+    once per epoch.
 
     Args:
         model: The model; moved to the device, and to channels-last if the settings say so.
         settings: Settings of the training.
-        train_data: `{"inputs": (N, ...), "targets": (N, ...)}` or a dataset of (input, target) pairs; None if the
-            model is only validated.
-        validation_data: Validation split, in the same form.
+        train_data: `{"inputs": (N, ...), "targets": (N, ...)}` or other tensors by name, a dataset of examples in any
+            structure (`BatchForm` splits it), or a data loader; None if the model is only validated.
+        validation_data: Validation split, in the same form; None if the model is not validated.
         seed: Seed of shuffling; `seed_everything` seeds everything else.
         teacher: The baseline, for distillation; moved like the model, and never trained.
         controller: The model's controller, whose cut copy of the model is trained and run in its place.
@@ -76,7 +76,7 @@ class DefaultTraining:
         model: nn.Module,
         settings: TrainingSettings,
         train_data: Data | None,
-        validation_data: Data,
+        validation_data: Data | None,
         *,
         seed: int = 0,
         teacher: nn.Module | None = None,
@@ -87,24 +87,32 @@ class DefaultTraining:
             torch.set_num_threads(settings.num_threads)
         self.settings = settings
         self.device = pick_device(settings.device)
-        self._memory_format = torch.channels_last if settings.channels_last else torch.preserve_format
-        self.model = self._placed(model)
+        self._place = Placement(self.device, channels_last=settings.channels_last, precision=precision_of(model))
+        self.model = self._place.model(model)
         self._forward = torch.compile(model) if settings.compile else model
         self._controller = None if settings.compile else controller  # each cut would be compiled anew
         self._compact: CompactModel | None = None
         self._epoch_cost = 1.0
-        self._seed = seed
-        self._loss = settings.loss.build()
+        self._loss = settings.loss.make()
         if isinstance(self._loss, nn.Module):
             self._loss.to(self.device)
-        self._metric = settings.metric.build().to(self.device) if settings.metric else None
+        self._metric = settings.metric.make().to(self.device) if settings.metric else None
+        self._loss_form, self._metric_form = TargetForm(self._loss), TargetForm(self._metric)
+        self._outputs = Outputs(settings.output)
+        self._loaders = Loaders(settings, self.device, seed)
+        without = () if settings.group is None else (settings.group,)
+        self._forms = {split: BatchForm(settings.batch, model, split, without) for split in ("training", "validation")}
         self._guards = GuardMetrics(guards, self.device)
         self._scaler = self._new_scaler()
-        self._num_parts = 1  # in which each training batch is computed
+        self._parts = BatchParts(settings.batch_size)
         self.observe: Callable[[Tensor, Tensor], object] | None = None  # sees outputs and targets of a validation
-        self._train_data = None if train_data is None else as_dataset(train_data, "training")
-        self._validation_data = as_dataset(validation_data, "validation")
-        self._groups = groups_of(validation_data, settings.group)
+        self._train_data = None if train_data is None else as_dataset(train_data, "training", settings.batch)
+        if self._train_data is not None:
+            warn_of_chance(self._train_data)
+        self._validation_data, self._groups = cast(Any, ()), None
+        if validation_data is not None:
+            self._validation_data = as_dataset(validation_data, "validation", settings.batch)
+            self._groups = groups_of(validation_data, settings.group)
         self._watchers = watchers_for(
             self._metric, settings.num_bootstrap_resamples, len(self._validation_data), self._groups
         )
@@ -112,20 +120,18 @@ class DefaultTraining:
         self._teacher: Teacher | None = None
         self._distills, self._is_taught = True, False
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
-            self._teacher = Teacher(self._placed(teacher), settings.distillation, self._loss, self._autocast)
-
-    def _placed(self, model: nn.Module) -> nn.Module:
-        model = model.to(self.device)
-        if self.settings.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model
+            self._teacher = Teacher(
+                self._place.model(teacher), settings.distillation, self._loss, self._autocast, self._outputs
+            )
 
     def _ask_teacher(self) -> None:
         """Adds the teacher's answers to the training data, if they stay the same, when they are first needed."""
         if self._teacher is not None and self._distills and not self._is_taught:
             assert self._train_data is not None
             size = max(self.settings.batch_size, 256)
-            self._train_data = self._teacher.with_answers(self._train_data, self._to_device, size)
+            self._train_data = self._teacher.with_answers(
+                self._train_data, lambda batch: self._place.inputs(self._forms["training"](batch)[0]), size
+            )
             self._is_taught = True
 
     @property
@@ -133,21 +139,30 @@ class DefaultTraining:
         """Optimizer steps in an epoch."""
         return len(self.train_batches(0))
 
-    def train_batches(self, epoch: int) -> DataLoader[Any]:
-        """The shuffled batches of one epoch, without a last smaller one, whose BatchNorm statistics would be poor."""
-        assert self._train_data is not None
-        generator = torch.Generator().manual_seed((self._seed * EPOCHS_PER_SEED + epoch) % 2**63)
-        return self._batches(self._train_data, RandomSampler(self._train_data, generator=generator), drop_last=True)
+    @property
+    def num_train_examples(self) -> int:
+        """Training examples in an epoch."""
+        if self.settings.loader.steps_per_epoch is None:
+            return len(self._train_data or ())
+        return self.steps_per_epoch * self.settings.batch_size
 
-    def validation_batches(self) -> DataLoader[Any]:
+    def train_batches(self, epoch: int) -> Any:
+        """The shuffled batches of one epoch, as the data give them; a loader of the user's is used as it is."""
+        return self._loaders.training(self._train_data, epoch)
+
+    def validation_batches(self) -> Any:
         """The batches of the validation split, in its own order."""
-        return self._batches(self._validation_data, SequentialSampler(self._validation_data), drop_last=False)
+        return self._loaders.validation(self._validation_data)
+
+    def calibration_batches(self, number: int) -> Iterator[tuple[ModelInputs, Any]]:
+        """Inputs and targets of the first training batches, in a fixed order."""
+        return map(self._forms["training"], itertools.islice(self.train_batches(0), number))
 
     def configure_optimizers(self) -> tuple[Any, Any]:
-        """A new optimizer, scheduler and loss scaler."""
+        """A new optimizer of all parameters that are not frozen, its scheduler, and a loss scaler."""
         self._scaler = self._new_scaler()
-        optimizer = self.settings.optimizer.build(self.model.parameters())
-        scheduler = self.settings.scheduler.build(optimizer) if self.settings.scheduler else None
+        optimizer = self.settings.optimizer.make(trainable_parameters(self.model))
+        scheduler = build_scheduler(self.settings.scheduler, optimizer) if self.settings.scheduler else None
         return optimizer, scheduler
 
     def train_epoch(
@@ -180,23 +195,24 @@ class DefaultTraining:
         self, forward: Forward, controller: Any, epoch: int, optimizers: list[Any], lr_schedulers: list[Any]
     ) -> float:
         self._ask_teacher()
-        total = torch.zeros((), device=self.device)
-        batches = self.train_batches(epoch)
-        for batch in batches:
+        total, num_batches = torch.zeros((), device=self.device), 0
+        for batch in self.train_batches(epoch):
+            num_batches += 1
             controller.scheduler.step()
             for each in optimizers:
                 each.zero_grad(set_to_none=True)
-            for part in self._parts(batch):
+            for part, share in self._parts(batch, self._forms["training"]):
                 loss = self._loss_of(forward, *part) + controller.loss()
-                if len(part[0]) < len(batch[0]):
-                    loss = loss * (len(part[0]) / len(batch[0]))
+                if share < 1:
+                    loss = loss * share
                 self._scaler.scale(loss).backward()
                 total += loss.detach()
             self._optimizer_step(optimizers)
             if self.settings.scheduler_interval == "step":
                 for scheduler in lr_schedulers:
                     scheduler.step()
-        return float(total) / len(batches)
+        require_batches(num_batches)
+        return float(total) / num_batches
 
     def _compact_model(self, *, to_train: bool = False) -> CompactModel | None:
         """A cut copy of the model in its present state; None if the model itself must run."""
@@ -209,26 +225,28 @@ class DefaultTraining:
             self._controller = None
             return None
         if compact is not None and compact is not self._compact:
-            self._placed(compact.model)
+            self._place.model(compact.model)
         self._compact = compact
         return compact
 
-    def _loss_of(self, forward: Forward, inputs: Tensor, labels: Tensor, *precomputed: Tensor) -> Tensor:
-        moved, targets = self._to_device(inputs), labels.to(self.device, non_blocking=True)
-        with self._autocast():
-            outputs = forward(moved)
-            if self._teacher is None or not self._distills:
-                loss: Tensor = self._loss(outputs, targets)
-                return loss
-            answers = precomputed[0].to(self.device, non_blocking=True) if precomputed else self._teacher.answer(moved)
-            return self._teacher.loss(outputs, targets, answers)
+    def _loss_of(self, forward: Forward, inputs: ModelInputs, labels: Any, answers: Tensor | None = None) -> Tensor:
+        moved, targets = self._place.inputs(inputs), self._place.targets(labels)
 
-    def _parts(self, batch: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-        """The parts of a batch, one after another, whose gradients are added up; usually the batch alone."""
-        if self._num_parts == 1:
-            return [batch]
-        size = -(-len(batch[0]) // self._num_parts)
-        return list(zip(*(tensor.split(size) for tensor in batch), strict=True))
+        def in_evaluation() -> Any:
+            with evaluating(self.model), torch.no_grad():
+                return call_model(self.model, moved)
+
+        with self._autocast():
+            outputs = call_model(forward, moved)
+            loss = self._outputs.loss(self._task_loss, outputs, targets, in_evaluation)
+            if self._teacher is None or not self._distills:
+                return loss
+            answers = self._teacher.answer(moved) if answers is None else self._place.targets(answers)
+            return self._teacher.loss(loss, self._outputs.main(outputs, in_evaluation), answers)
+
+    def _task_loss(self, outputs: Any, targets: Any) -> Tensor:
+        loss: Tensor = self._loss(*self._loss_form(outputs, targets))
+        return loss
 
     def halve_batch(self) -> bool:
         """Computes each training batch in twice as many parts from now on, with the same optimizer steps.
@@ -236,16 +254,7 @@ class DefaultTraining:
         Returns:
             False if a part is a single example already.
         """
-        num_parts = 2 * self._num_parts
-        if num_parts > self.settings.batch_size:
-            return False
-        self._num_parts = num_parts
-        logger.warning(
-            "Out of memory: the epoch starts again with batches of %d in %d parts, whose gradients are added up.",
-            self.settings.batch_size,
-            num_parts,
-        )
-        return True
+        return self._parts.halve()
 
     def sample_gradients(self, observe: Callable[[], object]) -> None:
         """Computes the gradients of the first training batches, in a fixed order, and calls `observe` after each."""
@@ -253,7 +262,7 @@ class DefaultTraining:
         with evaluating_with_gradients(self.model):  # nothing is dropped, and statistics of BatchNorms stay as they are
             for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
                 self.model.zero_grad(set_to_none=True)
-                for part in self._parts(batch):
+                for part, _ in self._parts(batch, self._forms["training"]):
                     self._loss_of(self._forward, *part).backward()
                 observe()
         self.model.zero_grad(set_to_none=True)
@@ -265,9 +274,11 @@ class DefaultTraining:
     def adapt(self, model: nn.Module) -> None:
         """Recomputes the statistics of BatchNorms from the first training batches, in a fixed order."""
         batches = itertools.islice(self.train_batches(0), self.settings.batch_norm_adaptation_batches)
-        inputs = (self._to_device(part[0]) for batch in batches for part in self._parts(batch))
+        inputs = (
+            self._place.inputs(part[0]) for batch in batches for part, _ in self._parts(batch, self._forms["training"])
+        )
         compact = self._compact_model()
-        update_bn(inputs, compact.model if compact else model)
+        adapt_batch_norms(compact.model if compact else model, inputs)
         if compact:
             compact.write()
 
@@ -281,10 +292,10 @@ class DefaultTraining:
         while True:
             watcher = self._watchers[0]()
             metric = self._measure(model, watcher)
+            value = require_one_number(self.settings.metric_name, metric.compute())
             if (evaluation := watcher.evaluation(metric)) is not None:
                 self._is_reproduced = True
                 return evaluation
-            value = metric.compute()
             # A model that has diverged says nothing about the next ones, which are compared with the baseline's scores.
             if self._is_reproduced or not torch.as_tensor(value).isfinite().all():
                 return Evaluation(value)
@@ -298,15 +309,21 @@ class DefaultTraining:
         forward = compact.model.eval() if compact else self._forward
         self._metric.reset()
         self._guards.reset()
+        num_seen = 0
         with torch.no_grad():
-            for inputs, labels in (part for batch in self.validation_batches() for part in self._parts(batch)):
-                outputs = forward(self._to_device(inputs)).float()  # as the delivered file computes: without autocast
-                if self.observe is not None:
-                    self.observe(outputs, labels)
-                targets = labels.to(self.device, non_blocking=True)
-                self._metric.update(outputs, targets)
-                self._guards.update(outputs, targets)
-                watcher.update(outputs, targets)
+            for batch in self.validation_batches():
+                for (inputs, labels), _ in self._parts(batch, self._forms["validation"]):
+                    # As the delivered file computes: without autocast.
+                    outputs = self._outputs.main(call_model(forward, self._place.inputs(inputs))).float()
+                    if self.observe is not None:
+                        self.observe(outputs, main_target(labels))
+                    targets = main_target(self._place.targets(labels))
+                    read = self._metric_form(outputs, targets)
+                    num_seen += len(outputs)
+                    self._metric.update(*read)
+                    self._guards.update(outputs, targets)
+                    watcher.update(*read)
+        require_all_seen(num_seen, self._validation_data, self.settings.num_workers)
         return self._metric
 
     def callables(self) -> Callables:
@@ -338,7 +355,7 @@ class DefaultTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """The loss scaler's state, and in how many parts a batch is computed."""
-        state = {"scaler": self._scaler.state_dict(), "num_parts": self._num_parts}
+        state = {"scaler": self._scaler.state_dict(), "num_parts": self._parts.number}
         return state if self._distills else state | {"distills": False}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -346,7 +363,7 @@ class DefaultTraining:
         self._scaler.load_state_dict(state["scaler"])
         self._distills = state.get("distills", True)
         # What did not fit into memory does not fit after the return to an earlier checkpoint either.
-        self._num_parts = max(self._num_parts, state.get("num_parts", 1))
+        self._parts.number = max(self._parts.number, state.get("num_parts", 1))
 
     def _optimizer_step(self, optimizers: list[torch.optim.Optimizer]) -> None:
         if self.settings.gradient_clip_norm is not None:
@@ -374,25 +391,6 @@ class DefaultTraining:
     def _autocast(self) -> torch.autocast:
         precision = self.settings.precision
         return torch.autocast(self.device.type, _AUTOCAST.get(precision), enabled=precision != "fp32")
-
-    def _to_device(self, inputs: Tensor) -> Tensor:
-        memory_format = self._memory_format if inputs.dim() == 4 else torch.preserve_format
-        return inputs.to(self.device, non_blocking=True, memory_format=memory_format)
-
-    def _batches(self, dataset: Examples, sampler: Any, *, drop_last: bool) -> DataLoader[Any]:
-        size = self.settings.batch_size
-        drop_last = drop_last and len(dataset) > size
-        num_workers = self.settings.num_workers
-        options: dict[str, Any] = {"num_workers": num_workers, "pin_memory": self.device.type == "cuda"}
-        if num_workers:
-            options["worker_init_fn"] = ignore_ctrl_c
-        torch_dataset = cast(Dataset[Any], dataset)  # the type that torch's loader asks for
-        timeout = self.settings.step_timeout_seconds
-        loader: Callable[..., DataLoader[Any]] = DataLoader if timeout is None else partial(WatchedLoader, timeout)
-        if type(dataset) is TensorDataset:  # a batch is one indexing of the tensors, with nothing to collate
-            sampler = BatchSampler(sampler, size, drop_last)
-            return loader(torch_dataset, sampler=sampler, batch_size=None, **options)
-        return loader(torch_dataset, sampler=sampler, batch_size=size, drop_last=drop_last, **options)
 
 
 def _do_nothing(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:

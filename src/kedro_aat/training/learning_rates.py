@@ -8,10 +8,23 @@ from typing import Any
 import numpy as np
 
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.imports import Imported
 
 # OneCycleLR and CyclicLR keep their limits in the parameter groups.
 _OF_GROUP = ("lr", "initial_lr", "max_lr", "min_lr")
 _OF_SCHEDULER = ("base_lrs", "max_lrs", "_last_lr")
+
+
+def build_scheduler(settings: Imported, optimizer: Any) -> Any:
+    """A scheduler, and the schedulers that its arguments name, such as those of SequentialLR.
+
+    Args:
+        settings: What is built.
+        optimizer: Given to each as `optimizer`, or as the first argument of what has no such parameter.
+    """
+    if settings.has_parameter("optimizer"):
+        return settings.make(optimizer=optimizer)
+    return settings.make(optimizer)
 
 
 def scale_learning_rates(optimizers: Any, schedulers: Any, ratio: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,6 +11,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import NumThreads
 from kedro_aat.imports import Imported, ImportedOrPath, import_path
+from kedro_aat.training.learning_rates import build_scheduler
+from kedro_aat.training.loading.settings import BatchSettings, LoaderSettings
 from kedro_aat.validated import Settings
 
 # Settings that are import paths of the user's own functions.
@@ -37,6 +40,12 @@ class TrainingSettings(Settings):
 
     Attributes:
         batch_size: Examples in a training step and in a validation batch.
+        batch: Which parts of a batch are inputs and targets, where their names or positions do not say it.
+        loader: How batches are loaded.
+        output: Which output loss and metric read, of a model that returns several: its path, such as `logits` or `0`,
+            as `named_tensors` names it; several in a list, all of which the loss takes; or their weights by path, by
+            which the loss of each is multiplied. The metric reads the first. None takes the only one, the one named
+            `logits` or `out`, or the first of a model that returns only one in evaluation mode.
         optimizer: Optimizer, called with the model's parameters.
         scheduler: Learning-rate scheduler, called with the optimizer; None keeps the learning rate.
         scheduler_interval: Whether the scheduler steps after each epoch or after each optimizer step.
@@ -91,6 +100,9 @@ class TrainingSettings(Settings):
     )
 
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    batch: BatchSettings = BatchSettings()
+    loader: LoaderSettings = LoaderSettings()
+    output: str | list[str] | dict[str, float] | None = None
     optimizer: ImportedOrPath = Imported(
         class_path="torch.optim.SGD", init_args={"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     )
@@ -119,6 +131,22 @@ class TrainingSettings(Settings):
     update_learning_rate: str | None = None
     after_upgrade: Literal["continue", "start_anew"] | None = None
     baseline_check: Literal["error", "warn", "off"] = "error"
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _paths_of_outputs(cls, output: object) -> object:
+        paths = list(output) if isinstance(output, list | tuple | dict) else [output]
+        weights = list(output.values()) if isinstance(output, dict) else [1.0]
+        are_finite = all(type(weight) in (int, float) and math.isfinite(weight) for weight in weights)
+        if output is not None and not (paths and all(type(path) in (str, int) for path in paths) and are_finite):
+            raise ValueError(
+                "must be the path of an output, such as logits or 0, a list of paths, or a mapping of paths to their "
+                f"finite weights in the loss, but got {output!r:.60}"
+            )
+        # YAML reads the path of the first of a tuple as a number.
+        if isinstance(output, dict):
+            return {str(path): weight for path, weight in output.items()}
+        return str(output) if isinstance(output, int) else [*map(str, paths)] if paths != [output] else output
 
     @field_validator("device")
     @classmethod
@@ -183,7 +211,7 @@ class TrainingSettings(Settings):
             if imported is None:
                 return None
             try:
-                return imported.build(*args)
+                return build_scheduler(imported, *args) if name == "scheduler" else imported.make(*args)
             except Exception as error:  # a user's class may raise anything
                 mistakes.append(f"{key}.{name}: {imported.class_path} refuses its init_args: {error}")
                 return None
@@ -213,7 +241,7 @@ class TrainingSettings(Settings):
         """Whether a higher metric is better; None if neither the settings nor the metric say."""
         if self.higher_is_better is not None:
             return self.higher_is_better
-        return getattr(self.metric.build(), "higher_is_better", None) if self.metric else None
+        return getattr(self.metric.make(), "higher_is_better", None) if self.metric else None
 
     @property
     def teaching(self) -> dict[str, Any] | None:
@@ -224,8 +252,9 @@ class TrainingSettings(Settings):
 
     @property
     def named_objects(self) -> list[Any]:
-        """The classes or functions of loss, metric, optimizer and scheduler."""
-        named = (self.loss, self.metric, self.optimizer, self.scheduler)
+        """The classes or functions of loss, metric, optimizer, scheduler and loader."""
+        own = [named for _, named in self.loader.imported]
+        named = (self.loss, self.metric, self.optimizer, self.scheduler, *own)
         return [each.load() for each in named if each is not None]
 
     @property

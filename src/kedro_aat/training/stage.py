@@ -126,8 +126,8 @@ class SearchStage:
             "settings": dict(self.identity),
             "model": fingerprint(controller.model),
             "teacher": fingerprint(teacher) if self.training.distillation else None,
-            "train_data": data_fingerprint(train_data, store.file_hashes),
-            "validation_data": data_fingerprint(validation_data, store.file_hashes),
+            "train_data": data_fingerprint(train_data, store.file_hashes, self.training.batch),
+            "validation_data": data_fingerprint(validation_data, store.file_hashes, self.training.batch),
             **identity_of_groups(validation_data, self.training.group),
         }
         metrics = [guard.metric.load() for guard in self.guards if guard.metric is not None]

@@ -12,6 +12,7 @@ from torch import nn
 
 from kedro_aat import CompressionStage
 from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.filters.costs import num_parameters
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.settings import (
     Composite,
@@ -68,10 +69,12 @@ def test_statistics_list_every_layer() -> None:
     controller = QuantizationController(small_net(), Quantization(ignored_scopes=("stem",)))
     statistics = controller.statistics()
     frame = statistics.as_frame()
-    assert list(frame) == ["layer", "shape", "bits", "weights", "sensitivity", "rate"]
+    assert list(frame) == ["layer", "shape", "bits", "computed in", "weights", "sensitivity", "rate"]
     assert frame["layer"].tolist() == ["conv.weight", "classifier.weight"]
     assert frame["shape"].tolist() == ["8x8x3x3", "4x8"]
-    assert "1.0000 of the weights are int8, in 2 of 2 layers; all weights take 608 bytes" in statistics.to_str()
+    # 608 of 680 weights in int8, and 72 of 4 bytes in the stem.
+    assert "0.8941 of the weights are int8, in 2 of 2 layers; all weights take 896 bytes" in statistics.to_str()
+    assert "stem.0.weight stays in full precision: its layer is excluded by the scopes" in statistics.to_str()
 
 
 def test_loaded_controller_can_be_stripped_without_a_batch() -> None:
@@ -104,16 +107,33 @@ def test_model_without_layers_that_hold_int8_is_refused(model: nn.Module) -> Non
         QuantizationController(model)
 
 
-def test_layers_that_stay_in_full_precision_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_that_stay_in_full_precision_are_named_and_count(caplog: pytest.LogCaptureFixture) -> None:
+    class Positions(Sequence):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.zeros(6, 32))
+            self.head = nn.utils.parametrizations.weight_norm(self.head)
+
     with caplog.at_level(logging.WARNING):
-        QuantizationController(Sequence())
-    assert "self_attn.in_proj_weight, encoder.self_attn.out_proj.weight stay in full precision" in caplog.text
+        controller = QuantizationController(Positions())
+    assert "positions, because its module is no layer" in caplog.text
+    assert "head.parametrizations.weight.original1, because it is parametrized" in caplog.text
+    num_float, total = 6 * 32 + 3 * 32 + 3, sum(p.numel() for p in Positions().parameters() if p.ndim > 1)
+    assert controller.compression_rate == controller.maximal_compression_rate == (total - num_float) / total
 
 
-def test_weight_that_two_layers_share_stays_in_full_precision() -> None:
+def test_weight_that_two_layers_share_is_held_once() -> None:
+    inputs = torch.randn(16, 4)
     model = Perceptron([4, 4, 4, 4])
     model.layers[2].weight = model.layers[0].weight
-    assert QuantizationController(model).statistics().as_frame()["layer"].tolist() == ["layers.1.weight"]
+    controller = quantized(model, inputs)
+    frame = controller.statistics().as_frame().set_index("layer")
+    assert frame["computed in"].to_dict() == {"layers.1.weight": "int8", "layers.0.weight": "float"}
+    expected, small = run(model, inputs), controller.strip()
+    torch.testing.assert_close(run(small, inputs), expected, rtol=0, atol=1e-3)  # the bias is int32
+    held = dict(small.named_buffers(remove_duplicate=False))
+    assert held["layers.0.weight"] is held["layers.2.weight"]
+    assert num_parameters(small) == num_parameters(model)
 
 
 def test_strip_before_the_first_batch_is_refused() -> None:
@@ -152,7 +172,7 @@ def test_zeros_stay_zero_in_training_and_in_integers_if_they_are_kept() -> None:
         again.load_state(controller.get_state())
         for each in (controller, again):
             stripped = each.strip()
-            held = dict(stripped.named_parameters())
+            held = stripped.state_dict()
             assert all(bool((held[name][mask] == 0).all()) for name, mask in zeros.items()) is kept
             assert not any("mask" in name or "shadow" in name for name in stripped.state_dict())
         torch.testing.assert_close(again.strip()(inputs), controller.strip()(inputs))

@@ -17,7 +17,6 @@ from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.layers import (
     quantized_spec,
 )
-from kedro_aat.errors import ModelError
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from kedro_aat.testing.training import BATCH
 from tests.compression.quantization.quantized import quantized, run, settled
@@ -51,7 +50,7 @@ def test_layer_in_full_precision_has_an_output_in_full_precision() -> None:
     outputs: list[Tensor] = []
     model.get_submodule("conv").register_forward_hook(lambda module, args, out: outputs.append(out.detach()))
     controller = quantized(model, INPUTS, ignored_scopes=("conv", "classifier"))
-    assert controller.compression_rate == 1
+    assert controller.compression_rate == 72 / 680  # of all weights of the model
     run(model, INPUTS)
     expected = F.conv2d(
         run(model.get_submodule("stem"), rounded_inputs(controller, INPUTS)),
@@ -111,8 +110,8 @@ def around(*middle: nn.Module) -> nn.Module:
 
 
 UNUSUAL: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
-    "scaled linear": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), ScaledLinear(8, 4)), {"1"}),
-    "padded convolution": (lambda: around(PaddedConv(8, 8, 3)), {"0", "3"}),
+    "scaled linear": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), ScaledLinear(8, 4)), {"1", "3"}),
+    "padded convolution": (lambda: around(PaddedConv(8, 8, 3)), {"0", "1", "3"}),
     "activated norm": (lambda: nn.Sequential(nn.Conv2d(1, 8, 3), ActivatedNorm(8), nn.Conv2d(8, 8, 3)), {"0", "2"}),
     "norm that is activated, and last": (lambda: around(nn.Conv2d(8, 8, 1), ActivatedNorm(8)), {"0", "1", "4"}),
     "renamed convolution": (lambda: around(RenamedConv(8, 8, 3), nn.BatchNorm2d(8)), {"0", "1", "4"}),
@@ -143,7 +142,7 @@ def test_unusual_models_compute_the_same_in_integers(name: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["scaled", "positional", "by keyword"])
-def test_weight_that_is_used_outside_of_its_layer_is_refused(way: str) -> None:
+def test_weight_that_is_used_outside_of_its_layer_is_held_in_int8(way: str) -> None:
     class Borrowing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -157,10 +156,10 @@ def test_weight_that_is_used_outside_of_its_layer_is_refused(way: str) -> None:
                 F.linear(x, self.borrowed.weight) if way == "positional" else F.linear(x, weight=self.borrowed.weight)
             )
 
-    controller = QuantizationController(Borrowing())
-    with pytest.raises(ModelError, match=r"does not use the weights of borrowed .*ignored_scopes"):
-        run(controller.model, torch.randn(2, 6))
     inputs = torch.randn(8, 6)
-    controller = quantized(Borrowing(), inputs, ignored_scopes=("borrowed",))
-    expected = run(controller.model, inputs)
-    assert (run(controller.strip(), inputs) - expected).abs().max() < 0.02 * expected.abs().max()
+    for ignored in ((), ("borrowed",)):
+        controller = quantized(Borrowing(), inputs, ignored_scopes=ignored)
+        expected = run(controller.model, inputs)
+        small = controller.strip()
+        assert ("borrowed.weight" in dict(small.named_buffers())) is (not ignored)
+        torch.testing.assert_close(run(small, inputs), expected, rtol=0, atol=1e-3)  # the bias is int32

@@ -154,7 +154,7 @@ def test_maximal_rate_includes_the_layers_that_stay_dense() -> None:
     assert controller.compression_rate == pytest.approx(controller.maximal_compression_rate)
     statistics = controller.statistics()
     assert list(statistics.notes) == ["stem.0.weight"]
-    assert "stem.0.weight stays dense: its input dimension is not divisible by 4" in statistics.to_str()
+    assert "stem.0.weight stays dense, since it has an input dimension not divisible by 4" in statistics.to_str()
     assert patterned(Perceptron([8, 4, 4]), pattern="1:4").maximal_compression_rate == 0.75
     assert "dense" not in MagnitudeSparsityController(small_net()).statistics().to_str()
 

@@ -28,7 +28,8 @@ BINARY = (NUMBERS > 0).long()
     ("targets", "message"),
     [
         (one_hot(LABELS, 10).float(), "MulticlassAccuracy is 0 instead of 0.*one-hot, but should be labels"),
-        (one_hot(LABELS, 10), "MulticlassAccuracy is 0 instead of 0.* and the loss CrossEntropyLoss fails .*one-hot"),
+        (one_hot(LABELS, 10), "the metric MulticlassAccuracy is 0 instead of 0.*one-hot, but should be labels"),
+        (SCORES.softmax(1), r"MulticlassAccuracy is 0 instead of .*They are probabilities .* give targets\.argmax"),
         (LABELS.float(), r"type float32.*the loss CrossEntropyLoss fails .*should be labels: give targets\.long\(\)"),
         (LABELS.int(), r"type int32.*the loss CrossEntropyLoss fails .*give targets\.long\(\)"),
         (LABELS[:, None], r"shape \(N, 1\) .*MulticlassAccuracy fails .*give integers of shape \(N,\)"),
@@ -46,13 +47,6 @@ def test_targets_that_are_no_labels(targets: Tensor, message: str) -> None:
     ("outputs", "targets", "metric", "loss", "message"),
     [
         (
-            NUMBERS[:, None],
-            NUMBERS,
-            MAE,
-            MSE,
-            r"\(N,\) .* outputs of shape \(N, 1\): .*MAE|the loss MSELoss is 2.* inst",
-        ),
-        (
             NUMBERS,
             BINARY,
             "torchmetrics.classification.BinaryAccuracy",
@@ -60,22 +54,6 @@ def test_targets_that_are_no_labels(targets: Tensor, message: str) -> None:
             r"\(N,\): the loss CrossEntropyLoss needs one",
         ),
         (NUMBERS[:, None], BINARY.float()[:, None], MAE, {}, r"\(N, 1\): the loss CrossEntropyLoss needs one output"),
-        (NUMBERS, NUMBERS[:, None], MAE, MSE, "Each output would be compared with each target"),
-        (
-            NUMBERS[:, None],
-            BINARY.float(),
-            "torchmetrics.classification.BinaryAccuracy",
-            BCE,
-            "BCEWithLogitsLoss fails",
-        ),
-        (NUMBERS, BINARY, "torchmetrics.classification.BinaryAccuracy", BCE, r"give targets\.float\(\)"),
-        (
-            NUMBERS,
-            BINARY.float(),
-            "torchmetrics.classification.BinaryAveragePrecision",
-            BCE,
-            r"BinaryAveragePrecision fails .* give targets\.long\(\)\. The loss BCEWithLogitsLoss does not take these",
-        ),
         (
             NUMBERS[:, None, None],
             NUMBERS[:, None],
@@ -100,6 +78,11 @@ def test_targets_of_another_shape_or_type(
         (SCORES, LABELS.float(), ACCURACY, TEN, {"train_epoch": "tests.training.user_functions.train_epoch"}),
         (NUMBERS, (10 * NUMBERS).long(), MAE, {}, MSE),
         (NUMBERS[:, None], NUMBERS[:, None] + 0.1, MAE, {}, MSE),
+        (NUMBERS[:, None], NUMBERS + 0.1, MAE, {}, MSE),
+        (NUMBERS, NUMBERS[:, None] + 0.1, MAE, {}, MSE),
+        (NUMBERS[:, None], BINARY.float(), "torchmetrics.classification.BinaryAccuracy", {}, BCE),
+        (NUMBERS, BINARY, "torchmetrics.classification.BinaryAccuracy", {}, BCE),
+        (NUMBERS, BINARY.float(), "torchmetrics.classification.BinaryAveragePrecision", {}, BCE),
         (SCORES[:10] / 9, one_hot(LABELS[:10], 10).float(), "torchmetrics.MeanSquaredError", {}, MSE),
         (SCORES - 2, one_hot(LABELS, 10).float(), "torchmetrics.classification.BinaryF1Score", {}, BCE),
         (
@@ -110,7 +93,21 @@ def test_targets_of_another_shape_or_type(
             BCE,
         ),
     ],
-    ids=["labels", "ignored", "own training", "integers", "columns", "as many as classes", "one-hot", "multilabel"],
+    ids=[
+        "labels",
+        "ignored",
+        "own training",
+        "integers",
+        "columns",
+        "column and numbers",
+        "numbers and column",
+        "floats of a logit",
+        "integers for a loss",
+        "floats for a metric",
+        "as many as classes",
+        "one-hot",
+        "multilabel",
+    ],
 )
 def test_targets_that_fit(
     outputs: Tensor, targets: Tensor, metric: str, arguments: dict[str, Any], training: dict[str, Any]

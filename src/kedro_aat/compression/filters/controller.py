@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from kedro_aat.compression.filters.compact import CompactModel, make_compact, remove_masks
-from kedro_aat.compression.filters.costs import KINDS, CutCosts, layer_columns
 from kedro_aat.compression.filters.channel_masks import (
     channels_in,
     is_normalized,
@@ -23,6 +21,8 @@ from kedro_aat.compression.filters.channel_masks import (
     masked_axes,
     masked_axes_of,
 )
+from kedro_aat.compression.filters.compact import CompactModel, make_compact, remove_masks
+from kedro_aat.compression.filters.costs import KINDS, CutCosts, layer_columns
 from kedro_aat.compression.filters.cutting import AttributeChange, Cut, apply_cut_plan
 from kedro_aat.compression.filters.groups import (
     ChannelGroup,

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from kedro_aat.compression.filters.cutting import AttributeChange, Cut, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, Place
 from kedro_aat.compression.layer_table import shape_text
+from kedro_aat.compression.quantization.held import counted_parameters
 from kedro_aat.model_inputs import ModelInputs, call_model, take_examples
 from kedro_aat.modes import evaluating, quiet
 
@@ -29,7 +30,7 @@ _WHOLE: Place = ("", "")  # stands for an axis that is never cut
 
 def num_parameters(model: nn.Module) -> int:
     """Counts the numbers in a model's parameters, including zeros and frozen ones; a shared parameter counts once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in counted_parameters(model))
 
 
 def num_macs(model: nn.Module, example_input: ModelInputs) -> int:

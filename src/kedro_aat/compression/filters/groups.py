@@ -197,9 +197,7 @@ def build_groups(couplings: Couplings) -> tuple[list[ChannelGroup], dict[str, st
     return groups, not_cut
 
 
-def attributes_by_length(
-    model: nn.Module, group: ChannelGroup, lengths: Iterable[Length]
-) -> list[ScaledAttribute]:
+def attributes_by_length(model: nn.Module, group: ChannelGroup, lengths: Iterable[Length]) -> list[ScaledAttribute]:
     """Finds attributes that may hold a number of channels of a group.
 
     Args:

@@ -121,9 +121,7 @@ class _Confirmation:
 
     def _without_pieces(self, group: ChannelGroup) -> ChannelGroup | None:
         """The units of a group in the last piece of what is divided at a fixed place, if they pass."""
-        fixed = [
-            split.but_the_last for split in self._couplings.dependencies.splits if split.but_the_last is not None
-        ]
+        fixed = [split.but_the_last for split in self._couplings.dependencies.splits if split.but_the_last is not None]
         fixed += [split.nodes[..., : split.edges[-2]] for split in self._couplings.dependencies.uneven]
         for nodes in fixed:
             is_free = ~np.isin(group.nodes, nodes).any(1)

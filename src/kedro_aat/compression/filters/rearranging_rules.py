@@ -72,9 +72,9 @@ def _note_splits(tracer: Tracer, name: str, before: Coloring, parts: list[Tensor
         sizes = [size for size in part.shape if size > 1]
         if name == "channel_shuffle":
             tracer.split(_along(before)[0].view(args[1], -1), [0])
-        elif len(sizes) > max(1, len(before.dims)):
-            tracer.split(part.reshape(sizes))
-        elif 1 < len(sizes) == len(before.dims) and sizes != [before.nodes.shape[dim] for dim in before.dims]:
+        elif len(sizes) > max(1, len(before.dims)) or (
+            1 < len(sizes) == len(before.dims) and sizes != [before.nodes.shape[dim] for dim in before.dims]
+        ):
             tracer.split(part.reshape(sizes))
         return
     if name in _DIVIDING or name in ("slice", "narrow", "select", "unbind"):

@@ -10,8 +10,10 @@ layers, heads or branches. Nothing is cut here, and `probing` tests the result.
 from __future__ import annotations
 
 import copy
-import traceback, os
-DEBUG=bool(os.environ.get("DEBUGT"))
+import os
+import traceback
+
+DEBUG = bool(os.environ.get("DEBUGT"))
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -322,7 +324,8 @@ class Tracer(TorchDispatchMode):
         try:
             return find_rule(func)(self, func, args, kwargs)
         except Exception:
-            if DEBUG: traceback.print_exc()
+            if DEBUG:
+                traceback.print_exc()
             # the operation itself may fail, which the second call shows
             return unknown(self, func, args, kwargs)
 

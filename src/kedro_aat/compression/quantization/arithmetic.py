@@ -47,23 +47,44 @@ def activation_scales(ranges: Tensor) -> tuple[Tensor, Tensor]:
     return scales, zero_points
 
 
-def weight_scales(weight: Tensor, highest: int) -> Tensor:
-    """(out, ...) -> (out,) scales that map the largest weight of each channel to `highest`."""
-    largest = torch.linalg.vector_norm(weight.detach().flatten(1), ord=torch.inf, dim=1)
+def weight_scales(weight: Tensor, highest: int, axis: int = 0) -> Tensor:
+    """Computes the scales that map the largest weight of each channel to the largest integer.
+
+    Args:
+        weight: Any shape.
+        highest: The largest integer.
+        axis: Dimension of `weight` whose indices are the channels.
+
+    Returns:
+        (n,), where n is the size of `axis`.
+    """
+    largest = torch.linalg.vector_norm(weight.detach().movedim(axis, 0).flatten(1), ord=torch.inf, dim=1)
     scales: Tensor = (largest / highest).clamp_(min=_LEAST_SCALE)
     return scales
 
 
-def round_weight(weight: Tensor, highest: int) -> Tensor:
-    """Rounds a weight to int8 and back; the gradient passes through, since no weight is ever clipped."""
-    scales = broadcast_along(0, weight_scales(weight, highest), weight)
+def round_weight(weight: Tensor, highest: int, axis: int = 0) -> Tensor:
+    """Rounds a weight to int8 and back; the gradient passes through, since no weight is ever clipped.
+
+    Args:
+        weight: Any shape.
+        highest: The largest integer.
+        axis: Dimension of `weight` along which the scales differ.
+    """
+    scales = broadcast_along(axis, weight_scales(weight, highest, axis), weight)
     rounded: Tensor = _StraightThrough.apply(weight, scales)  # type: ignore[no-untyped-call]  # untyped in torch
     return rounded
 
 
-def integer_weight(weight: Tensor, scales: Tensor) -> Tensor:
-    """(out, ...) weight and its (out,) `weight_scales` -> int8; times the scales it equals `round_weight`."""
-    return (weight.detach() / broadcast_along(0, scales, weight)).round().to(torch.int8)
+def integer_weight(weight: Tensor, scales: Tensor, axis: int = 0) -> Tensor:
+    """Rounds a weight to integers that equal `round_weight` if they are multiplied by the scales.
+
+    Args:
+        weight: Any shape.
+        scales: (n,) - its `weight_scales`.
+        axis: Dimension of `weight` along which the scales differ.
+    """
+    return (weight.detach() / broadcast_along(axis, scales, weight)).round().to(torch.int8)
 
 
 def round_activation(tensor: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -77,7 +98,9 @@ def round_activation(tensor: Tensor, scale: Tensor, zero_point: Tensor) -> Tenso
     Returns:
         The same shape and type; its gradient is 0 where the tensor was clipped.
     """
-    rounded = torch.fake_quantize_per_tensor_affine(tensor.float(), scale, zero_point, 0, HIGHEST_ACTIVATION)
+    rounded: Tensor = _RoundedActivation.apply(  # type: ignore[no-untyped-call]  # untyped in torch
+        tensor.float(), scale, zero_point
+    )
     return rounded.to(tensor.dtype)  # under autocast it may be bfloat16
 
 
@@ -102,6 +125,27 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
+
+
+class _RoundedActivation(torch.autograd.Function):
+    """The gradient of torch's own fake quantization, but no tensor is *saved* for it.
+
+    Gradient checkpointing counts the saved tensors, and calls a part of a forward pass again from within the backward
+    pass, where not all of the tensors that were rounded in the forward pass are found.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        enabled = torch.ones(1, dtype=torch.int64, device=tensor.device)
+        rounded, ctx.is_inside = torch.ops.aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
+            tensor, scale, zero_point, enabled, 0, HIGHEST_ACTIVATION
+        )
+        result: Tensor = rounded
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient * ctx.is_inside, None, None
 
 
 @contextlib.contextmanager

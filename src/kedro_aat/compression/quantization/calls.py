@@ -1,256 +1,293 @@
-"""Records the functions that a model's forward pass calls, and intercepts the same calls in later passes.
+"""Follows a model's forward pass: which module calls which, and which PyTorch functions they call with which tensors.
 
-A *step* is a call of a PyTorch function that returns one floating-point tensor. Steps are numbered in the order of the
-calls. `detach` is no step, because hooks that observe a model call it.
+A *step* is a call of a PyTorch function that returns one floating-point tensor. `detach` is no step, because hooks that
+observe a model call it. Functions are seen from outside (`torch.overrides.TorchFunctionMode`), so the model keeps its
+class and its code, and additions, means and ReLUs that are not modules are seen, too.
 
-The functions are intercepted from outside (`torch.overrides.TorchFunctionMode`), so the model keeps its class and its
-code. Additions, means and ReLUs that are not modules are seen too, and a ReLU module that is called twice makes two
-steps.
+`places.py` says how a step is found again.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from types import MethodType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
-from kedro_aat.errors import ModelError
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One call of a function.
-
-    Attributes:
-        name: Name of the function, without the underscores of operators and in-place functions.
-        inputs: Numbers of the values among its arguments that depend on the model's input.
-        output: Number of the value that it made; None if it made several, or none of floating point.
-        owner: Name of the module whose tensor was an argument, from the `owners` of `record_calls`; None if there is
-            none.
-        step: Its number among the steps; None if it is no step.
-    """
-
-    name: str
-    inputs: tuple[int, ...]
-    output: int | None
-    owner: str | None
-    step: int | None
+from kedro_aat.compression.quantization.places import CallTree, Node
+from kedro_aat.model_inputs import map_tensors, named_tensors
 
 
-@dataclass(frozen=True)
-class Recording:
-    """One forward pass.
+class _OpenFrame:
+    """A call of a module that has not returned yet."""
 
-    Attributes:
-        operations: In the order of the calls.
-        num_inputs: Number of floating-point tensors passed to the model; their values have the lowest numbers.
-        outputs: Numbers of the values that the model returned.
-        ranges: (values, 2) - lowest and highest number in each value.
-    """
+    __slots__ = ("calls", "counts", "node", "steps")
 
-    operations: tuple[Operation, ...]
-    num_inputs: int
-    outputs: frozenset[int]
-    ranges: Tensor
-
-    def value_of(self, step: int) -> int:
-        """Number of the value that a step made; step -1 is the model's first input, -2 its second, and so on."""
-        if step < 0:
-            return -1 - step
-        value = next(operation.output for operation in self.operations if operation.step == step)
-        assert value is not None  # a step makes one value
-        return value
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.calls: dict[str, int] = {}  # module -> number of calls so far
+        self.steps = node.steps  # those until the next call of a module
+        self.counts: dict[str, int] = {}  # name -> number of steps since the last call of a module
 
 
-@torch.no_grad()
-def record_calls(
-    forward: Any, owners: Mapping[int, str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Recording:
-    """Runs a forward pass and records which functions it calls with which tensors.
+class Pass(TorchFunctionMode):
+    """One forward pass, from the outermost call of a module on; subclasses change some tensors in it.
 
     Args:
-        forward: Called with the arguments; no other recording may be active.
-        owners: `id` of a tensor -> name of the module that holds it; may change while `forward` runs.
-        args: Positional arguments of `forward`.
-        kwargs: Keyword arguments of `forward`.
+        follower: What made it.
+        tree: The recorded forward pass.
     """
-    recorder = _Recorder(owners)
-    inputs = [leaf for leaf in tree_leaves((args, dict(kwargs))) if is_floating(leaf)]
-    for tensor in inputs:
-        recorder.add_value(tensor)
-    with recorder:
-        result = forward(*args, **kwargs)
-    outputs = {recorder.values.get(id(leaf)) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
-    return Recording(
-        tuple(recorder.operations),
-        len(inputs),
-        frozenset(value for value in outputs if value is not None),
-        torch.stack(recorder.ranges).float(),
-    )
 
-
-@dataclass
-class _Recorder(TorchFunctionMode):
-    owners: Mapping[int, str]
-    operations: list[Operation] = field(default_factory=list)
-    values: dict[int, int] = field(default_factory=dict)  # id of a tensor -> number of its value
-    ranges: list[Tensor] = field(default_factory=list)
-    kept: list[Tensor] = field(default_factory=list)  # an id is unique only while its tensor lives
-    num_steps: int = 0
-
-    def __post_init__(self) -> None:
+    def __init__(self, follower: Follower, tree: CallTree) -> None:
         super().__init__()
+        self.follower = follower
+        self._tree = tree
+        self._open: list[_OpenFrame] = []
+        self.is_paused = False
 
-    def add_value(self, tensor: Tensor) -> int:
-        number = len(self.ranges)
-        self.values[id(tensor)] = number
-        self.kept.append(tensor)
-        self.ranges.append(torch.stack(torch.aminmax(tensor.detach())) if tensor.numel() else tensor.new_zeros(2))
-        return number
+    def change_arguments(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments that a function receives in place of its own.
+
+        Args:
+            function: The function that is called.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
+        return args, kwargs
+
+    def change(self, number: int, tensor: Tensor) -> Tensor:
+        """The tensor that takes the place of a numbered one: the result of a step, or an argument of a module.
+
+        An argument is only passed if it was not made in this pass, or if the call of the module was not recorded.
+        """
+        return tensor
+
+    def enter(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Begins a call of a module.
+
+        Args:
+            call: The call.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            The arguments that the module receives in their place.
+        """
+        caller = self._open[-1] if self._open else None
+        count = 0
+        if caller is not None:
+            count = caller.calls.get(call.name, 0)
+            caller.calls[call.name] = count + 1
+        node, is_recorded = self._tree.find(caller.node if caller else None, call.name, count)
+        self._open.append(_OpenFrame(node))
+        if is_recorded or not node.inputs:
+            return args, kwargs
+        self.is_paused = True
+        try:
+            return call.change_inputs(args, kwargs, lambda name, tensor: self._change_input(node, name, tensor))
+        finally:
+            self.is_paused = False
+
+    def _change_input(self, node: Node, name: str, tensor: Tensor) -> Tensor:
+        number = node.inputs.get(name)
+        return tensor if number is None or not is_floating(tensor) else self.change(number, tensor)
+
+    def leave(self) -> None:
+        """Ends the call of a module that was entered last."""
+        left = self._open.pop()
+        if self._open:
+            self._open[-1].steps, self._open[-1].counts = left.node.after, {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
-        # Looked up before the call, since an in-place function gives its input a new value.
-        inputs = tuple(self.values[id(leaf)] for leaf in leaves if id(leaf) in self.values)
-        owner = next((self.owners[id(leaf)] for leaf in leaves if id(leaf) in self.owners), None)
-        result = func(*args, **(kwargs or {}))
-        if _is_step(func, result):
-            operation = Operation(_step_name(func), inputs, self.add_value(result), owner, self.num_steps)
-            self.num_steps += 1
-            self.operations.append(operation)
-        elif is_floating(result) and inputs:
-            self.values[id(result)] = inputs[0]  # detached: the same numbers
-            self.kept.append(result)
-        elif isinstance(result, tuple | list) and any(map(is_floating, result)):
-            self.operations.append(Operation(_step_name(func), inputs, None, owner, None))
-            for part in filter(is_floating, result):
-                self.add_value(part)
+        if self.is_paused:
+            return func(*args, **(kwargs or {}))
+        args, kwargs = self.change_arguments(func, args, kwargs or {})
+        result = func(*args, **kwargs)
+        if is_step(func, result):
+            frame = self._open[-1]
+            name = step_name(func)
+            number = frame.counts.get(name, 0)
+            frame.counts[name] = number + 1
+            tensor = frame.steps.get((name, number))
+            if tensor is not None:
+                return self.change(tensor, result)
         return result
 
 
-class StepInterceptor(TorchFunctionMode):
-    """Runs a model and counts its steps; subclasses change the arguments and results of some of them.
+_CURRENT: ContextVar[Pass | None] = ContextVar("current_pass", default=None)
+
+
+class Follower:
+    """Sees every call of a model and of the modules in it; subclasses say what a forward pass then does.
+
+    The `forward` of each module becomes a bound method of an object that refers to module and follower, not a closure,
+    so that a deep copy of the model, which Kedro makes, has copies of these objects. It keeps the signature of the
+    original, which `torch.export` reads. Modules without weights and without modules in them are left as they are.
 
     Args:
-        expected: Number of each step that is changed -> its name when it was recorded.
+        model: The model; nothing is changed until `follow`.
     """
 
-    def __init__(self, expected: Mapping[int, str]) -> None:
-        super().__init__()
-        self._expected = expected
-        self._step = 0
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._calls: list[ModuleCall] = []
 
-    def change_arguments(self, step: int, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The positional arguments that an expected step receives in place of `args`."""
-        return args
+    def begin(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass | None:
+        """Makes the pass in which an outermost call of a module runs.
 
-    def change_result(self, step: int, result: Tensor) -> Tensor:
-        """The tensor that an expected step returns in place of `result`.
+        Args:
+            call: The call.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
 
-        It is also called for each floating-point input of the model, with step -1 for the first, -2 for the second,
-        and so on.
+        Returns:
+            None if the module shall run as it is.
         """
         raise NotImplementedError  # subclasses define it
 
-    def run(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Calls the model's own `forward` and changes inputs and steps.
+    def end(self, done: Pass) -> None:
+        """Called after a pass without an error."""
+
+    def follow(self) -> None:
+        """Begins to see calls."""
+        self._calls = [
+            ModuleCall(self, name, module) for name, module in self.model.named_modules() if _may_act(module)
+        ]
+
+    def unfollow(self) -> None:
+        """Ends it; each module has its own `forward` again."""
+        for call in self._calls:
+            call.remove()
+        self._calls = []
+
+    def run(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs a call of a module, within the current pass or in a new one.
 
         Args:
-            model: Called by `own_forward`.
-            args: Positional arguments of its `forward`.
-            kwargs: Keyword arguments of its `forward`.
-
-        Raises:
-            ModelError: If an expected step is missing or has another name than when it was recorded.
+            call: The call.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
         """
-        steps = itertools.count(-1, -1)
-        args, kwargs = tree_map(
-            lambda leaf: self.change_result(next(steps), leaf) if is_floating(leaf) else leaf, (args, dict(kwargs))
-        )
-        with self:
-            return own_forward(model, *args, **kwargs)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = self._expected.get(self._step)
-        if name is None:
-            result = func(*args, **(kwargs or {}))
-            self._step += _is_step(func, result)
-            return result
-        is_expected = _step_name(func) == name
-        result = func(*(self.change_arguments(self._step, args) if is_expected else args), **(kwargs or {}))
-        if _is_step(func, result):
-            if not is_expected:
-                raise ModelError(
-                    f"step {self._step} of the forward pass was {name} when it was recorded, but is {_step_name(func)} "
-                    "now. A quantized model must call the same functions in the same order every time, including "
-                    "those in hooks: register hooks before you build the controller."
-                )
-            result = self.change_result(self._step, result)
-            self._step += 1
+        current = _CURRENT.get()
+        if current is not None and current.follower is self:
+            return self._run_within(current, call, args, kwargs)
+        begun = self.begin(call, args, kwargs)
+        if begun is None:
+            return call.own_forward(*args, **kwargs)
+        result = self.run_in(begun, call, args, kwargs)
+        self.end(begun)
         return result
 
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]  # untyped in torch
-        missing = [step for step in self._expected if step >= self._step]
-        if missing and exception[0] is None:
-            raise ModelError(
-                f"the forward pass ended after {self._step} steps, before step {min(missing)}, which is quantized. "
-                "A quantized model must call the same functions in the same order every time."
-            )
+    def run_in(self, begun: Pass, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs a call of a module as the outermost one of a pass.
+
+        Args:
+            begun: The pass.
+            call: The call.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+        """
+        token = _CURRENT.set(begun)
+        try:
+            with begun:
+                return self._run_within(begun, call, args, kwargs)
+        finally:
+            _CURRENT.reset(token)
+
+    def _run_within(self, current: Pass, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args, kwargs = current.enter(call, args, kwargs)
+        try:
+            return call.own_forward(*args, **kwargs)
+        finally:
+            current.leave()
+
+    @property
+    def model_call(self) -> ModuleCall:
+        """The call of the model itself."""
+        return self._calls[0]
 
 
-class ForwardHandler(Protocol):
-    """Runs in place of a model's own `forward`."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Receives what the model is called with; calls the model's `forward` by `own_forward`."""
-        ...
-
-
-def replace_forward(model: nn.Module, handler: ForwardHandler) -> None:
-    """Makes calls of the model run `handler.forward`.
-
-    The model's `forward` becomes a bound method of `handler`, not a closure, so that a deep copy of the model, which
-    Kedro makes, has a copy of the handler. It keeps the signature of the original, which `torch.export` reads.
-
-    Raises:
-        ModelError: If the model's `forward` was replaced before.
-    """
-    if "forward" in vars(model):
-        raise ModelError(
-            f"the forward of this {type(model).__name__} was replaced already, perhaps by an earlier quantization: "
-            "pass a new model, or the controller's strip() at rate 0."
-        )
-
-    @functools.wraps(type(model).forward)
-    def forward(handler: ForwardHandler, *args: Any, **kwargs: Any) -> Any:
-        return handler.forward(*args, **kwargs)
-
-    vars(model)["forward"] = MethodType(forward, handler)
-
-
-def restore_forward(model: nn.Module) -> None:
-    """Makes calls of the model run its own `forward` again."""
-    del vars(model)["forward"]
-
-
-def own_forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Calls the `forward` of the model's class.
+class ModuleCall:
+    """Runs in place of a module's `forward`.
 
     Args:
-        model: The model.
-        *args: Arguments of `forward`.
-        **kwargs: Keyword arguments of `forward`.
+        follower: Is told of each call.
+        name: Name of the module in the model; empty for the model itself.
+        module: The module, whose `forward` is replaced.
     """
-    return type(model).forward(model, *args, **kwargs)
+
+    def __init__(self, follower: Follower, name: str, module: nn.Module) -> None:
+        self.follower, self.name, self.module = follower, name, module
+        self._before = vars(module).get("forward")  # of other tools, which replace it in the same way
+
+        @functools.wraps(type(module).forward)
+        def forward(call: ModuleCall, *args: Any, **kwargs: Any) -> Any:
+            return call.forward(*args, **kwargs)
+
+        vars(module)["forward"] = MethodType(forward, self)
+
+    def remove(self) -> None:
+        """Gives the module back the `forward` that it had before."""
+        del vars(self.module)["forward"]
+        if self._before is not None:
+            vars(self.module)["forward"] = self._before
+
+    # Under torch.compile the module runs uncompiled, since a mode that sees functions cannot be compiled.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # untyped in torch
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Receives what the module is called with."""
+        return self.follower.run(self, args, kwargs)
+
+    def own_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the `forward` that the module had before."""
+        if self._before is not None:
+            return self._before(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+    def change_inputs(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[str, Tensor], Tensor]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns the arguments with each tensor changed.
+
+        Args:
+            args: Positional arguments of the module.
+            kwargs: Its keyword arguments.
+            change: Receives the name of each tensor and the tensor. The name is that of a parameter of `forward`, with
+                the path in it for one of several tensors, so that it does not matter how an argument is passed.
+        """
+        try:
+            bound = inspect.signature(type(self.module).forward).bind(self.module, *args, **kwargs)
+        except (TypeError, ValueError):  # the call fails, or there is no signature
+            return args, kwargs
+        for name, value in tuple(bound.arguments.items())[1:]:
+            names = iter([path for path, _ in named_tensors(value, name)])
+
+            def change_next(tensor: Tensor, names: Iterator[str] = names) -> Tensor:
+                return change(next(names), tensor)
+
+            bound.arguments[name] = map_tensors(change_next, value)
+        return bound.args[1:], bound.kwargs
+
+
+class paused_pass:  # noqa: N801 - a context manager, as fast as one can be: it runs at every read of an int8 weight
+    """Functions that are called within are no steps of the pass that is under way."""
+
+    __slots__ = ("_pass", "_was_paused")
+
+    def __enter__(self) -> None:
+        self._pass = _CURRENT.get()
+        if self._pass is not None:
+            self._was_paused, self._pass.is_paused = self._pass.is_paused, True
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pass is not None:
+            self._pass.is_paused = self._was_paused
 
 
 def is_floating(value: Any) -> bool:
@@ -258,15 +295,26 @@ def is_floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype.is_floating_point
 
 
-def _is_step(function: Any, result: Any) -> bool:
+def is_step(function: Any, result: Any) -> bool:
     """Whether a call of a function that returned this result is a step."""
-    return is_floating(result) and function is not torch.Tensor.detach
+    return isinstance(result, Tensor) and result.dtype.is_floating_point and function is not torch.Tensor.detach
 
 
-def _step_name(function: Any) -> str:
+@functools.lru_cache(maxsize=4096)
+def step_name(function: Any) -> str:
     """Name of a step: `add` for each of `__add__`, `__iadd__`, `__radd__` and `add_`."""
-    name = getattr(function, "__name__", "?")
+    name: str = getattr(function, "__name__", "?")
+    if name == "__get__":  # of x.T, x.data, x.mT
+        return getattr(getattr(function, "__self__", None), "__name__", name)
     if name.startswith("__"):
         name = name.strip("_")
         return name[1:] if name[:1] in "ir" and name[1:] in ("add", "sub", "mul", "truediv") else name
     return name.rstrip("_")
+
+
+def _may_act(module: nn.Module) -> bool:
+    """Whether calls of a module are followed: it has modules in it, or a weight."""
+    if isinstance(module, torch.jit.ScriptModule) or type(module).forward is nn.Module.forward:
+        return False
+    tensors: Iterable[Tensor | None] = (*module._parameters.values(), *module._buffers.values())
+    return bool(module._modules) or any(tensor is not None and tensor.ndim > 1 for tensor in tensors)

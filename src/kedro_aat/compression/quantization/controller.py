@@ -14,34 +14,29 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.utils._pytree import tree_leaves
 
 from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import ZEROS_MASK, WeightMasks
+from kedro_aat.compression.matrices import matrices_of
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
     round_weight,
-    weight_scales,
 )
-from kedro_aat.compression.quantization.calls import replace_forward, restore_forward
 from kedro_aat.compression.quantization.convert import hold_integers
 from kedro_aat.compression.quantization.fake import FakeQuantization
-from kedro_aat.compression.quantization.layers import is_replaceable
 from kedro_aat.compression.quantization.placement import Placement
+from kedro_aat.compression.quantization.weights import choose_weights
 from kedro_aat.compression.scheduled import ScheduledController
-from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import ModelError
+from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, placed_like, tensors_in
 from kedro_aat.modes import evaluating
 
 logger = logging.getLogger(__name__)
@@ -56,19 +51,22 @@ class QuantizationController(ScheduledController[Quantization]):
     The model keeps its class, its parameters and their names; its `state_dict` gains two entries. The ranges of
     activations come from `calibrate`, or else from the first batch, and are updated during training.
 
-    Convolutions and linear layers can be quantized, except for transposed convolutions, the layers inside an attention
-    layer, layers of classes with a `forward` of their own, and layers that share a weight.
+    Convolutions and linear layers are computed in integers. Transposed convolutions, embeddings, recurrent, bilinear
+    and attention layers, layers of classes with a `forward` of their own, and weights that layers share are only stored
+    in int8, and computed in floating point. The rate counts the weights of the whole model, also those that stay as
+    they are.
 
     Args:
         model: The model, changed in place.
         settings: Settings of the algorithm.
         steps_per_epoch: Optimizer steps per epoch, for rates that change within an epoch; counted if None.
-        example_input: A batch, (N, ...), for `export_model`, and for the ranges if no other batch was seen.
+        example_input: What the model is called with, in any structure, for `export_model`, and for the ranges if no
+            other batch was seen.
         is_part: Whether it belongs to a composite, whose other algorithms may mask the model.
 
     Raises:
         ConfigurationError: If a scope matches no layer.
-        ModelError: If no layer can be quantized, a weight is not float32, or the model is under compression already.
+        ModelError: If no weight can be int8, one is not float32, or the model is under compression already.
     """
 
     name = "quantization"
@@ -78,45 +76,52 @@ class QuantizationController(ScheduledController[Quantization]):
 
     def _prepare(self) -> None:
         model, settings = self.model, self.settings
-        self._layers = _quantizable(model, settings)
+        self._choice = choose_weights(model, settings.ignored_scopes, settings.target_scopes)
+        self._layers = self._choice.layers
+        self.maximal_compression_rate = sum(self._sizes()) / self._choice.total
+        if left := self._choice.left_float:
+            logger.warning(
+                "%s of the weights stay in full precision: %s.",
+                f"{1 - self.maximal_compression_rate:.4f}",
+                "; ".join(f"{name}, because {reason}" for name, reason in left.items()),
+            )
         self._highest = HIGHEST_SAFE_WEIGHT if settings.overflow_fix else HIGHEST_WEIGHT
         # Of all layers, because sparsity may have pruned some that stay in full precision.
-        self._zeros = WeightMasks(prunable_weights(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
+        self._zeros = WeightMasks(matrices_of(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
         if settings.keep_zeros:
             self._zeros.attach(model)
             self._zeros.put([weight.parameter != 0 for weight in self._zeros.weights], is_active=True)
-        self._fake = FakeQuantization(model, self._layers, settings, self._highest)
+        self._fake = FakeQuantization(model, self._layers, settings, self._highest, self.example_input)
         self._measured: list[float] | None = None  # sensitivities
-        replace_forward(model, self._fake)
         self._set_rate(settings.schedule.initial_rate)
 
-    def calibrate(self, batches: Iterable[Tensor | tuple[Any, ...] | list[Any]]) -> None:
+    def calibrate(self, batches: Iterable[ModelInputs]) -> None:
         """Sets the ranges of activations to the means of their lowest and highest numbers over batches.
 
         The first batch also measures the sensitivity of each layer.
 
         Args:
-            batches: Inputs (B, ...), or tuples whose first element is the input.
+            batches: Inputs (B, ...), or tuples whose first element is the input; both in any structure.
 
         Raises:
             DataError: If there is no batch, or a tensor is not finite.
         """
         device = self._layers[0].parameter.device
-        inputs = (batch if isinstance(batch, Tensor) else batch[0] for batch in batches)
-        on_device = (batch.to(device) for batch in inputs)
+        inputs = (batch[0] if isinstance(batch, tuple | list) else batch for batch in batches)
+        on_device = (map_tensors(lambda part: part.to(device), batch) for batch in inputs)
         first = list(itertools.islice(on_device, 1))
-        self._fake.observe((batch,) for batch in itertools.chain(first, on_device))
+        self._fake.observe(itertools.chain(first, on_device))
         self._measured = self._measure(first[0])
         self._compress(self._requested_rate)
 
     @torch.no_grad()
-    def _measure(self, batch: Tensor) -> list[float]:
+    def _measure(self, batch: ModelInputs) -> list[float]:
         """Energy of what quantizing each layer alone changes in the outputs, over that of the outputs."""
 
         def outputs(active: Collection[int]) -> Tensor:
             self._fake.active = frozenset(active)
-            leaves = (leaf for leaf in tree_leaves(self.model(batch)) if isinstance(leaf, Tensor))
-            return torch.cat([leaf.flatten().float() for leaf in leaves])
+            found = tensors_in(call_model(self.model, batch))
+            return torch.cat([tensor.flatten().float() for tensor in found if tensor.is_floating_point()])
 
         with evaluating(self.model):
             exact = outputs(())
@@ -125,31 +130,36 @@ class QuantizationController(ScheduledController[Quantization]):
     def apply_masks(self) -> None:
         self._zeros.apply()
 
+    def _sizes(self) -> list[int]:
+        return [layer.parameter.numel() for layer in self._layers]
+
     def _compress(self, rate: float) -> None:
-        sizes = [layer.parameter.numel() for layer in self._layers]
-        if rate >= ALL_LAYERS_FROM:
+        sizes = self._sizes()
+        if rate >= min(ALL_LAYERS_FROM, self.maximal_compression_rate):
             self._fake.active = frozenset(range(len(sizes)))
             return
         errors = self._sensitivities()
-        self._fake.active = frozenset(least_damaged(errors, sizes, rate * sum(sizes)))
+        self._fake.active = frozenset(least_damaged(errors, sizes, rate * self._choice.total))
 
     def _sensitivities(self) -> list[float]:
         if self._measured is not None:
             return self._measured
-        weights = [layer.parameter.detach() for layer in self._layers]
-        return [relative_energy(round_weight(weight, self._highest) - weight, weight) for weight in weights]
+        weights = [(layer.parameter.detach(), layer.axis) for layer in self._layers]
+        return [relative_energy(round_weight(weight, self._highest, axis) - weight, weight) for weight, axis in weights]
 
     @property
     def achieved_rate(self) -> float:
-        """Weights in quantized layers over the weights of all layers that are not ignored, in [0, 1]."""
-        sizes = [layer.parameter.numel() for layer in self._layers]
-        return sum(sizes[number] for number in self._fake.active) / sum(sizes)
+        """Weights in int8 over all weights of the model, in [0, 1]; biases and normalizations have none."""
+        sizes = self._sizes()
+        return sum(sizes[number] for number in self._fake.active) / self._choice.total
 
     def statistics(self) -> LayerTable:
-        """Bits and sensitivity of every layer that can be quantized."""
-        sizes = [layer.parameter.numel() for layer in self._layers]
+        """Bits and sensitivity of every weight that can be quantized, and why the others are not."""
+        sizes = self._sizes()
+        computed = [number in self._fake.active and layer.is_computed for number, layer in enumerate(self._layers)]
         bits = [8 if number in self._fake.active else 32 for number in range(len(sizes))]
         num_bytes = sum(size * width // 8 for size, width in zip(sizes, bits, strict=True))
+        num_bytes += 4 * (self._choice.total - sum(sizes))
         return LayerTable(
             algorithm=self.name,
             rate=self.achieved_rate,
@@ -161,25 +171,26 @@ class QuantizationController(ScheduledController[Quantization]):
                 "layer": [layer.name for layer in self._layers],
                 "shape": [shape_text(layer.parameter.shape) for layer in self._layers],
                 "bits": bits,
+                "computed in": ["int8" if is_integer else "float" for is_integer in computed],
                 "weights": sizes,
                 "sensitivity": self._sensitivities(),
                 "rate": [1.0 if width == 8 else 0.0 for width in bits],
             },
+            notes=self._choice.left_float,
+            note_format="{layer} stays in full precision: {reason}",
             number_formats={"sensitivity": "{:.2e}", "rate": "{:.0f}"},
         )
 
     def get_state(self) -> dict[str, Any]:
         """Includes what was recorded of the forward pass, so that a fresh controller can be stripped."""
+        placement = self._fake.placement
         measured = {} if self._measured is None else {"sensitivities": self._measured}
         return (
             super().get_state()
             | measured
             | {
                 "num_observed": self._fake.num_observed,
-                "plans": {  # the key under which version 0.1.0 saved placements
-                    "training" if is_training else "evaluation": placement.model_dump(mode="json")
-                    for is_training, placement in self._fake.placements.items()
-                },
+                "placement": placement and placement.model_dump(mode="json"),
             }
         )
 
@@ -187,9 +198,9 @@ class QuantizationController(ScheduledController[Quantization]):
         super().load_state(state)
         self._fake.num_observed = state["num_observed"]
         self._measured = state.get("sensitivities")  # version 0.1.0 measured none
-        self._fake.placements = {
-            mode == "training": Placement.model_validate(placement) for mode, placement in state["plans"].items()
-        }
+        # Versions up to 0.2 saved "plans" with numbers of steps; the next call of the model finds the places anew.
+        placement = state.get("placement")
+        self._fake.placement = placement and Placement.model_validate(placement)
 
     def strip(self, do_copy: bool = True) -> nn.Module:
         """Returns the model with int8 weights in its quantized layers, and BatchNorms folded into these.
@@ -211,72 +222,38 @@ class QuantizationController(ScheduledController[Quantization]):
         """First half of `strip`, in place: the model computes in full precision again.
 
         Returns:
-            Name of each quantized layer -> (out,) scales of its weight.
+            Key of each quantized weight -> (n,) scales; the key is the layer's name if it makes n channels.
 
         Raises:
             ModelError: If the model was neither called nor calibrated, and there is no example input.
         """
         model, fake = self.model, self._fake
-        if fake.active and False not in fake.placements:
+        if fake.active and fake.placement is None:
             if self.example_input is None:
                 raise ModelError(
                     f"{type(model).__name__} was not called since it was put under quantization, so the ranges of its "
                     "activations are unknown: train it, call calibrate(batches), or evaluate it on a batch."
                 )
-            self._fake.observe([(self.example_input.to(fake.ranges.device),)])
+            fake.find_places(placed_like(self.example_input, model))
         self._zeros.leave_zeros()
-        restore_forward(model)
-        layers = [fake.layers[number] for number in sorted(fake.active)]
-        return {layer.layer: weight_scales(layer.parameter, self._highest) for layer in layers}
+        fake.unfollow()
+        return dict(fake.scales_of(number) for number in sorted(fake.active))
 
     def hold_integers(self, scales: Mapping[str, Tensor], *, is_cut: bool = False) -> None:
         """Second half of `strip`, in place: the quantized layers hold integers.
 
         Args:
             scales: The result of `end_training`, without the scales of outputs that were cut since.
-            is_cut: Whether channels were cut since `end_training`. The steps of the forward pass are then recorded
-                again, because cut attention takes other steps.
+            is_cut: Whether channels were cut since `end_training`. The forward pass is then recorded again, because
+                cut attention takes other steps.
         """
         fake = self._fake
         if is_cut and fake.active:
             assert self.example_input is not None  # filter pruning requires it
-            fake.find_steps(self.example_input.to(fake.ranges.device))
+            fake.follow()
+            fake.find_places(placed_like(self.example_input, self.model))
+            fake.unfollow()
         ranges = fake.ranges
         fake.remove()
         if fake.active:
             hold_integers(self.model, fake, ranges, scales)
-
-
-def _quantizable(model: nn.Module, settings: Quantization) -> list[PrunableWeight]:
-    prunable = prunable_weights(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
-    holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    # A model that is itself a layer has no parent in which the layer could be replaced.
-    layers = [
-        weight
-        for weight in prunable
-        if weight.layer and _is_quantizable(weight.module) and holders[id(weight.parameter)] == 1
-    ]
-    if not layers:
-        raise ModelError(
-            f"{type(model).__name__} has no layer that can be quantized: none of the layers that the scopes leave is a "
-            "convolution or nn.Linear with torch's own forward and a weight of its own."
-        )
-    if others := [weight.name for weight in prunable if weight not in layers]:
-        logger.warning(
-            "%s stay in full precision: to hold int8, a layer must be a convolution or nn.Linear with torch's own "
-            "forward and a weight that no other layer shares.",
-            ", ".join(others),
-        )
-    if wrong := [layer.name for layer in layers if layer.parameter.dtype != torch.float32]:
-        raise ModelError(
-            f"quantization starts from float32 weights, but {', '.join(wrong)} are {layers[0].parameter.dtype}: call "
-            "model.float(), and train under autocast for speed."
-        )
-    return layers
-
-
-def _is_quantizable(module: nn.Module) -> bool:
-    is_convolution = isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)
-    # An attention layer reads the weight of the linear layer inside it, which has this class, and never calls it.
-    is_linear = isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
-    return (is_convolution or is_linear) and is_replaceable(module)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kedro_aat.compression.quantization.arithmetic import activation_scales, broadcast_along, integer_weight
+from kedro_aat.compression.quantization.arithmetic import (
+    activation_scales,
+    broadcast_along,
+    integer_weight,
+    weight_scales,
+)
 from kedro_aat.compression.quantization.fake import FakeQuantization
 from kedro_aat.compression.quantization.layers import (
     QuantizedLayerSpec,
@@ -17,7 +22,8 @@ from kedro_aat.compression.quantization.layers import (
     QuantizedTensorSpec,
     make_quantized,
 )
-from kedro_aat.compression.quantization.placement import LayerCall, Placement
+from kedro_aat.compression.quantization.placement import LayerCall
+from kedro_aat.compression.quantization.places import Frame, Place
 
 # Largest integer bias; leaves room below 2**31 for the sum of products that is added to it.
 _HIGHEST_BIAS = 2**30
@@ -25,24 +31,26 @@ _HIGHEST_BIAS = 2**30
 
 @torch.no_grad()
 def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scales: Mapping[str, Tensor]) -> None:
-    """Replaces the quantized layers of a model by layers that hold integers.
+    """Lets the quantized layers of a model hold integers.
 
     Args:
         model: Changed in place; its `forward` is its own again, not that of `fake`.
         fake: Knows which layers are quantized, and the placement of evaluation.
         ranges: (slots, 2) - lowest and highest number of each activation.
-        scales: Name of each quantized layer -> (out,) scales of its weight, as in training, even if the inputs with
-            the largest weights have been cut since.
+        scales: Key of each quantized weight -> (n,) scales, as in training, even if the inputs with the largest weights
+            have been cut since.
     """
-    placement = fake.placements[False]
-    sites = fake.active_sites(placement)
+    placement = fake.placement
+    assert placement is not None  # `end_training` records it
+    sites = fake.active_sites()
     slot_scales, zero_points = activation_scales(ranges)
     rounded_slots = {site.slot for site in sites.values()}
     num_calls = Counter(call.layer for call in placement.calls)
-    calls = [call for call in placement.calls if call.layer in fake.active]
+    computed = fake.active - set(placement.with_float_inputs)
+    calls = {call.layer: call for call in placement.calls if call.layer in computed}
     tensors: dict[str, Tensor] = {}
     layers = []
-    for call in {call.layer: call for call in calls}.values():
+    for call in calls.values():
         # A bias in int32 has the scale of the products to which it is added, so it is right for one call only.
         is_integer = call.slot in rounded_slots and num_calls[call.layer] == 1
         name = fake.layers[call.layer].layer
@@ -54,20 +62,55 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scal
             )
         )
         tensors |= {f"{name}.{key}": tensor for key, tensor in folded.items()}
-    names, new_steps = _renumber_steps(placement, calls)
-    tensor_specs = tuple(
-        QuantizedTensorSpec(
-            step=new_steps.get(step, step),
-            name=names[new_steps[step]] if step >= 0 else "",
-            scale=float(slot_scales[site.slot]),
-            zero_point=int(zero_points[site.slot]),
-        )
-        for step, site in sites.items()
+    stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for number in sorted(fake.active - calls.keys()):
+        layer, axis = fake.layers[number], fake.axis_of(number)
+        stored[layer.layer].append((layer.parameter_name, axis))
+        now = scales.get(layer.key if axis == layer.axis else layer.name)
+        if now is None or len(now) != layer.parameter.shape[axis]:  # some of what has a scale of its own was cut
+            now = weight_scales(layer.parameter, fake.highest, axis)
+        tensors |= {layer.name: integer_weight(layer.parameter, now, axis), f"{layer.name}_scale": now}
+    layers += [QuantizedLayerSpec(layer=name, stored=tuple(weights)) for name, weights in stored.items()]
+    numbers = {site: number for number, site in enumerate(sites)}
+    spec = QuantizedModelSpec(
+        layers=tuple(layers),
+        tensors=tuple(
+            QuantizedTensorSpec(
+                place=_without_norms(site.place, calls.values()),
+                scale=float(slot_scales[site.slot]),
+                zero_point=int(zero_points[site.slot]),
+            )
+            for site in sites.values()
+        ),
+        frames=tuple(_renumbered(frame, numbers) for frame in placement.frames),
     )
-    make_quantized(model, QuantizedModelSpec(layers=tuple(layers), tensors=tensor_specs))
+    make_quantized(model, spec)
     state = model.state_dict()
     for name, tensor in tensors.items():
         state[name].copy_(tensor)
+
+
+def _renumbered(frame: Frame, numbers: Mapping[int, int]) -> Frame:
+    """The frame with the numbers of the stripped model's tensors."""
+    inputs = tuple((name, numbers[number]) for name, number in frame.inputs if number in numbers)
+    return Frame(module=frame.module, caller=frame.caller, call=frame.call, inputs=inputs)
+
+
+def _without_norms(place: Place | None, calls: Iterable[LayerCall]) -> Place | None:
+    """The place in the stripped model: the result of a folded BatchNorm is made by its layer."""
+    for call in calls:
+        norm = call.norm_place
+        if place is None or norm is None or (place.frame, place.is_after, place.name) != _where(norm):
+            continue
+        if place.number == norm.number:
+            return call.place
+        if place.number > norm.number:
+            place = Place(frame=place.frame, is_after=place.is_after, name=place.name, number=place.number - 1)
+    return place
+
+
+def _where(place: Place) -> tuple[int, bool, str]:
+    return place.frame, place.is_after, place.name
 
 
 def _fold(
@@ -125,17 +168,3 @@ def _with_nonzero_scales(weight: Tensor, scales: Tensor) -> dict[str, Tensor]:
     is_zero = scales == 0
     weight = weight.masked_fill(broadcast_along(0, is_zero, weight), 0)
     return {"weight": weight, "weight_scale": scales.masked_fill(is_zero, 1.0)}
-
-
-def _renumber_steps(placement: Placement, calls: Sequence[LayerCall]) -> tuple[dict[int, str], dict[int, int]]:
-    """Steps of the stripped model: a folded BatchNorm is no step, and its result is made by its layer.
-
-    Returns:
-        New number -> name, and old number -> new number.
-    """
-    folded = {call.norm_step: call.step for call in calls if call.norm_step is not None}
-    quantized = {call.step for call in calls}
-    kept = [step for step in range(len(placement.names)) if step not in folded]
-    new_steps = {step: number for number, step in enumerate(kept)}
-    names = {new_steps[step]: "run_quantized" if step in quantized else placement.names[step] for step in kept}
-    return names, new_steps | {norm: new_steps[layer] for norm, layer in folded.items()}

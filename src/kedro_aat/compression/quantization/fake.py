@@ -1,14 +1,14 @@
 """Fake quantization: a model computes as if some of its layers were quantized, so that training adapts to the rounding.
 
-`FakeQuantization` runs in place of the model's `forward`. It rounds the weights of quantized layers and the tensors
-that `placement.py` finds. The parameters themselves stay in full precision, so a layer can be released again.
+`FakeQuantization` follows the calls of a model and of the modules in it. Whoever reads the weight of a quantized layer
+gets the rounded one, and the tensors that `placement.py` finds are rounded. The parameters themselves stay in full
+precision, so a layer can be released again.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,18 +16,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedro_aat.compression.masks import carries_masks
-from kedro_aat.compression.quantization.arithmetic import (
-    activation_scales,
-    round_activation,
-    round_to_uint8,
-    round_weight,
-)
-from kedro_aat.compression.quantization.calls import Recording, StepInterceptor, own_forward, record_calls
+from kedro_aat.compression.quantization.arithmetic import activation_scales, weight_scales
+from kedro_aat.compression.quantization.calls import Follower, ModuleCall, Pass
+from kedro_aat.compression.quantization.fake_pass import FakePass
 from kedro_aat.compression.quantization.layers import is_replaceable
 from kedro_aat.compression.quantization.placement import Placement, Site, describe_slot, find_placement, num_slots
-from kedro_aat.compression.scopes import PrunableWeight
+from kedro_aat.compression.quantization.places import CallTree
+from kedro_aat.compression.quantization.recording import Recording, record_calls
+from kedro_aat.compression.quantization.weights import QuantizableWeight
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import DataError, ModelError
+from kedro_aat.model_inputs import ModelInputs, arguments_of
 from kedro_aat.modes import evaluating
 
 # Names of two buffers of the model.
@@ -50,7 +49,7 @@ def refuse_compressed(model: nn.Module) -> None:
         )
 
 
-class FakeQuantization:
+class FakeQuantization(Follower):
     """Runs a model with some of its layers quantized.
 
     Buffers of the model hold which layers these are, and the ranges of activations, so that its `state_dict` carries
@@ -58,39 +57,63 @@ class FakeQuantization:
 
     Args:
         model: Receives the two buffers.
-        layers: Layers that can be quantized; a layer's number is its index here.
+        layers: Weights that can be quantized, those that are computed in integers first; a layer's number is its index.
         settings: Settings of the algorithm.
         highest: Largest integer of a weight.
+        example: Inputs of the model, for a model that is only called in parts; None if unknown.
 
     Attributes:
-        placements: Where the forward pass can be quantized in evaluation (False) and in training (True), as far as
-            recorded.
+        placement: Where the forward pass can be quantized; None until it is recorded, in evaluation mode.
         num_observed: Training steps in which the ranges were updated.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[PrunableWeight], settings: Quantization, highest: int
+        self,
+        model: nn.Module,
+        layers: Sequence[QuantizableWeight],
+        settings: Quantization,
+        highest: int,
+        example: ModelInputs | None,
     ) -> None:
-        self.model, self.layers, self.highest = model, layers, highest
-        self._settings = settings
-        self.placements: dict[bool, Placement] = {}
+        super().__init__(model)
+        self.layers, self.highest = layers, highest
+        self.computed = [layer for layer in layers if layer.is_computed]
+        self._settings, self._example = settings, example
+        self._placement: Placement | None = None
+        self._tree = CallTree([], [])
         self.num_observed = 0
+        self._seen: set[int] = set()  # slots that were observed in the present step
+        self._scales: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # those of the last pass, and zero points
         self._active: frozenset[int] | None = None  # None: to be read from the buffer
-        self._is_ready: dict[bool, bool] = {}
+        self._is_ready = False
         device = layers[0].parameter.device
         model.register_buffer(ACTIVE, torch.zeros(len(layers), dtype=torch.bool, device=device))
-        model.register_buffer(RANGES, torch.zeros(num_slots(len(layers)), 2, device=device))
-        self._load_hook = model.register_load_state_dict_post_hook(self._after_load)
+        model.register_buffer(RANGES, torch.zeros(num_slots(len(self.computed)), 2, device=device))
+        self._load_hooks = [
+            model.register_load_state_dict_pre_hook(self._before_load),
+            model.register_load_state_dict_post_hook(self._after_load),
+        ]
+        self.follow()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the scales of the last pass, which a copy computes again."""
+        return self.__dict__ | {"_scales": None}
 
     def remove(self) -> None:
-        """Removes the buffers and the hook from the model."""
+        """Removes the buffers and the hooks from the model."""
         for name in (ACTIVE, RANGES):
             delattr(self.model, name)
-        self._load_hook.remove()
+        for hook in self._load_hooks:
+            hook.remove()
+
+    def _before_load(self, model: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        saved = state.get(prefix + ACTIVE)
+        if saved is not None and len(saved) == len(self.computed):  # versions up to 0.2 know no other layers
+            state[prefix + ACTIVE] = torch.cat([saved, saved.new_zeros(len(self.layers) - len(saved))])
 
     def _after_load(self, model: nn.Module, keys: Any) -> None:
         self._active = None
-        self._is_ready.clear()
+        self._is_ready = False
 
     @property
     def active(self) -> frozenset[int]:
@@ -106,117 +129,158 @@ class FakeQuantization:
         buffer.zero_()
         buffer[chosen] = True
         self._active = frozenset(chosen)
-        self._is_ready.clear()
+        self._is_ready = False
+
+    def axis_of(self, number: int) -> int:
+        """Dimension of a layer's weight along which its scales differ: that of its inputs if these are unlike."""
+        is_by_input = self.placement is not None and number in self.placement.with_float_inputs
+        return 1 if is_by_input else self.layers[number].axis
+
+    def scales_of(self, number: int) -> tuple[str, Tensor]:
+        """Key and scales of a quantized weight; the key is the layer's name if there is one scale per output."""
+        layer, axis = self.layers[number], self.axis_of(number)
+        key = layer.key if axis == layer.axis else layer.name
+        return key, weight_scales(layer.parameter, self.highest, axis)
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where the forward pass can be quantized."""
+        return self._placement
+
+    @placement.setter
+    def placement(self, placement: Placement | None) -> None:
+        self._placement = placement
+        self._is_ready = False
+        self._tree = CallTree(placement.frames, [site.place for site in placement.sites]) if placement else self._tree
 
     @property
     def ranges(self) -> Tensor:
         """(slots, 2) - lowest and highest number of each tensor; 0 and 0 while unknown."""
         return self.model.get_buffer(RANGES)
 
-    # Under torch.compile the model runs uncompiled, since a mode that counts steps cannot be compiled.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # untyped in torch
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs in place of the model's `forward`."""
-        is_training = self.model.training
+    def begin(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass | None:
         if not self.active:
-            return own_forward(self.model, *args, **kwargs)
-        if not self._is_ready.get(is_training):
-            self._prepare(is_training, args, kwargs)
+            return None
+        if not self._is_ready:
+            self._prepare(call, args, kwargs)
+        is_training = self.model.training
+        # Within the backward pass, gradient checkpointing calls a part of the forward pass again: with the same scales.
+        is_again = torch._C._current_graph_task_id() != -1
+        if self._scales is None or not is_again:
+            scales, zero_points = activation_scales(self.ranges)
+            self._scales = scales.unbind(), zero_points.unbind()
         limit = self._settings.observed_steps
         # Passes without gradient, such as those that only update the statistics of BatchNorms, are no training steps.
-        is_observing = is_training and torch.is_grad_enabled() and (limit is None or self.num_observed < limit)
-        interceptor = _FakeRounding(
+        is_observing = is_training and torch.is_grad_enabled() and not is_again
+        return FakePass(
             self,
-            self.placements[is_training],
+            self._tree,
+            sites=self.active_sites(),
+            axes={id(self.layers[number].parameter): self.axis_of(number) for number in self.active},
+            highest=self.highest,
+            scales=self._scales,
             is_exact=not is_training,
             is_rounding=not (is_training and self._settings.calibration_only),
-            is_observing=is_observing,
+            is_observing=is_observing and (limit is None or self.num_observed < limit),
         )
-        result = interceptor.run(self.model, args, kwargs)
-        if is_observing:
-            self._update_ranges(interceptor.observed)
-            self.num_observed += 1
-        return result
 
-    def observe(self, batches: Iterable[tuple[Any, ...]]) -> None:
+    def end(self, done: Pass) -> None:
+        assert isinstance(done, FakePass)  # made by `begin`
+        if not done.observed:
+            if done.is_observing and not self.computed:
+                self.num_observed += 1
+            return
+        self._update_ranges(done.observed)
+        # A step may consist of several calls of different modules.
+        if not self._seen or not self._seen.isdisjoint(done.observed):
+            self.num_observed += 1
+            self._seen = set()
+        self._seen.update(done.observed)
+
+    def observe(self, batches: Iterable[ModelInputs]) -> None:
         """Sets the ranges of all tensors to their means over batches, in evaluation mode and full precision.
 
         Args:
-            batches: Positional arguments of one call of the model each.
+            batches: What the model is called with, in any structure.
 
         Raises:
             DataError: If there are no batches, or a tensor is not finite.
         """
         total, num_batches = torch.zeros_like(self.ranges), 0
-        for args in batches:
-            recording = self._record(False, args, {})
-            total += self._ranges_in(recording, self.placements[False].sites)
+        for batch in batches:
+            recording, placement = self._record(*arguments_of(self.model, batch), is_new=num_batches == 0)
+            total += self._ranges_in(recording, placement.sites)
             num_batches += 1
         if num_batches == 0:
             raise DataError("calibration needs at least one batch, but got none.")
-        self._set_ranges(self.placements[False].sites, total / num_batches)
+        self._set_ranges(placement.sites, total / num_batches)
 
-    def find_steps(self, batch: Tensor) -> None:
-        """Finds the placement of evaluation again, for a model that has changed; known ranges are kept."""
-        self._set_unknown_ranges(False, self._record(False, (batch,), {}))
+    def find_places(self, batch: ModelInputs) -> None:
+        """Finds the placement, for a new model or one that has changed; known ranges are kept."""
+        self._set_unknown_ranges(*self._record(*arguments_of(self.model, batch)))
 
-    def _prepare(self, is_training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Finds missing placements and ranges from the first batch."""
-        for mode in sorted({False, is_training}):
-            known = self._known_slots()
-            placement = self.placements.get(mode)
-            if placement is None or not all(known[site.slot] for site in self.active_sites(placement).values()):
-                self._set_unknown_ranges(mode, self._record(mode, args, kwargs))
-            self._is_ready[mode] = True
+    def _prepare(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Finds the placement and missing ranges from the first batch."""
+        known = self._known_slots()
+        if self.placement is None or not all(known[site.slot] for site in self.active_sites().values()):
+            if call.name:
+                if self._example is None:
+                    raise ModelError(
+                        f"{call.name} is called before {type(self.model).__name__} itself, so it is unknown which of "
+                        "its tensors are to be quantized: call calibrate(batches) first, or pass an example_input."
+                    )
+                args, kwargs = arguments_of(self.model, self._example)
+            self._set_unknown_ranges(*self._record(args, kwargs))
+        self._is_ready = True
 
     def _known_slots(self) -> list[bool]:
         known: list[bool] = self.ranges.any(dim=1).tolist()
         return known
 
-    def _record(self, is_training: bool, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
+    def _record(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_new: bool = False
+    ) -> tuple[Recording, Placement]:
         """Runs the model in full precision and finds the placement; restores buffers and random numbers."""
         model = self.model
-        tracked: list[tuple[str, nn.Module, Tensor]] = [
+        norms: list[tuple[str, nn.Module, Tensor]] = [
             (name, module, module.running_mean)
             for name, module in model.named_modules()
             if isinstance(module, _BatchNorm) and module.running_mean is not None and is_replaceable(module)
         ]
-        tracked += [(layer.layer, layer.module, layer.parameter) for layer in self.layers]
+        owned = {id(layer.parameter): layer.layer for layer in self.computed}
         devices = [self.ranges.device] if self.ranges.is_cuda else []
-        mode = contextlib.nullcontext() if is_training else evaluating(model)
-        with torch.random.fork_rng(devices), _restored_buffers(model), mode, _owners_at_work(tracked) as owners:
-            recording = record_calls(partial(own_forward, model), owners, args, kwargs)
-        numbers = {layer.layer: number for number, layer in enumerate(self.layers)}
-        placement = find_placement(recording, numbers, quantize_inputs=self._settings.quantize_inputs)
-        called = {call.layer for call in placement.calls}
-        unused = [layer.layer for number, layer in enumerate(self.layers) if number not in called]
-        if unused and not is_training:
-            raise ModelError(
-                f"the forward pass of {type(model).__name__} does not use the weights of {', '.join(unused)} by "
-                "calling these layers with a tensor that depends on its input, so they cannot be quantized: list them "
-                "under `ignored_scopes`."
-            )
-        self.placements[is_training] = placement
-        return recording
+        with (
+            torch.random.fork_rng(devices),
+            _restored_buffers(model),
+            evaluating(model),
+            _norms_at_work(norms) as at_work,
+        ):
+            recording = record_calls(self, owned, at_work, args, kwargs)
+        numbers = {layer.layer: number for number, layer in enumerate(self.computed)}
+        before = None if is_new or self.placement is None else self.placement.with_float_inputs
+        self.placement = find_placement(
+            recording, numbers, quantize_inputs=self._settings.quantize_inputs, with_float_inputs=before
+        )
+        return recording, self.placement
 
     def _ranges_in(self, recording: Recording, sites: Iterable[Site]) -> Tensor:
         """(slots, 2) - if a slot serves several tensors, because a layer is called twice, its range covers them all."""
         ranges = torch.zeros_like(self.ranges)
         for site in sites:
-            low, high = recording.ranges[recording.value_of(site.step)]
+            low, high = recording.ranges[site.value]
             ranges[site.slot, 0] = torch.minimum(ranges[site.slot, 0], low)  # every range includes 0
             ranges[site.slot, 1] = torch.maximum(ranges[site.slot, 1], high)
         return ranges
 
-    def _set_unknown_ranges(self, is_training: bool, recording: Recording) -> None:
+    def _set_unknown_ranges(self, recording: Recording, placement: Placement) -> None:
         known = self._known_slots()
-        sites = [site for site in self.placements[is_training].sites if not known[site.slot]]
+        sites = [site for site in placement.sites if not known[site.slot]]
         self._set_ranges(sites, self._ranges_in(recording, sites))
 
     def _set_ranges(self, sites: Sequence[Site], ranges: Tensor) -> None:
         slots = [site.slot for site in sites]
         finite = ranges[slots].isfinite().all(dim=1).tolist()
-        layers = [layer.layer for layer in self.layers]
+        layers = [layer.layer for layer in self.computed]
         wrong = [describe_slot(slot, layers) for slot, is_finite in zip(slots, finite, strict=True) if not is_finite]
         if wrong:
             raise DataError(
@@ -234,81 +298,39 @@ class FakeQuantization:
         moved = torch.lerp(ranges, batch_ranges, self._settings.range_momentum)
         self.ranges[slots] = torch.where(batch_ranges.isfinite(), moved, ranges)
 
-    def active_sites(self, placement: Placement) -> dict[int, Site]:
-        """Step -> the site that is quantized there."""
-        return {site.step: site for site in placement.sites if not self.active.isdisjoint(site.owners)}
-
-
-class _FakeRounding(StepInterceptor):
-    """Rounds and observes the tensors of one forward pass.
-
-    Attributes:
-        observed: Slot -> lowest and highest number of its tensors; empty unless `is_observing`.
-    """
-
-    def __init__(
-        self, fake: FakeQuantization, placement: Placement, *, is_exact: bool, is_rounding: bool, is_observing: bool
-    ) -> None:
-        self._sites = fake.active_sites(placement)
-        self._layers = {call.step for call in placement.calls if call.layer in fake.active} if is_rounding else set()
-        super().__init__({step: placement.names[step] for step in {*self._sites, *self._layers} if step >= 0})
-        self._is_exact, self._is_rounding, self._is_observing = is_exact, is_rounding, is_observing
-        self._highest = fake.highest
-        scales, zero_points = activation_scales(fake.ranges)
-        self._scales, self._zero_points = scales.unbind(), zero_points.unbind()
-        self.observed: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def change_arguments(self, step: int, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if step not in self._layers:
-            return args
-        return (args[0], round_weight(args[1], self._highest), *args[2:])
-
-    def change_result(self, step: int, result: Tensor) -> Tensor:
-        site = self._sites.get(step)
-        if site is None:
-            return result
-        if self._is_observing:
-            low, high = torch.aminmax(result.detach())
-            if site.slot in self.observed:
-                lowest, highest = self.observed[site.slot]
-                low, high = torch.minimum(low, lowest), torch.maximum(high, highest)
-            self.observed[site.slot] = low, high
-        if not self._is_rounding:
-            return result
-        scale, zero_point = self._scales[site.slot], self._zero_points[site.slot]
-        if self._is_exact:  # as the stripped model rounds
-            return round_to_uint8(result.float(), scale, zero_point).to(result.dtype)
-        return round_activation(result, scale, zero_point)
+    def active_sites(self) -> dict[int, Site]:
+        """Number -> site that is quantized."""
+        sites = self.placement.sites if self.placement else ()
+        return {number: site for number, site in enumerate(sites) if not self.active.isdisjoint(site.owners)}
 
 
 @contextlib.contextmanager
-def _owners_at_work(tracked: Sequence[tuple[str, nn.Module, Tensor]]) -> Iterator[Mapping[int, str]]:
-    """`id` of a tensor -> name of its module, but only while that module's `forward` runs.
+def _norms_at_work(norms: Sequence[tuple[str, nn.Module, Tensor]]) -> Iterator[Mapping[int, str]]:
+    """`id` of a BatchNorm's tensor -> its name, but only while its `forward` runs.
 
-    A function that reads the tensor elsewhere is not part of the module, and would still read the tensor after another
-    module has replaced this one.
+    A function that reads the tensor elsewhere would still read it after another module has replaced this one.
 
     Args:
-        tracked: Name, module, and a tensor that the module's main function reads.
+        norms: Name, BatchNorm, and a tensor that its main function reads.
     """
-    owners: dict[int, str] = {}
+    at_work: dict[int, str] = {}
 
     def tracked_forward(name: str, module: nn.Module, tensor: Tensor) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            owners[id(tensor)] = name
+            at_work[id(tensor)] = name
             try:
-                return own_forward(module, *args, **kwargs)
+                return type(module).forward(module, *args, **kwargs)
             finally:
-                del owners[id(tensor)]
+                del at_work[id(tensor)]
 
         return forward
 
-    for name, module, tensor in tracked:
+    for name, module, tensor in norms:
         vars(module)["forward"] = tracked_forward(name, module, tensor)
     try:
-        yield owners
+        yield at_work
     finally:
-        for _, module, _ in tracked:
+        for _, module, _ in norms:
             del vars(module)["forward"]
 
 

@@ -1,8 +1,9 @@
 """A model whose layers hold int8 weights: the form in which a quantized model is stripped, saved and exported.
 
-The model keeps its class. `QuantizedConv` and `QuantizedLinear` replace its quantized layers, and `nn.Identity` the
-BatchNorms folded into them. Its forward pass rounds the tensors that its `QuantizedModelSpec` lists to 8 bits. All of
-it is plain arithmetic that every version of torch can run.
+The model and its layers keep their classes, attributes and code. Of a quantized layer, `state_dict` and the exported
+files hold int8, while whoever reads its `weight`, such as its own `forward`, gets the floating-point tensor that the
+integers stand for. `nn.Identity` replaces BatchNorms folded into a layer. The forward pass rounds the tensors that its
+`QuantizedModelSpec` lists to 8 bits, whichever module of the model is called.
 """
 
 from __future__ import annotations
@@ -12,22 +13,17 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import handle_torch_function, has_torch_function
 
-from kedro_aat.compression.quantization.arithmetic import (
-    HIGHEST_ACTIVATION,
-    dequantize,
-    is_tracing_onnx,
-    round_to_uint8,
-)
-from kedro_aat.compression.quantization.calls import StepInterceptor, replace_forward
+from kedro_aat.compression.quantization.arithmetic import HIGHEST_ACTIVATION, round_to_uint8
+from kedro_aat.compression.quantization.calls import Follower, ModuleCall, Pass
+from kedro_aat.compression.quantization.held import hold_bias, hold_weight
+from kedro_aat.compression.quantization.numbered import NumberedPass
+from kedro_aat.compression.quantization.places import CallTree, Frame, Place
 from kedro_aat.errors import ModelError
 from kedro_aat.validated import Settings
 
 _SPEC = "_aat_quantized"  # attribute of a stripped model that holds its spec
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _HOOKS = (
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -38,14 +34,16 @@ class QuantizedTensorSpec(Settings):
     """A tensor of the forward pass that is rounded to uint8.
 
     Attributes:
-        step: Step that makes the tensor, see `calls.py`; -1 is the model's first input, -2 its second, and so on.
-        name: Name of the step; empty for an input.
+        place: Step that makes the tensor; None for an input of the model.
+        step: Versions up to 0.2 number the steps instead; -1 is the model's first input, -2 its second, and so on.
+        name: Of the numbered step; empty for an input.
         scale: Difference between neighboring numbers.
         zero_point: Integer that represents 0.
     """
 
-    step: int
-    name: str
+    place: Place | None = None
+    step: int | None = None
+    name: str = ""
     scale: Annotated[float, Field(gt=0)]
     zero_point: Annotated[int, Field(ge=0, le=HIGHEST_ACTIVATION)]
 
@@ -58,12 +56,15 @@ class QuantizedLayerSpec(Settings):
         norm: Name of the BatchNorm that is folded into it; None if there is none.
         has_bias: Whether it has a bias, that of the BatchNorm included.
         has_integer_bias: Whether the bias is held in int32.
+        stored: Name and axis of each weight, if they are only stored in int8 and the bias stays as it is; empty for a
+            convolution or linear layer that is computed in integers.
     """
 
     layer: str
-    norm: str | None
-    has_bias: bool
-    has_integer_bias: bool
+    norm: str | None = None
+    has_bias: bool = False
+    has_integer_bias: bool = False
+    stored: tuple[tuple[str, int], ...] = ()
 
 
 class QuantizedModelSpec(Settings):
@@ -72,98 +73,12 @@ class QuantizedModelSpec(Settings):
     Attributes:
         layers: Layers that hold int8.
         tensors: Tensors that are rounded to uint8.
+        frames: Calls of modules in the forward pass; their inputs are numbers of tensors.
     """
 
     layers: tuple[QuantizedLayerSpec, ...]
     tensors: tuple[QuantizedTensorSpec, ...]
-
-
-class _QuantizedLayer(nn.Module):
-    """A layer that multiplies its integers by their scales in every call.
-
-    Attributes:
-        weight: (out, ...) int8. A parameter without gradient, so that it is counted among the parameters.
-        weight_scale: (out,) float32.
-        bias: (out,) int32 or float32; None without a bias.
-        bias_scale: (out,) float32; None without a bias in int32.
-    """
-
-    weight: Tensor
-    weight_scale: Tensor
-    bias: Tensor | None
-    bias_scale: Tensor | None
-
-    def __init__(self, shape: torch.Size, spec: QuantizedLayerSpec) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(shape, dtype=torch.int8), requires_grad=False)
-        self.register_buffer("weight_scale", torch.ones(shape[0]))
-        bias = torch.zeros(shape[0], dtype=torch.int32 if spec.has_integer_bias else torch.float32)
-        self.bias = nn.Parameter(bias, requires_grad=False) if spec.has_bias else None
-        self.register_buffer("bias_scale", torch.ones(shape[0]) if spec.has_integer_bias else None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Computes what the replaced layer computed."""
-        return run_quantized(x, self)
-
-    def compute(self, x: Tensor) -> Tensor:
-        """The layer's result."""
-        raise NotImplementedError  # subclasses define it
-
-    def float_bias(self) -> Tensor | None:
-        """(out,) float32; None without a bias."""
-        if self.bias is None or self.bias_scale is None:
-            return self.bias
-        return dequantize(self.bias, self.bias_scale)
-
-
-def run_quantized(x: Tensor, layer: _QuantizedLayer) -> Tensor:
-    """Calls the layer as a single step of the forward pass; specs of saved models contain this function's name."""
-    if has_torch_function((x,)):
-        result: Tensor = handle_torch_function(run_quantized, (x,), x, layer)
-        return result
-    return layer.compute(x)
-
-
-class QuantizedConv(_QuantizedLayer):
-    """`nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` with an int8 weight."""
-
-    def __init__(self, layer: _ConvNd, spec: QuantizedLayerSpec) -> None:
-        super().__init__(layer.weight.shape, spec)
-        self.stride, self.padding, self.dilation, self.groups = (
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-        )
-        self.padding_mode = layer.padding_mode
-        self._pad_widths = layer._reversed_padding_repeated_twice
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.padding_mode != "zeros":  # a separate step, as in the replaced layer
-            x = F.pad(x, self._pad_widths, mode=self.padding_mode)
-        return super().forward(x)
-
-    def compute(self, x: Tensor) -> Tensor:
-        convolve = _CONVOLUTIONS[self.weight.ndim - 2]
-        padding: Any = self.padding if self.padding_mode == "zeros" else 0
-        weight = dequantize(self.weight, self.weight_scale)
-        result: Tensor = convolve(x, weight, self.float_bias(), self.stride, padding, self.dilation, self.groups)
-        return result
-
-
-class QuantizedLinear(_QuantizedLayer):
-    """`nn.Linear` with an int8 weight."""
-
-    def __init__(self, layer: nn.Linear, spec: QuantizedLayerSpec) -> None:
-        super().__init__(layer.weight.shape, spec)
-
-    def compute(self, x: Tensor) -> Tensor:
-        bias = self.float_bias()
-        if x.ndim == 2 or not is_tracing_onnx():
-            return F.linear(x, dequantize(self.weight, self.weight_scale), bias)
-        # With more than two dimensions ONNX uses MatMul, whose weight is fused only if nothing transposes it.
-        result = x @ dequantize(self.weight.t(), self.weight_scale, axis=1)
-        return result if bias is None else result + bias
+    frames: tuple[Frame, ...] = ()
 
 
 def make_quantized(model: nn.Module, spec: QuantizedModelSpec) -> None:
@@ -184,16 +99,16 @@ def make_quantized(model: nn.Module, spec: QuantizedModelSpec) -> None:
             "with the class and arguments of the one that was quantized."
         )
     for layer_spec in spec.layers:
-        layer = model.get_submodule(layer_spec.layer)
-        _replace(model, layer, _make_quantized_layer(layer, layer_spec))
+        _make_quantized_layer(model, layer_spec)
         if layer_spec.norm is not None:
             _replace(model, model.get_submodule(layer_spec.norm), nn.Identity())
     vars(model)[_SPEC] = spec
-    replace_forward(model, _Rounding(model, spec))
+    if spec.tensors:
+        _Rounding(model, spec).follow()
 
 
 def is_replaceable(module: nn.Module) -> bool:
-    """Whether a module runs torch's own code, so that another module can replace it.
+    """Whether a module runs torch's own code, which integers can compute.
 
     A class derived from `nn.Conv2d` or `nn.BatchNorm2d` with a `forward` of its own may pad, scale or activate too.
     """
@@ -213,17 +128,24 @@ def _replace(model: nn.Module, module: nn.Module, replacement: nn.Module) -> Non
                 parent._modules[name] = replacement
 
 
-def _make_quantized_layer(layer: nn.Module, spec: QuantizedLayerSpec) -> _QuantizedLayer:
-    """An empty layer of the same shape, on the same device."""
-    if isinstance(layer, nn.Linear):
-        replacement: _QuantizedLayer = QuantizedLinear(layer, spec)
-    elif isinstance(layer, _ConvNd):
-        replacement = QuantizedConv(layer, spec)
-    else:
+def _make_quantized_layer(model: nn.Module, spec: QuantizedLayerSpec) -> None:
+    """Lets a layer hold int8 zeros, and its copies under other names that share the weight."""
+    layer = model.get_submodule(spec.layer)
+    if spec.stored:
+        for name, axis in spec.stored:
+            hold_weight(model, layer, name, axis)
+        return
+    if not isinstance(layer, nn.Linear | _ConvNd):
         raise ModelError(
-            f"{spec.layer} is a {type(layer).__name__}, but only convolutions and nn.Linear can hold int8."
+            f"{spec.layer} is a {type(layer).__name__}, but only convolutions and nn.Linear are computed in integers."
         )
-    return replacement.to(layer.weight.device)
+    hold_weight(model, layer, "weight", 0)
+    device, size = layer.weight.device, layer.weight.shape[0]
+    if spec.has_integer_bias:
+        hold_bias(layer)
+    else:
+        zeros = torch.zeros(size, device=device)
+        layer.bias = nn.Parameter(zeros, requires_grad=False) if spec.has_bias else None
 
 
 def quantized_spec(model: nn.Module) -> QuantizedModelSpec | None:
@@ -233,23 +155,28 @@ def quantized_spec(model: nn.Module) -> QuantizedModelSpec | None:
     return spec
 
 
-class _Rounding:
+class _Rounding(Follower):
     """Runs a model and rounds the tensors that its spec lists."""
 
     def __init__(self, model: nn.Module, spec: QuantizedModelSpec) -> None:
-        self._model = model
-        self._tensors = {tensor.step: tensor for tensor in spec.tensors}
+        super().__init__(model)
+        self.spec = spec
+        self._tree = CallTree(spec.frames, [tensor.place for tensor in spec.tensors])
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as for `FakeQuantization`
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return _RoundingInterceptor(self._tensors).run(self._model, args, kwargs)
+    def begin(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pass:
+        if self.spec.frames:
+            return _RoundingPass(self, self._tree)
+        numbers = {tensor.step: number for number, tensor in enumerate(self.spec.tensors) if tensor.step is not None}
+        return _NumberedRoundingPass(self, numbers)
 
 
-class _RoundingInterceptor(StepInterceptor):
-    def __init__(self, tensors: dict[int, QuantizedTensorSpec]) -> None:
-        super().__init__({step: tensor.name for step, tensor in tensors.items() if step >= 0})
-        self._tensors = tensors
+class _RoundingPass(Pass):
+    follower: _Rounding
 
-    def change_result(self, step: int, result: Tensor) -> Tensor:
-        spec = self._tensors.get(step)
-        return result if spec is None else round_to_uint8(result, spec.scale, spec.zero_point)
+    def change(self, number: int, tensor: Tensor) -> Tensor:
+        spec = self.follower.spec.tensors[number]
+        return round_to_uint8(tensor, spec.scale, spec.zero_point)
+
+
+class _NumberedRoundingPass(NumberedPass, _RoundingPass):
+    """Rounds the tensors of a model that version 0.1 or 0.2 saved."""

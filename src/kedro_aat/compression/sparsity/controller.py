@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from kedro_aat.compression.computed_weights import listed_reasons
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
+from kedro_aat.compression.matrices import find_matrices
 from kedro_aat.compression.scheduled import ScheduledController
-from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
+from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.compression.sparsity.importance import importance, keep_most_important
 from kedro_aat.compression.sparsity.patterns import Pattern, keep_in_pattern
 from kedro_aat.errors import ModelError
 from kedro_aat.search.tactics import Ranking
+
+logger = logging.getLogger(__name__)
 
 
 class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
@@ -37,12 +42,20 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
 
     def _prepare(self) -> None:
         settings = self.settings
-        weights = prunable_weights(
-            self.model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes
-        )
         self._pattern = Pattern.parse(settings.pattern) if settings.pattern else None
+        self._matrices = find_matrices(
+            self.model,
+            ignored_scopes=settings.ignored_scopes,
+            target_scopes=settings.target_scopes,
+            only_layers=self._pattern is not None,
+        )
+        weights = self._matrices.weights
+        if (words := self._matrices.small_share(self.model)) is not None:
+            logger.warning("%s", words)
+        elif self._matrices.left_out:
+            logger.info("Matrices that stay dense:%s", listed_reasons(self._matrices.left_out))
         if not self._pattern:
-            self.rankings = _offered(self._ranking())
+            self.rankings = _offered(self._ranking(), weights)
         if self._pattern:
             self.maximal_compression_rate = _maximal_rate(self.model, self._pattern, weights)
         self._masks = WeightMasks(weights, suffix=SPARSITY_MASK)
@@ -77,22 +90,23 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
 
     @property
     def achieved_rate(self) -> float:
-        """Zeros over the weights of all layers that are not ignored, in [0, 1]."""
+        """Zeros over the weights of all matrices that are not left out, in [0, 1]."""
         return sum(self._num_zeros()) / sum(weight.parameter.numel() for weight in self._masks.weights)
 
     def statistics(self) -> LayerTable:
-        """Returns the zeros of every layer, and the layers that cannot have the pattern."""
+        """Returns the zeros of every layer, and the matrices that stay dense."""
         weights, pattern, zeros = self._masks.weights, self._pattern, self._num_zeros()
         sizes = [weight.parameter.numel() for weight in weights]
         rate = sum(zeros) / sum(sizes)
-        notes = {}
+        notes = dict(self._matrices.left_out)
         if pattern is not None:
-            reason = f"its input dimension is not divisible by {pattern.size}, as the pattern {pattern} asks"
-            notes = {weight.name: reason for weight in weights if not pattern.fits(weight)}
+            reason = f"has an input dimension not divisible by {pattern.size}, as the pattern {pattern} asks"
+            notes |= {weight.name: reason for weight in weights if not pattern.fits(weight)}
+        num_parameters = self._matrices.num_parameters
         return LayerTable(
             algorithm=self.name,
             rate=rate,
-            headline=f"{rate:.4f} of the weights are zero",
+            headline=f"{rate:.4f} of {sum(sizes):,} weights are zero; the model has {num_parameters:,} parameters",
             columns={
                 "layer": [weight.name for weight in weights],
                 "shape": [shape_text(weight.parameter.shape) for weight in weights],
@@ -101,8 +115,13 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
                 "rate": [num_zeros / size for num_zeros, size in zip(zeros, sizes, strict=True)],
             },
             notes=notes,
-            note_format="{layer} stays dense: {reason}",
+            note_format="{layer} stays dense, since it {reason}",
         )
+
+    @property
+    def rated_parameters(self) -> tuple[int, int]:
+        """Number of parameters that the rate counts, and of all parameters of the model."""
+        return self._matrices.num_weights, self._matrices.num_parameters
 
     @property
     def weight_names(self) -> list[str]:
@@ -124,9 +143,11 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         return controller.model
 
 
-def _offered(configured: Ranking) -> tuple[Ranking, ...]:
+def _offered(configured: Ranking, weights: Sequence[PrunableWeight]) -> tuple[Ranking, ...]:
     """Returns the rankings that a search may try, the configured one first."""
-    others = [Ranking(importance=name, ranking="global") for name in ("lamp", "abs")]
+    # Embeddings often are ten times as large as other weights; by magnitude alone nothing would be left of these.
+    has_embeddings = any(isinstance(weight.module, nn.Embedding | nn.EmbeddingBag) for weight in weights)
+    others = [Ranking(importance=name, ranking="global") for name in ("lamp", *(() if has_embeddings else ("abs",)))]
     return tuple(dict.fromkeys([configured, *others]))
 
 

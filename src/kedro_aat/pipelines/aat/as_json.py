@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, RootModel
 
 from kedro_aat.delivery.certificate_result import CertificateResult
+from kedro_aat.delivery.rehearsal_result import RehearsalResult
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
     ExportResult,
@@ -21,6 +22,7 @@ from kedro_aat.training.guards.interruption import stopped_with_one_sentence
 from kedro_aat.validated import parse
 
 _RESULTS = (
+    RehearsalResult,
     BaselineEvaluation,
     SearchResult,
     LaterSearchResult,

@@ -1,4 +1,4 @@
-"""Node that evaluates the baseline: everything that can be checked or said before training.
+"""Nodes before training: the rehearsal, and the evaluation of the baseline.
 
 torch is imported when a node runs, so that listing pipelines stays fast.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.guard_results import GuardResult
+from kedro_aat.delivery.rehearsal_result import RehearsalResult
 from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, MetricInfo, SplitSizes
 
 if TYPE_CHECKING:
@@ -28,12 +29,38 @@ logger = logging.getLogger(__name__)
 NUM_OTHER_BASELINES = 10
 
 
+def rehearse(
+    model: Module,
+    train_data: Data,
+    validation_data: Data,
+    settings: AatSettings,
+    checkpoint_store: CheckpointStore | None = None,
+) -> RehearsalResult:
+    """Does everything that the run will do, once and in small, so that what cannot work is said before the search.
+
+    Args:
+        model: The uncompressed model; it stays as it is.
+        train_data: Training split.
+        validation_data: Validation split.
+        settings: Settings of the pipeline.
+        checkpoint_store: Store in which it is kept that the rehearsal has passed, so that it is not repeated; None
+            keeps nothing.
+
+    Raises:
+        RehearsalError: Lists everything that fails.
+    """
+    from kedro_aat.rehearsal.rehearse import rehearse as do_once
+
+    return do_once(model, train_data, validation_data, settings, checkpoint_store)
+
+
 def evaluate_baseline(
     model: Module,
     train_data: Data,
     validation_data: Data,
     settings: AatSettings,
     checkpoint_store: CheckpointStore | None = None,
+    rehearsal: Any = None,
 ) -> tuple[BaselineEvaluation, DataFrame]:
     """Evaluates the uncompressed model, works out its budget, and forecasts the certificate.
 
@@ -46,6 +73,7 @@ def evaluate_baseline(
         settings: Settings of the pipeline.
         checkpoint_store: Store in which the evaluation is kept, so that the same call does not repeat it; None keeps
             nothing.
+        rehearsal: Not read. As an input it makes sure that what cannot work is found first.
 
     Returns:
         The evaluation, and a table with one `score` per validation example or, for a metric that is not a mean over
@@ -55,6 +83,8 @@ def evaluate_baseline(
 
     import pandas as pd
 
+    from kedro_aat.compression.compressible import compressible
+    from kedro_aat.compression.frozen import trainable_parameters
     from kedro_aat.delivery.expected_certificate import expected_certificate
     from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
     from kedro_aat.training.checks.baseline import BaselineCheck
@@ -66,6 +96,8 @@ def evaluate_baseline(
     from kedro_aat.training.scoring.groups import identity_of_groups
 
     settings.check()
+    model = compressible(model)
+    trainable_parameters(model)  # or there is nothing to search for
     seed_everything(settings.seed)
     # A copy, because the model may be moved to another device and memory format.
     model = copy.deepcopy(model)
@@ -73,7 +105,9 @@ def evaluate_baseline(
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed, guards=guards)
     finished = FinishedSteps(
         checkpoint_store.root / "finished_steps" if checkpoint_store else None,
-        validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes if checkpoint_store else None),
+        validation_data=data_fingerprint(
+            validation_data, checkpoint_store.file_hashes if checkpoint_store else None, settings.training.batch
+        ),
         **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, guards),
         seed=settings.seed,
@@ -91,7 +125,9 @@ def evaluate_baseline(
 
     evaluation = finished.result("baseline", MetricValues, validated, model).evaluation()
     finished.remove_others(NUM_OTHER_BASELINES)
-    if (dependence := dependence_warning(validation_data, groups=evaluation.groups)) is not None:
+    if (
+        dependence := dependence_warning(validation_data, groups=evaluation.groups, training=settings.training)
+    ) is not None:
         logger.warning("%s", dependence)
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better, also=evaluation.also)
     logger.info("Baseline metric %.4f; lowest tolerated %.4f", evaluation.metric, budget.lowest_tolerated)
@@ -99,7 +135,7 @@ def evaluate_baseline(
         logger.info("Guard %s %.4f; lowest tolerated %.4f", guard.name, guard.baseline, guard.lowest_tolerated)
     values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}
     scores = {name: [] if value is None else value.tolist() for name, value in values.items()}
-    sizes = SplitSizes(training=example_count(train_data), validation=example_count(validation_data))
+    sizes = SplitSizes(training=training.num_train_examples, validation=example_count(validation_data))
     metric = settings.training.metric_name
     expected = expected_certificate(evaluation, metric, budget, sizes.validation, settings.certificate)
     logger.info("%s", expected.words, extra={"markup": False})  # Kedro's handler would remove what is in brackets

@@ -101,14 +101,15 @@ def export_model(
     )
     finished = FinishedSteps(
         checkpoint_store.root / search_result.run / "finished_steps",
-        validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes),
+        validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes, settings.training.batch),
         **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, settings.budget.also),
         # The objective and the limits choose among results that do not depend on them.
         export=settings.export.model_dump(mode="json", exclude={"objective", "limits"}),
     )
+    failed: dict[str, str] = {}
     exported, result = deliver(
-        stage_candidates(within_budget),
+        stage_candidates(within_budget, failed),
         others,
         baseline_model,
         validation_data,
@@ -119,6 +120,7 @@ def export_model(
         finished,
         settings.goal,
         settings.budget.also,
+        failed,
     )
     finished.remove_others()
     if exported is None:
@@ -149,22 +151,31 @@ def certify_model(
         settings: Settings of the pipeline.
     """
     from kedro_aat.delivery.certify import WITHHELD, Verdict, certify_once
+    from kedro_aat.errors import ends_run
     from kedro_aat.export import NotExported
 
     if settings.certificate is None:
         return Verdict(words=WITHHELD).result
     if isinstance(compressed_onnx, NotExported):
         return Verdict(words="Nothing was exported, so there is nothing to certify.").result
-    verdict = certify_once(
-        compressed_onnx,
-        baseline_model,
-        test_data,
-        baseline_evaluation.budget_of(search_result.budget),
-        settings.training,
-        certificate_ledger,
-        alpha=settings.certificate.alpha,
-        score_range=settings.certificate.score_range,
-        guards=settings.budget.also,
-    )
+    try:
+        verdict = certify_once(
+            compressed_onnx,
+            baseline_model,
+            test_data,
+            baseline_evaluation.budget_of(search_result.budget),
+            settings.training,
+            certificate_ledger,
+            alpha=settings.certificate.alpha,
+            score_range=settings.certificate.score_range,
+            guards=settings.budget.also,
+            export=settings.export,
+        )
+    except Exception as error:  # the file is delivered nevertheless, and so is the report
+        if ends_run(error):
+            raise
+        logger.warning("The certificate failed.", exc_info=error)
+        again = "When that is mended, `kedro aat certify` certifies the delivered model."
+        verdict = Verdict(words=f"Not certified: {type(error).__name__}: {error}. {again}")
     logger.info("%s", verdict.words, extra={"markup": False})
     return verdict.result

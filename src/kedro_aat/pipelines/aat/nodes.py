@@ -7,6 +7,7 @@ return typed results.
 from kedro_aat.pipelines.aat import baseline, deliver, reporting, search
 from kedro_aat.pipelines.aat.as_json import JsonNode
 
+rehearse = JsonNode(baseline.rehearse)
 evaluate_baseline = JsonNode(baseline.evaluate_baseline)
 build_controller = JsonNode(search.build_controller)
 finetune_adaptively = JsonNode(search.finetune_adaptively)

@@ -20,6 +20,7 @@ from kedro_aat.pipelines.aat.nodes import (
     finetune_adaptively,
     finetune_later_stage,
     list_packages,
+    rehearse,
     report_run,
     require_feasible,
     summarize_run,
@@ -40,8 +41,14 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
     return Pipeline(
         [
             _node(
-                evaluate_baseline,
+                rehearse,
                 ["baseline_model", "train_data", "validation_data", "params:aat", "checkpoint_store"],
+                "rehearsal",
+            ),
+            _node(
+                evaluate_baseline,
+                # The rehearsal is an input so that what cannot work is found first.
+                ["baseline_model", "train_data", "validation_data", "params:aat", "checkpoint_store", "rehearsal"],
                 ["baseline_evaluation", "baseline_scores"],
             ),
             _node(

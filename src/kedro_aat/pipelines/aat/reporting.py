@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from kedro_aat.config import AatSettings
@@ -153,7 +154,6 @@ def describe_layers(
     """
     from kedro_aat.delivery.candidates import controller_at
     from kedro_aat.errors import DamagedCheckpointError
-    from kedro_aat.reporting.layers import layer_table
 
     delivered = export_result.compressed
     if delivered and delivered.stage == 1 and delivered.checkpoint not in (None, search_result.best_checkpoint):
@@ -164,14 +164,25 @@ def describe_layers(
                 f"{error}. It is the delivered model's checkpoint. Restore it from a backup, or run the pipeline from "
                 "the node export_model on, which then delivers another model."
             ) from error
-        return layer_table({1: other})
+        return _layer_table({1: other})
     later = {2: (second_controller, second_result), 3: (third_controller, third_result)}
     searched = {
         number: stage
         for number, (stage, result) in later.items()
         if stage is not None and isinstance(result, SearchResult)
     }
-    return layer_table({1: controller} | searched)
+    return _layer_table({1: controller} | searched)
+
+
+def _layer_table(controllers: dict[int, ModelController]) -> DataFrame:
+    """The layer table, which is empty if it fails: the report and the delivered model do not depend on it."""
+    from kedro_aat.reporting.layers import layer_table
+
+    try:
+        return layer_table(controllers)
+    except Exception as error:
+        logger.warning("The layer table is empty, because it failed.", exc_info=error)
+        return layer_table({})
 
 
 def report_run(
@@ -193,13 +204,29 @@ def report_run(
     Returns:
         The report as one HTML page, the model card in Markdown, and the figures of Pareto front and trajectory.
     """
+    from kedro_aat.export import NotExported
+    from kedro_aat.reporting.model_card import model_card
+
+    card = ""
+    try:
+        card = model_card(summary, compressed_onnx, ONNX_FILE)
+        return _page_and_figures(summary, trajectory, layers, settings, card)
+    except Exception as error:  # what was delivered, and the summary, are there nevertheless
+        what = "report" if card else "model card"
+        reason = f"The {what} failed. {type(error).__name__}: {error}"
+        logger.warning("%s", reason, exc_info=error, extra={"markup": False})
+        missing = NotExported(reason)
+        return f"<!doctype html><title>No report</title><p>{escape(reason)}</p>", card or reason, missing, missing
+
+
+def _page_and_figures(
+    summary: Summary, trajectory: DataFrame, layers: DataFrame, settings: AatSettings, card: str
+) -> tuple[str, str, Figure | NotExported, Figure | NotExported]:
     from importlib.util import find_spec
 
     from kedro_aat.export import NotExported
-    from kedro_aat.reporting.model_card import model_card
     from kedro_aat.reporting.report import render_report
 
-    card = model_card(summary, compressed_onnx, ONNX_FILE)
     written = settings.model_dump(mode="json", by_alias=True)
     objective = settings.export.objective
     if find_spec("plotly") is None:

@@ -9,16 +9,21 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from kedro_aat.budget import Outcome
-from kedro_aat.config import AatSettings, LaterStage
+from kedro_aat.config import AatSettings
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
-    BudgetResult,
-    EpochCount,
+    FailedSearch,
     LaterSearchResult,
-    Rates,
     SearchResult,
     SkippedSearch,
     WallTime,
+)
+from kedro_aat.pipelines.aat.stage_steps import (
+    LATER_STAGES,
+    calibrate_on,
+    estimates_in,
+    evaluation_of,
+    search_result_of,
 )
 
 if TYPE_CHECKING:
@@ -27,22 +32,14 @@ if TYPE_CHECKING:
 
     from kedro_aat.compression.controller import ModelController
     from kedro_aat.datasets.handles import TensorBoardLog
-    from kedro_aat.delivery.finished import FinishedSteps
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
-    from kedro_aat.training.runner import Evaluation
-    from kedro_aat.training.settings import TrainingSettings
-    from kedro_aat.training.stage import SearchStageResult
 else:
     # Kedro reads a node's type hints to find the settings class that it validates parameters with. One
     # hint that it cannot resolve switches that check off, and importing these takes seconds.
-    DataFrame = Module = ModelController = TensorBoardLog = CheckpointStore = Any
-    Evaluation = Data = FinishedSteps = TrainingSettings = SearchStageResult = Any
+    DataFrame = Module = ModelController = TensorBoardLog = CheckpointStore = Data = Any
 
 logger = logging.getLogger(__name__)
-
-LATER_STAGES = {2: "second_stage", 3: "third_stage"}
-NUM_CALIBRATION_BATCHES = 10  # training batches that give the ranges of activations
 
 
 def build_controller(
@@ -62,13 +59,15 @@ def build_controller(
     """
     import copy
 
-    from kedro_aat.compression.build import build_controller as build
+    from kedro_aat.compression.compressible import compressible
+    from kedro_aat.training.controllers import stage_controller
     from kedro_aat.training.data import synthetic_input
 
-    inputs = None if train_data is None else synthetic_input(train_data)
-    built = build(copy.deepcopy(model), settings.compression, example_input=inputs)
+    model = compressible(model)
+    inputs = None if train_data is None else synthetic_input(train_data, training=settings.training, model=model)
+    built = stage_controller(copy.deepcopy(model), settings.compression, inputs)
     if train_data is not None:
-        _calibrate(built, settings.training, train_data, settings.seed)
+        calibrate_on(built, settings.training, train_data, settings.seed)
     return built
 
 
@@ -93,9 +92,10 @@ def limited_rate(
     assert isinstance(settings.search, Frontier)  # the settings made sure of it
     second = settings.second_stage
     compression = None if second is None else second.compression
-    file = LimitedFile(settings.export, compression, example_input(validation_data))
+    inputs = example_input(validation_data, training=settings.training, model=controller.model)
+    file = LimitedFile(settings.export, compression, inputs)
     rankings = settings.search.tactics.rankings(controller.rankings)
-    lowest = lowest_rate(controller, file, settings.maximal_rate, rankings[0], _estimates(checkpoint_store))
+    lowest = lowest_rate(controller, file, settings.maximal_rate, rankings[0], estimates_in(checkpoint_store))
     controller.limit = file.limit(lowest)
     return max(lowest, settings.minimal_rate)
 
@@ -159,16 +159,16 @@ def finetune_adaptively(
         baseline_model,
         train_data,
         validation_data,
-        _evaluation(baseline_evaluation.validation, baseline_scores),
+        evaluation_of(baseline_evaluation.validation, baseline_scores),
         baseline_evaluation.budget_of(),
         checkpoint_store,
         tensorboard_log.writer,
         settings.choose,
         stopwatch,
     )
-    result = _search_result(
-        1, ended, algorithms_of(settings.compression), settings.search.maximal_total_epochs, settings.time_limit
-    )
+    num_allowed = settings.search.maximal_total_epochs
+    algorithms = algorithms_of(settings.compression)
+    result = search_result_of(1, controller, ended, algorithms, num_allowed, settings.time_limit)
     controller.limit = None
     return controller, result, trajectory(ended.fine_tuned.history)
 
@@ -190,8 +190,8 @@ def finetune_later_stage(
     """Compresses further what the search before found (or the baseline, if it found nothing).
 
     The budget is the same, so it holds for the joint result. Everything is passed on unchanged if the settings ask for
-    no such stage, if its file would gain nothing, if a model was chosen without training, or if the goal is accuracy
-    and the first stage has found nothing.
+    no such stage, if its file would gain nothing, if a model was chosen without training, if the goal is accuracy and
+    the first stage has found nothing, or if the stage fails: then what the stage before found is not lost.
 
     Args:
         controller: Controller of the stage before; it stays as it is.
@@ -210,12 +210,9 @@ def finetune_later_stage(
     Returns:
         The stage's controller, the result of its search, and the trajectory of all stages so far.
     """
-    import pandas as pd
-
     from kedro_aat.compression.settings import algorithms_of
-    from kedro_aat.delivery.limits import highest_rate
-    from kedro_aat.reporting.summary import trajectory
-    from kedro_aat.training.stage import SearchStage
+    from kedro_aat.errors import ends_run
+    from kedro_aat.pipelines.aat.later_stage import search_later_stage
     from kedro_aat.training.stopwatch import Stopwatch
 
     stopwatch = Stopwatch()
@@ -227,156 +224,38 @@ def finetune_later_stage(
     found_nothing = is_limited and search_result.outcome is Outcome.INFEASIBLE
     if later is None or settings.choose is not None or found_nothing:
         return controller, SkippedSearch(outcome="skipped"), known
-    earlier = [search_result, *([second_result] if isinstance(second_result, SearchResult) else [])]
-    before = [search_result, *([] if second_result is None else [second_result])]
-    limit, used = settings.time_limit, sum(stage.seconds.used for stage in before)
-    later_controller = _later_controller(controller, later, earlier, train_data)
-    _calibrate(later_controller, settings.training, train_data, settings.seed)
-    minimal_rate, maximal_rate = later.minimal_rate, settings.maximal_rate
-    if is_limited:
-        minimal_rate = maximal_rate = highest_rate(later_controller, maximal_rate)
-    elif later.skip_without_gain:
-        skipped = _without_gain(
-            number, controller, later_controller, earlier, validation_data, checkpoint_store, settings
+    try:
+        return search_later_stage(
+            number,
+            controller,
+            baseline_model,
+            train_data,
+            validation_data,
+            baseline_evaluation,
+            baseline_scores,
+            search_result,
+            known,
+            checkpoint_store,
+            tensorboard_log,
+            settings,
+            second_result,
+            stopwatch,
         )
-        if skipped is not None:
-            seconds = WallTime(used=stopwatch.seconds, limit=limit)
-            return controller, skipped.model_copy(update={"seconds": seconds}), known
-    stage = SearchStage(
-        policy=later.search,
-        training=settings.training,
-        learning_rate_factor=later.learning_rate_factor,
-        minimal_rate=minimal_rate,
-        maximal_rate=maximal_rate,
-        seed=settings.seed,
-        time_limit=None if limit is None else limit - used,
-        identity=settings.searched("second_stage", name),
-        ingredients=settings.searched("second_stage", name, defaults=True),
-        goal=settings.goal,
-        guards=settings.budget.also,
-    )
-    logger.info("%s: %s", name.replace("_", " ").capitalize(), later.compression.algorithm)
-    ended = stage.run(
-        later_controller,
-        baseline_model,
-        train_data,
-        validation_data,
-        _evaluation(baseline_evaluation.validation, baseline_scores),
-        baseline_evaluation.budget_of(),
-        checkpoint_store,
-        tensorboard_log.writer,
-        stopwatch=stopwatch,
-    )
-    all_stages = [known, trajectory(ended.fine_tuned.history).assign(stage=number)]
-    result = _search_result(number, ended, algorithms_of(later.compression), later.search.maximal_total_epochs, limit)
-    return later_controller, result, pd.concat(all_stages, ignore_index=True)
+    except Exception as error:
+        if ends_run(error):
+            raise
+        algorithms, words = algorithms_of(later.compression), name.replace("_", " ")
+        reason = (
+            f"The {words} ({' and '.join(algorithms)}) failed, and what was found before it is delivered. "
+            f"{type(error).__name__}: {error}. Set {name} to null to run without it."
+        )
+        logger.warning("%s", reason, exc_info=error, extra={"markup": False})
+        seconds = WallTime(used=stopwatch.seconds, limit=settings.time_limit)
+        return (
+            controller,
+            FailedSearch(outcome="failed", stage=number, algorithms=algorithms, reason=reason, seconds=seconds),
+            known,
+        )
 
 
 finetune_second_stage = finetune_later_stage  # its name in version 0.1.0
-
-
-def _later_controller(
-    controller: ModelController, later: LaterStage, earlier: list[SearchResult], train_data: Data
-) -> ModelController:
-    """Puts what the earlier stages have found, as it would be exported, under the later stage's compression."""
-    from kedro_aat.compression.build import build_controller as build
-    from kedro_aat.compression.settings import keeping_zeros
-    from kedro_aat.training.data import synthetic_input
-
-    is_sparse = any("magnitude_sparsity" in stage.algorithms for stage in earlier)
-    compression = keeping_zeros(later.compression) if is_sparse else later.compression
-    return build(controller.strip(), compression, example_input=synthetic_input(train_data))
-
-
-def _calibrate(controller: ModelController, training: TrainingSettings, train_data: Data, seed: int) -> None:
-    """Takes the ranges of activations from training batches, if anything is quantized.
-
-    Without it, they would be those of the first batch that the model sees, which is one of the validation split.
-    """
-    import itertools
-
-    from kedro_aat.training.default import DefaultTraining
-    from kedro_aat.training.random_state import seed_everything
-
-    if not hasattr(controller, "calibrate"):
-        return
-    seed_everything(seed)  # of random augmentation
-    device = next(controller.model.parameters()).device
-    batches = DefaultTraining(controller.model, training, train_data, train_data).train_batches(0)
-    controller.calibrate(itertools.islice(batches, NUM_CALIBRATION_BATCHES))
-    controller.model.to(device)
-
-
-def _without_gain(
-    number: int,
-    controller: ModelController,
-    later_controller: ModelController,
-    earlier: list[SearchResult],
-    validation_data: Data,
-    checkpoint_store: CheckpointStore,
-    settings: AatSettings,
-) -> SkippedSearch | None:
-    """Why a later stage is skipped; None if its file would gain."""
-    from kedro_aat.compression.settings import algorithms_of
-    from kedro_aat.delivery.gains import loss_of
-    from kedro_aat.training.data import example_input
-
-    loss = loss_of(
-        controller.strip(),
-        max(stage.rate.achieved for stage in earlier),
-        later_controller,
-        settings.maximal_rate,
-        example_input(validation_data, max(settings.export.batch_sizes)),
-        settings.export,
-        _estimates(checkpoint_store),
-    )
-    if loss is None:
-        return None
-    name, algorithms = LATER_STAGES[number], algorithms_of(settings.later_stages[number].compression)
-    reason = (
-        f"{' and '.join(algorithms)} {loss}: the {name.replace('_', ' ')} is skipped. "
-        f"Set {name}.skip_without_gain to false to train it."
-    )
-    logger.info("%s", reason)
-    return SkippedSearch(outcome="skipped", stage=number, algorithms=algorithms, reason=reason)
-
-
-def _estimates(checkpoint_store: CheckpointStore) -> FinishedSteps:
-    """Keeps what is found on untrained models, which decides how a search goes on; nothing is removed from it."""
-    from kedro_aat.delivery.finished import FinishedSteps
-
-    return FinishedSteps(checkpoint_store.root / "estimates")
-
-
-def _search_result(
-    number: int, ended: SearchStageResult, algorithms: list[str], num_allowed: int, time_limit: float | None
-) -> SearchResult:
-    from kedro_aat.training.records import epochs_used
-
-    fine_tuned, best = ended.fine_tuned, ended.fine_tuned.best
-    return SearchResult(
-        stage=number,
-        algorithms=algorithms,
-        outcome=fine_tuned.outcome,
-        reason=fine_tuned.reason,
-        budget=BudgetResult.model_validate(ended.budget),
-        validation=fine_tuned.metric,
-        standard_error=best.standard_error if best else None,
-        rate=Rates(requested=best.requested_rate if best else 0.0, achieved=fine_tuned.achieved_rate),
-        epochs=EpochCount(used=epochs_used(fine_tuned.history), allowed=num_allowed),
-        seconds=WallTime(used=ended.seconds, limit=time_limit),
-        best_checkpoint=best.checkpoint if best else None,
-        device=ended.device,
-        run=ended.run,
-        guards=fine_tuned.guards,
-    )
-
-
-def _evaluation(metric: float, scores: DataFrame) -> Evaluation:
-    """The baseline's evaluation, from what `evaluate_baseline` saved of it."""
-    import torch
-
-    from kedro_aat.training.runner import Evaluation
-
-    values = {name: torch.tensor(column.to_numpy()) for name, column in scores.items() if len(column)}
-    return Evaluation(metric, values.get("score"), values.get("resampled"))

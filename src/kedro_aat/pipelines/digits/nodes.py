@@ -248,8 +248,8 @@ def train_baseline(
         "functions": callables.fingerprint,
         "network": hash_sources([type(model)]),
         "settings": settings.identity(),
-        "train_data": data_fingerprint(train_data),
-        "validation_data": data_fingerprint(validation_data),
+        "train_data": data_fingerprint(train_data, batch=settings.training.batch),
+        "validation_data": data_fingerprint(validation_data, batch=settings.training.batch),
     }
     classes = {type(module) for module in model.modules()}
     found = sources_of([*vars(callables).values(), *settings.training.named_objects, *classes])

@@ -18,6 +18,7 @@ from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.checks.chance import best_chance, is_better
 from kedro_aat.training.checks.targets import label_mistakes, takers_of_labels, target_mistakes
 from kedro_aat.training.data import Data, as_dataset
+from kedro_aat.training.loading.settings import BatchSettings
 from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,10 @@ class BaselineCheck:
 
     def __init__(self, settings: TrainingSettings, validation_data: Data) -> None:
         self._settings = settings
-        dataset = as_dataset(validation_data, "validation")
+        dataset = as_dataset(validation_data, "validation", settings.batch)
         self._num_examples, self._num_seen = len(dataset), 0
-        self._targets: Tensor | None = dataset.tensors[1] if type(dataset) is TensorDataset else None
+        is_pair = type(dataset) is TensorDataset and settings.batch == BatchSettings() and len(dataset.tensors) == 2
+        self._targets: Tensor | None = dataset.tensors[1] if is_pair else None
         self._kept: list[Tensor] = []
         self._num_bytes = 0
         self._takers: dict[str, object] = {}

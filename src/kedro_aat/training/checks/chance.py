@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.default import DefaultTraining
+from kedro_aat.training.loading.settings import BatchSettings, LoaderSettings
 from kedro_aat.training.scoring.scores import standard_error_of
 from kedro_aat.training.settings import TrainingSettings
 
@@ -174,6 +175,10 @@ def _evaluate(
         "channels_last": False,
         "num_workers": 0,
         "step_timeout_seconds": None,
+        "batch": BatchSettings(),  # one tensor each
+        "loader": LoaderSettings(),
+        "output": None,
+        "group": None,
     }
     if not resamples:
         plain["num_bootstrap_resamples"] = 0

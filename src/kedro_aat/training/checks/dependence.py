@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from kedro_aat.model_inputs import ModelInputs, tensors_in
 from kedro_aat.training.data import Data, as_dataset
+from kedro_aat.training.loading.datasets import examples_in, plain_tensors
+from kedro_aat.training.loading.form import BatchForm
+from kedro_aat.training.loading.settings import BatchSettings
 from kedro_aat.training.random_state import rng_state, set_rng_state
+from kedro_aat.training.settings import TrainingSettings
 
 # Windows that are searched for the beginnings of others.
 NUM_PROBES = 256
@@ -35,7 +40,9 @@ MIN_DISTINCT = 8
 Hashes = NDArray[np.uint64]
 
 
-def dependence_warning(data: Data, split: str = "validation", groups: Tensor | None = None) -> str | None:
+def dependence_warning(
+    data: Data, split: str = "validation", groups: Tensor | None = None, training: TrainingSettings | None = None
+) -> str | None:
     """Says which examples of a split seem to depend on each other, and what to do; None if none do.
 
     Windows (N, T), (N, C, T) or (N, T, C) overlap if one ends as another one begins, wherever that is in the split.
@@ -46,8 +53,9 @@ def dependence_warning(data: Data, split: str = "validation", groups: Tensor | N
         data: The split.
         split: Its name.
         groups: The group of each example, (N,), within which examples may depend on each other; None for no groups.
+        training: Says what of a batch is input; None for the defaults.
     """
-    inputs = _inputs(data)
+    inputs = _inputs(data, training)
     if inputs is None or len(inputs) < MIN_FOUND or inputs.ndim < 2 or not inputs.numel():
         return None
     numbers = None if groups is None else groups.cpu().numpy()
@@ -74,22 +82,42 @@ def dependence_warning(data: Data, split: str = "validation", groups: Tensor | N
     return None
 
 
-def _inputs(data: Data) -> Tensor | None:
-    """The inputs of a split, or the first of them if they must be read one by one; None if they are no numbers."""
-    if isinstance(data, Mapping):
-        return torch.as_tensor(data["inputs"])
-    if type(data) is TensorDataset:
-        return data.tensors[0]
-    dataset, before, read = as_dataset(data, "given"), rng_state(), []
+def _inputs(data: Data, training: TrainingSettings | None) -> Tensor | None:
+    """The inputs of a split, or the first of them if they must be read one by one; None if they are no numbers.
+
+    Several inputs of an example, such as two images, count as one vector.
+    """
+    batch = None if training is None else training.batch
+    dataset, before, read = as_dataset(data, "given", batch), rng_state(), []
+    if type(dataset) is TensorDataset and batch in (None, BatchSettings()):
+        return dataset.tensors[0]
+    form = BatchForm(batch or BatchSettings(), None, "given")
+    if plain_tensors(dataset):
+        return _one_tensor(form(dataset[:])[0])
     end = time.monotonic() + READING_SECONDS
-    for index in range(min(len(dataset), MAX_READ)):
-        read.append(dataset[index][0])
+    for example in itertools.islice(examples_in(dataset), MAX_READ):
+        inputs = form(example)[0]
+        tensors = list(tensors_in(inputs))
+        if not tensors:
+            break
+        read.append(tensors)
         if time.monotonic() > end:
             break
     set_rng_state(before)
-    if any(not isinstance(part, Tensor) or part.shape != read[0].shape for part in read):
+    if len({tuple(part.shape for part in parts) for parts in read}) != 1:
         return None
-    return torch.stack(read)
+    return _one_tensor([torch.stack(parts) for parts in zip(*read, strict=True)])
+
+
+def _one_tensor(inputs: ModelInputs) -> Tensor | None:
+    """The only tensor; or all of them as vectors in one, (N, ...)."""
+    tensors = list(tensors_in(inputs))
+    if len(tensors) == 1:
+        return tensors[0]
+    if not tensors or len({len(tensor) if tensor.dim() else 0 for tensor in tensors}) != 1:
+        return None
+    joined = torch.cat([tensor.reshape(len(tensor), -1).double() for tensor in tensors], 1)
+    return joined if any(tensor.is_floating_point() for tensor in tensors) else joined.long()
 
 
 def _overlapping(windows: Tensor, groups: NDArray[Any] | None, generator: np.random.Generator) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.training.settings import TrainingSettings
+from kedro_aat.training.target_forms import TargetForm
 
 _Key = tuple[str, str]  # "metric" or "loss", and its name
 
@@ -49,7 +50,7 @@ def target_mistakes(outputs: Tensor, targets: Tensor, settings: TrainingSettings
     if len(outputs) < 2 or outputs.shape[:1] == outputs.shape[1:2]:
         return []
     if outputs.shape[1:2] in ((), (1,)) and settings.train_epoch is None:
-        loss = settings.loss.build()
+        loss = settings.loss.make()
         if isinstance(loss, _LOSSES_OF_LABELS):
             return [
                 f"Outputs of shape {_shape(outputs)}: the loss {type(loss).__name__} needs one output per class. For "
@@ -91,17 +92,19 @@ def _functions(settings: TrainingSettings) -> dict[_Key, Callable[[Tensor, Tenso
     """What computes a number from outputs and targets, by its kind and name."""
     functions: dict[_Key, Callable[[Tensor, Tensor], float]] = {}
     if settings.metric is not None:
-        metric = settings.metric.build()
+        metric = settings.metric.make()
+        metric_form = TargetForm(metric)
 
         def compute(outputs: Tensor, targets: Tensor) -> float:
             metric.reset()
-            metric.update(outputs, targets)
+            metric.update(*metric_form(outputs, targets))
             return float(metric.compute())
 
         functions["metric", settings.metric_name] = compute
     if settings.train_epoch is None:
-        loss = settings.loss.build()
-        functions["loss", settings.loss.class_path.rpartition(".")[2]] = lambda *batch: float(loss(*batch))
+        loss = settings.loss.make()
+        loss_form = TargetForm(loss)
+        functions["loss", settings.loss.class_path.rpartition(".")[2]] = lambda *batch: float(loss(*loss_form(*batch)))
     return functions
 
 
@@ -128,6 +131,12 @@ def _other_forms(outputs: Tensor, targets: Tensor) -> Iterator[_Form]:
             yield _Form(
                 targets.argmax(1), "They are one-hot, but should be labels: give targets.argmax(1).", ("metric",)
             )
+        elif targets.shape == outputs.shape and _are_probabilities(targets):
+            advice = (
+                "They are probabilities of the classes, but the metric takes labels: give targets.argmax(1), or wrap "
+                "the metric."
+            )
+            yield _Form(targets.argmax(1), advice, ("metric",))
         elif targets.numel() == shape.numel() and is_whole:
             labels = targets.reshape(shape).long()
             if targets.shape != shape:
@@ -146,6 +155,10 @@ def _other_forms(outputs: Tensor, targets: Tensor) -> Iterator[_Form]:
 
 def _is_one_hot(targets: Tensor) -> bool:
     return bool(((targets == 0) | (targets == 1)).all() and (targets.sum(1) == 1).all())
+
+
+def _are_probabilities(targets: Tensor) -> bool:
+    return bool(((targets >= 0) & (targets <= 1)).all() and ((targets.double().sum(1) - 1).abs() < 1e-3).all())
 
 
 def label_mistakes(outputs: Tensor, targets: Tensor, takers: Mapping[str, object]) -> list[str]:
@@ -181,8 +194,8 @@ def label_mistakes(outputs: Tensor, targets: Tensor, takers: Mapping[str, object
 def takers_of_labels(settings: TrainingSettings) -> dict[str, object]:
     """Metric and loss, as far as it is known that they take labels from 0 to C - 1, by their names."""
     takers: dict[str, object] = {}
-    if settings.metric is not None and getattr(metric := settings.metric.build(), "num_classes", None):
+    if settings.metric is not None and getattr(metric := settings.metric.make(), "num_classes", None):
         takers[f"the metric {type(metric).__name__}"] = metric
-    if settings.train_epoch is None and isinstance(loss := settings.loss.build(), _LOSSES_OF_LABELS):
+    if settings.train_epoch is None and isinstance(loss := settings.loss.make(), _LOSSES_OF_LABELS):
         takers[f"the loss {type(loss).__name__}"] = loss
     return takers

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kedro_aat.compression.frozen import frozen_parameters
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.fingerprints.contents import ContentHash
 from kedro_aat.training.fingerprints.sources import sources_of
@@ -21,9 +22,9 @@ _OWN = "kedro_aat.training."
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of all parameters and buffers."""
-    state = model.state_dict().items()
-    return hash_tensors((name, tensor) for name, tensor in state if isinstance(tensor, torch.Tensor))
+    """A hash of all parameters and buffers, and of which parameters are frozen, if any."""
+    tensors = [(name, tensor) for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)]
+    return hash_tensors([*tensors, *((f"{name} is frozen", torch.zeros(0)) for name in frozen_parameters(model))])
 
 
 def ingredients_of(

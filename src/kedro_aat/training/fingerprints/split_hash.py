@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,16 @@ from torch.utils.data import TensorDataset
 
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.data import NUM_SAMPLED_EXAMPLES, Data, as_dataset
+from kedro_aat.training.loading.datasets import Loaded, Rows, Streamed, examples_in
+from kedro_aat.training.loading.settings import BatchSettings
 from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
 
 # Numbers that are converted at a time, so that they stay in the processor's cache.
 CHUNK = 2**18
+_PAIR = ("inputs", "targets")
 
 
-def split_fingerprint(data: Data) -> str:
+def split_fingerprint(data: Data, batch: BatchSettings | None = None) -> str:
     """Hash of the multiset of a split's examples: the same for another order, another type of numbers, another form.
 
     Each example is hashed alone, as its input and its target in single precision: data saved in double precision, in
@@ -36,13 +40,15 @@ def split_fingerprint(data: Data) -> str:
 
     Args:
         data: The split.
+        batch: What of a batch is input and target; None for the defaults.
 
     Raises:
-        DataError: If the split is empty, or inputs and targets differ in number.
+        DataError: If the split is empty, if inputs and targets differ in number, or if it changes from reading to
+            reading.
     """
-    if isinstance(data, Mapping):
-        data = {name: torch.as_tensor(data[name]) for name in ("inputs", "targets") if name in data}
-    dataset = as_dataset(data, "test")
+    if isinstance(data, Mapping) and all(isinstance(data.get(name), np.ndarray | Tensor) for name in _PAIR):
+        data = {name: torch.as_tensor(data[name]) for name in (_PAIR if batch in (None, BatchSettings()) else data)}
+    dataset = as_dataset(data, "test", batch)
     examples = _rows(*dataset.tensors[:2]) if type(dataset) is TensorDataset else _examples(dataset)
     hashes = sorted(examples)
     digest = hashlib.blake2b(b"".join(hashes), digest_size=16)
@@ -56,6 +62,8 @@ def former_fingerprint(data: Data) -> str:
     data that those versions did not know.
     """
     dataset = as_dataset(data, "test")
+    if isinstance(dataset, Streamed | Loaded | Rows):  # which those versions did not know
+        return ""
     if type(dataset) is TensorDataset:
         return hash_tensors(enumerate(dataset.tensors))
     size = len(dataset)
@@ -81,13 +89,19 @@ def _examples(dataset: Any) -> Iterator[bytes]:
     """The hash of each example of a dataset of pairs."""
     before = rng_state()
     try:
-        for index in range(len(dataset)):
-            seed_everything(0)
-            example = dataset[index]
-            parts = example[:2] if isinstance(example, tuple | list) else tree_leaves(example)
+        seed_everything(0)
+        for example in examples_in(dataset):
+            is_pair = isinstance(example, tuple | list) and len(example) == 2
+            parts = tree_leaves(example[:2] if is_pair else _plain(example))
             yield _hash([_single_precision(part) for part in parts])
+            seed_everything(0)
     finally:
         set_rng_state(before)
+
+
+def _plain(example: Any) -> Any:
+    """An example whose dataclass, if it is one, is a mapping."""
+    return vars(example) if is_dataclass(example) else example
 
 
 def _single_precision(values: Any) -> NDArray[Any]:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from kedro_aat.errors import DataError, MetricError
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.callables import Evaluation
 from kedro_aat.training.data import Data, as_dataset
+from kedro_aat.training.loading.datasets import Loaded, examples_in
 
 
 def groups_of(data: Data, name: str | None, split: str = "validation") -> Tensor | None:
@@ -66,6 +67,12 @@ def _values_of(data: Data, name: str, split: str) -> Any:
     if isinstance(data, Subset):
         of_all = _values_of(data.dataset, name, split)  # type: ignore[arg-type]  # torch's datasets promise no length
         return [of_all[index] for index in data.indices]
+    if isinstance(data, DataLoader):
+        loaded = Loaded(data)
+        if isinstance(data.dataset, IterableDataset) or data.batch_size is None:
+            return _values_in_examples(loaded, name, split)
+        of_all = _values_of(data.dataset, name, split)  # type: ignore[arg-type]
+        return [of_all[index] for batch in loaded.index_batches() for index in batch]
     if isinstance(data, Mapping):
         if name not in data:
             raise DataError(
@@ -74,6 +81,8 @@ def _values_of(data: Data, name: str, split: str) -> Any:
             )
         return data[name]
     if not hasattr(data, name):
+        if isinstance(first := next(examples_in(as_dataset(data, split)), None), Mapping) and name in first:
+            return _values_in_examples(as_dataset(data, split), name, split)
         own = ", ".join(key for key in vars(data) if not key.startswith("_")) or "none"
         raise DataError(
             f"The {split} split, a {type(data).__name__}, has no attribute {name}, which certificate.group (or "
@@ -81,6 +90,20 @@ def _values_of(data: Data, name: str, split: str) -> Any:
         )
     values = getattr(data, name)
     return values() if callable(values) else values
+
+
+def _values_in_examples(dataset: Any, name: str, split: str) -> list[Any]:
+    """The groups that the examples themselves hold under a name."""
+    found = []
+    for example in examples_in(dataset):
+        if not isinstance(example, Mapping) or name not in example:
+            raise DataError(
+                f"Examples of the {split} split have no {name}, which certificate.group (or training.group) names. "
+                "Let each be a mapping with one value under that key."
+            )
+        value = example[name]
+        found.append(value.item() if isinstance(value, Tensor) else value)
+    return found
 
 
 def identity_of_groups(data: Data, name: str | None) -> dict[str, str]:

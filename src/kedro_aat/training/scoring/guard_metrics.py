@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kedro_aat.budget import Budget, GuardSettings
 from kedro_aat.training.callables import Evaluation
+from kedro_aat.training.target_forms import TargetForm
 
 
 class GuardMetrics:
@@ -24,8 +25,9 @@ class GuardMetrics:
 
     def __init__(self, guards: Sequence[GuardSettings], device: torch.device) -> None:
         self._metrics: dict[str, Any] = {
-            guard.label: guard.metric.build().to(device) for guard in guards if guard.metric is not None
+            guard.label: guard.metric.make().to(device) for guard in guards if guard.metric is not None
         }
+        self._forms = {name: TargetForm(metric) for name, metric in self._metrics.items()}
 
     def reset(self) -> None:
         """Begins a validation."""
@@ -34,8 +36,8 @@ class GuardMetrics:
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Adds a batch of outputs (B, ...) and targets (B, ...)."""
-        for metric in self._metrics.values():
-            metric.update(outputs, targets)
+        for name, metric in self._metrics.items():
+            metric.update(*self._forms[name](outputs, targets))
 
     def added_to(self, validate: Callable[..., Evaluation]) -> Callable[..., Evaluation]:
         """The validation function with the guards' values in `also`; itself if there are no guards."""

@@ -8,7 +8,7 @@ example by example. This module knows which metrics are means over examples; for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from torchmetrics.functional.segmentation import dice_score, generalized_dice_sc
 from kedro_aat.budget import Budget
 from kedro_aat.certificate import Certificate, bootstrap_standard_error, certify, paired_standard_error
 from kedro_aat.certificate.linearized import certify_linearized
-from kedro_aat.errors import DataError
+from kedro_aat.errors import DataError, MetricError
 from kedro_aat.training.callables import Evaluation, Linearization
 
 # Largest difference of the scores' mean to the metric, relative to the larger of 1 and the metric.
@@ -139,6 +139,22 @@ def _is_right_binary(outputs: Tensor, targets: Tensor, *, threshold: float) -> T
 
 def _mean_per_example(errors: Tensor) -> Tensor:
     return errors.reshape(len(errors), -1).mean(1)  # (B,) from (B,) or (B, ...)
+
+
+def require_one_number(name: str, value: Any) -> Any:
+    """The value of a metric.
+
+    Raises:
+        MetricError: If it is not one number.
+    """
+    shape = tuple(getattr(value, "shape", ()))
+    if math.prod(shape) != 1 or isinstance(value, Mapping):
+        kind = f"an array of shape {shape}" if shape else f"a {type(value).__name__}"
+        raise MetricError(
+            f"{name} computes {kind}, but a budget needs one number. Set an average in its init_args, such as macro, "
+            "or choose another metric; guards (budget.also) may have one number per class."
+        )
+    return value
 
 
 def joined(parts: list[Tensor]) -> Tensor:

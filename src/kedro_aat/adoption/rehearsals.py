@@ -1,0 +1,85 @@
+"""The rehearsal outside a whole run: by `kedro aat validate`, and what stands for it in a run of later nodes alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.io.core import DatasetError
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from kedro_aat.adoption.checks import free_inputs
+from kedro_aat.errors import ConfigurationError, RehearsalError
+from kedro_aat.reading import describe
+from kedro_aat.validated import parse
+
+
+def rehearse(pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str], Any]) -> Iterator[str]:
+    """Rehearses each model of a pipeline whose datasets can be loaded, as the run will do.
+
+    Args:
+        pipeline: A pipeline with nodes that rehearse.
+        catalog: Its datasets.
+        value_of: Looks up a parameter by its dotted key, as plain data.
+
+    Yields:
+        For each rehearsal, what came of it.
+
+    Raises:
+        RehearsalError: Lists everything that fails, for all models.
+    """
+    from kedro_aat.config import AatSettings
+
+    faults: list[str] = []
+    num_parts = 0
+    for node, names in _nodes(pipeline, "rehearse"):
+        key = names.pop("settings").removeprefix("params:")
+        settings = parse(AatSettings, value_of(key), where=key)
+        made = sorted(name for name in names.values() if name in pipeline.all_outputs() and not catalog.exists(name))
+        if made or not settings.rehearsal:
+            because = f"the run makes {' and '.join(made)}, and then rehearses" if made else "rehearsal is off"
+            yield f"{node.name}: not done, because {because}."
+            continue
+        inputs = {argument: _loaded(catalog, name) for argument, name in names.items()}
+        try:
+            result = node.func(settings=settings, **inputs)
+        except RehearsalError as error:
+            faults += error.faults
+            num_parts += error.num_parts
+        else:
+            seconds = sum(part["seconds"] for part in result["parts"])
+            yield f"{node.name}: passed in {seconds:.1f} s."
+    if faults:
+        raise RehearsalError(faults, num_parts)
+
+
+def stand_in(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Lets a run begin after the rehearsal although none was saved.
+
+    Args:
+        pipeline: The nodes of a run.
+        catalog: Its datasets; changed in place.
+    """
+    missing = free_inputs(pipeline)
+    for _, names in _nodes(pipeline, "evaluate_baseline"):
+        name = names.get("rehearsal")
+        if name in missing and not catalog.exists(name):
+            catalog[name] = MemoryDataset({"outcome": "off", "parts": []})
+
+
+def _loaded(catalog: DataCatalog, name: str) -> Any:
+    try:
+        return catalog.load(name)
+    except DatasetError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise ConfigurationError("Data", [f"{name}: {describe(cause)}"]) from error
+
+
+def _nodes(pipeline: Pipeline, function: str) -> Iterator[tuple[Node, dict[str, str]]]:
+    """The nodes with a function of ours, and the datasets of their arguments."""
+    for node in pipeline.nodes:
+        if (node.func.__module__, node.func.__name__) == ("kedro_aat.pipelines.aat.baseline", function):
+            yield node, dict(inspect.signature(node.func).bind(*node.inputs).arguments)

@@ -1,0 +1,106 @@
+"""One forward pass with fake quantization: weights are rounded where they are read, others where they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.compression.quantization.arithmetic import round_activation, round_to_uint8, round_weight
+from kedro_aat.compression.quantization.calls import Follower, Pass
+from kedro_aat.compression.quantization.placement import Site
+from kedro_aat.compression.quantization.places import CallTree
+
+
+class FakePass(Pass):
+    """Rounds and observes the tensors of one forward pass.
+
+    Args:
+        follower: What makes it.
+        tree: Where tensors are found.
+        sites: Number -> tensor that is rounded.
+        axes: `id` of each weight that is rounded -> dimension along which its scales differ.
+        highest: Largest integer of a weight.
+        scales: Scale and zero point of each slot.
+        is_exact: Whether tensors are rounded as the stripped model does it, without a gradient.
+        is_rounding: Whether anything is rounded at all.
+        is_observing: Whether the ranges of tensors are observed.
+
+    Attributes:
+        is_observing: Whether the ranges of tensors are observed.
+        observed: Slot -> lowest and highest number of its tensors; empty unless `is_observing`.
+    """
+
+    def __init__(
+        self,
+        follower: Follower,
+        tree: CallTree,
+        *,
+        sites: Mapping[int, Site],
+        axes: Mapping[int, int],
+        highest: int,
+        scales: tuple[Sequence[Tensor], Sequence[Tensor]],
+        is_exact: bool,
+        is_rounding: bool,
+        is_observing: bool,
+    ) -> None:
+        super().__init__(follower, tree)
+        self._sites = sites
+        self._is_exact, self._is_rounding, self.is_observing = is_exact, is_rounding, is_observing
+        self._highest = highest
+        self._scales, self._zero_points = scales
+        self._axes = axes if is_rounding else {}
+        # What was rounded in this pass, with gradient and without.
+        self._rounded: dict[tuple[int, bool], Tensor] = {}
+        self.observed: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def change_arguments(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if getattr(function, "__name__", "") == "__get__" and function.__self__.__name__ not in _VIEWS:
+            return args, kwargs  # type, shape, gradient ... of a weight
+        return tuple(map(self._change_argument, args)), (
+            {name: self._change_argument(value) for name, value in kwargs.items()} if kwargs else kwargs
+        )
+
+    def _change_argument(self, value: Any) -> Any:
+        if isinstance(value, nn.Parameter):
+            axis = self._axes.get(id(value))
+            return value if axis is None else self._rounded_weight(value, axis)
+        if isinstance(value, list | tuple) and any(id(part) in self._axes for part in value):
+            return type(value)(map(self._change_argument, value))
+        return value
+
+    def _rounded_weight(self, weight: Tensor, axis: int) -> Tensor:
+        key = id(weight), torch.is_grad_enabled()
+        if key not in self._rounded:
+            self._rounded[key] = round_weight(weight, self._highest, axis)
+        return self._rounded[key]
+
+    def change(self, number: int, tensor: Tensor) -> Tensor:
+        site = self._sites.get(number)
+        if site is None or getattr(tensor, _MARK, None) == number:
+            return tensor
+        changed = self._observe_and_round(site, tensor)
+        setattr(changed, _MARK, number)
+        return changed
+
+    def _observe_and_round(self, site: Site, tensor: Tensor) -> Tensor:
+        if self.is_observing:
+            low, high = torch.aminmax(tensor.detach())
+            if site.slot in self.observed:
+                lowest, highest = self.observed[site.slot]
+                low, high = torch.minimum(low, lowest), torch.maximum(high, highest)
+            self.observed[site.slot] = low, high
+        if not self._is_rounding:
+            return tensor
+        scale, zero_point = self._scales[site.slot], self._zero_points[site.slot]
+        if self._is_exact:  # as the stripped model rounds
+            return round_to_uint8(tensor.float(), scale, zero_point).to(tensor.dtype)
+        return round_activation(tensor, scale, zero_point)
+
+
+# Attribute of a rounded tensor: number of its site. It may be passed to another module, in a pass of its own.
+_MARK = "_aat_site"
+# Attributes of a tensor that are tensors with its numbers.
+_VIEWS = {"T", "mT", "H", "mH", "data", "real"}

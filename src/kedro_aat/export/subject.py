@@ -1,0 +1,209 @@
+"""A model that is exported: what it takes and returns by name, and its program with some axes of any size."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from kedro_aat.compression.quantization.arithmetic import as_onnx_operators
+from kedro_aat.errors import ExportError
+from kedro_aat.export.axes import Axes, axes_of, free_symbols, other_sizes, resized, shapes_to_trace
+from kedro_aat.export.settings import FileSettings
+from kedro_aat.export.signature import INPUT, input_tensors, output_tensors, structured
+from kedro_aat.model_inputs import ModelInputs, call_model, describe_inputs, map_tensors, num_examples
+from kedro_aat.modes import evaluating, first_cause, quiet
+from kedro_aat.tensors import synthetic_like
+
+# torch.export treats a dimension of size 0 or 1 as a constant; it can be a symbol from size 2.
+_TRACED_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Inputs with one axis of another size, and what the model returns for them.
+
+    Attributes:
+        symbol: The axis, as a program calls it.
+        inputs: Name -> tensor.
+        outputs: Name -> tensor.
+    """
+
+    symbol: str
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
+class Subject:
+    """A model that is exported, with made-up inputs, and with the names of its inputs and outputs.
+
+    Args:
+        model: The model, on the CPU and in evaluation mode.
+        example_input: Inputs of at least one example; their shapes, types and ranges matter, their values are not kept.
+        settings: Which outputs are exported, and which axes may have any size.
+
+    Attributes:
+        inputs: Name -> made-up tensor, of two examples.
+        outputs: Name -> what the model returns for them.
+        batched: Names of the inputs whose first axis is the batch.
+        asked: Input -> axis -> its name, for the axes that the settings ask for; None if they are to be found.
+
+    Raises:
+        ExportError: If there is no example, or the model does not run, or the settings name what it does not have.
+    """
+
+    def __init__(self, model: nn.Module, example_input: ModelInputs, settings: FileSettings) -> None:
+        size = num_examples(example_input)
+        if size == 0:
+            raise ExportError(
+                "`example_input` must hold at least one example along its first dimension, but got "
+                f"{describe_inputs(example_input)}."
+            )
+        self.model, self._settings = model, settings
+        self._batch = synthetic_like(example_input, _TRACED_BATCH)
+        given = input_tensors(model, example_input)
+        self.batched = [name for name, tensor in given.items() if tensor.dim() and len(tensor) == size]
+        self.inputs = input_tensors(model, self._batch)
+        self.asked = settings.axes_among({name: tensor.dim() for name, tensor in self.inputs.items()})
+        try:
+            with evaluating(model), torch.no_grad(), quiet():
+                returned = call_model(model, self._batch)
+        except Exception as error:
+            raise _cannot_be_exported(model, f"It fails with made-up inputs: {first_cause(error)}") from error
+        self.outputs = output_tensors(returned, settings.outputs)
+        self.is_plain = list(self.inputs) == [INPUT] and isinstance(returned, Tensor)
+
+    @property
+    def name(self) -> str:
+        """Class of the model."""
+        return type(self.model).__name__
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether all inputs are whole numbers or truth values, in rows of any length: text, or another sequence."""
+        tensors = self.inputs.values()
+        return all(not tensor.is_floating_point() and not tensor.is_complex() for tensor in tensors)
+
+    def call(self, tensors: Sequence[Tensor]) -> Any:
+        """Calls the model with tensors in place of its made-up inputs, in the order of their names."""
+        parts = iter(tensors)
+        return call_model(self.model, map_tensors(lambda _: next(parts), self._batch))
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The model's outputs by name."""
+        with evaluating(self.model), torch.no_grad():
+            return output_tensors(self.call(list(inputs.values())), self._settings.outputs)
+
+    def module(self) -> nn.Module:
+        """What is traced: the model itself, or if it takes or returns more than a tensor, a module around it."""
+        return self.model if self.is_plain else _Flat(self, self._settings.outputs)
+
+    def trace(self, *, free: Mapping[str, Iterable[int]], kind: Any, for_onnx: bool) -> ExportedProgram:
+        """The program, in which some axes beside the batch have any size.
+
+        Args:
+            free: Name of an input -> such axes.
+            kind: `Dim.AUTO` if they may turn out to be fixed, `Dim.DYNAMIC` if that is an error.
+            for_onnx: Whether integers are converted by operators of ONNX.
+        """
+        shapes = shapes_to_trace(self.inputs, self.batched, free, kind)
+        operators = as_onnx_operators() if for_onnx else contextlib.nullcontext()
+        try:
+            with evaluating(self.model), torch.no_grad(), quiet(), operators:
+                program = torch.export.export(self.module(), tuple(self.inputs.values()), dynamic_shapes=tuple(shapes))
+        except Exception as error:  # torch.export raises a dozen kinds of error, most of them private
+            raise _cannot_be_exported(self.model, f"torch.export says: {first_cause(error)}") from error
+        _remove_stack_traces(program)
+        return program
+
+    def axes(self, program: ExportedProgram) -> Axes:
+        """The size of each axis of the program's inputs."""
+        return axes_of(program, self.inputs)
+
+    def trials(self, program: ExportedProgram) -> list[Trial | str]:
+        """For each free axis of a program, what the model returns at another size; its symbol if it takes no other."""
+        found: list[Trial | str] = []
+        for symbol, places in free_symbols(self.axes(program), self.batched).items():
+            name, (axis, *_) = next(iter(places.items()))
+            for size in other_sizes(self.inputs[name].shape[axis]):
+                inputs = resized(self.inputs, places, size)
+                with contextlib.suppress(Exception), quiet():  # whatever the model raises, it does not take this size
+                    found.append(Trial(symbol, inputs, self.run(inputs)))
+                    break
+            else:
+                found.append(symbol)
+        return found
+
+
+class _Flat(nn.Module):
+    """A model as a module that takes and returns what torch can export, with the same parameters under the same names.
+
+    Args:
+        subject: The model.
+        chosen: Names of the outputs to return; None for all.
+    """
+
+    def __init__(self, subject: Subject, chosen: Sequence[str] | None) -> None:
+        super().__init__()
+        for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            vars(self)[part] = vars(subject.model)[part]
+        self.training = False
+
+        def forward(flat: nn.Module, *tensors: Tensor) -> Any:
+            returned = output_tensors(subject.call(tensors), chosen)
+            seen = {id(tensor) for tensor in tensors}
+            outputs: dict[str, Tensor] = {}
+            for name, tensor in returned.items():  # a file has one name for each tensor, so the second is a copy
+                outputs[name] = tensor.clone() if id(tensor) in seen else tensor
+                seen.add(id(tensor))
+            return _plain(structured(outputs))
+
+        parameters = [inspect.Parameter("flat", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        for name in subject.inputs:
+            safe = "".join(letter if letter.isalnum() else "_" for letter in name)
+            parameters.append(inspect.Parameter(safe, inspect.Parameter.POSITIONAL_OR_KEYWORD))
+        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect reads it
+        vars(self)["forward"] = MethodType(forward, self)
+
+
+def _plain(structure: Any) -> Any:
+    """The structure with dictionaries in place of their subclasses, which torch does not know."""
+    if isinstance(structure, dict):
+        return {key: _plain(part) for key, part in structure.items()}
+    return tuple(map(_plain, structure)) if isinstance(structure, tuple) else structure
+
+
+def require_cpu(model: nn.Module) -> None:
+    """Checks that a model is on the CPU.
+
+    Raises:
+        ExportError: If it is not.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    if elsewhere := sorted({str(tensor.device) for tensor in tensors if tensor.device.type != "cpu"}):
+        raise ExportError(
+            f"a model is exported from the CPU, but got one on {', '.join(elsewhere)}: pass `model.cpu()`."
+        )
+
+
+def _remove_stack_traces(program: ExportedProgram) -> None:
+    for module in program.graph_module.modules():  # branches and loops are graphs inside the graph
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+
+
+def _cannot_be_exported(model: nn.Module, reason: str) -> ExportError:
+    return ExportError(
+        f"{type(model).__name__} cannot be exported for any batch size. The first dimension of its inputs must be the "
+        "batch; its forward must neither convert the batch size to a Python number nor branch on the values of "
+        f"tensors. {reason}"
+    )

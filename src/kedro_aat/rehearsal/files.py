@@ -1,0 +1,79 @@
+"""A model as files: exported, read back, compared, evaluated and measured, as the delivery does it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kedro_aat.compression.filters.costs import num_macs
+from kedro_aat.compression.quantization.layers import quantized_spec
+from kedro_aat.delivery.files import files_of
+from kedro_aat.export.measure import measure_latency
+from kedro_aat.export.openvino_file import OpenvinoModel
+from kedro_aat.export.program import to_program
+from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.verify import verify_onnx, verify_openvino, verify_program
+from kedro_aat.rehearsal.common import Rehearsal
+from kedro_aat.rehearsal.faults import part
+from kedro_aat.training.few_batches import FewBatchesTraining
+
+# Two steps of training do not settle the ranges of activations, nor does a file that will be trained have to be exact.
+ROUGHLY = 5.0
+
+
+def rehearse_files(model: nn.Module, rehearsal: Rehearsal) -> None:
+    """Exports a model as all files that a run makes, reads them back, and has them validated and measured.
+
+    Args:
+        model: The model on the CPU, in evaluation mode.
+        rehearsal: What all parts share.
+
+    Raises:
+        PartFailedError: If one of these fails.
+    """
+    settings, inputs, tolerance = rehearsal.settings.export, rehearsal.inputs, _tolerance(model, rehearsal)
+    rehearse_program(model, rehearsal)
+    with part("export as ONNX file"):
+        files = files_of(model, inputs, settings)
+    with part("ONNX file, read back"):
+        verify_onnx(files.onnx, model, inputs, tolerance=tolerance)
+    runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx)}
+    if files.openvino is not None:
+        with part("OpenVINO files, read back"):
+            verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
+        runnable["OpenVINO"] = OpenvinoModel(files.openvino)
+    on_cpu = rehearsal.settings.training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
+    for kind, file in runnable.items() if not rehearsal.broken & {"validation", "validation of files"} else ():
+        with part(f"validation of the {kind} file"):
+            judged = FewBatchesTraining(
+                file,
+                on_cpu,
+                None,
+                rehearsal.validation_data,
+                validation=rehearsal.validation,
+                guards=rehearsal.settings.budget.also,
+            )
+            rehearsal.validate(file, judged, f"the {kind} file")
+    with part("measuring the ONNX file"):
+        num_macs(model, inputs)
+        measure_latency([files.onnx], inputs, batch_sizes=[1], num_threads=settings.num_threads, seconds=1e-3)
+
+
+def rehearse_program(model: nn.Module, rehearsal: Rehearsal) -> None:
+    """Exports a model as a `.pt2` file alone, which takes a third of an ONNX file's time, and reads it back.
+
+    Args:
+        model: The model on the CPU, in evaluation mode.
+        rehearsal: What all parts share.
+
+    Raises:
+        PartFailedError: If one of these fails.
+    """
+    with part("export as .pt2 file"):
+        program = to_program(model, rehearsal.inputs)
+    with part(".pt2 file, read back"):
+        verify_program(program, model, rehearsal.inputs, tolerance=_tolerance(model, rehearsal))
+
+
+def _tolerance(model: nn.Module, rehearsal: Rehearsal) -> float:
+    settings = rehearsal.settings.export
+    return ROUGHLY * (settings.tolerance if quantized_spec(model) is None else settings.quantized_tolerance)

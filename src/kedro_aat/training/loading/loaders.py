@@ -1,0 +1,212 @@
+"""Batches of a split for one epoch, from data of any form."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
+
+from kedro_aat.errors import DataError
+from kedro_aat.training.guards.watchdog import Watchdog, WatchedLoader
+from kedro_aat.training.loading.datasets import Loaded, Streamed, differs, plain_tensors, stacked
+from kedro_aat.training.loading.settings import function_of
+from kedro_aat.training.settings import TrainingSettings
+
+# Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
+EPOCHS_PER_SEED = 1_000_003
+
+logger = logging.getLogger(__name__)
+
+
+class Loaders:
+    """Makes the batches of training and validation.
+
+    The order of the training examples is a function of seed and epoch, where the data allow it: samplers get a
+    generator, and what has a method `set_epoch` is told the epoch.
+
+    Args:
+        settings: Settings of the training.
+        device: Device of the model.
+        seed: Seed of shuffling.
+    """
+
+    def __init__(self, settings: TrainingSettings, device: torch.device, seed: int) -> None:
+        self._settings, self._seed = settings, seed
+        own = settings.loader
+        self._collate = None if own.collate_fn is None else function_of(own.collate_fn)
+        self._generator = torch.Generator()
+        self._kept: DataLoader[Any] | None = None
+        pins = device.type == "cuda" if own.pin_memory is None else own.pin_memory
+        self._options: dict[str, Any] = {"num_workers": settings.num_workers, "pin_memory": pins}
+        if settings.num_workers:
+            init = None if own.worker_init_fn is None else function_of(own.worker_init_fn)
+            self._options |= {
+                "worker_init_fn": ignore_ctrl_c if init is None else partial(_initialized, init),
+                "persistent_workers": own.persistent_workers,
+                "prefetch_factor": own.prefetch_factor,
+            }
+
+    def training(self, dataset: Any, epoch: int) -> Any:
+        """The shuffled batches of one epoch, without a last smaller one, whose BatchNorm statistics would be poor."""
+        self._generator = torch.Generator() if self._kept is None else self._generator
+        self._generator.manual_seed((self._seed * EPOCHS_PER_SEED + epoch) % 2**63)
+        limit = self._settings.loader.steps_per_epoch
+        if isinstance(dataset, Loaded):
+            _begin_epoch(dataset.loader, epoch, self._generator)
+            return Passed(dataset.loader, self._settings.step_timeout_seconds, limit)
+        _set_epoch(dataset.dataset if isinstance(dataset, Streamed) else dataset, epoch)
+        loader = self._kept or self._loader(dataset, is_training=True)
+        if self._settings.loader.persistent_workers and self._settings.num_workers:
+            self._kept = loader
+        return loader if limit is None else Passed(loader, None, limit)
+
+    def validation(self, dataset: Any) -> Any:
+        """The batches of a split that judges models, in its own order."""
+        if isinstance(dataset, Loaded):
+            return Passed(dataset.loader, self._settings.step_timeout_seconds)
+        return self._loader(dataset, is_training=False)
+
+    def _loader(self, dataset: Any, *, is_training: bool) -> DataLoader[Any]:
+        size, timeout, own = self._settings.batch_size, self._settings.step_timeout_seconds, self._settings.loader
+        loader: Callable[..., DataLoader[Any]] = DataLoader if timeout is None else partial(WatchedLoader, timeout)
+        collate = self._collate or stacked
+        if isinstance(dataset, Streamed):
+            ends = own.steps_per_epoch is None or not is_training
+            drop_last = is_training and (not ends or len(dataset) > size)
+            return loader(dataset, batch_size=size, drop_last=drop_last, collate_fn=collate, **self._options)
+        drop_last = is_training and len(dataset) > size
+        sampler: Any = SequentialSampler(dataset)
+        if is_training:
+            known = {"data_source": dataset, "dataset": dataset, "generator": self._generator}
+            sampler = RandomSampler(dataset, generator=self._generator)
+            if own.sampler is not None:
+                sampler = own.sampler.make(**known)
+            if own.batch_sampler is not None:
+                known |= {"sampler": sampler, "batch_size": size, "drop_last": drop_last}
+                batches = own.batch_sampler.make(**known)
+                if not (plain_tensors(dataset) and self._collate is None):
+                    return loader(dataset, batch_sampler=batches, collate_fn=collate, **self._options)
+                return loader(dataset, sampler=batches, batch_size=None, **self._options)
+        if plain_tensors(dataset) and self._collate is None:  # one indexing of the tensors, with nothing to collate
+            return loader(dataset, sampler=BatchSampler(sampler, size, drop_last), batch_size=None, **self._options)
+        return loader(
+            dataset, sampler=sampler, batch_size=size, drop_last=drop_last, collate_fn=collate, **self._options
+        )
+
+    @property
+    def collate(self) -> Callable[[list[Any]], Any] | None:
+        """The user's own function that makes a batch of examples; None if there is none."""
+        return self._collate
+
+
+class Passed:
+    """Batches of a loader as they come, at most so many, and each within a time limit.
+
+    Args:
+        loader: The loader.
+        timeout: Seconds for a batch and its step; None for no limit.
+        limit: Number of batches at most; None for all.
+    """
+
+    def __init__(self, loader: Any, timeout: float | None, limit: int | None = None) -> None:
+        self.loader, self._timeout, self._limit = loader, timeout, limit
+
+    def __iter__(self) -> Iterator[Any]:
+        watchdog = None if self._timeout is None else Watchdog(self._timeout)
+        try:
+            for batch in itertools.islice(self.loader, self._limit):
+                if watchdog is not None:
+                    watchdog.restart()
+                yield batch
+        finally:
+            if watchdog is not None:
+                watchdog.stop()
+
+    def __len__(self) -> int:
+        if self._limit is None:
+            return _num_batches(self.loader)
+        dataset = self.loader.dataset
+        endless = isinstance(dataset, IterableDataset)  # as a `Streamed` one is
+        return self._limit if endless else min(self._limit, len(self.loader))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+
+def _num_batches(loader: DataLoader[Any]) -> int:
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):  # a dataset without a length
+        count = len(Loaded(loader))
+        size = loader.batch_size
+        return count if size is None else count // size if loader.drop_last else -(-count // size)
+
+
+def require_batches(number: int) -> None:
+    """Makes sure that an epoch had batches.
+
+    Raises:
+        DataError: If it had none.
+    """
+    if not number:
+        raise DataError("The training split gave 0 batches: give it more examples, or a smaller batch size.")
+
+
+def warn_of_chance(dataset: Any) -> None:
+    """Says what of the order of the training examples a resumed run may not repeat."""
+    loader = dataset.loader if isinstance(dataset, Loaded) else None
+    source = dataset.dataset if isinstance(dataset, Streamed) else dataset if loader is None else loader.dataset
+    unknown = None
+    if isinstance(source, IterableDataset) or isinstance(dataset, Streamed):
+        if not hasattr(source, "set_epoch") and differs(source):
+            unknown = source
+    elif loader is not None:
+        chosen = [part for part in _samplers(loader) if type(part) not in (SequentialSampler, BatchSampler)]
+        unknown = next((part for part in chosen if not hasattr(part, "generator") and not _is_told(part)), None)
+    if unknown is not None:
+        logger.warning(
+            "The order in which %s gives the training examples is its own: a run that is resumed may see another one "
+            "than a run without interruption. With a method set_epoch(epoch) that seeds it, both see the same.",
+            type(unknown).__qualname__,
+        )
+
+
+def _is_told(part: Any) -> bool:
+    return callable(getattr(part, "set_epoch", None))
+
+
+def _set_epoch(part: Any, epoch: int) -> None:
+    if _is_told(part):
+        part.set_epoch(epoch)
+
+
+def _samplers(loader: DataLoader[Any]) -> list[Any]:
+    found = [loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+    return list({id(part): part for part in found if isinstance(part, Sampler)}.values())
+
+
+def _begin_epoch(loader: DataLoader[Any], epoch: int, generator: torch.Generator) -> None:
+    """Makes the order of a loader of the user's a function of the generator's seed and the epoch."""
+    for part in [loader.dataset, *_samplers(loader)]:
+        _set_epoch(part, epoch)
+    for part in [loader, *_samplers(loader)]:
+        if getattr(part, "generator", None) is not None:
+            part.generator.manual_seed(generator.initial_seed())
+        elif hasattr(part, "generator") and part is not loader:
+            part.generator = generator
+
+
+def _initialized(function: Callable[[int], object], worker: int) -> None:
+    ignore_ctrl_c(worker)
+    function(worker)
+
+
+def ignore_ctrl_c(worker: int) -> None:
+    """Lets a worker load the rest of the epoch; a terminal sends Ctrl-C to it, too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

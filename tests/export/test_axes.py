@@ -1,0 +1,127 @@
+"""Axes of any size: found by trying, asked for, and never at the price of what a file computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.errors import ExportError
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.program import to_program
+from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.settings import FileSettings
+from kedro_aat.export.verify import read_back
+from kedro_aat.model_inputs import tensors_in
+from tests.export.structured import Encoder, mask, words
+
+
+def sizes(model: nn.Module, inputs: object, settings: FileSettings | None = None) -> list[list[str | int]]:
+    graph = to_onnx(model, inputs, settings).graph
+    return [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.input]
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 2, 2, 2)).eval()
+
+
+class Attention(nn.Module):
+    """A transformer's layer over features, whose reshapes copy the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        query, key, value = self.qkv(x).view(batch, length, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        mixed = (query @ key.transpose(2, 3)).softmax(-1) @ value
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))  # type: ignore[no-any-return]
+
+
+class Positions(nn.Module):
+    """Adds a table of positions, which needs the length as a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(64, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x + self.table(torch.arange(x.shape[1])))  # type: ignore[no-any-return]
+
+
+class Constant(nn.Module):
+    """Runs at any length, but divides by the length that it was traced with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1) / int(x.shape[1])
+
+
+def test_a_convolutional_network_takes_images_of_any_size() -> None:
+    model, images = convolutional(), torch.randn(4, 3, 8, 8)
+    assert sizes(model, images) == [["batch", 3, "height", "width"]]
+    larger = torch.randn(1, 3, 12, 20)
+    for runner in (OnnxModel(to_onnx(model, images)), read_back(to_program(model, images))):
+        torch.testing.assert_close(runner(larger), model(larger), rtol=1e-4, atol=1e-5)
+
+
+def test_a_transformer_takes_any_length_without_computing_shapes() -> None:
+    torch.manual_seed(0)
+    model, features = Attention().eval(), torch.randn(4, 6, 8)
+    file = to_onnx(model, features)
+    assert sizes(model, features) == [["batch", "length", 8]]
+    assert "Shape" not in {node.op_type for node in file.graph.node}
+    longer = torch.randn(2, 11, 8)
+    torch.testing.assert_close(OnnxModel(file)(longer), model(longer), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [(words(), mask()), {"input_ids": words(), "attention_mask": mask()}])
+def test_text_has_any_length_in_all_inputs_that_share_it(inputs: object) -> None:
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    assert sizes(model, inputs) == [["batch", "length"]] * 2
+    got = OnnxModel(to_onnx(model, inputs))(words(2, 9), mask(2, 9))
+    torch.testing.assert_close(got.logits, model(words(2, 9), mask(2, 9)).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_needs_its_size_keeps_it() -> None:
+    torch.manual_seed(0)
+    flat = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)).eval()
+    assert sizes(flat, torch.randn(4, 1, 8, 8)) == [["batch", 1, 8, 8]]
+    (shape,) = sizes(Constant(), torch.randn(4, 6))
+    got = OnnxModel(to_onnx(Constant(), torch.randn(4, 6)))(torch.ones(2, 6))
+    torch.testing.assert_close(got, torch.ones(2))
+    if shape[1] != 6:
+        torch.testing.assert_close(OnnxModel(to_onnx(Constant(), torch.randn(4, 6)))(torch.ones(2, 12)), torch.ones(2))
+
+
+def test_an_axis_whose_size_is_computed_with_is_free_only_if_it_is_asked_for() -> None:
+    torch.manual_seed(0)
+    model, features = Positions().eval(), torch.randn(4, 6, 8)
+    assert sizes(model, features) == [["batch", 6, 8]]
+    asked = FileSettings(dynamic_axes={"input": {1: "words"}})
+    assert sizes(model, features, asked) == [["batch", "words", 8]]
+    longer = torch.randn(2, 20, 8)
+    torch.testing.assert_close(OnnxModel(to_onnx(model, features, asked))(longer), model(longer), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(read_back(to_program(model, features, asked))(longer), model(longer))
+
+
+def test_axes_that_were_asked_for_are_the_only_ones() -> None:
+    model, images = convolutional(), torch.randn(4, 3, 8, 8)
+    assert sizes(model, images, FileSettings(dynamic_axes={})) == [["batch", 3, 8, 8]]
+    settings = FileSettings(dynamic_axes={"input": {0: "N", -1: "W"}})
+    assert sizes(model, images, settings) == [["N", 3, 8, "W"]]
+
+
+def test_an_axis_that_cannot_have_any_size_is_refused() -> None:
+    settings = FileSettings(dynamic_axes={"input": (1,)})
+    with pytest.raises(ExportError, match=r"any size of axis 1 of input \(export\.dynamic_axes\)"):
+        to_onnx(nn.Linear(6, 3), torch.randn(4, 6), settings)
+
+
+def test_no_example_is_in_the_program_of_a_structure() -> None:
+    program = to_program(Encoder(), {"input_ids": words(40), "attention_mask": mask(40)})
+    kept = program.example_inputs
+    assert kept is not None
+    assert [tuple(tensor.shape) for tensor in tensors_in(kept[0])] == [(2, 6), (2, 6)]

@@ -1,0 +1,159 @@
+"""A rehearsal does little, leaves everything as it was, and is not repeated."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.config import AatSettings
+from kedro_aat.delivery.rehearsal_result import RehearsalResult
+from kedro_aat.errors import RehearsalError
+from kedro_aat.pipelines.aat.nodes import rehearse as node
+from kedro_aat.rehearsal import rehearse as module
+from kedro_aat.rehearsal.limited import few_calls
+from kedro_aat.rehearsal.rehearse import rehearse
+from kedro_aat.training.checkpoints import CheckpointStore
+from kedro_aat.validated import parse
+from tests.rehearsal.faulty import Case, Plain, Squeezing, labeled, settings_of
+from tests.rehearsal.test_faults import SPARSE
+
+CALLS: list[str] = []
+
+
+def settings(**changes: Any) -> AatSettings:
+    return parse(AatSettings, settings_of(Case(settings={**SPARSE, **changes})))
+
+
+@pytest.fixture
+def plain() -> Plain:
+    torch.manual_seed(0)
+    return Plain()
+
+
+def test_what_has_passed_is_not_repeated(
+    plain: Plain, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    data, store = labeled(), CheckpointStore(tmp_path)
+    first = rehearse(plain, data, data, settings(), store)
+    assert first.outcome == "passed"
+    assert f"Rehearsal passed in {first.seconds:.1f} s" in caplog.text
+    assert {part.name for part in first.parts} >= {"training", "checkpoint", "first stage (magnitude_sparsity)"}
+    assert [path.name for path in tmp_path.iterdir()] == ["rehearsals"]
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("repeated")
+
+    monkeypatch.setattr(module, "_Parts", fail)
+    assert rehearse(plain, data, data, settings(), store) == first
+    # What a rehearsal does not depend on may change.
+    assert rehearse(plain, data, data, settings(certificate=None, search={"kind": "early_exit"}), store) == first
+    for other in (settings(seed=3), settings(training={"batch_size": 16}), settings(export={"tolerance": 1e-3})):
+        with pytest.raises(AssertionError, match="repeated"):
+            rehearse(plain, data, data, other, store)
+    with torch.no_grad():
+        plain.head.bias.add_(1)
+    with pytest.raises(AssertionError, match="repeated"):
+        rehearse(plain, data, data, settings(), store)
+
+
+def test_nothing_is_changed(plain: Plain) -> None:
+    before, data = copy.deepcopy(plain.state_dict()), labeled()
+    torch.manual_seed(5)
+    plain.train()
+    expected = torch.get_rng_state()
+    rehearse(plain, data, data, settings())
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert plain.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in plain.state_dict().items())
+
+
+def test_it_can_be_switched_off(plain: Plain) -> None:
+    class Unused(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError
+
+    data = labeled()
+    off = RehearsalResult(outcome="off")
+    assert rehearse(Unused(), data, data, settings(rehearsal=False)) == off
+    assert rehearse(Unused(), data, data, settings(choose={"max_drop": 0.1})) == off
+    assert node(Unused(), data, data, settings(rehearsal=False)) == {"outcome": "off", "parts": []}
+
+
+def test_the_last_batch_of_a_split_may_be_a_single_example() -> None:
+    data = labeled(33)
+    with pytest.raises(RehearsalError, match="metric in evaluation mode") as caught:
+        rehearse(Squeezing(), data, data, settings())
+    assert len(caught.value.faults) >= 1
+
+
+def count_steps(controller: Any, model: nn.Module, *, epoch: int, optimizer: Any, lr_scheduler: Any) -> float:
+    """Trains on batches of its own, without end."""
+    model.train()
+    while True:
+        controller.scheduler.step()
+        optimizer.zero_grad()
+        loss = model(torch.randn(4, 1, 8, 8)).square().mean() + controller.loss()
+        loss.backward()
+        optimizer.step()
+        CALLS.append("step")
+
+
+def test_a_training_function_with_data_of_its_own_is_ended_after_two_steps(plain: Plain) -> None:
+    CALLS.clear()
+    data = labeled()
+    result = rehearse(plain, data, data, settings(training={"train_epoch": f"{__name__}.count_steps"}))
+    assert result.outcome == "passed"
+    assert len(CALLS) == 6  # of the baseline, and of the stage at both rates
+
+
+def test_few_calls_lets_a_function_end_that_gets_its_data() -> None:
+    model = nn.Identity()
+
+    def given(model: nn.Module, data: Any) -> None: ...
+
+    with few_calls(model, given):
+        results = [model(torch.zeros(1)) for _ in range(9)]
+    with few_calls(model, count_steps):
+        results = [model(torch.zeros(1)) for _ in range(9)]
+    assert len(results) == 9
+    assert not model._forward_pre_hooks
+
+
+class Endless(torch.utils.data.Dataset[Any]):
+    """Counts the examples that are read."""
+
+    def __init__(self) -> None:
+        self.read: set[int] = set()
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.read.add(index)
+        return torch.full((1, 8, 8), index / 100_000), index % 4
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+
+def test_few_examples_are_read(plain: Plain) -> None:
+    train, validation = Endless(), Endless()
+    rehearse(plain, train, validation, settings())
+    assert len(train.read) <= 2 * 32 + 64
+    assert len(validation.read) <= 32 + 8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_it_works_on_a_gpu(plain: Plain) -> None:
+    data = labeled()
+    on_gpu = {"training": {"device": "cuda", "precision": "bf16"}, "second_stage": {}}
+    assert rehearse(plain, data, data, settings(**on_gpu)).outcome == "passed"
+    assert next(plain.parameters()).device.type == "cpu"
