@@ -89,7 +89,7 @@ def _sum_over(tracer: Tracer, one: Coloring, other: Coloring, row: int, column: 
 
 
 def convolve(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Convolutions, transposed ones included; grouped ones are cut by whole groups."""
+    """Convolutions, transposed and grouped ones included."""
     source, weight, bias = args[:3]
     is_transposed, groups = args[6], args[8]
     result = func(*args, **kwargs)
@@ -97,43 +97,46 @@ def convolve(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     out_dim, in_dim = (1, 0) if is_transposed and groups == 1 else (0, 1)
     made = [each for each in tracer.labels(weight) if each.dims == [out_dim]]
     read = [each for each in tracer.labels(weight) if each.dims == [in_dim]]
-    labeled = [Coloring(each.nodes.transpose(out_dim, 1).reshape(shape), each.is_zero) for each in made]
-    if isinstance(bias, Tensor):
-        labeled += [Coloring(each.nodes.view(shape), each.is_zero) for each in tracer.labels(bias)]
-        if not tracer.labels(bias):
-            labeled = [replace(each, is_zero=False) for each in labeled]
     for coloring in tracer.labels(weight):
-        if coloring not in made and coloring not in read:
+        if coloring.dims not in ([out_dim], [in_dim]):
             tracer.found.block(coloring.nodes, f"'{tracer.layer}' convolves with it in an unusual way")
+    labeled = [Coloring(each.nodes.transpose(out_dim, 1).reshape(shape), each.is_zero) for each in made]
+    added = [] if bias is None else [Coloring(each.nodes.view(shape), each.is_zero) for each in tracer.labels(bias)]
+    if bias is not None and not added:
+        labeled = [replace(each, is_zero=False) for each in labeled]
     is_pointwise = all(size == 1 for size in [*weight.shape[2:], *args[3]]) and not any(args[4])
-    reason = f"'{tracer.layer}' convolves over it and other channels"
     inputs = []
     for coloring in tracer.labels(source):
         if 1 not in coloring.dims and is_pointwise:  # another kind of channels, which lie where images have pixels
-            has_bias = isinstance(bias, Tensor) and bool(bias.ne(0).any())
-            labeled.append(Coloring(coloring.nodes, coloring.is_zero and not has_bias))
+            labeled.append(replace(coloring, is_zero=coloring.is_zero and (bias is None or not bool(bias.any()))))
             continue
-        left = tracer.without(coloring, [dim for dim in coloring.dims if dim != 1], reason)
+        others = [dim for dim in coloring.dims if dim != 1]
+        left = tracer.without(coloring, others, f"'{tracer.layer}' convolves over it and other channels")
         inputs += [left] if left else []
+    outputs = [each for each in (*labeled, *added) if 1 in each.dims]
     if groups == 1:
-        flat = [replace(each, nodes=each.nodes.flatten()) for each in inputs]
-        readers = [replace(each, nodes=each.nodes.flatten()) for each in read]
-        for one, other in zip(flat, readers, strict=False):
-            tracer.found.unite(one.nodes, other.nodes, _UNCUT.format(tracer.layer))
-            if not one.is_zero and other.is_parameter:
-                tracer.found.mask(other.nodes)
-            elif not one.is_zero and not other.is_zero:
-                tracer.found.block(one.nodes, _NOT_ZERO.format(tracer.layer))
-        for each in (flat if not readers else readers) if len(flat) != len(readers) else []:
-            tracer.found.block(each.nodes, _UNCUT.format(tracer.layer))
+        _read(tracer, inputs, read)
     else:
-        made_here = [each for each in labeled if 1 in each.dims]
-        _couple_groups(tracer, [*inputs, *tracer.inputs_of_layer(shape)], made_here, groups, read)
-        if not inputs:
-            for each in (*made_here, *read) if groups == source.shape[1] else read:
+        _couple_groups(tracer, [*inputs, *tracer.inputs_of_layer(shape)], outputs, groups, read)
+        if not inputs:  # each output of a depthwise convolution belongs to an input
+            for each in (*outputs, *read) if groups == source.shape[1] else read:
                 tracer.found.block(each.nodes, _UNCUT.format(tracer.layer))
-    tracer.put(result, labeled)
+    tracer.put(result, [*labeled, *added])
     return result
+
+
+def _read(tracer: Tracer, inputs: list[Coloring], read: list[Coloring]) -> None:
+    """Unites the channels that a convolution without groups reads with the columns of its weight."""
+    if not (inputs and read):
+        for each in (*inputs, *read):
+            tracer.found.block(each.nodes, _UNCUT.format(tracer.layer))
+        return
+    for one in inputs:
+        tracer.found.unite(one.nodes.flatten(), read[0].nodes.flatten(), _UNCUT.format(tracer.layer))
+        if not one.is_zero and read[0].is_parameter:
+            tracer.found.mask(read[0].nodes)
+        elif not one.is_zero and not read[0].is_zero:
+            tracer.found.block(one.nodes, _NOT_ZERO.format(tracer.layer))
 
 
 def _couple_groups(

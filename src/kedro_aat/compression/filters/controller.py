@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from kedro_aat.compression.filters.attention import without_nested_tensors
+from kedro_aat.compression.filters.axes import axes
 from kedro_aat.compression.filters.channel_masks import (
     channels_in,
     is_normalized,
@@ -44,13 +46,14 @@ from kedro_aat.compression.filters.importance import (
 from kedro_aat.compression.filters.normalization import normalize_over_kept, set_kept
 from kedro_aat.compression.filters.probing import confirm_groups, outputs_of, relative_difference
 from kedro_aat.compression.filters.trace import trace
+from kedro_aat.compression.frozen import frozen_layers
 from kedro_aat.compression.layer_table import LayerTable
 from kedro_aat.compression.masks import MASK, WeightMasks
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
-from kedro_aat.model_inputs import ModelInputs, placed_like
+from kedro_aat.model_inputs import ModelInputs, map_tensors, placed_like
 from kedro_aat.search.tactics import Ranking
 
 # Largest difference between outputs of the cut and the masked model, relative to the largest output of the latter.
@@ -117,6 +120,10 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         selected = {weight.layer for weight in chosen}
         prunable = {weight.layer for weight in prunable_weights(model)}
         couplings = trace(model, self._example())
+        for layer in frozen_layers(model):
+            if any(parameter.dim() > 1 for parameter in model.get_submodule(layer).parameters(recurse=False)):
+                for kind in axes(model.get_submodule(layer)):
+                    couplings.block((layer, kind), f"'{layer}' is frozen (requires_grad=False)")
         for layer, kind in couplings.sizes:
             is_targeted = layer in prunable or settings.target_scopes is None
             is_excluded = layer in prunable - selected or not is_targeted
@@ -165,6 +172,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         self._mask_index = {key: number for number, key in enumerate(masked)}
         for layer, normalization in self._normalizations.items():
             normalize_over_kept(self.model.get_submodule(layer), normalization)
+        without_nested_tensors(self.model)
         return WeightMasks(list(masked.values()), statistics)
 
     # --- the rate --------------------------------------------------------------------------------------------
@@ -207,7 +215,11 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 self.model,
                 group,
                 self._ranked_by.importance,
-                lambda layer, name: unmasked[self._mask_index[layer, name]],
+                lambda layer, name: (
+                    unmasked[self._mask_index[layer, name]]
+                    if (layer, name) in self._mask_index
+                    else self.model.get_submodule(layer).get_parameter(name).detach()
+                ),
                 self._taylor_scores,
             )
             for group in self.groups
@@ -267,7 +279,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         known = self._sampled.get((layer, name), module._buffers.get(name + TAYLOR))
         if known is not None:
             return known
-        dim = next(dim for weight, dim in self._filters if (weight.layer, weight.parameter_name) == (layer, name))
+        places = {(weight.layer, weight.parameter_name): dim for weight, dim in self._filters}
+        dim = places.get((layer, name), 0)
         return torch.zeros_like(module.get_parameter(name).movedim(dim, 0).flatten(1)[:, 0])  # ranked by l2
 
     def apply_masks(self) -> None:
@@ -398,8 +411,17 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         return outputs_of(model, inputs)
 
     def _example(self) -> ModelInputs:
-        """The example input on the device and in the precision of the model."""
-        return placed_like(self.example_input, self.model)
+        """The example input on the device and in the precision of the model; random where it is constant.
+
+        An input of zeros, as NNCF's files describe it, would hide differences.
+        """
+        generator = torch.Generator().manual_seed(0)
+
+        def varied(part: Tensor) -> Tensor:
+            is_constant = part.is_floating_point() and part.numel() > 1 and bool((part == part.flatten()[0]).all())
+            return torch.randn(part.shape, generator=generator) if is_constant else part
+
+        return placed_like(map_tensors(varied, self.example_input), self.model)
 
 
 def _mask_of_filters(module: nn.Module, parameter: str, dim: int) -> Tensor:

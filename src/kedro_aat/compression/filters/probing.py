@@ -29,7 +29,7 @@ from kedro_aat.compression.filters.groups import (
 )
 from kedro_aat.compression.filters.normalization import normalize_over_kept, set_kept
 from kedro_aat.errors import ModelError
-from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, tensors_in
+from kedro_aat.model_inputs import ModelInputs, call_model, placed_like, tensors_in
 from kedro_aat.modes import evaluating, first_cause
 
 # Relative to the largest output. In double precision, equal computations in another order differ by less than the
@@ -186,7 +186,7 @@ def _make_probe(model: nn.Module, example_input: ModelInputs, number: int) -> _P
                 tensor.add_(drawn, alpha=float(0.02 + 0.1 * tensor.float().std(correction=0)))
     for dtype in (torch.float64, torch.float32):
         twin = twin.to(dtype)
-        inputs = map_tensors(lambda part: part.to(dtype) if part.is_floating_point() else part, example_input)
+        inputs = placed_like(example_input, twin)
         try:
             outputs_of(twin, inputs)
         except Exception as error:
@@ -201,7 +201,7 @@ def _make_probe(model: nn.Module, example_input: ModelInputs, number: int) -> _P
 
 
 def _repeated(numbers: Tensor, like: Tensor) -> Tensor:
-    """Some random numbers over and over, in the shape of a tensor: as good for a test, and much faster than new ones."""
+    """Some random numbers over and over, in the shape of a tensor; much faster than new ones."""
     times = -(-like.numel() // len(numbers))
     return numbers.to(like).repeat(times)[: like.numel()].view(like.shape)
 

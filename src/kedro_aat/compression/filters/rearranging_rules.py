@@ -67,15 +67,14 @@ def _apart(tracer: Tracer, colorings: list[Coloring]) -> list[Coloring]:
 
 def _note_splits(tracer: Tracer, name: str, before: Coloring, parts: list[Tensor], args: tuple[Any, ...]) -> None:
     """Notes where channels must stay divisible."""
-    if name in _RESHAPING or name in ("channel_shuffle", "unfold"):
-        part = parts[0]
-        sizes = [size for size in part.shape if size > 1]
-        if name == "channel_shuffle":
-            tracer.split(_along(before)[0].view(args[1], -1), [0])
-        elif len(sizes) > max(1, len(before.dims)) or (
-            1 < len(sizes) == len(before.dims) and sizes != [before.nodes.shape[dim] for dim in before.dims]
-        ):
-            tracer.split(part.reshape(sizes))
+    if name == "channel_shuffle":
+        tracer.split(_along(before)[0].view(args[1], -1), [0])
+        return
+    if name in _RESHAPING or name == "unfold":
+        sizes = [size for size in parts[0].shape if size > 1]
+        known = [before.nodes.shape[dim] for dim in before.dims]
+        if len(sizes) > max(1, len(known)) or (1 < len(sizes) == len(known) and sizes != known):
+            tracer.split(parts[0].reshape(sizes))
         return
     if name in _DIVIDING or name in ("slice", "narrow", "select", "unbind"):
         dim = _argument(name, args)

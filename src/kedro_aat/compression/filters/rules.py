@@ -122,7 +122,8 @@ def _fixed_dims(tracer: Tracer, inputs: list[Any], dims: set[int], ndim: int) ->
         own = {dim + ndim - tensor.dim() for coloring in colorings for dim in coloring.dims}
         sizes = [1] * (ndim - tensor.dim()) + list(tensor.shape)
         if not tracer.is_flexible(tensor):
-            fixed |= {dim for dim in dims if sizes[dim] > 1 and dim not in own}
+            strides = [0] * (ndim - tensor.dim()) + list(tensor.stride())  # 0 where it was expanded to a size
+            fixed |= {dim for dim in dims if sizes[dim] > 1 and strides[dim] and dim not in own}
     return fixed
 
 

@@ -10,10 +10,6 @@ layers, heads or branches. Nothing is cut here, and `probing` tests the result.
 from __future__ import annotations
 
 import copy
-import os
-import traceback
-
-DEBUG = bool(os.environ.get("DEBUGT"))
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -323,10 +319,7 @@ class Tracer(TorchDispatchMode):
             return func(*args, **kwargs)
         try:
             return find_rule(func)(self, func, args, kwargs)
-        except Exception:
-            if DEBUG:
-                traceback.print_exc()
-            # the operation itself may fail, which the second call shows
+        except Exception:  # of a rule, or of the operation itself, which then fails again
             return unknown(self, func, args, kwargs)
 
     def follow(self, result: Any, args: Any, *, is_view: bool) -> None:
