@@ -18,7 +18,9 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
         monkeypatch.setattr(
             choice,
             name,
-            lambda file, model, inputs, *, tolerance, kind=kind: tools.verify(kind, file, model, inputs, tolerance),
+            lambda file, model, inputs, *, tolerance, paths=None, kind=kind: tools.verify(
+                kind, file, model, inputs, tolerance
+            ),
         )
     for name, kind in {"OnnxModel": "ONNX", "read_back": ".pt2", "OpenvinoModel": "OpenVINO"}.items():
         monkeypatch.setattr(choice, name, lambda file, *_, kind=kind: (kind, file))

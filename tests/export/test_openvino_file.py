@@ -24,9 +24,11 @@ from kedro_aat.export.openvino_file import (
     openvino_core,
     to_openvino,
 )
+from kedro_aat.export.session import paths_of
 from kedro_aat.export.verify import verify_openvino
 from tests.compression.quantization.quantized import quantized, settled
 from tests.export.nets import residual_net
+from tests.export.structured import CASES
 from tests.nets import Perceptron
 
 openvino = pytest.importorskip("openvino")
@@ -121,3 +123,12 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (process.returncode, process.stdout) == (0, "handled\n"), process.stderr
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_tensors_are_taken_and_returned(name: str) -> None:
+    torch.manual_seed(0)
+    kind, inputs, _, _ = CASES[name]
+    model = kind().eval()
+    file = to_onnx(model, inputs)
+    verify_openvino(to_openvino(file), model, inputs, paths=paths_of(file))

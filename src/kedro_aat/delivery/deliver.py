@@ -348,8 +348,9 @@ class _Steps:
         }
         runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
         if files.openvino is not None:
-            agreement["openvino"] = verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
-            runnable["OpenVINO"] = OpenvinoModel(files.openvino, paths_of(files.onnx))
+            paths = paths_of(files.onnx)
+            agreement["openvino"] = verify_openvino(files.openvino, model, inputs, tolerance=tolerance, paths=paths)
+            runnable["OpenVINO"] = OpenvinoModel(files.openvino, paths)
         evaluations = {
             kind: guarded(
                 evaluate_file(file, self.validation_data, self.training, self.guards), self.budget, f"its {kind} file"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,12 @@ def verify_program(
 
 
 def verify_openvino(
-    files: OpenvinoFiles, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4
+    files: OpenvinoFiles,
+    model: nn.Module,
+    inputs: ModelInputs,
+    *,
+    tolerance: float = 1e-4,
+    paths: Mapping[str, str] | None = None,
 ) -> Agreement:
     """Run OpenVINO's files in OpenVINO on the CPU, and compare them with their model in evaluation mode.
 
@@ -93,6 +98,7 @@ def verify_openvino(
         model: The torch model, on the CPU.
         inputs: What the model is called with, for at least one example.
         tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; int8 needs more.
+        paths: Name in the files -> name in the model, where they differ: `paths_of` the ONNX model.
 
     Returns:
         The agreement, within the tolerance.
@@ -100,7 +106,7 @@ def verify_openvino(
     Raises:
         ExportError: The outputs differ by more than the tolerance, or in shape, or the files do not run.
     """
-    return _compare("OpenVINO model", OpenvinoModel(files), model, inputs, tolerance)
+    return _compare("OpenVINO model", OpenvinoModel(files, paths), model, inputs, tolerance)
 
 
 class _Program(FileModel):
