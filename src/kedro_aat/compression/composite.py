@@ -13,6 +13,7 @@ from torch import nn
 from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
 from kedro_aat.compression.distillation import DistillationLoss
 from kedro_aat.compression.filters.controller import FilterPruningController
+from kedro_aat.compression.filters.cutting import Cut
 from kedro_aat.compression.layer_table import LayerTables
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.fake import refuse_compressed
@@ -204,7 +205,7 @@ class CompositeController(ModelController):
                 plan = child.cut_plan()
                 is_cut = bool(plan)
                 for cut in plan:
-                    if cut.kind == "outputs" and cut.layer in scales:
+                    if isinstance(cut, Cut) and cut.kind == "outputs" and cut.layer in scales:
                         scales[cut.layer] = scales[cut.layer][list(cut.kept)]
             if child is not quantization:
                 child.strip(do_copy=False)

@@ -122,7 +122,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         couplings = trace(model, self._example())
         for layer in frozen_layers(model):
             if any(parameter.dim() > 1 for parameter in model.get_submodule(layer).parameters(recurse=False)):
-                for kind in axes(model.get_submodule(layer)):
+                for kind in filter(is_produced, axes(model.get_submodule(layer))):
                     couplings.block((layer, kind), f"'{layer}' is frozen (requires_grad=False)")
         for layer, kind in couplings.sizes:
             is_targeted = layer in prunable or settings.target_scopes is None

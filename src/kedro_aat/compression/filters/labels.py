@@ -1,8 +1,8 @@
 """Labels of channels: which channel of which layer each entry of a tensor belongs to.
 
 A *node* is one channel of one place, such as output 3 of a convolution. The tensors of a forward pass carry
-*colorings*: integer tensors that name the node of each entry. Operations move colorings along, and unite the nodes that meet in one
-entry, since these can only be cut together.
+*colorings*: integer tensors that name the node of each entry. Operations move colorings along, and unite the nodes
+that meet in one entry, since these can only be cut together.
 """
 
 from __future__ import annotations
