@@ -84,12 +84,12 @@ def test_composite_offers_what_its_adaptive_algorithm_does() -> None:
 def test_composite_observes_the_gradients_of_its_filters() -> None:
     controller = compose(PRUNING, INT8)
     adaptive: Any = controller.adaptive
-    for weight, _ in adaptive._filters:
+    for weight, _ in adaptive._taylor.filters:
         weight.parameter.grad = weight.parameter.detach().clone()
     assert controller.observe_gradients is not None
     controller.observe_gradients()
-    assert adaptive._sampled
-    assert all(score.all() for score in adaptive._sampled.values())
+    assert adaptive._taylor.sampled
+    assert all(score.all() for score in adaptive._taylor.sampled.values())
 
 
 # --- ranking ---------------------------------------------------------------------------------------------------------

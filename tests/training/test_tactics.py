@@ -180,9 +180,9 @@ def test_sampled_gradients_are_used_once() -> None:
     run = pruned_run()
     run.runner.use(Tactic(ranking=TAYLOR))
     controller: Any = run.controller
-    assert controller._sampled
+    assert controller._taylor.sampled
     controller.compression_rate = 0.4
-    assert not controller._sampled
+    assert not controller._taylor.sampled
 
 
 def test_gradients_that_were_sampled_in_vain_do_not_count() -> None:
@@ -191,7 +191,7 @@ def test_gradients_that_were_sampled_in_vain_do_not_count() -> None:
     for run in (once, twice):
         run.runner.use(Tactic(ranking=TAYLOR))
     controllers: list[Any] = [once.controller, twice.controller]
-    first, second = (controller._sampled for controller in controllers)
+    first, second = (controller._taylor.sampled for controller in controllers)
     assert all(torch.equal(first[place], second[place]) for place in first)
 
 

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from kedro_aat.compression.filters.cutting import Axis, Kind, axes
 from kedro_aat.compression.filters.groups import ChannelGroup, Member, Place, is_read
+from kedro_aat.compression.masks import WeightMasks
+from kedro_aat.compression.scopes import PrunableWeight
 
 # Layer and name of a parameter -> kind of channels and axis of each dimension along which it is masked.
 MaskedAxes = dict[tuple[str, str], list[tuple[Kind, Axis]]]
@@ -33,6 +36,34 @@ def masked_axes_of(module: nn.Module, member: Member) -> list[Axis]:
     if not member.is_masked or isinstance(module, nn.PReLU):  # it returns zero for zero
         return []
     return [axis for axis in axes(module).get(member.kind, []) if axis.name in module._parameters]
+
+
+def make_masks(model: nn.Module, along: MaskedAxes) -> WeightMasks:
+    """Makes masks for some parameters, in the order in which they are given."""
+    weights, statistics = [], []
+    for layer, name in along:
+        weights.append(weight := _weight(model, layer, name))
+        if isinstance(weight.module, _NormBase) and name == "weight":
+            own = weight.module._buffers
+            statistics += [
+                (weight, buffer) for buffer in ("running_mean", "running_var") if own.get(buffer) is not None
+            ]
+    return WeightMasks(weights, statistics)
+
+
+def filters_in(model: nn.Module, along: MaskedAxes) -> list[tuple[PrunableWeight, int]]:
+    """Those of some parameters that consist of filters, and the dimension along which the filters lie."""
+    found = []
+    for (layer, name), axes_and_kinds in along.items():
+        weight = _weight(model, layer, name)
+        dims = [axis.dim for kind, axis in axes_and_kinds if not is_read(kind)]
+        if weight.parameter.dim() > 1 and dims:
+            found.append((weight, dims[0]))
+    return found
+
+
+def _weight(model: nn.Module, layer: str, name: str) -> PrunableWeight:
+    return PrunableWeight(layer, layer, model.get_submodule(layer), name)
 
 
 def kept_channels(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from kedro_aat.compression.filters.attention import without_nested_tensors
 from kedro_aat.compression.filters.axes import axes
 from kedro_aat.compression.filters.channel_masks import (
     channels_in,
+    filters_in,
     is_normalized,
     kept_channels,
+    make_masks,
     mask_of,
     masked_axes,
     masked_axes_of,
@@ -31,13 +31,10 @@ from kedro_aat.compression.filters.groups import (
     build_groups,
     count_channels,
     is_produced,
-    is_read,
     plan_cuts,
     producing_layers,
 )
 from kedro_aat.compression.filters.importance import (
-    TAYLOR,
-    filter_sums,
     kept_counts,
     offered_rankings,
     removal_order,
@@ -45,12 +42,13 @@ from kedro_aat.compression.filters.importance import (
 )
 from kedro_aat.compression.filters.normalization import normalize_over_kept, set_kept
 from kedro_aat.compression.filters.probing import confirm_groups, outputs_of, relative_difference
+from kedro_aat.compression.filters.taylor import TaylorScores
 from kedro_aat.compression.filters.trace import trace
 from kedro_aat.compression.frozen import frozen_layers
 from kedro_aat.compression.layer_table import LayerTable
-from kedro_aat.compression.masks import MASK, WeightMasks
+from kedro_aat.compression.masks import MASK
 from kedro_aat.compression.scheduled import ScheduledController
-from kedro_aat.compression.scopes import PrunableWeight, prunable_weights
+from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs, map_tensors, placed_like
@@ -58,14 +56,6 @@ from kedro_aat.search.tactics import Ranking
 
 # Largest difference between outputs of the cut and the masked model, relative to the largest output of the latter.
 _TOLERANCE = 1e-4
-_TAYLOR_MEMORY = 0.9  # factor of the old Taylor scores in each update, so about the last ten updates count
-# Optimizer steps per update of the Taylor scores. A sample of the steps is enough for their mean, and an update in
-# every step would take 4 to 5 % of the time of a step of the digits network.
-_STEPS_PER_UPDATE = 4
-# Steps without scores before a warning; the gradients of the first update may overflow if the loss is scaled.
-_STEPS_BEFORE_WARNING = 2 * _STEPS_PER_UPDATE
-
-logger = logging.getLogger(__name__)
 
 
 class FilterPruningController(ScheduledController[FilterPruning]):
@@ -100,14 +90,19 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 "Filter pruning runs the model once to find which of its channels depend on each other: pass "
                 "example_input, a batch like those that it is trained on, for example the first of the training data."
             )
-        self._num_steps = 0
-        self._sampled: dict[tuple[str, str], Tensor] = {}
         self.groups, self.not_cut = self._find_groups()
         self.rankings = offered_rankings(model, self.groups, settings)
         self._sizes = count_channels(model)
         self._axes = masked_axes(model, self.groups)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)
-        self._masks = self._make_masks()
+        self._masks = make_masks(model, self._axes)
+        self._mask_index = {key: number for number, key in enumerate(self._axes)}
+        self._taylor = TaylorScores(
+            model, filters_in(model, self._axes), follows_training=settings.importance == "taylor"
+        )
+        for layer, normalization in self._normalizations.items():
+            normalize_over_kept(model.get_submodule(layer), normalization)
+        without_nested_tensors(model)
         self._masks.attach(model)
         self.maximal_compression_rate = self._rate_without(
             [group.num_units - self._kept_counts(group)[-1] for group in self.groups]
@@ -150,30 +145,6 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         layers = {member.layer for group in groups for member in group.members}
         self._normalizations = {layer: how for layer, how in couplings.normalizations.items() if layer in layers}
         return groups, not_cut
-
-    def _make_masks(self) -> WeightMasks:
-        """Masks all parameters that produce channels of the groups, and adds buffers for the Taylor scores."""
-        masked = {key: PrunableWeight(key[0], key[0], self.model.get_submodule(key[0]), key[1]) for key in self._axes}
-        statistics = []
-        self._filters: list[tuple[PrunableWeight, int]] = []  # weights that consist of filters, and their dimension
-        self._scored: list[tuple[PrunableWeight, int]] = []  # those whose Taylor scores follow the training
-        for (layer, name), along in self._axes.items():
-            weight = masked[layer, name]
-            dims = [axis.dim for kind, axis in along if not is_read(kind)]
-            if weight.parameter.dim() > 1 and dims:
-                self._filters.append((weight, dims[0]))
-                if self.settings.importance == "taylor":
-                    averages = torch.zeros(weight.parameter.shape[dims[0]], device=weight.parameter.device)
-                    weight.module.register_buffer(name + TAYLOR, averages)
-                    self._scored.append((weight, dims[0]))
-            if isinstance(weight.module, _NormBase) and name == "weight":
-                buffers = [buffer for buffer in ("running_mean", "running_var") if buffer in weight.module._buffers]
-                statistics += [(weight, buffer) for buffer in buffers if weight.module._buffers[buffer] is not None]
-        self._mask_index = {key: number for number, key in enumerate(masked)}
-        for layer, normalization in self._normalizations.items():
-            normalize_over_kept(self.model.get_submodule(layer), normalization)
-        without_nested_tensors(self.model)
-        return WeightMasks(list(masked.values()), statistics)
 
     # --- the rate --------------------------------------------------------------------------------------------
 
@@ -220,11 +191,11 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                     if (layer, name) in self._mask_index
                     else self.model.get_submodule(layer).get_parameter(name).detach()
                 ),
-                self._taylor_scores,
+                self._taylor.of_weight,
             )
             for group in self.groups
         ]
-        self._sampled = {}
+        self._taylor.sampled = {}
         flat = torch.cat(scores).float().cpu().numpy()  # a single transfer to the host
         return np.split(flat, np.cumsum([group.num_units for group in self.groups])[:-1])
 
@@ -262,26 +233,11 @@ class FilterPruningController(ScheduledController[FilterPruning]):
     def rank_by(self, ranking: Ranking) -> None:
         super().rank_by(ranking)
         self._masks.forgets = True
-        self._sampled = {}
+        self._taylor.sampled = {}
 
-    @torch.no_grad()
     def observe_gradients(self) -> None:
         """Adds the gradients of a batch to the scores of `taylor`, which the next change of the rate uses up."""
-        for weight, dim in self._filters:
-            if (gradient := weight.parameter.grad) is not None:
-                score = filter_sums(weight.parameter, gradient, dim).float().square()
-                place = weight.layer, weight.parameter_name
-                self._sampled[place] = self._sampled[place] + score if place in self._sampled else score
-
-    def _taylor_scores(self, layer: str, name: str) -> Tensor:
-        """Scores of a weight's filters: of the batches that were just observed, or else of the recent steps."""
-        module = self.model.get_submodule(layer)
-        known = self._sampled.get((layer, name), module._buffers.get(name + TAYLOR))
-        if known is not None:
-            return known
-        places = {(weight.layer, weight.parameter_name): dim for weight, dim in self._filters}
-        dim = places.get((layer, name), 0)
-        return torch.zeros_like(module.get_parameter(name).movedim(dim, 0).flatten(1)[:, 0])  # ranked by l2
+        self._taylor.observe()
 
     def apply_masks(self) -> None:
         """Sets masked weights to zero that an optimizer step has changed since the last forward pass."""
@@ -292,49 +248,9 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         """Share of the filters, parameters or MACs of the whole model that the cut removes, in [0, 1)."""
         return self._rate_without(self._removed())
 
-    @torch.no_grad()
     def _before_step(self) -> None:
-        """Updates the Taylor scores from the gradients of the previous step, in some of the steps.
-
-        The first update of an epoch uses the gradients of its first step. No update uses those of its last step: they
-        are lost if a run resumes from a checkpoint, and a resumed run must equal one that was never interrupted.
-        """
-        if not self._scored:
-            return
-        self._update_taylor_scores()
-        self._num_steps += 1
-        if self._num_steps == (1 if self.steps_per_epoch == 1 else _STEPS_BEFORE_WARNING):
-            self._warn_without_scores()
-
-    def _warn_without_scores(self) -> None:
-        """Warns if `taylor` has seen no gradients, so that filters are ranked by something else."""
-        buffers = (weight.module.get_buffer(weight.parameter_name + TAYLOR) for weight, _ in self._scored)
-        if self._is_ranked_by_search or any(bool(buffer.any()) for buffer in buffers):  # a search samples gradients
-            return
-        logger.warning(
-            "Filters with importance taylor are ranked by l2, because no gradient was seen so far. Call "
-            "scheduler.step() before each optimizer step, while the gradients of the previous step still exist, and "
-            "train epochs of more than one step."
-        )
-
-    def _update_taylor_scores(self) -> None:
-        """Moves the averages of filters that are not masked; masked filters keep their last ones."""
-        if self.scheduler.current_step % _STEPS_PER_UPDATE:
-            return
-        averages, sums, kept = [], [], []
-        for weight, dim in self._scored:
-            parameter, gradient = weight.parameter, weight.parameter.grad
-            if gradient is None:
-                continue
-            averages.append(weight.module.get_buffer(weight.parameter_name + TAYLOR))
-            sums.append(filter_sums(parameter, gradient, dim))
-            kept.append(_mask_of_filters(weight.module, weight.parameter_name, dim))
-        if not sums:
-            return
-        scores, average = torch.cat(sums).float().square(), torch.cat(averages)
-        is_updated = torch.cat(kept) & scores.isfinite()  # gradients of a scaled loss may overflow
-        updated = torch.where(is_updated, average.lerp(scores, 1 - _TAYLOR_MEMORY), average)
-        torch._foreach_copy_(averages, updated.split([len(part) for part in averages]))
+        step = self.scheduler.current_step
+        self._taylor.follow(step, self.steps_per_epoch, is_sampled=self._is_ranked_by_search)
 
     # --- state and results -----------------------------------------------------------------------------------
 
@@ -367,7 +283,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         return self._costs.left("macs", self._removed()) / self._costs.total("macs")
 
     def compact(self, last: CompactModel | None = None, *, to_train: bool = False) -> CompactModel | None:
-        needs_gradients = self._scored and not self._is_ranked_by_search
+        needs_gradients = self._taylor.followed and not self._is_ranked_by_search
         kept = self._kept_units()
         if all(map(np.all, kept)) or (to_train and (needs_gradients or self.scheduler.changes_rate)):
             return None
@@ -388,8 +304,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         """
         controller = copy.deepcopy(self) if do_copy else self
         model, plan = controller.model, controller.cut_plan()
-        if plan and controller._scored:
-            controller._warn_without_scores()
+        if plan and not controller._is_ranked_by_search:
+            controller._taylor.warn_without_any()
         expected = controller._outputs()
         controller._masks.apply()
         remove_masks(model, controller._masks)
@@ -422,8 +338,3 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             return torch.randn(part.shape, generator=generator) if is_constant else part
 
         return placed_like(map_tensors(varied, self.example_input), self.model)
-
-
-def _mask_of_filters(module: nn.Module, parameter: str, dim: int) -> Tensor:
-    """Whether a mask keeps any number of each filter, (filters,)."""
-    return module.get_buffer(parameter + MASK).movedim(dim, 0).flatten(1).any(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -90,6 +91,7 @@ def count_products(model: nn.Module, example_input: ModelInputs) -> dict[Product
             evaluating(model),
             quiet(),
             torch.no_grad(),
+            _without_gradients(model),
             torch.backends.mkldnn.flags(enabled=False),
             torch.backends.cudnn.flags(enabled=False),
             sdpa_kernel(SDPBackend.MATH),
@@ -99,6 +101,23 @@ def count_products(model: nn.Module, example_input: ModelInputs) -> dict[Product
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     return dict(counted)
+
+
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Lets no parameter ask for a gradient.
+
+    The counter hooks the gradient of whatever a module is called with, and a view of a parameter, which is made without
+    gradients here, has none though it asks for it.
+    """
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 class _Weights:

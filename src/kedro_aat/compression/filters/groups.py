@@ -183,8 +183,7 @@ def build_groups(couplings: Couplings) -> tuple[list[ChannelGroup], dict[str, st
             for layer in producers:
                 not_cut.setdefault(layer, reason)
         elif producers:  # otherwise the channels are inputs of the model, or parameters alone
-            masked = is_masked[nodes[first]]
-            signature = tuple(zip(owners.tolist(), counts.tolist(), masked.tolist(), strict=True))
+            signature = tuple(zip(owners.tolist(), counts.tolist(), is_masked[nodes[first]].tolist(), strict=True))
             units_by_signature.setdefault(signature, []).append(nodes)
     groups = []
     for signature, units in units_by_signature.items():

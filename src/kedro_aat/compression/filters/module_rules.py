@@ -57,7 +57,7 @@ def rule_for(module: nn.Module, inputs: tuple[Any, ...]) -> ModuleRule | None:
 def _without_hooks(module: nn.Module) -> nn.Module:
     """The same module without hooks: those of the tracer refer to the whole model, which would be copied with it."""
     bare = module.__class__.__new__(module.__class__)
-    hooks = {name: OrderedDict() for name in vars(module) if name.endswith(("_hooks", "_with_kwargs"))}
+    hooks: dict[str, Any] = {name: OrderedDict() for name in vars(module) if name.endswith(("_hooks", "_with_kwargs"))}
     vars(bare).update({**vars(module), **hooks})
     return bare
 

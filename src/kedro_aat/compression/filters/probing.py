@@ -124,7 +124,7 @@ class _Confirmation:
         fixed = [split.but_the_last for split in self._couplings.dependencies.splits if split.but_the_last is not None]
         fixed += [split.nodes[..., : split.edges[-2]] for split in self._couplings.dependencies.uneven]
         for nodes in fixed:
-            is_free = ~np.isin(group.nodes, nodes).any(1)
+            is_free = np.logical_not(np.isin(group.nodes, nodes).any(axis=1))
             if is_free.any() and not is_free.all() and not self._find_reason([rest := group.only(is_free)]):
                 reason = "the forward pass divides it at a fixed place"
                 self.reasons.update(dict.fromkeys(producing_layers([group]), reason))

@@ -111,7 +111,7 @@ class Tracer(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, couplings: Couplings) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.model, self.couplings = model, couplings
         self.found: Dependencies = couplings.dependencies
         self.visited: set[tuple[str, str]] = set()
