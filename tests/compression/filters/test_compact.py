@@ -156,7 +156,7 @@ def test_scores_that_follow_the_training_need_its_gradients_until_a_search_sampl
 
 
 class Supervised(SmallNet):
-    """In training, its second classifier reads channels that the first one does not depend on."""
+    """In training, it has a second classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,9 +169,30 @@ class Supervised(SmallNet):
         return logits
 
 
-def test_a_model_that_trains_in_another_way_than_it_runs_keeps_its_masks() -> None:
+def test_layers_that_are_used_in_training_only_are_cut_along() -> None:
+    torch.manual_seed(0)
     controller = pruned(Supervised(), INPUTS, rate=0.5)
-    with pytest.raises(ModelError, match=r"^No cut copy of Supervised can be trained: .*channels"):
+    compact = compact_of(controller)
+    auxiliary = compact.model.get_submodule("auxiliary")
+    assert isinstance(auxiliary, nn.Conv2d)
+    assert auxiliary.in_channels < 8
+    for mode in (True, False):
+        expected, out = controller.model.train(mode)(INPUTS), compact.model.train(mode)(INPUTS)
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+class Reshaped(SmallNet):
+    """In training, it relies on the width of its first layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.stem(x).view(len(x), 8, *x.shape[2:])
+        return super().forward(x)
+
+
+def test_a_model_that_trains_in_another_way_than_it_runs_keeps_its_masks() -> None:
+    controller = pruned(Reshaped(), INPUTS, rate=0.5)
+    with pytest.raises(ModelError, match=r"^No cut copy of Reshaped can be trained: .*invalid for input of size"):
         controller.compact()
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
-from kedro_aat.compression.filters.cutting import CUT_PLAN
+from kedro_aat.compression.filters.cutting import CUT_PLAN, Cut
 from kedro_aat.compression.filters.probing import outputs_of, relative_difference
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ConfigurationError, ModelError
@@ -171,7 +171,8 @@ def test_achieved_rate_is_near_and_rises_with_the_requested_one(rate_of: str, ra
 def test_local_ranking_takes_the_same_share_of_every_group() -> None:
     model, batch = make("residual")
     controller = pruned(model, batch, 0.6)
-    kept = {cut.layer: len(cut.kept) / cut.size for cut in controller.cut_plan() if cut.kind == "outputs"}
+    cuts = [cut for cut in controller.cut_plan() if isinstance(cut, Cut) and cut.kind == "outputs"]
+    kept = {cut.layer: len(cut.kept) / cut.size for cut in cuts}
     assert max(kept.values()) - min(kept.values()) < 0.15
 
 
@@ -183,7 +184,8 @@ def test_global_ranking_removes_the_least_important_of_unequal_filters() -> None
         first = model.get_submodule("0").get_parameter("weight")
         first[:12] = 10.0
     controller = pruned(model, batch, 0.25, ranking="global", rate_of="filters")
-    plan = {cut.layer: cut.kept for cut in controller.cut_plan() if cut.kind == "outputs"}
+    cuts = [cut for cut in controller.cut_plan() if isinstance(cut, Cut) and cut.kind == "outputs"]
+    plan = {cut.layer: cut.kept for cut in cuts}
     assert plan["0"][:12] == tuple(range(12))
     assert len(plan["0"]) < 24
     assert "3" not in plan  # all filters are equal: none is below the mean of its group
@@ -255,12 +257,27 @@ def test_other_precisions_are_cut_as_well(dtype: torch.dtype) -> None:
     assert difference(copy.deepcopy(model).float(), copy.deepcopy(cut).float(), batch) <= TOLERANCE
 
 
-def test_frozen_parameters_are_cut_and_stay_frozen() -> None:
+def test_frozen_layers_keep_their_outputs_and_are_named() -> None:
+    """Their columns go with the channels that they read, as does what a frozen normalization has for a channel."""
     model, batch = make("mlp")
-    model.requires_grad_(False)
-    cut = pruned(model, batch, 0.5).strip()
-    assert num_parameters(cut) < num_parameters(model)
-    assert not any(parameter.requires_grad for parameter in cut.parameters())
+    model.get_submodule("1").requires_grad_(False)
+    model.get_submodule("3").requires_grad_(False)
+    controller = pruned(model, batch, 0.5)
+    assert controller.not_cut["3"] == "'3' is frozen (requires_grad=False)"
+    cut = controller.strip()
+    width = len(cut.get_parameter("0.weight"))
+    assert width < 24
+    assert cut.get_parameter("1.weight").shape == (width,)
+    assert cut.get_parameter("3.weight").shape == (16, width)
+    frozen = {name for name, parameter in cut.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"1.weight", "1.bias", "3.weight", "3.bias"}
+    assert difference(model, cut, batch) <= TOLERANCE
+
+
+def test_a_model_that_is_frozen_as_a_whole_has_nothing_to_cut() -> None:
+    model, batch = make("mlp")
+    with pytest.raises(ModelError, match=r"no channels that can be cut:\n  - 0: '0' is frozen"):
+        pruned(model.requires_grad_(False), batch)
 
 
 def test_random_state_is_not_changed() -> None:

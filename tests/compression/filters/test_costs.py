@@ -61,7 +61,8 @@ class Attentive(nn.Module):
 
 
 def group(*members: tuple[str, Kind, list[list[int]]]) -> ChannelGroup:
-    return ChannelGroup(tuple(Member(layer, kind, np.array(indices)) for layer, kind, indices in members))
+    nodes = np.arange(len(members[0][2]))[:, None]
+    return ChannelGroup(tuple(Member(layer, kind, np.array(indices)) for layer, kind, indices in members), nodes)
 
 
 def singles(number: int) -> list[list[int]]:

@@ -134,13 +134,13 @@ def test_weights_that_produce_channels() -> None:
 @pytest.mark.parametrize("kind", ["l1", "l2", "taylor", "geometric_median"])
 def test_units_of_recurrent_layers_and_raw_parameters(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hidden unit has a filter in each gate; all tensors that make a unit are scored together."""
-    monkeypatch.setattr(groups, "PRODUCED", ("hidden_l0", "state:1"))
+    monkeypatch.setattr(groups, "is_produced", ("hidden_l0", "state:1").__contains__)
     torch.manual_seed(0)
     model: Any = nn.LSTM(3, 4)
     model.state = nn.Parameter(torch.randn(2, 8))
     indices = np.array([[1], [0], [2], [3]])
     pairs = np.array([[0, 4], [1, 5], [2, 6], [3, 7]])
-    group = ChannelGroup((Member("", "hidden_l0", indices), Member("", "state:1", pairs)))
+    group = ChannelGroup((Member("", "hidden_l0", indices), Member("", "state:1", pairs)), np.arange(4)[:, None])
 
     def weight(layer: str, name: str) -> torch.Tensor:
         tensor: torch.Tensor = model.get_parameter(name)

@@ -35,7 +35,7 @@ def is_read(kind: Kind) -> bool:
     return kind.startswith("inputs") or kind.endswith("inputs") or kind == "columns"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """The channels of one layer that belong to a group.
 
@@ -71,7 +71,7 @@ class ScaledAttribute:
     position: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChannelGroup:
     """Interchangeable units, any of which can be cut.
 

@@ -1,0 +1,54 @@
+"""Whatever a model does with its channels, masked filters are the same as cut ones."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kedro_aat.compression.filters.controller import FilterPruningController
+from kedro_aat.compression.filters.groups import producing_layers
+from kedro_aat.compression.scopes import prunable_weights
+from kedro_aat.compression.settings import FilterPruning
+from kedro_aat.errors import ModelError
+from tests.compression.architectures import disturb
+from tests.compression.filters.pruned import difference
+from tests.compression.filters.random_models import RandomModel, Step, steps
+
+TOLERANCE = 1e-5
+
+
+def check(plan: list[Step], are_images: bool, rates: list[float]) -> None:
+    torch.manual_seed(0)
+    model = disturb(RandomModel(plan, are_images=are_images)).double()
+    batch, other = model.example().double(), model.example(3).double()  # type: ignore[operator]
+    whole = copy.deepcopy(model)
+    layers = {weight.layer for weight in prunable_weights(model)}
+    try:
+        controller = FilterPruningController(model, FilterPruning(), example_input=batch)
+    except ModelError as error:
+        words = str(error)
+    else:
+        words = ""
+    if words:
+        assert "has no channels that can be cut" in words
+        assert all(f"- {layer}: " in words for layer in layers)
+        return
+    controller.disable_scheduler()
+    assert difference(whole, model, batch) == 0
+    assert layers <= producing_layers(controller.groups) | set(controller.not_cut)
+    for rate in rates:
+        controller.compression_rate = rate
+        cut = controller.strip()
+        assert difference(model, cut, batch) <= TOLERANCE
+        assert difference(model, cut, other) <= TOLERANCE
+    controller.compression_rate = 0.0
+    assert difference(whole, model, batch) == 0
+
+
+@settings(max_examples=25)
+@given(steps, st.booleans(), st.lists(st.floats(0.05, 0.95), min_size=1, max_size=2))
+def test_masked_equals_cut(plan: list[Step], are_images: bool, rates: list[float]) -> None:
+    check(plan, are_images, rates)
