@@ -208,7 +208,7 @@ def _repeated(numbers: Tensor, like: Tensor) -> Tensor:
 
 def _compare(probe: _Probe, groups: Sequence[ChannelGroup], couplings: Couplings) -> str:
     """Why a part of the units cannot be cut; empty if the masked and the cut model return the same."""
-    kept = [_some_units(group.num_units, probe.seed + number) for number, group in enumerate(groups)]
+    kept = [_some_units(group.num_units, number, is_first=probe.seed == 0) for number, group in enumerate(groups)]
     masked = _light_copy(probe.model)
     _mask_units(masked, groups, kept, couplings)
     expected = outputs_of(masked, probe.inputs)
@@ -225,13 +225,17 @@ def _compare(probe: _Probe, groups: Sequence[ChannelGroup], couplings: Couplings
     return "" if relative_difference(expected, outputs) <= _TOLERANCE[dtype] else _NOT_EQUIVALENT
 
 
-def _some_units(number: int, seed: int) -> NDArray[np.bool_]:
-    """(number,) - which units stay: a random part, at least one, and at least one does not."""
+def _some_units(number: int, seed: int, *, is_first: bool) -> NDArray[np.bool_]:
+    """(number,) - which units stay: a random part, at least one, and at least one does not.
+
+    The first probe and the others remove the opposite parts, since one unit may differ from all others: a slice that
+    begins at a fixed place moves only if a channel before it is cut.
+    """
     generator = np.random.default_rng(seed)
     num_kept = int(generator.integers(max(1, number // 3), max(2, number * 2 // 3 + 1)))
     kept = np.zeros(number, dtype=np.bool_)
     kept[generator.permutation(number)[: min(num_kept, max(1, number - 1))]] = True
-    return kept
+    return kept if is_first or number == 1 else ~kept
 
 
 def _light_copy(model: nn.Module) -> nn.Module:
