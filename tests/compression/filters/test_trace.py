@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ from torch.nn.utils import parametrizations
 
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.costs import num_parameters
+from kedro_aat.compression.filters.cutting import Cut
+from kedro_aat.compression.filters.probing import outputs_of, relative_difference
 from kedro_aat.errors import ModelError
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.session import open_session, run_session
 from tests.compression.architectures import Attention, disturb, mlp
 from tests.compression.filters.pruned import TOLERANCE, Activated, difference, perceptron, pruned
 
@@ -111,37 +116,91 @@ def test_heads_of_separate_projections_are_cut() -> None:
     assert difference(controller.model, cut, batch) <= TOLERANCE
 
 
-REASONS: list[tuple[nn.Module, Tensor, str, str]] = [
-    (Tied(), torch.randint(30, (2, 4)), "embedding", "shares a weight with 'head'"),
-    (Tied(), torch.randint(30, (2, 4)), "back", "shares a weight"),
-    (Activated(nn.Sigmoid()), torch.randn(2, 6), "first", "zero in its place"),
-    (Activated(nn.Softplus()), torch.randn(2, 6), "first", "zero in its place"),
-    (Activated(nn.Softmax(1)), torch.randn(2, 6), "first", "zero in its place"),
-    (Activated(nn.GroupNorm(1, 12)), torch.randn(2, 6), "first", "12 channels in 1 units"),
-    (Activated(nn.LayerNorm(12)), torch.randn(2, 6), "first", "'activation' (LayerNorm)"),
-    (Activated(nn.LayerNorm(12, elementwise_affine=False)), torch.randn(2, 6), "first", "(LayerNorm)"),
-    (Activated(nn.BatchNorm1d(12, affine=False)), torch.randn(2, 6), "first", "without a weight of its own"),
-    (FixedWidth(), torch.randn(2, 5, 16), "attention.qkv", "does not run without it"),
-    (WithLSTM(), torch.randn(2, 2, 5), "first", "'lstm' (LSTM), which cannot be cut"),
-    (WithLSTM(), torch.randn(2, 2, 5), "lstm", "recurrent"),
-    (OtherWidths(), torch.randn(2, 5, 8), "first", "'attention' (MultiheadAttention), which cannot be cut"),
-    (OtherWidths(), torch.randn(2, 5, 8), "attention", "another width than its queries"),
-    (
-        nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 12)), nn.ReLU(), *perceptron()[1:], nn.Linear(3, 2)),  # type: ignore[index]
+class Applied(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def activated(function: Callable[[Tensor], Tensor]) -> tuple[nn.Module, Tensor, str]:
+    """Three linear layers, with a function after the first; the layer of interest is the first."""
+    return Activated(function if isinstance(function, nn.Module) else Applied(function)), torch.randn(4, 6), "first"
+
+
+def perceptron_of(first: nn.Module) -> nn.Module:
+    return nn.Sequential(first, nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+CUT: dict[str, tuple[nn.Module, Tensor, str]] = {
+    "sigmoid": activated(nn.Sigmoid()),
+    "softplus": activated(nn.Softplus()),
+    "GroupNorm in one group": activated(nn.GroupNorm(1, 12)),
+    "LayerNorm": activated(nn.LayerNorm(12)),
+    "LayerNorm without parameters": activated(nn.LayerNorm(12, elementwise_affine=False)),
+    "BatchNorm without parameters": activated(nn.BatchNorm1d(12, affine=False)),
+    "vectors of length one": activated(lambda x: F.normalize(x, dim=1)),
+    "a width that is asked for": activated(lambda x: x.view(-1, 3, x.shape[1] // 3).flip(1).flatten(1)),
+    "tied embedding": (Tied(), torch.randint(30, (2, 4)), "embedding"),
+    "before a tied embedding": (Tied(), torch.randint(30, (2, 4)), "back"),
+    "before an LSTM": (WithLSTM(), torch.randn(2, 2, 5), "first"),
+    "LSTM": (WithLSTM(), torch.randn(2, 2, 5), "lstm"),
+    "before attention": (OtherWidths(), torch.randn(2, 5, 8), "first"),
+    "attention of other widths": (OtherWidths(), torch.randn(2, 5, 8), "attention"),
+    "weight_norm": (perceptron_of(parametrizations.weight_norm(nn.Linear(6, 12))), torch.randn(2, 6), "0"),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_layers_are_cut_whatever_reads_them(name: str) -> None:
+    model, batch, layer = CUT[name]
+    for seed in range(3):
+        other = disturb(copy.deepcopy(model), seed)
+        controller = pruned(other, batch, 0.5)
+        assert layer not in controller.not_cut
+        cut = controller.strip()
+        before, after = ([tuple(p.shape) for p in net.get_submodule(layer).parameters()] for net in (other, cut))
+        assert before != after
+        assert difference(other, cut, batch) <= TOLERANCE
+    answers = run_session(open_session(to_onnx(cut, batch).SerializeToString()), batch)
+    assert relative_difference(outputs_of(other, batch), [answers]) <= TOLERANCE
+
+
+FIXED = torch.linspace(0, 1, 12)
+REASONS: dict[str, tuple[nn.Module, Tensor, str, str]] = {
+    "softmax": (*activated(nn.Softmax(1)), "'activation' takes the softmax over it and other channels"),
+    "mean": (*activated(lambda x: x * x.mean(1, keepdim=True)), "takes the mean over it and other channels"),
+    "maximum": (*activated(lambda x: x - x.amax(1, keepdim=True)), "takes the amax over it and other channels"),
+    "order": (*activated(lambda x: x.sort(1)[0]), "takes the sort over it and other channels"),
+    "running sum": (*activated(lambda x: x.cumsum(1)), "takes the cumsum over it and other channels"),
+    "normalization outside of a layer": (*activated(lambda x: F.layer_norm(x, (12,))), "normalizes it together"),
+    "unknown operation": (*activated(lambda x: torch.fft.fft(x).real), "_fft_r2c to it, which is not followed"),
+    "fixed tensor": (*activated(lambda x: x + FIXED), "combines it with a tensor of fixed size"),
+    "fixed shape": (*activated(lambda x: x.view(-1, 3, 4).flip(1).flatten(1)), "does not run without it"),
+    "fixed sizes": (*activated(lambda x: torch.cat(x.split([5, 7], 1)[::-1], 1)), "does not run without it"),
+    "rolled": (*activated(lambda x: x.roll(1, 1)), "a zero in its place is not the same as its absence"),
+    "a number of it": (*activated(lambda x: x * float(x[0, 0])), "takes a single channel of it"),
+    "heads of a fixed width": (FixedWidth(), torch.randn(2, 5, 16), "attention.qkv", "does not run without it"),
+    "vocabulary": (Tied(), torch.randint(30, (2, 4)), "head", "looks up rows of it"),
+    "one channel": (
+        nn.Sequential(nn.Linear(6, 1), nn.Linear(1, 8), nn.Linear(8, 2)),
         torch.randn(2, 6),
         "0",
-        "parametrization",
+        "it has 1 channels",
     ),
-    (nn.Sequential(nn.Linear(6, 1), nn.Linear(1, 8), nn.Linear(8, 2)), torch.randn(2, 6), "0", "it has 1 channels"),
-    (perceptron(nn.ReLU()), torch.randn(2, 6), "4", "outputs of the model"),
-]
+    "frozen": (perceptron_of(nn.Linear(6, 12).requires_grad_(False)), torch.randn(2, 6), "0", "'0' is frozen"),
+    "outputs of the model": (perceptron(nn.ReLU()), torch.randn(2, 6), "4", "its outputs are outputs of the model"),
+}
 
 
-@pytest.mark.parametrize(("model", "batch", "layer", "words"), REASONS, ids=lambda part: str(part)[:24].split("(")[0])
-def test_layers_that_cannot_be_cut_are_reported_and_the_rest_is_cut(
-    model: nn.Module, batch: Tensor, layer: str, words: str
-) -> None:
-    # Several sets of weights, since with some of them dead ReLUs hide how an activation changes zero.
+@pytest.mark.parametrize("name", REASONS)
+def test_layers_that_cannot_be_cut_are_reported_and_the_rest_is_cut(name: str) -> None:
+    model, batch, layer, words = REASONS[name]
+    # Several sets of weights, since with some of them dead ReLUs hide what an operation does.
     for seed in range(5):
         other = disturb(copy.deepcopy(model), seed)
         assert words in FilterPruningController(other, example_input=batch).not_cut[layer]
@@ -152,9 +211,23 @@ def test_layers_that_cannot_be_cut_are_reported_and_the_rest_is_cut(
     cut = controller.strip()
     assert num_parameters(cut) < num_parameters(model)
     assert difference(model, cut, batch) <= TOLERANCE
-    weight = getattr(model.get_submodule(layer), "weight", None)
-    if isinstance(weight, Tensor):
-        assert len(cut.get_submodule(layer).weight) == len(weight)  # type: ignore[arg-type]
+    assert len(cut.get_parameter(f"{layer}.weight")) == len(model.get_parameter(f"{layer}.weight"))
+
+
+@pytest.mark.parametrize(
+    ("function", "fixed"),
+    [(lambda x: torch.cat([x[:, :5], x[:, 5:].sigmoid()], 1), 5), (lambda x: x * x[:, 3:4], 4)],
+    ids=["two parts", "one channel"],
+)
+def test_channels_before_a_fixed_place_stay(function: Callable[[Tensor], Tensor], fixed: int) -> None:
+    model, batch, layer = activated(function)
+    controller = pruned(disturb(model), batch)
+    assert controller.not_cut[layer] == "the forward pass divides it at a fixed place"
+    controller.compression_rate = controller.maximal_compression_rate
+    kept = next(each.kept for each in controller.cut_plan() if isinstance(each, Cut) and each.layer == layer)
+    assert kept[:fixed] == tuple(range(fixed))
+    assert len(kept) < 12
+    assert difference(controller.model, controller.strip(), batch) <= TOLERANCE
 
 
 class WithoutGradient(nn.Module):
@@ -162,22 +235,23 @@ class WithoutGradient(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(6, 4)
+        self.layers = perceptron(nn.ReLU())
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear(x)
+        out: Tensor = self.layers(x)
         return out
 
 
 def test_example_input_of_the_wrong_shape_is_named_with_the_layer() -> None:
-    with pytest.raises(ModelError, match=r"shape \(2, 5\).*fails in '0'"):
+    with pytest.raises(ModelError, match=r"example input of \(2, 5\) .*fails in '0'"):
         pruned(mlp(), torch.randn(2, 5))
 
 
-def test_model_without_gradients_is_refused() -> None:
-    with pytest.raises(ModelError, match="no gradient reaches"):
-        pruned(WithoutGradient(), torch.randn(2, 6))
+def test_models_that_compute_without_gradients_are_cut() -> None:
+    model, batch = disturb(WithoutGradient()), torch.randn(2, 6)
+    controller = pruned(model, batch, 0.5)
+    assert difference(model, controller.strip(), batch) <= TOLERANCE
 
 
 def test_model_without_anything_to_cut_is_refused_with_reasons() -> None:
