@@ -42,7 +42,6 @@ PRELOADED = (
     "sklearn.model_selection",
     "torch._dynamo",
     "torch.utils.tensorboard",
-    "torch_pruning",
     "torchmetrics.classification",
 )
 GARBAGE_THRESHOLDS = (20_000, 10, 10)  # Python's own are (700, 10, 10)

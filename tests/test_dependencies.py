@@ -52,3 +52,10 @@ def test_lock_has_an_exact_version_and_a_hash_for_every_package() -> None:
     # torch has builds of its own for each machine, with packages of their own, so it is installed by itself.
     assert "torch" not in {name for name, _, _ in entries}
     assert re.search(r"^torch==\d", (ROOT / "requirements-torch.lock").read_text(), re.MULTILINE)
+
+
+def test_dependencies_are_imported() -> None:
+    distributions = packages_distributions()
+    imported = {normalized(name) for module in imported_modules() for name in distributions.get(module, [module])}
+    declared = {normalized(Requirement(text).name) for text in PROJECT["dependencies"]}
+    assert declared - imported == {"tensorboard"}  # for torch.utils.tensorboard

@@ -1,4 +1,4 @@
-"""Finding heads, and attention with fewer of them."""
+"""Attention with fewer heads, and of other widths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.filters.attention import (
     CutMultiheadAttention,
-    heads_of,
     packed_weight,
     without_nested_tensors,
 )
@@ -64,20 +63,6 @@ def test_batch_dimension_is_optional(batch_first: bool) -> None:
     x: Tensor = torch.randn(5, 12)
     for output, expected in zip(replacement(x, x, x), original(x, x, x), strict=True):
         torch.testing.assert_close(output, expected)
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        nn.Linear(3, 3),
-        nn.MultiheadAttention(12, 3, kdim=5, vdim=5),
-        nn.MultiheadAttention(12, 3, add_bias_kv=True),
-        nn.MultiheadAttention(12, 3, add_zero_attn=True),
-    ],
-    ids=["Linear", "other widths", "bias_kv", "zero_attn"],
-)
-def test_attention_of_other_forms_has_no_heads_to_cut(module: nn.Module) -> None:
-    assert heads_of(module) is None
 
 
 # --- attention that is cut ---------------------------------------------------------------------------------------

@@ -1,81 +1,10 @@
-"""Attention whose heads can be cut: how to find the heads of a module, and `nn.MultiheadAttention` with fewer heads."""
+"""`nn.MultiheadAttention` of any widths, which remains after a cut."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-# Usual names of the linear layer that makes queries, keys and values together.
-_PACKED = ("qkv", "in_proj", "c_attn", "to_qkv")
-# Usual names of the three linear layers that make queries, keys and values separately.
-_SEPARATE = (
-    ("q", "k", "v"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("query", "key", "value"),
-    ("to_q", "to_k", "to_v"),
-    ("wq", "wk", "wv"),
-)
-# Usual names of the linear layer that reads the heads.
-_OUTPUT = ("proj", "out_proj", "o_proj", "out", "to_out", "wo", "c_proj")
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Where the heads of an attention module are.
-
-    Attributes:
-        number: Number of heads.
-        dim: Channels per head.
-        producers: Name of each child that makes queries, keys or values -> how many of these three it makes. The empty
-            name stands for the module itself.
-        consumer: Name of the child that reads the heads.
-    """
-
-    number: int
-    dim: int
-    producers: dict[str, int]
-    consumer: str
-
-
-def is_attention(module: nn.Module) -> bool:
-    """Whether the module has heads that `heads_of` finds."""
-    return heads_of(module) is not None
-
-
-def heads_of(module: nn.Module) -> Heads | None:
-    """Finds the heads of `nn.MultiheadAttention`, or of a module with `num_heads` and linear layers around the heads.
-
-    Such a module has linear layers with one of the usual names for queries, keys and values (`qkv`; `q_proj`,
-    `k_proj`, `v_proj`; ...), and one for the output (`proj`, `out_proj`, ...), with the heads side by side in each.
-    Names can deceive, so `probing` tests every group of heads before it is used.
-
-    Returns:
-        None for a module without heads that can be cut.
-    """
-    number = getattr(module, "num_heads", None)
-    if not isinstance(number, int) or number < 1:
-        return None
-    if isinstance(module, nn.MultiheadAttention):
-        if not (type(module) is nn.MultiheadAttention or isinstance(module, CutMultiheadAttention)):
-            return None
-        if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
-            return None
-        return Heads(number, module.head_dim, {"": 3}, "out_proj")
-    linear = {name: child for name, child in module.named_children() if isinstance(child, nn.Linear)}
-    consumer = next((name for name in _OUTPUT if name in linear), None)
-    if consumer is None:
-        return None
-    width = linear[consumer].in_features
-    producers = {name: 3 for name in _PACKED if name in linear and linear[name].out_features == 3 * width}
-    for names in _SEPARATE:
-        if all(name in linear and linear[name].out_features == width for name in names):
-            producers = producers or dict.fromkeys(names, 1)
-    if not producers or width % number:
-        return None
-    return Heads(number, width // number, dict(list(producers.items())[:3]), consumer)
 
 
 def packed_weight(module: nn.MultiheadAttention) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from kedro_aat.compression.filters.attention import is_attention, packed_weight
+from kedro_aat.compression.filters.attention import packed_weight
 
 Kind: TypeAlias = str
 
@@ -114,8 +114,7 @@ def _known_channels(module: nn.Module) -> tuple[dict[Kind, Channels], set[str]]:
         return _recurrent_channels(module)
     if isinstance(module, nn.MultiheadAttention):
         return _attention_channels(module), set()
-    # Only `trace` asks for heads.
-    return {"heads": Channels([], ["num_heads"])} if is_attention(module) else {}, set()
+    return {}, set()
 
 
 def _convolution_channels(module: _ConvNd) -> dict[Kind, Channels]:
@@ -161,11 +160,10 @@ def _recurrent_classes(name: str) -> tuple[type[nn.Module], ...]:
 def _attention_channels(module: nn.MultiheadAttention) -> dict[Kind, Channels]:
     """The rows and columns of the projections; keys or values of another width than queries have their own weights."""
     if packed_weight(module) is not None:
-        found = {
+        return {
             "projections": Channels([Axis("in_proj_weight", 0), Axis("in_proj_bias", 0)]),
             "inputs": Channels([Axis("in_proj_weight", 1)], ["embed_dim", "kdim", "vdim"]),
         }
-        return found | ({"heads": Channels([], ["num_heads"])} if is_attention(module) else {})
     found = {}
     for part, size in zip("qkv", ("embed_dim", "kdim", "vdim"), strict=True):
         found[part] = Channels([Axis(f"{part}_proj_weight", 0)])

@@ -143,12 +143,7 @@ class Couplings:
 
 def count_channels(model: nn.Module) -> dict[Place, int]:
     """Layer and kind -> number of channels, for all channels that can be cut."""
-    return {
-        (name, kind): num_channels(module, kind)
-        for name, module in model.named_modules()
-        for kind in axes(module)
-        if kind != "heads"  # of plans of earlier versions
-    }
+    return {(name, kind): num_channels(module, kind) for name, module in model.named_modules() for kind in axes(module)}
 
 
 def build_groups(couplings: Couplings) -> tuple[list[ChannelGroup], dict[str, str]]:
@@ -226,7 +221,7 @@ def _numbers(module: nn.Module) -> Iterable[tuple[str, int | None, int]]:
     """Name, position and value of each whole number that a module holds itself, except sizes that a cut changes."""
     if type(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.MultiheadAttention):
         return
-    sizes = {name for kind, channels in channels_of(module).items() if kind != "heads" for name in channels.sizes}
+    sizes = {name for channels in channels_of(module).values() for name in channels.sizes}
     for name, value in vars(module).items():
         if name.startswith("_") or isinstance(value, bool) or name in sizes:
             continue
