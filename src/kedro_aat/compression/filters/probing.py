@@ -76,6 +76,9 @@ class _Confirmation:
         self.reasons: dict[str, str] = {}
 
     def confirm(self, groups: Sequence[ChannelGroup]) -> tuple[list[ChannelGroup], dict[str, str]]:
+        tested = [self._with_heads(group) for group in groups]
+        if not tested or not self._find_reason(tested):
+            return tested, {}
         tested = [self._with_attributes(group) for group in groups]
         confirmed = self._passing(tested)
         rescued = [*self._joined(), *self._without_pieces()]
@@ -99,6 +102,11 @@ class _Confirmation:
             return []
         half = len(tested) // 2
         return self._passing(tested[:half]) + self._passing(tested[half:])
+
+    def _with_heads(self, group: ChannelGroup) -> ChannelGroup:
+        """The group with the numbers of heads that follow it, and no other attributes."""
+        found = attributes_by_length(self._model, group, self._couplings.dependencies.lengths)
+        return replace(group, attributes=tuple(itertools.compress(found, next(_choices(found)))))
 
     def _with_attributes(self, group: ChannelGroup) -> ChannelGroup:
         """The group with those attributes that must follow it; tried once for modules of the same classes."""
@@ -285,16 +293,24 @@ def _mask_units(
 ) -> None:
     """Replaces parameters of a model by masked ones, and masks its statistics over channels."""
     channels = kept_channels(couplings.sizes, groups, kept)
+    modules = dict(model.named_modules())
+    places: dict[int, list[tuple[dict[str, nn.Parameter | None], str]]] = {}  # a shared parameter has several
+    for module in modules.values():
+        for name, tensor in module._parameters.items():
+            places.setdefault(id(tensor), []).append((module._parameters, name))
+    masks: dict[int, tuple[nn.Parameter, Tensor]] = {}
     for (layer, name), along in masked_axes(model, groups).items():
-        parameter = model.get_submodule(layer).get_parameter(name)
+        parameter = modules[layer].get_parameter(name)
         lost = [(axis, channels[layer, kind]) for kind, axis in along if (layer, kind) in channels]
-        masked = nn.Parameter(parameter * mask_of(parameter.dim(), lost).to(parameter), parameter.requires_grad)
-        for other in model.modules():  # a shared parameter stays shared
-            for key, value in other._parameters.items():
-                if value is parameter:
-                    other._parameters[key] = masked
+        mask = mask_of(parameter.dim(), lost).to(parameter)
+        _, known = masks.get(id(parameter), (parameter, None))
+        masks[id(parameter)] = parameter, mask if known is None else known * mask
+    for key, (parameter, mask) in masks.items():
+        masked = nn.Parameter(parameter * mask, parameter.requires_grad)
+        for own, name in places[key]:
+            own[name] = masked
     for (layer, kind), mask in channels.items():
-        module = model.get_submodule(layer)
+        module = modules[layer]
         if layer in couplings.normalizations and is_normalized(module, kind):
             normalize_over_kept(module, couplings.normalizations[layer])
             set_kept(module, torch.from_numpy(mask))
