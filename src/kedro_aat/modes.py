@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-_CHATTY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
+_CHATTY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch.fx.experimental.symbolic_shapes")
 
 
 @contextlib.contextmanager

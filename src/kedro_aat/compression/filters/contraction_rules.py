@@ -63,6 +63,7 @@ def _product(tracer: Tracer, left: Tensor, right: Tensor) -> list[Coloring]:
         kept = [replace(each, nodes=each.nodes.squeeze(-1)) for each in kept]
     if left.dim() == 1:
         kept = [replace(each, nodes=each.nodes.squeeze(0)) for each in kept]
+    tracer.found.made += [each.nodes[each.nodes >= 0].unique().numpy() for each in kept if each.is_parameter]
     return [replace(each, is_parameter=False) for each in kept]
 
 
@@ -100,6 +101,7 @@ def convolve(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     for coloring in tracer.labels(weight):
         if coloring.dims not in ([out_dim], [in_dim]):
             tracer.found.block(coloring.nodes, f"'{tracer.layer}' convolves with it in an unusual way")
+    tracer.found.made += [each.nodes.flatten().numpy() for each in made if each.is_parameter]
     labeled = [Coloring(each.nodes.transpose(out_dim, 1).reshape(shape), each.is_zero) for each in made]
     added = [] if bias is None else [Coloring(each.nodes.view(shape), each.is_zero) for each in tracer.labels(bias)]
     if bias is not None and not added:

@@ -206,7 +206,10 @@ class CutCosts:
             for parts in [_factors_of(product, modules, groups)]
             for part in parts
         )
-        self._filters = [self._number[layer, kind] for layer, kind in sizes if _is_filter(modules[layer], kind)]
+        made = {(member.layer, member.kind) for group in groups for member in group.producers}
+        self._filters = [
+            self._number[place] for place in sizes if place in made or _is_filter(modules[place[0]], place[1])
+        ]
         self._before = {kind: self._count(kind, self._sizes) for kind in KINDS}
 
     def total(self, rate_of: str) -> int:

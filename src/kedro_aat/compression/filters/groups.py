@@ -44,12 +44,14 @@ class Member:
         kind: Kind of its channels.
         indices: (units, channels per unit) - channels of each unit.
         is_masked: Whether its weight is masked for masked channels; if not, zeros reach it.
+        is_made: Whether a weight of the layer produces these channels.
     """
 
     layer: str
     kind: Kind
     indices: NDArray[np.int64]
     is_masked: bool = True
+    is_made: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class ChannelGroup:
     nodes: Nodes
     attributes: tuple[ScaledAttribute, ...] = ()
 
+    def joined(self, other: ChannelGroup) -> ChannelGroup:
+        """This group and another of as many units, which are cut together."""
+        return ChannelGroup((*self.members, *other.members), np.hstack([self.nodes, other.nodes]))
+
     @property
     def num_units(self) -> int:
         """Number of units."""
@@ -98,8 +104,7 @@ class ChannelGroup:
     @property
     def producers(self) -> list[Member]:
         """Members whose layers produce the channels."""
-        found = [member for member in self.members if is_produced(member.kind)]
-        return found or [member for member in self.members if not is_read(member.kind)]
+        return [member for member in self.members if member.is_made or is_produced(member.kind)]
 
     def only(self, units: NDArray[np.bool_]) -> ChannelGroup:
         """The group with some of its units, (units,)."""
@@ -157,6 +162,9 @@ def build_groups(couplings: Couplings) -> tuple[list[ChannelGroup], dict[str, st
     place_of_node = np.repeat(np.arange(len(places)), list(couplings.sizes.values()))
     unit_of_node = find_units(found, couplings.num_nodes)
     is_masked = np.array([not is_read(kind) for _, kind in places])[place_of_node]
+    is_made = np.array([is_produced(kind) for _, kind in places])[place_of_node]
+    for nodes in found.made:
+        is_made[nodes] = True
     for nodes in found.masked:
         is_masked[nodes] = True
     for nodes in found.unmasked:
@@ -169,23 +177,24 @@ def build_groups(couplings: Couplings) -> tuple[list[ChannelGroup], dict[str, st
 
     order = np.argsort(unit_of_node, kind="stable")  # the nodes of a unit side by side, by place and index
     ends = np.flatnonzero(np.diff(unit_of_node[order], append=-1)) + 1
-    units_by_signature: dict[tuple[tuple[int, int, bool], ...], list[Nodes]] = {}
+    units_by_signature: dict[tuple[tuple[int, int, bool, bool], ...], list[Nodes]] = {}
     not_cut: dict[str, str] = {}
     for nodes in np.split(order, ends[:-1]):
         owners, first, counts = np.unique(place_of_node[nodes], return_index=True, return_counts=True)
-        producers = [places[owner][0] for owner in owners if is_produced(places[owner][1])]
+        producers = [places[owner][0] for owner, node in zip(owners, nodes[first], strict=True) if is_made[node]]
         if reason := reasons.get(int(unit_of_node[nodes[0]]), ""):
             for layer in producers:
                 not_cut.setdefault(layer, reason)
         elif producers:  # otherwise the channels are inputs of the model, or parameters alone
-            signature = tuple(zip(owners.tolist(), counts.tolist(), is_masked[nodes[first]].tolist(), strict=True))
+            flags = is_masked[nodes[first]].tolist(), is_made[nodes[first]].tolist()
+            signature = tuple(zip(owners.tolist(), counts.tolist(), *flags, strict=True))
             units_by_signature.setdefault(signature, []).append(nodes)
     groups = []
     for signature, units in units_by_signature.items():
         table, column, members = np.stack(units), 0, []
-        for owner, count, masked in signature:
+        for owner, count, masks, makes in signature:
             place = places[owner]
-            members.append(Member(*place, table[:, column : column + count] - starts[place], masked))
+            members.append(Member(*place, table[:, column : column + count] - starts[place], masks, makes))
             column += count
         groups.append(ChannelGroup(tuple(members), table))
     return groups, not_cut

@@ -30,11 +30,13 @@ class Coloring:
             different dimensions.
         is_zero: Whether the entries of masked nodes are zero.
         is_parameter: Whether the tensor is a parameter, or one that is rearranged, so that its entries can be masked.
+        is_buffer: Whether all of it comes from buffers, which no training changes.
     """
 
     nodes: Tensor
     is_zero: bool
     is_parameter: bool = False
+    is_buffer: bool = False
 
     @property
     def dims(self) -> list[int]:
@@ -103,6 +105,7 @@ class Dependencies:
         lengths: Channels to whose number an operation gives a shape.
         masked: Nodes of parameters that read what is not zero where it is masked, and so are masked themselves.
         unmasked: Nodes of parameters that are not masked, since zeros in them are no zeros in the weight.
+        made: Nodes of parameters that products make channels of.
     """
 
     pairs: list[tuple[Nodes, Nodes]] = field(default_factory=list)
@@ -112,6 +115,7 @@ class Dependencies:
     lengths: list[Length] = field(default_factory=list)
     masked: list[Nodes] = field(default_factory=list)
     unmasked: list[Nodes] = field(default_factory=list)
+    made: list[Nodes] = field(default_factory=list)
 
     def unite(self, left: Tensor, right: Tensor, reason: str) -> None:
         """Unites the nodes of two tensors of broadcastable shapes; a node that meets none cannot be cut."""
@@ -176,7 +180,9 @@ def merged(colorings: Sequence[Coloring], dependencies: Dependencies, reason: st
             result.remove(other)
             dependencies.unite(other.nodes, current.nodes, reason)
             left, right = torch.broadcast_tensors(other.nodes, current.nodes)
-            current = Coloring(torch.where(left >= 0, left, right), other.is_zero or current.is_zero)
+            nodes = torch.where(left >= 0, left, right)
+            is_buffer = other.is_buffer and current.is_buffer
+            current = Coloring(nodes, other.is_zero or current.is_zero, is_buffer=is_buffer)
         if current.dims:
             result.append(current)
     return result

@@ -8,8 +8,10 @@ of the heads, it is found by trying.
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,11 +34,14 @@ from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs, call_model, placed_like, tensors_in
 from kedro_aat.modes import evaluating, first_cause
 
-# Relative to the largest output. In double precision, equal computations in another order differ by less than the
-# first. The second is for models that run in float32 only.
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
+# Relative to the largest output. Equal computations in another order differ by less, even where a model that runs in
+# double precision computes its normalizations in float32. The second is for models that run in float32 only.
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 
 _NUM_PROBES = 2
+
+_MOST_SETS = 16  # of failed groups that are tried together
+_MOST_SINGLE = 10  # attributes that are tried one by one
 
 _NUM_RANDOM = 10_007  # a prime, so that no dimension of a tensor repeats with it
 
@@ -66,17 +71,25 @@ class _Confirmation:
     def __init__(self, model: nn.Module, example_input: ModelInputs, couplings: Couplings) -> None:
         self._model, self._couplings = model, couplings
         self._probes = [_make_probe(model, example_input, number) for number in range(_NUM_PROBES)]
-        self._choices: dict[tuple[tuple[type, str], ...], tuple[str, ...] | None] = {}
+        self._choices: dict[tuple[tuple[type, str], ...], tuple[bool, ...]] = {}
+        self._failed: list[tuple[ChannelGroup, str]] = []  # with the reason of each
         self.reasons: dict[str, str] = {}
 
     def confirm(self, groups: Sequence[ChannelGroup]) -> tuple[list[ChannelGroup], dict[str, str]]:
+        tested = [self._with_heads(group) for group in groups]
+        if not tested or not self._find_reason(tested):
+            return tested, {}
         tested = [self._with_attributes(group) for group in groups]
         confirmed = self._passing(tested)
-        while confirmed != tested and confirmed and (reason := self._find_reason(confirmed)):
+        rescued = [*self._joined(), *self._without_pieces()]
+        confirmed += rescued
+        while (confirmed != tested or rescued) and confirmed and (reason := self._find_reason(confirmed)):
             # Each half passes, but not all together: drop the smallest groups until they do.
             smallest = min(confirmed, key=lambda group: group.num_units)
             self.reasons.update(dict.fromkeys(producing_layers([smallest]), reason))
             confirmed.remove(smallest)
+        for group, reason in self._failed:
+            self.reasons.update(dict.fromkeys(producing_layers([group]), reason))
         return confirmed, self.reasons
 
     def _passing(self, tested: list[ChannelGroup]) -> list[ChannelGroup]:
@@ -85,55 +98,89 @@ class _Confirmation:
         if not reason:
             return tested
         if len(tested) == 1:
-            if rest := self._without_pieces(tested[0]):
-                return [rest]
-            self.reasons.update(dict.fromkeys(producing_layers(tested), reason))
+            self._failed.append((tested[0], reason))
             return []
         half = len(tested) // 2
         return self._passing(tested[:half]) + self._passing(tested[half:])
+
+    def _with_heads(self, group: ChannelGroup) -> ChannelGroup:
+        """The group with the numbers of heads that follow it, and no other attributes."""
+        found = attributes_by_length(self._model, group, self._couplings.dependencies.lengths)
+        return replace(group, attributes=tuple(itertools.compress(found, next(_choices(found)))))
 
     def _with_attributes(self, group: ChannelGroup) -> ChannelGroup:
         """The group with those attributes that must follow it; tried once for modules of the same classes."""
         found = attributes_by_length(self._model, group, self._couplings.dependencies.lengths)
         if not found:
             return group
-        kinds = [(type(self._model.get_submodule(each.layer)), each.name) for each in found]
-        key = tuple(kinds)
+        key = tuple((type(self._model.get_submodule(each.layer)), each.name) for each in found)
         if key not in self._choices:
             self._choices[key] = self._choose(group, found)
-        chosen = self._choices[key]
-        if chosen is None:
-            return group
-        return replace(group, attributes=tuple(each for each in found if each.name in chosen))
+        return replace(group, attributes=tuple(itertools.compress(found, self._choices[key])))
 
-    def _choose(self, group: ChannelGroup, found: Sequence[ScaledAttribute]) -> tuple[str, ...] | None:
-        """Names of the attributes with which a group passes; None if it passes with none of the choices."""
-        names = list(dict.fromkeys(each.name for each in found))
-        # Numbers of heads follow even where no forward pass reads them, since users do.
-        of_heads = tuple(name for name in names if name.endswith("heads"))
-        choices = [of_heads, (), tuple(names), *((name,) for name in names)]
-        choices += [tuple(other for other in names if other != name) for name in names if len(names) > 2]
-        for choice in dict.fromkeys(choices):
-            changed = replace(group, attributes=tuple(each for each in found if each.name in choice))
+    def _choose(self, group: ChannelGroup, found: Sequence[ScaledAttribute]) -> tuple[bool, ...]:
+        """Which attributes must follow a group for it to pass; none if it passes with none of the choices."""
+        for choice in dict.fromkeys(_choices(found)):
+            changed = replace(group, attributes=tuple(itertools.compress(found, choice)))
             if not self._find_reason([changed]):
                 return choice
-        return None
+        return (False,) * len(found)
 
-    def _without_pieces(self, group: ChannelGroup) -> ChannelGroup | None:
-        """The units of a group in the last piece of what is divided at a fixed place, if they pass."""
-        fixed = [split.but_the_last for split in self._couplings.dependencies.splits if split.but_the_last is not None]
-        fixed += [split.nodes[..., : split.edges[-2]] for split in self._couplings.dependencies.uneven]
-        for nodes in fixed:
-            is_free = np.logical_not(np.isin(group.nodes, nodes).any(axis=1))
-            if is_free.any() and not is_free.all() and not self._find_reason([rest := group.only(is_free)]):
-                reason = "the forward pass divides it at a fixed place"
-                self.reasons.update(dict.fromkeys(producing_layers([group]), reason))
-                return rest
-        return None
+    def _joined(self) -> list[ChannelGroup]:
+        """Groups that pass only together: a forward pass expects as many channels in one as in the other."""
+        by_size: dict[int, list[ChannelGroup]] = {}
+        for group, reason in self._failed:
+            if reason != _NOT_EQUIVALENT:
+                by_size.setdefault(group.num_units, []).append(group)
+        passing: list[ChannelGroup] = []
+        for groups in by_size.values():
+            sets = [groups, *itertools.combinations(groups, 2)][:_MOST_SETS]
+            for members in sets:
+                if len(members) < 2 or not all(any(group is failed for failed, _ in self._failed) for group in members):
+                    continue
+                whole = self._with_attributes(functools.reduce(ChannelGroup.joined, members))
+                if not self._find_reason([whole]):
+                    passing.append(whole)
+                    self._failed = [each for each in self._failed if not any(each[0] is group for group in members)]
+        return passing
+
+    def _without_pieces(self) -> list[ChannelGroup]:
+        """Of groups that failed, the units in the last piece of what is divided at a fixed place, if they pass."""
+        found = self._couplings.dependencies
+        fixed = [split.but_the_last for split in found.splits if split.but_the_last is not None]
+        fixed += [split.nodes[..., : split.edges[-2]] for split in found.uneven]
+        passing: list[ChannelGroup] = []
+        for number, (group, _) in enumerate(self._failed):
+            for nodes in fixed:
+                is_free: NDArray[np.bool_] = ~np.isin(group.nodes, nodes).any(axis=1)
+                if not is_free.any() or is_free.all():
+                    continue
+                if not self._find_reason([rest := group.only(is_free)]):
+                    passing.append(rest)
+                    self._failed[number] = (group, "the forward pass divides it at a fixed place")
+                    break
+        return passing
 
     def _find_reason(self, groups: Sequence[ChannelGroup]) -> str:
         """Why a part of the units of some groups cannot be cut; empty if it can in every probe."""
         return next(filter(None, (_compare(probe, groups, self._couplings) for probe in self._probes)), "")
+
+
+def _choices(found: Sequence[ScaledAttribute]) -> Iterator[tuple[bool, ...]]:
+    """Sets of attributes that may have to follow a group, the likeliest first."""
+    names = list(dict.fromkeys(each.name for each in found))
+    # Numbers of heads follow even where no forward pass reads them, since users do.
+    yield tuple(each.name.endswith("heads") for each in found)
+    yield (False,) * len(found)
+    yield (True,) * len(found)
+    for name in names:
+        yield tuple(each.name == name for each in found)
+    for name in names:
+        yield tuple(each.name != name for each in found)
+    if len(found) <= _MOST_SINGLE:  # the same attribute of two modules may mean two things
+        for number in (1, 2):
+            for left_out in itertools.combinations(range(len(found)), number):
+                yield tuple(index not in left_out for index in range(len(found)))
 
 
 def relative_difference(left: list[Tensor], right: list[Tensor]) -> float:
@@ -250,16 +297,24 @@ def _mask_units(
 ) -> None:
     """Replaces parameters of a model by masked ones, and masks its statistics over channels."""
     channels = kept_channels(couplings.sizes, groups, kept)
+    modules = dict(model.named_modules())
+    places: dict[int, list[tuple[dict[str, nn.Parameter | None], str]]] = {}  # a shared parameter has several
+    for module in modules.values():
+        for name, tensor in module._parameters.items():
+            places.setdefault(id(tensor), []).append((module._parameters, name))
+    masks: dict[int, tuple[nn.Parameter, Tensor]] = {}
     for (layer, name), along in masked_axes(model, groups).items():
-        parameter = model.get_submodule(layer).get_parameter(name)
+        parameter = modules[layer].get_parameter(name)
         lost = [(axis, channels[layer, kind]) for kind, axis in along if (layer, kind) in channels]
-        masked = nn.Parameter(parameter * mask_of(parameter.dim(), lost).to(parameter), parameter.requires_grad)
-        for other in model.modules():  # a shared parameter stays shared
-            for key, value in other._parameters.items():
-                if value is parameter:
-                    other._parameters[key] = masked
+        mask = mask_of(parameter.dim(), lost).to(parameter)
+        _, known = masks.get(id(parameter), (parameter, None))
+        masks[id(parameter)] = parameter, mask if known is None else known * mask
+    for key, (parameter, mask) in masks.items():
+        masked = nn.Parameter(parameter * mask, parameter.requires_grad)
+        for own, name in places[key]:
+            own[name] = masked
     for (layer, kind), mask in channels.items():
-        module = model.get_submodule(layer)
+        module = modules[layer]
         if layer in couplings.normalizations and is_normalized(module, kind):
             normalize_over_kept(module, couplings.normalizations[layer])
             set_kept(module, torch.from_numpy(mask))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,11 @@ def rearrange(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
         _note_splits(tracer, name, coloring, parts, args)
         for labeled, part in zip(found, parts, strict=True):
             labeled.append(replace(coloring, nodes=part))
+    if name in ("select", "unbind"):
+        dim = _argument(name, args) % source.dim()
+        for alone, out in itertools.product((each for each in colorings if each.dims == [dim]), outs):
+            # Blocked only if something reads it: some models take a channel for the shape of the others.
+            tracer.spoil(out, alone.nodes, f"'{tracer.layer}' takes a single channel of it")
     for out, labeled in zip(outs, found, strict=True):
         tracer.put(out, _apart(tracer, labeled) if name in _RESHAPING else labeled)
     tracer.follow(result, (source,), is_view=func.is_view)
@@ -82,9 +89,7 @@ def _note_splits(tracer: Tracer, name: str, before: Coloring, parts: list[Tensor
         if dim not in before.dims:
             return
         if name in ("select", "unbind"):
-            if before.dims == [dim]:
-                tracer.found.block(before.nodes, f"'{tracer.layer}' takes a single channel of it")
-            return
+            return  # `rearrange` saw to it
         if name in _DIVIDING:
             sizes = [part.shape[dim] for part in parts]
             ends = [sum(sizes[:number]) for number in range(1, len(sizes))]
@@ -129,28 +134,39 @@ def joined(tracer: Tracer, parts: list[Tensor], dim: int) -> list[Coloring]:
         labeled = {own for each in tracer.labels(part) for own in each.dims}
         if not tracer.is_flexible(part):
             fixed |= {own for own, size in enumerate(part.shape) if size > 1 and own not in labeled and own != dim}
+    # Of each part, the coloring that varies along the dimension, or along others together with such a coloring.
+    together = {own for part in parts for each in tracer.labels(part) if dim in each.dims for own in each.dims} - {dim}
+    along = [next((each for each in tracer.labels(part) if {dim, *together} & {*each.dims}), None) for part in parts]
+    if not any(each is not None and dim in each.dims for each in along):
+        along = [None for _ in parts]
     reason = f"'{tracer.layer}' joins it with a tensor of fixed size"
     across = [
         left
-        for part in parts
+        for part, own in zip(parts, along, strict=True)
         for each in tracer.labels(part)
-        if dim not in each.dims and (left := tracer.without(each, fixed, reason))
+        if each is not own and (left := tracer.without(each, fixed, reason))
     ]
-    is_zero_across = all(each.is_zero for each in across)
-    across = [replace(each, is_zero=is_zero_across and len(across) >= len(parts)) for each in across]
-    along = [next((each for each in tracer.labels(part) if dim in each.dims), None) for part in parts]
+    is_zero_across = all(each.is_zero for each in across) and len(across) >= len(parts)
+    across = [replace(each, is_zero=is_zero_across) for each in across]
     if not any(along):
         return across
     ndim = parts[0].dim()
     shape = [max(each.nodes.shape[own] for each in along if each) for own in range(ndim)]
     pieces = []
-    for part, each in zip(parts, along, strict=True):
+    for part, own_coloring in zip(parts, along, strict=True):
         shape[dim] = part.shape[dim]
-        nodes = torch.full([1] * ndim, -1) if each is None else each.nodes
+        nodes = torch.full([1] * ndim, -1) if own_coloring is None else own_coloring.nodes
         pieces.append(nodes.expand(shape))
-    is_zero = all(each is None or each.is_zero for each in along)
-    is_parameter = all(each is not None and each.is_parameter for each in along)
-    return [*across, Coloring(torch.cat(pieces, dim), is_zero, is_parameter)]
+    known = [each for each in along if each is not None]
+    return [
+        *across,
+        Coloring(
+            torch.cat(pieces, dim),
+            is_zero=all(each.is_zero for each in known),
+            is_parameter=len(known) == len(parts) and all(each.is_parameter for each in known),
+            is_buffer=len(known) == len(parts) and all(each.is_buffer for each in known),
+        ),
+    ]
 
 
 def stack(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -212,6 +228,73 @@ def unshuffle_pixels(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: d
             left = replace(left, nodes=left.nodes.repeat_interleave(factor * factor, dim))
         labeled += [left] if left else []
     tracer.put(result, labeled)
+    return result
+
+
+def unfold_pixels(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The pixels under a window become channels (`F.unfold`)."""
+    source, window = args[0], args[1]
+    result = func(*args, **kwargs)
+    dim = source.dim() - 3
+    labeled = []
+    for each in tracer.labels(source):
+        left = tracer.without(each, (dim + 1, dim + 2), f"'{tracer.layer}' unfolds its pixels")
+        if left:
+            nodes = left.nodes.repeat_interleave(math.prod(window), dim) if dim in left.dims else left.nodes
+            labeled.append(Coloring(nodes.flatten(dim + 1), left.is_zero))
+    tracer.put(result, labeled)
+    return result
+
+
+def fold_pixels(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Channels become the pixels under a window (`F.fold`)."""
+    source, window = args[0], args[2]
+    result = func(*args, **kwargs)
+    dim = source.dim() - 2
+    labeled = []
+    for each in tracer.labels(source):
+        left = tracer.without(each, (dim + 1,), f"'{tracer.layer}' folds its pixels")
+        if left:
+            nodes = left.nodes
+            if dim in left.dims:
+                grouped = nodes.unflatten(dim, (-1, math.prod(window)))
+                nodes = tracer.found.unite_along(grouped, [dim + 1]).squeeze(dim + 1)
+            labeled.append(Coloring(nodes.unsqueeze(-1), left.is_zero))
+    tracer.put(result, labeled)
+    return result
+
+
+def stride_again(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The same numbers in another order of memory, as pooling returns them."""
+    source: Tensor = args[0]
+    if list(args[1]) == list(source.shape):
+        return func(*args, **kwargs)
+    tracer.block(source, f"'{tracer.layer}' reads it as another shape")
+    result = func(*args, **kwargs)
+    tracer.put(result, ())
+    return result
+
+
+def put(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Writes rows into a tensor, such as the embedding of masked positions."""
+    source, indices, values = args[:3]
+    last = source.dim() - 1
+    indexed = sum(max(1, index.dim() if index.dtype == torch.bool else 1) for index in indices if index is not None)
+    reason = f"'{tracer.layer}' writes into a part of it"
+    kept = [left for each in tracer.labels(source) if (left := tracer.without(each, range(indexed), reason))]
+    written = []
+    for each in tracer.labels(values):
+        if each.dims == [values.dim() - 1] and values.dim() and source.shape[last] == values.shape[-1]:
+            nodes = each.nodes.flatten().view([1] * last + [-1])
+            written.append(replace(each, nodes=nodes, is_parameter=False))
+        else:
+            tracer.found.block(each.nodes, reason)
+    is_zero = all(each.is_zero for each in (*kept, *written))
+    if kept and not written and values.numel() > 1:
+        for each in kept:
+            tracer.found.block(each.nodes, f"'{tracer.layer}' writes a tensor of fixed size into it")
+    result = func(*args, **kwargs)
+    tracer.put(result, [replace(each, is_zero=is_zero) for each in (*kept, *written)])
     return result
 
 

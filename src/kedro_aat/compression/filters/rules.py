@@ -27,6 +27,20 @@ _POINTWISE = {
     *("_to_copy", "clone", "contiguous", "copy_", "fill_", "zero_", "_prelu_kernel", "native_dropout", "dropout"),
     *("lift_fresh_copy", "lift_fresh", "bernoulli_", "bernoulli", "nan_to_num", "where", "masked_fill", "masked_fill_"),
     *("normal_", "uniform_", "fused_dropout", "real", "imag", "view_as_real", "view_as_complex", "relu_", "pow"),
+    *(
+        "hardswish",
+        "hardswish_",
+        "hardsigmoid",
+        "hardsigmoid_",
+        "hardtanh",
+        "hardtanh_",
+        "mish",
+        "mish_",
+        "elu",
+        "elu_",
+    ),
+    *("softplus", "softshrink", "hardshrink", "log_sigmoid_forward", "rrelu_with_noise", "threshold", "threshold_"),
+    *("gelu", "silu", "silu_", "leaky_relu", "leaky_relu_", "celu", "selu", "relu6", "exponential_", "random_"),
 }
 _CREATING = {
     *("zeros", "ones", "full", "empty", "empty_strided", "rand", "randn", "randint", "arange", "linspace", "eye"),
@@ -83,13 +97,14 @@ def pointwise(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
     found = [(tensor, each.padded(ndim)) for tensor, colorings in inputs for each in colorings]
     clusters = _clusters([coloring for _, coloring in found])
     labeled = []
-    for dims, members in clusters:
+    for dims, cluster in clusters:
+        members = _without_constants(tracer, cluster)
         zero = {id(tensor) for tensor, each in found if each in members and each.is_zero}
-        fixed = _fixed_dims(tracer, inputs, dims, ndim)
+        fixed = _fixed_dims(tracer, inputs, dims, ndim, found, members)
         is_zero = bool(zero) and _keeps_zeros(func, args, kwargs, zero)
         for coloring in members:
             left = tracer.without(coloring, fixed, f"'{tracer.layer}' combines it with a tensor of fixed size")
-            labeled += [Coloring(left.nodes, is_zero)] if left else []
+            labeled += [Coloring(left.nodes, is_zero, is_buffer=left.is_buffer)] if left else []
     if _is_in_place(func) and tracer.is_part(args[0]) and not tracer.labels(args[0]):
         for coloring in labeled:
             tracer.found.block(coloring.nodes, f"'{tracer.layer}' writes it into a part of another tensor")
@@ -101,6 +116,21 @@ def pointwise(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
         if out.dim() == ndim:
             tracer.put(out, labeled)
     return result
+
+
+def _without_constants(tracer: Tracer, members: list[Coloring]) -> list[Coloring]:
+    """Colorings without those of buffers that lie along fewer dimensions, as the positions that all heads share.
+
+    The number of these entries is fixed then, so that whole heads can be cut.
+    """
+    most = max(len(coloring.dims) for coloring in members)
+    kept = [each for each in members if not each.is_buffer or len(each.dims) == most]
+    if all(each.is_buffer for each in kept):
+        return members
+    for each in members:
+        if each not in kept:
+            tracer.found.block(each.nodes, f"'{tracer.layer}' combines it with all heads")
+    return kept
 
 
 def _clusters(colorings: list[Coloring]) -> list[tuple[set[int], list[Coloring]]]:
@@ -115,11 +145,18 @@ def _clusters(colorings: list[Coloring]) -> list[tuple[set[int], list[Coloring]]
     return clusters
 
 
-def _fixed_dims(tracer: Tracer, inputs: list[Any], dims: set[int], ndim: int) -> set[int]:
+def _fixed_dims(
+    tracer: Tracer,
+    inputs: list[Any],
+    dims: set[int],
+    ndim: int,
+    found: list[tuple[Tensor, Coloring]],
+    members: list[Coloring],
+) -> set[int]:
     """Labeled dimensions along which a tensor without labels has its full size."""
     fixed: set[int] = set()
-    for tensor, colorings in inputs:
-        own = {dim + ndim - tensor.dim() for coloring in colorings for dim in coloring.dims}
+    for tensor, _ in inputs:
+        own = {dim for other, each in found if other is tensor and each in members for dim in each.dims}
         sizes = [1] * (ndim - tensor.dim()) + list(tensor.shape)
         if not tracer.is_flexible(tensor):
             strides = [0] * (ndim - tensor.dim()) + list(tensor.stride())  # 0 where it was expanded to a size
@@ -322,6 +359,11 @@ _TABLE: dict[str, Rule] = {
     "pixel_shuffle": rearranging.shuffle_pixels,
     "pixel_unshuffle": rearranging.unshuffle_pixels,
     "constant_pad_nd": rearranging.pad,
+    "im2col": rearranging.unfold_pixels,
+    "col2im": rearranging.fold_pixels,
+    "as_strided_": rearranging.stride_again,
+    "index_put_": rearranging.put,
+    "index_put": rearranging.put,
     "native_group_norm": normalize_groups,
     "native_layer_norm": normalize_layer,
     "_fused_rms_norm": normalize_layer,

@@ -164,7 +164,8 @@ class Tracer(TorchDispatchMode):
                     shape = [-1 if dim == axis.dim else 1 for dim in range(tensor.dim())]
                     colored = nodes.repeat(axis.repeats).view(shape)
                     is_masked = not is_read(kind) and axis.name in module._parameters
-                    self._label(tensor, Coloring(colored, is_masked, is_parameter=True))
+                    is_buffer = axis.name in module._buffers
+                    self._label(tensor, Coloring(colored, is_masked, is_parameter=True, is_buffer=is_buffer))
                     self._places.setdefault(id(tensor), []).append((name, kind))
 
     def _label(self, tensor: Tensor, coloring: Coloring) -> None:
