@@ -217,6 +217,24 @@ def test_architectures_are_cut_and_quantized(name: str) -> None:
     assert (run(small, inputs) - expected).abs().max() < 0.03 * expected.abs().max()
 
 
+@pytest.mark.parametrize("name", ["convnext", "vision_transformer"])
+def test_masked_normalizations_have_the_steps_and_ranges_of_the_cut_ones(name: str) -> None:
+    model, inputs = make(name)
+    twin = copy.deepcopy(model)
+    masked, pruned = (
+        compose(PRUNING, INT8, model=model, inputs=inputs),
+        FilterPruningController(twin, PRUNING, example_input=inputs),
+    )
+    masked.compression_rate = pruned.compression_rate = 0.4
+    cut = QuantizationController(pruned.strip(), INT8)
+    for controller in (masked, cut):
+        controller.calibrate([inputs])
+    states = [controller.get_state()["placement"] for controller in (masked.children[1], cut)]
+    assert states[0] == states[1]
+    ranges = [controller.model.get_buffer("_activation_ranges") for controller in (masked, cut)]
+    torch.testing.assert_close(*ranges)
+
+
 @pytest.mark.parametrize("adaptive", [PRUNING, SPARSITY], ids=lambda settings: settings.algorithm)
 def test_post_training_quantization_does_not_change_training(adaptive: Any) -> None:
     alone = build_controller(settled(small_net(), INPUTS), adaptive, example_input=INPUTS)

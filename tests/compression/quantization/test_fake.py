@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import DataError
-from kedro_aat.testing.training import BATCH, small_net, train
+from kedro_aat.testing.training import BATCH, sgd, small_net, train
 from tests.compression.quantization.quantized import quantized, run, settled
 from tests.nets import Perceptron
 
@@ -104,6 +106,23 @@ def test_calibration_only_leaves_training_unchanged() -> None:
         assert torch.equal(calibrated.get_parameter(name), parameter), name
     assert not torch.equal(run(calibrated, INPUTS), run(plain, INPUTS))
     torch.testing.assert_close(run(controller.strip(), INPUTS), run(calibrated, INPUTS), rtol=0, atol=0.01)
+
+
+def test_inputs_are_rounded_again_after_training_that_only_calibrates() -> None:
+    inputs = INPUTS.clone()
+    model = quantized(small_net(), INPUTS, calibration_only=True).model
+    train(model, sgd(model), batch={"inputs": inputs, "targets": BATCH["targets"]})
+    assert torch.equal(run(model, inputs), run(model, inputs.clone()))
+
+
+def test_tensor_that_one_model_rounded_is_rounded_by_another() -> None:
+    controller = quantized(small_net(), INPUTS)
+    features = run(controller.model.get_submodule("stem"), INPUTS)
+    for other in (quantized(small_net(), INPUTS / 2), copy.deepcopy(controller)):
+        other.calibrate([INPUTS / 2])
+        conv = other.model.get_submodule("conv")
+        assert torch.equal(run(conv, features), run(conv, features.clone()))
+        assert not torch.equal(run(conv, features), run(controller.model.get_submodule("conv"), features))
 
 
 def test_autocast_trains() -> None:

@@ -10,6 +10,7 @@ the scale.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kedro_aat.compression.filters.axes import own_tensors
+from kedro_aat.compression.quantization.calls import replaced_input, replaced_result
 
 KEPT = "_kept_channels"  # buffer of a normalization, (C,) float: 1 for a channel that is kept, else 0
 
@@ -213,10 +215,11 @@ def _before_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     """Gives masked channels the mean of the others, and scales all of them to the right variance."""
     if getattr(module, _ALL_KEPT):
         return None
+    scaled_up = functools.partial(_scaled_up, module)
     if not args:  # called with the name of the input
         name, x = next(iter(kwargs.items()))
-        return args, {**kwargs, name: _scaled_up(module, x)}
-    return (_scaled_up(module, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, name: replaced_input(scaled_up, x)}
+    return (replaced_input(scaled_up, args[0]), *args[1:]), kwargs
 
 
 def _scaled_up(module: nn.Module, x: Tensor) -> Tensor:
@@ -254,6 +257,10 @@ def _after_forward(module: nn.Module, args: Any, out: Tensor) -> Tensor | None:
     """Undoes the scale."""
     if getattr(module, _ALL_KEPT):
         return None
+    return replaced_result(functools.partial(_scaled_down, module), out)
+
+
+def _scaled_down(module: nn.Module, out: Tensor) -> Tensor:
     normalization: Normalization = getattr(module, _NORMALIZATION)
     kept = module._buffers[KEPT]
     assert kept is not None

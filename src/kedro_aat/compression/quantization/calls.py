@@ -50,6 +50,8 @@ class Pass(TorchFunctionMode):
         self._tree = tree
         self._open: list[_OpenFrame] = []
         self.is_paused = False
+        # While a module runs whose result a hook will replace: numbered results of its steps.
+        self._held_back: list[tuple[int, Tensor]] | None = None
 
     def change_arguments(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The arguments that a function receives in place of its own.
@@ -67,6 +69,29 @@ class Pass(TorchFunctionMode):
         An argument is only passed if it was not made in this pass, or if the call of the module was not recorded.
         """
         return tensor
+
+    def begin_replacement(self, before: Tensor, after: Tensor) -> None:
+        """A hook has replaced the input of a module, and another one will replace the result.
+
+        Args:
+            before: The input.
+            after: What the module receives.
+        """
+        self._held_back = []
+
+    def end_replacement(self, before: Tensor, after: Tensor) -> Tensor:
+        """A hook has replaced the result of a module; the step that made the result counts as having made the new one.
+
+        Args:
+            before: The result.
+            after: What takes its place.
+
+        Returns:
+            The tensor that takes its place in this pass.
+        """
+        held_back, self._held_back = self._held_back or [], None
+        number = next((number for number, result in held_back if result is before), None)
+        return after if number is None else self.change(number, after)
 
     def enter(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Begins a call of a module.
@@ -115,7 +140,9 @@ class Pass(TorchFunctionMode):
             number = frame.counts.get(name, 0)
             frame.counts[name] = number + 1
             tensor = frame.steps.get((name, number))
-            if tensor is not None:
+            if tensor is not None and self._held_back is not None:
+                self._held_back.append((tensor, result))
+            elif tensor is not None:
                 return self.change(tensor, result)
         return result
 
@@ -288,6 +315,38 @@ class paused_pass:  # noqa: N801 - a context manager, as fast as one can be: it 
     def __exit__(self, *exception: object) -> None:
         if self._pass is not None:
             self._pass.is_paused = self._was_paused
+
+
+def replaced_input(compute: Callable[[Tensor], Tensor], before: Tensor) -> Tensor:
+    """What a hook computes from the input of a module, which receives it instead; `replaced_result` must follow.
+
+    The hooks' functions are no steps of the pass that is under way, which so sees the steps of a model without them.
+
+    Args:
+        compute: What the hook does.
+        before: The input.
+    """
+    current = None if torch.compiler.is_compiling() else _CURRENT.get()
+    if current is None:
+        return compute(before)
+    with paused_pass():
+        after = compute(before)
+        current.begin_replacement(before, after)
+        return after
+
+
+def replaced_result(compute: Callable[[Tensor], Tensor], before: Tensor) -> Tensor:
+    """What a hook computes from the result of a module, which takes its place.
+
+    Args:
+        compute: What the hook does.
+        before: The result.
+    """
+    current = None if torch.compiler.is_compiling() else _CURRENT.get()
+    if current is None:
+        return compute(before)
+    with paused_pass():
+        return current.end_replacement(before, compute(before))
 
 
 def is_floating(value: Any) -> bool:

@@ -8,6 +8,7 @@ precision, so a layer can be released again.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ from kedro_aat.modes import evaluating
 # Names of two buffers of the model.
 ACTIVE = "_quantized_layers"
 RANGES = "_activation_ranges"
+
+_KEYS = itertools.count()
 
 
 def refuse_compressed(model: nn.Module) -> None:
@@ -81,6 +84,7 @@ class FakeQuantization(Follower):
         self._settings, self._example = settings, example
         self._placement: Placement | None = None
         self._tree = CallTree([], [])
+        self._key = next(_KEYS)
         self.num_observed = 0
         self._seen: set[int] = set()  # slots that were observed in the present step
         self._scales: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # those of the last pass, and zero points
@@ -96,8 +100,8 @@ class FakeQuantization(Follower):
         self.follow()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the scales of the last pass, which a copy computes again."""
-        return self.__dict__ | {"_scales": None}
+        """Leaves out the scales of the last pass, which a copy computes again, and gives the copy a key of its own."""
+        return self.__dict__ | {"_scales": None, "_key": next(_KEYS)}
 
     def remove(self) -> None:
         """Removes the buffers and the hooks from the model."""
@@ -175,6 +179,7 @@ class FakeQuantization(Follower):
         return FakePass(
             self,
             self._tree,
+            key=self._key,
             sites=self.active_sites(),
             axes={id(self.layers[number].parameter): self.axis_of(number) for number in self.active},
             highest=self.highest,

@@ -20,6 +20,7 @@ class FakePass(Pass):
     Args:
         follower: What makes it.
         tree: Where tensors are found.
+        key: The same for all passes of a model, and different for another model.
         sites: Number -> tensor that is rounded.
         axes: `id` of each weight that is rounded -> dimension along which its scales differ.
         highest: Largest integer of a weight.
@@ -38,6 +39,7 @@ class FakePass(Pass):
         follower: Follower,
         tree: CallTree,
         *,
+        key: int,
         sites: Mapping[int, Site],
         axes: Mapping[int, int],
         highest: int,
@@ -47,7 +49,7 @@ class FakePass(Pass):
         is_observing: bool,
     ) -> None:
         super().__init__(follower, tree)
-        self._sites = sites
+        self._key, self._sites = key, sites
         self._is_exact, self._is_rounding, self.is_observing = is_exact, is_rounding, is_observing
         self._highest = highest
         self._scales, self._zero_points = scales
@@ -79,10 +81,13 @@ class FakePass(Pass):
 
     def change(self, number: int, tensor: Tensor) -> Tensor:
         site = self._sites.get(number)
-        if site is None or getattr(tensor, _MARK, None) == number:
+        mark = self._key, number, self._is_rounding
+        if site is None or getattr(tensor, _MARK, None) == mark:
             return tensor
         changed = self._observe_and_round(site, tensor)
-        setattr(changed, _MARK, number)
+        # A tensor of the caller's may come back in another pass, and needs to be observed and rounded again.
+        if changed is not tensor or tensor.grad_fn is not None:
+            setattr(changed, _MARK, mark)
         return changed
 
     def _observe_and_round(self, site: Site, tensor: Tensor) -> Tensor:
@@ -100,7 +105,8 @@ class FakePass(Pass):
         return round_activation(tensor, scale, zero_point)
 
 
-# Attribute of a rounded tensor: number of its site. It may be passed to another module, in a pass of its own.
+# Attribute of a tensor that a pass made: key of the pass, number of its site, and whether it was rounded. It may be
+# passed to another module, in a pass of its own.
 _MARK = "_aat_site"
 # Attributes of a tensor that are tensors with its numbers.
 _VIEWS = {"T", "mT", "H", "mH", "data", "real"}

@@ -147,8 +147,20 @@ class _Recorder(Pass):
         number = len(self.ranges)
         self.values[id(tensor)] = number
         self._kept.append(tensor)
-        self.ranges.append(torch.stack(torch.aminmax(tensor.detach())) if tensor.numel() else tensor.new_zeros(2))
+        self.ranges.append(_range(tensor))
         return number
+
+    def begin_replacement(self, before: Tensor, after: Tensor) -> None:
+        if id(before) in self.values:
+            self._kept.append(after)
+            self.values[id(after)] = self.values[id(before)]
+
+    def end_replacement(self, before: Tensor, after: Tensor) -> Tensor:
+        if (value := self.values.get(id(before))) is not None:
+            self._kept.append(after)
+            self.values[id(after)] = value
+            self.ranges[value] = _range(after)
+        return after
 
     def enter(self, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         caller = self._stack[-1] if self._stack else -1
@@ -224,3 +236,8 @@ class _Recorder(Pass):
         (scale,), (zero_point,) = activation_scales(torch.stack(torch.aminmax(tensor)).float().unsqueeze(0))
         rounded = func(round_to_uint8(tensor.float(), scale, zero_point).to(tensor.dtype), *args[1:], **(kwargs or {}))
         return relative_energy(rounded - result, result)
+
+
+def _range(tensor: Tensor) -> Tensor:
+    """(2,) - lowest and highest number."""
+    return torch.stack(torch.aminmax(tensor.detach())) if tensor.numel() else tensor.new_zeros(2)
