@@ -26,7 +26,9 @@ def test_one_entry_is_a_tensor_of_zeros() -> None:
 
 
 def test_entries_are_positional_or_named() -> None:
-    first, second = described_inputs(entries({"sample_size": [2], "filler": "ones"}, {"sample_size": [3], "type": "long"}))
+    first, second = described_inputs(
+        entries({"sample_size": [2], "filler": "ones"}, {"sample_size": [3], "type": "long"})
+    )
     assert (first.tolist(), second.dtype) == ([1.0, 1.0], torch.int64)
     named = described_inputs(entries({"sample_size": [50], "type": "long", "filler": "random", "keyword": "ids"}))
     assert set(named["ids"].tolist()) == {0, 1}

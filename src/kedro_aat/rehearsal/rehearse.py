@@ -89,7 +89,9 @@ def rehearse(
         finished.remove_others(NUM_KEPT)
     finally:
         set_rng_state(before)
-    logger.info("Rehearsal passed in %.1f s: %s", result.seconds, ", ".join(each.name for each in result.parts))
+    logger.info(
+        "Rehearsal passed in %.1f s: %s", result.seconds, ", ".join(dict.fromkeys(each.name for each in result.parts))
+    )
     return result
 
 
@@ -177,7 +179,7 @@ class _Parts:
         """Exports the uncompressed model."""
         with self._timed("the baseline's files"):
             try:
-                rehearse_files(self._rehearsal.on_cpu(), self._rehearsal)
+                rehearse_files(self._rehearsal.on_cpu(), self._rehearsal, search=True)
             except PartFailedError as error:
                 layer = blamed(error).layer
                 where = f"the baseline, {error.part}" + (f", layer {layer}" if layer else "")
