@@ -198,7 +198,7 @@ CASES: dict[str, Case] = {
     "DataParallel": Case(lambda: nn.DataParallel(Plain())),
     "GRU": Case(Recurrent),
     "operator without ONNX": Case(Bessel, words=("the baseline, export as ONNX file", "bessel", "no stage can")),
-    "random numbers in evaluation": Case(Noisy, words=("the baseline, .pt2 file, read back", "random numbers")),
+    "random numbers in evaluation": Case(Noisy, words=("the baseline, ONNX file, read back", "random numbers")),
     "loss that misses the targets": Case(
         settings={"training": {"loss": {"class_path": "torch.nn.NLLLoss", "init_args": {"weight": None}}}},
         data=lambda: {**labeled(), "targets": torch.full((70,), 9)},
@@ -215,8 +215,10 @@ CASES: dict[str, Case] = {
         },
         words=("metric in evaluation mode", "outputs of (32, 4)", "training.metric"),
     ),
-    "batch that is no pair": Case(data=Unpaired, words=("training", "training.train_epoch")),
-    "collate function that fails": Case(data=Ragged, words=("training batch", "stack expects each tensor")),
+    "batch that is no pair": Case(data=Unpaired, words=("validation split is a Tensor of (8, 1, 8, 8)", "a pair")),
+    "collate function that fails": Case(
+        data=Ragged, words=("(1, 8, 8), (1, 8, 9)", "training.loader.collate_fn", "stack expects each tensor")
+    ),
     "validation function that raises": Case(
         settings={"training": {"validate": f"{HERE}.validate_badly", "metric": None, "higher_is_better": True}},
         words=("training.validate", "validate_badly", "LookupError: no such table"),

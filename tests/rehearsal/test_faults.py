@@ -14,7 +14,7 @@ from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.rehearsal_result import RehearsalResult
-from kedro_aat.errors import ConfigurationError, ModelError, RehearsalError
+from kedro_aat.errors import ConfigurationError, DataError, ModelError, RehearsalError
 from kedro_aat.rehearsal.rehearse import rehearse
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.validated import parse
@@ -22,7 +22,8 @@ from tests.rehearsal.faulty import CASES, Case, settings_of
 
 SPARSE: dict[str, Any] = {"compression": {"algorithm": "magnitude_sparsity"}, "second_stage": None}
 SPARSE_THEN_INT8 = {"compression": {"algorithm": "magnitude_sparsity"}}
-CERTAIN = [name for name, case in CASES.items() if case.words]
+NO_BATCH = ["batch that is no pair", "collate function that fails"]
+CERTAIN = [name for name, case in CASES.items() if case.words and name not in NO_BATCH]
 UNCERTAIN = [name for name, case in CASES.items() if not case.words]
 
 
@@ -46,6 +47,15 @@ def test_a_fault_is_told_with_what_mends_it(name: str, tmp_path: Path) -> None:
     for words in case.words:
         assert words in told
     assert "`rehearsal: false`" in told
+
+
+@pytest.mark.parametrize("name", NO_BATCH)
+def test_data_that_make_no_batch_are_told_with_what_mends_them(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    with pytest.raises(DataError) as caught:
+        rehearsed(Case(case.model, SPARSE | case.settings, case.data), tmp_path)
+    for words in case.words:
+        assert words in str(caught.value)
 
 
 @pytest.mark.slow

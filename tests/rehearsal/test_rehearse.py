@@ -52,7 +52,9 @@ def test_what_has_passed_is_not_repeated(
         raise AssertionError("repeated")
 
     monkeypatch.setattr(module, "_Parts", fail)
+    caplog.clear()
     assert rehearse(plain, data, data, settings(), store) == first
+    assert f"Rehearsal passed before, in {first.seconds:.1f} s" in caplog.text
     # What a rehearsal does not depend on may change.
     assert rehearse(plain, data, data, settings(certificate=None, search={"kind": "early_exit"}), store) == first
     for other in (settings(seed=3), settings(training={"batch_size": 16}), settings(export={"tolerance": 1e-3})):

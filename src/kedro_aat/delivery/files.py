@@ -52,15 +52,16 @@ class Files:
     openvino: OpenvinoFiles | None = None
 
 
-def files_of(model: nn.Module, inputs: ModelInputs, settings: ExportSettings) -> Files:
+def files_of(model: nn.Module, inputs: ModelInputs, settings: ExportSettings, *, search: bool = True) -> Files:
     """Exports a model for the runtimes that the settings ask for.
 
     Args:
         model: Model on the CPU, in evaluation mode.
         inputs: Example inputs, in any structure.
         settings: Settings of the export.
+        search: Whether to search for axes that may have any size, as `to_onnx` does.
     """
-    onnx_model = to_onnx(model, inputs, settings)
+    onnx_model = to_onnx(model, inputs, settings, search=search)
     return Files(onnx_model, to_openvino(onnx_model) if settings.openvino else None)
 
 

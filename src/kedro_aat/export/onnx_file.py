@@ -67,7 +67,9 @@ def refuse_too_large(model: nn.Module) -> None:
         )
 
 
-def to_onnx(model: nn.Module, example_input: ModelInputs, settings: FileSettings | None = None) -> onnx.ModelProto:
+def to_onnx(
+    model: nn.Module, example_input: ModelInputs, settings: FileSettings | None = None, *, search: bool = True
+) -> onnx.ModelProto:
     """Export a model in evaluation mode to a lean ONNX model, with a named input and output for each tensor.
 
     A single input is called "input" and a single output "output"; for the names of several, see `signature.py`. The
@@ -87,6 +89,8 @@ def to_onnx(model: nn.Module, example_input: ModelInputs, settings: FileSettings
         example_input: What the model is called with, in any structure, for at least one example; its shapes, types and
             ranges matter, its values are not kept.
         settings: Names, outputs, opset and axes; by default the oldest opset that works, and all axes that can.
+        search: Whether to search for axes that may have any size, if the settings name none; it can take as long as
+            the rest.
 
     Returns:
         The model, checked by `onnx.checker`. It contains no metadata (except for the names that the settings replace),
@@ -102,8 +106,13 @@ def to_onnx(model: nn.Module, example_input: ModelInputs, settings: FileSettings
     refuse_too_large(model)
     settings = settings or FileSettings()
     subject = Subject(model, example_input, settings)
-    traced = trace(subject, for_onnx=True)
-    proto = _write(traced, settings)
+    traced = trace(subject, for_onnx=True, search=search)
+    try:
+        proto = _write(traced, settings)
+    except ExportError:
+        if subject.asked is not None or not traced.trials:
+            raise
+        return _write(trace(subject, for_onnx=True, search=False), settings)  # sizes may be what ONNX cannot express
     if not traced.trials:
         return proto
     tolerance = TOLERANCE if quantized_spec(model) is None else QUANTIZED_TOLERANCE

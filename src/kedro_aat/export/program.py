@@ -14,7 +14,9 @@ from kedro_aat.modes import quiet
 from kedro_aat.wrapped import unwrapped
 
 
-def to_program(model: nn.Module, example_input: ModelInputs, settings: FileSettings | None = None) -> ExportedProgram:
+def to_program(
+    model: nn.Module, example_input: ModelInputs, settings: FileSettings | None = None, *, search: bool = True
+) -> ExportedProgram:
     """Trace a model in evaluation mode into a program that takes any batch size.
 
     The program shares the model's parameters: save it before training the model further. `torch.export.save` writes
@@ -30,6 +32,7 @@ def to_program(model: nn.Module, example_input: ModelInputs, settings: FileSetti
         example_input: What the model is called with, in any structure, for at least one example; its shapes, types and
             ranges matter, its values are not kept.
         settings: Which outputs are exported, and which axes may have any size; by default all that can.
+        search: Whether to search for axes that may have any size, if the settings name none.
 
     Returns:
         The program. The first dimension of its inputs is symbolic, and every other one that the model is indifferent
@@ -41,7 +44,7 @@ def to_program(model: nn.Module, example_input: ModelInputs, settings: FileSetti
     model = unwrapped(model)
     require_cpu(model)
     subject = Subject(model, example_input, settings or FileSettings())
-    traced = trace(subject)
+    traced = trace(subject, search=search)
     if traced.trials:
         with quiet():
             module = traced.program.module()

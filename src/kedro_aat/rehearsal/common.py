@@ -75,7 +75,7 @@ class Rehearsal:
         with part("validation batch"):
             num_last = example_count(validation_data) % settings.training.batch_size
             validation = FewBatches(loading.validation_batches(), 1, num_last)
-            inputs = example_input(validation_data, NUM_COMPARED, settings.training, model)
+            inputs = example_input(validation_data, NUM_COMPARED, settings.training, model, "validation")
         with part("made-up inputs like the training data's"):
             synthetic = synthetic_input(train_data, training=settings.training, model=model)
         return cls(model, settings, train_data, validation_data, training, validation, synthetic, inputs)

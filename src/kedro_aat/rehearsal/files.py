@@ -20,20 +20,20 @@ from kedro_aat.training.few_batches import FewBatchesTraining
 ROUGHLY = 5.0
 
 
-def rehearse_files(model: nn.Module, rehearsal: Rehearsal) -> None:
-    """Exports a model as all files that a run makes, reads them back, and has them validated and measured.
+def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> None:
+    """Exports a model as files for runtimes, reads them back, and has them validated and measured.
 
     Args:
         model: The model on the CPU, in evaluation mode.
         rehearsal: What all parts share.
+        search: Whether to search for axes that may have any size, as the run does; a search that fails leaves them.
 
     Raises:
         PartFailedError: If one of these fails.
     """
     settings, inputs, tolerance = rehearsal.settings.export, rehearsal.inputs, _tolerance(model, rehearsal)
-    rehearse_program(model, rehearsal)
     with part("export as ONNX file"):
-        files = files_of(model, inputs, settings)
+        files = files_of(model, inputs, settings, search=search)
     with part("ONNX file, read back"):
         verify_onnx(files.onnx, model, inputs, tolerance=tolerance)
     runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx)}
@@ -59,7 +59,7 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal) -> None:
 
 
 def rehearse_program(model: nn.Module, rehearsal: Rehearsal) -> None:
-    """Exports a model as a `.pt2` file alone, which takes a third of an ONNX file's time, and reads it back.
+    """Exports a model as a `.pt2` file, and reads it back.
 
     Args:
         model: The model on the CPU, in evaluation mode.
@@ -69,7 +69,7 @@ def rehearse_program(model: nn.Module, rehearsal: Rehearsal) -> None:
         PartFailedError: If one of these fails.
     """
     with part("export as .pt2 file"):
-        program = to_program(model, rehearsal.inputs)
+        program = to_program(model, rehearsal.inputs, rehearsal.settings.export, search=False)
     with part(".pt2 file, read back"):
         verify_program(program, model, rehearsal.inputs, tolerance=_tolerance(model, rehearsal))
 

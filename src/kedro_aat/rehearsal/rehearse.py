@@ -85,11 +85,19 @@ def rehearse(
             functions=rehearsal.default_training(nn.Identity()).callables().fingerprint,
             batches=content.hexdigest(),
         )
-        result = finished.result("rehearsal", RehearsalResult, lambda: _Parts(rehearsal, store).result(), model)
+        new: list[RehearsalResult] = []
+
+        def try_all() -> RehearsalResult:
+            new.append(_Parts(rehearsal, store).result())
+            return new[0]
+
+        result = finished.result("rehearsal", RehearsalResult, try_all, model)
         finished.remove_others(NUM_KEPT)
     finally:
         set_rng_state(before)
-    logger.info("Rehearsal passed in %.1f s: %s", result.seconds, ", ".join(each.name for each in result.parts))
+    names = dict.fromkeys(each.name for each in result.parts)  # each stage has a checkpoint
+    when = "passed" if new else "passed before,"
+    logger.info("Rehearsal %s in %.1f s: %s", when, result.seconds, ", ".join(names))
     return result
 
 
@@ -177,7 +185,7 @@ class _Parts:
         """Exports the uncompressed model."""
         with self._timed("the baseline's files"):
             try:
-                rehearse_files(self._rehearsal.on_cpu(), self._rehearsal)
+                rehearse_files(self._rehearsal.on_cpu(), self._rehearsal, search=True)
             except PartFailedError as error:
                 layer = blamed(error).layer
                 where = f"the baseline, {error.part}" + (f", layer {layer}" if layer else "")

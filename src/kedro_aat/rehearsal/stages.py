@@ -134,7 +134,11 @@ def rehearse_stage(
                 call_model(ready, rehearsal.inputs)
         if "export" not in rehearsal.broken:
             try:
-                (rehearse_files if rate == rates[-1] else rehearse_program)(ready, rehearsal)
+                # Each kind of file at one of the rates: exports take most of the time of a rehearsal.
+                if rate == rates[0]:
+                    rehearse_program(ready, rehearsal)
+                if rate == rates[-1]:
+                    rehearse_files(ready, rehearsal, search=False)
             except Exception as error:
                 error.add_note(at)
                 raise

@@ -97,7 +97,11 @@ def _of_mapping(data: Mapping[str, Any], split: str, batch: BatchSettings | None
 
 
 def example_input(
-    data: Data, num_examples: int = 2, training: TrainingSettings | None = None, model: nn.Module | None = None
+    data: Data,
+    num_examples: int = 2,
+    training: TrainingSettings | None = None,
+    model: nn.Module | None = None,
+    split: str = "given",
 ) -> ModelInputs:
     """The first inputs of a split, as a model is called with them; `num_examples` at most.
 
@@ -106,14 +110,15 @@ def example_input(
         num_examples: Number of examples.
         training: Says how batches are made, and what of them is input; None for the defaults.
         model: The model, whose signature may name its inputs; None if it is not known.
+        split: Name of the split, for errors.
     """
     batch = BatchSettings() if training is None else training.batch
     collate = None if training is None or training.loader.collate_fn is None else training.loader.collate_fn
     examples = first_batch(
-        as_dataset(data, "given", batch), num_examples, None if collate is None else function_of(collate)
+        as_dataset(data, split, batch), num_examples, None if collate is None else function_of(collate)
     )
     group = () if training is None or training.group is None else (training.group,)
-    inputs = take_examples(BatchForm(batch, model, "given", group)(examples)[0], slice(num_examples))
+    inputs = take_examples(BatchForm(batch, model, split, group)(examples)[0], slice(num_examples))
     dtype = torch.float64 if model is None else precision_of(model) or torch.float64
     return map_tensors(lambda part: part.to(dtype) if part.dtype is torch.float64 else part, inputs)
 
