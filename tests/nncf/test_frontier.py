@@ -263,15 +263,21 @@ def test_rankings_of_the_controller_reach_the_search() -> None:
     assert not Script(PRUNING, registers=False).loop._problem.can_sample
 
 
-def test_taylor_is_left_out_if_registered_batches_are_no_pairs(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "batch", [{"inputs": torch.zeros(2, 1, 8, 8)}, (torch.zeros(2, 1, 8, 8), {"boxes": torch.zeros(2)}), [None] * 3]
+)
+def test_taylor_is_left_out_if_registered_batches_are_no_pairs(batch: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A user's own form of batches ends no search that has trained for hours."""
     script = Script(PRUNING)
     observed: list[int] = []
     registered = script.loop._more_callables["sample_gradients"].__self__
-    registered._config.train_loader = [{"inputs": torch.zeros(2, 1, 8, 8), "targets": torch.zeros(2)}]
+    registered._config.train_loader = [batch]
     registered.sample_gradients(lambda: observed.append(1))
     assert not observed
-    assert "taylor ranks as l2 does: it needs registered batches of (inputs, targets), but got dict" in caplog.text
+    assert (
+        f"taylor ranks as l2 does: it needs registered batches of (inputs, targets), but got {type(batch).__name__}."
+        in caplog.text
+    )
 
 
 def test_taylor_ranks_by_the_gradients_of_the_registered_data(tmp_path: Path) -> None:

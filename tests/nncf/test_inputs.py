@@ -8,11 +8,14 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from torch import Tensor, nn
 
-from kedro_aat import create_compressed_model
+from kedro_aat import NNCFConfig, create_compressed_model, register_default_init_args
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.model_inputs import call_model
 from kedro_aat.nncf.config import InputInfo
 from kedro_aat.nncf.inputs import described_inputs
+from kedro_aat.nncf.registered import callables_of
 from tests.export.structured import Encoder, TwoInputs
 
 
@@ -69,3 +72,84 @@ def test_export_model_writes_a_file_with_all_inputs(
     controller, _ = create_compressed_model(type(model)(), config)
     controller.export_model(tmp_path / "model.onnx")
     assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == names
+
+
+class TwoImages(nn.Module):
+    """Takes two images, by position or by keyword, and has a BatchNorm and channels to cut behind each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 1))
+        self.right = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 1))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, photo: Tensor, depth: Tensor) -> Tensor:
+        return self.head(torch.relu(self.left(photo) + self.right(depth)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+IMAGES = {"photo": 5 + torch.randn(8, 3, 6, 6), "depth": torch.rand(8, 1, 6, 6) - 7}
+TARGETS = torch.arange(8) % 3
+BY_POSITION, BY_KEYWORD = [{}, {}], [{"keyword": "photo"}, {"keyword": "depth"}]
+BATCHES: dict[str, tuple[Any, list[dict[str, str]]]] = {
+    "positions": ((tuple(IMAGES.values()), TARGETS), BY_POSITION),
+    "a list": ([list(IMAGES.values()), TARGETS], BY_POSITION),
+    "keywords": ((IMAGES, TARGETS), BY_KEYWORD),
+    "one mapping": (IMAGES | {"labels": TARGETS}, BY_KEYWORD),
+}
+
+
+@pytest.mark.parametrize(("batch", "keywords"), BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {
+            "algorithm": "filter_pruning",
+            "pruning_init": 0.5,
+            "params": {"prune_first_conv": True, "schedule": "baseline"},
+        },
+        {"algorithm": "magnitude_sparsity", "sparsity_init": 0.5},
+        {"algorithm": "quantization"},
+    ],
+    ids=lambda algorithm: algorithm["algorithm"],
+)
+def test_two_inputs_initialize_each_algorithm(
+    algorithm: dict[str, Any], batch: Any, keywords: list[dict[str, str]], tmp_path: Path
+) -> None:
+    sizes: list[dict[str, Any]] = [{"sample_size": [2, 3, 6, 6]}, {"sample_size": [2, 1, 6, 6]}]
+    config = NNCFConfig.from_dict(
+        {
+            "input_info": [size | keyword for size, keyword in zip(sizes, keywords, strict=True)],
+            "compression": [algorithm],
+        }
+    )
+    torch.manual_seed(0)
+    model = TwoImages()
+    register_default_init_args(config, [batch] * 2, nn.CrossEntropyLoss())
+    controller, model = create_compressed_model(model, config)  # type: ignore[assignment]  # the same object
+    if algorithm["algorithm"] == "quantization":
+        first = controller.report()
+        call_model(model, IMAGES)
+        assert controller.report() == first
+    else:
+        # Statistics of the registered data: BatchNorms had 0 before.
+        for name, image in zip(("left", "right"), IMAGES.values(), strict=True):
+            convolution, norm = (model.get_submodule(f"{name}.{number}") for number in (0, 1))
+            expected = convolution(image).mean((0, 2, 3))
+            assert torch.allclose(norm.running_mean, expected, atol=1e-5)  # type: ignore[arg-type]  # it has one
+        assert controller.report().requested_rate == 0.5
+    model.eval()
+    expected = call_model(model, IMAGES)
+    stripped = controller.strip()
+    assert torch.allclose(call_model(stripped.eval(), IMAGES), expected, atol=1e-4)
+    controller.export_model(tmp_path / "model.onnx")
+    assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == ["photo", "depth"]
+
+
+@pytest.mark.parametrize(("batch", "keywords"), BATCHES.values(), ids=BATCHES)
+def test_gradients_of_registered_batches_with_two_inputs(batch: Any, keywords: list[dict[str, str]]) -> None:
+    config = NNCFConfig.from_dict({"compression": {"algorithm": "magnitude_sparsity"}})
+    register_default_init_args(config, [batch], nn.CrossEntropyLoss())
+    controller, model = create_compressed_model(TwoImages(), config)
+    seen = []
+    callables_of(config, controller)["sample_gradients"](lambda: seen.append(model.head.weight.grad.clone()))  # type: ignore[operator,union-attr]
+    assert [bool(gradient.any()) for gradient in seen] == [True]

@@ -45,7 +45,8 @@ def register_default_init_args(
 
     Args:
         nncf_config: A configuration; modified in place if it is an `NNCFConfig`.
-        train_loader: Batches: tensors, or tuples whose first element is the input.
+        train_loader: Batches: inputs of the model in any structure, tuples that begin with them, or mappings, whose
+            `targets` or `labels` are not inputs.
         criterion: Loss, `(outputs, targets)`; the batches then are (inputs, targets).
         criterion_fn: Computes the loss as `(outputs, targets, criterion)`; by default `criterion` itself does.
         *args: NNCF's further arguments (validation loader ...); no algorithm here needs them.
@@ -196,8 +197,9 @@ def _initialize(controller: ModelController, file: NNCFFile, loader: Iterable[An
             )
             continue
         assert isinstance(controller, QuantizationController | CompositeController)
-        controller.calibrate(take_batches(loader, algorithm.num_init_samples))
+        inputs = inputs_of(take_batches(loader, algorithm.num_init_samples), controller.model, device)
+        controller.calibrate((each, None) for each in inputs)  # of a tuple, it would take the first input alone
     children = controller.children if isinstance(controller, CompositeController) else [controller]
     num_samples = file.num_bn_adaptation_samples
     if loader is not None and num_samples and any(child.report().requested_rate > 0 for child in children):
-        adapt_batch_norms(controller.model, inputs_of(take_batches(loader, num_samples), device))
+        adapt_batch_norms(controller.model, inputs_of(take_batches(loader, num_samples), controller.model, device))
