@@ -13,7 +13,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
 
-from kedro_aat.adoption.checks import data_mistakes
+from kedro_aat.adoption.checks import data_mistakes, replace_dataset
 from kedro_aat.adoption.commands import load_config
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
@@ -109,3 +109,12 @@ def test_progress_is_shown_unless_the_project_sets_a_level(
     package.setLevel(level)
     hooks.after_context_created(SimpleNamespace(config_loader={}))  # type: ignore[arg-type]
     assert package.level == expected
+
+
+def test_a_dataset_is_replaced_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    catalog = DataCatalog({"test_data": MemoryDataset(1)})
+    replace_dataset(catalog, "test_data", MemoryDataset(2))
+    assert catalog.load("test_data") == 2
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    catalog["test_data"] = MemoryDataset(3)
+    assert "Replacing" in caplog.text  # the user's own code is still told

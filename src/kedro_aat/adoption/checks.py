@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,7 +89,24 @@ def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Calla
         is_withheld = "certificate" in plain and plain["certificate"] is None
         is_read = any(name in other.inputs for other in pipeline.nodes if other is not node)
         if is_withheld and not is_read and (dataset := catalog.get(name)) is not None:
-            catalog[name] = WithheldDataset(dataset)
+            replace_dataset(catalog, name, WithheldDataset(dataset))
+
+
+def replace_dataset(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -> None:
+    """Puts a dataset into a catalog without Kedro's warning, since the user has replaced nothing.
+
+    Args:
+        catalog: The catalog; changed in place.
+        name: Name of the dataset.
+        dataset: The new dataset.
+    """
+    kedros = logging.getLogger("kedro.io.data_catalog")
+    level = kedros.level
+    kedros.setLevel(logging.ERROR)
+    try:
+        catalog[name] = dataset
+    finally:
+        kedros.setLevel(level)
 
 
 def look_up(parameters: Mapping[str, Any], key: str) -> Any:

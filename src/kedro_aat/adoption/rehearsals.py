@@ -11,7 +11,7 @@ from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from kedro_aat.adoption.checks import free_inputs
+from kedro_aat.adoption.checks import free_inputs, replace_dataset
 from kedro_aat.errors import ConfigurationError, RehearsalError
 from kedro_aat.reading import describe
 from kedro_aat.validated import parse
@@ -67,7 +67,7 @@ def stand_in(pipeline: Pipeline, catalog: DataCatalog) -> None:
     for _, names in _nodes(pipeline, "evaluate_baseline"):
         name = names.get("rehearsal")
         if name in missing and not catalog.exists(name):
-            catalog[name] = MemoryDataset({"outcome": "off", "parts": []})
+            replace_dataset(catalog, name, MemoryDataset({"outcome": "off", "parts": []}))
 
 
 def _loaded(catalog: DataCatalog, name: str) -> Any:
