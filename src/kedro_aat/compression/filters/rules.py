@@ -58,7 +58,7 @@ _NORMALIZING = {
     *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
     *("_batch_norm_with_update", "_batch_norm_no_update", "miopen_batch_norm", "_native_batch_norm_legit_functional"),
 }
-_IGNORED = {"_local_scalar_dense", "equal", "is_same_size", "sym_size", "sym_numel", "is_nonzero", "item"}
+_IGNORED = {"_local_scalar_dense", "equal", "is_nonzero", "item"}
 
 
 def find_rule(func: Any) -> Rule:
@@ -318,7 +318,9 @@ def normalize_layer(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: di
 
 
 def ignore(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """An operation without a tensor as its result."""
+    """An operation without a tensor as its result, such as a number of one."""
+    for tensor in tensors_in((args, kwargs)):
+        tracer.labels(tensor)  # it is read
     return func(*args, **kwargs)
 
 
