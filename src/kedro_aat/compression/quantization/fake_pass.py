@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kedro_aat.compression.quantization.arithmetic import round_activation, round_to_uint8, round_weight
 from kedro_aat.compression.quantization.calls import Follower, Pass
@@ -59,6 +59,8 @@ class FakePass(Pass):
         self.observed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def change_arguments(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if not kwargs and not any(id(value) in self._axes or isinstance(value, _NESTED) for value in args):
+            return args, kwargs  # most functions read no weight
         if getattr(function, "__name__", "") == "__get__" and function.__self__.__name__ not in _VIEWS:
             return args, kwargs  # type, shape, gradient ... of a weight
         return tuple(map(self._change_argument, args)), (
@@ -66,10 +68,10 @@ class FakePass(Pass):
         )
 
     def _change_argument(self, value: Any) -> Any:
-        if isinstance(value, nn.Parameter):
-            axis = self._axes.get(id(value))
-            return value if axis is None else self._rounded_weight(value, axis)
-        if isinstance(value, list | tuple) and any(id(part) in self._axes for part in value):
+        axis = self._axes.get(id(value))
+        if axis is not None:
+            return self._rounded_weight(value, axis)
+        if isinstance(value, _NESTED) and any(id(part) in self._axes for part in value):
             return type(value)(map(self._change_argument, value))
         return value
 
@@ -108,5 +110,6 @@ class FakePass(Pass):
 # Attribute of a tensor that a pass made: key of the pass, number of its site, and whether it was rounded. It may be
 # passed to another module, in a pass of its own.
 _MARK = "_aat_site"
+_NESTED = (list, tuple)
 # Attributes of a tensor that are tensors with its numbers.
 _VIEWS = {"T", "mT", "H", "mH", "data", "real"}
