@@ -118,7 +118,13 @@ class Dependencies:
     made: list[Nodes] = field(default_factory=list)
 
     def unite(self, left: Tensor, right: Tensor, reason: str) -> None:
-        """Unites the nodes of two tensors of broadcastable shapes; a node that meets none cannot be cut."""
+        """Unites the nodes of two tensors of broadcastable shapes; a node that meets none cannot be cut.
+
+        Args:
+            left: Nodes, -1 where there is none.
+            right: Nodes that they meet, one for one.
+            reason: Why a node that meets none cannot be cut.
+        """
         left, right = torch.broadcast_tensors(left, right)
         both = (left >= 0) & (right >= 0)
         self.pairs.append((left[both].numpy(), right[both].numpy()))

@@ -70,7 +70,15 @@ def _is_cut_within_groups(normalization: Normalization, sample: Tensor) -> bool:
 def run_normalization(
     tracer: Tracer, module: nn.Module, args: tuple[Any, ...], output: Any, *, normalization: Normalization
 ) -> None:
-    """Statistics over channels: the masked layer takes them over the channels that are kept."""
+    """Statistics over channels: the masked layer takes them over the channels that are kept.
+
+    Args:
+        tracer: Follows the labels, and is inside the layer.
+        module: The layer.
+        args: Its arguments.
+        output: What it returned for them.
+        normalization: Over which entries it takes its statistics.
+    """
     source = next(tensors_in(args))
     dim = normalization.dim % source.dim()
     shape = [-1 if other == dim else 1 for other in range(source.dim())]
@@ -91,7 +99,14 @@ def run_normalization(
 
 
 def run_recurrent(tracer: Tracer, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """GRU, LSTM or RNN: its inputs and its hidden units, which are the same in all layers and directions."""
+    """GRU, LSTM or RNN: its inputs and its hidden units, which are the same in all layers and directions.
+
+    Args:
+        tracer: Follows the labels, and is inside the layer.
+        module: The layer.
+        args: Its arguments.
+        output: What it returned for them.
+    """
     assert isinstance(module, nn.RNNBase)
     layer = tracer.layer
     tracer.visit(layer)
@@ -120,7 +135,14 @@ def run_recurrent(tracer: Tracer, module: nn.Module, args: tuple[Any, ...], outp
 
 
 def run_cell(tracer: Tracer, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """One time step of a recurrent layer."""
+    """One time step of a recurrent layer.
+
+    Args:
+        tracer: Follows the labels, and is inside the layer.
+        module: The layer.
+        args: Its arguments.
+        output: What it returned for them.
+    """
     layer = tracer.layer
     tracer.visit(layer)
     source, *states = list(tensors_in(args))

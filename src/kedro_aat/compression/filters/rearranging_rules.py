@@ -128,7 +128,13 @@ def concatenate(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 
 def joined(tracer: Tracer, parts: list[Tensor], dim: int) -> list[Coloring]:
-    """Labels of tensors side by side along a dimension."""
+    """Labels of tensors side by side along a dimension.
+
+    Args:
+        tracer: Knows the labels of the tensors.
+        parts: Tensors with equally many dimensions.
+        dim: The dimension, at least 0.
+    """
     fixed: set[int] = set()
     for part in parts:
         labeled = {own for each in tracer.labels(part) for own in each.dims}

@@ -21,6 +21,8 @@ from kedro_aat.model_inputs import tensors_in
 if TYPE_CHECKING:
     from kedro_aat.compression.filters.trace import Tracer
 
+# (tracer, func, args, kwargs) -> result: runs the operation `func` with its arguments, and gives the tracer the labels
+# of what it returns. All rules have these arguments.
 Rule = Callable[["Tracer", Any, tuple[Any, ...], dict[str, Any]], Any]
 
 _POINTWISE = {

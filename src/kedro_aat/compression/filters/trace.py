@@ -225,7 +225,13 @@ class Tracer(TorchDispatchMode):
         return [Coloring(self.nodes_of(self.layer, kind).view(*shape), False)]
 
     def repeated(self, coloring: Coloring, size: int, dim: int = 1) -> Coloring:
-        """A coloring that is repeated along a dimension, as InstanceNorm does for each example of a batch."""
+        """A coloring that is repeated along a dimension, as InstanceNorm does for each example of a batch.
+
+        Args:
+            coloring: The coloring.
+            size: Size of the dimension afterwards, a multiple of that before.
+            dim: The dimension.
+        """
         times = size // coloring.nodes.shape[dim]
         sizes = [times if other == dim else 1 for other in range(coloring.nodes.dim())]
         return replace(coloring, nodes=coloring.nodes.repeat(sizes)) if times > 1 else coloring
@@ -239,7 +245,13 @@ class Tracer(TorchDispatchMode):
         self._flexible[tensor] = True
 
     def spoil(self, tensor: Tensor, nodes: Tensor, reason: str) -> None:
-        """Notes that channels cannot be cut if anything reads a result."""
+        """Notes that channels cannot be cut if anything reads a result.
+
+        Args:
+            tensor: The result.
+            nodes: The channels.
+            reason: Why they cannot be cut then.
+        """
         self._spoiled[tensor] = [*self._spoiled.get(tensor, ()), (nodes, reason)]
 
     def without(self, coloring: Coloring, dims: Iterable[int], reason: str) -> Coloring | None:
@@ -324,7 +336,13 @@ class Tracer(TorchDispatchMode):
             return unknown(self, func, args, kwargs)
 
     def follow(self, result: Any, args: Any, *, is_view: bool) -> None:
-        """Notes of a result whether its size is free, and whether it shares memory with its first argument."""
+        """Notes of a result whether its size is free, and whether it shares memory with its first argument.
+
+        Args:
+            result: What an operation returned.
+            args: Its arguments.
+            is_view: Whether it may share memory with the first of them.
+        """
         inputs = list(tensors_in(args))
         for out in tensors_in(result):
             if all(self.is_flexible(tensor) for tensor in inputs):
