@@ -89,7 +89,8 @@ class TwoImages(nn.Module):
 
 IMAGES = {"photo": 5 + torch.randn(8, 3, 6, 6), "depth": torch.rand(8, 1, 6, 6) - 7}
 TARGETS = torch.arange(8) % 3
-BY_POSITION, BY_KEYWORD = [{}, {}], [{"keyword": "photo"}, {"keyword": "depth"}]
+BY_POSITION: list[dict[str, str]] = [{}, {}]
+BY_KEYWORD = [{"keyword": "photo"}, {"keyword": "depth"}]
 BATCHES: dict[str, tuple[Any, list[dict[str, str]]]] = {
     "positions": ((tuple(IMAGES.values()), TARGETS), BY_POSITION),
     "a list": ([list(IMAGES.values()), TARGETS], BY_POSITION),

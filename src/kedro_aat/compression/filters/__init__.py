@@ -4,7 +4,7 @@ Start reading in `controller.py`, then follow a model: `axes.py` says what chann
 model and follows labels of these channels through every operation, by the rules of `rules.py`, `contraction_rules.py`,
 `rearranging_rules.py` and `module_rules.py`; `labels.py` holds what they find. `groups.py` says which channels are cut
 together, and `probing.py` whether masking them is the same as cutting them. `importance.py` and `taylor.py` say which
-go first, `channel_masks.py` and `normalization.py` mask them, `costs.py` counts what a cut saves, and `cutting.py` cuts.
+go first, `channel_masks.py` and `normalization.py` mask them, `costs.py` counts what a cut saves, `cutting.py` cuts.
 Importance scores and their order can be changed safely in `importance.py`, and an operation that is not followed yet
 gets a rule in `rules.py`; `probing.py` notices a wrong one. Cut plans are saved with models, so `cutting.py` must still
 read old ones.

@@ -152,7 +152,7 @@ class _Confirmation:
         passing: list[ChannelGroup] = []
         for number, (group, _) in enumerate(self._failed):
             for nodes in fixed:
-                is_free: NDArray[np.bool_] = ~np.isin(group.nodes, nodes).any(axis=1)
+                is_free = np.asarray(~np.isin(group.nodes, nodes).any(axis=1))
                 if not is_free.any() or is_free.all():
                     continue
                 if not self._find_reason([rest := group.only(is_free)]):
@@ -313,8 +313,8 @@ def _mask_units(
         masked = nn.Parameter(parameter * mask, parameter.requires_grad)
         for own, name in places[key]:
             own[name] = masked
-    for (layer, kind), mask in channels.items():
+    for (layer, kind), kept in channels.items():
         module = modules[layer]
         if layer in couplings.normalizations and is_normalized(module, kind):
             normalize_over_kept(module, couplings.normalizations[layer])
-            set_kept(module, torch.from_numpy(mask))
+            set_kept(module, torch.from_numpy(kept))
