@@ -313,8 +313,8 @@ def _mask_units(
         masked = nn.Parameter(parameter * mask, parameter.requires_grad)
         for own, name in places[key]:
             own[name] = masked
-    for (layer, kind), kept in channels.items():
+    for (layer, kind), units in channels.items():
         module = modules[layer]
         if layer in couplings.normalizations and is_normalized(module, kind):
             normalize_over_kept(module, couplings.normalizations[layer])
-            set_kept(module, torch.from_numpy(kept))
+            set_kept(module, torch.from_numpy(units))
