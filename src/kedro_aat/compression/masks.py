@@ -67,7 +67,8 @@ class WeightMasks:
         self.forgets = False
         self._suffix = suffix
         self._hooks: list[RemovableHandle] = []
-        self._inside: dict[nn.Module, list[int]] = {}  # module -> numbers of the weights in it
+        # module -> number, layer and name of each weight in it
+        self._inside: dict[nn.Module, list[tuple[int, nn.Module, str]]] = {}
         self._seen: list[int] | None = None  # version of each weight when the masks were last applied
         for weight in weights:
             parameter = weight.parameter.detach()
@@ -83,11 +84,13 @@ class WeightMasks:
             model.register_forward_pre_hook(self._before_forward),
             model.register_state_dict_pre_hook(self._before_state_dict),
         ]
-        numbers: dict[nn.Module, list[int]] = {}
+        owned: dict[nn.Module, list[tuple[int, nn.Module, str]]] = {}
         for number, weight in enumerate(self.weights):
-            numbers.setdefault(weight.module, []).append(number)
+            owned.setdefault(weight.module, []).append((number, weight.module, weight.parameter_name))
         for module in model.modules():
-            inside = [number for part in module.modules() for number in numbers.get(part, ())]
+            if type(module) is nn.Sequential:  # it does nothing but call modules, which have hooks of their own
+                continue
+            inside = [each for part in module.modules() for each in owned.get(part, ())]
             if inside and module is not model and not isinstance(module, torch.jit.ScriptModule):
                 self._inside[module] = inside
                 self._hooks.append(module.register_forward_pre_hook(self._before_module))
@@ -129,9 +132,13 @@ class WeightMasks:
         if torch.compiler.is_compiling():  # a graph cannot compare versions, so it holds the module's own masks
             self._apply_within(module)
             return
-        numbers, seen = self._inside[module], self._seen
-        if seen is None or any(self.weights[number].parameter._version != seen[number] for number in numbers):
-            self.apply()
+        if (seen := self._seen) is not None:
+            for number, owner, name in self._inside[module]:  # as fast as it can be: it runs for each call of a module
+                if owner._parameters[name]._version != seen[number]:  # type: ignore[union-attr]  # none is None
+                    break
+            else:
+                return
+        self.apply()
 
     def _apply_within(self, module: nn.Module) -> None:
         for weight in self.weights:
