@@ -26,7 +26,8 @@ from tests.compression.patterns.registry import made
 from tests.compression.patterns.scales import SCALES
 from tests.compression.patterns.shuffles import SHUFFLES
 
-PATTERNS = GATES | BRANCHES | SHUFFLES | SCALES | ATTENTIONS | RECURRENCES | OUTPUTS
+KINDS = (GATES, BRANCHES, SHUFFLES, SCALES, ATTENTIONS, RECURRENCES, OUTPUTS)
+PATTERNS = {name: pattern for kind in KINDS for name, pattern in kind.items()}
 RATES = (0.2, 0.3, 0.5)
 TOLERANCE = 1e-5  # of the largest output
 
@@ -61,7 +62,13 @@ def train_a_step(model: nn.Module, batch: ModelInputs) -> None:
     assert all(tensor.isfinite().all() for tensor in outputs_of(model, batch))
 
 
-@pytest.mark.parametrize("name", PATTERNS)
+# Every third pattern of each kind in the default tests, and all of them in the slow ones.
+EVERYDAY = {name for kind in KINDS for name in list(kind)[::3]}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in EVERYDAY else pytest.mark.slow) for name in PATTERNS]
+)
 def test_cut_as_masked_or_said_to_be_whole(name: str) -> None:
     pattern = PATTERNS[name]
     model, batch = made(pattern)
