@@ -98,7 +98,7 @@ def measure_memory(file: bytes, batch_sizes: tuple[int, ...]) -> dict[int, int] 
 
 @pytest.fixture(autouse=True)
 def _once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs, settings: export(model))
+    monkeypatch.setattr(delivery_files, "to_onnx", lambda model, inputs, settings, **_: export(model))
     monkeypatch.setattr(delivery_files, "peak_memory", lambda file, batches: measure_memory(file, tuple(batches)))
 
 
@@ -208,7 +208,7 @@ def test_model_whose_file_breaks_the_budget_is_rejected() -> None:
 def plant_exporter_error(monkeypatch: pytest.MonkeyPatch, amount: float, width: int) -> None:
     """Lets every export of a net of that width change weights, by random numbers of standard deviation `amount`."""
     monkeypatch.setattr(
-        delivery_files, "to_onnx", lambda model, inputs, settings: disturb(export(model), amount, width)
+        delivery_files, "to_onnx", lambda model, inputs, settings, **_: disturb(export(model), amount, width)
     )
 
 

@@ -99,7 +99,8 @@ def test_files_are_those_that_the_settings_ask_for(monkeypatch: pytest.MonkeyPat
     calls: list[tuple[object, ...]] = []
     file, converted = onnx_model("exported"), OpenvinoFiles(b"xml", b"weights")
 
-    def to_onnx(*arguments: object) -> onnx.ModelProto:
+    def to_onnx(*arguments: object, search: bool) -> onnx.ModelProto:
+        assert search
         calls.append(arguments)
         return file
 
