@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.errors import ExportError
+from kedro_aat.export.axes import axes_of
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.export.settings import FileSettings
-from kedro_aat.export.verify import read_back
+from kedro_aat.export.verify import read_back, verify_program
 from kedro_aat.model_inputs import tensors_in
 from tests.export.structured import Encoder, mask, words
 
@@ -49,6 +50,17 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x + self.table(torch.arange(x.shape[1])))  # type: ignore[no-any-return]
+
+
+class Branching(nn.Module):
+    """Computes along another path for a batch of 1."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) if len(x) > 1 else self.head(x) * 2  # type: ignore[no-any-return]
 
 
 class Constant(nn.Module):
@@ -125,3 +137,19 @@ def test_no_example_is_in_the_program_of_a_structure() -> None:
     kept = program.example_inputs
     assert kept is not None
     assert [tuple(tensor.shape) for tensor in tensors_in(kept[0])] == [(2, 6), (2, 6)]
+
+
+def test_an_axis_that_costs_the_batch_of_1_is_fixed() -> None:
+    model = nn.Sequential(nn.EmbeddingBag(100, 24, mode="mean"), nn.Linear(24, 3)).eval()
+    inputs = torch.randint(100, (8, 5))
+    program = to_program(model, inputs)
+    assert verify_program(program, model, inputs).batch_sizes == (8, 1)
+    (axes,) = axes_of(program, ["input"]).values()
+    assert isinstance(axes[0], str)
+    assert axes[1] == 5
+
+
+@pytest.mark.parametrize("head", [nn.ReLU(), nn.Linear(5, 2)], ids=["free length", "fixed length"])
+def test_a_model_that_branches_on_the_batch_size_is_refused(head: nn.Module) -> None:
+    with pytest.raises(ExportError, match="Branching cannot be exported for any batch size"):
+        to_program(Branching(head).eval(), torch.randn(8, 5))

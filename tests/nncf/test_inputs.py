@@ -87,8 +87,13 @@ class TwoImages(nn.Module):
         return self.head(torch.relu(self.left(photo) + self.right(depth)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-IMAGES = {"photo": 5 + torch.randn(8, 3, 6, 6), "depth": torch.rand(8, 1, 6, 6) - 7}
+RANDOM = torch.Generator().manual_seed(0)
+IMAGES = {
+    "photo": 5 + torch.randn(8, 3, 6, 6, generator=RANDOM),
+    "depth": torch.rand(8, 1, 6, 6, generator=RANDOM) - 7,
+}
 TARGETS = torch.arange(8) % 3
+ROUNDING = 0.03  # of the largest output, as for other int8 models
 BY_POSITION: list[dict[str, str]] = [{}, {}]
 BY_KEYWORD = [{"keyword": "photo"}, {"keyword": "depth"}]
 BATCHES: dict[str, tuple[Any, list[dict[str, str]]]] = {
@@ -141,7 +146,12 @@ def test_two_inputs_initialize_each_algorithm(
     model.eval()
     expected = call_model(model, IMAGES)
     stripped = controller.strip()
-    assert torch.allclose(call_model(stripped.eval(), IMAGES), expected, atol=1e-4)
+    difference = (call_model(stripped.eval(), IMAGES) - expected).abs()
+    if algorithm["algorithm"] == "quantization":  # BatchNorms are folded, so a number can be rounded the other way
+        assert difference.max() < ROUNDING * expected.abs().max()
+        assert (difference > 1e-4).float().mean() < 0.3
+    else:
+        assert difference.max() < 1e-4
     controller.export_model(tmp_path / "model.onnx")
     assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == ["photo", "depth"]
 

@@ -46,7 +46,7 @@ def axes_of(program: ExportedProgram, names: Iterable[str]) -> Axes:
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     tensors = (nodes[given].meta["val"] for given in program.graph_signature.user_inputs if isinstance(given, str))
     return {
-        name: tuple(size if isinstance(size, int) else str(size) for size in tensor.shape)
+        name: tuple(int(size) if isinstance(size, int) or str(size).isdecimal() else str(size) for size in tensor.shape)
         for name, tensor in zip(names, tensors, strict=True)
     }
 

@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from kedro_aat.compression.quantization.arithmetic import as_onnx_operators
 from kedro_aat.errors import ExportError
-from kedro_aat.export.axes import Axes, axes_of, free_symbols, other_sizes, resized, shapes_to_trace
+from kedro_aat.export.axes import Axes, axes_of, batch_symbol, free_symbols, other_sizes, resized, shapes_to_trace
 from kedro_aat.export.settings import FileSettings
 from kedro_aat.export.signature import INPUT, input_tensors, output_tensors, structured
 from kedro_aat.model_inputs import ModelInputs, call_model, describe_inputs, map_tensors, num_examples
@@ -141,6 +141,18 @@ class Subject:
             else:
                 found.append(symbol)
         return found
+
+    def trials_of_one(self, program: ExportedProgram) -> list[Trial]:
+        """What the model returns for a batch of 1, which a program with free axes may refuse; empty if it fails."""
+        axes = self.axes(program)
+        batch = batch_symbol(axes, self.batched)
+        if not isinstance(batch, str):
+            return []
+        places = {name: [axis for axis, size in enumerate(sizes) if size == batch] for name, sizes in axes.items()}
+        inputs = resized(self.inputs, places, 1)
+        with contextlib.suppress(Exception), quiet():  # whatever the model raises, it takes no batch of 1
+            return [Trial(batch, inputs, self.run(inputs))]
+        return []
 
 
 class _Flat(nn.Module):

@@ -25,7 +25,7 @@ class Traced:
     Attributes:
         subject: The model.
         program: Its program.
-        trials: What the model returns where these axes have another size.
+        trials: What the model returns where these axes have another size, and for a batch of 1.
     """
 
     subject: Subject
@@ -33,7 +33,7 @@ class Traced:
     trials: tuple[Trial, ...] = ()
 
     def disagreement(self, run: Callable[[Sequence[Tensor]], Mapping[str, Tensor]], tolerance: float) -> str | None:
-        """Why a file does not compute what its model computes where the free axes have another size; None if it does.
+        """Why a file does not compute what its model computes in the trials; None if it does.
 
         Args:
             run: Runs the file.
@@ -84,7 +84,7 @@ def trace(subject: Subject, *, for_onnx: bool = False, search: bool = True) -> T
             trials = subject.trials(program)
             kept = tuple(each for each in trials if isinstance(each, Trial))
             if len(kept) == len(trials):
-                return Traced(subject, program, kept)
+                return Traced(subject, program, (*kept, *subject.trials_of_one(program)) if kept else ())
             symbols = free_symbols(axes, subject.batched)
             free = {name: [] for name in subject.inputs}
             for trial in kept:

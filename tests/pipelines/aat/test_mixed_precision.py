@@ -21,26 +21,32 @@ from kedro_aat.pipelines.aat.search import (
 )
 from kedro_aat.training.checkpoints import CheckpointStore
 
-LARGE_UNIT = 100.0  # of one column, such as a distance in meters beside others in kilometers
+# Of one column, such as a distance in meters beside others in kilometers. Were the model given such a column, its first
+# layer would read it in float32; a tensor that it computes is rounded as a whole.
+LARGE_UNIT = 100.0
 
 
 def table(num_rows: int, seed: int) -> dict[str, Tensor]:
-    """Columns in [-1, 1], the last one in a much smaller unit, and so with larger numbers; a function of four."""
+    """Columns in [-1, 1], and a function of four."""
     columns = torch.rand(num_rows, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     targets = columns[:, 0] * columns[:, 1] + columns[:, 2].abs() + torch.sin(3 * columns[:, 3])
-    columns[:, 7] *= LARGE_UNIT
     return {"inputs": columns, "targets": targets[:, None]}
 
 
 class Regression(nn.Module):
+    """Converts the last column to a much smaller unit, and so to larger numbers, before its first layer."""
+
+    units: Tensor
+
     def __init__(self) -> None:
         super().__init__()
+        self.register_buffer("units", torch.tensor([1.0] * 7 + [LARGE_UNIT]))
         widths = [8, 32, 32, 32]
         layers = [nn.Sequential(nn.Linear(*pair), nn.ReLU()) for pair in itertools.pairwise(widths)]
         self.layers = nn.Sequential(*layers, nn.Linear(32, 1))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        result: Tensor = self.layers(inputs)
+        result: Tensor = self.layers(inputs * self.units)
         return result
 
 

@@ -56,10 +56,12 @@ def test_zeros_of_the_second_stage_stay_zero_in_the_third(three: Run) -> None:
     integers = ControllerDataset(filepath=str(three.project.models / "third_stage_controller")).load()
     assert three.project.summary["stages"][1]["rate"]["achieved"] > 0.1
     assert three.project.summary["stages"][2]["rate"]["achieved"] == 1
-    held = dict(integers.strip().named_parameters())
+    held = integers.strip().state_dict()  # integers are buffers, under the names of the weights
     zeros = {name: parameter == 0 for name, parameter in sparse.strip().named_parameters() if parameter.ndim > 1}
     assert sum(map(torch.Tensor.sum, zeros.values())) > 100
+    assert all(held[name].dtype == torch.int8 for name in zeros)
     assert all(bool((held[name][mask] == 0).all()) for name, mask in zeros.items())
+    assert all(bool(held[name].any()) for name in zeros)
 
 
 def test_a_stage_without_gain_is_skipped_with_the_numbers_and_again_when_repeated(
