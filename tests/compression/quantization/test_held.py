@@ -21,7 +21,11 @@ from tests.compression.quantization.quantized import quantized, run
 ROUNDING = 0.03
 
 
-@pytest.mark.parametrize("name", HELD)
+# Others of the same kind are in the default tests.
+SLOW = {"narrow text", "LSTM in both directions"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in HELD])
 def test_training_stripped_model_and_files_compute_the_same(name: str) -> None:
     torch.manual_seed(0)
     make, batch = HELD[name]

@@ -67,6 +67,7 @@ def test_the_same_command_again_trains_nothing(bytes_run: Run, finished: Project
     assert project.summary["stages"][0]["rate"] == before["stages"][0]["rate"]
 
 
+@pytest.mark.slow
 def test_a_latency_is_not_measured_again_after_the_run_has_ended(finished: Project, tmp_path: Path) -> None:
     """Another measurement would give another rate."""
     project = finished.copy(tmp_path)
