@@ -1,9 +1,12 @@
-"""The exporter as made-up tools."""
+"""The exporter as made-up tools, and a ledger of certificates."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery import deliver as choice
 from tests.delivery.made_up import Tools
 
@@ -27,3 +30,8 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
     monkeypatch.setattr(choice, "paths_of", lambda file: {})
     monkeypatch.setattr(choice, "quantized_spec", lambda model: model.spec)
     return tools
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> CertificateLedger:
+    return CertificateLedger(tmp_path / "ledger.json")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from onnx import ModelProto
 from torch import Tensor, nn
 
 from kedro_aat.budget import Budget
@@ -21,49 +18,7 @@ from kedro_aat.errors import DataError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.training.data import data_fingerprint
 from kedro_aat.training.settings import TrainingSettings
-
-ACCURACY = {
-    "class_path": "torchmetrics.classification.MulticlassAccuracy",
-    "init_args": {"num_classes": 2, "average": "micro"},
-}
-OPTIMIZER = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
-BUDGET = Budget(baseline=0.95, drop=0.02)
-
-
-class Threshold(nn.Module):
-    """Predicts class 1 above its threshold. The true threshold is 0.5; the inputs are equally spaced in [0, 1)."""
-
-    def __init__(self, threshold: float) -> None:
-        super().__init__()
-        self.threshold = nn.Parameter(torch.tensor(threshold))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.stack([self.threshold - inputs, inputs - self.threshold], dim=1)
-
-
-def split(num_examples: int) -> dict[str, Tensor]:
-    inputs = torch.arange(num_examples) / num_examples
-    return {"inputs": inputs, "targets": (inputs >= 0.5).long()}
-
-
-def settings(metric: dict[str, Any] = ACCURACY, **changes: Any) -> TrainingSettings:
-    return TrainingSettings.model_validate({"batch_size": 64, "optimizer": OPTIMIZER, "metric": metric, **changes})
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> CertificateLedger:
-    return CertificateLedger(tmp_path / "ledger.json")
-
-
-def export(model: nn.Module) -> ModelProto:
-    """Exports a model to ONNX, as for delivery."""
-    return to_onnx(model.eval(), torch.rand(4))
-
-
-@functools.cache
-def export_with_drop(drop: float) -> ModelProto:
-    """File of a model that is wrong on that share of the examples; cached because an export takes a second."""
-    return export(Threshold(0.5 + drop))
+from tests.delivery.certifying import ACCURACY, BUDGET, Threshold, export, export_with_drop, settings, split
 
 
 def certify(
@@ -378,36 +333,3 @@ def test_model_and_file_are_not_changed(ledger: CertificateLedger) -> None:
     certify_once(file, baseline, split(100), BUDGET, settings(), ledger, alpha=0.05)
     assert baseline.training
     assert file.SerializeToString() == before
-
-
-def grouped_split(num_groups: int) -> dict[str, Tensor]:
-    """Five copies of each of the equally spaced inputs, in a group of their own."""
-    once = split(num_groups)
-    return {name: values.repeat_interleave(5) for name, values in once.items()} | {
-        "patient": torch.arange(num_groups).repeat_interleave(5)
-    }
-
-
-def test_groups_of_examples_are_tested(ledger: CertificateLedger) -> None:
-    # 100 patients of whom none is lost: 500 independent examples would certify it, and 100 do not.
-    arguments = (export_with_drop(0.0), Threshold(0.5), grouped_split(100), BUDGET)
-    grouped = certify_once(*arguments, settings(group="patient"), ledger, alpha=0.05)
-    assert not grouped.is_certified
-    assert grouped.result.groups == 100
-    assert "500 test examples in 100 groups" in grouped.words
-    apart = CertificateLedger(ledger.path.with_name("other.json"))
-    independent = certify_once(*arguments, settings(), apart, alpha=0.05)
-    assert independent.is_certified
-
-
-def test_copies_among_the_test_examples_are_said(ledger: CertificateLedger) -> None:
-    class First(Threshold):
-        def forward(self, inputs: Tensor) -> Tensor:
-            return super().forward(inputs[:, 0])
-
-    inputs = torch.cat([(torch.arange(400) / 400)[:, None], torch.rand(400, 11)], dim=1).repeat(2, 1)
-    data = {"inputs": inputs, "targets": (inputs[:, 0] >= 0.5).long()}
-    file = to_onnx(First(0.5).eval(), inputs[:4])
-    verdict = certify_once(file, First(0.5), data, BUDGET, settings(), ledger, alpha=0.05)
-    assert verdict.words.startswith("Measured drop 0 ")
-    assert "test examples" in verdict.words.partition("Nothing was chosen on these examples.")[2]
