@@ -252,8 +252,8 @@ def _change(module: nn.Module, change: AttributeChange) -> None:
             f"The cut plan changes {change.attribute} of '{change.layer}' from {change.before} to {change.after}, but "
             f"it is {value}. Build the model with the arguments of the one for which the plan was made."
         )
-    after = change.after
-    setattr(module, change.attribute, after if isinstance(after, int) else type(value)(after))  # type: ignore[misc]
+    after = list(change.after) if isinstance(value, list) and isinstance(change.after, tuple) else change.after
+    setattr(module, change.attribute, after)
 
 
 def _settle_recurrent(layer: str, module: nn.RNNBase | nn.RNNCellBase) -> None:

@@ -78,14 +78,16 @@ def counted_parameters(model: nn.Module) -> Iterator[Tensor]:
 def held_weight(layer: nn.Module, name: str) -> Tensor:
     """The floating-point weight that the integers of a layer stand for."""
     with paused_pass():
-        weight = dequantize(layer._buffers[name], layer._parameters[name + _SCALE], vars(layer)[_AXES][name])  # type: ignore[arg-type]
+        integers, scales = layer._buffers[name], layer._parameters[name + _SCALE]
+        weight = dequantize(integers, scales, vars(layer)[_AXES][name])  # type: ignore[arg-type]  # neither is None
         # A parameter, as it was before, except in graphs, which hold none that is computed.
         return weight if torch.compiler.is_compiling() else nn.Parameter(weight, requires_grad=False)
 
 
 def _held_bias(layer: nn.Module) -> Tensor:
     with paused_pass():
-        return dequantize(layer._buffers["bias"], layer._buffers["bias" + _SCALE])  # type: ignore[arg-type]
+        bias, scale = layer._buffers["bias"], layer._buffers["bias" + _SCALE]
+        return dequantize(bias, scale)  # type: ignore[arg-type]  # neither is None where the bias is held
 
 
 def _add_held(module: nn.Module, name: str) -> None:
