@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ from kedro_aat.compression.filters.importance import (
 from kedro_aat.compression.filters.normalization import normalize_over_kept, set_kept
 from kedro_aat.compression.filters.probing import confirm_groups, outputs_of, relative_difference
 from kedro_aat.compression.filters.taylor import TaylorScores
-from kedro_aat.compression.filters.trace import trace
+from kedro_aat.compression.filters.tracing.trace import trace
 from kedro_aat.compression.frozen import frozen_layers
 from kedro_aat.compression.layer_table import LayerTable
 from kedro_aat.compression.masks import MASK
@@ -56,6 +57,8 @@ from kedro_aat.search.tactics import Ranking
 
 # Largest difference between outputs of the cut and the masked model, relative to the largest output of the latter.
 _TOLERANCE = 1e-4
+
+logger = logging.getLogger(__name__)
 
 
 class FilterPruningController(ScheduledController[FilterPruning]):
@@ -115,6 +118,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         selected = {weight.layer for weight in chosen}
         prunable = {weight.layer for weight in prunable_weights(model)}
         couplings = trace(model, self._example())
+        for note in couplings.notes:
+            logger.warning("%s: %s", type(model).__name__, note)
         for layer in frozen_layers(model):
             if any(parameter.dim() > 1 for parameter in model.get_submodule(layer).parameters(recurse=False)):
                 for kind in filter(is_produced, axes(model.get_submodule(layer))):

@@ -17,7 +17,7 @@ from torch import nn
 
 from kedro_aat.compression.filters.axes import Kind, axes, channels_of, num_channels
 from kedro_aat.compression.filters.cutting import AttributeChange, Cut
-from kedro_aat.compression.filters.labels import Dependencies, Length, Nodes, find_units
+from kedro_aat.compression.filters.tracing.labels import Dependencies, Length, Nodes, find_units
 
 if TYPE_CHECKING:
     from kedro_aat.compression.filters.normalization import Normalization

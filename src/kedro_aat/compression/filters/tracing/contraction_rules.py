@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kedro_aat.compression.filters.labels import Coloring
+from kedro_aat.compression.filters.tracing.labels import Coloring
 
 if TYPE_CHECKING:
-    from kedro_aat.compression.filters.trace import Tracer
+    from kedro_aat.compression.filters.tracing.trace import Tracer
 
 _UNCUT = "'{}' multiplies it with a tensor of fixed size"
 _NOT_ZERO = "'{}' multiplies it with another tensor, and neither is zero where it is masked"

@@ -13,12 +13,12 @@ from torch.nn.modules.rnn import RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
 from kedro_aat.compression.filters.cutting import axes
-from kedro_aat.compression.filters.labels import Coloring
 from kedro_aat.compression.filters.normalization import Normalization, recognize
+from kedro_aat.compression.filters.tracing.labels import Coloring
 from kedro_aat.model_inputs import tensors_in
 
 if TYPE_CHECKING:
-    from kedro_aat.compression.filters.trace import Tracer
+    from kedro_aat.compression.filters.tracing.trace import Tracer
 
 
 class ModuleRule(Protocol):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kedro_aat.compression.filters.labels import Coloring, compressed
+from kedro_aat.compression.filters.tracing.labels import Coloring, compressed
 from kedro_aat.model_inputs import tensors_in
 
 if TYPE_CHECKING:
-    from kedro_aat.compression.filters.trace import Tracer
+    from kedro_aat.compression.filters.tracing.trace import Tracer
 
 _RESHAPING = {"view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten"}
 _DIVIDING = {"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk"}

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kedro_aat.compression.filters import contraction_rules as contraction
-from kedro_aat.compression.filters import rearranging_rules as rearranging
-from kedro_aat.compression.filters.labels import Coloring
+from kedro_aat.compression.filters.tracing import contraction_rules as contraction
+from kedro_aat.compression.filters.tracing import rearranging_rules as rearranging
+from kedro_aat.compression.filters.tracing.labels import Coloring
 from kedro_aat.model_inputs import tensors_in
 
 if TYPE_CHECKING:
-    from kedro_aat.compression.filters.trace import Tracer
+    from kedro_aat.compression.filters.tracing.trace import Tracer
 
 # (tracer, func, args, kwargs) -> result: runs the operation `func` with its arguments, and gives the tracer the labels
 # of what it returns. All rules have these arguments.

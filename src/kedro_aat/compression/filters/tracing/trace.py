@@ -24,10 +24,18 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from kedro_aat.compression.filters.cutting import axes
 from kedro_aat.compression.filters.groups import Couplings, count_channels, is_read
-from kedro_aat.compression.filters.labels import Coloring, Dependencies, Length, Split, UnevenSplit, compressed, merged
-from kedro_aat.compression.filters.module_rules import ModuleRule, rule_for
 from kedro_aat.compression.filters.normalization import Normalization
-from kedro_aat.compression.filters.rules import find_rule, unknown
+from kedro_aat.compression.filters.tracing.labels import (
+    Coloring,
+    Dependencies,
+    Length,
+    Split,
+    UnevenSplit,
+    compressed,
+    merged,
+)
+from kedro_aat.compression.filters.tracing.module_rules import ModuleRule, rule_for
+from kedro_aat.compression.filters.tracing.rules import find_rule, unknown
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import (
     ModelInputs,
@@ -68,7 +76,10 @@ def trace(model: nn.Module, example_input: ModelInputs) -> Couplings:
         try:
             tracer.run(inputs)
         except Exception as error:  # such as a layer that needs more examples in training mode
-            couplings.notes.append(f"its training mode could not be traced: {error}")
+            couplings.notes.append(
+                "its training mode cannot be run with the example input, so layers that only training uses are not cut "
+                f"along. {error}"
+            )
     for (name, kind), size in couplings.sizes.items():
         if (name, kind) not in tracer.visited and size:
             couplings.block((name, kind), "the example input does not pass through it on the way to the output")
@@ -111,7 +122,7 @@ class Tracer(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, couplings: Couplings) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.model, self.couplings = model, couplings
         self.found: Dependencies = couplings.dependencies
         self.visited: set[tuple[str, str]] = set()
