@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.rehearsal_result import RehearsalResult
@@ -75,6 +76,12 @@ def test_nothing_is_changed(plain: Plain) -> None:
     assert torch.equal(torch.get_rng_state(), expected)
     assert plain.training
     assert all(torch.equal(before[name], tensor) for name, tensor in plain.state_dict().items())
+
+
+def test_a_data_loader_is_read_in_part(plain: Plain) -> None:
+    data = labeled()
+    loader = DataLoader(TensorDataset(data["inputs"], data["targets"]), batch_size=16)
+    assert rehearse(plain, loader, loader, settings()).outcome == "passed"
 
 
 def test_it_can_be_switched_off(plain: Plain) -> None:

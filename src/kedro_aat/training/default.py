@@ -323,8 +323,11 @@ class DefaultTraining:
                     self._metric.update(*read)
                     self._guards.update(outputs, targets)
                     watcher.update(*read)
-        require_all_seen(num_seen, self._validation_data, self.settings.num_workers)
+        self._require_all_seen(num_seen)
         return self._metric
+
+    def _require_all_seen(self, number: int) -> None:
+        require_all_seen(number, self._validation_data, self.settings.num_workers)
 
     def callables(self) -> Callables:
         """The functions for a training loop: these, or the user's own instead."""

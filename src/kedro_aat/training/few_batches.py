@@ -98,3 +98,7 @@ class FewBatchesTraining(DefaultTraining):
         if self._few_validation is None:
             return super().validation_batches()
         return self._few_validation
+
+    def _require_all_seen(self, number: int) -> None:
+        if self._few_validation is None:
+            super()._require_all_seen(number)
