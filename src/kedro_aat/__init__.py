@@ -12,6 +12,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "AdaptiveCompressionTrainingLoop",
     "BaseEarlyExitCompressionTrainingLoop",
+    "CompressionResult",
     "CompressionStage",
     "EarlyExitCompressionTrainingLoop",
     "Evaluation",
@@ -19,6 +20,7 @@ __all__ = [
     "Outcome",
     "TrainingLoopStatistics",
     "TrainingRunner",
+    "compress",
     "create_accuracy_aware_training_loop",
     "create_compressed_model",
     "register_default_init_args",
@@ -27,6 +29,8 @@ __all__ = [
 if TYPE_CHECKING:
     from kedro_aat.budget import Outcome
     from kedro_aat.compression.controller import CompressionStage
+    from kedro_aat.from_python.call import compress
+    from kedro_aat.from_python.result import CompressionResult
     from kedro_aat.nncf.config import NNCFConfig
     from kedro_aat.nncf.loops import (
         AdaptiveCompressionTrainingLoop,
@@ -47,6 +51,8 @@ _MODULES = (
     "training.runner",
     "nncf.loops",
     "nncf.model",
+    "from_python.result",
+    "from_python.call",
 )
 
 
