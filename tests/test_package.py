@@ -27,6 +27,8 @@ PUBLIC = {
     "create_accuracy_aware_training_loop",
     "create_compressed_model",
     "Evaluation",
+    "compress",
+    "CompressionResult",
 }
 
 

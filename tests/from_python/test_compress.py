@@ -96,7 +96,8 @@ def result(folder: Path, log: Interrupt) -> CompressionResult:
     call = functools.partial(small(recipe=SmallNet, folder=folder), model(), pair(TRAIN), pair(VALIDATION), test=TEST)
     with pytest.raises(InterruptedRunError):
         call()
-    return call()
+    found: CompressionResult = call()
+    return found
 
 
 def test_ctrl_c_loses_nothing(result: CompressionResult, log: Interrupt) -> None:
