@@ -16,7 +16,7 @@ from torch import nn
 from kedro_aat.budget import BudgetSettings, Outcome
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.results import Summary
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import ConfigurationError, InterruptedRunError
 from kedro_aat.export import NotExported
 from kedro_aat.from_python.data import as_data
 from kedro_aat.from_python.described import as_settings
@@ -38,6 +38,10 @@ CHOSEN = "chosen"
 _WITHOUT_RECIPE = (
     f"The model is delivered as ONNX and as a state dict ({STATE_DICT}), because nothing says how to build it again: "
     "recipe=MyModel, or functools.partial(MyModel, width=32), makes it a folder that kedro_aat loads."
+)
+_WITHOUT_TEST = (
+    "Nothing was read of a test split. When this is the model that you want, the same call with test=... certifies it. "
+    "A test split does so once."
 )
 
 
@@ -118,9 +122,15 @@ def compress(
     described = None if recipe is None else _described(recipe)
     call = _Call({"baseline_model": model, **data, "test_data": test_data}, parsed, place, described)
     with shown():
-        if folder is None:
-            logger.info("Files and checkpoints go to %s; folder=... keeps them where you want them.", place)
-        return _run(call)
+        if folder is not None:
+            return _run(call)
+        logger.info("Files and checkpoints go to %s; folder=... keeps them where you want them.", place)
+        try:
+            return _run(call)
+        except InterruptedRunError as error:
+            raise InterruptedRunError(
+                f"{error} Add folder={str(place)!r} to the call, which then continues."
+            ) from error
 
 
 def _tree(
@@ -173,6 +183,8 @@ def _run(call: _Call, results: Path | None = None) -> CompressionResult:
     model = datasets["compressed_model"].load() if delivered else None
     files = delivered_files(place)
     notes: tuple[str, ...] = ()
+    if call.settings.certificate is None and delivered:
+        notes += (_WITHOUT_TEST,)
     state_dict = place / STATE_DICT
     state_dict.unlink(missing_ok=True)
     if isinstance(model, nn.Module) and call.recipe is None:
@@ -180,7 +192,7 @@ def _run(call: _Call, results: Path | None = None) -> CompressionResult:
             {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}, state_dict
         )
         files["state_dict"] = state_dict
-        notes = (_WITHOUT_RECIPE,)
+        notes += (_WITHOUT_RECIPE,)
     return CompressionResult(
         outcome=summary.outcome,
         model=None if isinstance(model, NotExported) else model,

@@ -19,15 +19,15 @@ def as_data(given: Any, split: str) -> Data:
     Args:
         given: A pair of inputs and targets (tensors, NumPy arrays, pandas tables or lists of numbers; inputs may be a
             mapping of them), or anything that the pipeline takes: a mapping of tensors, a dataset, a data loader.
-            Numbers of 64 bits that are no integers become float32, like the model's weights.
+            What is no tensor becomes one: of float64, float32, like the model's weights; of integers, int64, but for
+            pixels (uint8).
         split: Its name, for errors.
 
     Raises:
         DataError: If it is none of these.
     """
     if isinstance(given, tuple | list) and len(given) == 2 and all(map(_is_array, given)):
-        inputs, targets = (_as_tensors(part) for part in given)
-        return {"inputs": inputs, "targets": targets}
+        return {"inputs": _as_tensors(given[0]), "targets": _as_tensors(given[1])}
     if isinstance(given, Mapping):
         return {name: _as_tensors(part) if _is_array(part) else part for name, part in given.items()}
     if isinstance(given, Tensor) or (isinstance(given, tuple | list) and len(given) < 3):
@@ -58,4 +58,8 @@ def _as_tensors(part: Any) -> Any:
     array = np.asarray(part)
     if array.dtype == object:
         raise DataError("A column holds something else than numbers: encode it as numbers first.")
-    return torch.from_numpy(np.array(array, dtype=np.float32 if array.dtype == np.float64 else array.dtype))
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    elif array.dtype.kind in "iu" and array.dtype != np.uint8:
+        array = array.astype(np.int64)
+    return torch.from_numpy(array.copy())
