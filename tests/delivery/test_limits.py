@@ -60,7 +60,12 @@ def costs(model: nn.Module) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("key", "rate_of"),
-    [("parameters", "parameters"), ("macs", "filters"), ("parameters", "macs"), ("onnx_bytes", "macs")],
+    [
+        pytest.param("parameters", "parameters", marks=pytest.mark.slow),
+        ("macs", "filters"),
+        pytest.param("parameters", "macs", marks=pytest.mark.slow),
+        pytest.param("onnx_bytes", "macs", marks=pytest.mark.slow),  # bytes are in the test of the second stage
+    ],
 )
 def test_limit_holds_at_the_rate_and_not_far_below_it(key: str, rate_of: str) -> None:
     controller = controller_of(rate_of=rate_of)

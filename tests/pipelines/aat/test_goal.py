@@ -38,7 +38,7 @@ def macs_run(finished: Project, run_once: Callable[..., Run]) -> Run:
     return run_once("limited_macs", *FROM, **limited("macs", 0.3, finished))
 
 
-@pytest.mark.parametrize(("key", "share"), [("onnx_bytes", 0.5), ("macs", 0.3)])
+@pytest.mark.parametrize(("key", "share"), [("onnx_bytes", 0.5), pytest.param("macs", 0.3, marks=pytest.mark.slow)])
 def test_delivered_file_keeps_the_limit_and_is_the_most_accurate_that_was_measured(
     key: str, share: float, bytes_run: Run, macs_run: Run
 ) -> None:

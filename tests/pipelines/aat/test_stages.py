@@ -87,6 +87,7 @@ def test_a_stage_without_gain_is_skipped_with_the_numbers_and_again_when_repeate
         assert str(macs) in kept.read_text()
 
 
+@pytest.mark.slow
 def test_a_third_stage_follows_the_first_if_the_second_is_skipped(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path)
     project.run(
