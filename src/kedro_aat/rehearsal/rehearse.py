@@ -85,18 +85,20 @@ def rehearse(
             functions=rehearsal.default_training(nn.Identity()).callables().fingerprint,
             batches=content.hexdigest(),
         )
-        new: list[RehearsalResult] = []
+        is_new = False
 
         def try_all() -> RehearsalResult:
-            new.append(_Parts(rehearsal, store).result())
-            return new[0]
+            nonlocal is_new
+            is_new = True
+            return _Parts(rehearsal, store).result()
 
         result = finished.result("rehearsal", RehearsalResult, try_all, model)
+        result = result.model_copy(update={"passed_before": not is_new})
         finished.remove_others(NUM_KEPT)
     finally:
         set_rng_state(before)
     names = dict.fromkeys(each.name for each in result.parts)  # each stage has a checkpoint
-    when = "passed" if new else "passed before,"
+    when = "passed before," if result.passed_before else "passed"
     logger.info("Rehearsal %s in %.1f s: %s", when, result.seconds, ", ".join(names))
     return result
 
