@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,29 @@ def test_it_can_be_switched_off(plain: Plain) -> None:
     assert rehearse(Unused(), data, data, settings(rehearsal=False)) == off
     assert rehearse(Unused(), data, data, settings(choose={"max_drop": 0.1})) == off
     assert node(Unused(), data, data, settings(rehearsal=False)) == off.model_dump(mode="json")
+
+
+class Large(nn.Module):
+    """A model of 2.4 GB, which take no memory: all of its weights are one number, or have no values at all."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, device=device).expand(300_000_000))
+        self.other = nn.Parameter(torch.zeros(1, device=device).expand(300_000_000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("it is refused before it is run")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_model_that_no_file_holds_is_refused_at_once(device: str) -> None:
+    data, started = labeled(), time.monotonic()
+    with pytest.raises(RehearsalError) as caught:
+        rehearse(Large(device), data, data, settings())
+    assert time.monotonic() - started < 5
+    told = str(caught.value)
+    assert "the baseline, export as ONNX file: 2,400,000,000 bytes are the tensors of Large" in told
+    assert "holds at most 2,000,000,000: start from a smaller model" in told
 
 
 def test_the_last_batch_of_a_split_may_be_a_single_example() -> None:
