@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ def test_each_model_of_a_pipeline_is_rehearsed(tmp_path: Path) -> None:
     first, second = sorted(lines_of(both, catalog))
     assert first.startswith("rehearse: passed in ")
     assert second.startswith("small.rehearse: passed in ")
+    kept = [
+        each for each in lines_of(PIPELINE, catalog) if not re.search(r"passed before, in \d+\.\d s; not rep", each)
+    ]
+    assert not kept
 
 
 def test_what_fails_is_the_error_of_the_run(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.masks import WeightMasks
@@ -21,33 +20,9 @@ from kedro_aat.compression.settings import (
     Quantization,
     keeping_zeros,
 )
+from tests.compression.called_in_parts import WAYS, Parts
 
-
-class Parts(nn.Module):
-    """A backbone and a head, which methods call without the model's `forward`: (B, 12) -> (B, 3)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
-        self.head = nn.Linear(32, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone(x))
-        return logits
-
-    def loss(self, x: Tensor) -> Tensor:
-        loss: Tensor = self.head(self.backbone(x)).square().mean()
-        return loss
-
-    def functional(self, x: Tensor) -> Tensor:
-        """Reads the weight of a layer that it does not call."""
-        return F.linear(self.backbone(x), self.head.weight, self.head.bias).square().mean()
-
-
-WAYS: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "model(x)": lambda model, x: model(x).square().mean(),
-    "model.forward(x)": lambda model, x: model.forward(x).square().mean(),
-    "model.loss(x)": lambda model, x: model.loss(x),
+MASK_WAYS = WAYS | {
     "model.backbone(x)": lambda model, x: model.backbone(x).square().mean(),
     "a weight that is read": lambda model, x: model.functional(x),
 }
@@ -68,7 +43,7 @@ class Watched(nn.Linear):
         return super().forward(input)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MASK_WAYS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_masked_weights_are_zero_in_every_step(algorithm: str, way: str) -> None:
     torch.manual_seed(0)
@@ -86,7 +61,7 @@ def test_masked_weights_are_zero_in_every_step(algorithm: str, way: str) -> None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(3):
         optimizer.zero_grad()
-        WAYS[way](model, x).backward()
+        MASK_WAYS[way](model, x).backward()
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter) if parameter.grad is None else parameter.grad + 1
         optimizer.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,12 @@ def test_what_has_passed_is_not_repeated(
 
     monkeypatch.setattr(module, "_Parts", fail)
     caplog.clear()
-    assert rehearse(plain, data, data, settings(), store) == first
+    assert not first.passed_before
+    kept = first.model_copy(update={"passed_before": True})
+    assert rehearse(plain, data, data, settings(), store) == kept
     assert f"Rehearsal passed before, in {first.seconds:.1f} s" in caplog.text
     # What a rehearsal does not depend on may change.
-    assert rehearse(plain, data, data, settings(certificate=None, search={"kind": "early_exit"}), store) == first
+    assert rehearse(plain, data, data, settings(certificate=None, search={"kind": "early_exit"}), store) == kept
     for other in (settings(seed=3), settings(training={"batch_size": 16}), settings(export={"tolerance": 1e-3})):
         with pytest.raises(AssertionError, match="repeated"):
             rehearse(plain, data, data, other, store)
@@ -93,7 +96,30 @@ def test_it_can_be_switched_off(plain: Plain) -> None:
     off = RehearsalResult(outcome="off")
     assert rehearse(Unused(), data, data, settings(rehearsal=False)) == off
     assert rehearse(Unused(), data, data, settings(choose={"max_drop": 0.1})) == off
-    assert node(Unused(), data, data, settings(rehearsal=False)) == {"outcome": "off", "parts": []}
+    assert node(Unused(), data, data, settings(rehearsal=False)) == off.model_dump(mode="json")
+
+
+class Large(nn.Module):
+    """A model of 2.4 GB, which take no memory: all of its weights are one number, or have no values at all."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, device=device).expand(300_000_000))
+        self.other = nn.Parameter(torch.zeros(1, device=device).expand(300_000_000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("it is refused before it is run")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_model_that_no_file_holds_is_refused_at_once(device: str) -> None:
+    data, started = labeled(), time.monotonic()
+    with pytest.raises(RehearsalError) as caught:
+        rehearse(Large(device), data, data, settings())
+    assert time.monotonic() - started < 5
+    told = str(caught.value)
+    assert "the baseline, export as ONNX file: 2,400,000,000 bytes are the tensors of Large" in told
+    assert "holds at most 2,000,000,000: start from a smaller model" in told
 
 
 def test_the_last_batch_of_a_split_may_be_a_single_example() -> None:

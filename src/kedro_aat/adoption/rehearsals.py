@@ -51,7 +51,10 @@ def rehearse(pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str],
             num_parts += error.num_parts
         else:
             seconds = sum(part["seconds"] for part in result["parts"])
-            yield f"{node.name}: passed in {seconds:.1f} s."
+            if result["passed_before"]:
+                yield f"{node.name}: passed before, in {seconds:.1f} s; not repeated, because nothing has changed."
+            else:
+                yield f"{node.name}: passed in {seconds:.1f} s."
     if faults:
         raise RehearsalError(faults, num_parts)
 

@@ -118,7 +118,7 @@ class CandidateResult(Measurements):
     guards: dict[str, float] = Field(default_factory=dict)
     agreement: FileAgreements | None = None
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
     @property
     def id(self) -> str:
         """Identity within a run: the stage and checkpoint of the model, for example `stage-1-checkpoint-50`."""

@@ -27,10 +27,13 @@ class RehearsalResult(Result):
     Attributes:
         outcome: `off` if the settings switch it off or nothing will be trained.
         parts: What was done.
+        passed_before: Whether it was not repeated, because the same rehearsal had passed before; the seconds are those
+            of that time.
     """
 
     outcome: Literal["passed", "off"]
     parts: list[RehearsedPart] = Field(default_factory=list)
+    passed_before: bool = False
 
     @property
     def seconds(self) -> float:

@@ -58,12 +58,15 @@ def refuse_too_large(model: nn.Module) -> None:
     Raises:
         ExportError: If its tensors take more than 2 GB.
     """
-    sizes = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for _, tensor in _named_tensors(model)}
+    sizes: dict[int, int] = {}  # a tensor without storage, as on the meta device, has no address
+    for _, tensor in _named_tensors(model):
+        key = tensor.data_ptr() or id(tensor)
+        sizes[key] = max(sizes.get(key, 0), tensor.numel() * tensor.element_size())
     if (total := sum(sizes.values())) > MOST_BYTES:
         raise ExportError(
             f"{total:,} bytes are the tensors of {type(model).__name__}, but an ONNX file holds at most {MOST_BYTES:,}:"
-            " start from a smaller model. Without an ONNX file, `controller.strip()` gives the compressed model, and "
-            "`kedro_aat.export.program.to_program` its `.pt2` file, which has no such limit."
+            " start from a smaller model. From Python it can be compressed without such a file: `controller.strip()` "
+            "gives the compressed model, and `kedro_aat.export.program.to_program` its `.pt2` file without a limit."
         )
 
 

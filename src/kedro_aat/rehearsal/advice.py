@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -43,9 +43,8 @@ def fault_of_stage(error: PartFailedError, stage: Stage, model: nn.Module, rehea
     return Fault(f"{stage.title}, {where}", cause_of(error), mends, _works(stage, passes))
 
 
-def _works(stage: Stage, passes: object) -> str:
+def _works(stage: Stage, passes: Callable[[CompressionSettings], bool]) -> str:
     """What goes on working without the stage's compression."""
-    assert callable(passes)
     if stage.number > 1:
         key = stage.key.partition(".")[0]
         earlier = "first stage passes" if stage.number == 2 else "stages before it pass"

@@ -150,9 +150,7 @@ def fault_of_batch(error: BaseException, rehearsal: Rehearsal, *, is_training: b
 
 def _mends(blame: Blame, settings: TrainingSettings, *, is_training: bool) -> str:
     function = "training.train_epoch" if is_training else "training.validate"
-    output = (
-        "training.output names the one of several outputs to read; " if "output" in type(settings).model_fields else ""
-    )
+    output = "training.output names the one of several outputs to read; "
     if blame.part == "loss":
         return (
             f"{output}training.loss ({settings.loss.class_path}) must take these outputs and targets; or let "
@@ -166,10 +164,10 @@ def _mends(blame: Blame, settings: TrainingSettings, *, is_training: bool) -> st
         )
     if blame.part == "model":
         return f"The model is called with the batch's inputs; or let {function} name a function of your own"
-    batches = (
-        "training.batch names what is input and what is target; or " if "batch" in type(settings).model_fields else ""
+    return (
+        "A batch must hold inputs and targets; training.batch names what is input and what is target; or let "
+        f"{function} name a function of your own"
     )
-    return f"A batch must hold inputs and targets; {batches}let {function} name a function of your own"
 
 
 def _outputs(rehearsal: Rehearsal, *, is_training: bool) -> str:

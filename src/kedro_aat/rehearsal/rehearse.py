@@ -16,7 +16,8 @@ from torch import nn
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.finished import FinishedSteps, training_inputs
 from kedro_aat.delivery.rehearsal_result import RehearsalResult, RehearsedPart
-from kedro_aat.errors import RehearsalError
+from kedro_aat.errors import ExportError, RehearsalError
+from kedro_aat.export.onnx_file import refuse_too_large
 from kedro_aat.modes import quiet
 from kedro_aat.rehearsal.advice import fault_of_stage
 from kedro_aat.rehearsal.batch import (
@@ -69,6 +70,7 @@ def rehearse(
     if not settings.rehearsal or settings.choose is not None:
         return RehearsalResult(outcome="off")
     settings.check()
+    _refuse_too_large(model)
     before = rng_state()
     try:
         seed_everything(settings.seed)
@@ -85,20 +87,30 @@ def rehearse(
             functions=rehearsal.default_training(nn.Identity()).callables().fingerprint,
             batches=content.hexdigest(),
         )
-        new: list[RehearsalResult] = []
+        is_new = False
 
         def try_all() -> RehearsalResult:
-            new.append(_Parts(rehearsal, store).result())
-            return new[0]
+            nonlocal is_new
+            is_new = True
+            return _Parts(rehearsal, store).result()
 
         result = finished.result("rehearsal", RehearsalResult, try_all, model)
+        result = result.model_copy(update={"passed_before": not is_new})
         finished.remove_others(NUM_KEPT)
     finally:
         set_rng_state(before)
     names = dict.fromkeys(each.name for each in result.parts)  # each stage has a checkpoint
-    when = "passed" if new else "passed before,"
+    when = "passed before," if result.passed_before else "passed"
     logger.info("Rehearsal %s in %.1f s: %s", when, result.seconds, ", ".join(names))
     return result
+
+
+def _refuse_too_large(model: nn.Module) -> None:
+    """Finds a model that no ONNX file holds, before seconds or minutes are spent on training and copying it."""
+    try:
+        refuse_too_large(model)
+    except ExportError as error:
+        raise RehearsalError([str(Fault("the baseline, export as ONNX file", str(error)))], 1) from error
 
 
 def _first_batches(model: nn.Module, train_data: Data, validation_data: Data, settings: AatSettings) -> Rehearsal:

@@ -34,6 +34,7 @@ from kedro_aat.training.scoring.scores import require_one_number
 from kedro_aat.training.scoring.watchers import Watcher, watchers_for
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.target_forms import TargetForm, main_target
+from kedro_aat.training.task_loss import TaskLoss
 from kedro_aat.training.teacher import Teacher
 
 # Batches whose gradients rank filters by `taylor`.
@@ -97,7 +98,7 @@ class DefaultTraining:
         if isinstance(self._loss, nn.Module):
             self._loss.to(self.device)
         self._metric = settings.metric.make().to(self.device) if settings.metric else None
-        self._loss_form, self._metric_form = TargetForm(self._loss), TargetForm(self._metric)
+        self._task_loss, self._metric_form = TaskLoss(self._loss), TargetForm(self._metric)
         self._outputs = Outputs(settings.output)
         self._loaders = Loaders(settings, self.device, seed)
         without = () if settings.group is None else (settings.group,)
@@ -201,7 +202,7 @@ class DefaultTraining:
             controller.scheduler.step()
             for each in optimizers:
                 each.zero_grad(set_to_none=True)
-            for part, share in self._parts(batch, self._forms["training"]):
+            for part, share in self._parts(batch, self._forms["training"].weighted):
                 loss = self._loss_of(forward, *part) + controller.loss()
                 if share < 1:
                     loss = loss * share
@@ -244,10 +245,6 @@ class DefaultTraining:
             answers = self._teacher.answer(moved) if answers is None else self._place.targets(answers)
             return self._teacher.loss(loss, self._outputs.main(outputs, in_evaluation), answers)
 
-    def _task_loss(self, outputs: Any, targets: Any) -> Tensor:
-        loss: Tensor = self._loss(*self._loss_form(outputs, targets))
-        return loss
-
     def halve_batch(self) -> bool:
         """Computes each training batch in twice as many parts from now on, with the same optimizer steps.
 
@@ -262,7 +259,7 @@ class DefaultTraining:
         with evaluating_with_gradients(self.model):  # nothing is dropped, and statistics of BatchNorms stay as they are
             for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
                 self.model.zero_grad(set_to_none=True)
-                for part, _ in self._parts(batch, self._forms["training"]):
+                for part, _ in self._parts(batch, self._forms["training"].weighted):
                     self._loss_of(self._forward, *part).backward()
                 observe()
         self.model.zero_grad(set_to_none=True)

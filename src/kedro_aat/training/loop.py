@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,22 +13,14 @@ import torch
 
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.compression.controller import CompressionController, CompressionStage, RanksByTactic, rates_of
-from kedro_aat.errors import (
-    AatError,
-    CheckpointError,
-    ConfigurationError,
-    DivergedError,
-    MetricError,
-    OutOfMemoryError,
-    UnrepeatableError,
-    UserFunctionError,
-)
+from kedro_aat.errors import CheckpointError, ConfigurationError, DivergedError, OutOfMemoryError
 from kedro_aat.reading import reading
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, SearchState, Stop, margin_if_failed
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
 from kedro_aat.training.checkpoints.recovery import load_or_next_best, records_of, search_state
 from kedro_aat.training.cost import ask_in_time
 from kedro_aat.training.ending import finish
+from kedro_aat.training.failures import early_stop, left_in_good_state, refuse_to_repeat
 from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
 from kedro_aat.training.records import EpochRecord, FineTuned, best_within, epochs_used, margins_of, pareto_front
@@ -48,9 +38,6 @@ MAXIMAL_INITIAL_RATE = 1 - 1e-9
 # Warn if the standard error exceeds this fraction of the tolerated drop: random error would then dominate.
 LARGEST_RESOLVING_ERROR = 1 / 3
 
-# Failed epochs in a row at rate 0 that are an error: what fails is the training, not the compression.
-MAXIMAL_FAILURES_AT_RATE_ZERO = 3
-
 
 def fine_tune(
     runner: TrainingRunner,
@@ -62,12 +49,14 @@ def fine_tune(
     *,
     baseline: Evaluation | None = None,
     stopwatch: Stopwatch | None = None,
+    is_later: bool = False,
 ) -> FineTuned:
     """Fine-tunes the runner's model as the policy asks, and leaves it at the best rate within budget.
 
     Continues from the latest of `checkpoints`. Ctrl-C ends the search after the epoch, and a second one or SIGTERM at
     once, with the best model so far. An epoch with a loss or a metric that is NaN or infinite has failed: the model
-    goes back to where the epoch began, and the policy is told.
+    goes back to where the epoch began, and the policy is told. An error that is not of the user's code, or any in a
+    later search, ends the search early, if a model is within budget.
 
     Args:
         runner: The model, its controller and the user's functions.
@@ -81,28 +70,22 @@ def fine_tune(
         stopwatch: Time that the search has used, and its limit; None for no limit. Policies that are to keep a limit
             are `Settings`: before each epoch, they are told how many epochs there is time for.
 
+        is_later: Whether the search follows another one, whose model is delivered if this one finds none.
+
     Raises:
         MetricError: If a metric is not a number, that of the initial model is not finite, or training fails even at
             rate 0. The model is then in its last good state.
         UserFunctionError: If a function of the user's fails, or leaves something behind that it must not.
         UnrepeatableError: If the returned model, validated again, has another metric.
     """
-    history: list[EpochRecord] = []
-    on_front: set[int] = set()
     stopwatch = stopwatch or Stopwatch()
     stopwatch.lap()
-    state = policy.initial(problem)
-    if (checkpoint := checkpoints.latest()) is not None:
-        history, state = _resume(runner, policy, checkpoint)
-        on_front = set(checkpoints.numbers)
-        if checkpoints.is_finished:
-            logger.info("The run in %s has ended; using its result", checkpoints.folder)
-        else:
-            logger.info("Continuing after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
+    history, state = _begin(runner, policy, problem, checkpoints)
+    on_front = set(checkpoints.numbers) if history else set()
     still_needed = state.needed
-    with _left_in_good_state(runner, checkpoints), progress, interruptible() as interruption:
+    with left_in_good_state(runner, policy, checkpoints), progress, interruptible() as interruption:
         try:
-            _refuse_to_repeat(history)
+            refuse_to_repeat(history)
             while True:
                 cost, planned, move = ask_in_time(policy, state, history, stopwatch)
                 if isinstance(move, Stop):
@@ -129,44 +112,38 @@ def fine_tune(
                 still_needed = state.needed
                 progress.show(record, epochs_used(history))
                 _warn_if_unresolved(budget, history)
-                _refuse_to_repeat(history)
+                refuse_to_repeat(history)
         except KeyboardInterrupt:
-            checkpoint = checkpoints.latest()
-            if checkpoint is None:  # not even the first validation finished
+            last = checkpoints.latest()
+            if last is None:  # not even the first validation finished
                 raise
-            history, state = _resume(runner, policy, checkpoint)
+            history, state = _resume(runner, policy, last)
             stop = _interrupted(state)
-    with _left_in_good_state(runner, checkpoints):
+        except Exception as error:
+            early = early_stop(error, policy, checkpoints, is_later=is_later)
+            if early is None:
+                raise
+            stop, history = early
+    with left_in_good_state(runner, policy, checkpoints):
         return finish(runner, stop, history, checkpoints, budget, problem.minimal_rate)
 
 
-@contextlib.contextmanager
-def _left_in_good_state(runner: TrainingRunner, checkpoints: RunCheckpoints) -> Iterator[None]:
-    """After an error, restores the model's last good state, and names the folder of the checkpoints."""
-    try:
-        yield
-    except (MetricError, UserFunctionError, UnrepeatableError) as error:
-        # What made a function fail may make this fail too.
-        with contextlib.suppress(AatError, RuntimeError):
-            if (checkpoint := checkpoints.latest()) is not None:
-                runner.restore_model(checkpoint)
-        raise type(error)(
-            f"{error}\nThe checkpoints are in {checkpoints.folder}; remove that folder to start over."
-        ) from error.__cause__
+def _begin(
+    runner: TrainingRunner, policy: SearchPolicy[Any], problem: Problem, checkpoints: RunCheckpoints
+) -> tuple[list[EpochRecord], Any]:
+    """Continues from the latest of `checkpoints`, or begins a search."""
+    if (checkpoint := checkpoints.latest()) is None:
+        return [], policy.initial(problem)
+    history, state = _resume(runner, policy, checkpoint)
+    if checkpoints.is_finished:
+        logger.info("The run in %s has ended; using its result", checkpoints.folder)
+    else:
+        logger.info("Continuing after epoch %d of the run in %s", history[-1].epoch, checkpoints.folder)
+    return history, state
 
 
 def _interrupted(state: SearchState) -> Stop:
     return state.stop("The run was interrupted.").model_copy(update={"outcome": Outcome.INTERRUPTED})
-
-
-def _refuse_to_repeat(history: list[EpochRecord]) -> None:
-    """Raises an error if the last epochs failed without any compression."""
-    last = history[-MAXIMAL_FAILURES_AT_RATE_ZERO:]
-    if len(last) == MAXIMAL_FAILURES_AT_RATE_ZERO and all(row.failed and row.requested_rate <= 0 for row in last):
-        raise MetricError(
-            f"The loss or the metric of {len(last)} epochs in a row at rate 0 was NaN or infinite, so the training "
-            "fails without any compression. A lower learning rate, gradient clipping or fp32 precision usually helps."
-        )
 
 
 def _try_in_memory(

@@ -20,6 +20,7 @@ from kedro_aat.training.checkpoints.recovery import records_of, recover
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.device import pick_device
+from kedro_aat.training.failures import USER_ERRORS, best_so_far
 from kedro_aat.training.fingerprints.identity import fingerprint, ingredients_of
 from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
@@ -51,6 +52,7 @@ class SearchStage:
         goal: What the search looks for; for `accuracy`, the lowest and the highest rate are equal.
         learning_rate_factor: Factor on all learning rates of `training`, above 0.
         guards: Further metrics, whose tolerated drops are in `also` of the budget.
+        is_later: Whether the stage follows another one, whose model is delivered if this one finds none.
     """
 
     policy: Policy
@@ -64,6 +66,7 @@ class SearchStage:
     goal: Goal = "size"
     learning_rate_factor: float = 1.0
     guards: tuple[GuardSettings, ...] = ()
+    is_later: bool = False
 
     def run(
         self,
@@ -95,6 +98,8 @@ class SearchStage:
 
         Raises:
             InterruptedRunError: If the run was stopped; the same call continues it.
+            UserFunctionError, MetricError, UnrepeatableError, DataError: If the user's code or data fail; the same call
+                with the same code continues the run.
             CheckpointError: If there is no run to choose from.
         """
         stopwatch = stopwatch or Stopwatch()
@@ -145,6 +150,13 @@ class SearchStage:
                     result = self._search(runner, baseline, budget, checkpoints, writer_of, num_validation, stopwatch)
                 except KeyboardInterrupt:  # before the first checkpoint, or after the last one
                     raise InterruptedRunError(f"The run was stopped. {Outcome.INTERRUPTED.advice}") from None
+                except USER_ERRORS as error:
+                    if best_so_far(self.policy, checkpoints) is None:
+                        raise
+                    raise type(error)(
+                        f"{error}\nIf you must change your code, which begins a new run, `kedro aat deliver` delivers "
+                        "the best model so far before you do."
+                    ) from error.__cause__
                 finally:
                     stopwatch.save()
             else:
@@ -195,6 +207,7 @@ class SearchStage:
             LoopProgress(verbose=True, total=self.policy.maximal_total_epochs, writer=writer),
             baseline=baseline,
             stopwatch=stopwatch,
+            is_later=self.is_later,
         )
         if writer is not None:
             if result.outcome is not Outcome.INTERRUPTED:

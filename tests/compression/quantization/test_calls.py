@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,41 +16,12 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import ModelError
+from tests.compression.called_in_parts import WAYS, Parts
 from tests.compression.quantization.quantized import quantized, run
 
 
 def num_levels(tensor: Tensor) -> int:
     return len(tensor.unique())
-
-
-class Parts(nn.Module):
-    """A backbone and a head: (B, 12) -> (B, 3)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
-        self.head = nn.Linear(32, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone(x))
-        return logits
-
-    def loss(self, x: Tensor) -> Tensor:
-        loss: Tensor = self.head(self.backbone(x)).square().mean()
-        return loss
-
-    def training_step(self, batch: tuple[Tensor], index: int) -> Tensor:
-        logits: Tensor = self(batch[0])
-        return logits.square().mean()
-
-
-WAYS: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "model(x)": lambda model, x: model(x).square().mean(),
-    "model.forward(x)": lambda model, x: model.forward(x).square().mean(),
-    "model.loss(x)": lambda model, x: model.loss(x),
-    "model.head(model.backbone(x))": lambda model, x: model.head(model.backbone(x)).square().mean(),
-    "training_step": lambda model, x: model.training_step((x,), 0),
-}
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

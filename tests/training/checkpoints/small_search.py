@@ -96,6 +96,8 @@ def search(
     root: Path,
     *,
     stop_after: int | None = None,
+    fail_after: int | None = None,
+    is_later: bool = False,
     max_drop: float = 0.25,
     polish_share: float = 0.4,
     policy: dict[str, Any] | None = None,
@@ -113,6 +115,8 @@ def search(
     Args:
         root: Folder of the store.
         stop_after: Number of epochs after which the run is interrupted; None for never.
+        fail_after: Number of epochs after which something fails that is not of the user's; None for never.
+        is_later: Whether it counts as the search of a later stage.
         max_drop: The budget.
         polish_share: Share of the epochs that settle on a rate; with 0 an early epoch is the best.
         policy: Settings of another search policy; None for `frontier`.
@@ -141,6 +145,7 @@ def search(
         identity=settings.identity(settings.SEARCHED),
         ingredients=settings.identity(settings.SEARCHED, defaults=True),
         learning_rate_factor=learning_rate_factor,
+        is_later=is_later,
     )
     net = network() if net is None else net
     controller: ModelController = build_controller(
@@ -154,6 +159,8 @@ def search(
                 trained.append(epoch)
             if stop_after is not None and epoch >= stop_after:
                 raise KeyboardInterrupt
+            if fail_after is not None and epoch >= fail_after and name == "metric/validation":
+                raise RuntimeError("stack")
 
     ended = stage.run(
         controller,

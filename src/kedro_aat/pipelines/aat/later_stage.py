@@ -102,6 +102,7 @@ def search_later_stage(
         ingredients=settings.searched("second_stage", name, defaults=True),
         goal=settings.goal,
         guards=settings.budget.also,
+        is_later=True,
     )
     logger.info("%s: %s", name.replace("_", " ").capitalize(), later.compression.algorithm)
     ended = stage.run(

@@ -6,6 +6,7 @@ else from the targets in another form, or only then computes anything, the targe
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ def _try(compute: Callable[[Tensor, Tensor], float], outputs: Tensor, targets: T
 
 
 def _is_same(value: float, other: float) -> bool:
-    both_nan = value != value and other != other  # noqa: PLR0124
+    both_nan = math.isnan(value) and math.isnan(other)
     return both_nan or abs(value - other) <= 1e-5 * max(abs(value), abs(other))
 
 

@@ -63,8 +63,8 @@ def hash_sources(objects: Iterable[Any]) -> str:
         values: list[Any] = []
         if isinstance(thing, functools.partial):
             values += [*thing.args, *thing.keywords.values()]
-            thing = thing.func  # noqa: PLW2901
-        thing = inspect.unwrap(thing)  # noqa: PLW2901
+            thing = thing.func  # noqa: PLW2901  # what it stands for is hashed instead
+        thing = inspect.unwrap(thing)  # noqa: PLW2901  # likewise
         source = _source(thing)
         if inspect.isfunction(thing):
             values += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]

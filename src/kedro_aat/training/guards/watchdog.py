@@ -27,7 +27,7 @@ class WatchedLoader(DataLoader[Any]):
         super().__init__(*args, **options)
         self._seconds_per_step = timeout
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch's own iterator has a class
         watchdog = Watchdog(self._seconds_per_step)
         try:
             for batch in super().__iter__():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kedro_aat.errors import DataError
 from kedro_aat.model_inputs import ModelInputs, describe_inputs, named_tensors, tensors_in
 from kedro_aat.training.loading.settings import BatchSettings, Key
+from kedro_aat.training.task_loss import Weighted
 
 # Names that say by themselves what a part of a batch is.
 TARGET_NAMES = ("targets", "target", "labels", "label", "y")
@@ -35,7 +36,7 @@ class BatchForm:
     def __init__(
         self, settings: BatchSettings, model: nn.Module | None, split: str = "training", without: Collection[str] = ()
     ) -> None:
-        self._settings, self._split, self._without = settings, split, {*without}
+        self._settings, self._split, self._without = settings, split, {*without, *_roots(settings.weights)}
         self._parameters, self._takes_any = _parameters_of(model)
 
     def __call__(self, batch: Any) -> tuple[ModelInputs, Any]:
@@ -57,6 +58,17 @@ class BatchForm:
         given = parts[target] if target is not None else self._chosen(batch, targets)
         left = {name: part for name, part in parts.items() if name not in self._without | _roots(targets) | {target}}
         return self._usual_inputs(batch, left) if inputs is None else self._chosen(batch, inputs), given
+
+    def weighted(self, batch: Any) -> tuple[ModelInputs, Any]:
+        """The inputs and the targets of a batch of training, `Weighted` if the settings name weights of the examples.
+
+        Raises:
+            DataError: As for a call, and if there are no such weights.
+        """
+        inputs, targets = self(batch)
+        if self._settings.weights is None:
+            return inputs, targets
+        return inputs, Weighted(targets, self._part(batch, self._settings.weights))
 
     def _usual_inputs(self, batch: Any, parts: Mapping[str, Any]) -> ModelInputs:
         named = [name for name in self._parameters if name in parts]

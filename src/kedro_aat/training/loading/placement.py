@@ -27,7 +27,7 @@ class Placement:
         """Moves a model in place."""
         model = model.to(self._device)
         if self._image_format is torch.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares no such call
         return model
 
     def inputs(self, inputs: ModelInputs) -> ModelInputs:

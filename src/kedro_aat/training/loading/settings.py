@@ -23,12 +23,15 @@ class BatchSettings(Settings):
             model, and positions positional ones. None takes the first of a pair, or the usual names.
         targets: One part, or a list: the loss takes all of them in one dictionary (of names) or tuple (of positions),
             and the metric takes the first. None takes the second of a pair, or the usual name.
+        weights: One part, the weight of each example in the loss of the training: 1 for a usual one, 0 for one that is
+            not to count. Metrics do not read it. None weighs all examples alike.
     """
 
     inputs: Key | list[Key] | None = None
     targets: Key | list[Key] | None = None
+    weights: Key | None = None
 
-    @field_validator("inputs", "targets", mode="before")
+    @field_validator("inputs", "targets", "weights", mode="before")
     @classmethod
     def _names_or_positions(cls, keys: object) -> object:
         kinds = [type(key) for key in keys] if isinstance(keys, list | tuple) else [type(keys)]

@@ -71,7 +71,7 @@ def _values_of(data: Data, name: str, split: str) -> Any:
         loaded = Loaded(data)
         if isinstance(data.dataset, IterableDataset) or data.batch_size is None:
             return _values_in_examples(loaded, name, split)
-        of_all = _values_of(data.dataset, name, split)  # type: ignore[arg-type]
+        of_all = _values_of(data.dataset, name, split)  # type: ignore[arg-type]  # as above
         return [of_all[index] for batch in loaded.index_batches() for index in batch]
     if isinstance(data, Mapping):
         if name not in data:
