@@ -102,6 +102,7 @@ def fine_tune(
     still_needed = state.needed
     with _left_in_good_state(runner, checkpoints), progress, interruptible() as interruption:
         try:
+            progress.begin(budget, history, epochs_used(history))
             _refuse_to_repeat(history)
             while True:
                 cost, planned, move = ask_in_time(policy, state, history, stopwatch)

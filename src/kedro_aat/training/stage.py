@@ -172,6 +172,7 @@ class SearchStage:
         stopwatch: Stopwatch,
     ) -> FineTuned:
         controller = runner.compression_controller
+        assert isinstance(controller, ModelController)
         problem = adaptive_problem(
             controller,
             budget,
@@ -192,7 +193,12 @@ class SearchStage:
             problem,
             budget,
             checkpoints,
-            LoopProgress(verbose=True, total=self.policy.maximal_total_epochs, writer=writer),
+            LoopProgress(
+                verbose=True,
+                total=self.policy.maximal_total_epochs,
+                writer=writer,
+                algorithm=controller.settings.algorithm,
+            ),
             baseline=baseline,
             stopwatch=stopwatch,
         )
