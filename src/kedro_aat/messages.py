@@ -161,9 +161,8 @@ class _Heartbeat(logging.Handler):
             self._last_heard = time.monotonic()
             activities = list(self._activities)
             if activities and not any(each.is_shown for each in activities):
-                self._say(
-                    f"{_duration(time.monotonic() - activities[0].started)} so far: {'; '.join(map(str, activities))}"
-                )
+                seconds = time.monotonic() - activities[0].started
+                self._say(f"{_duration(seconds)} so far: {'; '.join(map(str, activities))}")
 
     def _say(self, words: str) -> None:
         record = logger.makeRecord(

@@ -14,8 +14,9 @@ from torch import nn
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController, RateLimit
 from kedro_aat.compression.settings import CompressionSettings
-from kedro_aat.delivery.costs import Costs, Measured, costs_of
+from kedro_aat.delivery.costs import Costs, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import ExportSettings, Limits
 from kedro_aat.messages import doing
@@ -32,7 +33,7 @@ NUM_IN_TURNS = 5
 LATENCY_SHARE = 0.9
 
 
-def excess_over(limits: Limits, measured: Measured) -> list[tuple[str, float]]:
+def excess_over(limits: Limits, measured: Costs | Measurements) -> list[tuple[str, float]]:
     """The limits that are exceeded: a sentence for each, and measured value over limit."""
     excess: list[tuple[str, float]] = []
     for key in ("onnx_bytes", "parameters", "macs"):

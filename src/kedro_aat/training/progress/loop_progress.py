@@ -58,7 +58,8 @@ class LoopProgress:
         if self._verbose:
             self._view = _view()
         # A view shows that the run is alive.
-        self._entered.enter_context(doing("the search", is_shown=self._view is not None))
+        is_shown = self._view is not None or not self._verbose
+        self._entered.enter_context(doing("the search", is_shown=is_shown))
         return self
 
     def __exit__(
