@@ -192,7 +192,11 @@ class BaseEarlyExitCompressionTrainingLoop:
                 baseline=self._baseline,
             )
         self._result, self.outcome, self.history = result, result.outcome, result.history
-        self._run_name, self._metric, self._certified = checkpoints.folder.name, name_of(validate_fn), None
+        self._run_name, self._metric, self._certified = (
+            checkpoints.folder.name,
+            name_of(validate_fn).rpartition(".")[2],
+            None,
+        )
         self._costs = None
         if self.verbose:
             logger.info("%s: %s %s", result.outcome, result.reason, result.outcome.advice)
@@ -253,14 +257,10 @@ class BaseEarlyExitCompressionTrainingLoop:
     def write_report(self, path: str | Path) -> Path:
         """Writes the pipeline's report about this run, as one HTML page that needs no network.
 
-        It shows the metric of the model; the pipeline also evaluates the file. Figures need Plotly
-        (`pip install plotly`).
+        It shows the metric of the model, not of its file. Figures need Plotly (`pip install plotly`).
 
         Args:
-            path: The file to write.
-
-        Returns:
-            The path.
+            path: The file to write, which is returned.
 
         Raises:
             RuntimeError: Before `run` has ended.

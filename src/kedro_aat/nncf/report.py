@@ -57,7 +57,7 @@ def script_summary(
         controller: Controller with the returned model.
         budget: Accuracy budget.
         costs: What the original and the compressed model cost.
-        metric: Name of the metric.
+        metric: Name of the metric, or of the function that computes it.
         epochs_allowed: Epochs that the configuration allows.
         run: Name of the folder with the checkpoints.
         seed: Seed that the configuration names.

@@ -12,7 +12,7 @@ from kedro_aat.training.progress.so_far import SoFar
 from kedro_aat.training.records import EpochRecord
 
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 14, 44  # room for the axes
+LEFT, RIGHT, TOP, BOTTOM = 76, 24, 14, 44  # room for the axes
 BLUE, GREEN, RED = "#4a86e8", "#2ca373", "#d9534f"
 # Tolerated drops that are shown below the lowest tolerated metric; a single bad epoch would flatten all others.
 SHOWN_DROPS = 3
@@ -42,7 +42,7 @@ def _picture(so_far: SoFar) -> str:
         axes.level(budget.baseline, "baseline", "currentColor", "2 4"),
         axes.level(budget.lowest_tolerated, "lowest tolerated", RED, "7 4"),
     ]
-    front = [row for row in so_far.front if row.achieved_rate > 0]
+    front = so_far.front
     if len(front) > 1:
         points = " ".join(f"{axes.x(row):.1f},{axes.y(row.metric or 0.0):.1f}" for row in front)
         lines.append(f'<polyline points="{points}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>')
@@ -51,7 +51,7 @@ def _picture(so_far: SoFar) -> str:
     names = [
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
         f"{'times smaller, 1 / (1 - rate)' if so_far.is_size else 'share of the weights in 8 bits'}</text>",
-        f'<text transform="translate(14 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">'
+        f'<text transform="translate(12 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">'
         "metric, validation</text>",
     ]
     return (
@@ -124,11 +124,18 @@ class _Axes:
             if x - last >= 34:  # else they would overlap
                 parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
                 last = x
-        for step in range(5):
-            metric = self._low + (self._high - self._low) * step / 4
+        for metric in _round_numbers(self._low, self._high):
             y = self.y(metric)
-            parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{metric:.4g}</text>')
+            parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{metric:.6g}</text>')
         return parts
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Three to eight round numbers between two others."""
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = max(power * factor for factor in (1, 2, 5) if power * factor <= rough)
+    return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _size(row: EpochRecord) -> float:

@@ -66,6 +66,9 @@ class LoopProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered.close()
+        if self._so_far is not None:
+            self._so_far = replace(self._so_far, seconds_left=None)
+            self._show()
         if self._view is not None:
             self._view.close()
             self._view = None
