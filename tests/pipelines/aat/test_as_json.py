@@ -23,6 +23,7 @@ from kedro_aat.pipelines.aat import nodes
 from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
 from kedro_aat.pipelines.aat.reporting import collect_metrics
+from tests.pipelines.aat import saying
 from tests.projects import Project
 from tests.reporting.runs import summary_of, trajectory_of
 
@@ -75,11 +76,18 @@ def test_nodes_can_be_pickled() -> None:
         assert copied.__name__ == node.func.__name__
 
 
-def say_something(number: int) -> int:
-    logging.getLogger("kedro_aat.training").info("a line of the node")
-    return number
+def test_node_sets_the_level_of_messages_where_no_hook_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = logging.getLogger("kedro_aat")
+    monkeypatch.setattr(package, "level", logging.NOTSET)
+    package.setLevel(logging.NOTSET)  # forgets the levels that were found before
+    saying.node(3)
+    assert package.level == logging.INFO
+    package.setLevel(logging.ERROR)
+    saying.node(3)
+    assert package.level == logging.ERROR
 
 
+@pytest.mark.slow
 def test_messages_of_a_node_in_another_process_arrive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +96,7 @@ def test_messages_of_a_node_in_another_process_arrive(
     catalog = SharedMemoryDataCatalog({name: JSONDataset(filepath=str(tmp_path / name)) for name in ("number", "same")})
     catalog.save("number", 3)
     runner = ParallelRunner(max_workers=1)
-    runner.run(Pipeline([Node(JsonNode(say_something), "number", "same")]), catalog)
+    runner.run(Pipeline([Node(saying.node, "number", "same")]), catalog)
     assert "a line of the node" in capfd.readouterr().out
 
 
