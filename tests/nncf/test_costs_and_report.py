@@ -51,7 +51,7 @@ def configured(compression: Any) -> dict[str, Any]:
 
 
 def created(compression: Any, **more: Any) -> tuple[BaseEarlyExitCompressionTrainingLoop, ModelController, nn.Module]:
-    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))
+    model: nn.Module = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))
     controller, model = create_compressed_model(model, configured(compression) | more)
     return create_accuracy_aware_training_loop(configured(compression), controller, 0.9), controller, model
 
@@ -129,6 +129,7 @@ def test_original_of_several_algorithms_is_neither_cut_nor_quantized() -> None:
     controller.compression_rate = 0.5
     before = {name: value.clone() for name, value in model.state_dict().items()}
     original = original_of(controller)
+    assert isinstance(original, nn.Sequential)
     assert [type(layer) for layer in original] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
     assert original[0].weight.shape == (64, 16)
     after = model.state_dict()
