@@ -15,6 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from rich.console import Console
+from rich.logging import RichHandler
+
 PACKAGE = "kedro_aat"
 SECONDS_OF_SILENCE = 60.0
 
@@ -24,25 +27,40 @@ logger = logging.getLogger(__name__)
 
 
 def show_progress() -> None:
-    """Has our messages of level INFO shown, unless somebody has set a level for them.
-
-    Where nobody has configured logging at all, as in a plain script or notebook, they go to standard output.
-    """
+    """Has our messages of level INFO shown from now on, unless somebody has set a level for them."""
     package = logging.getLogger(PACKAGE)
     if package.level == logging.NOTSET and package.getEffectiveLevel() > logging.INFO:
         package.setLevel(logging.INFO)
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Shows our messages of level INFO while the block runs, unless the caller has set a level for them.
+
+    Where nobody has configured logging, the lines go to the standard error: colored in a terminal or a notebook, plain
+    with the time in a file.
+    """
+    package = logging.getLogger(PACKAGE)
+    level, handler = package.level, None
+    show_progress()
     if not package.hasHandlers():
-        package.addHandler(_PlainLines())
+        handler = _handler()
+        package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+        if handler is not None:
+            package.removeHandler(handler)
 
 
-class _PlainLines(logging.Handler):
-    """Prints messages, until somebody configures logging."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
-            # Standard output may be another object than when the handler was made, as in tests and notebooks.
-            with suppress(ValueError, OSError):  # it is closed
-                print(self.format(record), file=sys.stdout, flush=True)
+def _handler() -> logging.Handler:
+    console = Console(stderr=True)
+    if console.is_terminal or console.is_jupyter:
+        return RichHandler(console=console, show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    return handler
 
 
 # Parts that are done, and their number, if it is known.

@@ -70,7 +70,7 @@ def test_frontier_of_a_script_is_one_output_that_is_replaced(tmp_path: Path) -> 
     assert [(int(epoch), fill != "none") for fill, epoch in points] == [(row[0], row[1]) for row in history]
     best = max(rate for _, is_within, rate in history if is_within)
     assert f"best so far: rate {best:.4f}" in text
-    lines = "".join(output.get("text", "") for output in outputs)
+    lines = "".join(output.get("data", {}).get("text/plain", "") for output in outputs)
     assert "epoch 1  rate" not in lines  # the picture shows the epochs
     assert "per epoch: up to" in lines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from kedro_aat.certificate import Certificate
 from kedro_aat.compression.controller import CompressionController, ModelController
 from kedro_aat.errors import DataError, ModelError
 from kedro_aat.export.settings import ExportSettings, Limits
-from kedro_aat.messages import show_progress
+from kedro_aat.messages import shown
 from kedro_aat.nncf.config import NNCF_MAXIMAL_RATE, AccuracyAwareSettings, NNCFConfig
 from kedro_aat.nncf.registered import callables_of
 from kedro_aat.nncf.statistics import TrainingLoopStatistics
@@ -149,8 +149,6 @@ class BaseEarlyExitCompressionTrainingLoop:
             lr_updates_needed=self.lr_updates_needed,
         )
         limit, controller = self._policy.maximal_total_epochs, self.compression_controller
-        if self.verbose:
-            show_progress()
         progress = LoopProgress(
             verbose=self.verbose,
             total=limit if limit < UNLIMITED_EPOCHS else None,
@@ -158,6 +156,7 @@ class BaseEarlyExitCompressionTrainingLoop:
             algorithm=controller.settings.algorithm if isinstance(controller, ModelController) else "",
         )
         with ExitStack() as stack:
+            stack.enter_context(shown() if self.verbose else nullcontext())
             folder = local_path(log_dir or "runs")
             if not self.dump_checkpoints:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -191,16 +190,12 @@ class BaseEarlyExitCompressionTrainingLoop:
                 progress,
                 baseline=self._baseline,
             )
-        self._result, self.outcome, self.history = result, result.outcome, result.history
-        self._run_name, self._metric, self._certified = (
-            checkpoints.folder.name,
-            name_of(validate_fn).rpartition(".")[2],
-            None,
-        )
-        self._costs = None
-        if self.verbose:
-            logger.info("%s: %s %s", result.outcome, result.reason, result.outcome.advice)
-            logger.info("\n%s", self.statistics.to_str())
+            self._result, self.outcome, self.history = result, result.outcome, result.history
+            self._run_name, self._metric = checkpoints.folder.name, name_of(validate_fn).rpartition(".")[2]
+            self._certified = self._costs = None
+            if self.verbose:
+                logger.info("%s: %s %s", result.outcome, result.reason, result.outcome.advice)
+                logger.info("\n%s", self.statistics.to_str())
         return model
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 from rich import get_console
@@ -24,12 +25,12 @@ class NotebookView:
 
     def show(self, so_far: SoFar) -> None:
         """Shows the search, or replaces what is shown."""
-        from IPython.display import display
-
+        # No dependency of ours: where there is a notebook, IPython runs it.
+        display = import_module("IPython.display").display
         text = f"{so_far.title}: {so_far.epochs_in_words}; best so far: {so_far.best_in_words}"
         shown = {"text/html": frontier_html(so_far), "text/plain": text}
         if self._handle is None:
-            self._handle = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(shown, raw=True, display_id=True)
         else:
             self._handle.update(shown, raw=True)
 
