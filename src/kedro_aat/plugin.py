@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,9 +12,11 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.checks import data_mistakes, free_inputs, withhold_test_data
+from kedro_aat.adoption.closing import Closing
 from kedro_aat.adoption.commands import aat
 from kedro_aat.adoption.rehearsals import stand_in
 from kedro_aat.errors import AatError, ConfigurationError
+from kedro_aat.messages import show_progress
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:
@@ -21,9 +24,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Kedro registers resolvers with a deprecated function of omegaconf: 70 lines of log about which users can do nothing.
+warnings.filterwarnings("ignore", message=r"register_new_resolver\(\) is deprecated")
+
 
 class AatHooks:
-    """Finds mistakes before a run spends hours, and ends `kedro run` with the message of an error of ours."""
+    """Finds mistakes before a run spends hours, and ends `kedro run` with what matters: our error, or the outcome."""
+
+    def __init__(self) -> None:
+        self._closing = Closing()
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -36,11 +45,7 @@ class AatHooks:
         """
         from kedro_aat.datasets.trust import share_trust
 
-        # As Kedro does for a project's package. Its default configuration shows only warnings of all others.
-        package = logging.getLogger("kedro_aat")
-        if package.level == logging.NOTSET:
-            package.setLevel(logging.INFO)
-
+        show_progress()
         try:
             catalog = context.config_loader["catalog"]
         except Exception:  # Kedro says so when the catalog is created
@@ -73,6 +78,18 @@ class AatHooks:
             error = ConfigurationError("Before the run", mistakes)
             self.on_pipeline_error(error)  # Kedro calls it only for errors of nodes
             raise error
+        self._closing.begin()
+
+    @hook_impl(trylast=True)
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Says again what the run warned of, and how it ended.
+
+        Args:
+            pipeline: The pipeline that was run.
+            catalog: Its datasets and parameters.
+        """
+        self._closing.end()
+        self._closing.say(pipeline, catalog)
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
@@ -87,6 +104,7 @@ class AatHooks:
         Raises:
             SystemExit: For an error of ours in a `kedro` command.
         """
+        self._closing.end()
         if isinstance(error, AatError) and click.get_current_context(silent=True) is not None:
             logger.error("%s", error, extra={"markup": False})
             raise SystemExit(1) from error

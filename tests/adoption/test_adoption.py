@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+
+import pytest
 
 from tests.adoption.demo import Demo
 from tests.documents import TUTORIAL, titled_blocks
@@ -15,6 +18,17 @@ SHORT = (
 
 def _words(output: str) -> str:
     return " ".join(output.split())
+
+
+def _require_messages(output: str) -> None:
+    """The lines of a run that a user must see, and nothing that says nothing to a user."""
+    words = _words(output)
+    for line in ("Certificate: a model whose true drop is", "epoch 1 rate 0.", "s per epoch: up to 3 epochs take"):
+        assert line in re.sub(r"\w+\.py:\d+ ", "", words)  # Kedro puts the place of the call into the first line
+    assert "register_new_resolver" not in words
+    last = re.sub(r"\w+\.py:\d+ ", "", words[words.rindex("Pipeline execution completed") :])
+    assert re.search(r"Outcome: \w+\.", last)
+    assert last.replace(" ", "").endswith("aat_report.html")
 
 
 def test_two_lines_in_a_handwritten_registry(demo: Demo) -> None:
@@ -69,6 +83,7 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
 
     output = demo.kedro("run", "--pipelines", "aat", "--params", SHORT)
     assert "Finished steps are not repeated" in _words(output)  # the rehearsal
+    _require_messages(output)
     summary = demo.summary
     assert summary["outcome"] in ("within_budget", "infeasible")
     assert summary["baseline"]["test"] is None  # the first trial leaves the test split unread
@@ -77,6 +92,19 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     assert (demo.summary["certificate"]["examples"] is None) == (summary["outcome"] == "infeasible")
     metrics = json.loads((demo.folder / "data/08_reporting/aat_metrics.json").read_text())
     assert metrics["baseline.validation"] == summary["baseline"]["validation"]
+
+
+@pytest.mark.slow
+def test_messages_arrive_from_other_processes(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEDRO_MP_CONTEXT", "spawn")
+    demo.kedro("aat", "init")
+    for name, text in titled_blocks(TUTORIAL, "python").items():
+        demo.write(name, text)
+    demo.python("prepare.py")
+    for name, changes in titled_blocks(TUTORIAL, "yaml").items():
+        demo.change(Path(name).name, changes)
+    run = ("run", "--pipelines", "aat", "--runner", "ParallelRunner", "--params", SHORT)
+    _require_messages(demo.kedro(*run))
 
 
 def test_an_error_of_kedro_in_the_catalog_is_reported_as_a_mistake(demo: Demo) -> None:

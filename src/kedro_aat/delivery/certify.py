@@ -159,7 +159,7 @@ def _judge(
     except DataError as error:  # scores out of their range, and what else the examples show first
         reason = str(error)
     if certificate is not None and reason is None:
-        words = _words(certificate)
+        words = certificate_words(certificate)
     else:
         precision = "" if standard_error is None else f", standard error {standard_error:.2g}"
         words = (
@@ -176,7 +176,8 @@ def _judge(
     )
 
 
-def _words(certificate: Certificate) -> str:
+def certificate_words(certificate: Certificate) -> str:
+    """What a certificate says, in plain words."""
     measured = (
         f"Measured drop {certificate.estimated_drop:.4g} ({1 - certificate.alpha:.0%} upper bound "
         f"{certificate.upper_bound:.4g}, {certificate.examples:,} test examples"

@@ -32,6 +32,7 @@ from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel, paths_of
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
+from kedro_aat.messages import doing
 from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.data import Data, example_input
@@ -249,7 +250,8 @@ class _Considered:
     def add(self, candidate: Candidate) -> None:
         """Keeps a candidate, or rejects it: an exporter or a runtime may raise anything."""
         try:
-            self.kept.append(_export(candidate, self._budget, self._steps))
+            with doing(f"files of {candidate.name}"):
+                self.kept.append(_export(candidate, self._budget, self._steps))
         except Exception as error:
             self._reject(candidate, error)
 
@@ -271,7 +273,8 @@ class _Considered:
     def _measured(self, some: Sequence[Exported]) -> tuple[Measurements, list[CandidateResult]]:
         models = [self._baseline_model, *(exported.candidate.model for exported in some)]
         files = [self._baseline_files, *(exported.files for exported in some)]
-        baseline, *costs = self._steps.measurements(models, files)
+        with doing(f"latency and memory of {len(files)} files"):
+            baseline, *costs = self._steps.measurements(models, files)
         return baseline, [exported.result(cost) for exported, cost in zip(some, costs, strict=True)]
 
     def _reject(self, candidate: Candidate, error: Exception) -> None:

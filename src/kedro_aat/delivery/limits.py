@@ -14,10 +14,12 @@ from torch import nn
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController, RateLimit
 from kedro_aat.compression.settings import CompressionSettings
-from kedro_aat.delivery.costs import Costs, Measured, costs_of
+from kedro_aat.delivery.costs import Costs, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import ExportSettings, Limits
+from kedro_aat.messages import doing
 from kedro_aat.model_inputs import ModelInputs, describe_inputs
 from kedro_aat.search.tactics import Ranking
 
@@ -31,7 +33,7 @@ NUM_IN_TURNS = 5
 LATENCY_SHARE = 0.9
 
 
-def excess_over(limits: Limits, measured: Measured) -> list[tuple[str, float]]:
+def excess_over(limits: Limits, measured: Costs | Measurements) -> list[tuple[str, float]]:
     """The limits that are exceeded: a sentence for each, and measured value over limit."""
     excess: list[tuple[str, float]] = []
     for key in ("onnx_bytes", "parameters", "macs"):
@@ -162,18 +164,19 @@ def lowest_rate(
             found = _bisected(costs_at, found.rate, smallest, below, NUM_IN_TURNS, LATENCY_PRECISION)
         return found
 
-    found = finished.result(
-        "rate",
-        Costs,
-        compute,
-        controller.model,
-        controller=controller.settings.model_dump(mode="json"),
-        ranking=ranking and ranking.model_dump(),
-        second=file.second and file.second.model_dump(mode="json"),
-        export=file.settings.model_dump(mode="json", exclude={"objective"}),
-        shape=describe_inputs(file.inputs),
-        maximal_rate=maximal_rate,
-    )
+    with doing("the lowest rate at which the limits hold"):
+        found = finished.result(
+            "rate",
+            Costs,
+            compute,
+            controller.model,
+            controller=controller.settings.model_dump(mode="json"),
+            ranking=ranking and ranking.model_dump(),
+            second=file.second and file.second.model_dump(mode="json"),
+            export=file.settings.model_dump(mode="json", exclude={"objective"}),
+            shape=describe_inputs(file.inputs),
+            maximal_rate=maximal_rate,
+        )
     logger.info("The limits hold from a rate of %.4f on: %s", found.rate, found)
     return found.rate
 

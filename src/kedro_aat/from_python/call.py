@@ -21,10 +21,10 @@ from kedro_aat.export import NotExported
 from kedro_aat.from_python.data import as_data
 from kedro_aat.from_python.described import as_settings
 from kedro_aat.from_python.guessed import with_loss_and_metric
-from kedro_aat.from_python.messages import shown
 from kedro_aat.from_python.places import datasets_in, delivered_files, run_nodes
 from kedro_aat.from_python.result import CompressionResult
 from kedro_aat.imports import Imported
+from kedro_aat.messages import shown
 from kedro_aat.pipelines.aat import create_pipeline
 from kedro_aat.training.data import Data
 from kedro_aat.validated import parse

@@ -18,6 +18,7 @@ from kedro_aat.delivery.finished import FinishedSteps, training_inputs
 from kedro_aat.delivery.rehearsal_result import RehearsalResult, RehearsedPart
 from kedro_aat.errors import ExportError, RehearsalError
 from kedro_aat.export.onnx_file import refuse_too_large
+from kedro_aat.messages import doing
 from kedro_aat.modes import quiet
 from kedro_aat.rehearsal.advice import fault_of_stage
 from kedro_aat.rehearsal.batch import (
@@ -156,7 +157,7 @@ class _Parts:
             RehearsalError: If anything failed.
         """
         logger.info("Rehearsal: everything that the run will do, once and in small")
-        with quiet(), _silent():
+        with doing("the rehearsal"), quiet(), _silent():
             self._batch(is_training=True)
             self._batch(is_training=False)
             if "model" not in self._rehearsal.broken:
@@ -172,7 +173,8 @@ class _Parts:
     def _timed(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
-            yield
+            with doing(name):
+                yield
         finally:
             self._done.append(RehearsedPart(name=name, seconds=time.perf_counter() - started))
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kedro_aat.budget import require_finite
 from kedro_aat.errors import ConfigurationError, MetricError
+from kedro_aat.messages import doing
 from kedro_aat.training.fingerprints.identity import hash_sources
 from kedro_aat.training.guards.user_functions import calling
 
@@ -187,7 +188,8 @@ def evaluate(
         UserFunctionError: If the function fails; `OutOfMemoryError` if there is too little memory.
     """
     subject = subject or f"epoch {epoch}"
-    with calling(validate, "validate", subject, batch_size=batch_size, can_be_halved=can_be_halved), torch.no_grad():
+    named = calling(validate, "validate", subject, batch_size=batch_size, can_be_halved=can_be_halved)
+    with named, torch.no_grad(), doing(f"validation of {subject}"):
         result = bind_known(validate, epoch=epoch)(model)
     if not isinstance(result, Evaluation):
         result = Evaluation(result)

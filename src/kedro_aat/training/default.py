@@ -16,6 +16,7 @@ from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
 from kedro_aat.compression.frozen import trainable_parameters
 from kedro_aat.errors import ModelError
+from kedro_aat.messages import counted
 from kedro_aat.model_inputs import ModelInputs, call_model, precision_of
 from kedro_aat.modes import evaluating, evaluating_with_gradients
 from kedro_aat.training.batch_norms import adapt_batch_norms
@@ -308,7 +309,7 @@ class DefaultTraining:
         self._guards.reset()
         num_seen = 0
         with torch.no_grad():
-            for batch in self.validation_batches():
+            for batch in counted(self.validation_batches()):
                 for (inputs, labels), _ in self._parts(batch, self._forms["validation"]):
                     # As the delivered file computes: without autocast.
                     outputs = self._outputs.main(call_model(forward, self._place.inputs(inputs))).float()

@@ -69,7 +69,6 @@ def fine_tune(
             give each margin a paired standard error.
         stopwatch: Time that the search has used, and its limit; None for no limit. Policies that are to keep a limit
             are `Settings`: before each epoch, they are told how many epochs there is time for.
-
         is_later: Whether the search follows another one, whose model is delivered if this one finds none.
 
     Raises:
@@ -85,6 +84,7 @@ def fine_tune(
     still_needed = state.needed
     with left_in_good_state(runner, policy, checkpoints), progress, interruptible() as interruption:
         try:
+            progress.begin(budget, history, epochs_used(history))
             refuse_to_repeat(history)
             while True:
                 cost, planned, move = ask_in_time(policy, state, history, stopwatch)

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from kedro_aat.budget import require_finite
 from kedro_aat.compression.controller import CompressionController, RanksByTactic, rates_of
 from kedro_aat.compression.schedule import FollowsRatePath, TellsProgress
+from kedro_aat.messages import doing
 from kedro_aat.search.tactics import Ranking, Tactic
 from kedro_aat.training.callables import Callables, Evaluation, bind_known, evaluate
 from kedro_aat.training.checkpoints import Checkpoint
@@ -176,7 +177,8 @@ class TrainingRunner:
         """
         self.compression_controller.scheduler.epoch_step()
         train = self.callables.train_epoch
-        with self._calling(train, "train_epoch", self.cumulative_epoch_count + 1):
+        named = self._calling(train, "train_epoch", self.cumulative_epoch_count + 1)
+        with named, doing(f"training of epoch {self.cumulative_epoch_count + 1}", self._position, "steps"):
             loss = train(
                 self.compression_controller,
                 self.model,
@@ -198,6 +200,11 @@ class TrainingRunner:
             None if loss is None else require_finite(loss, f"the loss of epoch {self.cumulative_epoch_count}")
         )
         return self.current_loss
+
+    def _position(self) -> tuple[int, int | None]:
+        """Steps of the epoch that are done, and all of them, as far as the controller's scheduler knows."""
+        scheduler = self.compression_controller.scheduler
+        return getattr(scheduler, "current_step", -1) + 1, getattr(scheduler, "steps_per_epoch", None)
 
     @property
     def epoch_cost(self) -> float:

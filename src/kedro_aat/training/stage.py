@@ -184,6 +184,7 @@ class SearchStage:
         stopwatch: Stopwatch,
     ) -> FineTuned:
         controller = runner.compression_controller
+        assert isinstance(controller, ModelController)
         problem = adaptive_problem(
             controller,
             budget,
@@ -204,7 +205,12 @@ class SearchStage:
             problem,
             budget,
             checkpoints,
-            LoopProgress(verbose=True, total=self.policy.maximal_total_epochs, writer=writer),
+            LoopProgress(
+                verbose=True,
+                total=self.policy.maximal_total_epochs,
+                writer=writer,
+                algorithm=controller.settings.algorithm,
+            ),
             baseline=baseline,
             stopwatch=stopwatch,
             is_later=self.is_later,

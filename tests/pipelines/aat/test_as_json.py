@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import pickle
 import signal
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from kedro.io import DataCatalog
-from kedro.pipeline import Pipeline
-from kedro.runner import SequentialRunner
+from kedro.io import DataCatalog, SharedMemoryDataCatalog
+from kedro.pipeline import Node, Pipeline
+from kedro.runner import ParallelRunner, SequentialRunner
 from kedro_datasets.json import JSONDataset
 
 from kedro_aat.delivery.results import LaterSearchResult, SearchResult, SkippedSearch, Summary
@@ -22,6 +23,7 @@ from kedro_aat.pipelines.aat import nodes
 from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
 from kedro_aat.pipelines.aat.reporting import collect_metrics
+from tests.pipelines.aat import saying
 from tests.projects import Project
 from tests.reporting.runs import summary_of, trajectory_of
 
@@ -72,6 +74,30 @@ def test_nodes_can_be_pickled() -> None:
         copied = pickle.loads(pickle.dumps(node.func))
         assert inspect.unwrap(copied) is inspect.unwrap(node.func)
         assert copied.__name__ == node.func.__name__
+
+
+def test_node_sets_the_level_of_messages_where_no_hook_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = logging.getLogger("kedro_aat")
+    monkeypatch.setattr(package, "level", logging.NOTSET)
+    package.setLevel(logging.NOTSET)  # forgets the levels that were found before
+    saying.node(3)
+    assert package.level == logging.INFO
+    package.setLevel(logging.ERROR)
+    saying.node(3)
+    assert package.level == logging.ERROR
+
+
+@pytest.mark.slow
+def test_messages_of_a_node_in_another_process_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The hook that sets the level runs in the process that was started, and Kedro configures others anew."""
+    monkeypatch.setenv("KEDRO_MP_CONTEXT", "spawn")
+    catalog = SharedMemoryDataCatalog({name: JSONDataset(filepath=str(tmp_path / name)) for name in ("number", "same")})
+    catalog.save("number", 3)
+    runner = ParallelRunner(max_workers=1)
+    runner.run(Pipeline([Node(saying.node, "number", "same")]), catalog)
+    assert "a line of the node" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

@@ -18,6 +18,7 @@ from kedro_aat.delivery.results import (
     SearchResult,
     Summary,
 )
+from kedro_aat.messages import doing, show_progress
 from kedro_aat.training.guards.interruption import stopped_with_one_sentence
 from kedro_aat.validated import parse
 
@@ -57,7 +58,9 @@ class JsonNode:
         for name in self._models.keys() & bound.arguments.keys():
             result = parse(self._models[name], bound.arguments[name], where=name)
             bound.arguments[name] = result.root if isinstance(result, RootModel) else result
-        with stopped_with_one_sentence():
+        # Here, because of the hooks that set the level, none runs in the processes of ParallelRunner.
+        show_progress()
+        with stopped_with_one_sentence(), doing(self.__name__):
             outputs = self._function(*bound.args, **bound.kwargs)
         return tuple(map(_as_json, outputs)) if isinstance(outputs, tuple) else _as_json(outputs)
 
