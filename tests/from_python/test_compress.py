@@ -184,7 +184,8 @@ def test_without_recipe_there_is_a_state_dict(result: CompressionResult, tmp_pat
     shutil.copytree(result.folder / "run", tmp_path / "run")  # so that nothing is searched again
     found = small(folder=tmp_path)(model(), pair(TRAIN), pair(VALIDATION))
     assert "compressed_model" not in found.files
-    assert "recipe=" in found.notes[0]
+    assert "test=" in found.notes[0]
+    assert "recipe=" in found.notes[1]
     assert found.summary.certificate.examples is None
     tensors = load_file(found.files["state_dict"])
     assert found.model is not None
