@@ -101,12 +101,14 @@ class Rates(Result):
     Attributes:
         requested: In [0, 1); None if the model was not trained at a requested rate.
         achieved: In [0, 1], counted on the model.
+        share_of: What it is the share of, in words, such as `parameters removed`; None if unknown.
         counted_parameters: Number of parameters that the rate counts; None if it counts something else, or is unknown.
         all_parameters: Number of all parameters of the uncompressed model; None as above.
     """
 
     requested: float | None
     achieved: float
+    share_of: str | None = None
     counted_parameters: int | None = None
     all_parameters: int | None = None
 

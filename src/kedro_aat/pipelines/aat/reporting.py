@@ -225,22 +225,28 @@ def _page_and_figures(
     from importlib.util import find_spec
 
     from kedro_aat.export import NotExported
+    from kedro_aat.reporting.others import Choice, not_delivered
     from kedro_aat.reporting.report import render_report
 
     written = settings.model_dump(mode="json", by_alias=True)
-    objective = settings.export.objective
+    choice = Choice(settings.export.objective, settings.minimal_rate, settings.search.kind)
+    others = not_delivered(trajectory, summary, choice)
     if find_spec("plotly") is None:
         # Without brackets, which Kedro's log handler would remove as markup.
         missing = "Plotly is not installed; `pip install plotly` adds them."
         logger.warning("The report has no figures: %s", missing)
-        page = render_report(summary, trajectory, layers, {}, written, objective)
+        page = render_report(summary, trajectory, layers, {}, written, others)
         return page, card, NotExported(missing), NotExported(missing)
-    from kedro_aat.reporting.figures import costs_figure, frontier_figure, trajectory_figure
+    from kedro_aat.reporting.figures import costs_figure, for_pane, frontier_figure, trajectory_figure
 
     figures = {
-        "frontier": frontier_figure(trajectory, summary),
+        "frontier": frontier_figure(trajectory, summary, others),
         "trajectory": trajectory_figure(trajectory, summary),
     }
     shown = figures | ({"costs": costs_figure(summary)} if summary.candidates else {})
-    page = render_report(summary, trajectory, layers, shown, written, objective)
-    return page, card, figures["frontier"], figures["trajectory"]
+    page = render_report(summary, trajectory, layers, shown, written, others)
+    # The pane is low: the panel of the first stage, and the two that say most.
+    first = trajectory[trajectory["stage"] == trajectory["stage"].min()]
+    frontier = for_pane(figures["frontier"], frontier_figure(first, summary, others))
+    small = trajectory_figure(trajectory, summary, ("rate", "metric"))
+    return page, card, frontier, for_pane(figures["trajectory"], small)
