@@ -173,6 +173,7 @@ def summarize(
             delivered.guards if delivered else None,
             certificate.guards,
         ),
+        class_names=evaluation.class_names,
     )
 
 
