@@ -32,7 +32,9 @@ else:
 
 logger = logging.getLogger(__name__)
 
-ONNX_FILE = "compressed_model.onnx"  # name of the file beside the model card, for the card's example
+# Names of the files beside the model card.
+ONNX_FILE = "compressed_model.onnx"
+RAW_FILE = "compressed_model_raw.onnx"
 
 
 def summarize_run(
@@ -205,11 +207,14 @@ def report_run(
         The report as one HTML page, the model card in Markdown, and the figures of Pareto front and trajectory.
     """
     from kedro_aat.export import NotExported
-    from kedro_aat.reporting.model_card import model_card
+    from kedro_aat.reporting.model_card import About, model_card
 
     card = ""
     try:
-        card = model_card(summary, compressed_onnx, ONNX_FILE)
+        preprocessing, loss = settings.export.preprocessing, settings.training.loss
+        is_raw = preprocessing is not None and preprocessing.in_file
+        about = About(settings.export, loss.class_path, RAW_FILE if is_raw else None)
+        card = model_card(summary, compressed_onnx, ONNX_FILE, about)
         return _page_and_figures(summary, trajectory, layers, settings, card)
     except Exception as error:  # what was delivered, and the summary, are there nevertheless
         what = "report" if card else "model card"
