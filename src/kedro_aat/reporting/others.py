@@ -74,7 +74,13 @@ def not_delivered(trajectory: pd.DataFrame, summary: Summary, choice: Choice) ->
 
 
 def row_of(trajectory: pd.DataFrame, stage: int, checkpoint: int | None) -> Any:
-    """Label of the epoch that made a checkpoint; None if the trajectory has none."""
+    """Label of the epoch that made a checkpoint; None if the trajectory has none.
+
+    Args:
+        trajectory: Trajectory of all stages, with the column `stage`.
+        stage: Number of the stage.
+        checkpoint: Number of the checkpoint in the stage's run.
+    """
     rows = trajectory[(trajectory["stage"] == stage) & (trajectory["checkpoint"] == checkpoint)]
     return None if rows.empty else rows.index[0]
 
