@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,14 +81,18 @@ class AatHooks:
             raise error
         self._closing.begin()
 
-    @hook_impl(trylast=True)
-    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Says again what the run warned of, and how it ended.
+    @hook_impl(trylast=True)  # Kedro-Viz writes its file first
+    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Tells Kedro-Viz the sizes of the datasets, and says again what the run warned of and how it ended.
 
         Args:
+            run_params: Arguments of `kedro run`, with the project's folder.
             pipeline: The pipeline that was run.
             catalog: Its datasets and parameters.
         """
+        from kedro_aat.datasets.statistics import add_statistics
+
+        add_statistics(Path(run_params["project_path"]), pipeline, catalog)
         self._closing.end()
         self._closing.say(pipeline, catalog)
 

@@ -78,6 +78,17 @@ def test_both_openvino_files_are_written_and_removed_together(catalog: DataCatal
     assert catalog.load("openvino") == NotExported("not asked for")
 
 
+def test_what_nobody_asked_for_leaves_no_file(catalog: DataCatalog, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    catalog.save("openvino", OpenvinoFiles(b"<net/>", b"weights"))
+    catalog.save("openvino", NotExported("set a setting to get them", is_asked=False))
+    assert listed(folder) == []
+    assert not catalog.exists("openvino")
+    catalog.save("openvino", NotExported("it failed"))
+    catalog.save("openvino", NotExported("set a setting to get them", is_asked=False))
+    assert listed(folder) == []
+
+
 @pytest.mark.parametrize("name", ["model", "controller", "onnx", "program", "openvino"])
 def test_missing_data_cannot_be_loaded(catalog: DataCatalog, name: str) -> None:
     assert not catalog.exists(name)

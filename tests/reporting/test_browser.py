@@ -28,7 +28,10 @@ const timer = setInterval(() => {{
   const wide = page.documentElement.scrollWidth;
   const svgs = [...page.querySelectorAll(".figure")].map((figure) => figure.querySelectorAll("svg.main-svg").length);
   const right = [...page.querySelectorAll(".figure svg.main-svg")].map((svg) => svg.getBoundingClientRect().right);
-  document.body.dataset.found = JSON.stringify({{ wide, svgs, right: Math.max(...right) }});
+  // A shadow that stays at the edge, and a cover that moves with the table.
+  const scrolling = [...page.querySelectorAll(".wide")].filter((table) => table.scrollWidth > table.clientWidth);
+  const shaded = scrolling.map((table) => page.defaultView.getComputedStyle(table).backgroundAttachment);
+  document.body.dataset.found = JSON.stringify({{ wide, svgs, right: Math.max(...right), shaded }});
 }}, 50);
 </script>"""
 
@@ -58,6 +61,8 @@ def test_report_is_drawn_and_fits(tmp_path: Path, outcome: str, num_figures: int
     assert min(drawn["svgs"]) >= 1
     assert drawn["wide"] <= width
     assert drawn["right"] <= width
+    assert (width > 390) == (drawn["shaded"] == [])
+    assert set(drawn["shaded"]) <= {"local, local, scroll, scroll"}
 
 
 def test_figures_follow_the_dark_theme(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kedro_aat.reporting.figures import costs_figure, delivered_row, frontier_figure, trajectory_figure
+from kedro_aat.reporting.figure_axes import ratio_axis
+from kedro_aat.reporting.figures import costs_figure, delivered_row, for_pane, frontier_figure, trajectory_figure
 from tests.reporting.runs import changed, summary_of, trajectory_of
 
 OUTCOMES = ("certified", "within_budget", "infeasible")
@@ -74,6 +75,13 @@ def test_delivered_fallback_is_marked_at_the_epoch_of_its_checkpoint() -> None:
     assert delivered_row(trajectory_of(summary), summary) == 3
 
 
+def test_model_that_a_delivered_stage_began_with_is_marked() -> None:
+    summary = summary_of("within_budget")
+    trajectory = trajectory_of(summary)
+    (star,) = _traces(frontier_figure(trajectory, summary), "passed on")
+    assert list(star.y) == [trajectory["metric"][2]]
+
+
 def test_nothing_is_marked_if_no_model_is_delivered() -> None:
     summary = summary_of("infeasible")
     trajectory = trajectory_of(summary)
@@ -87,7 +95,7 @@ def test_trajectory_shows_both_stages_and_learning_rates_of_trained_epochs() -> 
     assert [list(trace.x) for trace in _traces(figure, "margin")] == [[0, 1, 2, 3, 4], [5, 6]]
     assert [trace.y[0] for trace in _traces(figure, "learning rate")] == [None, None]
     texts = [note.text for note in figure.layout.annotations]
-    assert {"Stage 1", "Stage 2"} <= set(texts)
+    assert {"Stage 1", "2"} <= set(texts)
 
 
 def test_single_stage_has_no_number() -> None:
@@ -136,3 +144,57 @@ def test_failed_epoch_is_no_point_and_sets_no_range() -> None:
     )
     assert list(front.x) == list(expected.x)
     assert None not in front.y
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 137.0], [1, 2, 5, 10, 20, 50, 100]),
+        ([1.0, 4.0], [1, 1.5, 2, 3]),
+        ([1.0, 1.1], [1, 1.05, 1.1, 1.15]),
+        ([0.001, 10.0], [0.001, 0.01, 0.1, 1, 10]),
+        ([1.0], [0.96, 0.98, 1, 1.02, 1.04]),
+    ],
+)
+def test_ticks_are_enough_at_any_range(values: list[float], expected: list[float]) -> None:
+    axis = ratio_axis(values, "x")
+    assert axis["tickvals"] == pytest.approx(expected)
+    assert axis["ticktext"] == [f"{tick:g}x" for tick in expected]
+    low, high = axis["range"]
+    assert 10**low < min(values) <= max(values) < 10**high
+
+
+@pytest.mark.parametrize("is_higher_better", [True, False])
+def test_arrow_stands_for_the_epoch_beyond_the_axis(is_higher_better: bool) -> None:
+    summary = summary_of("certified", is_higher_better=is_higher_better)
+    trajectory = trajectory_of(summary)
+    worst = trajectory["metric"][3]
+    for figure, position in (
+        (frontier_figure(trajectory, summary), 10),
+        (trajectory_figure(trajectory, summary), 3),
+    ):
+        (arrow,) = _traces(figure, "off the axis")
+        axis = figure.layout["yaxis" + arrow.yaxis[1:]]
+        assert list(arrow.x) == pytest.approx([position])
+        assert list(arrow.y) == [axis.range[0 if is_higher_better else 1]]
+        assert list(arrow.text) == [f"off the axis: {worst:.4f}"]
+        sign = "▼" if is_higher_better else "▲"
+        assert f"{sign} {worst:.4g}" in [note.text for note in figure.layout.annotations]
+
+
+def test_no_arrow_if_every_epoch_is_on_the_axis() -> None:
+    summary = summary_of("certified")
+    trajectory = trajectory_of(summary).drop(index=3)
+    assert not _traces(frontier_figure(trajectory, summary), "off the axis")
+
+
+def test_side_pane_gets_a_figure_without_a_height_of_its_own() -> None:
+    summary = summary_of("certified")
+    trajectory = trajectory_of(summary)
+    small = trajectory_figure(trajectory, summary, ("rate", "metric"))
+    shown = for_pane(trajectory_figure(trajectory, summary), small)
+    assert shown.layout.height is not None
+    pane = shown.layout.meta["pane"]
+    assert "height" not in pane["layout"]
+    assert {"yaxis", "yaxis2"} <= pane["layout"].keys()
+    assert "yaxis3" not in pane["layout"]

@@ -16,7 +16,7 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.measurements import Measurements
-from kedro_aat.delivery.results import Summary
+from kedro_aat.delivery.results import Rates, Summary
 from kedro_aat.export import NotExported
 from kedro_aat.pipelines.aat.reporting import report_run
 from kedro_aat.reporting.layers import layer_table
@@ -69,15 +69,41 @@ def test_verdict_blames_the_limits_if_the_budget_was_kept() -> None:
     page = words_of(page_of(summary))
     assert page.startswith("No model within the accuracy budget keeps the limits")
     assert "No compressed model kept the accuracy budget" not in page
-    assert "Not delivered: macs are 5,000" in page
+    assert "quantization 1.0000 0.8800 macs are 5,000" in page
 
 
 def test_other_candidates_are_listed_with_the_reason() -> None:
     page = words_of(page_of(summary_of("certified")))
-    assert "Not delivered: The objective is the fewest bytes: 2,000, but the delivered file has 400." in page
+    why = "The objective is the fewest bytes: 2,000, but the delivered file has 400."
+    assert f"filter pruning 0.8000 0.8800 {why}" in page
     rejected = {"filter_pruning at rate 0.5000": "its ONNX file breaks the budget"}
     refused = changed(summary_of("certified"), rejected=rejected)
-    assert "Not delivered: its ONNX file breaks the budget" in words_of(page_of(refused))
+    assert "filter pruning at rate 0.5000 its ONNX file breaks the budget" in words_of(page_of(refused))
+
+
+def test_costs_of_the_delivered_file_are_in_one_table() -> None:
+    page = words_of(page_of(summary_of("certified")))
+    assert "ONNX file, bytes 4,000 400 0.10x" in page
+    _, others = page.split("What the other candidates cost")
+    assert "ONNX file, bytes 2,000 (0.50x)" in others
+    tables, _ = others.split("Good to know") if "Good to know" in others else others.split("How to reproduce")
+    assert "400 (" not in tables
+
+
+def test_tables_say_what_a_rate_is_the_share_of() -> None:
+    summary = summary_of("infeasible")
+    rates = {"requested": 0.8, "achieved": 0.8, "share_of": "MACs removed"}
+    stages = [stage.model_copy(update={"rate": Rates.model_validate(rates)}) for stage in summary.stages]
+    summary = changed(summary, stages=stages, compressed={"rate": {"share_of": "MACs removed"}})
+    page = words_of(page_of(summary))
+    assert "compression rate, MACs removed 0.0000" in page
+    assert "rate, MACs removed epochs best metric margin" in page
+    assert "its own parameters that are removed" in words_of(page_of(summary_of("certified")))
+
+
+def test_processor_is_named_beside_the_latencies() -> None:
+    summary = changed(summary_of("certified"), baseline={"processor": "Some Processor 3000"})
+    assert "in onnxruntime and OpenVINO on Some Processor 3000" in words_of(page_of(summary))
 
 
 def test_tables_show_openvino_only_if_it_was_measured() -> None:
@@ -118,7 +144,7 @@ def test_report_explains_what_zeros_gain() -> None:
 
 def test_report_describes_distillation() -> None:
     summary = summary_of("certified")
-    assert "the baseline is the teacher" in page_of(summary)
+    assert "learned from the baseline" in page_of(summary)
     summary = changed(summary, distillation=None)
     assert "not used" in page_of(summary)
 

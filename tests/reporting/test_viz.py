@@ -109,10 +109,22 @@ def test_every_data_set_has_a_preview(site: Path) -> None:
     nodes = _read(site / "api/main")["nodes"]
     shown = {node["name"]: _read(site / f"api/nodes/{node['id']}") for node in nodes if node["type"] != "parameters"}
     data = {node["name"] for node in nodes if node["type"] == "data"}
-    assert [name for name in data if not shown[name]["preview"]] == []
+    # What was not asked for has no file.
+    assert {name for name in data if not shown[name]["preview"]} == {"compressed_openvino", "compressed_onnx_raw"}
     assert {"checkpoint_store", "layer_statistics", "aat_report"} <= data
     assert shown["frontier_figure"]["preview_type"] == shown["trajectory_figure"]["preview_type"] == "PlotlyPreview"
+    layout = shown["frontier_figure"]["preview"]["layout"]
+    assert "height" not in layout  # it fits the pane, which is lower than the report's figure
+    assert "yaxis2" not in layout
     assert shown["finetune_adaptively"]["preview"]["kind"] == "mermaid"
+
+
+def test_sizes_and_rows_are_shown(site: Path) -> None:
+    nodes = {node["name"]: _read(site / f"api/nodes/{node['id']}") for node in _read(site / "api/main")["nodes"]}
+    assert nodes["train_data"]["stats"].keys() == {"rows", "columns", "file_size"}
+    assert nodes["trajectory"]["stats"]["rows"] > 0
+    for name in ("compressed_onnx", "compressed_model", "checkpoint_store", "frontier_figure", "aat_summary"):
+        assert nodes[name]["stats"]["file_size"] > 100, name
 
 
 def test_workflow_status_is_recorded(site: Path) -> None:

@@ -136,6 +136,11 @@ class CompositeController(ModelController):
         return [] if self.quantization else self.adaptive.weight_names
 
     @property
+    def rate_words(self) -> str | None:
+        """What the rate of the adaptive algorithm is the share of."""
+        return self.adaptive.rate_words
+
+    @property
     def rated_parameters(self) -> tuple[int, int] | None:
         """What the rate of the adaptive algorithm counts, and all parameters."""
         return self.adaptive.rated_parameters

@@ -249,6 +249,11 @@ class ModelController(ABC):
         return None
 
     @property
+    def rate_words(self) -> str | None:
+        """What the rate is the share of, such as `parameters removed`; None if it is not known."""
+        return None
+
+    @property
     @abstractmethod
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps per epoch, for rates that change within an epoch; None if unknown."""

@@ -132,9 +132,13 @@ class FigureDataset(_Utf8Dataset):
         self._write(text)
 
     def preview(self) -> PlotlyPreview:
-        """The figure, which Kedro-Viz draws."""
+        """The figure, which Kedro-Viz draws; the smaller one in `layout.meta.pane`, if it carries one."""
         text = self._shown_text()
-        return None if text is None else json.loads(text)
+        if text is None:
+            return None
+        figure = json.loads(text)
+        meta = figure.get("layout", {}).get("meta")
+        return meta["pane"] if isinstance(meta, dict) and "pane" in meta else figure
 
 
 def _html_table(match: re.Match[str]) -> str:

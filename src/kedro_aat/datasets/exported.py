@@ -50,7 +50,9 @@ class _FileDataset(LocalDataset[Any, Any]):
         Raises:
             StorageError: The file system refuses, or another process is writing the file.
         """
-        if isinstance(data, NotExported):
+        if isinstance(data, NotExported) and not data.is_asked:
+            self._group.replace({})
+        elif isinstance(data, NotExported):
             self._group.replace({self._reason: data.reason.encode()})
         else:
             self._group.replace(dict(zip(self._names, self._contents(data), strict=True)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -39,12 +39,21 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         files: Path and class of each image.
         size: Height and width in pixels to which each image is scaled.
         channels: 1 for grayscale, 3 for color.
+        classes: Names of the classes by number; empty if they are not known.
     """
 
-    def __init__(self, files: list[tuple[Path, int]], size: tuple[int, int], channels: int) -> None:
+    def __init__(
+        self, files: list[tuple[Path, int]], size: tuple[int, int], channels: int, classes: Sequence[str] = ()
+    ) -> None:
         self.files = files
         self.size = size
         self.mode = _MODES[channels]
+        self._class_names = tuple(classes)  # private: names do not change what identifies the data
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes by number, as torchvision's datasets have them."""
+        return self._class_names
 
     def __len__(self) -> int:
         return len(self.files)
@@ -122,7 +131,7 @@ class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
                 f"{self._path} contains no images: create one folder per class in it, with "
                 f"{', '.join(_SUFFIXES)} files."
             )
-        return ImageFolder(files, self._size, self._channels)
+        return ImageFolder(files, self._size, self._channels, classes)
 
     def preview(self) -> ImagePreview:
         """One image from each of the first classes, side by side in squares; for Kedro-Viz."""

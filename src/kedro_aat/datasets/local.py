@@ -34,6 +34,11 @@ class LocalDataset(ReportsDamage, RecordedArguments, AbstractDataset[_Saved, _Lo
         self._path = local_path(filepath)
         self.metadata = metadata
 
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+        return self._path
+
     def _exists(self) -> bool:
         return self._path.exists()
 

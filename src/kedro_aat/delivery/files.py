@@ -15,6 +15,7 @@ from torch import nn
 from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.compression.quantization.held import counted_parameters
+from kedro_aat.delivery.environment import processor_name
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.errors import ExportError, OutOfMemoryError, UserFunctionError
 from kedro_aat.export.measure import Latency, arrays_of, measure_latency
@@ -117,6 +118,7 @@ def measure(
     made_up = {size: arrays_of(synthetic_like(inputs, num_examples(inputs)), size) for size in settings.batch_sizes}
     return [
         Measurements(
+            processor=processor_name(),
             parameters=num_parameters(model),
             nonzero_parameters=sum(int(parameter.count_nonzero()) for parameter in counted_parameters(model)),
             macs=num_macs(model, inputs),

@@ -19,6 +19,7 @@ class Latencies(Result):
     """What running a model's files takes; None for what was not measured.
 
     Attributes:
+        processor: Name of the processor on which the rest was measured.
         oldest_onnxruntime: The oldest version of onnxruntime that loads the ONNX file, from its opset and IR version.
         openvino_bytes: Size of OpenVINO's files; None if there are none.
         latency_ms: Batch size -> median time of one run in onnxruntime, in milliseconds.
@@ -30,6 +31,7 @@ class Latencies(Result):
         openvino_latency_fastest_ms: Batch size -> the fastest turn in OpenVINO.
     """
 
+    processor: str | None = None
     oldest_onnxruntime: str | None = None
     openvino_bytes: int | None = None
     latency_ms: dict[BatchSize, float] | None = None

@@ -69,6 +69,7 @@ class BaselineEvaluation(Result):
         expected_certificate: The same in words; None in files of versions before 0.2.0.
         examples: Sizes of the splits.
         guards: The guards, worked out for the baseline.
+        class_names: Names of the classes by number, if the dataset has them.
     """
 
     metric: MetricInfo
@@ -78,6 +79,7 @@ class BaselineEvaluation(Result):
     expected_certificate: str | None = None
     examples: SplitSizes | None = None
     guards: list[GuardResult] = Field(default_factory=list)
+    class_names: tuple[str, ...] | None = None
 
     def budget_of(self, budget: BudgetResult | None = None) -> Budget:
         """The budget as the object that judges metrics.
@@ -101,12 +103,14 @@ class Rates(Result):
     Attributes:
         requested: In [0, 1); None if the model was not trained at a requested rate.
         achieved: In [0, 1], counted on the model.
+        share_of: What it is the share of, in words, such as `parameters removed`; None if unknown.
         counted_parameters: Number of parameters that the rate counts; None if it counts something else, or is unknown.
         all_parameters: Number of all parameters of the uncompressed model; None as above.
     """
 
     requested: float | None
     achieved: float
+    share_of: str | None = None
     counted_parameters: int | None = None
     all_parameters: int | None = None
 
@@ -318,6 +322,7 @@ class Summary(Result):
         environment: The machine.
         versions: Package -> version.
         guards: The guards, with the baseline's values and the delivered file's.
+        class_names: Names of the classes by number, if the validation data have them.
     """
 
     outcome: Outcome
@@ -347,6 +352,7 @@ class Summary(Result):
     environment: Environment
     versions: Mapping[str, str]
     guards: list[GuardSummary] = Field(default_factory=list)
+    class_names: tuple[str, ...] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,8 @@ class NotExported:
 
     Attributes:
         reason: Why nothing was exported, for the user.
+        is_asked: Whether the user asked for it; otherwise no file says why there is none.
     """
 
     reason: str
+    is_asked: bool = True

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from kedro_aat.errors import ExportError
+from kedro_aat.export.described import CardSettings, Preprocessing
 from kedro_aat.validated import Settings
 
 Objective = Literal["bytes", "gzip_bytes", "latency", "parameters", "macs", "rate"]
@@ -112,6 +113,9 @@ class ExportSettings(FileSettings):
             the fastest turn at the first of `batch_sizes`, `gzip_bytes` the size of the gzipped ONNX file, as a
             download or an update over the air takes it; only there do zeros take less.
         limits: Limits that the file must meet in addition to the budget.
+        card: What the model card says beside what the run knows.
+        preprocessing: How the file's inputs are prepared: for the model card and, on request, for a second ONNX file
+            that takes raw numbers. None says nothing of it.
         openvino: Whether the ONNX file is also converted to OpenVINO's files, which are then judged and measured
             like it; needs the extra `kedro-aat[openvino]`.
     """
@@ -127,6 +131,11 @@ class ExportSettings(FileSettings):
     objective: Objective = "bytes"
     limits: Limits = Limits()
     openvino: bool = False
+    card: CardSettings = CardSettings()
+    preprocessing: Preprocessing | None = None
+
+    # What these say changes no file that is judged and measured.
+    UNJUDGED: ClassVar = {"objective", "limits", "card", "preprocessing"}
 
     @field_validator("limits")
     @classmethod

@@ -18,6 +18,7 @@ Datasets = dict[str, AbstractDataset[Any, Any]]
 DELIVERED = (
     "compressed_model",
     "compressed_onnx",
+    "compressed_onnx_raw",
     "compressed_program",
     "compressed_openvino",
     "model_card",

@@ -27,6 +27,7 @@ from kedro_aat.delivery.results import (
 )
 from kedro_aat.nncf.costs import FileCosts
 from kedro_aat.reporting.layers import layer_table
+from kedro_aat.reporting.others import Choice, not_delivered
 from kedro_aat.reporting.report import render_report
 from kedro_aat.reporting.summary import summarize, trajectory
 from kedro_aat.training.records import FineTuned, epochs_used
@@ -139,10 +140,11 @@ def script_report(
         settings: The configuration, as JSON data.
     """
     rows = trajectory(result.history).assign(stage=1)
+    others = not_delivered(rows, summary, Choice(search="of a script"))
     figures: dict[str, go.Figure] = {}
     if find_spec("plotly") is not None:
         from kedro_aat.reporting.figures import costs_figure, frontier_figure, trajectory_figure
 
-        figures = {"frontier": frontier_figure(rows, summary), "trajectory": trajectory_figure(rows, summary)}
+        figures = {"frontier": frontier_figure(rows, summary, others), "trajectory": trajectory_figure(rows, summary)}
         figures |= {"costs": costs_figure(summary)} if summary.candidates else {}
-    return render_report(summary, rows, layer_table({1: controller}), figures, settings, "bytes")
+    return render_report(summary, rows, layer_table({1: controller}), figures, settings, others)

@@ -9,6 +9,7 @@ from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.files import files_of
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.openvino_file import OpenvinoModel
+from kedro_aat.export.preprocessing import verified_with_preprocessing
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel
 from kedro_aat.export.verify import verify_onnx, verify_openvino, verify_program
@@ -36,6 +37,9 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> N
         files = files_of(model, inputs, settings, search=search)
     with part("ONNX file, read back"):
         verify_onnx(files.onnx, model, inputs, tolerance=tolerance)
+    if (preprocessing := settings.preprocessing) is not None and preprocessing.in_file:
+        with part("ONNX file for raw numbers (export.preprocessing)"):
+            verified_with_preprocessing(files.onnx, preprocessing)
     runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx)}
     if files.openvino is not None:
         with part("OpenVINO files, read back"):

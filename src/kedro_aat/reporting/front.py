@@ -33,7 +33,8 @@ def print_front(
     """
     budget = evaluation.budget_of()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("rate", evaluation.metric.name, "drop", "standard error", "epoch"):
+    rate = "rate" if result.rate.share_of is None else f"rate, {result.rate.share_of}"
+    for column in (rate, evaluation.metric.name, "drop", "standard error", "epoch"):
         table.add_column(Text(column), justify="right")
     for row in front_records(trajectory, checkpoint_store.numbers_of(result.run)):
         error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"

@@ -2,43 +2,67 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
-import onnx
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from kedro_aat.delivery.results import Summary
 from kedro_aat.export import NotExported
 from kedro_aat.export.opset import oldest_onnxruntime, opset_of
+from kedro_aat.export.sample import dtype_of
+from kedro_aat.export.settings import ExportSettings
+from kedro_aat.reporting.card_code import example, plain, preprocessing_words
 from kedro_aat.reporting.numbers import comparison, guard_words, tolerated
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
-_SIZE = 64  # of an axis of any size, in the example: enough for most strides and kernels
+_MOST_CLASSES = 200  # that are listed
 
 
-def model_card(summary: Summary, onnx_model: ModelProto | NotExported, file_name: str) -> str:
+class About(NamedTuple):
+    """What the settings say about the file.
+
+    Attributes:
+        export: Settings of the export: meanings, class names, license, preprocessing.
+        loss: Import path of the loss, from which follows what the outputs are; None if unknown.
+        raw_file: Name of the file for raw numbers; None if there is none.
+    """
+
+    export: ExportSettings = ExportSettings()
+    loss: str | None = None
+    raw_file: str | None = None
+
+
+def model_card(
+    summary: Summary, onnx_model: ModelProto | NotExported, file_name: str, about: About | None = None
+) -> str:
     """The card, in Markdown.
 
     Args:
         summary: Summary of the run.
         onnx_model: The delivered file, or why there is none.
         file_name: Name of the file, for the example.
+        about: What the settings say about the file; by default nothing.
     """
+    about = about or About()
     if isinstance(onnx_model, NotExported):
-        return f"# No model was delivered\n\n{_plain(onnx_model.reason)} {_plain(summary.advice)}\n"
+        return f"# No model was delivered\n\n{plain(onnx_model.reason)} {plain(summary.advice)}\n"
     parts = [
         f"# {file_name}",
         f"An ONNX model, compressed by kedro-aat ({_how(summary)}) so that it stays within a stated accuracy budget.",
+        "## File",
+        _file(onnx_model, file_name, about),
         "## Inputs and outputs",
-        _signature(onnx_model),
+        _signature(onnx_model, summary, about),
+        "## Preprocessing",
+        preprocessing_words(about.export.preprocessing, file_name, about.raw_file),
         "## How to run it",
-        _example(onnx_model, file_name),
+        example(onnx_model, file_name),
         "## Purpose",
         _intent(summary),
         "## Evidence",
-        _plain(f"Outcome: {summary.outcome.replace('_', ' ')}. {summary.certificate.words}"),
+        plain(f"Outcome: {summary.outcome.replace('_', ' ')}. {summary.certificate.words}"),
         _table(summary),
         "## Limitations",
         _limitations(summary),
@@ -55,49 +79,72 @@ def _how(summary: Summary) -> str:
     return ", then ".join(" and ".join(algorithms).replace("_", " ") for algorithms in stages)
 
 
-def _signature(model: ModelProto) -> str:
-    rows = [f"| input | `{_cell(each.name)}` | {_shape(each)} | {_type(each)} |" for each in model.graph.input]
-    rows += [f"| output | `{_cell(each.name)}` | {_shape(each)} | {_type(each)} |" for each in model.graph.output]
-    head = "| | name | shape | type |\n| --- | --- | --- | --- |\n"
-    words = "Prepare inputs as the training data was prepared. A name in a shape stands for any number."
-    return head + "\n".join(rows) + f"\n\n{words} {_runtime(model)}"
-
-
-def _runtime(model: ModelProto) -> str:
+def _file(model: ModelProto, name: str, about: About) -> str:
+    content = model.SerializeToString()
     oldest = oldest_onnxruntime(model)
-    loads = f"onnxruntime {oldest} and later load it" if oldest else "no released onnxruntime is known to load it"
-    return f"The file has opset {opset_of(model)} and IR version {model.ir_version}: {loads}."
+    rows = [
+        ("name", f"`{name}`, {len(content):,} bytes"),
+        ("SHA-256", f"`{hashlib.sha256(content).hexdigest()}`"),
+        ("format", f"ONNX, opset {opset_of(model)}, IR version {model.ir_version}"),
+        ("runtime", f"onnxruntime {oldest} and later" if oldest else "no released onnxruntime is known to load it"),
+        ("license", _cell(about.export.card.license or "not stated (export.card.license)")),
+    ]
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows)])
 
 
-def _example(model: ModelProto, file_name: str) -> str:
-    given = list(model.graph.input)
-    if len(given) == len(model.graph.output) == 1:
-        made = f"inputs = {_zeros(given[0])}\n(outputs,) = session.run(None, {{{json.dumps(given[0].name)}: inputs}})"
-    else:
-        parts = "".join(f"    {json.dumps(each.name)}: {_zeros(each)},\n" for each in given)
-        names = "[output.name for output in session.get_outputs()]"
-        made = f"inputs = {{\n{parts}}}\noutputs = dict(zip({names}, session.run(None, inputs)))"
-    return f"""```python
-import numpy as np
-import onnxruntime
+def _signature(model: ModelProto, summary: Summary, about: About) -> str:
+    names = about.export.card.class_names or summary.class_names
+    graph = model.graph
+    rows = []
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for each in values:
+            said = about.export.card.meanings.get(each.name)
+            meaning = said or (_scores(each, about.loss) if kind == "output" and len(graph.output) == 1 else "")
+            rows.append(f"| {kind} | `{_cell(each.name)}` | {_shape(each)} | {_type(each)} | {_cell(meaning)} |")
+    head = "| | name | shape | type | meaning |\n| --- | --- | --- | --- | --- |\n"
+    parts = [head + "\n".join(rows), _axes(model)]
+    if names:
+        parts.append(_classes(names, model))
+    return "\n\n".join(parts)
 
-session = onnxruntime.InferenceSession("{file_name}")
-{made}
-```"""
+
+def _axes(model: ModelProto) -> str:
+    """What the axes of any size are."""
+    values = (*model.graph.input, *model.graph.output)
+    axes = dict.fromkeys(size.dim_param for each in values for size in each.type.tensor_type.shape.dim)
+    known = {"batch": "one row for each example", "height": "of the image", "width": "of the image"}
+    known |= {"length": "of the sequence"}
+    words = [f"`{_cell(name)}`" + (f" ({known[name]})" if name in known else "") for name in axes if name]
+    return f"A name in a shape stands for any number: {', '.join(words)}." if words else "All sizes are fixed."
 
 
-def _zeros(value: ValueInfoProto) -> str:
-    """Code that makes an example; an axis of any size gets a number that most models take."""
-    dims = value.type.tensor_type.shape.dim
-    sizes = [size.dim_value or (1 if index == 0 else _SIZE) for index, size in enumerate(dims)]
-    return f'np.zeros({tuple(sizes)}, dtype="{_type(value)}")'
+def _scores(output: ValueInfoProto, loss: str | None) -> str:
+    """What the loss says that the only output is; empty if it says nothing."""
+    kind = (loss or "").rpartition(".")[2]
+    num_axes = len(output.type.tensor_type.shape.dim)
+    if kind == "CrossEntropyLoss" and num_axes > 1:
+        return "logits, one per class along axis 1; their softmax gives probabilities"
+    if kind == "NLLLoss" and num_axes > 1:
+        return "logarithms of probabilities, one per class along axis 1"
+    if kind == "BCEWithLogitsLoss":
+        return "logits; the sigmoid of each gives a probability"
+    return {"BCELoss": "probabilities", "MSELoss": "values", "L1Loss": "values"}.get(kind, "")
+
+
+def _classes(names: Sequence[str], model: ModelProto) -> str:
+    listed = ", ".join(f"{number} {plain(name)}" for number, name in enumerate(names[:_MOST_CLASSES]))
+    more = f" and {len(names) - _MOST_CLASSES:,} more" if len(names) > _MOST_CLASSES else ""
+    sizes = {size.dim_value for each in model.graph.output for size in each.type.tensor_type.shape.dim[1:]}
+    fits = len(names) in sizes or 0 in sizes or (len(names) == 2 and sizes <= {1})
+    warning = "" if fits else f" No output has {len(names)} numbers, so these may be the classes of other data."
+    return f"Classes: {listed}{more}.{warning}"
 
 
 def _intent(summary: Summary) -> str:
     metric, budget = summary.metric, summary.budget
     direction = "higher" if metric.higher_is_better else "lower"
     return (
-        f"The model replaces its baseline. It may lose at most {budget.drop:.4g} of {_plain(metric.name)} ({direction} "
+        f"The model replaces its baseline. It may lose at most {budget.drop:.4g} of {plain(metric.name)} ({direction} "
         f"is better): {tolerated(summary)} on the validation split."
         + (" Every guard in the table below was kept, too." if summary.guards else "")
     )
@@ -119,9 +166,10 @@ def _limitations(summary: Summary) -> str:
     if not summary.certificate.is_certified:
         points.append("The drop is not certified; see the evidence.")
     versions = summary.versions
+    processor = summary.baseline.processor or summary.environment.processor
     runtimes = " and ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "openvino") if name in versions)
     points.append(
-        f"Latencies were measured with {runtimes} on one machine ({_plain(summary.environment.processor)}); on "
+        f"Latencies were measured with {runtimes} on one machine ({plain(processor)}); on "
         "another machine, expect similar ratios but other milliseconds."
     )
     return "\n".join(f"- {point}" for point in points)
@@ -129,7 +177,7 @@ def _limitations(summary: Summary) -> str:
 
 def _origin(summary: Summary) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in summary.versions.items())
-    return f"Run `{summary.run}`, seed {summary.seed}. {_plain(versions)}. Full report: `{summary.report}`."
+    return f"Run `{summary.run}`, seed {summary.seed}. {plain(versions)}. Full report: `{summary.report}`."
 
 
 def _shape(value: ValueInfoProto) -> str:
@@ -138,13 +186,8 @@ def _shape(value: ValueInfoProto) -> str:
 
 
 def _type(value: ValueInfoProto) -> str:
-    return str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    return str(dtype_of(value))
 
 
 def _cell(text: str) -> str:
-    return _plain(text).replace("|", "\\|")
-
-
-def _plain(text: str) -> str:
-    """Escapes names chosen by users, so that they are not read as HTML or as a link."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("[", "\\[")
+    return plain(text).replace("|", "\\|")

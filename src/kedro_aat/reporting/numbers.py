@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kedro_aat.delivery.measurements import CandidateResult, Measurements
+from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.delivery.results import CompressedSummary, Rates, Summary
-from kedro_aat.export.settings import Objective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,9 +57,19 @@ def comparison(summary: Summary) -> list[Row]:
         if compressed.test_standard_error is not None:
             rows.append(("  standard error", "", "", f"{compressed.test_standard_error:.4f}"))
     rows += guard_rows(summary)
-    rows.append(("compression rate", "", f"{compressed.rate.achieved:.4f}", _counted(compressed.rate)))
+    rows.append((_rate_label(compressed.rate), "", f"{compressed.rate.achieved:.4f}", _counted(compressed.rate)))
     epochs = ("epochs", "", f"{summary.epochs.used} of {summary.epochs.allowed}", "")
     return [*rows, *cost_rows(baseline, compressed), epochs]
+
+
+def _rate_label(rate: Rates) -> str:
+    return "compression rate" if rate.share_of is None else f"compression rate, {rate.share_of}"
+
+
+def rate_title(summary: Summary, number: int) -> str:
+    """Title of a column with the rates of a stage, as in `rate, parameters removed`."""
+    share_of = summary.numbered_stages[number].rate.share_of
+    return "rate" if share_of is None else f"rate, {share_of}"
 
 
 def _counted(rate: Rates) -> str:
@@ -141,42 +150,6 @@ def stage_name(summary: Summary, number: int) -> str:
     """A stage as a title: `Stage 2: quantization`, without the number if there is only one."""
     words = " and ".join(summary.numbered_stages[number].algorithms).replace("_", " ")
     return f"Stage {number}: {words}" if len(summary.stages) > 1 else words.capitalize()
-
-
-def reasons_not_delivered(summary: Summary, objective: Objective) -> dict[str, str]:
-    """Why each other candidate is not delivered, by name.
-
-    Args:
-        summary: Summary of the run.
-        objective: Objective that chose the delivered file.
-    """
-    reasons = dict(summary.rejected)
-    delivered = summary.delivered_candidate
-    for candidate in summary.candidates:
-        if delivered is not None and candidate.id != delivered.id and candidate.name not in reasons:
-            words, chosen, other = _by_objective(objective, delivered, candidate)
-            reasons[candidate.name] = f"The objective is {words}: {other}, but the delivered file has {chosen}."
-    return reasons
-
-
-def _by_objective(objective: Objective, chosen: CandidateResult, other: CandidateResult) -> tuple[str, str, str]:
-    """The objective in words, and both candidates' values."""
-    match objective:
-        case "rate":
-            return "the highest rate", f"{chosen.rate:.4f}", f"{other.rate:.4f}"
-        case "latency":
-            assert chosen.latency_fastest_ms is not None
-            size = next(iter(chosen.latency_fastest_ms))
-            latencies = [(candidate.latency_fastest_ms or {})[size] for candidate in (chosen, other)]
-            return f"the lowest latency at batch {size}", f"{latencies[0]:.3f} ms", f"{latencies[1]:.3f} ms"
-        case "bytes":
-            return "the fewest bytes", f"{chosen.onnx_bytes:,}", f"{other.onnx_bytes:,}"
-        case "gzip_bytes":
-            return "the fewest bytes when gzipped", f"{chosen.onnx_gzip_bytes:,}", f"{other.onnx_gzip_bytes:,}"
-        case "parameters":
-            return "the fewest parameters", f"{chosen.parameters:,}", f"{other.parameters:,}"
-        case "macs":
-            return "the fewest MACs", f"{chosen.macs:,}", f"{other.macs:,}"
 
 
 def _ratio(label: str, before: float | None, after: float | None, form: str) -> Row | None:

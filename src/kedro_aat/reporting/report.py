@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
@@ -12,18 +12,19 @@ import yaml
 from markupsafe import Markup
 
 from kedro_aat.budget import Outcome
+from kedro_aat.delivery.measurements import CandidateResult
 from kedro_aat.delivery.results import Summary
-from kedro_aat.export.settings import Objective
 from kedro_aat.reporting.numbers import (
     Row,
     comparison,
     cost_rows,
     guard_words,
-    reasons_not_delivered,
+    rate_title,
     smallest_margins,
     stage_name,
     tolerated,
 )
+from kedro_aat.reporting.others import NotDelivered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -36,6 +37,12 @@ _HEADLINES = {
 
 _BREAKS_LIMITS = "No model within the accuracy budget keeps the limits"
 
+# What the rate of a layer is the share of, by algorithm.
+_LAYER_RATES = {
+    "filter_pruning": "The rate of a layer is the share of its own parameters that are removed.",
+    "magnitude_sparsity": "The rate of a layer is the share of its weights that are zero.",
+    "quantization": "The rate of a layer is 1 if its weights are int8.",
+}
 # Titles of the columns of the layer table; counts that shrank are shown as before and after.
 _LAYER_COLUMNS = {
     "layer": "layer",
@@ -60,7 +67,7 @@ def render_report(
     layers: pd.DataFrame,
     figures: Mapping[str, go.Figure],
     settings: Mapping[str, object],
-    objective: Objective,
+    others: Sequence[NotDelivered],
 ) -> str:
     """Renders the report as one HTML page that needs no network.
 
@@ -70,7 +77,7 @@ def render_report(
         layers: Layer table of the run.
         figures: Name -> figure; empty without Plotly, and then the page has tables alone.
         settings: Settings of the run, as JSON data.
-        objective: Objective that chose the delivered file.
+        others: The models that are not delivered, and why.
     """
     tone, headline = _HEADLINES[summary.outcome]
     if summary.breaks_limits:
@@ -90,7 +97,9 @@ def render_report(
         tolerated=tolerated(summary),
         rows=comparison(summary),
         guards=guard_words(summary),
-        candidates=_candidates(summary, objective),
+        others=_others(others),
+        costs=_costs_of_others(summary),
+        processor=summary.baseline.processor or summary.environment.processor,
         tried=_tried(trajectory, summary),
         layers=_layers(layers, summary),
         has_zeros=any("magnitude_sparsity" in stage.algorithms for stage in summary.stages),
@@ -138,35 +147,56 @@ def _tiles(summary: Summary) -> list[Tile]:
     return [smaller, *latencies, accuracy]
 
 
-class ShownCandidate(NamedTuple):
-    """A model that was exported, or whose files were rejected: its costs, and why it is not delivered."""
-
-    name: str
-    is_delivered: bool
-    reason: str
-    validation: str
-    rows: list[Row]
+_MOST_OTHERS = 20  # rows of the table of models that are not delivered
 
 
-def _candidates(summary: Summary, objective: Objective) -> list[ShownCandidate]:
-    reasons = reasons_not_delivered(summary, objective)
-    shown = [
-        ShownCandidate(
-            name=candidate.name,
-            is_delivered=candidate.id == summary.delivered_id,
-            reason=reasons.pop(candidate.name, ""),
-            validation=f"{candidate.validation:.4f}",
-            rows=cost_rows(summary.baseline, candidate),
-        )
-        for candidate in summary.candidates
-    ]
-    return shown + [ShownCandidate(name, False, reason, "", []) for name, reason in reasons.items()]
+def _others(others: Sequence[NotDelivered]) -> list[tuple[str, ...]]:
+    rows = [(model.name, _four(model.rate), _four(model.metric), model.why) for model in others[:_MOST_OTHERS]]
+    num_more = len(others) - len(rows)
+    return [*rows, *([(f"{num_more} more", "", "", "The figure shows them, with the reasons.")] if num_more else [])]
+
+
+def _four(number: float | None) -> str:
+    return "" if number is None else f"{number:.4f}"
+
+
+class CostTable(NamedTuple):
+    """What the candidates that are not delivered cost, beside each other."""
+
+    columns: list[tuple[str, bool]]  # title, whether numeric
+    rows: list[list[str]]
+
+
+def _costs_of_others(summary: Summary) -> CostTable | None:
+    """None without other candidates; the delivered one stands beside the baseline in the first table."""
+    others = [candidate for candidate in summary.candidates if candidate.id != summary.delivered_id]
+    if not others:
+        return None
+    columns = [("", False), *((candidate.name.replace("_", " "), True) for candidate in others)]
+    tables = [{row[0]: row for row in _main_costs(summary, each)} for each in others]
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    rows = [[key, *(_with_change(table.get(key)) for table in tables)] for key in keys]
+    return CostTable(columns, rows)
+
+
+def _main_costs(summary: Summary, candidate: CandidateResult) -> list[Row]:
+    """Without medians and quartiles, which the summary has."""
+    rows = cost_rows(summary.baseline, candidate)
+    return [row for row in rows if row[0] not in ("  median", "  half of the turns")]
+
+
+def _with_change(row: Row | None) -> str:
+    if row is None:
+        return ""
+    _, _, value, change = row
+    return f"{value} ({change})" if change else value
 
 
 class TriedRates(NamedTuple):
     """The rates that one stage tried, by falling rate, and the best epoch of each."""
 
     title: str
+    rate: str  # title of the column of rates
     rows: list[tuple[str, ...]]
 
 
@@ -181,7 +211,8 @@ def _tried(trajectory: pd.DataFrame, summary: Summary) -> list[TriedRates]:
             (f"{row.Index:.4f}", str(row.epochs), *_judged(row))
             for row in best.sort_index(ascending=False).itertuples()
         ]
-        tables.append(TriedRates(stage_name(summary, int(str(stage))), cells))
+        number = int(str(stage))
+        tables.append(TriedRates(stage_name(summary, number), rate_title(summary, number), cells))
     return tables
 
 
@@ -193,6 +224,7 @@ class ShownLayers(NamedTuple):
     """The layers of the delivered model after one algorithm."""
 
     title: str
+    rates: str  # what the rates are the shares of
     is_filters: bool
     columns: list[tuple[str, bool]]  # title, whether numeric
     rows: list[list[str]]
@@ -214,6 +246,7 @@ def _layers(layers: pd.DataFrame, summary: Summary) -> list[ShownLayers]:
         tables.append(
             ShownLayers(
                 title=str(algorithm).replace("_", " ").capitalize(),
+                rates=_LAYER_RATES.get(str(algorithm), ""),
                 is_filters=algorithm == "filter_pruning",
                 columns=[(_LAYER_COLUMNS[name], name not in ("layer", "shape_before", "shape")) for name in columns],
                 rows=[[_cell(name, row[name]) for name in columns] for _, row in compressed.iterrows()],

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from kedro_aat.budget import Outcome
 from kedro_aat.delivery.certificate_result import CertificateFields, CertificateResult
-from kedro_aat.delivery.environment import DistillationSummary, Environment
+from kedro_aat.delivery.environment import DistillationSummary, Environment, processor_name
 from kedro_aat.delivery.guard_results import summarized
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.delivery.results import (
@@ -163,6 +163,7 @@ def summarize(
         environment=Environment(
             python=platform.python_version(),
             processor=platform.machine(),
+            processor_name=processor_name(),
             threads=torch.get_num_threads(),
             device=search.device,
         ),
@@ -172,6 +173,7 @@ def summarize(
             delivered.guards if delivered else None,
             certificate.guards,
         ),
+        class_names=evaluation.class_names,
     )
 
 

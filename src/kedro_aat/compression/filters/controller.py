@@ -265,6 +265,11 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         # The masks may be loaded after this; until then, masks of ones do no harm.
         self._masks.is_active = self._requested_rate > 0
 
+    @property
+    def rate_words(self) -> str:
+        """What the rate is the share of."""
+        return f"{'MACs' if self.settings.rate_of == 'macs' else self.settings.rate_of} removed"
+
     def cut_plan(self) -> list[Cut | AttributeChange]:
         """The cuts that `strip` makes; `cutting.apply_cut_plan` makes the same cuts in a newly built model."""
         return plan_cuts(self.groups, self._kept_units(), self._sizes)

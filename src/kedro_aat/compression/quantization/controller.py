@@ -148,6 +148,11 @@ class QuantizationController(ScheduledController[Quantization]):
         return [relative_energy(round_weight(weight, self._highest, axis) - weight, weight) for weight, axis in weights]
 
     @property
+    def rate_words(self) -> str:
+        """What the rate is the share of."""
+        return "weights in int8"
+
+    @property
     def achieved_rate(self) -> float:
         """Weights in int8 over all weights of the model, in [0, 1]; biases and normalizations have none."""
         sizes = self._sizes()

@@ -124,6 +124,11 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         return self._matrices.num_weights, self._matrices.num_parameters
 
     @property
+    def rate_words(self) -> str:
+        """What the rate is the share of."""
+        return "weights that are zero"
+
+    @property
     def weight_names(self) -> list[str]:
         """Names of the compressed parameters, as in `model.named_parameters()`."""
         return [weight.name for weight in self._masks.weights]
@@ -156,7 +161,7 @@ def _maximal_rate(model: nn.Module, pattern: Pattern, weights: Sequence[Prunable
     num_fitting = sum(weight.parameter.numel() for weight in weights if pattern.fits(weight))
     if not num_fitting:
         raise ModelError(
-            f"{type(model).__name__} has no layer that can have the pattern {pattern}: none of the layers that the "
-            f"scopes select has an input dimension divisible by {pattern.size}."
+            f"{type(model).__name__} has no layer that can have the pattern {pattern}: none of the {len(weights)} "
+            f"weights to prune has an input dimension divisible by {pattern.size}."
         )
     return pattern.rate * num_fitting / sum(weight.parameter.numel() for weight in weights)

@@ -89,6 +89,7 @@ def evaluate_baseline(
     from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
     from kedro_aat.training.checks.baseline import BaselineCheck
     from kedro_aat.training.checks.dependence import dependence_warning
+    from kedro_aat.training.class_names import class_names_of
     from kedro_aat.training.data import data_fingerprint, example_count
     from kedro_aat.training.default import DefaultTraining
     from kedro_aat.training.random_state import seed_everything
@@ -156,5 +157,6 @@ def evaluate_baseline(
         expected_certificate=expected.words,
         examples=sizes,
         guards=[GuardResult.model_validate(guard) for guard in budget.also],
+        class_names=class_names_of(validation_data),
     )
     return result, pd.DataFrame(scores, dtype="float64")

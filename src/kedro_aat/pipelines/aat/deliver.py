@@ -105,7 +105,7 @@ def export_model(
         **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, settings.budget.also),
         # The objective and the limits choose among results that do not depend on them.
-        export=settings.export.model_dump(mode="json", exclude={"objective", "limits"}),
+        export=settings.export.model_dump(mode="json", exclude=settings.export.UNJUDGED),
     )
     failed: dict[str, str] = {}
     exported, result = deliver(
@@ -123,10 +123,11 @@ def export_model(
         failed,
     )
     finished.remove_others()
+    unasked = NotExported("Set export.openvino to true to get OpenVINO's files.", is_asked=False)
     if exported is None:
         nothing = NotExported(result.reason)
-        return nothing, nothing, nothing, nothing, result
-    openvino = exported.files.openvino or NotExported("Set export.openvino to true to get OpenVINO's files.")
+        return nothing, nothing, nothing, nothing if settings.export.openvino else unasked, result
+    openvino = exported.files.openvino or unasked
     return exported.candidate.model, exported.files.onnx, exported.program, openvino, result
 
 
@@ -179,3 +180,32 @@ def certify_model(
         verdict = Verdict(words=f"Not certified: {type(error).__name__}: {error}. {again}")
     logger.info("%s", verdict.words, extra={"markup": False})
     return verdict.result
+
+
+def add_preprocessing(compressed_onnx: ModelProto | NotExported, settings: AatSettings) -> ModelProto | NotExported:
+    """The delivered ONNX file with the preprocessing in front of it, if `export.preprocessing.in_file` asks for it.
+
+    Args:
+        compressed_onnx: The delivered ONNX file, or why there is none.
+        settings: Settings of the pipeline.
+
+    Returns:
+        The file; why there is none if it was not asked for, or if it failed: the delivered file does not depend on it.
+    """
+    from kedro_aat.errors import ends_run
+    from kedro_aat.export import NotExported
+    from kedro_aat.export.preprocessing import verified_with_preprocessing
+
+    preprocessing = settings.export.preprocessing
+    if preprocessing is None or not preprocessing.in_file:
+        return NotExported("Set export.preprocessing.in_file to true to get a file for raw numbers.", is_asked=False)
+    if isinstance(compressed_onnx, NotExported):
+        return compressed_onnx
+    try:
+        return verified_with_preprocessing(compressed_onnx, preprocessing)
+    except Exception as error:
+        if ends_run(error):
+            raise
+        reason = f"No file for raw numbers: {error}"
+        logger.warning("%s", reason, extra={"markup": False})
+        return NotExported(reason)

@@ -14,6 +14,7 @@ finetune_adaptively = JsonNode(search.finetune_adaptively)
 finetune_later_stage = JsonNode(search.finetune_later_stage)
 finetune_second_stage = finetune_later_stage  # its name in version 0.1.0
 export_model = JsonNode(deliver.export_model)
+add_preprocessing = JsonNode(deliver.add_preprocessing)
 certify_model = JsonNode(deliver.certify_model)
 summarize_run = JsonNode(reporting.summarize_run)
 describe_layers = JsonNode(reporting.describe_layers)

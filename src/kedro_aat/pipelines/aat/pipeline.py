@@ -11,6 +11,7 @@ from kedro.utils import KedroExperimentalWarning
 
 from kedro_aat.pipelines.aat.diagram import loop_diagram
 from kedro_aat.pipelines.aat.nodes import (
+    add_preprocessing,
     build_controller,
     certify_model,
     collect_metrics,
@@ -110,6 +111,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "export_report",
                 ],
             ),
+            _node(add_preprocessing, ["compressed_onnx", "params:aat"], "compressed_onnx_raw"),
             _node(
                 certify_model,
                 # This node alone reads the test split, after the delivered file is chosen.

@@ -32,7 +32,9 @@ else:
 
 logger = logging.getLogger(__name__)
 
-ONNX_FILE = "compressed_model.onnx"  # name of the file beside the model card, for the card's example
+# Names of the files beside the model card.
+ONNX_FILE = "compressed_model.onnx"
+RAW_FILE = "compressed_model_raw.onnx"
 
 
 def summarize_run(
@@ -205,11 +207,14 @@ def report_run(
         The report as one HTML page, the model card in Markdown, and the figures of Pareto front and trajectory.
     """
     from kedro_aat.export import NotExported
-    from kedro_aat.reporting.model_card import model_card
+    from kedro_aat.reporting.model_card import About, model_card
 
     card = ""
     try:
-        card = model_card(summary, compressed_onnx, ONNX_FILE)
+        preprocessing, loss = settings.export.preprocessing, settings.training.loss
+        is_raw = preprocessing is not None and preprocessing.in_file
+        about = About(settings.export, loss.class_path, RAW_FILE if is_raw else None)
+        card = model_card(summary, compressed_onnx, ONNX_FILE, about)
         return _page_and_figures(summary, trajectory, layers, settings, card)
     except Exception as error:  # what was delivered, and the summary, are there nevertheless
         what = "report" if card else "model card"
@@ -225,22 +230,28 @@ def _page_and_figures(
     from importlib.util import find_spec
 
     from kedro_aat.export import NotExported
+    from kedro_aat.reporting.others import Choice, not_delivered
     from kedro_aat.reporting.report import render_report
 
     written = settings.model_dump(mode="json", by_alias=True)
-    objective = settings.export.objective
+    choice = Choice(settings.export.objective, settings.minimal_rate, settings.search.kind)
+    others = not_delivered(trajectory, summary, choice)
     if find_spec("plotly") is None:
         # Without brackets, which Kedro's log handler would remove as markup.
         missing = "Plotly is not installed; `pip install plotly` adds them."
         logger.warning("The report has no figures: %s", missing)
-        page = render_report(summary, trajectory, layers, {}, written, objective)
+        page = render_report(summary, trajectory, layers, {}, written, others)
         return page, card, NotExported(missing), NotExported(missing)
-    from kedro_aat.reporting.figures import costs_figure, frontier_figure, trajectory_figure
+    from kedro_aat.reporting.figures import costs_figure, for_pane, frontier_figure, trajectory_figure
 
     figures = {
-        "frontier": frontier_figure(trajectory, summary),
+        "frontier": frontier_figure(trajectory, summary, others),
         "trajectory": trajectory_figure(trajectory, summary),
     }
     shown = figures | ({"costs": costs_figure(summary)} if summary.candidates else {})
-    page = render_report(summary, trajectory, layers, shown, written, objective)
-    return page, card, figures["frontier"], figures["trajectory"]
+    page = render_report(summary, trajectory, layers, shown, written, others)
+    # The pane is low: the panel of the first stage, and the two that say most.
+    first = trajectory[trajectory["stage"] == trajectory["stage"].min()]
+    frontier = for_pane(figures["frontier"], frontier_figure(first, summary, others))
+    small = trajectory_figure(trajectory, summary, ("rate", "metric"))
+    return page, card, frontier, for_pane(figures["trajectory"], small)

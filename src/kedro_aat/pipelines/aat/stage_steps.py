@@ -83,6 +83,7 @@ def search_result_of(
         rate=Rates(
             requested=best.requested_rate if best else 0.0,
             achieved=fine_tuned.achieved_rate,
+            share_of=controller.rate_words,
             counted_parameters=counted,
             all_parameters=everything,
         ),
