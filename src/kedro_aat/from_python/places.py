@@ -19,6 +19,7 @@ DELIVERED = (
     "compressed_model",
     "compressed_onnx",
     "compressed_onnx_raw",
+    "compressed_onnx_raw",
     "compressed_program",
     "compressed_openvino",
     "model_card",
