@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kedro_aat.compression.filters.attention import without_nested_tensors
 from kedro_aat.compression.filters.channel_masks import is_normalized, kept_channels, mask_of, masked_axes
 from kedro_aat.compression.filters.cutting import apply_cut_plan
 from kedro_aat.compression.filters.groups import (
@@ -202,7 +203,7 @@ def outputs_of(model: nn.Module, inputs: ModelInputs) -> list[Tensor]:
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # some models draw random numbers in evaluation mode too
         found = list(tensors_in(call_model(model, inputs)))
-    return [part if part.dtype == torch.float64 else part.float() for part in found]
+    return [part if part.dtype == torch.float64 or part.is_complex() else part.float() for part in found]
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _make_probe(model: nn.Module, example_input: ModelInputs, number: int) -> _P
                     tensor.mul_(_repeated(noise.roll(shift + 1).sign(), tensor))
                 tensor.add_(drawn, alpha=float(0.02 + 0.1 * tensor.float().std(correction=0)))
     for dtype in (torch.float64, torch.float32):
-        twin = twin.to(dtype)
+        _set_precision(twin, dtype)
         inputs = placed_like(example_input, twin)
         try:
             outputs_of(twin, inputs)
@@ -247,6 +248,17 @@ def _make_probe(model: nn.Module, example_input: ModelInputs, number: int) -> _P
     return _Probe(twin, inputs, number)
 
 
+def _set_precision(model: nn.Module, dtype: torch.dtype) -> None:
+    """Converts a model in place; complex numbers stay complex, which `Module.to` would make real."""
+
+    def converted(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(dtype.to_complex())
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    model._apply(converted)
+
+
 def _repeated(numbers: Tensor, like: Tensor) -> Tensor:
     """Some random numbers over and over, in the shape of a tensor; much faster than new ones."""
     times = -(-like.numel() // len(numbers))
@@ -258,6 +270,7 @@ def _compare(probe: _Probe, groups: Sequence[ChannelGroup], couplings: Couplings
     kept = [_some_units(group.num_units, number, is_first=probe.seed == 0) for number, group in enumerate(groups)]
     masked = _light_copy(probe.model)
     _mask_units(masked, groups, kept, couplings)
+    without_nested_tensors(masked)
     expected = outputs_of(masked, probe.inputs)
     try:
         cut = apply_cut_plan(_light_copy(probe.model), plan_cuts(groups, kept, couplings.sizes))
