@@ -216,6 +216,6 @@ def _remove_stack_traces(program: ExportedProgram) -> None:
 def _cannot_be_exported(model: nn.Module, reason: str) -> ExportError:
     return ExportError(
         f"{type(model).__name__} cannot be exported for any batch size. The first dimension of its inputs must be the "
-        "batch; its forward must neither convert the batch size to a Python number nor branch on the values of "
-        f"tensors. {reason}"
+        "batch; its forward must neither convert the batch size to a Python number, as `len(x)` does (write "
+        f"`x.shape[0]`), nor branch on the values of tensors. {reason}"
     )

@@ -72,7 +72,7 @@ class _Confirmation:
     def __init__(self, model: nn.Module, example_input: ModelInputs, couplings: Couplings) -> None:
         self._model, self._couplings = model, couplings
         self._probes = [_make_probe(model, example_input, number) for number in range(_NUM_PROBES)]
-        self._choices: dict[tuple[tuple[type, str], ...], tuple[bool, ...]] = {}
+        self._choices: dict[tuple[bool, tuple[tuple[type, str], ...]], tuple[bool, ...]] = {}
         self._failed: list[tuple[ChannelGroup, str]] = []  # with the reason of each
         self.reasons: dict[str, str] = {}
 
@@ -82,7 +82,7 @@ class _Confirmation:
             return tested, {}
         tested = [self._with_attributes(group) for group in groups]
         confirmed = self._passing(tested)
-        rescued = [*self._joined(), *self._without_pieces()]
+        rescued = [*self._joined(), *self._with_enclosed(), *self._without_pieces()]
         confirmed += rescued
         while (confirmed != tested or rescued) and confirmed and (reason := self._find_reason(confirmed)):
             # Each half passes, but not all together: drop the smallest groups until they do.
@@ -109,12 +109,15 @@ class _Confirmation:
         found = attributes_by_length(self._model, group, self._couplings.dependencies.lengths)
         return replace(group, attributes=tuple(itertools.compress(found, next(_choices(found)))))
 
-    def _with_attributes(self, group: ChannelGroup) -> ChannelGroup:
-        """The group with those attributes that must follow it; tried once for modules of the same classes."""
+    def _with_attributes(self, group: ChannelGroup, *, is_joined: bool = False) -> ChannelGroup:
+        """The group with those attributes that must follow it; tried once for modules of the same classes.
+
+        Groups that are joined are tried again: alone, none of them may have passed with any attribute.
+        """
         found = attributes_by_length(self._model, group, self._couplings.dependencies.lengths)
         if not found:
             return group
-        key = tuple((type(self._model.get_submodule(each.layer)), each.name) for each in found)
+        key = is_joined, tuple((type(self._model.get_submodule(each.layer)), each.name) for each in found)
         if key not in self._choices:
             self._choices[key] = self._choose(group, found)
         return replace(group, attributes=tuple(itertools.compress(found, self._choices[key])))
@@ -139,10 +142,30 @@ class _Confirmation:
             for members in sets:
                 if len(members) < 2 or not all(any(group is failed for failed, _ in self._failed) for group in members):
                     continue
-                whole = self._with_attributes(functools.reduce(ChannelGroup.joined, members))
+                whole = self._with_attributes(functools.reduce(ChannelGroup.joined, members), is_joined=True)
                 if not self._find_reason([whole]):
                     passing.append(whole)
                     self._failed = [each for each in self._failed if not any(each[0] is group for group in members)]
+        return passing
+
+    def _with_enclosed(self) -> list[ChannelGroup]:
+        """Residual streams with the heads of the attentions on them, where only both together pass.
+
+        So it is where a forward pass computes the width of a head as that of the stream over the number of heads, or
+        shapes all heads like the stream. A unit is then a head of each attention and its share of the stream.
+        """
+        passing: list[ChannelGroup] = []
+        for stream, _ in sorted(self._failed, key=lambda each: -each[0].num_units):
+            heads = [group for group, _ in self._failed if group is not stream and stream.encloses(group)]
+            num_units = math.gcd(*(group.num_units for group in (stream, *heads)))
+            if not heads or num_units < 2 or not any(group is stream for group, _ in self._failed):
+                continue
+            members = [group.coarser(num_units) for group in (stream, *heads)]
+            whole = self._with_attributes(functools.reduce(ChannelGroup.joined, members), is_joined=True)
+            if not self._find_reason([whole]):
+                passing.append(whole)
+                joined = (stream, *heads)
+                self._failed = [each for each in self._failed if not any(each[0] is group for group in joined)]
         return passing
 
     def _without_pieces(self) -> list[ChannelGroup]:

@@ -227,10 +227,8 @@ def _axis_to_unite(split: Split, units: Nodes) -> int | None:
         slices = np.moveaxis(numbers, axis, 0).reshape(numbers.shape[axis], -1)
         if (slices == slices[:, :1]).all():
             return None
-    # Longer axes give more and smaller units. Slices that are repeated, as heads are where the examples of a batch lie
-    # in the same dimension, count once: another split of the same channels, without the batch, must be cut along the
-    # same axis.
-    return max(axes, key=lambda axis: len(np.unique(np.moveaxis(split.nodes, axis, 0), axis=0)))
+    # Longer axes give more and smaller units.
+    return max(axes, key=lambda axis: numbers.shape[axis])
 
 
 def _components(pairs: Sequence[tuple[Nodes, Nodes]], num_nodes: int) -> Nodes:
