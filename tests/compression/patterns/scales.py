@@ -339,28 +339,6 @@ class StandardizedNet(nn.Module):
 SCALES.add("weight standardization", StandardizedNet, IMAGE, "stem last")
 
 
-class ChannelsFirst(nn.Module):
-    """ConvNeXt's LayerNorm of images, whose epsilon is a number in its code."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor) -> Any:
-        x = x - x.mean(1, keepdim=True)
-        x = x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt()
-        return self.weight[:, None, None] * x + self.bias[:, None, None]
-
-
-SCALES.add(
-    "LayerNorm without an attribute",
-    lambda: nn.Sequential(nn.Conv2d(3, 16, 2, stride=2, bias=False), ChannelsFirst(16), nn.Conv2d(16, 4, 1)),
-    IMAGE,
-    "0",
-    "2",
-)
-
-
 class DynamicConvolution(nn.Module):
     """A mixture of kernels whose shares depend on the image."""
 

@@ -75,7 +75,7 @@ def recognize(module: nn.Module, sample_input: Tensor) -> Normalization | None:
         return None
     dims = [-1, 1] if sample_input.dim() > 2 else [-1]
     dims = [dim for dim in dims if not sizes or sample_input.shape[dim] in sizes]
-    if not dims:
+    if not dims or not any(isinstance(value, float) or name == "eps" for name, value in vars(module).items()):
         return None
     generator = torch.Generator().manual_seed(0)
 
