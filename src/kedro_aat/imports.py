@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -60,6 +61,21 @@ class Imported(Settings):
         parameters = _parameters(target)
         given = {name: _made(value, parameters.get(name), known) for name, value in self.init_args.items()}
         return target(*args, **{name: known[name] for name in known if name in parameters} | given)
+
+    def make_function(self) -> Any:
+        """Returns what is called with more arguments later: a function that needs them, or what `make` returns.
+
+        A function keeps the arguments of `init_args`. One that needs no others is called, as a class is: it makes the
+        function.
+        """
+        target = self.load()
+        if not inspect.isroutine(target):
+            return self.make()
+        try:
+            inspect.signature(target).bind(**self.init_args)
+        except (TypeError, ValueError):  # it needs more, or is a builtin, which has no signature
+            return functools.partial(target, **self.init_args) if self.init_args else target
+        return self.make()
 
     def has_parameter(self, name: str) -> bool:
         """Whether the object has a parameter of that name."""

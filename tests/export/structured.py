@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,21 @@ class Recurrence(nn.Module):
         return self.head(outputs), states
 
 
+class Pair(NamedTuple):
+    main: Tensor
+    other: Tensor
+
+
+class NamedPair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Pair:
+        hidden = torch.relu(self.body(x))
+        return Pair(self.head(hidden), hidden)
+
+
 class Heads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -128,5 +143,6 @@ CASES: dict[str, tuple[type[nn.Module], Any, list[str], list[str]]] = {
         ["logits", "hidden_states.0", "hidden_states.1"],
     ),
     "states": (Recurrence, torch.randn(4, 3, 4), ["input"], ["output.0", "output.1.0", "output.1.1"]),
+    "named tuple": (NamedPair, torch.randn(4, 6), ["input"], ["output.main", "output.other"]),
     "heads": (Heads, torch.randn(4, 6), ["input"], ["logits", "hidden"]),
 }

@@ -88,6 +88,10 @@ def test_scaling_reaches_inner_schedulers() -> None:
     built.load_state_dict(state)
 
 
+def made_by_a_function(label_smoothing: float) -> torch.nn.Module:
+    return torch.nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+
 def test_lists_become_tensors_where_they_are_asked_for() -> None:
     made = Imported(
         class_path=f"{__name__}.Outer",
@@ -105,6 +109,23 @@ def test_lists_become_tensors_where_they_are_asked_for() -> None:
     thresholds = {"thresholds": [0.1, 0.5]}  # which may be a list, too
     curve = Imported(class_path="torchmetrics.classification.BinaryPrecisionRecallCurve", init_args=thresholds)
     assert len(curve.make().thresholds) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        ("torch.nn.functional.cross_entropy", {}),
+        ("torch.nn.functional.cross_entropy", {"label_smoothing": 0.1}),
+        ("torch.nn.CrossEntropyLoss", {"label_smoothing": 0.1}),
+        (f"{__name__}.made_by_a_function", {"label_smoothing": 0.1}),
+    ],
+)
+def test_a_loss_is_a_function_a_class_or_what_a_function_makes(path: str, arguments: dict[str, Any]) -> None:
+    named = {"class_path": path, "init_args": arguments}
+    settings(loss=named).check()
+    scores, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    expected = torch.nn.functional.cross_entropy(scores, labels, **arguments)
+    assert torch.equal(Imported.model_validate(named).make_function()(scores, labels), expected)
 
 
 def test_build_leaves_what_a_file_names_alone() -> None:

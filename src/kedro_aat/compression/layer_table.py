@@ -50,7 +50,10 @@ class LayerTable:
             float_format="{:.4f}".format,
             formatters={column: text.format for column, text in self.number_formats.items()},
         )
-        notes = [self.note_format.format(layer=layer, reason=reason) for layer, reason in self.notes.items()]
+        notes = [
+            self.note_format.format(layer=layer or "the model itself", reason=reason)
+            for layer, reason in self.notes.items()
+        ]
         return "\n".join([f"{self.algorithm}: {self.headline}", table, *notes])
 
 

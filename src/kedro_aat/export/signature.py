@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -120,7 +121,8 @@ def select_arguments(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[
 def structured(named: Mapping[str, Any]) -> Any:
     """The structure of what a model returned, from names and tensors: the opposite of `output_tensors`.
 
-    Mappings and dataclasses become `NamedOutputs`, lists become tuples, and what was left out of these is None.
+    Mappings and dataclasses become `NamedOutputs`, lists become tuples, and what was left out of these is None. A named
+    tuple, whose parts are called `output.NAME`, becomes another with the parts that are there.
     """
     if list(named) == [OUTPUT]:
         return named[OUTPUT]
@@ -131,7 +133,12 @@ def structured(named: Mapping[str, Any]) -> Any:
         for key in path:
             branch = branch.setdefault(key, {})
         branch[last] = tensor
-    return _joined(tree[OUTPUT]) if list(tree) == [OUTPUT] else NamedOutputs({k: _joined(v) for k, v in tree.items()})
+    if list(tree) != [OUTPUT]:
+        return NamedOutputs({key: _joined(part) for key, part in tree.items()})
+    joined = _joined(tree[OUTPUT])
+    if not isinstance(joined, NamedOutputs):
+        return joined
+    return namedtuple("Outputs", joined.keys(), rename=True)(*joined.values())
 
 
 def unique_names(names: Iterable[str], taken: Iterable[str], suffix: str) -> list[str]:

@@ -18,7 +18,7 @@ from kedro_aat.compression.quantization.arithmetic import as_onnx_operators
 from kedro_aat.errors import ExportError
 from kedro_aat.export.axes import Axes, axes_of, batch_symbol, free_symbols, other_sizes, resized, shapes_to_trace
 from kedro_aat.export.settings import FileSettings
-from kedro_aat.export.signature import INPUT, input_tensors, output_tensors, structured
+from kedro_aat.export.signature import INPUT, OUTPUT, input_tensors, output_tensors, structured
 from kedro_aat.model_inputs import ModelInputs, call_model, describe_inputs, map_tensors, num_examples
 from kedro_aat.modes import evaluating, first_cause, quiet
 from kedro_aat.tensors import synthetic_like
@@ -187,7 +187,9 @@ class _Flat(nn.Module):
 
 
 def _plain(structure: Any) -> Any:
-    """The structure with dictionaries in place of their subclasses, which torch does not know."""
+    """The structure with dictionaries in place of their subclasses and of named tuples, which torch does not know."""
+    if hasattr(structure, "_fields"):
+        return {OUTPUT: dict(zip(structure._fields, map(_plain, structure), strict=True))}
     if isinstance(structure, dict):
         return {key: _plain(part) for key, part in structure.items()}
     return tuple(map(_plain, structure)) if isinstance(structure, tuple) else structure
@@ -216,6 +218,6 @@ def _remove_stack_traces(program: ExportedProgram) -> None:
 def _cannot_be_exported(model: nn.Module, reason: str) -> ExportError:
     return ExportError(
         f"{type(model).__name__} cannot be exported for any batch size. The first dimension of its inputs must be the "
-        "batch; its forward must neither convert the batch size to a Python number nor branch on the values of "
-        f"tensors. {reason}"
+        "batch; its forward must neither convert the batch size to a Python number, as `len(x)` does (write "
+        f"`x.shape[0]`), nor branch on the values of tensors. {reason}"
     )

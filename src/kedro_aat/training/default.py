@@ -95,7 +95,7 @@ class DefaultTraining:
         self._controller = None if settings.compile else controller  # each cut would be compiled anew
         self._compact: CompactModel | None = None
         self._epoch_cost = 1.0
-        self._loss = settings.loss.make()
+        self._loss = settings.loss.make_function()
         if isinstance(self._loss, nn.Module):
             self._loss.to(self.device)
         self._metric = settings.metric.make().to(self.device) if settings.metric else None

@@ -49,7 +49,7 @@ class TrainingSettings(Settings):
         optimizer: Optimizer, called with the model's parameters.
         scheduler: Learning-rate scheduler, called with the optimizer; None keeps the learning rate.
         scheduler_interval: Whether the scheduler steps after each epoch or after each optimizer step.
-        loss: Loss, called as `loss(outputs, targets)`.
+        loss: Loss, called as `loss(outputs, targets)`: a class, whose objects are called, or a function.
         metric: A torchmetrics metric; required unless `validate` is given.
         higher_is_better: Direction of the metric; None takes the metric's own.
         group: What groups validation and test examples of which some depend on each other, such as `patient`: a key of
@@ -211,6 +211,8 @@ class TrainingSettings(Settings):
             if imported is None:
                 return None
             try:
+                if name == "loss":
+                    return imported.make_function()
                 return build_scheduler(imported, *args) if name == "scheduler" else imported.make(*args)
             except Exception as error:  # a user's class may raise anything
                 mistakes.append(f"{key}.{name}: {imported.class_path} refuses its init_args: {error}")

@@ -57,6 +57,22 @@ class FusedByReshape(nn.Module):
         return self.proj((weights @ v).transpose(1, 2).reshape(batch, steps, -1))
 
 
+class SizedByStream(nn.Module):
+    """nanoGPT's spelling: heads are as wide as the stream over their number, and are laid together as wide as it."""
+
+    def __init__(self, width: int = 32, n_head: int = 4) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.c_attn, self.c_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Any:
+        batch, steps, width = x.shape
+        shape = (batch, steps, self.n_head, width // self.n_head)
+        q, k, v = (part.view(shape).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=-1))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.c_proj(y.transpose(1, 2).reshape(batch, steps, width))
+
+
 class Separate(nn.Module):
     """BERT's spelling; with `bias_table`, Swin's or T5's relative positions, one number per head and distance."""
 
@@ -188,6 +204,7 @@ _STREAM = "enter inner outer"
 _SPELLINGS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "fused, chunk": (FusedByChunk, "attention.c_attn attention.c_proj"),
     "fused, reshape": (FusedByReshape, "attention.qkv attention.proj"),
+    "sized by the stream": (SizedByStream, "attention.c_attn attention.c_proj enter outer"),
     "separate": (Separate, "attention.query attention.key attention.value attention.dense"),
     "relative positions": (lambda: Separate(bias_table=True), "attention.query attention.value attention.dense"),
     "einsum": (ByEinsum, "attention.to_q attention.to_kv attention.to_out"),

@@ -222,3 +222,61 @@ class Normalizing(nn.Module):
 
 
 OUTPUTS.add("normalizing", Normalizing, IMAGE, "layers.0.0 layers.2.0", "head")
+
+
+class FixedFilters(nn.Module):
+    """Its first filters are a buffer, as edges, wavelets and mel scales are."""
+
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filters", torch.randn(6, 3, 3, 3))
+        self.body, self.head = conv(6, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.body(F.conv2d(x, self.filters, padding=1)).mean((2, 3)))
+
+
+OUTPUTS.add("filters in a buffer", FixedFilters, IMAGE, "body.0", "head")
+
+
+class Padded(nn.Module):
+    """An encoder that packs a padded batch, of which the mean over what is no padding is classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(12, 16)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 24, batch_first=True), 1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, is_real: Tensor) -> Any:
+        y = self.encoder(self.enter(x), src_key_padding_mask=~is_real)
+        return self.head((y * is_real[..., None]).sum(1) / is_real.sum(1, keepdim=True))
+
+
+OUTPUTS.add(
+    "padded encoder",
+    Padded,
+    lambda: {"x": torch.randn(4, 6, 12), "is_real": torch.arange(6) < torch.tensor([[6], [3], [4], [2]])},
+    "enter encoder.layers.0.linear1",
+    "head",
+)
+
+
+class Spectral(nn.Module):
+    """A Fourier neural operator: complex weights multiply the spectrum of the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.beside = nn.Conv1d(2, 8, 1), nn.Conv1d(8, 8, 1)
+        self.mixing = nn.Parameter(0.1 * torch.randn(8, 8, 5, dtype=torch.complex64))
+        self.inner, self.head = nn.Conv1d(8, 12, 1), nn.Conv1d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.enter(x)
+        mixed = torch.einsum("bif,iof->bof", torch.fft.rfft(x)[..., :5], self.mixing)
+        return self.head(self.inner(torch.fft.irfft(mixed, n=x.shape[-1]) + self.beside(x)).relu())
+
+
+OUTPUTS.add("complex weights", Spectral, lambda: torch.randn(4, 2, 16), "inner", "head")

@@ -107,6 +107,13 @@ def test_model_without_layers_that_hold_int8_is_refused(model: nn.Module) -> Non
         QuantizationController(model)
 
 
+def test_model_of_computed_weights_alone_is_refused_with_what_makes_them_plain() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 2)))
+    call = r"remove_parametrizations\(model\.get_submodule\('0'\), 'weight'\)"
+    with pytest.raises(ModelError, match=rf"0\.weight is computed by SpectralNorm .*{call}"):
+        QuantizationController(model)
+
+
 def test_weights_that_stay_in_full_precision_are_named_and_count(caplog: pytest.LogCaptureFixture) -> None:
     class Positions(Sequence):
         def __init__(self) -> None:

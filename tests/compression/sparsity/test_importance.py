@@ -149,6 +149,11 @@ def test_abs_and_squared_abs_are_the_magnitude_and_its_square() -> None:
     assert importance(weight, "squared_abs").tolist() == [9.0, 16.0, 0.0, 0.25]
 
 
+def test_complex_weights_are_ranked_by_their_magnitude() -> None:
+    weight = torch.tensor([3 + 4j, 1 + 0j, 0 - 2j])
+    assert importance(weight, "abs").tolist() == [5, 1, 2]
+
+
 def test_normed_abs_is_relative_to_the_norm_of_the_layer() -> None:
     assert importance(torch.tensor([3.0, -4.0]), "normed_abs").tolist() == pytest.approx([0.6, 0.8])
     weight = torch.randn(50, generator=torch.Generator().manual_seed(0))

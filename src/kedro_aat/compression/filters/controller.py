@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kedro_aat.compression.filters.attention import without_nested_tensors
-from kedro_aat.compression.filters.axes import axes
+from kedro_aat.compression.filters.axes import axes, own_tensor
 from kedro_aat.compression.filters.channel_masks import (
     channels_in,
     filters_in,
@@ -145,7 +145,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             if isinstance(module, nn.RNNBase) and module.proj_size:
                 not_cut.setdefault(layer, "the hidden units of recurrent layers with projections are not cut")
         if not groups:
-            reasons = "".join(f"\n  - {layer}: {reason}" for layer, reason in not_cut.items())
+            reasons = "".join(f"\n  - {layer or type(model).__name__}: {reason}" for layer, reason in not_cut.items())
             raise ModelError(f"{type(model).__name__} has no channels that can be cut:{reasons}")
         layers = {member.layer for group in groups for member in group.members}
         self._normalizations = {layer: how for layer, how in couplings.normalizations.items() if layer in layers}
@@ -194,7 +194,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 lambda layer, name: (
                     unmasked[self._mask_index[layer, name]]
                     if (layer, name) in self._mask_index
-                    else self.model.get_submodule(layer).get_parameter(name).detach()
+                    else own_tensor(self.model.get_submodule(layer), name).detach()
                 ),
                 self._taylor.of_weight,
             )

@@ -91,6 +91,23 @@ class ChannelGroup:
         """This group and another of as many units, which are cut together."""
         return ChannelGroup((*self.members, *other.members), np.hstack([self.nodes, other.nodes]))
 
+    def coarser(self, num_units: int) -> ChannelGroup:
+        """The group with fewer and larger units: each has the channels of several that lie side by side.
+
+        Args:
+            num_units: A divisor of the number of units.
+        """
+        members = tuple(replace(each, indices=each.indices.reshape(num_units, -1)) for each in self.members)
+        return replace(self, members=members, nodes=self.nodes.reshape(num_units, -1))
+
+    def encloses(self, other: ChannelGroup) -> bool:
+        """Whether a layer reads these channels to make the other's, and one reads the other's to make these.
+
+        So it is for a residual stream and the heads of an attention on it.
+        """
+        read, others = _reading_layers(self), _reading_layers(other)
+        return bool(read & producing_layers([other])) and bool(others & producing_layers([self]))
+
     @property
     def num_units(self) -> int:
         """Number of units."""
@@ -279,6 +296,10 @@ def _plan_changes(groups: Sequence[ChannelGroup], kept: Sequence[NDArray[np.bool
         )
         for (layer, name), (before, after) in values.items()
     ]
+
+
+def _reading_layers(group: ChannelGroup) -> set[str]:
+    return {member.layer for member in group.members if is_read(member.kind)}
 
 
 def producing_layers(groups: Collection[ChannelGroup]) -> set[str]:

@@ -70,7 +70,7 @@ def unit_scores(
         if bool(scores.any()):
             return scores
     parts = [
-        _of_units(_of_channels(weight(member.layer, axis.name).float(), axis), member) for member, axis in producing
+        _of_units(_of_channels(_real(weight(member.layer, axis.name)), axis), member) for member, axis in producing
     ]
     if kind == "l1":
         return torch.stack([part.abs().sum(1) for part in parts]).sum(0)
@@ -131,6 +131,11 @@ def filter_axes(module: nn.Module, kind: Kind) -> list[Axis]:
     first = {axis.name: axis for axis in reversed(found)}  # columns of recurrent weights come after their rows
     matrices = [axis for axis in first.values() if own_tensor(module, axis.name).dim() > 1]
     return matrices[::-1] or found
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """In single precision; of complex numbers the magnitudes."""
+    return tensor.abs().float() if tensor.is_complex() else tensor.float()
 
 
 def _of_channels(tensor: Tensor, axis: Axis) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kedro_aat.compression.filters.attention import without_nested_tensors
 from kedro_aat.compression.filters.channel_masks import is_normalized, kept_channels, mask_of, masked_axes
 from kedro_aat.compression.filters.cutting import apply_cut_plan
 from kedro_aat.compression.filters.groups import (
@@ -71,7 +72,7 @@ class _Confirmation:
     def __init__(self, model: nn.Module, example_input: ModelInputs, couplings: Couplings) -> None:
         self._model, self._couplings = model, couplings
         self._probes = [_make_probe(model, example_input, number) for number in range(_NUM_PROBES)]
-        self._choices: dict[tuple[tuple[type, str], ...], tuple[bool, ...]] = {}
+        self._choices: dict[tuple[bool, tuple[tuple[type, str], ...]], tuple[bool, ...]] = {}
         self._failed: list[tuple[ChannelGroup, str]] = []  # with the reason of each
         self.reasons: dict[str, str] = {}
 
@@ -81,7 +82,7 @@ class _Confirmation:
             return tested, {}
         tested = [self._with_attributes(group) for group in groups]
         confirmed = self._passing(tested)
-        rescued = [*self._joined(), *self._without_pieces()]
+        rescued = [*self._joined(), *self._with_enclosed(), *self._without_pieces()]
         confirmed += rescued
         while (confirmed != tested or rescued) and confirmed and (reason := self._find_reason(confirmed)):
             # Each half passes, but not all together: drop the smallest groups until they do.
@@ -108,12 +109,15 @@ class _Confirmation:
         found = attributes_by_length(self._model, group, self._couplings.dependencies.lengths)
         return replace(group, attributes=tuple(itertools.compress(found, next(_choices(found)))))
 
-    def _with_attributes(self, group: ChannelGroup) -> ChannelGroup:
-        """The group with those attributes that must follow it; tried once for modules of the same classes."""
+    def _with_attributes(self, group: ChannelGroup, *, is_joined: bool = False) -> ChannelGroup:
+        """The group with those attributes that must follow it; tried once for modules of the same classes.
+
+        Groups that are joined are tried again: alone, none of them may have passed with any attribute.
+        """
         found = attributes_by_length(self._model, group, self._couplings.dependencies.lengths)
         if not found:
             return group
-        key = tuple((type(self._model.get_submodule(each.layer)), each.name) for each in found)
+        key = is_joined, tuple((type(self._model.get_submodule(each.layer)), each.name) for each in found)
         if key not in self._choices:
             self._choices[key] = self._choose(group, found)
         return replace(group, attributes=tuple(itertools.compress(found, self._choices[key])))
@@ -138,10 +142,30 @@ class _Confirmation:
             for members in sets:
                 if len(members) < 2 or not all(any(group is failed for failed, _ in self._failed) for group in members):
                     continue
-                whole = self._with_attributes(functools.reduce(ChannelGroup.joined, members))
+                whole = self._with_attributes(functools.reduce(ChannelGroup.joined, members), is_joined=True)
                 if not self._find_reason([whole]):
                     passing.append(whole)
                     self._failed = [each for each in self._failed if not any(each[0] is group for group in members)]
+        return passing
+
+    def _with_enclosed(self) -> list[ChannelGroup]:
+        """Residual streams with the heads of the attentions on them, where only both together pass.
+
+        So it is where a forward pass computes the width of a head as that of the stream over the number of heads, or
+        shapes all heads like the stream. A unit is then a head of each attention and its share of the stream.
+        """
+        passing: list[ChannelGroup] = []
+        for stream, _ in sorted(self._failed, key=lambda each: -each[0].num_units):
+            heads = [group for group, _ in self._failed if group is not stream and stream.encloses(group)]
+            num_units = math.gcd(*(group.num_units for group in (stream, *heads)))
+            if not heads or num_units < 2 or not any(group is stream for group, _ in self._failed):
+                continue
+            members = [group.coarser(num_units) for group in (stream, *heads)]
+            whole = self._with_attributes(functools.reduce(ChannelGroup.joined, members), is_joined=True)
+            if not self._find_reason([whole]):
+                passing.append(whole)
+                joined = (stream, *heads)
+                self._failed = [each for each in self._failed if not any(each[0] is group for group in joined)]
         return passing
 
     def _without_pieces(self) -> list[ChannelGroup]:
@@ -202,7 +226,7 @@ def outputs_of(model: nn.Module, inputs: ModelInputs) -> list[Tensor]:
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # some models draw random numbers in evaluation mode too
         found = list(tensors_in(call_model(model, inputs)))
-    return [part if part.dtype == torch.float64 else part.float() for part in found]
+    return [part if part.dtype == torch.float64 or part.is_complex() else part.float() for part in found]
 
 
 @dataclass(frozen=True)
@@ -232,7 +256,7 @@ def _make_probe(model: nn.Module, example_input: ModelInputs, number: int) -> _P
                     tensor.mul_(_repeated(noise.roll(shift + 1).sign(), tensor))
                 tensor.add_(drawn, alpha=float(0.02 + 0.1 * tensor.float().std(correction=0)))
     for dtype in (torch.float64, torch.float32):
-        twin = twin.to(dtype)
+        _set_precision(twin, dtype)
         inputs = placed_like(example_input, twin)
         try:
             outputs_of(twin, inputs)
@@ -247,6 +271,17 @@ def _make_probe(model: nn.Module, example_input: ModelInputs, number: int) -> _P
     return _Probe(twin, inputs, number)
 
 
+def _set_precision(model: nn.Module, dtype: torch.dtype) -> None:
+    """Converts a model in place; complex numbers stay complex, which `Module.to` would make real."""
+
+    def converted(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(dtype.to_complex())
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    model._apply(converted)
+
+
 def _repeated(numbers: Tensor, like: Tensor) -> Tensor:
     """Some random numbers over and over, in the shape of a tensor; much faster than new ones."""
     times = -(-like.numel() // len(numbers))
@@ -258,6 +293,7 @@ def _compare(probe: _Probe, groups: Sequence[ChannelGroup], couplings: Couplings
     kept = [_some_units(group.num_units, number, is_first=probe.seed == 0) for number, group in enumerate(groups)]
     masked = _light_copy(probe.model)
     _mask_units(masked, groups, kept, couplings)
+    without_nested_tensors(masked)
     expected = outputs_of(masked, probe.inputs)
     try:
         cut = apply_cut_plan(_light_copy(probe.model), plan_cuts(groups, kept, couplings.sizes))

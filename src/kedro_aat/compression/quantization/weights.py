@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from kedro_aat.compression.computed_weights import computed_weights, listed_reasons
 from kedro_aat.compression.quantization.layers import is_replaceable
 from kedro_aat.compression.scopes import PrunableWeight, nncf_scope, select_weights
 from kedro_aat.errors import ModelError
@@ -82,6 +83,7 @@ def choose_weights(
         raise ModelError(
             f"{type(model).__name__} has no layer that can be quantized: none of its modules is a convolution, a "
             "linear, an embedding, a recurrent or an attention layer with a weight of its own."
+            f"{listed_reasons(computed_weights(model))}"
         )
     chosen = select_weights(found, ignored_scopes=ignored_scopes, target_scopes=target_scopes)
     if wrong := [weight.name for weight in chosen if weight.parameter.dtype != torch.float32]:

@@ -27,7 +27,7 @@ def importance(weight: Tensor, kind: Importance) -> Tensor:
     Returns:
         A float32 tensor of shape (weight.numel(),), at least 0.
     """
-    magnitude = weight.detach().flatten().float().abs()
+    magnitude = weight.detach().flatten().abs().float()
     tiny = torch.finfo(torch.float32).tiny
     scores: Tensor
     match kind:

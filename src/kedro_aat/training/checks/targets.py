@@ -51,7 +51,7 @@ def target_mistakes(outputs: Tensor, targets: Tensor, settings: TrainingSettings
     if len(outputs) < 2 or outputs.shape[:1] == outputs.shape[1:2]:
         return []
     if outputs.shape[1:2] in ((), (1,)) and settings.train_epoch is None:
-        loss = settings.loss.make()
+        loss = settings.loss.make_function()
         if isinstance(loss, _LOSSES_OF_LABELS):
             return [
                 f"Outputs of shape {_shape(outputs)}: the loss {type(loss).__name__} needs one output per class. For "
@@ -103,7 +103,7 @@ def _functions(settings: TrainingSettings) -> dict[_Key, Callable[[Tensor, Tenso
 
         functions["metric", settings.metric_name] = compute
     if settings.train_epoch is None:
-        loss = settings.loss.make()
+        loss = settings.loss.make_function()
         loss_form = TargetForm(loss)
         functions["loss", settings.loss.class_path.rpartition(".")[2]] = lambda *batch: float(loss(*loss_form(*batch)))
     return functions
@@ -197,6 +197,6 @@ def takers_of_labels(settings: TrainingSettings) -> dict[str, object]:
     takers: dict[str, object] = {}
     if settings.metric is not None and getattr(metric := settings.metric.make(), "num_classes", None):
         takers[f"the metric {type(metric).__name__}"] = metric
-    if settings.train_epoch is None and isinstance(loss := settings.loss.make(), _LOSSES_OF_LABELS):
+    if settings.train_epoch is None and isinstance(loss := settings.loss.make_function(), _LOSSES_OF_LABELS):
         takers[f"the loss {type(loss).__name__}"] = loss
     return takers

@@ -72,7 +72,7 @@ def _sum_over(tracer: Tracer, one: Coloring, other: Coloring, row: int, column: 
     is_shared = len(one.dims) == 1, len(other.dims) == 1
     if is_shared in ((True, False), (False, True)):  # as keys that all heads share, which stay whole
         shared, own, dim = (one, other, row) if is_shared[0] else (other, one, column)
-        tracer.found.block(shared.nodes, f"'{tracer.layer}' multiplies it with all heads")
+        tracer.found.block(shared.nodes, f"{tracer.where} multiplies it with all heads")
         return [replace(own, nodes=tracer.found.unite_along(own.nodes, [dim]))]
     left, right = one.nodes.unsqueeze(row + 1), other.nodes.transpose(row, column).unsqueeze(row)
     tracer.found.unite(left, right, _UNCUT.format(tracer.layer))
@@ -100,7 +100,7 @@ def convolve(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     read = [each for each in tracer.labels(weight) if each.dims == [in_dim]]
     for coloring in tracer.labels(weight):
         if coloring.dims not in ([out_dim], [in_dim]):
-            tracer.found.block(coloring.nodes, f"'{tracer.layer}' convolves with it in an unusual way")
+            tracer.found.block(coloring.nodes, f"{tracer.where} convolves with it in an unusual way")
     tracer.found.made += [each.nodes.flatten().numpy() for each in made if each.is_parameter]
     labeled = [Coloring(each.nodes.transpose(out_dim, 1).reshape(shape), each.is_zero) for each in made]
     added = [] if bias is None else [Coloring(each.nodes.view(shape), each.is_zero) for each in tracer.labels(bias)]
@@ -113,7 +113,7 @@ def convolve(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str,
             labeled.append(replace(coloring, is_zero=coloring.is_zero and (bias is None or not bool(bias.any()))))
             continue
         others = [dim for dim in coloring.dims if dim != 1]
-        left = tracer.without(coloring, others, f"'{tracer.layer}' convolves over it and other channels")
+        left = tracer.without(coloring, others, f"{tracer.where} convolves over it and other channels")
         inputs += [left] if left else []
     outputs = [each for each in (*labeled, *added) if 1 in each.dims]
     if groups == 1:
@@ -182,7 +182,7 @@ def embed(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         if coloring.dims == [1]:
             labeled.append(Coloring(coloring.nodes.view([1] * (out.dim() - 1) + [-1]), coloring.is_zero))
         else:
-            tracer.found.block(coloring.nodes, f"'{tracer.layer}' looks up rows of it")
+            tracer.found.block(coloring.nodes, f"{tracer.where} looks up rows of it")
     tracer.put(out, labeled)
     return result
 

@@ -94,6 +94,9 @@ def run_normalization(
                 nodes = coloring.nodes.movedim(dim, 0).flatten()
                 tracer.found.unite_along(nodes.view(normalization.groups, -1), [0])
     tracer.visit(tracer.layer)
+    if not any(dim in each.dims for each in tracer.labels(source)):
+        for each in labeled:
+            tracer.found.block(each.nodes, f"{tracer.where} reads a tensor of fixed size")
     result = next(tensors_in(output))
     tracer.put(result, [replace(each, is_zero=dim in each.dims, is_parameter=False) for each in labeled])
 
@@ -158,7 +161,7 @@ def _read(tracer: Tracer, source: Tensor, nodes: Tensor | None) -> None:
     """Unites the channels of an input with the columns that read them."""
     last = source.dim() - 1
     labeled = [each for each in tracer.labels(source) if last in each.dims]
-    reason = f"'{tracer.layer}' reads it beside channels that cannot be cut"
+    reason = f"{tracer.where} reads it beside channels that cannot be cut"
     for each in labeled:
         if nodes is None or each.dims != [last]:
             tracer.found.block(each.nodes, reason)
@@ -174,7 +177,7 @@ def _meet(tracer: Tracer, state: Tensor, hidden: Tensor) -> None:
     """Unites a state that a recurrent layer is given with its hidden units."""
     last = state.dim() - 1
     labeled = [each for each in tracer.labels(state) if last in each.dims]
-    reason = f"'{tracer.layer}' is given a state that is not zero where it is masked"
+    reason = f"{tracer.where} is given a state that is not zero where it is masked"
     for each in labeled:
         if each.dims == [last] and each.is_zero:
             tracer.found.unite(each.nodes.flatten(), hidden, reason)
@@ -182,4 +185,4 @@ def _meet(tracer: Tracer, state: Tensor, hidden: Tensor) -> None:
             tracer.found.block(each.nodes, reason)
             tracer.found.block(hidden, reason)
     if not labeled and (bool(state.ne(0).any()) or not tracer.is_flexible(state)):
-        tracer.found.block(hidden, f"'{tracer.layer}' is given a state of fixed size")
+        tracer.found.block(hidden, f"{tracer.where} is given a state of fixed size")

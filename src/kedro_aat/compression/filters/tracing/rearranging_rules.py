@@ -54,7 +54,7 @@ def rearrange(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
         dim = _argument(name, args) % source.dim()
         for alone, out in itertools.product((each for each in colorings if each.dims == [dim]), outs):
             # Blocked only if something reads it: some models take a channel for the shape of the others.
-            tracer.spoil(out, alone.nodes, f"'{tracer.layer}' takes a single channel of it")
+            tracer.spoil(out, alone.nodes, f"{tracer.where} takes a single channel of it")
     for out, labeled in zip(outs, found, strict=True):
         tracer.put(out, _apart(tracer, labeled) if name in _RESHAPING else labeled)
     tracer.follow(result, (source,), is_view=func.is_view)
@@ -66,7 +66,7 @@ def _apart(tracer: Tracer, colorings: list[Coloring]) -> list[Coloring]:
     kept: list[Coloring] = []
     for each in sorted(colorings, key=lambda each: tracer.found.is_blocked(each.nodes)):
         if any(set(each.dims) & set(other.dims) for other in kept):
-            tracer.found.block(each.nodes, f"'{tracer.layer}' lays it and other channels into one dimension")
+            tracer.found.block(each.nodes, f"{tracer.where} lays it and other channels into one dimension")
         else:
             kept.append(each)
     return kept
@@ -145,7 +145,7 @@ def joined(tracer: Tracer, parts: list[Tensor], dim: int) -> list[Coloring]:
     along = [next((each for each in tracer.labels(part) if {dim, *together} & {*each.dims}), None) for part in parts]
     if not any(each is not None and dim in each.dims for each in along):
         along = [None for _ in parts]
-    reason = f"'{tracer.layer}' joins it with a tensor of fixed size"
+    reason = f"{tracer.where} joins it with a tensor of fixed size"
     across = [
         left
         for part, own in zip(parts, along, strict=True)
@@ -197,7 +197,7 @@ def gate(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     for each in tracer.labels(source):
         if dim in each.dims:
             first, second = each.nodes.chunk(2, dim)
-            tracer.found.unite(first, second, f"'{tracer.layer}' splits it into halves")
+            tracer.found.unite(first, second, f"{tracer.where} splits it into halves")
             labeled.append(Coloring(first, each.is_zero))
         else:
             labeled.append(Coloring(each.nodes, each.is_zero))
@@ -216,7 +216,7 @@ def shuffle_pixels(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dic
         if dim in each.dims:
             grouped = nodes.unflatten(dim, (-1, factor * factor))
             nodes = tracer.found.unite_along(grouped, [dim + 1]).squeeze(dim + 1)
-        left = tracer.without(replace(each, nodes=nodes), (dim + 1, dim + 2), f"'{tracer.layer}' shuffles its pixels")
+        left = tracer.without(replace(each, nodes=nodes), (dim + 1, dim + 2), f"{tracer.where} shuffles its pixels")
         labeled += [left] if left else []
     tracer.put(result, labeled)
     return result
@@ -229,7 +229,7 @@ def unshuffle_pixels(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: d
     dim = source.dim() - 3
     labeled = []
     for each in tracer.labels(source):
-        left = tracer.without(each, (dim + 1, dim + 2), f"'{tracer.layer}' shuffles its pixels")
+        left = tracer.without(each, (dim + 1, dim + 2), f"{tracer.where} shuffles its pixels")
         if left and dim in left.dims:
             left = replace(left, nodes=left.nodes.repeat_interleave(factor * factor, dim))
         labeled += [left] if left else []
@@ -244,7 +244,7 @@ def unfold_pixels(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict
     dim = source.dim() - 3
     labeled = []
     for each in tracer.labels(source):
-        left = tracer.without(each, (dim + 1, dim + 2), f"'{tracer.layer}' unfolds its pixels")
+        left = tracer.without(each, (dim + 1, dim + 2), f"{tracer.where} unfolds its pixels")
         if left:
             nodes = left.nodes.repeat_interleave(math.prod(window), dim) if dim in left.dims else left.nodes
             labeled.append(Coloring(nodes.flatten(dim + 1), left.is_zero))
@@ -259,7 +259,7 @@ def fold_pixels(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
     dim = source.dim() - 2
     labeled = []
     for each in tracer.labels(source):
-        left = tracer.without(each, (dim + 1,), f"'{tracer.layer}' folds its pixels")
+        left = tracer.without(each, (dim + 1,), f"{tracer.where} folds its pixels")
         if left:
             nodes = left.nodes
             if dim in left.dims:
@@ -275,7 +275,7 @@ def stride_again(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[
     source: Tensor = args[0]
     if list(args[1]) == list(source.shape):
         return func(*args, **kwargs)
-    tracer.block(source, f"'{tracer.layer}' reads it as another shape")
+    tracer.block(source, f"{tracer.where} reads it as another shape")
     result = func(*args, **kwargs)
     tracer.put(result, ())
     return result
@@ -286,7 +286,7 @@ def put(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     source, indices, values = args[:3]
     last = source.dim() - 1
     indexed = sum(max(1, index.dim() if index.dtype == torch.bool else 1) for index in indices if index is not None)
-    reason = f"'{tracer.layer}' writes into a part of it"
+    reason = f"{tracer.where} writes into a part of it"
     kept = [left for each in tracer.labels(source) if (left := tracer.without(each, range(indexed), reason))]
     written = []
     for each in tracer.labels(values):
@@ -298,7 +298,7 @@ def put(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     is_zero = all(each.is_zero for each in (*kept, *written))
     if kept and not written and values.numel() > 1:
         for each in kept:
-            tracer.found.block(each.nodes, f"'{tracer.layer}' writes a tensor of fixed size into it")
+            tracer.found.block(each.nodes, f"{tracer.where} writes a tensor of fixed size into it")
     result = func(*args, **kwargs)
     tracer.put(result, [replace(each, is_zero=is_zero) for each in (*kept, *written)])
     return result

@@ -105,11 +105,11 @@ def pointwise(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
         fixed = _fixed_dims(tracer, inputs, dims, ndim, found, members)
         is_zero = bool(zero) and _keeps_zeros(func, args, kwargs, zero)
         for coloring in members:
-            left = tracer.without(coloring, fixed, f"'{tracer.layer}' combines it with a tensor of fixed size")
+            left = tracer.without(coloring, fixed, f"{tracer.where} combines it with a tensor of fixed size")
             labeled += [Coloring(left.nodes, is_zero, is_buffer=left.is_buffer)] if left else []
     if _is_in_place(func) and tracer.is_part(args[0]) and not tracer.labels(args[0]):
         for coloring in labeled:
-            tracer.found.block(coloring.nodes, f"'{tracer.layer}' writes it into a part of another tensor")
+            tracer.found.block(coloring.nodes, f"{tracer.where} writes it into a part of another tensor")
     is_parameter = func._schema.name in ("aten::clone", "aten::_to_copy", "aten::contiguous")
     if is_parameter and len(inputs) == 1:
         labeled = [each for _, each in found]
@@ -131,7 +131,7 @@ def _without_constants(tracer: Tracer, members: list[Coloring]) -> list[Coloring
         return members
     for each in members:
         if each not in kept:
-            tracer.found.block(each.nodes, f"'{tracer.layer}' combines it with all heads")
+            tracer.found.block(each.nodes, f"{tracer.where} combines it with all heads")
     return kept
 
 
@@ -223,7 +223,7 @@ def reduce(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
         if out.dim() == first.dim():
             tracer.put(out, labeled)
         for nodes in spoiled:
-            tracer.spoil(out, nodes, f"'{tracer.layer}' takes the {name.strip('_')} over it and other channels")
+            tracer.spoil(out, nodes, f"{tracer.where} takes the {name.strip('_')} over it and other channels")
     return result
 
 
@@ -254,7 +254,7 @@ def pool(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     labeled = []
     for coloring in tracer.labels(source):
         spatial = range(source.dim() - num_spatial, source.dim())
-        left = tracer.without(coloring, spatial, f"'{tracer.layer}' applies {name} to it and other channels")
+        left = tracer.without(coloring, spatial, f"{tracer.where} applies {name} to it and other channels")
         labeled += [left] if left else []
     result = func(*args, **kwargs)
     is_zero = bool(labeled) and not bool(_first_of(func, (torch.zeros_like(source), *args[1:]), kwargs).any())
@@ -269,7 +269,7 @@ def normalize_batch(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: di
     own = [tensor for tensor in args[1:5] if isinstance(tensor, Tensor)]
     shape = [1, -1] + [1] * (source.dim() - 2)
     others = [dim for dim in range(source.dim()) if dim != 1]
-    reason = f"'{tracer.layer}' takes the mean over it and other channels"
+    reason = f"{tracer.where} takes the mean over it and other channels"
     labeled = [left for each in tracer.labels(source) if (left := tracer.without(each, others, reason))]
     is_scaled = isinstance(args[1], Tensor)
     is_zero = is_scaled or (bool(args[5]) and all(each.is_zero for each in labeled))  # zeros have the mean zero
@@ -306,12 +306,12 @@ def normalize_layer(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: di
     labeled = []
     for coloring in tracer.labels(source):
         if any(dim >= source.dim() - len(normalized) for dim in coloring.dims):
-            tracer.found.block(coloring.nodes, f"'{tracer.layer}' normalizes it together with other channels")
+            tracer.found.block(coloring.nodes, f"{tracer.where} normalizes it together with other channels")
         else:
             labeled.append(Coloring(coloring.nodes, False))
     for tensor in args[2:4]:
         if isinstance(tensor, Tensor):
-            tracer.block(tensor, f"'{tracer.layer}' normalizes it together with other channels")
+            tracer.block(tensor, f"{tracer.where} normalizes it together with other channels")
     result = func(*args, **kwargs)
     for out in tensors_in(result):
         if out.dim() == source.dim():
@@ -334,7 +334,7 @@ def unknown(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         return result
     name = func._schema.name.removeprefix("aten::")
     for tensor in tensors_in((args, kwargs)):
-        tracer.block(tensor, f"'{tracer.layer}' applies {name} to it, which is not followed")
+        tracer.block(tensor, f"{tracer.where} applies {name} to it, which is not followed")
     result = func(*args, **kwargs)
     for out in tensors_in(result):
         tracer.put(out, ())

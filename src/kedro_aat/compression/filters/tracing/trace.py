@@ -203,6 +203,11 @@ class Tracer(TorchDispatchMode):
         """Name of the innermost module whose forward pass is running."""
         return self._running[-1] if self._running else ""
 
+    @property
+    def where(self) -> str:
+        """The innermost module whose forward pass is running, as messages call it."""
+        return f"'{self.layer}'" if self.layer else "the model's own forward pass"
+
     def labels(self, tensor: Tensor) -> tuple[Coloring, ...]:
         """The colorings of a tensor."""
         for place in self._places.get(id(tensor), ()):
@@ -219,7 +224,7 @@ class Tracer(TorchDispatchMode):
     def put(self, tensor: Tensor, colorings: Sequence[Coloring]) -> None:
         """Labels a result; colorings that vary along a common dimension are united."""
         small = [replace(coloring, nodes=compressed(coloring.nodes)) for coloring in colorings]
-        self._labels[tensor] = tuple(merged(small, self.found, f"'{self.layer}' combines it with what cannot be cut"))
+        self._labels[tensor] = tuple(merged(small, self.found, f"{self.where} combines it with what cannot be cut"))
 
     def channels_of_layer(self, shape: Sequence[int]) -> list[Coloring]:
         """The channels of the running layer, if it has a place for them, in a shape; even without a parameter."""
