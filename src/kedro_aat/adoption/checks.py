@@ -86,7 +86,7 @@ def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Calla
         arguments = inspect.signature(node.func).bind(*node.inputs).arguments
         settings, name = value_of(arguments["settings"].removeprefix("params:")), arguments["test_data"]
         plain = vars(settings) if isinstance(settings, Settings) else settings or {}
-        is_withheld = "certificate" in plain and plain["certificate"] is None
+        is_withheld = ("certificate" in plain and plain["certificate"] is None) or bool(plain.get("best_so_far"))
         is_read = any(name in other.inputs for other in pipeline.nodes if other is not node)
         if is_withheld and not is_read and (dataset := catalog.get(name)) is not None:
             replace_dataset(catalog, name, WithheldDataset(dataset))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from kedro_aat.budget import Budget, Outcome
+from kedro_aat.budget import Budget, DropSettings, Outcome
 from kedro_aat.certificate import Forecast
 from kedro_aat.delivery.certificate_result import CertificateFields
 from kedro_aat.delivery.environment import DistillationSummary, Environment
@@ -95,6 +95,19 @@ class BaselineEvaluation(Result):
         )
 
 
+    def budget_for(self, choice: DropSettings | None) -> BudgetResult:
+        """What is tolerated, if another drop is chosen instead of the run's.
+
+        Args:
+            choice: The other drop; None for the run's own.
+        """
+        if choice is None:
+            return self.budget
+        drop = choice.drop_from(self.validation, higher_is_better=self.metric.higher_is_better)
+        lowest = self.budget_of(self.budget.model_copy(update={"drop": drop})).lowest_tolerated
+        return BudgetResult(kind=choice.kind, drop=drop, lowest_tolerated=lowest)
+
+
 class Rates(Result):
     """The compression rate asked for and the one reached.
 
@@ -153,6 +166,7 @@ class SearchResult(Result):
         device: Device that it was trained on.
         run: Name of the run's folder in the checkpoint store.
         guards: Value of each guard for the returned model, on the validation split.
+        highest_rate: Highest rate that settings and model allow; None in files of versions before 0.2.0.
     """
 
     stage: int | None = None
@@ -169,6 +183,7 @@ class SearchResult(Result):
     device: str
     run: str
     guards: dict[str, float] = Field(default_factory=dict)
+    highest_rate: float | None = None
 
 
 class SkippedSearch(Result):

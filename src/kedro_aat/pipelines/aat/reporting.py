@@ -136,8 +136,8 @@ def describe_layers(
 ) -> DataFrame:
     """Describes each layer after each stage: shapes, rates, parameters, MACs, bits, and what could not be compressed.
 
-    If a model of the first stage other than the one its search returned is delivered, the table describes that model
-    alone.
+    If another model of a stage than the one that its search returned is delivered, the table describes that model, and
+    no later stage.
 
     Args:
         controller: The first stage's controller.
@@ -145,7 +145,7 @@ def describe_layers(
         search_result: Result of the first stage.
         second_result: Result of the second stage.
         export_result: Result of the export, which names the delivered model.
-        checkpoint_store: Store with the checkpoints of the first stage.
+        checkpoint_store: Store with the checkpoints of all stages.
         third_controller: The third stage's controller; that of the stage before if it was skipped.
         third_result: Result of the third stage.
 
@@ -156,22 +156,22 @@ def describe_layers(
     from kedro_aat.errors import DamagedCheckpointError
 
     delivered = export_result.compressed
-    if delivered and delivered.stage == 1 and delivered.checkpoint not in (None, search_result.best_checkpoint):
-        try:
-            other = controller_at(controller, checkpoint_store, search_result.run, delivered.checkpoint)
-        except DamagedCheckpointError as error:
-            raise DamagedCheckpointError(
-                f"{error}. It is the delivered model's checkpoint. Restore it from a backup, or run the pipeline from "
-                "the node export_model on, which then delivers another model."
-            ) from error
-        return _layer_table({1: other})
-    later = {2: (second_controller, second_result), 3: (third_controller, third_result)}
-    searched = {
-        number: stage
-        for number, (stage, result) in later.items()
-        if stage is not None and isinstance(result, SearchResult)
-    }
-    return _layer_table({1: controller} | searched)
+    stages = {1: (controller, search_result), 2: (second_controller, second_result), 3: (third_controller, third_result)}
+    described: dict[int, ModelController] = {}
+    for number, (stage, result) in stages.items():
+        if stage is None or not isinstance(result, SearchResult):
+            continue
+        described[number] = stage
+        if delivered and delivered.stage == number and delivered.checkpoint not in (None, result.best_checkpoint):
+            try:
+                other = controller_at(stage, checkpoint_store, result.run, delivered.checkpoint)
+            except DamagedCheckpointError as error:
+                raise DamagedCheckpointError(
+                    f"{error}. It is the delivered model's checkpoint. Restore it from a backup, or run the pipeline "
+                    "from the node export_model on, which then delivers another model."
+                ) from error
+            return _layer_table({**described, number: other})
+    return _layer_table(described)
 
 
 def _layer_table(controllers: dict[int, ModelController]) -> DataFrame:
