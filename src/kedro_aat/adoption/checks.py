@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kedro.io import AbstractDataset, DataCatalog
+from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog
 from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import TypeExtractor
@@ -56,7 +56,7 @@ def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
             continue
         try:
             dataset = catalog.get(name)
-            is_missing = name in inputs and not _exists(catalog, name)
+            is_missing = name in inputs and not exists(catalog, name)
         except DatasetError as error:  # an unknown type or a wrong argument
             cause = error.__cause__ if isinstance(error.__cause__, AatError) else error
             mistakes.append(f"{name}: its catalog entry is wrong: {cause}")
@@ -117,7 +117,7 @@ def look_up(parameters: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _exists(catalog: DataCatalog, name: str) -> bool:
+def exists(catalog: CatalogProtocol[Any, Any], name: str) -> bool:
     """Whether a dataset can be loaded; true if its class does not implement `_exists`, which Kedro allows."""
     dataset = catalog.get(name)
     if dataset is not None and type(dataset)._exists is AbstractDataset._exists:

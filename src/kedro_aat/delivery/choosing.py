@@ -1,8 +1,8 @@
 """Chooses among the models that the searches of a run kept, for another budget than the run's; nothing is trained.
 
-The models of all stages are tried, the best by the objective first, and the first one whose files keep budget and limits
-is delivered. What keeps a budget keeps a larger one, too, and what a model costs does not depend on the budget. So a
-larger budget never gives a worse file by the objective.
+The models of all stages are tried, the best by the objective first, and the first one whose files keep budget and
+limits is delivered. What keeps a budget keeps a larger one, too, and what a model costs does not depend on the budget.
+So a larger budget never gives a worse file by the objective.
 """
 
 from __future__ import annotations
@@ -58,16 +58,28 @@ def options_of(
     """
     options: list[Option] = []
     for number, controller, result in stages:
-        available = checkpoint_store.numbers_of(result.run)
-        history = _history(checkpoint_store, result.run, available)
-        kept = pareto_front(history, available) | ({result.best_checkpoint} & {*available})
-        for row in sorted(history, key=lambda row: -row.achieved_rate):
-            if row.checkpoint in kept and row.achieved_rate > 0:
-                where = f"checkpoint {row.checkpoint}" if number == 1 else f"stage {number}, checkpoint {row.checkpoint}"
-                name = f"{controller.settings.algorithm} at rate {row.achieved_rate:.4f} ({where})"
-                make = _Loader(name, number, controller, checkpoint_store, result.run, row)
-                options.append(Option(name, number, row, make))
+        for row in kept_records(result, checkpoint_store):
+            where = f"checkpoint {row.checkpoint}" if number == 1 else f"stage {number}, checkpoint {row.checkpoint}"
+            name = f"{controller.settings.algorithm} at rate {row.achieved_rate:.4f} ({where})"
+            make = _Loader(name, number, controller, checkpoint_store, result.run, row)
+            options.append(Option(name, number, row, make))
     return options
+
+
+def kept_records(result: SearchResult, checkpoint_store: CheckpointStore) -> list[EpochRecord]:
+    """The epochs of the compressed models that a search kept, by falling rate.
+
+    They are those on its Pareto front, and the one that it returned.
+
+    Args:
+        result: Result of the search.
+        checkpoint_store: Store that keeps its run.
+    """
+    available = checkpoint_store.numbers_of(result.run)
+    history = _history(checkpoint_store, result.run, available)
+    kept = pareto_front(history, available) | ({result.best_checkpoint} & {*available})
+    rows = [row for row in history if row.checkpoint in kept and row.achieved_rate > 0]
+    return sorted(rows, key=lambda row: -row.achieved_rate)
 
 
 def choose(

@@ -94,7 +94,6 @@ class BaselineEvaluation(Result):
             also=tuple(guard.guard for guard in self.guards),
         )
 
-
     def budget_for(self, choice: DropSettings | None) -> BudgetResult:
         """What is tolerated, if another drop is chosen instead of the run's.
 

@@ -156,7 +156,11 @@ def describe_layers(
     from kedro_aat.errors import DamagedCheckpointError
 
     delivered = export_result.compressed
-    stages = {1: (controller, search_result), 2: (second_controller, second_result), 3: (third_controller, third_result)}
+    stages = {
+        1: (controller, search_result),
+        2: (second_controller, second_result),
+        3: (third_controller, third_result),
+    }
     described: dict[int, ModelController] = {}
     for number, (stage, result) in stages.items():
         if stage is None or not isinstance(result, SearchResult):

@@ -113,8 +113,8 @@ def finetune_adaptively(
 ) -> tuple[ModelController, SearchResult, DataFrame]:
     """Runs the loop that raises and lowers the rate while it fine-tunes the model, on a GPU if there is one.
 
-    With `settings.best_so_far` or `settings.choose` nothing is trained: the result is the best that the search has found
-    so far.
+    With `settings.best_so_far` or `settings.choose` nothing is trained: the result is the best that the search has
+    found so far.
 
     Args:
         controller: The controller with its model; changed in place.

@@ -137,9 +137,7 @@ class RunRecord:
         )
 
 
-def alike(
-    records: Iterable[RunRecord], ingredients: Mapping[str, Any], may_differ: Collection[str]
-) -> list[RunRecord]:
+def alike(records: Iterable[RunRecord], ingredients: Mapping[str, Any], may_differ: Collection[str]) -> list[RunRecord]:
     """The runs of this version with the same ingredients but for some; those with the most epochs come first.
 
     Args:
