@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from kedro.io import DataCatalog
 
 
-
 class _ErrorReportingGroup(click.Group):
     """A group whose commands end with the message of an `AatError` and exit code 1, without a traceback."""
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from kedro_aat.budget import Budget, GuardSettings
+from kedro_aat.budget import Budget, DropSettings, GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.delivery.candidates import Candidate, controller_at, rejection
 from kedro_aat.delivery.costs import Costs, cost_by, costs_of
 from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.finished import FinishedSteps
-from kedro_aat.delivery.results import ExportResult, SearchResult
+from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, ExportResult, SearchResult
 from kedro_aat.errors import DamagedCheckpointError, ExportError, ends_run
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.model_inputs import ModelInputs
@@ -45,6 +45,20 @@ class Option:
     stage: int
     record: EpochRecord
     make: Callable[[], Candidate]
+
+
+def chosen_budget(evaluation: BaselineEvaluation, choice: DropSettings | None) -> BudgetResult:
+    """What is tolerated, if another drop is chosen instead of the run's.
+
+    Args:
+        evaluation: The baseline on the validation split.
+        choice: The other drop; None for the run's own.
+    """
+    if choice is None:
+        return evaluation.budget
+    drop = choice.drop_from(evaluation.validation, higher_is_better=evaluation.metric.higher_is_better)
+    lowest = evaluation.budget_of(evaluation.budget.model_copy(update={"drop": drop})).lowest_tolerated
+    return BudgetResult(kind=choice.kind, drop=drop, lowest_tolerated=lowest)
 
 
 def options_of(

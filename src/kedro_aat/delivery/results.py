@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from kedro_aat.budget import Budget, DropSettings, Outcome
+from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Forecast
 from kedro_aat.delivery.certificate_result import CertificateFields
 from kedro_aat.delivery.environment import DistillationSummary, Environment
+from kedro_aat.delivery.findings import Findings
 from kedro_aat.delivery.guard_results import GuardResult, GuardSummary
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
 from kedro_aat.search.policy import Goal
@@ -93,18 +94,6 @@ class BaselineEvaluation(Result):
             higher_is_better=self.metric.higher_is_better,
             also=tuple(guard.guard for guard in self.guards),
         )
-
-    def budget_for(self, choice: DropSettings | None) -> BudgetResult:
-        """What is tolerated, if another drop is chosen instead of the run's.
-
-        Args:
-            choice: The other drop; None for the run's own.
-        """
-        if choice is None:
-            return self.budget
-        drop = choice.drop_from(self.validation, higher_is_better=self.metric.higher_is_better)
-        lowest = self.budget_of(self.budget.model_copy(update={"drop": drop})).lowest_tolerated
-        return BudgetResult(kind=choice.kind, drop=drop, lowest_tolerated=lowest)
 
 
 class Rates(Result):
@@ -332,6 +321,7 @@ class Summary(Result):
         environment: The machine.
         versions: Package -> version.
         guards: The guards, with the baseline's values and the delivered file's.
+        findings: What was tried, what limited the result, why this file, and what to try next; None if it is unknown.
     """
 
     outcome: Outcome
@@ -361,6 +351,7 @@ class Summary(Result):
     environment: Environment
     versions: Mapping[str, str]
     guards: list[GuardSummary] = Field(default_factory=list)
+    findings: Findings | None = None
 
     @model_validator(mode="before")
     @classmethod

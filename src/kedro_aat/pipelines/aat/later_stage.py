@@ -70,6 +70,7 @@ def search_later_stage(
     import pandas as pd
 
     from kedro_aat.compression.settings import algorithms_of
+    from kedro_aat.delivery.choosing import chosen_budget
     from kedro_aat.delivery.limits import highest_rate
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.stage import SearchStage
@@ -135,7 +136,7 @@ def search_later_stage(
         later.search.maximal_total_epochs,
         limit,
         maximal_rate=maximal_rate,
-        budget=baseline_evaluation.budget_for(settings.choose),
+        budget=chosen_budget(baseline_evaluation, settings.choose),
     )
     return later_controller, result, pd.concat(all_stages, ignore_index=True)
 

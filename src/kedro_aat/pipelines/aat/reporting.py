@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.certificate_result import CertificateResult
 from kedro_aat.delivery.environment import DistillationSummary
+from kedro_aat.delivery.findings import Findings
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
     ExportResult,
@@ -43,6 +44,8 @@ def summarize_run(
     certificate: CertificateResult,
     settings: AatSettings,
     third_result: LaterSearchResult | None = None,
+    trajectory: DataFrame | None = None,
+    layers: DataFrame | None = None,
 ) -> Summary:
     """Puts the summary together, and prints the closing table.
 
@@ -54,24 +57,50 @@ def summarize_run(
         certificate: What the test split says.
         settings: Settings of the pipeline.
         third_result: Result of the third stage.
+        trajectory: Trajectory of all stages; without it, the summary does not say what was tried.
+        layers: Layer table; as above.
     """
     from kedro_aat.reporting.summary import print_summary, summarize
 
-    teaching = settings.teaching
-
+    teaching, later = settings.teaching, [second_result, third_result]
+    findings = None
+    if trajectory is not None and layers is not None:
+        findings = _findings(baseline_evaluation, [search_result, *later], export_result, trajectory, layers, settings)
     summary = summarize(
         baseline_evaluation,
         search_result,
-        [second_result, third_result],
+        later,
         export_result,
         certificate,
         seed=settings.seed,
         goal=settings.goal,
         time_limit=settings.time_limit,
         distillation=None if teaching is None else DistillationSummary.model_validate(teaching),
+        findings=findings,
     )
     print_summary(summary)
     return summary
+
+
+def _findings(
+    baseline_evaluation: BaselineEvaluation,
+    results: list[LaterSearchResult | None],
+    export_result: ExportResult,
+    trajectory: DataFrame,
+    layers: DataFrame,
+    settings: AatSettings,
+) -> Findings | None:
+    """What was tried, and what to try next; None if that fails: the delivered model does not depend on it."""
+    from kedro_aat.reporting.advice import Asked, find
+
+    stages = {number: result for number, result in enumerate(results, start=1) if isinstance(result, SearchResult)}
+    searches = {1: settings.search} | {number: later.search for number, later in settings.later_stages.items()}
+    asked = Asked(settings.export, searches, settings.teaching is not None, settings.trains)
+    try:
+        return find(trajectory, layers, baseline_evaluation, stages, export_result, asked)
+    except Exception as error:
+        logger.warning("What was tried is not summarized, because that failed.", exc_info=error)
+        return None
 
 
 def collect_metrics(

@@ -136,6 +136,7 @@ def finetune_adaptively(
         MissingRunError: If nothing may be trained, and nothing was.
     """
     from kedro_aat.compression.settings import algorithms_of
+    from kedro_aat.delivery.choosing import chosen_budget
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.stage import SearchStage
     from kedro_aat.training.stopwatch import Stopwatch
@@ -178,7 +179,7 @@ def finetune_adaptively(
         num_allowed,
         settings.time_limit,
         maximal_rate=maximal_rate,
-        budget=baseline_evaluation.budget_for(settings.choose),
+        budget=chosen_budget(baseline_evaluation, settings.choose),
     )
     controller.limit = None
     return controller, result, trajectory(ended.fine_tuned.history)
