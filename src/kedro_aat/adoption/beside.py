@@ -14,7 +14,7 @@ from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.checks import replace_dataset
 from kedro_aat.errors import StorageError
-from kedro_aat.storage import local_path
+from kedro_aat.storage import is_ours, local_path
 
 FOLDER = "chosen"  # beside the files of the run
 
@@ -103,5 +103,6 @@ def remove_beside(catalog: CatalogProtocol[Any, Any], names: list[str]) -> None:
         for each in (written, written.with_suffix(".bin")):  # OpenVINO's weights are beside its graph
             with suppress(OSError):
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
-        with suppress(OSError):  # it holds something else
-            folder.rmdir()
+        with suppress(OSError):
+            if all(is_ours(each) for each in folder.iterdir()):
+                shutil.rmtree(folder)

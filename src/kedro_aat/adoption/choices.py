@@ -26,7 +26,9 @@ def show_front(job: Job, catalog: CatalogProtocol[Any, Any]) -> None:
         ConfigurationError: A result of the search is missing, or is none.
         DataError: A file cannot be read.
     """
-    from kedro_aat.delivery.results import BaselineEvaluation, SearchResult
+    from pydantic import RootModel
+
+    from kedro_aat.delivery.results import BaselineEvaluation, LaterSearchResult, SearchResult
     from kedro_aat.reporting.front import print_front
 
     evaluation, store = (job.dataset(argument) for argument in ("baseline_evaluation", "checkpoint_store"))
@@ -38,10 +40,10 @@ def show_front(job: Job, catalog: CatalogProtocol[Any, Any]) -> None:
         )
     names = [first, *(name for name in later if catalog.exists(name))]
     loaded = {name: _load(catalog, name) for name in (*names, evaluation, store)}
-    found = [loaded[name] for name in names if loaded[name].get("outcome") not in ("skipped", "failed")]
+    results = [parse(RootModel[LaterSearchResult], loaded[name], where=name).root for name in names]
     print_front(
         parse(BaselineEvaluation, loaded[evaluation], where=evaluation),
-        [parse(SearchResult, result, where=first) for result in found],
+        [result for result in results if isinstance(result, SearchResult)],
         loaded[store],
     )
 

@@ -68,6 +68,7 @@ def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Pa
     assert project.summary["certificate"] == before["certificate"]
 
 
+@pytest.mark.slow  # its small twin is in `tests/delivery/test_choosing.py`
 def test_a_larger_budget_never_gives_a_larger_file(finished: Project, tmp_path: Path) -> None:
     """The objective of the small job is MACs; int8 of the second stage is among the models."""
     project = finished.copy(tmp_path)
