@@ -21,6 +21,8 @@ LEAST_GAIN = 0.03
 # A cliff: the margin falls by so many tolerated drops where the size falls by a factor of e, which no trained network
 # does away from it (the search's own beliefs end at 8), between rates that are this near in the log of the size.
 STEEP, NEAR = 12.0, 0.7
+# It is at least so many tolerated drops deep, and so many standard errors.
+LEAST_FALL, SURE = 2.0, 4.0
 # A standard error above this share of the tolerated drop dominates what is measured.
 RESOLVING = 1 / 3
 LEAST_COST = 1e-3  # against division by zero
@@ -130,12 +132,22 @@ class Course:
         return max(rows, key=lambda row: row.rate, default=None)
 
     @property
+    def edge(self) -> tuple[float, float | None]:
+        """The highest rate within budget, and its margin: the returned one, or a higher one that was measured."""
+        higher = self.higher_within
+        return (
+            (self.rate, self.margin if self.rate else self.drop)
+            if higher is None
+            else (higher.rate, higher.smallest_margin)
+        )
+
+    @property
     def nearest_beyond(self) -> Row | None:
-        """The epoch that broke the budget least, at a rate clearly above the returned one; None if there is none.
+        """The epoch that broke the budget least, at a rate clearly above all within budget; None if there is none.
 
         A broken guard is left out, because no larger drop of the metric mends it.
         """
-        rows = [row for row in self.trained if row.rate > _clearly_above(self.rate) and row.is_complete]
+        rows = [row for row in self.trained if row.rate > _clearly_above(self.edge[0]) and row.is_complete]
         rows = [row for row in rows if row.margin < 0 and row.smallest_margin == row.margin]
         return max(rows, key=lambda row: row.margin, default=None)
 
@@ -174,8 +186,10 @@ def limits_of(course: Course) -> list[Limited]:
     result = course.result
     used, allowed, highest = result.epochs.used, result.epochs.allowed, result.highest_rate
     found: list[tuple[LimitKind, str]] = []
-    if highest is not None and course.rate and (result.rate.requested or 0.0) >= highest - 1e-6:
-        if used < allowed:
+    is_at_top = course.rate >= 1 - 1e-6 or (highest is not None and (result.rate.requested or 0.0) >= highest - 1e-6)
+    if course.rate and is_at_top:
+        highest = course.rate if highest is None else highest
+        if used < allowed or course.rate >= 1 - 1e-6:
             words = "nothing did. The search ended by itself at the highest rate"
             found = [("nothing", f"{words}, {highest:.4f}, after {used} of {allowed} epochs.")]
         else:
@@ -187,7 +201,9 @@ def limits_of(course: Course) -> list[Limited]:
             found.append(("time", f"the time. It ended after {used} of {allowed} epochs and {limit:.0f} s."))
         searched: list[tuple[LimitKind, str | None]] = [("noise", _noise(course)), ("layer", _cliff(course))]
         if used >= allowed - 1 and (gain := _late_gain(course)) is not None:
-            searched.append(("epochs", f"the epochs. {gain} All {allowed} were used."))
+            searched.append(
+                ("epochs", f"the epochs. {gain} All {allowed} were used, counted in epochs of the uncompressed model.")
+            )
         found += [(kind, words) for kind, words in searched if words is not None]
         if not found:
             found = [("budget", _budget(course))]
@@ -209,17 +225,17 @@ def _noise(course: Course) -> str | None:
 
 def _cliff(course: Course) -> str | None:
     """Whether the metric falls steeply just above the returned rate, with the layer that has lost the most."""
-    margin, beyond = course.margin if course.rate else course.drop, course.nearest_beyond
-    layer = course.narrowest
+    (rate, margin), beyond, layer = course.edge, course.nearest_beyond, course.narrowest
     if margin is None or beyond is None or layer is None:
         return None
-    distance = math.log1p(-course.rate) - math.log1p(-min(beyond.rate, 1 - 1e-6))
+    distance = math.log1p(-rate) - math.log1p(-min(beyond.rate, 1 - 1e-6))
     fall = (margin - beyond.margin) / course.drop
-    if distance > NEAR or fall < STEEP * distance:
+    luck = SURE * (course.standard_error or 0.0) / course.drop
+    if distance > NEAR or fall < max(STEEP * distance, LEAST_FALL, luck):
         return None
     left = f", and {layer.shape} is left of it" if layer.shape else ""
     return (
-        f"one layer's cliff. From a rate of {course.rate:.4f} to {beyond.rate:.4f} the metric fell by {fall:.1f} "
+        f"one layer's cliff. From a rate of {rate:.4f} to {beyond.rate:.4f} the metric fell by {fall:.1f} "
         f"budgets. {layer.name} has lost the most, {layer.rate:.0%}{left}."
     )
 
