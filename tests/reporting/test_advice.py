@@ -71,7 +71,10 @@ def found(
         trains: Whether the run trained.
         **changes: Changes of the search's result.
     """
-    rows = [step if isinstance(step, EpochRecord) else epoch(number, *step) for number, step in enumerate(steps, 1)]
+    rows = [
+        step if isinstance(step, EpochRecord) else epoch(number, step[0], step[1])
+        for number, step in enumerate(steps, 1)
+    ]
     history = [epoch(0, 0.0, DROP), *rows]
     returned = history[best] if best is not None else None
     rate = returned.achieved_rate if returned else 0.0

@@ -72,7 +72,7 @@ def options_of(
     """
     options: list[Option] = []
     for number, controller, result in stages:
-        for row in kept_records(result, checkpoint_store):
+        for row in kept_records(checkpoint_store, result.run, result.best_checkpoint):
             where = f"checkpoint {row.checkpoint}" if number == 1 else f"stage {number}, checkpoint {row.checkpoint}"
             name = f"{controller.settings.algorithm} at rate {row.achieved_rate:.4f} ({where})"
             make = _Loader(name, number, controller, checkpoint_store, result.run, row)
@@ -80,18 +80,19 @@ def options_of(
     return options
 
 
-def kept_records(result: SearchResult, checkpoint_store: CheckpointStore) -> list[EpochRecord]:
+def kept_records(checkpoint_store: CheckpointStore, run: str, returned: int | None) -> list[EpochRecord]:
     """The epochs of the compressed models that a search kept, by falling rate.
 
     They are those on its Pareto front, and the one that it returned.
 
     Args:
-        result: Result of the search.
         checkpoint_store: Store that keeps its run.
+        run: Name of the run's folder.
+        returned: Number of the checkpoint that the search returned; None if there is none.
     """
-    available = checkpoint_store.numbers_of(result.run)
-    history = _history(checkpoint_store, result.run, available)
-    kept = pareto_front(history, available) | ({result.best_checkpoint} & {*available})
+    available = checkpoint_store.numbers_of(run)
+    history = _history(checkpoint_store, run, available)
+    kept = pareto_front(history, available) | ({returned} & {*available})
     rows = [row for row in history if row.checkpoint in kept and row.achieved_rate > 0]
     return sorted(rows, key=lambda row: -row.achieved_rate)
 

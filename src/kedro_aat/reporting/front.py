@@ -33,7 +33,7 @@ def print_front(
         table.add_column(Text(column), justify="right")
     for number, result in enumerate(results, start=1):
         stage = f"{result.stage or number}: {' and '.join(result.algorithms)}"
-        for row in kept_records(result, checkpoint_store):
+        for row in kept_records(checkpoint_store, result.run, result.best_checkpoint):
             error = "-" if row.standard_error is None else f"{row.standard_error:.4f}"
             assert row.metric is not None  # a failed epoch is not kept
             drop = f"{budget.degradation(row.metric):+.4f}"
