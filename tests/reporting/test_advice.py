@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -51,7 +52,7 @@ def epoch(number: int, rate: float, margin: float, tactic: Tactic | None = None,
 
 
 def found(
-    steps: list[tuple[float, float]] | list[EpochRecord],
+    steps: Sequence[tuple[float, float] | EpochRecord],
     *,
     best: int | None,
     allowed: int | None = None,
