@@ -238,4 +238,6 @@ def test_after_a_delivery_without_training_the_first_thing_to_do_is_to_go_on() -
     findings = found([(0.5, 0.03), (0.8, 0.02)], best=2, allowed=9, trains=False)
     (step,) = [step for step in findings.next_steps if step.change == "kedro run"]
     assert step.epochs == 7
+    assert kinds(findings) == ["epochs"]
+    assert findings.limits[0].words == "Stage 1: the epochs so far. 2 of 9 were used."
     assert Findings.model_validate_json(findings.model_dump_json()) == findings

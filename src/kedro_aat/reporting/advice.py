@@ -64,7 +64,7 @@ def find(
         Course(number, result, trajectory[trajectory["stage"] == number], layers[layers["stage"] == number])
         for number, result in stages.items()
     ]
-    limits = [limit for course in courses for limit in limits_of(course)]
+    limits = [limit for course in courses for limit in limits_of(course, may_go_on=not asked.trains)]
     return Findings(
         tried=[each for course in courses for each in _tried(course)],
         limits=limits,
@@ -174,7 +174,9 @@ def _with_training(course: Course, kinds: set[str], asked: Asked) -> list[NextSt
     steps: list[NextStep] = []
     left = epochs.allowed - epochs.used
     if not asked.trains and left > 0 and "nothing" not in kinds:
-        steps.append(course.step("kedro run", f"the search goes on after {epochs.used} epochs", left))
+        steps.append(
+            course.step("kedro run", f"the search goes on, with {epochs.used} of {epochs.allowed} epochs used", left)
+        )
     elif kinds & {"epochs", "budget"}:
         words = f"the search goes on after {epochs.used} epochs, which are not trained again"
         change = f"{prefix}search.maximal_total_epochs: {2 * epochs.allowed}"

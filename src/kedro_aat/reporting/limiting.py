@@ -177,11 +177,12 @@ class Course:
         return NextStep(change=change, words=words, epochs=epochs, minutes=minutes)
 
 
-def limits_of(course: Course) -> list[Limited]:
+def limits_of(course: Course, *, may_go_on: bool = False) -> list[Limited]:
     """What limited a search, the strongest first; at least one.
 
     Args:
         course: How the search went.
+        may_go_on: Whether it was read while it was not finished, so that the epochs that are left limit it.
     """
     result = course.result
     used, allowed, highest = result.epochs.used, result.epochs.allowed, result.highest_rate
@@ -205,6 +206,8 @@ def limits_of(course: Course) -> list[Limited]:
                 ("epochs", f"the epochs. {gain} All {allowed} were used, counted in epochs of the uncompressed model.")
             )
         found += [(kind, words) for kind, words in searched if words is not None]
+        if not found and may_go_on and used < allowed:
+            found = [("epochs", f"the epochs so far. {used} of {allowed} were used.")]
         if not found:
             found = [("budget", _budget(course))]
     return [Limited(stage=course.number, kind=kind, words=f"Stage {course.number}: {words}") for kind, words in found]
