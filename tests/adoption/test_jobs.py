@@ -111,8 +111,11 @@ def test_a_run_writes_beside_the_files_only_where_it_was_asked_to(tmp_path: Path
     assert loaded_beside(data, "result") == {"value": 2}
     assert isinstance(beside("table", MemoryDataset(0)), MemoryDataset)
     (tmp_path / "chosen" / "notes.txt").write_text("of the user")
+    (tmp_path / "chosen" / "result.json.not_exported.txt").write_text("why")
+    (tmp_path / "chosen" / ".result.json.kedro-aat-lock").touch()
     remove_beside(data, ["result", "table"])
-    assert [each.name for each in (tmp_path / "chosen").iterdir()] == ["notes.txt"]
+    assert "notes.txt" in [each.name for each in (tmp_path / "chosen").iterdir()]
+    assert not (tmp_path / "chosen" / "result.json.not_exported.txt").exists()
     (tmp_path / "chosen" / "notes.txt").unlink()
     remove_beside(data, ["result"])
     assert not (tmp_path / "chosen").exists()

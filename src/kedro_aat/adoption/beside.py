@@ -99,8 +99,9 @@ def remove_beside(catalog: CatalogProtocol[Any, Any], names: list[str]) -> None:
         if (path := _path_of(catalog.get(name))) is None:
             continue
         folder = path.parent / FOLDER
-        written = folder / path.name
-        for each in (written, written.with_suffix(".bin")):  # OpenVINO's weights are beside its graph
+        # OpenVINO's weights are beside its graph, and so is the reason why there is no file.
+        written = [folder / path.name, (folder / path.name).with_suffix(".bin"), *folder.glob(f"{path.name}.*")]
+        for each in written:
             with suppress(OSError):
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
         with suppress(OSError):
