@@ -36,6 +36,8 @@ COMMANDS = {
     "kedro run --pipelines aat_small": "tests/adoption/test_templates.py, its wiring",
     "kedro aat choose": "tests/pipelines/aat/test_choose.py",
     "kedro aat choose --max-drop 0.02": "tests/pipelines/aat/test_choose.py",
+    "kedro aat choose --confirm": "tests/pipelines/aat/test_choose.py",
+    "kedro aat deliver": "tests/pipelines/aat/test_killed.py",
     "kedro aat certify": "tests/pipelines/aat/test_certificate.py",
     "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",

@@ -99,7 +99,10 @@ class AatSettings(Settings):
             `kedro aat validate`: a batch through model, loss and metric, each stage's compression, two training steps,
             a checkpoint, and the files. What fails is one error within seconds instead of one after the search. What
             has passed is not repeated.
-        choose: Another tolerated drop, for which a model is taken from the Pareto front of a finished search without
+        best_so_far: Whether nothing is trained: each stage ends with the best model that its search has found so far,
+            and the test split stays unread. `kedro aat deliver` sets it, and `kedro aat choose` until its choice is
+            confirmed.
+        choose: Another tolerated drop, for which one of the models that the searches kept is delivered without
             training; the guards stay those of `budget.also`. `kedro aat choose` sets it.
     """
 
@@ -122,6 +125,7 @@ class AatSettings(Settings):
     goal: Goal = "size"
     on_infeasible: Literal["keep_baseline", "error"] = "keep_baseline"
     rehearsal: bool = True
+    best_so_far: bool = False
     choose: DropSettings | None = None
 
     @model_validator(mode="before")
@@ -254,6 +258,16 @@ class AatSettings(Settings):
         # The limits, which may be those of a second stage's file, say how far the model is compressed.
         searched = self.identity(self.SEARCHED | {"second_stage", *more}, defaults=defaults)
         return searched | {"limits": self.export.limits.model_dump(mode="json")}
+
+    @property
+    def trains(self) -> bool:
+        """Whether the searches may train."""
+        return not self.best_so_far and self.choose is None
+
+    @property
+    def reads_test_split(self) -> bool:
+        """Whether the run certifies what it delivers."""
+        return self.certificate is not None and not self.best_so_far
 
     @property
     def later_stages(self) -> dict[int, LaterStage]:

@@ -84,6 +84,10 @@ class CheckpointError(StorageError):
     """A checkpoint, or the ledger, cannot be written or read: damage, the disk, another process, another version."""
 
 
+class MissingRunError(CheckpointError):
+    """There is no run with these settings, model and data, of which a result could be read."""
+
+
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint that is missing, torn or damaged, and so lost for good; others may take its place."""
 

@@ -12,6 +12,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from kedro_aat.adoption.beside import redirect_outputs
 from kedro_aat.adoption.checks import data_mistakes, free_inputs, withhold_test_data
 from kedro_aat.adoption.closing import Closing
 from kedro_aat.adoption.commands import aat
@@ -66,6 +67,7 @@ class AatHooks:
             ConfigurationError: Lists every missing dataset, every import path or argument in our settings that does
                 not exist, and every file that two entries share without an order.
         """
+        redirect_outputs(pipeline, catalog)
         stand_in(pipeline, catalog)
         withhold_test_data(pipeline, catalog, lambda key: catalog[f"params:{key}"].load())
         mistakes: list[str] = []

@@ -46,6 +46,11 @@ def local_path(path: str | Path) -> Path:
     )
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a path is a hidden one that this module makes beside the files that it replaces."""
+    return path.name.startswith(".") and any(mark in path.name for mark in (_NEW, _PENDING, _LOCK))
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Yields the path of a new file, which takes the place of `target` if the block ends without an error.

@@ -14,10 +14,11 @@ import pandas as pd
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 from kedro_datasets.json import JSONDataset
-from kedro_datasets.pandas import ParquetDataset
 
 from kedro_aat import NNCFConfig
-from kedro_aat.adoption.commands import load_config, show_front
+from kedro_aat.adoption.choices import show_front
+from kedro_aat.adoption.commands import load_config
+from kedro_aat.adoption.jobs import Job
 from kedro_aat.adoption.templates import template
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.compression.settings import parse_compression
@@ -33,7 +34,7 @@ from kedro_aat.datasets.tensors import TensorsDataset
 from kedro_aat.export import NotExported
 from kedro_aat.nncf.config import AccuracyAwareSettings
 from kedro_aat.nncf.parameters import parameters_from_nncf
-from kedro_aat.pipelines.aat import nodes
+from kedro_aat.pipelines.aat import create_pipeline, nodes
 from kedro_aat.reading import read_json
 from tests.fuzzing import corpus, job
 from tests.fuzzing.harness import Case, our_error
@@ -110,10 +111,8 @@ def _choose(folder: Path) -> None:
         name: JSONDataset(filepath=str(folder / f"results/{name}.json"))
         for name in ("baseline_evaluation", "search_result")
     }
-    trajectory = ParquetDataset(filepath=str(folder / "results/search_trajectory.parquet"))
-    store = CheckpointStoreDataset(filepath=str(folder / "store"))
-    catalog = DataCatalog({**results, "search_trajectory": trajectory, "checkpoint_store": store})
-    show_front(catalog, "", "aat")
+    catalog = DataCatalog({**results, "checkpoint_store": CheckpointStoreDataset(filepath=str(folder / "store"))})
+    show_front(Job.find("aat", {"aat": create_pipeline()}), catalog)
 
 
 def _nncf(folder: Path) -> None:
@@ -227,7 +226,7 @@ READERS = {
     "choose": Reader(
         _choose,
         ("results", "store"),
-        ("results/baseline_evaluation.json", "results/search_result.json", "results/search_trajectory.parquet"),
+        ("results/baseline_evaluation.json", "results/search_result.json"),
     ),
     "NNCF": Reader(_nncf, (), ("nncf/*.json",)),
     "ONNX": Reader(_exported(OnnxDataset, "model.onnx"), (), ("model.onnx",)),

@@ -94,14 +94,13 @@ class Searched:
             return float((self.model(VALIDATION["inputs"][rare]).argmax(1) == 2).double().mean())
 
 
-def search(root: Path, *also: dict[str, Any], max_drop: float = 0.06, choice: Any = None, **changes: Any) -> Searched:
+def search(root: Path, *also: dict[str, Any], max_drop: float = 0.06, **changes: Any) -> Searched:
     """Runs the search, or continues it.
 
     Args:
         root: Folder of the store.
         *also: The guards.
         max_drop: The budget.
-        choice: Another tolerated drop, for which a model is chosen without training.
         **changes: Settings that differ from `SETTINGS`.
     """
     changes = {"training": SETTINGS["training"] | changes.pop("training", {}), **changes}
@@ -133,7 +132,6 @@ def search(root: Path, *also: dict[str, Any], max_drop: float = 0.06, choice: An
         budget,
         CheckpointStore(root),
         lambda *args, **kwargs: NoWriter(),
-        choice,
     )
     return Searched(ended.fine_tuned, ended.budget, controller.strip())
 

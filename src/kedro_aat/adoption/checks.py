@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kedro.io import AbstractDataset, DataCatalog
+from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog
 from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import TypeExtractor
@@ -56,7 +56,7 @@ def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
             continue
         try:
             dataset = catalog.get(name)
-            is_missing = name in inputs and not _exists(catalog, name)
+            is_missing = name in inputs and not exists(catalog, name)
         except DatasetError as error:  # an unknown type or a wrong argument
             cause = error.__cause__ if isinstance(error.__cause__, AatError) else error
             mistakes.append(f"{name}: its catalog entry is wrong: {cause}")
@@ -86,7 +86,7 @@ def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Calla
         arguments = inspect.signature(node.func).bind(*node.inputs).arguments
         settings, name = value_of(arguments["settings"].removeprefix("params:")), arguments["test_data"]
         plain = vars(settings) if isinstance(settings, Settings) else settings or {}
-        is_withheld = "certificate" in plain and plain["certificate"] is None
+        is_withheld = ("certificate" in plain and plain["certificate"] is None) or bool(plain.get("best_so_far"))
         is_read = any(name in other.inputs for other in pipeline.nodes if other is not node)
         if is_withheld and not is_read and (dataset := catalog.get(name)) is not None:
             replace_dataset(catalog, name, WithheldDataset(dataset))
@@ -117,7 +117,7 @@ def look_up(parameters: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _exists(catalog: DataCatalog, name: str) -> bool:
+def exists(catalog: CatalogProtocol[Any, Any], name: str) -> bool:
     """Whether a dataset can be loaded; true if its class does not implement `_exists`, which Kedro allows."""
     dataset = catalog.get(name)
     if dataset is not None and type(dataset)._exists is AbstractDataset._exists:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from kedro_aat.adoption.selection import Selected, find_pipeline, parse_params, registered
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.imports import import_path
 from kedro_aat.storage import local_path
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from kedro.config import AbstractConfigLoader
     from kedro.framework.context import KedroContext
     from kedro.framework.startup import ProjectMetadata
-    from kedro.io import CatalogProtocol, DataCatalog
-    from kedro.pipeline import Pipeline
+    from kedro.io import DataCatalog
 
 
 class _ErrorReportingGroup(click.Group):
@@ -104,10 +104,10 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
     from kedro_aat.adoption.shared_files import notes_on_other_runs
 
     notes: list[str] = []
-    session = KedroSession.create(project.project_path, env=env, runtime_params=_parse_params(params))
+    session = KedroSession.create(project.project_path, env=env, runtime_params=parse_params(params))
     with session:
         context = session.load_context()
-        nodes = _find_pipeline(pipeline)
+        nodes = find_pipeline(pipeline)
         parameters: Mapping[str, Any] = {}
         try:
             parameters = load_config(context.config_loader, "parameters")
@@ -119,7 +119,7 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
                 catalog = _make_catalog(context)
                 withhold_test_data(nodes, catalog, partial(look_up, parameters))
                 mistakes += data_mistakes(nodes, catalog)
-                notes = notes_on_other_runs(pipeline, _registered(), catalog)
+                notes = notes_on_other_runs(pipeline, registered(), catalog)
             except ConfigurationError as error:  # a file cannot be read
                 mistakes += error.mistakes
             except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials
@@ -175,6 +175,7 @@ def from_nncf(project: ProjectMetadata, file: Path, out: Path | None, force: boo
 @aat.command()
 @click.option("--max-drop", type=click.FloatRange(min=0), help="Budget in units of the metric.")
 @click.option("--max-relative-drop", type=click.FloatRange(0, 1), help="Budget as a fraction of the baseline.")
+@click.option("--confirm", is_flag=True, help="Replace the delivered files by this choice, or by the last one.")
 @_env
 @_pipeline
 @_namespace
@@ -184,32 +185,56 @@ def choose(
     project: ProjectMetadata,
     max_drop: float | None,
     max_relative_drop: float | None,
+    confirm: bool,
     env: str | None,
     pipeline: str | None,
     namespace: str | None,
     params: str,
 ) -> None:
-    """Show the models that a search found, or deliver the one that suits another budget.
+    """Show the models that the searches kept, or choose the best one for another budget.
 
-    Nothing is trained: the model is taken from the Pareto front, exported, and certified if the test split was not
+    Nothing is trained. The chosen model is written into folders named `chosen` beside the delivered files, and compared
+    with what is delivered. With --confirm it replaces the delivered files, and is certified if the test split was not
     used before.
     """
-    from kedro.framework.session import KedroSession
-
-    from kedro_aat.adoption.templates import pipeline_name
+    from kedro_aat.adoption import choices
 
     if max_drop is not None and max_relative_drop is not None:
         raise click.UsageError("Give --max-drop or --max-relative-drop, not both.")
-    pipeline = pipeline or pipeline_name(namespace)
-    prefix = "" if namespace is None else f"{namespace}."
-    drops = {"max_drop": max_drop, "max_relative_drop": max_relative_drop}
-    budget = [f"{prefix}aat.choose.{key}={drop}" for key, drop in drops.items() if drop is not None]
-    session = KedroSession.create(project.project_path, env=env, runtime_params=_parse_params(params, *budget))
-    with session:
-        if budget:
-            session.run(pipeline_names=[pipeline], from_nodes=[f"{prefix}finetune_adaptively"])
-            return
-        show_front(session.load_context().catalog, prefix, pipeline)
+    key, value = ("max_drop", max_drop) if max_relative_drop is None else ("max_relative_drop", max_relative_drop)
+    selected = Selected(project, env, params, pipeline, namespace)
+    if value is None and not confirm:
+        with selected.session() as (job, catalog):
+            choices.show_front(job, catalog)
+        return
+    if value is None:
+        with selected.session() as (job, catalog):
+            value = choices.last_drop(job, catalog)
+    if confirm:
+        selected.run(f"choose.{key}={value}")
+        with selected.session() as (job, catalog):
+            choices.remove_choice(job, catalog)
+        return
+    with choices.written_beside():
+        selected.run(f"choose.{key}={value}", "best_so_far=true", only_ours=True)
+    with selected.session() as (job, catalog):
+        choices.print_choice(job, catalog, f"--{key.replace('_', '-')} {value}")
+
+
+@aat.command()
+@_env
+@_pipeline
+@_namespace
+@_params
+@click.pass_obj
+def deliver(
+    project: ProjectMetadata, env: str | None, pipeline: str | None, namespace: str | None, params: str
+) -> None:
+    """Deliver the best model that an unfinished search has found so far.
+
+    Nothing is trained, and the test split stays unread. `kedro run` continues the search.
+    """
+    Selected(project, env, params, pipeline, namespace).run("best_so_far=true")
 
 
 @aat.command()
@@ -226,60 +251,7 @@ def certify(
     Nothing is trained or chosen. The settings of the certificate are those in the parameters, or the defaults where
     `certificate` is null.
     """
-    from kedro.framework.session import KedroSession
-
-    from kedro_aat.adoption.templates import pipeline_name
-
-    prefix = "" if namespace is None else f"{namespace}."
-    params_of_run = _parse_params(params, f"{prefix}aat.certificate={{}}")
-    session = KedroSession.create(project.project_path, env=env, runtime_params=params_of_run)
-    with session:
-        session.run(pipeline_names=[pipeline or pipeline_name(namespace)], from_nodes=[f"{prefix}certify_model"])
-
-
-def show_front(catalog: CatalogProtocol[Any, Any], prefix: str, pipeline: str) -> None:
-    """Prints the models that a search found.
-
-    Args:
-        catalog: The project's catalog.
-        prefix: Start of the datasets' names: empty, or a namespace and a dot.
-        pipeline: Name of the pipeline in the registry, for messages.
-
-    Raises:
-        ConfigurationError: A result of the search is missing, or is none.
-        DataError: A file cannot be read.
-    """
-    from kedro_aat.delivery.results import BaselineEvaluation, SearchResult
-    from kedro_aat.reading import reading
-    from kedro_aat.reporting.front import print_front
-    from kedro_aat.validated import parse
-
-    names = ("search_trajectory", "baseline_evaluation", "search_result", "checkpoint_store")
-    if missing := [prefix + name for name in names if not catalog.exists(prefix + name)]:
-        raise ConfigurationError(
-            "There is no search to choose from",
-            [f"{', '.join(missing)}: not found; `kedro run --pipelines {pipeline}` creates them"],
-        )
-    loaded = {}
-    for name in names:
-        with reading(prefix + name):
-            loaded[name] = catalog.load(prefix + name)
-    print_front(
-        loaded["search_trajectory"],
-        parse(BaselineEvaluation, loaded["baseline_evaluation"], where=f"{prefix}baseline_evaluation"),
-        parse(SearchResult, loaded["search_result"], where=f"{prefix}search_result"),
-        loaded["checkpoint_store"],
-    )
-
-
-def _parse_params(params: str, *assignments: str) -> dict[str, Any]:
-    """Parses `key=value` pairs that are separated by commas, and further `key=value` assignments."""
-    from omegaconf import OmegaConf
-
-    pairs = [pair for pair in params.split(",") if pair]
-    if mistakes := [pair for pair in pairs if "=" not in pair]:
-        raise click.UsageError(f"--params takes key=value pairs separated by commas, but got {', '.join(mistakes)}")
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist([*pairs, *assignments])))
+    Selected(project, env, params, pipeline, namespace).run("certificate={}", first="certify_model")
 
 
 def _conf_folder(project: ProjectMetadata) -> Path:
@@ -287,30 +259,6 @@ def _conf_folder(project: ProjectMetadata) -> Path:
     from kedro.framework.project import settings
 
     return Path(project.project_path) / str(settings.CONF_SOURCE)
-
-
-def _find_pipeline(name: str) -> Pipeline:
-    """The registered pipeline of that name."""
-    from kedro_aat.adoption.templates import registry_lines
-
-    pipelines = _registered()
-    if name not in pipelines:
-        lines = " and ".join(f"`{line}`" for line in registry_lines())
-        raise ConfigurationError(
-            "pipeline_registry.py",
-            [
-                f"no pipeline is called {name!r}, only {', '.join(pipelines) or 'none'}. Run `kedro aat init`, which "
-                f"writes one; if the registry does not use find_pipelines, add {lines}; or name yours with --pipeline"
-            ],
-        )
-    return pipelines[name]
-
-
-def _registered() -> Mapping[str, Pipeline]:
-    """The registered pipelines, which Kedro creates when they are first read."""
-    from kedro.framework.project import pipelines
-
-    return cast("Mapping[str, Pipeline]", pipelines)
 
 
 def load_config(loader: AbstractConfigLoader, kind: str) -> dict[str, Any]:

@@ -167,6 +167,9 @@ def controller_at(
         checkpoint_store: Store that keeps the run.
         run: Name of the run's folder.
         number: Number of the checkpoint.
+
+    Raises:
+        CheckpointError: If the checkpoint is missing or damaged, or cannot be read.
     """
     checkpoint = checkpoint_store.load(run, number)
     other = copy.deepcopy(controller)

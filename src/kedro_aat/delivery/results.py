@@ -15,6 +15,7 @@ from kedro_aat.budget import Budget, Outcome
 from kedro_aat.certificate import Forecast
 from kedro_aat.delivery.certificate_result import CertificateFields
 from kedro_aat.delivery.environment import DistillationSummary, Environment
+from kedro_aat.delivery.findings import Findings
 from kedro_aat.delivery.guard_results import GuardResult, GuardSummary
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
 from kedro_aat.search.policy import Goal
@@ -157,6 +158,7 @@ class SearchResult(Result):
         device: Device that it was trained on.
         run: Name of the run's folder in the checkpoint store.
         guards: Value of each guard for the returned model, on the validation split.
+        highest_rate: Highest rate that settings and model allow; None in files of versions before 0.2.0.
     """
 
     stage: int | None = None
@@ -173,6 +175,7 @@ class SearchResult(Result):
     device: str
     run: str
     guards: dict[str, float] = Field(default_factory=dict)
+    highest_rate: float | None = None
 
 
 class SkippedSearch(Result):
@@ -323,6 +326,7 @@ class Summary(Result):
         versions: Package -> version.
         guards: The guards, with the baseline's values and the delivered file's.
         class_names: Names of the classes by number, if the validation data have them.
+        findings: What was tried, what limited the result, why this file, and what to try next; None if it is unknown.
     """
 
     outcome: Outcome
@@ -353,6 +357,7 @@ class Summary(Result):
     versions: Mapping[str, str]
     guards: list[GuardSummary] = Field(default_factory=list)
     class_names: tuple[str, ...] | None = None
+    findings: Findings | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from rich.text import Text
 from kedro_aat.budget import Outcome
 from kedro_aat.delivery.certificate_result import CertificateFields, CertificateResult
 from kedro_aat.delivery.environment import DistillationSummary, Environment, processor_name
+from kedro_aat.delivery.findings import Findings
 from kedro_aat.delivery.guard_results import summarized
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.delivery.results import (
@@ -87,6 +88,7 @@ def summarize(
     goal: Goal = "size",
     time_limit: float | None,
     distillation: DistillationSummary | None,
+    findings: Findings | None = None,
 ) -> Summary:
     """Puts the summary of a run together.
 
@@ -100,6 +102,7 @@ def summarize(
         goal: What the search looked for.
         time_limit: Time limit of the search, in seconds; None for no limit.
         distillation: How the baseline taught; None if it did not.
+        findings: What was tried, what limited the result, and what to try next; None if it is unknown.
     """
     import torch
 
@@ -174,6 +177,7 @@ def summarize(
             certificate.guards,
         ),
         class_names=evaluation.class_names,
+        findings=findings,
     )
 
 
@@ -194,6 +198,10 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     if words := guard_words(summary):
         console.print(Text(words))
     console.print(_table(summary))
+    for title, statements in summary.findings.sections if summary.findings else []:
+        console.print(Text(f"\n{title}", style="bold"))
+        for statement in statements:
+            console.print(Text(f"- {statement}"))
 
 
 def _table(summary: Summary) -> Table:

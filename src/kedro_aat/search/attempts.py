@@ -7,7 +7,7 @@ import math
 import statistics
 
 from kedro_aat.budget import UNIT_WITHOUT_DROP
-from kedro_aat.search.policy import EpochResult, Problem, SearchState, Trial, worth_returning
+from kedro_aat.search.policy import EpochResult, Problem, SearchState, Trial, updated, worth_returning
 from kedro_aat.search.tactics import Tactic
 from kedro_aat.validated import Settings
 
@@ -23,6 +23,8 @@ NUM_POOLED, NUM_SCATTERED = 3, 8
 USUAL_SLOPE = 4.0
 # A trial below this margin, in drops, has shown none.
 FAR = -5.0
+# The increment with which a search climbs on that is given more epochs, at least: 14% of the size.
+REOPENED_INCREMENT = 0.15
 # Limits of that loss. Longer trials lose less than those that were measured.
 FLATTEST, STEEPEST = 1.0, 8.0
 
@@ -274,6 +276,29 @@ class FrontierState(SearchState):
         ]
         return min(max(min(slopes, default=USUAL_SLOPE), FLATTEST), STEEPEST)
 
+    def reopened(self) -> FrontierState:
+        """Returns the state from which a search climbs on that is given more epochs than its polish was planned for.
+
+        The polish becomes a trial of the climb that ended with the model that it kept. One that kept none is dropped.
+        """
+        kept = None if self.best is None else self.best.checkpoint
+        results = tuple(result for result in self.polish if kept is not None and result.checkpoint <= kept)
+        attempts = self.attempts
+        if results and results[-1].checkpoint == kept:
+            rate, (start, start_u) = results[-1].requested_rate, self.start
+            polished = Attempt(
+                start=start,
+                start_u=start_u,
+                u=u_of(rate),
+                tactic=self.tactic,
+                length=len(results),
+                results=tuple(result for result in results if result.requested_rate == rate),
+                accepted=True,
+            )
+            attempts = (*attempts, polished)
+        increment = max(self.increment, REOPENED_INCREMENT)
+        return updated(self, attempts=attempts, polish=(), polish_epochs=None, increment=increment)
+
     def reason(self, num_epochs: int, polish_lr: float) -> str:
         """Returns why a search has ended, how its model was trained, and why it is not what was asked for.
 
@@ -281,6 +306,7 @@ class FrontierState(SearchState):
             num_epochs: Epochs that the search could use.
             polish_lr: The highest learning-rate scale of the last polish.
         """
+        num_epochs = max(num_epochs, math.ceil(self.spent - 1e-9))  # a search may be given fewer than it has used
         if self.spent > num_epochs - 1:
             ending = f"All {num_epochs} epochs were used."
         else:

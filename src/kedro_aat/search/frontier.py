@@ -141,6 +141,14 @@ class Frontier(Settings):
         """Reads a state from its JSON."""
         return FrontierState.model_validate_json(state)
 
+    def with_more_epochs(self, state: FrontierState) -> FrontierState:
+        """Returns the state from which a search goes on that is given more epochs than it was begun with.
+
+        A search that has reached the highest rate has nothing left to find.
+        """
+        is_done = state.is_at_top and state.best is not None and not state.wants_accuracy
+        return state if state.polish_epochs is None or is_done else state.reopened()
+
     # The next epoch
 
     def _decide(self, state: FrontierState) -> tuple[FrontierState, Epoch | Stop]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -260,6 +260,15 @@ class SearchPolicy(Protocol[S]):
 
     def load(self, state: str) -> S:
         """Reads a state from its JSON."""
+        ...
+
+
+@runtime_checkable
+class TakesMoreEpochs(Protocol[S]):
+    """A policy that plans with its limit of epochs, and so has to be told if that is raised while a search goes on."""
+
+    def with_more_epochs(self, state: S) -> S:
+        """Returns the state from which a search goes on that is given more epochs than it was begun with."""
         ...
 
 

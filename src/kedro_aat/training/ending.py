@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from kedro_aat.budget import FLOAT32_ROUNDING, Budget, Outcome
-from kedro_aat.errors import UnrepeatableError
-from kedro_aat.search.policy import Stop
-from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
-from kedro_aat.training.checkpoints.recovery import load_or_next_best
-from kedro_aat.training.records import EpochRecord, FineTuned, best_within
+from kedro_aat.errors import MissingRunError, UnrepeatableError
+from kedro_aat.reading import reading
+from kedro_aat.search.policy import SearchPolicy, Stop
+from kedro_aat.training.checkpoints import NO_RUN, Checkpoint, RunCheckpoints
+from kedro_aat.training.checkpoints.recovery import load_or_next_best, records_of, search_state
+from kedro_aat.training.records import EpochRecord, FineTuned, best_within, epochs_used
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.scoring.guard_metrics import guarded
 
@@ -24,6 +26,38 @@ SPREADS = 3.0
 # no fixed order, may change the class of a few examples.
 NEGLIGIBLE = 0.1
 _RETURNED = "the returned model"  # in errors
+
+
+def end_with_best(
+    runner: TrainingRunner,
+    policy: SearchPolicy[Any],
+    budget: Budget,
+    checkpoints: RunCheckpoints,
+    minimal_rate: float,
+) -> FineTuned:
+    """Loads the best model that a search has found so far, and validates it; nothing is trained, and it can go on.
+
+    Args:
+        runner: The runner; it is left with that model.
+        policy: Search policy of the run.
+        budget: Budget of the run.
+        checkpoints: Checkpoints of the run.
+        minimal_rate: Lowest requested rate worth returning, in [0, 1).
+
+    Raises:
+        MissingRunError: If the run has no checkpoint yet.
+    """
+    checkpoint = checkpoints.latest()
+    if checkpoint is None:
+        raise MissingRunError(NO_RUN)
+    with reading(checkpoint.folder):
+        runner.resume(checkpoint)
+        history, state = records_of(checkpoint), search_state(policy, checkpoint)
+    stop = policy.ask(state)
+    if not isinstance(stop, Stop):
+        used, allowed = epochs_used(history), policy.maximal_total_epochs
+        stop = state.stop(f"This is the best so far: the search has used {used} of {allowed} epochs.")
+    return finish(runner, stop, history, checkpoints, budget, minimal_rate)
 
 
 def finish(

@@ -17,13 +17,13 @@ from kedro_aat.errors import CheckpointError, ConfigurationError, DivergedError,
 from kedro_aat.reading import reading
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, SearchState, Stop, margin_if_failed
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
-from kedro_aat.training.checkpoints.recovery import load_or_next_best, records_of, search_state
+from kedro_aat.training.checkpoints.recovery import ALLOWED, load_or_next_best, records_of, search_state
 from kedro_aat.training.cost import ask_in_time
 from kedro_aat.training.ending import finish
 from kedro_aat.training.failures import early_stop, left_in_good_state, refuse_to_repeat
 from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
-from kedro_aat.training.records import EpochRecord, FineTuned, best_within, epochs_used, margins_of, pareto_front
+from kedro_aat.training.records import EpochRecord, FineTuned, epochs_used, margins_of, pareto_front
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
 from kedro_aat.training.scoring.guard_metrics import guarded
 from kedro_aat.training.scoring.scores import standard_error_of
@@ -102,7 +102,8 @@ def fine_tune(
                 state, record = _try_in_memory(runner, planned, move, state, budget, baseline, checkpoints, history)
                 record = replace(record, seconds=stopwatch.lap())
                 history.append(record)
-                saved = {"search": state.model_dump_json(), "history": [row.plain() for row in history]}
+                saved: dict[str, Any] = {"search": state.model_dump_json(), ALLOWED: policy.maximal_total_epochs}
+                saved |= {"history": [row.plain() for row in history]}
                 # Checkpoint 0 is the initial model. The previous one and what it needs stay in case this one turns
                 # out to be damaged.
                 on_front = pareto_front(history, on_front | {record.checkpoint})
@@ -294,37 +295,6 @@ def _resume(runner: TrainingRunner, policy: SearchPolicy[Any], checkpoint: Check
     if len(history) <= checkpoint.number:
         raise CheckpointError(f"{checkpoint.folder} is damaged: its history has only {len(history)} epochs")
     return history, state
-
-
-def choose(runner: TrainingRunner, policy: SearchPolicy[Any], budget: Budget, checkpoints: RunCheckpoints) -> FineTuned:
-    """Reads a model for another budget off the Pareto front of a run, without training.
-
-    Args:
-        runner: The model, its controller and the user's functions.
-        policy: Search policy of the run.
-        budget: The other budget.
-        checkpoints: Checkpoints of the run.
-
-    Raises:
-        CheckpointError: If there is no run with these settings.
-    """
-    checkpoint = checkpoints.latest()
-    if checkpoint is None:
-        raise CheckpointError(
-            "There is no run with these settings to choose from. Run the pipeline first with the same settings, "
-            "without `choose`."
-        )
-    history, _ = _resume(runner, policy, checkpoint)
-    best = best_within(history, checkpoints.numbers, budget)
-    if best is None:
-        stop = Stop(
-            outcome=Outcome.INFEASIBLE, best=None, reason="No model on the Pareto front keeps the chosen budget."
-        )
-    else:
-        num_models = len(pareto_front(history, checkpoints.numbers))
-        reason = f"Chosen from the {num_models} models on the Pareto front, without training."
-        stop = Stop(outcome=Outcome.WITHIN_BUDGET, best=best.checkpoint, reason=reason)
-    return finish(runner, stop, history, checkpoints, budget)
 
 
 def adaptive_problem(

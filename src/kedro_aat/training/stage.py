@@ -10,19 +10,20 @@ from typing import Any
 
 from torch import nn
 
-from kedro_aat.budget import Budget, DropSettings, GuardSettings, Outcome
+from kedro_aat.budget import Budget, GuardSettings, Outcome
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import InterruptedRunError
 from kedro_aat.search import Policy
 from kedro_aat.search.policy import Goal, updated
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
-from kedro_aat.training.checkpoints.recovery import records_of, recover
+from kedro_aat.training.checkpoints.recovery import records_of, recover, reopen_with_more_epochs
 from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.device import pick_device
+from kedro_aat.training.ending import end_with_best
 from kedro_aat.training.failures import USER_ERRORS, best_so_far
 from kedro_aat.training.fingerprints.identity import fingerprint, ingredients_of
-from kedro_aat.training.loop import adaptive_problem, choose, fine_tune
+from kedro_aat.training.loop import adaptive_problem, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.records import FineTuned
@@ -33,6 +34,7 @@ from kedro_aat.training.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
+EPOCHS = ("maximal_total_epochs",)  # a run goes on if it is given more of them
 WriterOf = Callable[..., Any]  # (run, next_epoch=) -> a TensorBoard writer
 
 
@@ -78,8 +80,9 @@ class SearchStage:
         budget: Budget,
         store: CheckpointStore,
         writer_of: WriterOf,
-        choice: DropSettings | None = None,
         stopwatch: Stopwatch | None = None,
+        *,
+        trains: bool = True,
     ) -> SearchStageResult:
         """Fine-tunes the controller's model, and leaves it on the CPU at the best rate within budget.
 
@@ -92,15 +95,14 @@ class SearchStage:
             budget: Accuracy budget.
             store: Checkpoint store that keeps the run; the same call continues it.
             writer_of: Makes a TensorBoard writer.
-            choice: Another tolerated drop, for which a model is read off the Pareto front of the run without training;
-                the guards are the run's.
             stopwatch: Measures the stage since it began; None if it begins with this call.
+            trains: Whether the search goes on; otherwise it ends with the best that it has found so far.
 
         Raises:
             InterruptedRunError: If the run was stopped; the same call continues it.
             UserFunctionError, MetricError, UnrepeatableError, DataError: If the user's code or data fail; the same call
                 with the same code continues the run.
-            CheckpointError: If there is no run to choose from.
+            MissingRunError: If nothing may be trained, and nothing was.
         """
         stopwatch = stopwatch or Stopwatch()
         stopwatch.limit = self.time_limit
@@ -143,9 +145,11 @@ class SearchStage:
             identity,
             ingredients=identity | {"settings": dict(self.ingredients), "packages": packages},
             after_upgrade=self.training.after_upgrade,
+            may_differ=EPOCHS,
+            create=trains,
         )
         with opened as checkpoints:
-            if choice is None:
+            if trains:
                 try:
                     result = self._search(runner, baseline, budget, checkpoints, writer_of, num_validation, stopwatch)
                 except KeyboardInterrupt:  # before the first checkpoint, or after the last one
@@ -160,9 +164,7 @@ class SearchStage:
                 finally:
                     stopwatch.save()
             else:
-                drop = choice.drop_from(budget.baseline, higher_is_better=budget.higher_is_better)
-                budget = Budget.model_validate(budget.model_dump() | {"kind": choice.kind, "drop": drop})
-                result = choose(runner, self.policy, budget, checkpoints)
+                result = end_with_best(runner, self.policy, budget, checkpoints, self.minimal_rate)
                 stopwatch.resume(checkpoints.folder, result.history, is_over=True)
         if result.outcome is Outcome.INTERRUPTED:
             raise InterruptedRunError(
@@ -193,6 +195,7 @@ class SearchStage:
             callables=runner.callables,
         )
         problem = updated(problem, goal=self.goal, num_validation=num_validation)
+        reopen_with_more_epochs(self.policy, checkpoints)
         recover(runner, self.policy, problem, budget, checkpoints)
         known = records_of(checkpoints.latest())
         writer, is_over = None, checkpoints.is_finished or not checkpoints.is_writable

@@ -79,7 +79,7 @@ def test_people_read_of_it(guarded: Run) -> None:
 
 def test_a_model_chosen_for_another_drop_keeps_them(guarded: Run, tmp_path: Path) -> None:
     project = guarded.project.copy(tmp_path)
-    command = project.kedro("aat", "choose", "--max-drop", "0.5", "--params", small_parameters({}))
+    command = project.kedro("aat", "choose", "--max-drop", "0.5", "--confirm", "--params", small_parameters({}))
     assert command.wait() == 0, command.output
     assert "epoch 1 " not in command.output
     assert project.summary["budget"]["drop"] == 0.5

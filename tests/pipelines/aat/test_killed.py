@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.forks import Command
-from tests.projects import Project
+from tests.projects import Project, small_parameters
 from tests.torture import differences, kill, torture
 
 
@@ -25,7 +25,7 @@ def _wait_for_checkpoint(project: Project, number: int, command: Command) -> Non
 
 def test_kills_change_nothing(finished: Project, project: Project) -> None:
     """A short `make torture`: from nothing to the summary, with a kill in an epoch and one in the export."""
-    number, delay = random.randint(1, 4), random.uniform(0, 0.2)
+    number, delay = random.randint(1, 3), random.uniform(0, 0.2)
     export_delay = random.uniform(0, 3)
     print(f"killed {delay} s after checkpoint {number}, and {export_delay} s after the beginning of the export")
 
@@ -34,10 +34,30 @@ def test_kills_change_nothing(finished: Project, project: Project) -> None:
     time.sleep(delay)  # anywhere in an epoch, or while the next checkpoint is written
     os.killpg(command.pid, signal.SIGKILL)
     assert command.wait() == -signal.SIGKILL
+    assert_delivers_best_so_far(project)
     assert "Continuing after epoch" in kill(project, "export_model", export_delay).output
     # It goes on in a process that shares nothing with the others, not even the order of its sets.
     project.spawn("--pipelines", "aat")
     assert differences(project, finished) == []
+
+
+def assert_delivers_best_so_far(project: Project) -> None:
+    """Has `kedro aat deliver` export what an unfinished search has found, without training and the test split."""
+    command = project.kedro("aat", "deliver", "--params", small_parameters({}))
+    assert command.wait() == 0, command.output
+    assert "Continuing after epoch" not in command.output
+    summary = project.summary
+    (stage,) = summary["stages"]
+    within = project.trajectory.query("margin >= 0 and achieved_rate > 0 and trained")
+    assert (stage["outcome"] == "within_budget") == bool(len(within))
+    assert (summary["outcome"] == "within_budget") == (project.models / "compressed_model.onnx").exists()
+    if summary["outcome"] == "within_budget":
+        assert summary["compressed"]["validation"] >= summary["budget"]["lowest_tolerated"]
+        assert stage["best_checkpoint"] in set(within["checkpoint"])
+    assert stage["epochs"]["used"] < stage["epochs"]["allowed"]
+    assert summary["certificate"]["statistic"] is None
+    assert not (project.folder / "data/07_model_output/certificate_ledger.json").exists()
+    assert "kedro run" in [step["change"] for step in summary["findings"]["next_steps"]]
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.budget import BudgetSettings
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.config import AatSettings
@@ -101,7 +100,8 @@ def search(
     max_drop: float = 0.25,
     polish_share: float = 0.4,
     policy: dict[str, Any] | None = None,
-    choice: BudgetSettings | None = None,
+    trains: bool = True,
+    epochs: int = 8,
     time_limit: float | None = None,
     compression: dict[str, Any] | None = None,
     learning_rate_factor: float = 1.0,
@@ -120,7 +120,8 @@ def search(
         max_drop: The budget.
         polish_share: Share of the epochs that settle on a rate; with 0 an early epoch is the best.
         policy: Settings of another search policy; None for `frontier`.
-        choice: Another budget, for which a model is chosen without training.
+        trains: Whether the search goes on, or ends with the best so far.
+        epochs: Limit of epochs of `frontier`.
         time_limit: Seconds for the search; None for no limit.
         compression: Settings of the algorithm; None for the default.
         learning_rate_factor: Factor on the learning rate.
@@ -131,7 +132,7 @@ def search(
     """
     changes = {
         "budget": {"max_drop": max_drop},
-        "search": policy or SETTINGS["search"] | {"polish_share": polish_share},
+        "search": policy or SETTINGS["search"] | {"polish_share": polish_share, "maximal_total_epochs": epochs},
         "training": SETTINGS["training"] | training,
     } | ({} if compression is None else {"compression": compression})
     settings = AatSettings.model_validate(SETTINGS | changes)
@@ -171,7 +172,7 @@ def search(
         settings.budget.budget(baseline, higher_is_better=True),
         CheckpointStore(root),
         lambda run, next_epoch: Writer(),
-        choice,
+        trains=trains,
     )
     model = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
     return Ended(ended.fine_tuned, root / ended.run, model, trained, ended.seconds)

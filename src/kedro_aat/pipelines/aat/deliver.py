@@ -56,7 +56,8 @@ def export_model(
 ]:
     """Exports the model of each stage as ONNX and `.pt2`, judges and measures the files, and delivers one of them.
 
-    With `settings.export.openvino` OpenVINO's files are made, judged and measured too.
+    With `settings.choose`, all models that the searches kept are candidates, of every stage. With
+    `settings.export.openvino` OpenVINO's files are made, judged and measured too.
 
     Args:
         controller: The first stage's controller.
@@ -82,6 +83,7 @@ def export_model(
     """
     from kedro_aat.budget import Outcome
     from kedro_aat.delivery.candidates import front_candidates, stage_candidates
+    from kedro_aat.delivery.choosing import choose, options_of
     from kedro_aat.delivery.deliver import deliver
     from kedro_aat.delivery.finished import FinishedSteps, training_inputs
     from kedro_aat.export import NotExported
@@ -91,37 +93,49 @@ def export_model(
     budget = baseline_evaluation.budget_of(search_result.budget)
     controllers = (controller, second_controller, third_controller)
     results = (search_result, second_result, third_result)
-    within_budget = [
+    searched = [
         (number, stage, result)
         for number, (stage, result) in enumerate(zip(controllers, results, strict=True), start=1)
-        if stage is not None and isinstance(result, SearchResult) and result.outcome is Outcome.WITHIN_BUDGET
+        if stage is not None and isinstance(result, SearchResult)
     ]
-    others = front_candidates(
-        controller, search_trajectory, search_result, checkpoint_store, budget, settings.minimal_rate
-    )
     finished = FinishedSteps(
-        checkpoint_store.root / search_result.run / "finished_steps",
+        checkpoint_store.root / search_result.run / ("finished_steps" if settings.choose is None else "chosen_steps"),
         validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes, settings.training.batch),
         **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, settings.budget.also),
         # The objective and the limits choose among results that do not depend on them.
         export=settings.export.model_dump(mode="json", exclude=settings.export.UNJUDGED),
     )
-    failed: dict[str, str] = {}
-    exported, result = deliver(
-        stage_candidates(within_budget, failed),
-        others,
-        baseline_model,
-        validation_data,
-        budget,
-        settings.training,
-        settings.export,
-        search_result.reason,
-        finished,
-        settings.goal,
-        settings.budget.also,
-        failed,
-    )
+    if settings.choose is not None:
+        exported, result = choose(
+            options_of(searched, checkpoint_store),
+            baseline_model,
+            validation_data,
+            budget,
+            settings.training,
+            settings.export,
+            finished,
+            settings.goal,
+            settings.budget.also,
+        )
+    else:
+        failed: dict[str, str] = {}
+        exported, result = deliver(
+            stage_candidates([stage for stage in searched if stage[2].outcome is Outcome.WITHIN_BUDGET], failed),
+            front_candidates(
+                controller, search_trajectory, search_result, checkpoint_store, budget, settings.minimal_rate
+            ),
+            baseline_model,
+            validation_data,
+            budget,
+            settings.training,
+            settings.export,
+            search_result.reason,
+            finished,
+            settings.goal,
+            settings.budget.also,
+            failed,
+        )
     finished.remove_others()
     unasked = NotExported("Set export.openvino to true to get OpenVINO's files.", is_asked=False)
     if exported is None:
@@ -155,7 +169,7 @@ def certify_model(
     from kedro_aat.errors import ends_run
     from kedro_aat.export import NotExported
 
-    if settings.certificate is None:
+    if settings.certificate is None or not settings.reads_test_split:
         return Verdict(words=WITHHELD).result
     if isinstance(compressed_onnx, NotExported):
         return Verdict(words="Nothing was exported, so there is nothing to certify.").result

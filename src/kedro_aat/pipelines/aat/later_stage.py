@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kedro_aat.config import AatSettings, LaterStage
 from kedro_aat.delivery.results import BaselineEvaluation, LaterSearchResult, SearchResult, SkippedSearch, WallTime
+from kedro_aat.errors import MissingRunError
 from kedro_aat.pipelines.aat.stage_steps import (
     LATER_STAGES,
     calibrate_on,
@@ -69,6 +70,7 @@ def search_later_stage(
     import pandas as pd
 
     from kedro_aat.compression.settings import algorithms_of
+    from kedro_aat.delivery.choosing import chosen_budget
     from kedro_aat.delivery.limits import highest_rate
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.stage import SearchStage
@@ -105,20 +107,37 @@ def search_later_stage(
         is_later=True,
     )
     logger.info("%s: %s", name.replace("_", " ").capitalize(), later.compression.algorithm)
-    ended = stage.run(
-        later_controller,
-        baseline_model,
-        train_data,
-        validation_data,
-        evaluation_of(baseline_evaluation.validation, baseline_scores),
-        baseline_evaluation.budget_of(),
-        checkpoint_store,
-        tensorboard_log.writer,
-        stopwatch=stopwatch,
-    )
+    algorithms = algorithms_of(later.compression)
+    try:
+        ended = stage.run(
+            later_controller,
+            baseline_model,
+            train_data,
+            validation_data,
+            evaluation_of(baseline_evaluation.validation, baseline_scores),
+            baseline_evaluation.budget_of(),
+            checkpoint_store,
+            tensorboard_log.writer,
+            stopwatch,
+            trains=settings.trains,
+        )
+    except MissingRunError:
+        reason = (
+            f"The {name.replace('_', ' ')} ({' and '.join(algorithms)}) has not begun on this model, and nothing is "
+            "trained now."
+        )
+        return controller, SkippedSearch(outcome="skipped", stage=number, algorithms=algorithms, reason=reason), known
     all_stages = [known, trajectory(ended.fine_tuned.history).assign(stage=number)]
-    algorithms, num_allowed = algorithms_of(later.compression), later.search.maximal_total_epochs
-    result = search_result_of(number, later_controller, ended, algorithms, num_allowed, limit)
+    result = search_result_of(
+        number,
+        later_controller,
+        ended,
+        algorithms,
+        later.search.maximal_total_epochs,
+        limit,
+        maximal_rate=maximal_rate,
+        budget=chosen_budget(baseline_evaluation, settings.choose),
+    )
     return later_controller, result, pd.concat(all_stages, ignore_index=True)
 
 

@@ -127,19 +127,6 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 "certificate",
             ),
             _node(
-                summarize_run,
-                [
-                    "baseline_evaluation",
-                    "search_result",
-                    "second_stage_result",
-                    "export_report",
-                    "certificate",
-                    "params:aat",
-                    "third_stage_result",
-                ],
-                "aat_summary",
-            ),
-            _node(
                 describe_layers,
                 [
                     "fine_tuned_controller",
@@ -152,6 +139,21 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "third_stage_result",
                 ],
                 "layer_statistics",
+            ),
+            _node(
+                summarize_run,
+                [
+                    "baseline_evaluation",
+                    "search_result",
+                    "second_stage_result",
+                    "export_report",
+                    "certificate",
+                    "params:aat",
+                    "third_stage_result",
+                    "trajectory",
+                    "layer_statistics",
+                ],
+                "aat_summary",
             ),
             _node(
                 report_run,

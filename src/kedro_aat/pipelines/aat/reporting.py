@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.certificate_result import CertificateResult
 from kedro_aat.delivery.environment import DistillationSummary
+from kedro_aat.delivery.findings import Findings
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
     ExportResult,
@@ -45,6 +46,8 @@ def summarize_run(
     certificate: CertificateResult,
     settings: AatSettings,
     third_result: LaterSearchResult | None = None,
+    trajectory: DataFrame | None = None,
+    layers: DataFrame | None = None,
 ) -> Summary:
     """Puts the summary together, and prints the closing table.
 
@@ -56,24 +59,50 @@ def summarize_run(
         certificate: What the test split says.
         settings: Settings of the pipeline.
         third_result: Result of the third stage.
+        trajectory: Trajectory of all stages; without it, the summary does not say what was tried.
+        layers: Layer table; as above.
     """
     from kedro_aat.reporting.summary import print_summary, summarize
 
-    teaching = settings.teaching
-
+    teaching, later = settings.teaching, [second_result, third_result]
+    findings = None
+    if trajectory is not None and layers is not None:
+        findings = _findings(baseline_evaluation, [search_result, *later], export_result, trajectory, layers, settings)
     summary = summarize(
         baseline_evaluation,
         search_result,
-        [second_result, third_result],
+        later,
         export_result,
         certificate,
         seed=settings.seed,
         goal=settings.goal,
         time_limit=settings.time_limit,
         distillation=None if teaching is None else DistillationSummary.model_validate(teaching),
+        findings=findings,
     )
     print_summary(summary)
     return summary
+
+
+def _findings(
+    baseline_evaluation: BaselineEvaluation,
+    results: list[LaterSearchResult | None],
+    export_result: ExportResult,
+    trajectory: DataFrame,
+    layers: DataFrame,
+    settings: AatSettings,
+) -> Findings | None:
+    """What was tried, and what to try next; None if that fails: the delivered model does not depend on it."""
+    from kedro_aat.reporting.advice import Asked, find
+
+    stages = {number: result for number, result in enumerate(results, start=1) if isinstance(result, SearchResult)}
+    searches = {1: settings.search} | {number: later.search for number, later in settings.later_stages.items()}
+    asked = Asked(settings.export, searches, settings.teaching is not None, settings.trains)
+    try:
+        return find(trajectory, layers, baseline_evaluation, stages, export_result, asked)
+    except Exception as error:
+        logger.warning("What was tried is not summarized, because that failed.", exc_info=error)
+        return None
 
 
 def collect_metrics(
@@ -138,8 +167,8 @@ def describe_layers(
 ) -> DataFrame:
     """Describes each layer after each stage: shapes, rates, parameters, MACs, bits, and what could not be compressed.
 
-    If a model of the first stage other than the one its search returned is delivered, the table describes that model
-    alone.
+    If another model of a stage than the one that its search returned is delivered, the table describes that model, and
+    no later stage.
 
     Args:
         controller: The first stage's controller.
@@ -147,7 +176,7 @@ def describe_layers(
         search_result: Result of the first stage.
         second_result: Result of the second stage.
         export_result: Result of the export, which names the delivered model.
-        checkpoint_store: Store with the checkpoints of the first stage.
+        checkpoint_store: Store with the checkpoints of all stages.
         third_controller: The third stage's controller; that of the stage before if it was skipped.
         third_result: Result of the third stage.
 
@@ -158,22 +187,26 @@ def describe_layers(
     from kedro_aat.errors import DamagedCheckpointError
 
     delivered = export_result.compressed
-    if delivered and delivered.stage == 1 and delivered.checkpoint not in (None, search_result.best_checkpoint):
-        try:
-            other = controller_at(controller, checkpoint_store, search_result.run, delivered.checkpoint)
-        except DamagedCheckpointError as error:
-            raise DamagedCheckpointError(
-                f"{error}. It is the delivered model's checkpoint. Restore it from a backup, or run the pipeline from "
-                "the node export_model on, which then delivers another model."
-            ) from error
-        return _layer_table({1: other})
-    later = {2: (second_controller, second_result), 3: (third_controller, third_result)}
-    searched = {
-        number: stage
-        for number, (stage, result) in later.items()
-        if stage is not None and isinstance(result, SearchResult)
+    stages = {
+        1: (controller, search_result),
+        2: (second_controller, second_result),
+        3: (third_controller, third_result),
     }
-    return _layer_table({1: controller} | searched)
+    described: dict[int, ModelController] = {}
+    for number, (stage, result) in stages.items():
+        if stage is None or not isinstance(result, SearchResult):
+            continue
+        described[number] = stage
+        if delivered and delivered.stage == number and delivered.checkpoint not in (None, result.best_checkpoint):
+            try:
+                other = controller_at(stage, checkpoint_store, result.run, delivered.checkpoint)
+            except DamagedCheckpointError as error:
+                raise DamagedCheckpointError(
+                    f"{error}. It is the delivered model's checkpoint. Restore it from a backup, or run the pipeline "
+                    "from the node export_model on, which then delivers another model."
+                ) from error
+            return _layer_table({**described, number: other})
+    return _layer_table(described)
 
 
 def _layer_table(controllers: dict[int, ModelController]) -> DataFrame:

@@ -113,7 +113,8 @@ def finetune_adaptively(
 ) -> tuple[ModelController, SearchResult, DataFrame]:
     """Runs the loop that raises and lowers the rate while it fine-tunes the model, on a GPU if there is one.
 
-    With `settings.choose` nothing is trained: the model is read off the Pareto front of the run made before.
+    With `settings.best_so_far` or `settings.choose` nothing is trained: the result is the best that the search has
+    found so far.
 
     Args:
         controller: The controller with its model; changed in place.
@@ -132,8 +133,10 @@ def finetune_adaptively(
 
     Raises:
         InterruptedRunError: If the run was stopped; the same command continues it.
+        MissingRunError: If nothing may be trained, and nothing was.
     """
     from kedro_aat.compression.settings import algorithms_of
+    from kedro_aat.delivery.choosing import chosen_budget
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.stage import SearchStage
     from kedro_aat.training.stopwatch import Stopwatch
@@ -163,12 +166,21 @@ def finetune_adaptively(
         baseline_evaluation.budget_of(),
         checkpoint_store,
         tensorboard_log.writer,
-        settings.choose,
         stopwatch,
+        trains=settings.trains,
     )
     num_allowed = settings.search.maximal_total_epochs
     algorithms = algorithms_of(settings.compression)
-    result = search_result_of(1, controller, ended, algorithms, num_allowed, settings.time_limit)
+    result = search_result_of(
+        1,
+        controller,
+        ended,
+        algorithms,
+        num_allowed,
+        settings.time_limit,
+        maximal_rate=maximal_rate,
+        budget=chosen_budget(baseline_evaluation, settings.choose),
+    )
     controller.limit = None
     return controller, result, trajectory(ended.fine_tuned.history)
 
@@ -190,8 +202,8 @@ def finetune_later_stage(
     """Compresses further what the search before found (or the baseline, if it found nothing).
 
     The budget is the same, so it holds for the joint result. Everything is passed on unchanged if the settings ask for
-    no such stage, if its file would gain nothing, if a model was chosen without training, if the goal is accuracy and
-    the first stage has found nothing, or if the stage fails: then what the stage before found is not lost.
+    no such stage, if its file would gain nothing, if nothing may be trained and the stage has not begun, if the goal is
+    accuracy and the first stage has found nothing, or if the stage fails: then what the stage before found is not lost.
 
     Args:
         controller: Controller of the stage before; it stays as it is.
@@ -222,7 +234,7 @@ def finetune_later_stage(
     later = settings.later_stages.get(number)
     is_limited = settings.goal == "accuracy"  # then the limits need both stages, and the later one at its highest rate
     found_nothing = is_limited and search_result.outcome is Outcome.INFEASIBLE
-    if later is None or settings.choose is not None or found_nothing:
+    if later is None or found_nothing:
         return controller, SkippedSearch(outcome="skipped"), known
     try:
         return search_later_stage(

@@ -57,6 +57,9 @@ def search_result_of(
     algorithms: list[str],
     num_allowed: int,
     time_limit: float | None,
+    *,
+    maximal_rate: float,
+    budget: BudgetResult,
 ) -> SearchResult:
     """The result of a stage, as it is passed on and saved.
 
@@ -67,17 +70,20 @@ def search_result_of(
         algorithms: Names of its compression algorithms.
         num_allowed: Epochs that the settings allow.
         time_limit: Seconds that they allow; None for no limit.
+        maximal_rate: Highest rate that they allow, in [0, 1).
+        budget: The budget that the delivered model must keep, which may be another one than the search's.
     """
     from kedro_aat.training.records import epochs_used
 
     fine_tuned, best = ended.fine_tuned, ended.fine_tuned.best
     counted, everything = controller.rated_parameters or (None, None)
+    used = epochs_used(fine_tuned.history)
     return SearchResult(
         stage=number,
         algorithms=algorithms,
         outcome=fine_tuned.outcome,
         reason=fine_tuned.reason,
-        budget=BudgetResult.model_validate(ended.budget),
+        budget=budget,
         validation=fine_tuned.metric,
         standard_error=best.standard_error if best else None,
         rate=Rates(
@@ -87,12 +93,13 @@ def search_result_of(
             counted_parameters=counted,
             all_parameters=everything,
         ),
-        epochs=EpochCount(used=epochs_used(fine_tuned.history), allowed=num_allowed),
+        epochs=EpochCount(used=used, allowed=max(used, num_allowed)),  # fewer may be allowed now than were used
         seconds=WallTime(used=ended.seconds, limit=time_limit),
         best_checkpoint=best.checkpoint if best else None,
         device=ended.device,
         run=ended.run,
         guards=fine_tuned.guards,
+        highest_rate=min(maximal_rate, float(controller.maximal_compression_rate)),
     )
 
 

@@ -8,18 +8,21 @@ CPU with the same result.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from kedro_aat import __version__
 from kedro_aat.budget import Budget
 from kedro_aat.errors import CheckpointError, DamagedCheckpointError
-from kedro_aat.search.policy import EpochResult, Problem, SearchPolicy
+from kedro_aat.search.policy import EpochResult, Problem, SearchPolicy, Stop, TakesMoreEpochs
 from kedro_aat.training.checkpoints.files import Checkpoint, numbers_in
 from kedro_aat.training.checkpoints.store import RunCheckpoints
 from kedro_aat.training.records import EpochRecord, read_records
 from kedro_aat.training.runner import TrainingRunner
 
 logger = logging.getLogger(__name__)
+
+ALLOWED = "allowed_epochs"  # key of a checkpoint's state: the limit of epochs with which its epoch was planned
 
 
 def records_of(checkpoint: Checkpoint | None) -> list[EpochRecord]:
@@ -35,19 +38,41 @@ def search_state(policy: SearchPolicy[Any], checkpoint: Checkpoint) -> Any:
     """The state of the search at a checkpoint.
 
     Args:
-        policy: The search policy.
+        policy: The search policy; if it may use more epochs than when the checkpoint was written, it is told.
         checkpoint: The checkpoint.
 
     Raises:
         CheckpointError: If another version wrote a state that this version cannot read.
     """
     try:
-        return policy.load(checkpoint.value("search"))
+        state = policy.load(checkpoint.value("search"))
     except ValueError as error:
         raise CheckpointError(
             f"{checkpoint.folder}: kedro-aat {__version__} cannot read the state of the search: {error}. Use the "
             "version that wrote it, or remove the folder of the run to start over."
         ) from error
+    allowed = checkpoint.state.get(ALLOWED)  # versions before 0.2.0 did not write it
+    if allowed is not None and allowed < policy.maximal_total_epochs and isinstance(policy, TakesMoreEpochs):
+        return policy.with_more_epochs(state)
+    return state
+
+
+def reopen_with_more_epochs(policy: SearchPolicy[Any], checkpoints: RunCheckpoints) -> None:
+    """Lets a search go on that had ended, if its limit of epochs has been raised since.
+
+    Args:
+        policy: Search policy, with its present limit.
+        checkpoints: Checkpoints of the run.
+
+    Raises:
+        CheckpointError: If this version cannot read the run, or the disk cannot be written.
+    """
+    latest = checkpoints.latest() if checkpoints.is_finished else None
+    if latest is None or latest.state.get(ALLOWED, math.inf) >= policy.maximal_total_epochs:
+        return
+    if not isinstance(policy.ask(search_state(policy, latest)), Stop):
+        logger.info("%s has ended, and goes on with up to %d epochs", checkpoints.folder, policy.maximal_total_epochs)
+        checkpoints.reopen(after=latest.number)
 
 
 def load_or_next_best(

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kedro_aat.disk import IS_READ_ONLY, disk_errors, hold, sync
-from kedro_aat.errors import CheckpointError, DamagedCheckpointError, HeldError
+from kedro_aat.errors import CheckpointError, DamagedCheckpointError, HeldError, MissingRunError
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints.changes import log_changes
 from kedro_aat.training.checkpoints.files import (
@@ -39,9 +39,11 @@ from kedro_aat.training.checkpoints.files import (
     require_plain,
     write,
 )
-from kedro_aat.training.checkpoints.upgrades import AfterUpgrade, RunRecord, choose_run
+from kedro_aat.training.checkpoints.upgrades import AfterUpgrade, RunRecord, alike, as_json, choose_run
 
 logger = logging.getLogger(__name__)
+
+NO_RUN = "There is no run with these settings, model and data yet. Run the pipeline first, with the same settings."
 
 
 class CheckpointStore:
@@ -62,6 +64,8 @@ class CheckpointStore:
         ingredients: Mapping[str, Any] | None = None,
         reuse_finished: bool = True,
         after_upgrade: AfterUpgrade | None = None,
+        may_differ: Collection[str] = (),
+        create: bool = True,
     ) -> RunCheckpoints:
         """The checkpoints of the run with this identity, locked for this process.
 
@@ -76,15 +80,21 @@ class CheckpointStore:
             reuse_finished: Whether to return a finished run; otherwise a new run begins beside it.
             after_upgrade: Whether a run that another version of kedro-aat or of a package wrote is continued, or a new
                 one begins beside it; None raises an error if there is such a run.
+            may_differ: Names of ingredients, at any depth, in which a run may differ that is continued, if there is
+                none with just this identity.
+            create: Whether a new run begins if there is none.
 
         Raises:
+            MissingRunError: If there is no such run, and none may begin.
             CheckpointError: If another process holds this run and `reuse_finished` is set, if there is a run of another
                 version and `after_upgrade` is None, or if the disk cannot be used.
         """
-        name = hashlib.sha256(_as_json(identity).encode()).hexdigest()[:12]
-        known: dict[str, Any] = json.loads(_as_json(ingredients or identity))
+        name = hashlib.sha256(as_json(identity).encode()).hexdigest()[:12]
+        known: dict[str, Any] = json.loads(as_json(ingredients or identity))
         with disk_errors(self.root):
-            for folder in self._folders(name, known, identity, reuse_finished, after_upgrade):
+            for folder in self._folders(name, known, identity, reuse_finished, after_upgrade, may_differ):
+                if not create and not numbers_in(folder):
+                    raise MissingRunError(NO_RUN)
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
                     run = self._locked(folder)
@@ -113,6 +123,7 @@ class CheckpointStore:
         identity: Mapping[str, Any],
         reuse_finished: bool,
         after_upgrade: AfterUpgrade | None,
+        may_differ: Collection[str],
     ) -> Iterator[Path]:
         """Folders that the run may have: those of this version, then one of another version, then new ones."""
         folders = sorted(path for path in self.root.glob("*") if path.is_dir())
@@ -128,6 +139,9 @@ class CheckpointStore:
                 else record.is_named(name) and not record.is_of_another_version(ingredients)
             )
         ]
+        if not own and may_differ:
+            open_records = [record for folder, record in records.items() if record is not None and is_open[folder]]
+            own = [record.folder for record in alike(open_records, ingredients, may_differ)]
         yield from own
         others = [
             record
@@ -230,10 +244,12 @@ class RunCheckpoints:
         for torn in self.folder.glob(".writing-*"):
             _remove(torn)
         known = RunRecord.read(self.folder)
-        if known is not None and known.is_of_this_version(ingredients):
+        is_of_this_version = known is not None and known.is_of_this_version(ingredients)
+        if known is not None and is_of_this_version and known.ingredients == ingredients:
             return
-        about: dict[str, Any] = {"name": name}
-        if known is not None:
+        about: dict[str, Any] = {} if known is None else dict(known.about)
+        about["name"] = name
+        if known is not None and not is_of_this_version:
             about["continued_from"] = [*known.about.get("continued_from", ()), known.version]
         RunRecord(self.folder, ingredients, about).write()
 
@@ -374,15 +390,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _as_json(identity: Mapping[str, Any]) -> str:
-    return json.dumps(identity, sort_keys=True, indent=2, default=_as_plain)
-
-
-def _as_plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):  # a number or an array of NumPy's or torch's
-        return value.tolist()
-    raise CheckpointError(f"the configuration holds {value!r}, which cannot identify a run")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -137,6 +137,25 @@ class RunRecord:
         )
 
 
+def alike(records: Iterable[RunRecord], ingredients: Mapping[str, Any], may_differ: Collection[str]) -> list[RunRecord]:
+    """The runs of this version with the same ingredients but for some; those with the most epochs come first.
+
+    Args:
+        records: Records of runs.
+        ingredients: What identifies the run, with all settings.
+        may_differ: Names of ingredients, at any depth, in which they may differ.
+    """
+    same = _without(ingredients, {"packages", *may_differ})
+    found = [
+        record
+        for record in records
+        if record.is_of_this_version(ingredients)
+        and numbers_in(record.folder)
+        and _without(record.ingredients, {"packages", *may_differ}) == same
+    ]
+    return sorted(found, key=lambda record: -max(numbers_in(record.folder)))
+
+
 def choose_run(
     same: list[RunRecord], ingredients: Mapping[str, Any], after_upgrade: AfterUpgrade | None
 ) -> RunRecord | None:
@@ -179,6 +198,13 @@ def epochs_of(folder: Path, numbers: list[int]) -> int:
         except (OSError, ValueError, LookupError, TypeError):
             continue
     return 0
+
+
+def _without(data: Any, names: Collection[str]) -> Any:
+    """Leaves out keys of nested data."""
+    if isinstance(data, Mapping):
+        return {key: _without(value, names) for key, value in data.items() if key not in names}
+    return [_without(value, names) for value in data] if isinstance(data, list) else data
 
 
 def _with_stated_search(ingredients: dict[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,3 +252,20 @@ def differences(old: object, new: object, key: str, *, is_complete: bool = False
             yield from differences(old.get(name), new.get(name), inner, is_complete=is_complete)
     elif old != new and key:
         yield f"{key} ({old!r}, now {new!r})"
+
+
+def as_json(identity: Mapping[str, Any]) -> str:
+    """What identifies a run as text; its values may be paths, and numbers of NumPy or torch.
+
+    Raises:
+        CheckpointError: If it holds anything else.
+    """
+    return json.dumps(identity, sort_keys=True, indent=2, default=_as_plain)
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # a number or an array of NumPy's or torch's
+        return value.tolist()
+    raise CheckpointError(f"the configuration holds {value!r}, which cannot identify a run")

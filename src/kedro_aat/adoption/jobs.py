@@ -1,0 +1,143 @@
+"""Finds the parts of a project's `aat` pipeline, however its parameters, datasets and nodes are renamed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from kedro_aat.adoption.checks import exists
+from kedro_aat.adoption.shared_files import our_nodes
+from kedro_aat.errors import ConfigurationError
+
+_SEARCH = "finetune_adaptively"
+_NODES = "kedro_aat.pipelines.aat."
+
+
+@dataclass(frozen=True)
+class Job:
+    """One accuracy-aware training in a registered pipeline.
+
+    Attributes:
+        pipeline: Name of the pipeline in the registry.
+        registered: All registered pipelines by name.
+        search: The node of its first search.
+    """
+
+    pipeline: str
+    registered: Mapping[str, Pipeline]
+    search: Node
+
+    @classmethod
+    def find(cls, pipeline: str, registered: Mapping[str, Pipeline], namespace: str | None = None) -> Job:
+        """The job of a pipeline, or that of one namespace.
+
+        Args:
+            pipeline: Name of the pipeline in the registry.
+            registered: All registered pipelines by name.
+            namespace: Namespace of its nodes; None for the only one, or the one without a namespace.
+
+        Raises:
+            ConfigurationError: If there is no such job, or several.
+        """
+        found = _named(registered[pipeline], _SEARCH)
+        if namespace is not None or len(found) > 1:
+            namespaces = ", ".join(sorted(node.namespace or "none" for node in found))
+            found = [node for node in found if node.namespace == namespace]
+            if not found:
+                wanted = "no namespace" if namespace is None else f"the namespace {namespace}"
+                raise ConfigurationError(
+                    f"Pipeline {pipeline}",
+                    [f"no search has {wanted}, but these exist: {namespaces or 'no search'}; give --namespace"],
+                )
+        if len(found) != 1:
+            raise ConfigurationError(
+                f"Pipeline {pipeline}", [f"it must have 1 search of kedro-aat, but has {len(found)}; give --pipeline"]
+            )
+        return cls(pipeline, registered, found[0])
+
+    @property
+    def settings(self) -> str:
+        """Dotted key of its parameters, such as `aat`."""
+        return _arguments(self.search)["settings"].removeprefix("params:")
+
+    def node(self, function: str) -> Node:
+        """The node with a function of ours after the search, such as `summarize_run`.
+
+        Raises:
+            ConfigurationError: If the pipeline has no such node.
+        """
+        after = self.registered[self.pipeline].from_nodes(self.search.name)
+        found = [node for node in _named(after, function) if node.namespace == self.search.namespace]
+        if not found:
+            raise ConfigurationError(f"Pipeline {self.pipeline}", [f"it has no node {function}"])
+        return found[0]
+
+    def dataset(self, argument: str, function: str = _SEARCH) -> str:
+        """Name of the dataset that a node of ours takes as an argument."""
+        return _arguments(self.search if function == _SEARCH else self.node(function))[argument]
+
+    @property
+    def results(self) -> list[str]:
+        """Names of the datasets with the results of the stages, in order."""
+        arguments = _arguments(self.node("summarize_run"))
+        wanted = ("search_result", "second_result", "third_result")
+        return [arguments[name] for name in wanted if name in arguments]
+
+    def nodes_from(
+        self, first: Node, catalog: CatalogProtocol[Any, Any], *, only_ours: bool = False
+    ) -> tuple[list[str], list[str]]:
+        """The nodes from one on, with those before that make what no dataset holds, such as data in memory.
+
+        Args:
+            first: The node to begin with.
+            catalog: The project's catalog.
+            only_ours: Whether nodes of the user's that read our results are left out.
+
+        Returns:
+            Names of the registered pipelines that have these nodes, and names of the nodes.
+        """
+        own = self.registered[self.pipeline].from_nodes(first.name)
+        nodes = {node.name: node for node in (our_nodes(own) if only_ours else own.nodes)}
+        used = {self.pipeline}
+        others = [name for name in self.registered if name not in (self.pipeline, "__default__")]
+        makers: dict[str, tuple[str, Node]] = {}
+        for name in (self.pipeline, *others, *({"__default__"} & self.registered.keys())):
+            for node in self.registered[name].nodes:
+                for output in node.outputs:
+                    makers.setdefault(_stem(output), (name, node))
+        while missing := _missing(nodes.values(), catalog, makers.keys()):
+            for output in missing:
+                name, node = makers[_stem(output)]
+                nodes[node.name] = node
+                used.add(name)
+        return sorted(used), sorted(nodes)
+
+
+def _missing(nodes: Collection[Node], catalog: CatalogProtocol[Any, Any], made: Collection[str]) -> list[str]:
+    """What nodes read, that none of them makes and no dataset holds, although some other node makes it."""
+    outputs = {_stem(name) for node in nodes for name in node.outputs}
+    inputs = {name for node in nodes for name in node.inputs if _stem(name) not in outputs and _stem(name) in made}
+    return sorted(name for name in inputs if not exists(catalog, name))
+
+
+def _named(pipeline: Pipeline, function: str) -> list[Node]:
+    return [
+        node
+        for node in our_nodes(pipeline)
+        if node.func.__name__ == function and node.func.__module__.startswith(_NODES)
+    ]
+
+
+def _arguments(node: Node) -> dict[str, str]:
+    return dict(inspect.signature(node.func).bind(*node.inputs).arguments)
+
+
+def _stem(name: str) -> str:
+    """The name of a dataset without its transcoding."""
+    return name.partition("@")[0]

@@ -1,0 +1,122 @@
+"""The pipeline that the options of a command select, in a session with the user's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from kedro_aat.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from kedro.framework.session import KedroSession
+    from kedro.framework.startup import ProjectMetadata
+    from kedro.io import CatalogProtocol
+    from kedro.pipeline import Pipeline
+
+    from kedro_aat.adoption.jobs import Job
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The pipeline that the options of a command select.
+
+    Attributes:
+        project: The project.
+        env: Kedro environment; None for the default.
+        params: Additional parameters, as for `kedro run`.
+        pipeline: Name in the registry; None for the one that `kedro aat init` uses.
+        namespace: Namespace; None for none.
+    """
+
+    project: ProjectMetadata
+    env: str | None
+    params: str
+    pipeline: str | None
+    namespace: str | None
+
+    @property
+    def job(self) -> Job:
+        """Its job."""
+        from kedro_aat.adoption.jobs import Job
+        from kedro_aat.adoption.templates import pipeline_name
+
+        name = self.pipeline or pipeline_name(self.namespace)
+        find_pipeline(name)
+        return Job.find(name, registered(), self.namespace)
+
+    @contextmanager
+    def session(self, *settings: str) -> Iterator[tuple[Job, CatalogProtocol[Any, Any]]]:
+        """The job and the catalog.
+
+        Args:
+            *settings: Settings of the job that are changed, such as `certificate=null`.
+        """
+        with self._open(*settings) as (session, job):
+            yield job, session.load_context().catalog
+
+    def run(self, *settings: str, first: str = "finetune_adaptively", only_ours: bool = False) -> None:
+        """Runs the nodes from one of ours on, and what makes their data if no dataset holds it.
+
+        Args:
+            *settings: Settings of the job that are changed.
+            first: The function of the first node.
+            only_ours: Whether nodes of the user's that read our results are left out.
+        """
+        with self._open(*settings) as (session, job):
+            catalog = session.load_context().catalog
+            start = job.search if first == job.search.func.__name__ else job.node(first)
+            pipelines, nodes = job.nodes_from(start, catalog, only_ours=only_ours)
+            session.run(pipeline_names=pipelines, node_names=nodes)
+
+    @contextmanager
+    def _open(self, *settings: str) -> Iterator[tuple[KedroSession, Job]]:
+        from kedro.framework.session import KedroSession
+
+        job = self.job
+        changed = [f"{job.settings}.{setting}" for setting in settings]
+        runtime = parse_params(self.params, *changed)
+        session = KedroSession.create(self.project.project_path, env=self.env, runtime_params=runtime)
+        with session:
+            yield session, job
+
+
+def parse_params(params: str, *assignments: str) -> dict[str, Any]:
+    """Parses `key=value` pairs that are separated by commas, and further `key=value` assignments."""
+    from omegaconf import OmegaConf
+
+    pairs = [pair for pair in params.split(",") if pair]
+    if mistakes := [pair for pair in pairs if "=" not in pair]:
+        raise click.UsageError(f"--params takes key=value pairs separated by commas, but got {', '.join(mistakes)}")
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist([*pairs, *assignments])))
+
+
+def find_pipeline(name: str) -> Pipeline:
+    """The registered pipeline of that name.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    from kedro_aat.adoption.templates import registry_lines
+
+    pipelines = registered()
+    if name not in pipelines:
+        lines = " and ".join(f"`{line}`" for line in registry_lines())
+        raise ConfigurationError(
+            "pipeline_registry.py",
+            [
+                f"no pipeline is called {name!r}, only {', '.join(pipelines) or 'none'}. Run `kedro aat init`, which "
+                f"writes one; if the registry does not use find_pipelines, add {lines}; or name yours with --pipeline"
+            ],
+        )
+    return pipelines[name]
+
+
+def registered() -> Mapping[str, Pipeline]:
+    """All registered pipelines, which Kedro creates when they are first read."""
+    from kedro.framework.project import pipelines
+
+    return cast("Mapping[str, Pipeline]", pipelines)

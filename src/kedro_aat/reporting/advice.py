@@ -1,0 +1,200 @@
+"""What a run tells about itself beside its numbers, worked out from its trajectory, its results and its layers.
+
+Pure functions from tables and results to statements with numbers, which terminal, report and summary show alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kedro_aat.delivery.costs import cost_by
+from kedro_aat.delivery.findings import Findings, Limited, NextStep, Tried
+from kedro_aat.delivery.results import BaselineEvaluation, ExportResult, SearchResult
+from kedro_aat.export.settings import ExportSettings
+from kedro_aat.reporting.limiting import Course, limits_of
+from kedro_aat.search import Policy
+from kedro_aat.search.frontier import Frontier
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_STEPS = 5
+NEARLY_ALL = 0.99  # a highest rate that is not worth raising
+USUAL_INT8_EPOCHS = 8  # of a second stage that the user has not asked for
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the settings asked for, as far as advice depends on it.
+
+    Attributes:
+        export: Objective and limits of the file.
+        searches: Number of each stage -> its search policy.
+        teaches: Whether the baseline may teach.
+        trains: Whether the run trained, or only took what there was.
+    """
+
+    export: ExportSettings
+    searches: Mapping[int, Policy]
+    teaches: bool
+    trains: bool = True
+
+
+def find(
+    trajectory: pd.DataFrame,
+    layers: pd.DataFrame,
+    evaluation: BaselineEvaluation,
+    stages: Mapping[int, SearchResult],
+    export: ExportResult,
+    asked: Asked,
+) -> Findings:
+    """Works out what was tried, what limited the result, why this file was chosen, and what to try next.
+
+    Args:
+        trajectory: Trajectory of all stages, with the column `stage`.
+        layers: Layer table of the run; may be empty.
+        evaluation: The baseline on the validation split.
+        stages: Number of each stage that was searched -> its result.
+        export: Result of the export.
+        asked: What the settings asked for.
+    """
+    courses = [
+        Course(number, result, trajectory[trajectory["stage"] == number], layers[layers["stage"] == number])
+        for number, result in stages.items()
+    ]
+    limits = [limit for course in courses for limit in limits_of(course, may_go_on=not asked.trains)]
+    return Findings(
+        tried=[each for course in courses for each in _tried(course)],
+        limits=limits,
+        chosen=[*map(_within, courses), *_why(export, asked.export)],
+        next_steps=_next_steps(courses, limits, evaluation, asked),
+    )
+
+
+def _tried(course: Course) -> list[Tried]:
+    """The ways of ranking and training that a search tried, in order."""
+    found: list[Tried] = []
+    for tactic in dict.fromkeys(row.tactic for row in course.trained):
+        rows = [row for row in course.trained if row.tactic == tactic]
+        highest = max((row.rate for row in course.within if row.tactic == tactic), default=None)
+        factors = min(row.lr_scale for row in rows), max(row.lr_scale for row in rows)
+        importance, ranking, distilled = tactic
+        words = [f"Stage {course.number}: {len(rows)} epochs"]
+        if importance is not None:
+            words.append(f"ranked by {importance}" + ("" if ranking is None else f" ({ranking})"))
+        if distilled is not None:
+            words.append("with the baseline as teacher" if distilled else "without a teacher")
+        words.append(f"at {factors[0]:.2g} to {factors[1]:.2g} times the learning rate")
+        words.append("none within budget" if highest is None else f"within budget up to a rate of {highest:.4f}")
+        found.append(
+            Tried(
+                stage=course.number,
+                importance=importance,
+                ranking=ranking,
+                distilled=distilled,
+                learning_rate_factors=factors,
+                epochs=len(rows),
+                highest_rate=highest,
+                words=", ".join(words) + ".",
+            )
+        )
+    return found
+
+
+def _within(course: Course) -> str:
+    """How many epochs of a stage were within budget, and which one it returned."""
+    within = course.within
+    words = f"Stage {course.number}: {len(within)} of {course.num_trained} epochs were within budget"
+    if not within:
+        nearest = course.nearest_margin
+        return words + ("." if nearest is None else f"; the nearest compressed model has a margin of {nearest:.4g}.")
+    words += f", at rates up to {max(row.rate for row in within):.4f}"
+    if course.rate and course.margin is not None:
+        words += f"; the search returned {course.rate:.4f}, with a margin of {course.margin:.4g}"
+    return words + "."
+
+
+def _why(export: ExportResult, settings: ExportSettings) -> list[str]:
+    """Why the delivered file was chosen among the files that were measured."""
+    if (delivered := export.compressed) is None:
+        return [f"No file is delivered. {export.reason}"]
+    others = [each for each in export.candidates if each.id != delivered.id and each.name not in export.rejected]
+    by = f"export.objective {settings.objective} ({_value(cost_by(settings, delivered))})"
+    if not others:
+        words = f"{delivered.name} is delivered: the only file that was measured within budget and limits."
+        return [words] if not export.rejected else [f"{words} {len(export.rejected)} others were rejected."]
+    shown = ", ".join(f"{each.name} {_value(cost_by(settings, each))}" for each in others)
+    return [f"{delivered.name} is delivered: the best of {len(others) + 1} files by {by}; the others: {shown}."]
+
+
+def _value(cost: float) -> str:
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.4g}"
+
+
+def _next_steps(
+    courses: list[Course], limits: list[Limited], evaluation: BaselineEvaluation, asked: Asked
+) -> list[NextStep]:
+    """What to try next, the cheapest first."""
+    steps: list[NextStep] = []
+    for course in courses:
+        kinds: set[str] = {limit.kind for limit in limits if limit.stage == course.number}
+        steps += _without_training(course, evaluation)
+        steps += _with_training(course, kinds, asked)
+    first = courses[0]
+    if not asked.teaches and not first.has_tried_teacher and first.result.algorithms != ["quantization"]:
+        words = "the baseline teaches, which often allows a higher rate; the search begins anew"
+        steps.append(first.step("training.distillation: {}", words, first.result.epochs.allowed))
+    if len(asked.searches) == 1 and "quantization" not in first.result.algorithms:
+        words = "int8 makes each number a quarter as large, after the search that there is"
+        steps.append(first.step("second_stage: { compression: { algorithm: quantization } }", words, USUAL_INT8_EPOCHS))
+    unique = {step.change: step for step in steps}
+    return sorted(unique.values(), key=lambda step: step.epochs)[:MAX_STEPS]
+
+
+def _without_training(course: Course, evaluation: BaselineEvaluation) -> list[NextStep]:
+    """Models that were measured, for a larger budget or without the reserve of this one."""
+    budget, steps = evaluation.budget_of(course.result.budget), []
+    if (row := course.higher_within) is not None:
+        words = f"a rate of {row.rate:.4f} instead of {course.rate:.4f}, measured within the same budget"
+        steps.append(NextStep(change=f"kedro aat choose --max-drop {budget.drop:.6g}", words=words))
+    if (row := course.nearest_beyond) is not None:
+        drop = budget.degradation(row.metric) * (1 + 1e-6)
+        if drop > budget.drop:
+            words = f"a rate of {row.rate:.4f} instead of {course.rate:.4f}, for a drop of {drop:.4g}"
+            steps.append(NextStep(change=f"kedro aat choose --max-drop {drop:.6g}", words=words))
+    return steps
+
+
+def _with_training(course: Course, kinds: set[str], asked: Asked) -> list[NextStep]:
+    """Settings that would lift what limited a stage."""
+    prefix = {1: "", 2: "second_stage.", 3: "third_stage."}[course.number]
+    epochs, policy = course.result.epochs, asked.searches.get(course.number)
+    steps: list[NextStep] = []
+    left = epochs.allowed - epochs.used
+    if not asked.trains and left > 0 and "nothing" not in kinds:
+        steps.append(
+            course.step("kedro run", f"the search goes on, with {epochs.used} of {epochs.allowed} epochs used", left)
+        )
+    elif kinds & {"epochs", "budget"}:
+        words = f"the search goes on after {epochs.used} epochs, which are not trained again"
+        change = f"{prefix}search.maximal_total_epochs: {2 * epochs.allowed}"
+        steps.append(course.step(change, words, epochs.allowed))
+    if "time" in kinds:
+        words = f"the search goes on for the {left} epochs that are left"
+        steps.append(course.step("time_limit_minutes: more", words, left))
+    if "noise" in kinds and course.standard_error is not None and (times := course.examples_needed) > 1:
+        words = "a standard error of a third of the budget; the search begins anew"
+        steps.append(course.step(f"{times:.1f} times as many validation examples", words, epochs.allowed))
+    if "layer" in kinds and (layer := course.narrowest) is not None:
+        words = "this layer keeps its size, and the others may lose more; the search begins anew"
+        steps.append(course.step(f"{prefix}compression.ignored_scopes: [{layer.name}]", words, epochs.allowed))
+    highest = course.result.highest_rate or 1.0
+    if kinds & {"nothing", "highest_rate"} and course.number == 1 and highest < NEARLY_ALL:
+        words = "higher rates may be tried; the search begins anew"
+        steps.append(course.step(f"maximal_rate: above {highest:.4g}", words, epochs.allowed))
+    if isinstance(policy, Frontier) and course.number == 1 and len(policy.tactics.importance or ()) == 1:
+        words = "the search may rank by others, too; it begins anew"
+        steps.append(course.step(f"{prefix}search.tactics.importance: null", words, epochs.allowed))
+    return steps
