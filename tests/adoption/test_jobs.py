@@ -27,6 +27,7 @@ AFTER_SEARCH = {
     "report_run",
     "collect_metrics",
     "list_packages",
+    "add_preprocessing",
     "require_feasible",
 }
 
