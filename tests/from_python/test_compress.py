@@ -96,6 +96,10 @@ def result(folder: Path, log: Interrupt) -> CompressionResult:
     call = functools.partial(small(recipe=SmallNet, folder=folder), model(), pair(TRAIN), pair(VALIDATION), test=TEST)
     with pytest.raises(InterruptedRunError):
         call()
+    so_far = call(best_so_far=True)
+    assert so_far.summary.epochs.used == 1
+    assert so_far.files["compressed_onnx"].exists()
+    assert so_far.summary.certificate.examples is None
     found: CompressionResult = call()
     return found
 

@@ -79,7 +79,8 @@ def compress(
 ) -> CompressionResult:
     """Compresses a trained model as far as an accuracy budget allows; the whole `aat` pipeline in one call.
 
-    The same call with the same `folder` goes on where it was interrupted, or returns what is finished. Wherever a
+    The same call with the same `folder` goes on where it was interrupted, or returns what is finished; with
+    `best_so_far=True` it trains nothing and returns the best so far, as `kedro aat deliver` does. Wherever a
     setting names an import path, a class, a function, `functools.partial` of one, or an object such as
     `nn.CrossEntropyLoss()` may stand; a function of a notebook, too.
 
@@ -128,9 +129,10 @@ def compress(
         try:
             return _run(call)
         except InterruptedRunError as error:
-            raise InterruptedRunError(
-                f"{error} Add folder={str(place)!r} to the call, which then continues."
-            ) from error
+            advice = (
+                f"The same call with folder={str(place)!r} continues; with best_so_far=True, it delivers what is found."
+            )
+            raise InterruptedRunError(f"{error} {advice}") from error
 
 
 def _tree(
@@ -210,7 +212,7 @@ def _run(call: _Call, results: Path | None = None) -> CompressionResult:
 def _chosen(call: _Call, max_drop: float | None, max_relative_drop: float | None) -> CompressionResult:
     drops = {"max_drop": max_drop, "max_relative_drop": max_relative_drop}
     given = {name: drop for name, drop in drops.items() if drop is not None}
-    tree = call.settings.model_dump(by_alias=True, exclude_unset=True) | {"choose": given}
+    tree = call.settings.model_dump(by_alias=True, exclude_unset=True) | {"choose": given, "best_so_far": True}
     settings = parse(AatSettings, tree, where="choose")
     (name, drop), *_ = given.items()
     with shown():

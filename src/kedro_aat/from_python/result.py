@@ -75,7 +75,7 @@ class CompressionResult:
     def choose(self, max_drop: float | None = None, *, max_relative_drop: float | None = None) -> CompressionResult:
         """The model that suits another budget, taken from this search without training.
 
-        Its files are written beside those of this result, which stay as they are.
+        Its files are written beside those of this result, which stay as they are. The test split is not read.
 
         Args:
             max_drop: Tolerated drop in units of the metric, at least 0.
