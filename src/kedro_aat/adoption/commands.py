@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kedro_aat.adoption.init.command import init
 from kedro_aat.adoption.selection import Selected, find_pipeline, parse_params, registered
 from kedro_aat.errors import AatError
 from kedro_aat.imports import import_path
@@ -51,37 +52,7 @@ def aat() -> None:
     """Accuracy-aware training."""
 
 
-@aat.command()
-@click.option("--env", "-e", default="base", show_default=True, help="Environment whose folder is written to.")
-@click.option("--namespace", help="Prefix of datasets and parameters, if a project compresses several models.")
-@_force
-@click.pass_obj
-def init(project: ProjectMetadata, env: str, namespace: str | None, force: bool) -> None:
-    """Write commented parameters and catalog entries into this project."""
-    from kedro_aat.adoption import templates
-
-    package = Path(project.source_dir) / project.package_name
-    registry = package / "pipeline_registry.py"
-    pipeline = templates.pipeline_name(namespace)
-    texts = templates.configuration(_conf_folder(project) / env, namespace)
-    finds_pipelines = "find_pipelines" in registry.read_text(encoding="utf-8")
-    if finds_pipelines:
-        texts[package / "pipelines" / pipeline / "__init__.py"] = templates.pipeline_module(namespace)
-    templates.write_new(texts, force=force)
-    for path in texts:
-        click.echo(f"Wrote {path.relative_to(project.project_path)}")
-    if not finds_pipelines:
-        import_line, pipeline_line = templates.registry_lines(namespace)
-        click.echo(
-            f"Add two lines to {registry.relative_to(project.project_path)}, the second inside register_pipelines:\n\n"
-            f"{import_line}\n    {pipeline_line}\n"
-        )
-    click.echo(
-        "If the registry sums all pipelines, as Kedro's template does, a plain `kedro run` now includes this one.\n"
-        "Name your model and data in the catalog, and your metric in the parameters. Then run:\n"
-        f"  kedro aat validate{'' if namespace is None else f' --pipeline {pipeline}'}\n"
-        f"  kedro run --pipelines {pipeline}"
-    )
+aat.add_command(init)
 
 
 @aat.command()
