@@ -73,9 +73,11 @@ def _with(text: str, requirement: str) -> str | None:
 
 def _appended(inside: str, requirement: str) -> str:
     """What is between the brackets of a list of texts, with one more."""
-    last = inside.rstrip()
-    comma = "," if last and not last.endswith(",") else ""
+    last = max(inside.rfind('"'), inside.rfind("'")) + 1  # the end of the last text; a comment may follow
+    rest = inside[last:].rstrip()
+    comma = "," if last and not rest.startswith(",") else ""
+    before = f"{inside[:last]}{comma}{rest}"
     if "\n" not in inside:
-        return f'{last}{comma}{" " if last else ""}"{requirement}"'
+        return f'{before}{" " if before else ""}"{requirement}"'
     indent = re.search(r"\n([ \t]+)\S", inside)
-    return f'{last}{comma}\n{indent[1] if indent else "    "}"{requirement}",\n'
+    return f'{before}\n{indent[1] if indent else "    "}"{requirement}",\n'

@@ -77,15 +77,16 @@ def _without_obsolete(text: str) -> str:
 
 def _catalog(text: str, place: Place) -> str:
     prefix = "" if place.namespace is None else f"{place.namespace}."
+    present = _loaded(text)
     for name, (old, new) in RENAMED.items():
         found = re.search(rf"(?m)^{re.escape(prefix + name)}:[^\n]*\n(?:[ \t][^\n]*\n|\n(?=[ \t]))*", text)
-        if found is not None and _keys(text, prefix + name) <= _KEYS:
+        if found is not None and _has_our_keys(present[prefix + name]):
             text = text[: found.start()] + found[0].replace(old, new) + text[found.end() :]
     template = templates.template(CATALOG, place.namespace)
     entries = list(_loaded(template))
     own = [place.file(CATALOG)]
     elsewhere = taken_names(place.conf, ["base", place.env], own, entries, []).entries
-    missing = [name for name in entries if name not in _loaded(text) and name not in elsewhere]
+    missing = [name for name in entries if name not in present and name not in elsewhere]
     if not missing:
         return text
     blocks = [next(block for block in template.split("\n\n") if f"\n{name}:\n" in f"\n{block}\n") for name in missing]
@@ -94,13 +95,14 @@ def _catalog(text: str, place: Place) -> str:
     return "\n\n".join([text.rstrip("\n"), heading, *blocks]) + "\n"
 
 
-def _keys(text: str, name: str) -> set[str]:
-    entry = _loaded(text).get(name)
-    return {*entry} if isinstance(entry, dict) else set()
+def _has_our_keys(entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.keys() <= _KEYS
 
 
 def _require_kept(place: Place, name: str, old: str, new: str) -> None:
     """Makes sure that only what is meant to change has changed."""
+    if old == new:
+        return
     before, after = _loaded(old), _loaded(new)
     if lost := [key for key in before if _without(before[key], name, key) != _without(after.get(key), name, key)]:
         raise ConfigurationError(
