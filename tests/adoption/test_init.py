@@ -209,8 +209,8 @@ def test_names_of_the_project_are_not_shadowed(place: Place) -> None:
         written(place, aat=_other())
     assert caught.value.mistakes == [
         "the pipeline registry has a pipeline aat already",
-        "conf/base/catalog.yml has the entries train_data already",
-        "conf/local/parameters.yml has the parameters aat already",
+        "conf/base/catalog.yml has catalog entries named train_data already",
+        "conf/local/parameters.yml has parameters named aat already",
         "use these with --use-existing, which writes no others; or give ours a prefix with --namespace NAME",
     ]
     assert [path.name for path in (place.project / CONF).iterdir()] == ["catalog.yml"]
@@ -227,6 +227,8 @@ def test_what_init_itself_has_written_is_not_in_the_way(place: Place) -> None:
     assert list(write(place, Choices(), {"aat": create_pipeline()}, lambda _: False, force=True))
     other = Place(place.project, place.package, place.conf, "base", "small")
     assert list(write(other, Choices(), {"aat": create_pipeline()}, lambda _: False))
+    local = Place(place.project, place.package, place.conf, "local", None)
+    assert list(write(local, Choices(), {"aat": create_pipeline()}, lambda _: False, force=True))
     assert not taken_names(place.conf, ["nowhere"], [], ["train_data"], ["aat"])
     assert Taken({}, {}) == taken_names(place.conf, ["base"], [place.project / CONF / CATALOG], ["train_data"], [])
 

@@ -35,10 +35,10 @@ class Taken:
     def in_words(self) -> list[str]:
         """One line for each file, and for the pipeline."""
         lines = [f"the pipeline registry has a pipeline {self.pipeline}"] if self.pipeline else []
-        for kind, names in (("entries", self.entries), ("parameters", self.parameters)):
+        for kind, names in (("catalog entries", self.entries), ("parameters", self.parameters)):
             for place in dict.fromkeys(names.values()):
                 here = [name for name in names if names[name] == place]
-                lines.append(f"{place} has the {kind} {', '.join(here)}")
+                lines.append(f"{place} has {kind} named {', '.join(here)}")
         return lines
 
 

@@ -21,7 +21,8 @@ def ask(choices: Choices, package: Path) -> Choices:
         choices: What the options say; it is not asked again.
         package: Folder of the project's package, for the model's class.
     """
-    click.echo("An empty answer leaves a setting for later.")
+    if None in (choices.task, choices.data, choices.model, choices.weights):
+        click.echo("An empty answer leaves a setting for later.")
     choices = _ask_task(choices)
     choices = _ask_data(choices)
     return _ask_model(choices, package)

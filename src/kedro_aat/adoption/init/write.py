@@ -132,8 +132,11 @@ def _taken(place: Place, texts: Mapping[Path, str], registered: Mapping[str, Pip
     from kedro.framework.project import settings
 
     run_env = (settings.CONFIG_LOADER_ARGS or {}).get("default_run_env", "local")
+    envs = ["base", place.env, run_env]
     entries, parameters = (_keys(texts[place.file(name)]) for name in (CATALOG, PARAMETERS))
-    found = taken_names(place.conf, ["base", place.env, run_env], texts, entries, parameters)
+    # Files of ours in another environment are there to be overridden.
+    own = [replace(place, env=env).file(name) for env in envs for name in (CATALOG, PARAMETERS)]
+    found = taken_names(place.conf, envs, own, entries, parameters)
     other = registered.get(place.pipeline)
     return replace(found, pipeline=place.pipeline) if other is not None and not is_ours(other) else found
 
