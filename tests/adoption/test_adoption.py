@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.adoption.demo import Demo
-from tests.documents import TUTORIAL, titled_blocks
+from tests.documents import TUTORIAL, blocks, titled_blocks
 
 SHORT = (
     "aat.search.maximal_total_epochs=3,aat.second_stage.search.maximal_total_epochs=1,aat.export.latency_seconds=0.1"
@@ -75,6 +75,10 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     for name, text in titled_blocks(TUTORIAL, "python").items():
         demo.write(name, text)
     demo.python("prepare.py")
+    (command,) = (
+        line for _, text in blocks(TUTORIAL) for line in text.splitlines() if line.startswith("kedro aat init")
+    )
+    assert "Now run:" in demo.kedro(*command.split()[1:], "--force")
     for name, changes in titled_blocks(TUTORIAL, "yaml").items():
         demo.change(Path(name).name, changes)
     validated = demo.kedro("aat", "validate", cwd=demo.base)  # from any folder of the project
