@@ -175,3 +175,13 @@ with KedroSession.create(Path.cwd()) as session:
 """,
     )
     demo.python("load.py")
+
+
+def test_a_warning_about_kedros_own_code_is_silenced_and_one_about_the_projects_is_not(demo: Demo) -> None:
+    own = 'from omegaconf import OmegaConf\n\nOmegaConf.register_new_resolver("own", lambda: 1, replace=True)\n'
+    registry = demo.folder / "src/demo/pipeline_registry.py"
+    registry.write_text(registry.read_text() + own)
+    demo.kedro("aat", "init")
+    output = _words(demo.kedro("aat", "validate", code=1))
+    assert output.count("UserWarning: register_new_resolver()") == 1
+    assert "omegaconf_config.py" not in output

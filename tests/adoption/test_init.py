@@ -114,7 +114,7 @@ def test_a_class_is_found_by_its_name(place: Place) -> None:
     assert model_mistakes("torch.nn.Linear", {"in_features": 2, "out_features": 2}) == []
     assert "--init-args: torch.nn.Linear needs in_features" in model_mistakes("torch.nn.Linear", {})[0]
     assert "--init-args: width: torch.nn.Linear takes no such" in model_mistakes("torch.nn.Linear", {"width": 1})[0]
-    assert "Did you mean 'Linear'" in model_mistakes("torch.nn.Linar", {})[0]
+    assert "Did you mean 'Linear'" in model_mistakes("torch.nn.Linearr", {})[0]
 
 
 def _asked(package: Path, *answers: str, **given: Any) -> tuple[Choices, str]:
@@ -136,7 +136,7 @@ def test_questions(place: Place) -> None:
         "255",
         "node",
         "Net",
-        "torch.nn.Linar",
+        "torch.nn.Linearr",
         "torch.nn.Linear",
         "7",
         "{in_features: 2,",
