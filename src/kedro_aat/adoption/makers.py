@@ -96,7 +96,13 @@ def makers_of(names: Iterable[str], pipeline: str, registered: Mapping[str, Pipe
 
 
 def makers_elsewhere(pipeline: str, registered: Mapping[str, Pipeline], catalog: DataCatalog) -> Makers:
-    """The nodes of other pipelines that make what a pipeline cannot start without."""
+    """The nodes of other pipelines that make what a pipeline cannot start without.
+
+    Args:
+        pipeline: Name of the pipeline.
+        registered: The project's pipelines.
+        catalog: The project's datasets.
+    """
     free = [name for name in free_inputs(registered[pipeline]) if not _is_parameter(name)]
     return makers_of(free, pipeline, registered, catalog)
 

@@ -83,7 +83,13 @@ def in_namespace(name: str, text: str, namespace: str | None) -> str:
 
 
 def written_to(name: str, folder: Path, namespace: str | None = None) -> Path:
-    """The file that a template becomes in a folder such as `conf/base`."""
+    """The file that a template becomes.
+
+    Args:
+        name: File name of the template.
+        folder: A folder such as `conf/base`.
+        namespace: Namespace, which is a part of the file's name; None for none.
+    """
     suffix = "" if namespace is None else f"_{namespace}"
     return folder / name.replace(".yml", f"{suffix}.yml")
 

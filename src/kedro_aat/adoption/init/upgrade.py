@@ -52,7 +52,13 @@ def upgraded(place: Place) -> dict[str, str]:
 
 
 def difference(place: Place, name: str, new: str) -> str:
-    """What changes in a file, as `diff -u` shows it."""
+    """What changes in a file, as `diff -u` shows it.
+
+    Args:
+        place: Where the file is.
+        name: The template that it came from.
+        new: Its new text.
+    """
     shown = place.shown(place.file(name))
     old = _read(place, name).splitlines(keepends=True)
     return "".join(difflib.unified_diff(old, new.splitlines(keepends=True), shown, shown, n=1))
