@@ -27,6 +27,8 @@ COMMANDS = {
     "kedro new --name demo --tools none --example n": "tests/adoption/test_adoption.py",
     "cd demo": "tests/adoption/test_adoption.py",
     "kedro aat init": "tests/adoption/test_adoption.py",
+    "kedro aat init --model WineNet --weights data/06_models/wine.pt --task classification --outputs 3 "
+    "--data tensors": "tests/adoption/test_adoption.py",
     "kedro aat init --namespace small": "tests/adoption/test_adoption.py",
     "kedro aat init --namespace large": "tests/adoption/test_templates.py, as files",
     "PYTHONPATH=src python prepare.py": "tests/adoption/test_adoption.py",

@@ -81,6 +81,10 @@ class Imported(Settings):
         """Whether the object has a parameter of that name."""
         return name in _parameters(self.load())
 
+    def annotates_tensor(self, name: str) -> bool:
+        """Whether `make` gives a tensor for a list of numbers under that name."""
+        return _kinds(_parameters(self.load()).get(name)) == {"Tensor"}
+
     def lookup_mistakes(self, key: str, *, nested: bool = False) -> list[str]:
         """Lists mistakes in the path and in the names of the arguments.
 
@@ -158,14 +162,20 @@ def _made(value: Any, parameter: inspect.Parameter | None, known: Mapping[str, A
         if isinstance(value.get("class_path"), str) and not {*value} - {"class_path", "init_args"}:
             return Imported(class_path=value["class_path"], init_args=value.get("init_args") or {}).make(**known)
         return {key: _made(part, None, known) for key, part in value.items()}
-    wanted = "" if parameter is None or parameter.annotation is parameter.empty else str(parameter.annotation)
-    kinds = {kind.rpartition(".")[2] for kind in re.findall(r"[\w.]+", wanted)}
-    if kinds - {"class", "Optional", "Union", "None", "NoneType"} == {"Tensor"} and _are_numbers(value):
+    kinds = _kinds(parameter)
+    if kinds == {"Tensor"} and _are_numbers(value):
         torch = import_module("torch")  # which is loaded, since a class asks for its tensors
         return torch.tensor(value, dtype=torch.get_default_dtype())
     if isinstance(value, list | tuple):
         return [_made(part, parameter, known) for part in value]
     return import_path(value) if isinstance(value, str) and "Callable" in kinds and "." in value else value
+
+
+def _kinds(parameter: inspect.Parameter | None) -> set[str]:
+    """The names of the types that a parameter is annotated with, without None."""
+    wanted = "" if parameter is None or parameter.annotation is parameter.empty else str(parameter.annotation)
+    kinds = {kind.rpartition(".")[2] for kind in re.findall(r"[\w.]+", wanted)}
+    return kinds - {"class", "Optional", "Union", "None", "NoneType"}
 
 
 def _are_numbers(value: Any) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.adoption.demo import Demo
-from tests.documents import TUTORIAL, titled_blocks
+from tests.documents import TUTORIAL, blocks, titled_blocks
 
 SHORT = (
     "aat.search.maximal_total_epochs=3,aat.second_stage.search.maximal_total_epochs=1,aat.export.latency_seconds=0.1"
@@ -75,6 +75,10 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     for name, text in titled_blocks(TUTORIAL, "python").items():
         demo.write(name, text)
     demo.python("prepare.py")
+    (command,) = (
+        line for _, text in blocks(TUTORIAL) for line in text.splitlines() if line.startswith("kedro aat init")
+    )
+    assert "Now run:" in demo.kedro(*command.split()[1:], "--force")
     for name, changes in titled_blocks(TUTORIAL, "yaml").items():
         demo.change(Path(name).name, changes)
     validated = demo.kedro("aat", "validate", cwd=demo.base)  # from any folder of the project
@@ -171,3 +175,13 @@ with KedroSession.create(Path.cwd()) as session:
 """,
     )
     demo.python("load.py")
+
+
+def test_a_warning_about_kedros_own_code_is_silenced_and_one_about_the_projects_is_not(demo: Demo) -> None:
+    own = 'from omegaconf import OmegaConf\n\nOmegaConf.register_new_resolver("own", lambda: 1, replace=True)\n'
+    registry = demo.folder / "src/demo/pipeline_registry.py"
+    registry.write_text(registry.read_text() + own)
+    demo.kedro("aat", "init")
+    output = _words(demo.kedro("aat", "validate", code=1))
+    assert output.count("UserWarning: register_new_resolver()") == 1
+    assert "omegaconf_config.py" not in output

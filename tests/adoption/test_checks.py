@@ -14,7 +14,7 @@ from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
 
 from kedro_aat.adoption.checks import data_mistakes, replace_dataset
-from kedro_aat.adoption.commands import load_config
+from kedro_aat.adoption.validation import load_config
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
 from kedro_aat.plugin import hooks

@@ -100,6 +100,12 @@ def _letters(output: str) -> str:
 
 def test_a_run_trains_on_what_its_own_nodes_have_just_written(demo: Demo) -> None:
     _prepare(demo, "train_data")
+    (demo.folder / "data/05_model_input/train.csv").unlink()
+    noted = _words(demo.kedro("aat", "validate", "--no-run-nodes"))
+    assert "of the pipeline prepare make baseline_model, train_data and validation_data" in noted
+    assert "run `kedro run --pipelines prepare,aat`, not aat alone" in noted
+    assert "rehearse: not done, because the run makes baseline_model" in noted
+    demo.write("data/05_model_input/train.csv", OLD)
     output = demo.kedro("run", "--to-nodes", "finetune_adaptively", "--params", SHORT)
     for name in ("split", "train"):
         assert output.index(f"Running node: {name}") < output.index("Running node: evaluate_baseline")

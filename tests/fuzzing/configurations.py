@@ -10,8 +10,8 @@ import yaml
 from kedro.config import OmegaConfigLoader
 
 from kedro_aat.adoption.checks import parameter_mistakes
-from kedro_aat.adoption.commands import load_config
 from kedro_aat.adoption.templates import template
+from kedro_aat.adoption.validation import load_config
 from kedro_aat.config import AatSettings
 from kedro_aat.errors import ConfigurationError
 from tests.fuzzing import job

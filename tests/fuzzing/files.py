@@ -17,9 +17,9 @@ from kedro_datasets.json import JSONDataset
 
 from kedro_aat import NNCFConfig
 from kedro_aat.adoption.choices import show_front
-from kedro_aat.adoption.commands import load_config
 from kedro_aat.adoption.jobs import Job
 from kedro_aat.adoption.templates import template
+from kedro_aat.adoption.validation import load_config
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.compression.settings import parse_compression
 from kedro_aat.config import AatSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog
@@ -47,8 +47,14 @@ def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> lis
     return mistakes
 
 
-def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
-    """Lists the datasets of a pipeline that are invalid, missing, could not be saved, or share a file with another."""
+def data_mistakes(pipeline: Pipeline, catalog: DataCatalog, made: Collection[str] = ()) -> list[str]:
+    """Lists the datasets of a pipeline that are invalid, missing, could not be saved, or share a file with another.
+
+    Args:
+        pipeline: A pipeline.
+        catalog: The project's datasets.
+        made: Datasets that need not exist, since nodes outside the pipeline make them.
+    """
     mistakes: list[str] = []
     inputs, outputs = free_inputs(pipeline), pipeline.all_outputs()
     for name in sorted(pipeline.datasets()):
@@ -56,7 +62,7 @@ def data_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
             continue
         try:
             dataset = catalog.get(name)
-            is_missing = name in inputs and not exists(catalog, name)
+            is_missing = name in inputs and name not in made and not exists(catalog, name)
         except DatasetError as error:  # an unknown type or a wrong argument
             cause = error.__cause__ if isinstance(error.__cause__, AatError) else error
             mistakes.append(f"{name}: its catalog entry is wrong: {cause}")

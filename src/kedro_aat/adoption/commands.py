@@ -6,24 +6,20 @@ Kedro imports this module for every command of a project, so whatever takes long
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from contextlib import chdir
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from kedro_aat.adoption.init.command import init
 from kedro_aat.adoption.selection import Selected, find_pipeline, parse_params, registered
-from kedro_aat.errors import AatError, ConfigurationError
+from kedro_aat.errors import AatError
 from kedro_aat.imports import import_path
 from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
-    from kedro.config import AbstractConfigLoader
-    from kedro.framework.context import KedroContext
     from kedro.framework.startup import ProjectMetadata
-    from kedro.io import DataCatalog
 
 
 class _ErrorReportingGroup(click.Group):
@@ -56,81 +52,32 @@ def aat() -> None:
     """Accuracy-aware training."""
 
 
-@aat.command()
-@click.option("--env", "-e", default="base", show_default=True, help="Environment whose folder is written to.")
-@click.option("--namespace", help="Prefix of datasets and parameters, if a project compresses several models.")
-@_force
-@click.pass_obj
-def init(project: ProjectMetadata, env: str, namespace: str | None, force: bool) -> None:
-    """Write commented parameters and catalog entries into this project."""
-    from kedro_aat.adoption import templates
-
-    package = Path(project.source_dir) / project.package_name
-    registry = package / "pipeline_registry.py"
-    pipeline = templates.pipeline_name(namespace)
-    texts = templates.configuration(_conf_folder(project) / env, namespace)
-    finds_pipelines = "find_pipelines" in registry.read_text(encoding="utf-8")
-    if finds_pipelines:
-        texts[package / "pipelines" / pipeline / "__init__.py"] = templates.pipeline_module(namespace)
-    templates.write_new(texts, force=force)
-    for path in texts:
-        click.echo(f"Wrote {path.relative_to(project.project_path)}")
-    if not finds_pipelines:
-        import_line, pipeline_line = templates.registry_lines(namespace)
-        click.echo(
-            f"Add two lines to {registry.relative_to(project.project_path)}, the second inside register_pipelines:\n\n"
-            f"{import_line}\n    {pipeline_line}\n"
-        )
-    click.echo(
-        "If the registry sums all pipelines, as Kedro's template does, a plain `kedro run` now includes this one.\n"
-        "Name your model and data in the catalog, and your metric in the parameters. Then run:\n"
-        f"  kedro aat validate{'' if namespace is None else f' --pipeline {pipeline}'}\n"
-        f"  kedro run --pipelines {pipeline}"
-    )
+aat.add_command(init)
 
 
 @aat.command()
 @_env
 @_params
 @click.option("--pipeline", default="aat", show_default=True, help="Name of the pipeline in the registry.")
+@click.option(
+    "--run-nodes/--no-run-nodes",
+    default=True,
+    show_default=True,
+    help="Whether to run the nodes that make a missing model or data. What they write goes to a temporary folder.",
+)
 @click.pass_obj
-def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: str) -> None:
+def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: str, run_nodes: bool) -> None:
     """Check parameters, import paths and datasets, and do everything that the run will do once, in small."""
     from kedro.framework.session import KedroSession
-    from kedro.io.core import DatasetError
 
-    from kedro_aat.adoption.checks import data_mistakes, look_up, parameter_mistakes, withhold_test_data
-    from kedro_aat.adoption.rehearsals import rehearse
-    from kedro_aat.adoption.shared_files import notes_on_other_runs
+    from kedro_aat.adoption.validation import validate_pipeline
 
-    notes: list[str] = []
     session = KedroSession.create(project.project_path, env=env, runtime_params=parse_params(params))
     with session:
         context = session.load_context()
-        nodes = find_pipeline(pipeline)
-        parameters: Mapping[str, Any] = {}
-        try:
-            parameters = load_config(context.config_loader, "parameters")
-            mistakes = parameter_mistakes(nodes, parameters)
-        except ConfigurationError as error:  # a file cannot be read
-            mistakes = error.mistakes
+        find_pipeline(pipeline)
         with chdir(project.project_path):  # paths in a catalog are relative to the project
-            try:
-                catalog = _make_catalog(context)
-                withhold_test_data(nodes, catalog, partial(look_up, parameters))
-                mistakes += data_mistakes(nodes, catalog)
-                notes = notes_on_other_runs(pipeline, registered(), catalog)
-            except ConfigurationError as error:  # a file cannot be read
-                mistakes += error.mistakes
-            except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials
-                mistakes.append(f"catalog: {error}")
-        for note in notes:
-            click.echo(f"Note: {note}")
-        if mistakes:
-            raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
-        click.echo(f"Pipeline {pipeline}: no mistakes in parameters, import paths and datasets.")
-        with chdir(project.project_path):
-            for line in rehearse(nodes, catalog, partial(look_up, parameters)):
+            for line in validate_pipeline(pipeline, registered(), context, run_nodes=run_nodes):
                 click.echo(line)
 
 
@@ -259,29 +206,3 @@ def _conf_folder(project: ProjectMetadata) -> Path:
     from kedro.framework.project import settings
 
     return Path(project.project_path) / str(settings.CONF_SOURCE)
-
-
-def load_config(loader: AbstractConfigLoader, kind: str) -> dict[str, Any]:
-    """One kind of configuration, such as `parameters`; empty if the project has none.
-
-    Raises:
-        ConfigurationError: The files cannot be read, for example because of an interpolation that cannot be resolved.
-    """
-    from kedro.config import MissingConfigException
-
-    from kedro_aat.reading import describe
-
-    try:
-        return cast(dict[str, Any], loader[kind])
-    except MissingConfigException:
-        return {}
-    except Exception as error:  # of Kedro, PyYAML and OmegaConf: syntax, duplicate keys, nesting, encoding, `${`
-        raise ConfigurationError(kind, [f"{kind}: {describe(error)}"]) from error
-
-
-def _make_catalog(context: KedroContext) -> DataCatalog:
-    """The catalog without parameters: a context fails to create its own if the parameters have mistakes."""
-    from kedro.io import DataCatalog
-
-    catalog, credentials = (load_config(context.config_loader, kind) for kind in ("catalog", "credentials"))
-    return DataCatalog.from_config(catalog, credentials)

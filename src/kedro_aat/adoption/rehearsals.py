@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from kedro.io import DataCatalog, MemoryDataset
@@ -17,13 +17,33 @@ from kedro_aat.reading import describe
 from kedro_aat.validated import parse
 
 
-def rehearse(pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str], Any]) -> Iterator[str]:
+def rehearsed_inputs(pipeline: Pipeline, value_of: Callable[[str], Any]) -> list[str]:
+    """Names of the datasets that the rehearsals of a pipeline read: the model and two splits of each.
+
+    Args:
+        pipeline: A pipeline with nodes that rehearse.
+        value_of: Looks up a parameter by its dotted key, as plain data.
+    """
+    from kedro_aat.config import AatSettings
+
+    wanted: list[str] = []
+    for _, names in _nodes(pipeline, "rehearse"):
+        key = names.pop("settings").removeprefix("params:")
+        if parse(AatSettings, value_of(key), where=key).rehearsal:
+            wanted += names.values()
+    return wanted
+
+
+def rehearse(
+    pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str], Any], made: Collection[str] = ()
+) -> Iterator[str]:
     """Rehearses each model of a pipeline whose datasets can be loaded, as the run will do.
 
     Args:
         pipeline: A pipeline with nodes that rehearse.
         catalog: Its datasets.
         value_of: Looks up a parameter by its dotted key, as plain data.
+        made: Datasets that nodes outside the pipeline make.
 
     Yields:
         For each rehearsal, what came of it.
@@ -38,9 +58,10 @@ def rehearse(pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str],
     for node, names in _nodes(pipeline, "rehearse"):
         key = names.pop("settings").removeprefix("params:")
         settings = parse(AatSettings, value_of(key), where=key)
-        made = sorted(name for name in names.values() if name in pipeline.all_outputs() and not catalog.exists(name))
-        if made or not settings.rehearsal:
-            because = f"the run makes {' and '.join(made)}, and then rehearses" if made else "rehearsal is off"
+        known = pipeline.all_outputs().union(made)
+        later = sorted(name for name in names.values() if name in known and not catalog.exists(name))
+        if later or not settings.rehearsal:
+            because = f"the run makes {' and '.join(later)}, and then rehearses" if later else "rehearsal is off"
             yield f"{node.name}: not done, because {because}."
             continue
         inputs = {argument: _loaded(catalog, name) for argument, name in names.items()}

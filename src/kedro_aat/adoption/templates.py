@@ -55,13 +55,23 @@ def template(name: str, namespace: str | None = None) -> str:
 
     Args:
         name: File name of the template.
+        namespace: As for `in_namespace`.
+    """
+    return in_namespace(name, (files("kedro_aat.adoption") / "templates" / name).read_text(encoding="utf-8"), namespace)
+
+
+def in_namespace(name: str, text: str, namespace: str | None) -> str:
+    """The text of a template, or of what was made of it, in a namespace.
+
+    Args:
+        name: File name of the template.
+        text: Its text.
         namespace: Prefix of the datasets' names (`namespace.dataset`), folder of their files, and key under which the
-            parameters are.
+            parameters are; None for none.
 
     Raises:
         ConfigurationError: If the namespace is not a valid name.
     """
-    text = (files("kedro_aat.adoption") / "templates" / name).read_text(encoding="utf-8")
     if namespace is None:
         return text
     if not namespace.isidentifier():
@@ -72,10 +82,16 @@ def template(name: str, namespace: str | None = None) -> str:
     return re.sub(r"(filepath: data/\w+)/", rf"\1/{namespace}/", text)
 
 
-def configuration(folder: Path, namespace: str | None = None) -> dict[Path, str]:
-    """The files for a folder such as `conf/base`, with their texts."""
+def written_to(name: str, folder: Path, namespace: str | None = None) -> Path:
+    """The file that a template becomes.
+
+    Args:
+        name: File name of the template.
+        folder: A folder such as `conf/base`.
+        namespace: Namespace, which is a part of the file's name; None for none.
+    """
     suffix = "" if namespace is None else f"_{namespace}"
-    return {folder / name.replace(".yml", f"{suffix}.yml"): template(name, namespace) for name in TEMPLATES}
+    return folder / name.replace(".yml", f"{suffix}.yml")
 
 
 def write_new(texts: dict[Path, str], *, force: bool = False) -> None:

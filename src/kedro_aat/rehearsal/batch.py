@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kedro_aat.compression.controller import CompressionLoss, CompressionReport, CompressionStage
 from kedro_aat.errors import DivergedError
 from kedro_aat.model_inputs import describe_inputs
 from kedro_aat.rehearsal.common import Rehearsal
 from kedro_aat.rehearsal.faults import Blame, Fault, blamed, cause_of, part
+from kedro_aat.training.checks.targets import label_mistakes, takers_of_labels, target_mistakes
 from kedro_aat.training.few_batches import FewBatches, FewBatchesTraining
 from kedro_aat.training.settings import TrainingSettings
 
@@ -84,6 +86,41 @@ class Uncompressed:
             *args: Not used.
             **kwargs: Not used.
         """
+
+
+def misread_targets(rehearsal: Rehearsal) -> Fault | None:
+    """What metric or loss would misread, in words that name the setting to change; None if nothing is known.
+
+    What torch raises for the same mistake names neither, and for some it raises nothing. Only the default validation
+    says which outputs and targets belong together.
+    """
+    settings = rehearsal.settings.training
+    if settings.baseline_check != "error":
+        return None
+    takers = takers_of_labels(settings)
+    for split, few in (("validation", rehearsal.validation), ("training", rehearsal.training)):
+        for outputs, targets in _first_outputs(few.batches[:1], rehearsal):
+            found = target_mistakes(outputs, targets, settings) or label_mistakes(outputs, targets, takers, split)
+            if found:
+                part = f"targets, with a {split} batch of {describe_inputs(few.batches[0])}"
+                return Fault(part, found[0], "Set training.baseline_check to warn to go on all the same")
+    return None
+
+
+def _first_outputs(batches: list[Any], rehearsal: Rehearsal) -> list[tuple[Tensor, Tensor]]:
+    """Outputs and targets of batches, as the metric gets them; none if the model fails or the validation is another."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    training = FewBatchesTraining(
+        copy.deepcopy(rehearsal.model),
+        rehearsal.settings.training,
+        None,
+        rehearsal.validation_data,
+        validation=batches,
+    )
+    training.observe = lambda outputs, targets: seen.append((outputs, targets))
+    with contextlib.suppress(Exception):  # whatever it is, the parts below tell it
+        rehearsal.validate(training.model, training, "the baseline")
+    return seen
 
 
 def rehearse_training_batch(rehearsal: Rehearsal) -> None:

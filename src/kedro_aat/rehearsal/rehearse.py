@@ -24,6 +24,7 @@ from kedro_aat.rehearsal.advice import fault_of_stage
 from kedro_aat.rehearsal.batch import (
     Uncompressed,
     fault_of_batch,
+    misread_targets,
     rehearse_training_batch,
     rehearse_validation_batch,
 )
@@ -158,8 +159,9 @@ class _Parts:
         """
         logger.info("Rehearsal: everything that the run will do, once and in small")
         with doing("the rehearsal"), quiet(), _silent():
-            self._batch(is_training=True)
-            self._batch(is_training=False)
+            if not self._misreads_targets():
+                self._batch(is_training=True)
+                self._batch(is_training=False)
             if "model" not in self._rehearsal.broken:
                 self._baseline_files()
                 self._stages()
@@ -181,6 +183,16 @@ class _Parts:
     def _add(self, fault: Fault, error: BaseException) -> None:
         self._faults.append(fault)
         self._first_error = self._first_error or error
+
+    def _misreads_targets(self) -> bool:
+        """Whether metric or loss would misread the targets; then nothing is trained or validated."""
+        started = time.perf_counter()
+        if (fault := misread_targets(self._rehearsal)) is None:
+            return False
+        self._done.append(RehearsedPart(name="targets", seconds=time.perf_counter() - started))
+        self._faults.append(fault)
+        self._rehearsal.broken.update(("training", "validation"))
+        return True
 
     def _batch(self, *, is_training: bool) -> None:
         """Trains or validates the uncompressed model."""

@@ -215,7 +215,8 @@ class TrainingSettings(Settings):
                     return imported.make_function()
                 return build_scheduler(imported, *args) if name == "scheduler" else imported.make(*args)
             except Exception as error:  # a user's class may raise anything
-                mistakes.append(f"{key}.{name}: {imported.class_path} refuses its init_args: {error}")
+                refused = f"{key}.{name}: {imported.class_path} refuses its init_args: {error}"
+                mistakes.append(refused + _on_lists(imported))
                 return None
 
         optimizer = build("optimizer", self.optimizer, [torch.nn.Parameter(torch.zeros(1))])
@@ -269,3 +270,14 @@ class TrainingSettings(Settings):
         """The user's own function for `key`; None if there is none."""
         path = getattr(self, key)
         return import_path(path) if path else None
+
+
+def _on_lists(imported: Imported) -> str:
+    """How a list of numbers becomes a tensor, if there is one that did not."""
+    lists = [name for name, value in imported.init_args.items() if isinstance(value, list | tuple)]
+    if not (lists := [name for name in lists if not imported.annotates_tensor(name)]):
+        return ""
+    return (
+        f". If {' and '.join(lists)} should be a tensor: a list of numbers becomes one where the class annotates "
+        f"{lists[0]} as torch.Tensor; or write {{ class_path: torch.tensor, init_args: {{ data: [...] }} }}"
+    )

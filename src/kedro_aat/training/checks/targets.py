@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from kedro_aat.training.checks.usual import LOSSES_OF_LABELS, shape_of, usual_mistakes
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.target_forms import TargetForm
 
 _Key = tuple[str, str]  # "metric" or "loss", and its name
-
-_LOSSES_OF_LABELS = nn.CrossEntropyLoss | nn.NLLLoss | nn.MultiMarginLoss
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,8 @@ def target_mistakes(outputs: Tensor, targets: Tensor, settings: TrainingSettings
         outputs, targets = outputs[:-1], targets[:-1]
     if len(outputs) < 2 or outputs.shape[:1] == outputs.shape[1:2]:
         return []
-    if outputs.shape[1:2] in ((), (1,)) and settings.train_epoch is None:
-        loss = settings.loss.make_function()
-        if isinstance(loss, _LOSSES_OF_LABELS):
-            return [
-                f"Outputs of shape {_shape(outputs)}: the loss {type(loss).__name__} needs one output per class. For "
-                "two classes and one output, set training.loss to torch.nn.BCEWithLogitsLoss, which takes targets as "
-                "floats; for numbers, to torch.nn.L1Loss or another loss of regression."
-            ]
+    if usual := usual_mistakes(outputs, targets, settings):
+        return [" ".join(usual)]
     if not (forms := [*_other_forms(outputs, targets)]):
         return []
     functions = _functions(settings)
@@ -67,9 +60,9 @@ def target_mistakes(outputs: Tensor, targets: Tensor, settings: TrainingSettings
         if effects := [*_effects(form, now, then)]:
             refusing = [key for key in functions if now[key] is not None and then[key] is None]
             but = "".join(f" The {kind} {name} does not take these: wrap one of the two." for kind, name in refusing)
-            shapes = f"Targets of shape {_shape(targets)} and type {str(targets.dtype)[6:]}"
+            shapes = f"Targets of shape {shape_of(targets)} and type {str(targets.dtype)[6:]}"
             return [
-                f"{shapes}, for outputs of shape {_shape(outputs)}: {' and '.join(effects)} on the first batch. "
+                f"{shapes}, for outputs of shape {shape_of(outputs)}: {' and '.join(effects)} on the first batch. "
                 f"{form.advice}{but}"
             ]
     return []
@@ -82,11 +75,6 @@ def _effects(form: _Form, now: Mapping[_Key, float | None], then: Mapping[_Key, 
             yield f"the {kind} {name} fails"
         elif other is not None and value is not None and kind in form.misreading and not _is_same(value, other):
             yield f"the {kind} {name} is {value:.4g} instead of {other:.4g}"
-
-
-def _shape(tensor: Tensor) -> str:
-    """The shape with N for the number of examples."""
-    return f"(N{''.join(f', {size}' for size in tensor.shape[1:])}{',' * (tensor.dim() == 1)})"
 
 
 def _functions(settings: TrainingSettings) -> dict[_Key, Callable[[Tensor, Tensor], float]]:
@@ -141,7 +129,7 @@ def _other_forms(outputs: Tensor, targets: Tensor) -> Iterator[_Form]:
         elif targets.numel() == shape.numel() and is_whole:
             labels = targets.reshape(shape).long()
             if targets.shape != shape:
-                yield _Form(labels, f"They should be labels: give integers of shape {_shape(labels)}.")
+                yield _Form(labels, f"They should be labels: give integers of shape {shape_of(labels)}.")
             elif targets.dtype != torch.int64:
                 yield _Form(labels, "They should be labels: give targets.long().", ())
     if targets.numel() == outputs.numel():
@@ -162,13 +150,16 @@ def _are_probabilities(targets: Tensor) -> bool:
     return bool(((targets >= 0) & (targets <= 1)).all() and ((targets.double().sum(1) - 1).abs() < 1e-3).all())
 
 
-def label_mistakes(outputs: Tensor, targets: Tensor, takers: Mapping[str, object]) -> list[str]:
+def label_mistakes(
+    outputs: Tensor, targets: Tensor, takers: Mapping[str, object], split: str = "validation"
+) -> list[str]:
     """Says how many labels of a batch lie outside 0 to C - 1.
 
     Args:
         outputs: Outputs of the model, (B, C, ...).
         targets: Targets, (B, ...).
         takers: What `takers_of_labels` found.
+        split: Name of the split, for the text.
 
     Returns:
         At most one text.
@@ -182,10 +173,17 @@ def label_mistakes(outputs: Tensor, targets: Tensor, takers: Mapping[str, object
         if num_outside := int(((labels < 0) | (labels >= num_classes)).sum()):
             names = [name for name, taker in takers.items() if getattr(taker, "ignore_index", None) == ignored]
             lowest, highest = int(labels.min()), int(labels.max())
-            starts_at_1 = lowest >= 1 and highest == num_classes
-            advice = "subtract 1 from them" if starts_at_1 else "correct them, or set ignore_index in its init_args"
+            outside = labels[(labels < 0) | (labels >= num_classes)]
+            advice = "correct them, or set ignore_index in its init_args"
+            if lowest >= 1 and highest == num_classes:
+                advice = "subtract 1 from them"
+            elif bool((outside == outside[0]).all()):  # such as the 255 of a mask's border
+                advice = (
+                    f"correct them, or, if {int(outside[0])} marks what has no class, set ignore_index: "
+                    f"{int(outside[0])} in the init_args of loss and metric"
+                )
             return [
-                f"{num_outside:,} of {labels.numel():,} labels in a validation batch lie outside 0 to "
+                f"{num_outside:,} of {labels.numel():,} labels in a {split} batch lie outside 0 to "
                 f"{num_classes - 1}, which {' and '.join(names)} needs for outputs of {num_classes} classes; they run "
                 f"from {lowest} to {highest}: {advice}."
             ]
@@ -197,6 +195,6 @@ def takers_of_labels(settings: TrainingSettings) -> dict[str, object]:
     takers: dict[str, object] = {}
     if settings.metric is not None and getattr(metric := settings.metric.make(), "num_classes", None):
         takers[f"the metric {type(metric).__name__}"] = metric
-    if settings.train_epoch is None and isinstance(loss := settings.loss.make_function(), _LOSSES_OF_LABELS):
+    if settings.train_epoch is None and isinstance(loss := settings.loss.make_function(), LOSSES_OF_LABELS):
         takers[f"the loss {type(loss).__name__}"] = loss
     return takers

@@ -1,0 +1,174 @@
+"""The command `kedro aat init`; its docstring is the help text.
+
+Kedro imports this module for every command of a project, so whatever takes long to import is imported in the functions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kedro_aat.adoption.init.tasks import DATA, TASKS, Choices
+from kedro_aat.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from kedro.framework.startup import ProjectMetadata
+    from kedro.pipeline import Pipeline
+
+    from kedro_aat.adoption.init.write import Place
+
+
+def _arguments(_: click.Context, __: click.Parameter, text: str | None) -> dict[str, Any]:
+    from kedro_aat.adoption.init.questions import mapping_of
+
+    try:
+        return {} if text is None else mapping_of(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _size(_: click.Context, __: click.Parameter, size: tuple[int, ...]) -> tuple[int, int] | None:
+    if len(size) > 2:
+        raise click.BadParameter("give it once for height and width, or twice: the height, then the width")
+    return (size[0], size[-1]) if size else None
+
+
+@click.command()
+@click.option("--env", "-e", default="base", show_default=True, help="Environment whose folder is written to.")
+@click.option("--namespace", help="Prefix of datasets and parameters, if a project compresses several models.")
+@click.option("--model", help="Class of the model: its import path, or its name in the project's package.")
+@click.option("--init-args", callback=_arguments, help="Arguments of the class, as a mapping in YAML or JSON.")
+@click.option("--weights", help="File with the model's weights: .safetensors, .pt, .pth or .ckpt.")
+@click.option("--data", type=click.Choice(list(DATA)), help="Kind of the data.")
+@click.option("--target", help="Target column of a table.")
+@click.option("--size", type=click.IntRange(min=1), multiple=True, callback=_size, help="Size of images, in pixels.")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="Channels of images.")
+@click.option("--task", type=click.Choice(list(TASKS)), help="What the model is for: sets loss, metric and budget.")
+@click.option("--outputs", type=click.IntRange(min=1), help="Number of classes or labels.")
+@click.option("--ignore-index", type=int, help="Label of pixels that have no class.")
+@click.option("--ask/--no-ask", default=None, help="Whether to ask for the rest.  [default: in a terminal]")
+@click.option("--use-existing", is_flag=True, help="Use what the project has of the same names, and write no others.")
+@click.option("--upgrade", is_flag=True, help="Bring the files of an earlier version up to date; show what changes.")
+@click.option("--force", "-f", is_flag=True, help="Overwrite existing files.")
+@click.pass_obj
+def init(
+    project: ProjectMetadata,
+    /,
+    env: str,
+    namespace: str | None,
+    channels: str | None,
+    ask: bool | None,
+    use_existing: bool,
+    upgrade: bool,
+    force: bool,
+    **chosen: Any,
+) -> None:
+    """Write commented parameters and catalog entries into this project, for a model, its data and its task.
+
+    In a terminal, it asks for what the options leave open; otherwise that stays as in the template, to be edited.
+    """
+    from kedro_aat.adoption.init.questions import ask as ask_for
+    from kedro_aat.adoption.init.write import Place, write
+
+    place = Place(
+        Path(project.project_path), Path(project.source_dir) / project.package_name, _conf(project), env, namespace
+    )
+    asks = sys.stdin.isatty() if ask is None else ask
+    if upgrade:
+        for line in _upgrade(place, asks=asks):
+            click.echo(line)
+        return
+    choices = Choices(channels=None if channels is None else int(channels), **chosen)
+    if choices.model is not None:
+        choices = _found(choices, place)
+    if asks:
+        choices = ask_for(choices, place.package)
+    choices, notes = _with_weights(choices, place)
+
+    def confirm(taken: str) -> bool:
+        return use_existing or (asks and click.confirm(f"{taken} already. Use these, and write no others?"))
+
+    for line in write(place, choices, _registered(), confirm, force=force):
+        click.echo(line)
+    for line in (*notes, *_next_steps(place, choices)):
+        click.echo(line)
+
+
+def _found(choices: Choices, place: Place) -> Choices:
+    """The choices with the model's import path, if its class is there and takes its arguments."""
+    from kedro_aat.adoption.init.models import find_model, model_mistakes
+
+    path = find_model(choices.model or "", place.package)
+    if mistakes := model_mistakes(path, choices.init_args):
+        raise ConfigurationError("Nothing was written", mistakes)
+    return replace(choices, model=path)
+
+
+def _with_weights(choices: Choices, place: Place) -> tuple[Choices, list[str]]:
+    """The choices with the path of the weights below the project, and a note if no file is there."""
+    if choices.weights is None:
+        return choices, []
+    given = Path(choices.weights).expanduser()
+    found = next((path for path in (place.project / given, given.absolute()) if path.is_file()), None)
+    path = (place.project / given if found is None else found).resolve()
+    root = place.project.resolve()
+    shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    notes = [] if found else [f"Note: {shown} does not exist yet; put the weights there."]
+    return replace(choices, weights=shown), notes
+
+
+def _next_steps(place: Place, choices: Choices) -> Iterator[str]:
+    yield ("If the registry sums all pipelines, as Kedro's template does, a plain `kedro run` now includes this one.")
+    left = [
+        name
+        for name, value in (("your model", choices.model), ("your data", choices.data), ("your metric", choices.task))
+        if value is None
+    ]
+    if choices.data == "node":
+        yield "A node of yours returns train_data, validation_data and test_data, such as torch datasets of pairs."
+    if (task := choices.fitting) is not None:
+        outputs = choices.outputs or 0
+        yield f"Targets of {choices.task}: {task.targets.format(outputs=outputs, last=outputs - 1)}."
+    if left:
+        names = " and ".join(filter(None, (", ".join(left[:-1]), left[-1])))
+        yield f"Name {names} in {place.shown(place.conf / place.env)}. Then run:"
+    else:
+        yield "Now run:"
+    yield f"  kedro aat validate{'' if place.namespace is None else f' --pipeline {place.pipeline}'}"
+    yield f"  kedro run --pipelines {place.pipeline}"
+
+
+def _upgrade(place: Place, *, asks: bool) -> Iterator[str]:
+    from kedro_aat.adoption.init.upgrade import changes_in_words, upgraded
+    from kedro_aat.adoption.init.write import dependency_lines
+
+    texts = upgraded(place)
+    yield from changes_in_words(place, texts)
+    if texts and asks and not click.confirm("Write these changes?", default=True):
+        yield "Nothing was changed."
+        return
+    for name, text in texts.items():
+        place.file(name).write_text(text, encoding="utf-8")
+        yield f"Changed {place.shown(place.file(name))}"
+    yield from dependency_lines(place, Choices())
+
+
+def _conf(project: ProjectMetadata) -> Path:
+    from kedro.framework.project import settings
+
+    return Path(project.project_path) / str(settings.CONF_SOURCE)
+
+
+def _registered() -> Mapping[str, Pipeline]:
+    """The registered pipelines; none if they cannot be created, which has nothing to do with this command."""
+    from kedro.framework.project import pipelines
+
+    try:
+        return dict(pipelines)
+    except Exception:  # of the project's own modules
+        return {}

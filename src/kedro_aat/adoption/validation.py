@@ -1,0 +1,123 @@
+"""What `kedro aat validate` does: checks without a run, the nodes that make what is missing, and the rehearsal."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from kedro.io import DataCatalog
+from kedro.io.core import DatasetError
+
+from kedro_aat.adoption.checks import data_mistakes, look_up, parameter_mistakes, withhold_test_data
+from kedro_aat.adoption.makers import Makers, listed, make, makers_elsewhere, makers_of
+from kedro_aat.adoption.rehearsals import rehearse, rehearsed_inputs
+from kedro_aat.adoption.shared_files import notes_on_other_runs
+from kedro_aat.errors import ConfigurationError
+from kedro_aat.reading import describe
+
+if TYPE_CHECKING:
+    from kedro.config import AbstractConfigLoader
+    from kedro.framework.context import KedroContext
+    from kedro.pipeline import Pipeline
+
+
+def validate_pipeline(
+    pipeline: str, registered: Mapping[str, Pipeline], context: KedroContext, *, run_nodes: bool = True
+) -> Iterator[str]:
+    """Checks a pipeline, and does everything that its run will do once, in small.
+
+    The working directory must be the project, since paths in a catalog are relative to it.
+
+    Args:
+        pipeline: Name of the pipeline.
+        registered: The project's pipelines.
+        context: The project's context.
+        run_nodes: Whether to run the nodes that make a missing model or data.
+
+    Yields:
+        Lines for the user.
+
+    Raises:
+        ConfigurationError: Lists all mistakes.
+        RehearsalError: Lists everything that fails, for all models.
+        UserFunctionError: A node that makes what is missing fails.
+    """
+    nodes = registered[pipeline]
+    notes: list[str] = []
+    parameters: Mapping[str, Any] = {}
+    elsewhere = Makers((), type(nodes)([]), (), ())
+    try:
+        parameters = load_config(context.config_loader, "parameters")
+        mistakes = parameter_mistakes(nodes, parameters)
+    except ConfigurationError as error:  # a file cannot be read
+        mistakes = error.mistakes
+    value_of = partial(look_up, parameters)
+    try:
+        catalog = _make_catalog(context)
+        withhold_test_data(nodes, catalog, value_of)
+        elsewhere = makers_elsewhere(pipeline, registered, catalog)
+        mistakes += data_mistakes(nodes, catalog, elsewhere.names)
+        mistakes += _missing_inputs(elsewhere)
+        notes = notes_on_other_runs(pipeline, registered, catalog)
+    except ConfigurationError as error:  # a file cannot be read
+        mistakes += error.mistakes
+    except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials
+        mistakes.append(f"catalog: {error}")
+    if elsewhere.names:
+        notes.append(f"{elsewhere.what_they_do}: run `{elsewhere.command(pipeline)}`, not {pipeline} alone.")
+    for note in notes:
+        yield f"Note: {note}"
+    if mistakes:
+        raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
+    yield f"Pipeline {pipeline}: no mistakes in parameters, import paths and datasets."
+    makers = makers_of(rehearsed_inputs(nodes, value_of), pipeline, registered, catalog)
+    with tempfile.TemporaryDirectory(prefix="kedro-aat-") as folder:
+        if makers.names and not makers.missing:
+            if run_nodes:
+                yield (
+                    f"Running {makers.in_words}, because the rehearsal needs {listed(makers.names)}. What is written "
+                    "goes to a temporary folder; --no-run-nodes leaves this out."
+                )
+                make(makers, catalog, _parameters_of(context), Path(folder))
+            else:
+                yield f"Not run: {makers.what_they_do}. `{makers.command(pipeline)}` runs all, and rehearses first."
+        yield from rehearse(nodes, catalog, value_of, elsewhere.names)
+
+
+def _parameters_of(context: KedroContext) -> Callable[[str], Any]:
+    """Parameters as nodes get them: as models, where a node's type hint names one."""
+    return lambda name: context.catalog.load(name)  # noqa: PLW0108 - the catalog is created only if a node needs one
+
+
+def _missing_inputs(makers: Makers) -> list[str]:
+    """What nodes of other pipelines need, and nobody makes."""
+    because = f"without it, {makers.in_words} cannot make {listed(makers.names)}"
+    return [
+        f"{name}: does not exist; {because}; put the file there, or correct its catalog entry"
+        for name in makers.missing
+    ]
+
+
+def load_config(loader: AbstractConfigLoader, kind: str) -> dict[str, Any]:
+    """One kind of configuration, such as `parameters`; empty if the project has none.
+
+    Raises:
+        ConfigurationError: The files cannot be read, for example because of an interpolation that cannot be resolved.
+    """
+    from kedro.config import MissingConfigException
+
+    try:
+        return cast(dict[str, Any], loader[kind])
+    except MissingConfigException:
+        return {}
+    except Exception as error:  # of Kedro, PyYAML and OmegaConf: syntax, duplicate keys, nesting, encoding, `${`
+        raise ConfigurationError(kind, [f"{kind}: {describe(error)}"]) from error
+
+
+def _make_catalog(context: KedroContext) -> DataCatalog:
+    """The catalog without parameters: a context fails to create its own if the parameters have mistakes."""
+    catalog, credentials = (load_config(context.config_loader, kind) for kind in ("catalog", "credentials"))
+    return DataCatalog.from_config(catalog, credentials)
