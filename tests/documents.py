@@ -25,6 +25,18 @@ def blocks(page: Path, language: str = "") -> Iterator[tuple[str, str]]:
             yield title, text
 
 
+def program(page: Path) -> str:
+    """The Python blocks of a page as one program, each line where it stands on the page."""
+    text = page.read_text(encoding="utf-8")
+    lines = [""] * (text.count("\n") + 1)
+    for block in _BLOCK.finditer(text):
+        if block[1] == "python":
+            first = text.count("\n", 0, block.start(3))
+            code = block[3].splitlines()
+            lines[first : first + len(code)] = code
+    return "\n".join(lines)
+
+
 def titled_blocks(page: Path, language: str) -> dict[str, str]:
     """The blocks whose title is the name of a file, by that name; several blocks of one file are joined."""
     files: dict[str, str] = {}
