@@ -99,7 +99,7 @@ def test_nncf_script_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_call_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_seconds(*given: Any, **settings: Any) -> CompressionResult:
-        return compress(*given, **settings, **SHORT)
+        return compress(*given, **{**SHORT, **settings})
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kedro_aat, "compress", in_seconds)

@@ -134,6 +134,9 @@ def test_model_files_and_numbers_are_of_one_model(result: CompressionResult) -> 
     with torch.no_grad():
         np.testing.assert_array_equal(again.load()(inputs).numpy(), expected)
     assert str(result.outcome) in str(result)
+    assert repr(result) == str(result)  # what a notebook shows
+    assert result.compressed.onnx_bytes == result.files["compressed_onnx"].stat().st_size
+    assert result.baseline.parameters == sum(parameter.numel() for parameter in model().parameters())
 
 
 def test_the_same_call_goes_on_where_it_ended(result: CompressionResult, folder: Path) -> None:
@@ -196,6 +199,11 @@ def test_a_regression_needs_a_metric() -> None:
     inputs, targets = torch.randn(64, 4), torch.randn(64, 1)
     with pytest.raises(ConfigurationError, match="metric: 1 mistake\n  - is missing, and the targets do not say"):
         small()(nn.Linear(4, 1), (inputs, targets), (inputs, targets))
+
+
+def test_optimizer_that_suits_most_models_is_the_default(result: CompressionResult) -> None:
+    optimizer = result.settings.training.optimizer
+    assert (optimizer.class_path, optimizer.init_args) == ("torch.optim.AdamW", {"lr": 1e-3})
 
 
 def test_metric_as_an_object_is_the_one_in_the_settings(result: CompressionResult) -> None:
