@@ -118,7 +118,8 @@ class TwoInputs(nn.Module):
         self.body = Perceptron([32, 64, 64, 4])
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        return self.body(left + right)
+        outputs: Tensor = self.body(left + right)
+        return outputs
 
 
 def test_a_model_of_several_inputs_may_gain(tmp_path: Path) -> None:
