@@ -65,8 +65,8 @@ $(ARCHITECTURES): $(SETUP) requirements-architectures.lock
 zoo: $(ARCHITECTURES)  ## Compress 117 published architectures and write docs/zoo.md, hours; stopped, it goes on later
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo $(ARGS)
 
-test-zoo: $(ARCHITECTURES)  ## Check a dozen of them, minutes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/benchmarks/test_zoo.py $(ARGS)
+test-zoo: $(ARCHITECTURES)  ## Check a dozen of them, minutes, and the page about text
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/benchmarks/test_zoo.py "tests/test_pages.py::test_task[text.md]" $(ARGS)
 
 # mutmut is in neither `dev` nor the lock, because nothing else needs it; this target installs it.
 MODULE ?=

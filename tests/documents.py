@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs/tutorial.md"
+RUN_ELSEWHERE = ("src/demo/models.py", "prepare.py")  # the adoption test writes and runs these
 
 _BLOCK = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
@@ -23,6 +25,27 @@ def blocks(page: Path, language: str = "") -> Iterator[tuple[str, str]]:
     for found, title, text in _BLOCK.findall(page.read_text()):
         if found == language:
             yield title, text
+
+
+def program(page: Path) -> str:
+    """The Python blocks of a page as one program, each line where it stands on the page.
+
+    Blocks of files that another test runs are left out, and those that need a package that is not installed.
+    """
+    text = page.read_text(encoding="utf-8")
+    lines = [""] * (text.count("\n") + 1)
+    for block in _BLOCK.finditer(text):
+        language, title, code = block.groups()
+        if language == "python" and title not in RUN_ELSEWHERE and not missing_packages(title or ""):
+            first = text.count("\n", 0, block.start(3))
+            lines[first : first + code.count("\n")] = code.splitlines()
+    return "\n".join(lines).strip("\n") and "\n".join(lines)
+
+
+def missing_packages(title: str) -> list[str]:
+    """The packages that a block with the title `Needs a, b` needs and that are not installed."""
+    needed = title.removeprefix("Needs ").split(", ") if title.startswith("Needs ") else []
+    return [name for name in needed if find_spec(name) is None]
 
 
 def titled_blocks(page: Path, language: str) -> dict[str, str]:

@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+import kedro_aat
+from kedro_aat import CompressionResult, compress
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.imports import Imported
@@ -44,7 +48,13 @@ COMMANDS = {
     "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
 }
-RUN_ELSEWHERE = ("src/demo/models.py", "prepare.py")  # the adoption test writes and runs these
+# The README's call in seconds: the same, with fewer epochs and measurements.
+SHORT: dict[str, Any] = {
+    "epochs": 3,
+    "second_stage": None,
+    "rehearsal": False,
+    "export": {"latency_seconds": 0.01, "batch_sizes": [1]},
+}
 OUR_COMMAND = re.compile(r"^(?:\w+=\S+ )?(?:kedro|make|pip|python|cd) .*$", re.MULTILINE)
 
 
@@ -59,15 +69,7 @@ def test_tests_that_run_the_commands_are_there() -> None:
     assert all((ROOT / name).exists() for name in files)
 
 
-@pytest.mark.parametrize("page", [page for page in documents() if page != README], ids=lambda page: page.name)
-def test_python_of_the_pages(page: Path) -> None:
-    for title, code in blocks(page, "python"):
-        if title not in RUN_ELSEWHERE:
-            exec(compile(code, str(page), "exec"), {"__name__": "page"})
-
-
-def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+def test_nncf_script_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.utils.data import DataLoader, TensorDataset
 
     monkeypatch.chdir(tmp_path)
@@ -90,9 +92,24 @@ def test_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "validate_fn": lambda model, epoch=None: 0.95,
         "configure_optimizers_fn": configure_optimizers,
     }
-    (code,) = (text for _, text in blocks(README, "python"))
+    (code,) = (text for _, text in blocks(README, "python") if "NNCFConfig" in text)
     exec(compile(code, str(README), "exec"), names)
     assert isinstance(names["model"], nn.Module)
+
+
+def test_call_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_seconds(*given: Any, **settings: Any) -> CompressionResult:
+        return compress(*given, **{**SHORT, **settings})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kedro_aat, "compress", in_seconds)
+    (code,) = (text for _, text in blocks(README, "python") if "compress(" in text and "NNCFConfig" not in text)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, str(README), "exec"), names)
+    result = names["result"]
+    assert result.outcome == "within_budget"
+    assert result.compressed.onnx_bytes < result.baseline.onnx_bytes
+    assert result.model(torch.zeros(1, 64)).shape == (1, 10)
 
 
 def _train_epoch(controller: object, model: nn.Module, **_: object) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.controller import ModelController
@@ -110,3 +110,21 @@ def test_the_controller_stays_as_it_is() -> None:
     assert loss_of(model(), 0.0, controller, 0.998, INPUTS, settings, FinishedSteps()) is None
     assert controller.achieved_rate == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in controller.model.state_dict().items())
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Perceptron([32, 64, 64, 4])
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        outputs: Tensor = self.body(left + right)
+        return outputs
+
+
+def test_a_model_of_several_inputs_may_gain(tmp_path: Path) -> None:
+    inputs = {"left": INPUTS, "right": INPUTS}
+    settings = parse_compression({"algorithm": "filter_pruning", "rate_of": "macs"})
+    controller = build_controller(TwoInputs(), settings, example_input=inputs)
+    objective = ExportSettings(objective="macs")
+    assert loss_of(TwoInputs(), 0.0, controller, 0.5, inputs, objective, FinishedSteps(tmp_path)) is None

@@ -15,22 +15,15 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
-import yaml
-from kedro.io import DataCatalog, MemoryDataset
-from kedro.runner import SequentialRunner
-from kedro_datasets.pandas import ParquetDataset
 from safetensors.torch import load_file
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from kedro_aat import CompressionResult, Outcome, compress
-from kedro_aat.config import AatSettings
-from kedro_aat.datasets.exported import OnnxDataset
-from kedro_aat.datasets.handles import CertificateLedgerDataset, CheckpointStoreDataset, TensorBoardDataset
 from kedro_aat.datasets.model import ModelDataset
 from kedro_aat.errors import ConfigurationError, DataError, InterruptedRunError
-from kedro_aat.pipelines.aat import create_pipeline
 from kedro_aat.testing.training import SmallNet, images, small_net, train
+from tests.from_python.same_as_pipeline import require_same_as_the_pipeline
 
 TRAIN, VALIDATION, TEST = images(128), images(64, seed=1), images(64, seed=2)
 # What a search of seconds needs, and a choice of the file that does not depend on how busy the machine is.
@@ -78,6 +71,10 @@ def pair(data: Any) -> Any:
     return data["inputs"], data["targets"]
 
 
+def given() -> dict[str, Any]:
+    return {"baseline_model": model(), "train_data": TRAIN, "validation_data": VALIDATION, "test_data": TEST}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("compressed")
@@ -111,35 +108,13 @@ def test_ctrl_c_loses_nothing(result: CompressionResult, log: Interrupt) -> None
 
 
 def test_result_is_that_of_the_pipeline(result: CompressionResult, tmp_path: Path) -> None:
-    require_same_as_the_pipeline(result, tmp_path)
+    require_same_as_the_pipeline(result, given(), tmp_path)
 
 
 @pytest.mark.slow
 def test_result_of_two_stages_is_that_of_the_pipeline(tmp_path: Path) -> None:
     call = small(folder=tmp_path / "call", second_stage=INT8, rehearsal=True)
-    require_same_as_the_pipeline(call(model(), pair(TRAIN), pair(VALIDATION), test=TEST), tmp_path)
-
-
-def require_same_as_the_pipeline(result: CompressionResult, tmp_path: Path) -> None:
-    settings = yaml.safe_load((result.folder / "parameters_aat.yml").read_text())["aat"]
-    catalog = DataCatalog(
-        {
-            "baseline_model": MemoryDataset(model()),
-            "train_data": MemoryDataset(TRAIN),
-            "validation_data": MemoryDataset(VALIDATION),
-            "test_data": MemoryDataset(TEST),
-            "params:aat": MemoryDataset(AatSettings.model_validate(settings)),
-            "checkpoint_store": CheckpointStoreDataset(filepath=str(tmp_path / "checkpoints")),
-            "tensorboard_log": TensorBoardDataset(filepath=str(tmp_path / "tensorboard")),
-            "certificate_ledger": CertificateLedgerDataset(filepath=str(tmp_path / "ledger.json")),
-            "compressed_onnx": OnnxDataset(filepath=str(tmp_path / "model.onnx")),
-            "trajectory": ParquetDataset(filepath=str(tmp_path / "trajectory.parquet")),
-        }
-    )
-    SequentialRunner().run(create_pipeline(), catalog)
-    columns = ["epoch", "achieved_rate", "metric", "loss"]
-    pd.testing.assert_frame_equal(result.trajectory[columns], catalog.load("trajectory")[columns])
-    assert result.files["compressed_onnx"].read_bytes() == (tmp_path / "model.onnx").read_bytes()
+    require_same_as_the_pipeline(call(model(), pair(TRAIN), pair(VALIDATION), test=TEST), given(), tmp_path)
 
 
 def test_model_files_and_numbers_are_of_one_model(result: CompressionResult) -> None:
@@ -159,6 +134,9 @@ def test_model_files_and_numbers_are_of_one_model(result: CompressionResult) -> 
     with torch.no_grad():
         np.testing.assert_array_equal(again.load()(inputs).numpy(), expected)
     assert str(result.outcome) in str(result)
+    assert repr(result) == str(result)  # what a notebook shows
+    assert result.compressed.onnx_bytes == result.files["compressed_onnx"].stat().st_size
+    assert result.baseline.parameters == sum(parameter.numel() for parameter in model().parameters())
 
 
 def test_the_same_call_goes_on_where_it_ended(result: CompressionResult, folder: Path) -> None:
@@ -221,6 +199,11 @@ def test_a_regression_needs_a_metric() -> None:
     inputs, targets = torch.randn(64, 4), torch.randn(64, 1)
     with pytest.raises(ConfigurationError, match="metric: 1 mistake\n  - is missing, and the targets do not say"):
         small()(nn.Linear(4, 1), (inputs, targets), (inputs, targets))
+
+
+def test_optimizer_that_suits_most_models_is_the_default(result: CompressionResult) -> None:
+    optimizer = result.settings.training.optimizer
+    assert (optimizer.class_path, optimizer.init_args) == ("torch.optim.AdamW", {"lr": 1e-3})
 
 
 def test_metric_as_an_object_is_the_one_in_the_settings(result: CompressionResult) -> None:

@@ -11,7 +11,7 @@ from kedro_aat.delivery.costs import Costs, cost_by, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.errors import ExportError
 from kedro_aat.export.settings import ExportSettings, Objective
-from kedro_aat.model_inputs import ModelInputs
+from kedro_aat.model_inputs import ModelInputs, named_tensors
 
 # A file gains if it costs less than this share of the file before. Latency is measured, and its ratio repeats within a
 # few percent; the rest is counted, but less than that is not worth the epochs.
@@ -62,9 +62,10 @@ def loss_of(
         return costs_of(models, rates, inputs, settings, with_files=with_files, batch_sizes=sizes)
 
     known = settings.model_dump(mode="json", exclude={"limits", "openvino"})
+    shapes = {name: list(tensor.shape) for name, tensor in named_tensors(inputs)}
     try:
         costs = finished.result(
-            "gain", list[Costs], compute, *models, export=known, rates=rates, shape=list(inputs.shape)
+            "gain", list[Costs], compute, *models, export=known, rates=rates, shape=shapes.get("", shapes)
         )
     except ExportError as error:
         return f"would make a file that cannot be used ({error})"

@@ -35,6 +35,9 @@ STATE_DICT = "compressed_model.safetensors"
 SETTINGS = "parameters_aat.yml"
 CHOSEN = "chosen"
 
+# As `kedro aat init` writes it. The default of the settings, SGD at 0.05, makes a regression diverge.
+OPTIMIZER = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
+
 _WITHOUT_RECIPE = (
     f"The model is delivered as ONNX and as a state dict ({STATE_DICT}), because nothing says how to build it again: "
     "recipe=MyModel, or functools.partial(MyModel, width=32), makes it a folder that kedro_aat loads."
@@ -94,7 +97,8 @@ def compress(
             `aat.budget` takes.
         metric: A torchmetrics metric. None takes the accuracy if the targets are classes.
         loss: Loss, called as `loss(outputs, targets)`. None takes what fits the targets.
-        optimizer: Optimizer, as `functools.partial(torch.optim.AdamW, lr=1e-3)`. None takes that of the settings.
+        optimizer: Optimizer, as `functools.partial(torch.optim.Adam, lr=1e-4)`; 0.1 to 0.5 times the learning rate with
+            which the model was trained is right. None takes AdamW with 1e-3, which suits most models.
         epochs: Largest number of epochs of the first search; later stages have their own. None takes that of the
             settings.
         recipe: How to build the model: its class, `functools.partial` of it, or `class_path` and `init_args`. Without
@@ -157,6 +161,8 @@ def _tree(
     for name, given in {"metric": metric, "loss": loss, "optimizer": optimizer}.items():
         if given is not None:
             training[name] = as_settings(given, name)
+    if "configure_optimizers" not in training:
+        training.setdefault("optimizer", OPTIMIZER)
     return {**tree, "training": with_loss_and_metric(training, model, train)}
 
 

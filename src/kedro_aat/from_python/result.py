@@ -16,7 +16,7 @@ from torch import nn
 
 from kedro_aat.budget import Outcome
 from kedro_aat.config import AatSettings
-from kedro_aat.delivery.results import Summary
+from kedro_aat.delivery.results import BaselineSummary, CompressedSummary, Summary
 from kedro_aat.reporting.summary import print_summary
 
 _WIDTH = 100  # characters of the closing table
@@ -41,7 +41,7 @@ class Report:
         return f'<iframe srcdoc="{page}" style="width:100%; height:900px; border:0"></iframe>'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompressionResult:
     """A finished run.
 
@@ -61,12 +61,22 @@ class CompressionResult:
     model: nn.Module | None
     files: Mapping[str, Path]
     summary: Summary
-    trajectory: pd.DataFrame = field(repr=False)
-    layers: pd.DataFrame = field(repr=False)
-    settings: AatSettings = field(repr=False)
+    trajectory: pd.DataFrame
+    layers: pd.DataFrame
+    settings: AatSettings
     folder: Path
     notes: tuple[str, ...] = ()
-    _choose: Callable[[float | None, float | None], CompressionResult] = field(repr=False, kw_only=True)
+    _choose: Callable[[float | None, float | None], CompressionResult] = field(kw_only=True)
+
+    @property
+    def baseline(self) -> BaselineSummary:
+        """Numbers of the given model: `validation` (its metric), `onnx_bytes`, `parameters`, `macs`, `latency_ms`."""
+        return self.summary.baseline
+
+    @property
+    def compressed(self) -> CompressedSummary:
+        """The same numbers of the delivered model; if nothing is delivered, only the baseline's `validation`."""
+        return self.summary.compressed
 
     def report(self) -> Report:
         """The report page."""
@@ -104,6 +114,10 @@ class CompressionResult:
             else:
                 shutil.copy2(path, copies[name])
         return copies
+
+    def __repr__(self) -> str:
+        """The table, because this is what a notebook shows of the last line of a cell."""
+        return str(self)
 
     def __str__(self) -> str:
         text = io.StringIO()

@@ -96,8 +96,10 @@ class _Walk:
         elif isinstance(thing, FunctionType | type):
             self._define(thing)
         elif isinstance(thing, dict | list | tuple | set | frozenset):
-            if len(thing) <= _MAX_ITEMS:
-                self._todo += thing.values() if isinstance(thing, dict) else thing
+            # A mapping with a `values` of its own may load what it names, which may fail.
+            items = dict.values(thing) if isinstance(thing, dict) else thing
+            if len(items) <= _MAX_ITEMS:
+                self._todo += items
         else:
             self._todo.append(type(thing))
 
