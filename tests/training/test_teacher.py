@@ -18,7 +18,7 @@ from kedro_aat.testing.training import assert_same_bits, small_net
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import TrainingRunner
 from kedro_aat.training.settings import Distillation, TrainingSettings
-from kedro_aat.training.teacher import Teacher
+from kedro_aat.training.teacher import Answers, Teacher
 from tests.nets import Pairs, images
 from tests.training.checkpoints.small_search import search
 
@@ -39,33 +39,33 @@ def test_softmax_loss_is_the_divergence_times_the_temperature_squared(temperatur
     divergence = (soft * (soft.log() - (LOGITS / temperature).log_softmax(1))).sum(1).mean()
     expected = (1 - weight) * task(LOGITS, TARGETS) + weight * temperature**2 * divergence
     loss = make_teacher(task, temperature=temperature, weight=weight).loss(
-        task(LOGITS, TARGETS), LOGITS, TEACHER_LOGITS
+        task(LOGITS, TARGETS), LOGITS, {"": TEACHER_LOGITS}
     )
     torch.testing.assert_close(loss, expected)
 
 
 def test_loss_is_zero_at_the_teachers_own_outputs() -> None:
     teacher, task_loss = make_teacher(nn.CrossEntropyLoss(), weight=1.0), torch.tensor(1.0)
-    assert float(teacher.loss(task_loss, TEACHER_LOGITS, TEACHER_LOGITS)) == pytest.approx(0, abs=1e-6)
-    assert float(teacher.loss(task_loss, LOGITS, TEACHER_LOGITS)) > 0.1
+    assert float(teacher.loss(task_loss, TEACHER_LOGITS, {"": TEACHER_LOGITS})) == pytest.approx(0, abs=1e-6)
+    assert float(teacher.loss(task_loss, LOGITS, {"": TEACHER_LOGITS})) > 0.1
 
 
 def test_dense_predictions_count_each_pixel_once() -> None:
     outputs, teacher_outputs = (each[:, :, None, None].expand(6, 4, 5, 7) for each in (LOGITS, TEACHER_LOGITS))
     teacher, task_loss = make_teacher(nn.CrossEntropyLoss()), torch.tensor(1.0)
-    dense = teacher.loss(task_loss, outputs, teacher_outputs)
-    torch.testing.assert_close(dense, teacher.loss(task_loss, LOGITS, TEACHER_LOGITS))
+    dense = teacher.loss(task_loss, outputs, {"": teacher_outputs})
+    torch.testing.assert_close(dense, teacher.loss(task_loss, LOGITS, {"": TEACHER_LOGITS}))
 
 
 def test_softmax_of_outputs_without_classes_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"shape \(6,\): choose mse"):
-        make_teacher(nn.MSELoss(), kind="softmax").loss(LOGITS.mean(), LOGITS[:, 0], TEACHER_LOGITS[:, 0])
+        make_teacher(nn.MSELoss(), kind="softmax").loss(LOGITS.mean(), LOGITS[:, 0], {"": TEACHER_LOGITS[:, 0]})
 
 
 def test_with_other_losses_the_outputs_are_compared() -> None:
     outputs, teacher_outputs, targets = torch.rand(3, 5, 1)
     teacher = make_teacher(nn.L1Loss(), weight=0.5)
-    loss = teacher.loss(F.l1_loss(outputs, targets), outputs, teacher_outputs)
+    loss = teacher.loss(F.l1_loss(outputs, targets), outputs, {"": teacher_outputs})
     expected = 0.5 * F.l1_loss(outputs, targets) + 0.5 * F.mse_loss(outputs, teacher_outputs)
     torch.testing.assert_close(loss, expected)
 
@@ -123,6 +123,44 @@ def test_teacher_sees_a_datasets_examples_at_every_step() -> None:
     assert teacher.batch_sizes == [8] * 9
 
 
+class TwoHeads(nn.Module):
+    """Returns two outputs, (B, 4) each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = small_net(), small_net(1)
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        return {"first": self.first(inputs), "second": self.second(inputs)}
+
+
+@pytest.mark.parametrize("data", [DATA, Pairs(**DATA)], ids=["answered once", "answered at every step"])
+def test_every_output_that_the_loss_reads_is_taught(data: Any) -> None:
+    model, teacher = TwoHeads(), TwoHeads()
+    with torch.no_grad():
+        for head in (teacher.first, teacher.second):
+            head.classifier.bias.add_(torch.tensor([3.0, 0.0, 0.0, -3.0]))
+    changes = {
+        "output": {"first": 1.0, "second": 0.5},
+        "distillation": {"weight": 1.0},
+        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}},
+    }
+    training = DefaultTraining(model, settings(**changes), data, DATA, teacher=teacher)
+    inputs = DATA["inputs"]
+
+    def distances() -> list[float]:
+        with torch.no_grad():
+            taught, learned = teacher.eval()(inputs), model.eval()(inputs)
+        return [float((learned[name] - taught[name]).square().mean()) for name in ("first", "second")]
+
+    before = distances()
+    runner = TrainingRunner(model, Uncompressed(model), training.callables())
+    runner.reset_training()
+    for _ in range(5):
+        runner.train_epoch()
+    assert all(after < 0.7 * first for after, first in zip(distances(), before, strict=True))
+
+
 def test_precomputed_outputs_train_like_fresh_ones() -> None:
     precomputed, fresh = train(DATA, CountingTeacher()), train(Pairs(**DATA), CountingTeacher())
     torch.testing.assert_close(precomputed, fresh, rtol=1e-4, atol=1e-5)
@@ -152,7 +190,7 @@ def test_one_teacher_answers_once_in_a_search(monkeypatch: pytest.MonkeyPatch, t
         made.append(self)
         make(self, *args)
 
-    def counted(self: Teacher, inputs: Tensor) -> Tensor:
+    def counted(self: Teacher, inputs: Tensor) -> Answers:
         answered.append(len(inputs))
         return answer(self, inputs)
 

@@ -36,7 +36,7 @@ from kedro_aat.training.scoring.watchers import Watcher, watchers_for
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.target_forms import TargetForm, main_target
 from kedro_aat.training.task_loss import TaskLoss
-from kedro_aat.training.teacher import Teacher
+from kedro_aat.training.teacher import Answers, Teacher
 
 # Batches whose gradients rank filters by `taylor`.
 NUM_SAMPLED_BATCHES = 8
@@ -231,7 +231,7 @@ class DefaultTraining:
         self._compact = compact
         return compact
 
-    def _loss_of(self, forward: Forward, inputs: ModelInputs, labels: Any, answers: Tensor | None = None) -> Tensor:
+    def _loss_of(self, forward: Forward, inputs: ModelInputs, labels: Any, answers: Answers | None = None) -> Tensor:
         moved, targets = self._place.inputs(inputs), self._place.targets(labels)
 
         def in_evaluation() -> Any:
@@ -244,7 +244,7 @@ class DefaultTraining:
             if self._teacher is None or not self._distills:
                 return loss
             answers = self._teacher.answer(moved) if answers is None else self._place.targets(answers)
-            return self._teacher.loss(loss, self._outputs.main(outputs, in_evaluation), answers)
+            return self._teacher.loss(loss, outputs, answers, in_evaluation)
 
     def halve_batch(self) -> bool:
         """Computes each training batch in twice as many parts from now on, with the same optimizer steps.

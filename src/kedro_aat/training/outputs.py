@@ -77,6 +77,22 @@ class Outputs:
         losses = [weight * compute(each, targets) for weight, each in zip(self._weights.values(), read, strict=True)]
         return sum(losses[1:], losses[0])
 
+    def learned(self, outputs: Any, in_evaluation: Callable[[], Any] | None = None) -> dict[str, Tensor]:
+        """The outputs that a teacher teaches, by path: those of several that the loss reads, or the only one.
+
+        Args:
+            outputs: What the model returned, or the teacher, which lacks heads that a model has in training only.
+            in_evaluation: As for `main`.
+        """
+        if isinstance(outputs, Tensor) or len(self._paths) < 2:
+            return {self._paths[0] if self._paths else "": self.main(outputs, in_evaluation)}
+        found = _found(outputs)
+        return {path: found[path] for path in self._paths if path in found} or {"": self.main(outputs)}
+
+    def weight(self, path: str) -> float:
+        """The weight of an output in the loss."""
+        return 1.0 if self._weights is None else self._weights.get(path, 1.0)
+
     def _named(self, found: Mapping[str, Tensor], path: str) -> Tensor:
         if path not in found:
             raise ConfigurationError(

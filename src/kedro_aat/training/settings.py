@@ -60,7 +60,8 @@ class TrainingSettings(Settings):
             time. Any other one is computed without each of at most so many groups of validation examples (never more
             than 20). A metric that does not follow from that of groups, and one of fewer than 100 examples, is computed
             on so many bootstrap resamples, which takes much longer.
-        distillation: How the compressed model learns from the baseline, besides the targets; None for not at all.
+        distillation: How the compressed model learns from the baseline, besides the targets: every output that `output`
+            names, with its weight there. None for not at all.
         batch_norm_adaptation_batches: Training batches from which BatchNorms recompute their statistics after an epoch
             in which the rate changed; 0 for none.
         device: `auto` takes a GPU if there is one; or any device name that torch knows.

@@ -16,12 +16,15 @@ from kedro_aat.training.loading.datasets import Rows, plain_tensors
 from kedro_aat.training.outputs import Loss, Outputs
 from kedro_aat.training.settings import Distillation
 
+# Outputs of the teacher by path, (N, ...) each.
+Answers = dict[str, Tensor]
+
 
 class Answered(NamedTuple):
-    """Examples with the teacher's outputs for them, (N, ...)."""
+    """Examples with the teacher's outputs for them."""
 
     examples: Any
-    answers: Tensor
+    answers: Answers
 
 
 class AnsweredRows(Rows):
@@ -29,15 +32,15 @@ class AnsweredRows(Rows):
 
     Args:
         dataset: The dataset, which takes many indices at once.
-        answers: The outputs for its N examples, (N, ...).
+        answers: The outputs for its N examples.
     """
 
-    def __init__(self, dataset: Any, answers: Tensor) -> None:
+    def __init__(self, dataset: Any, answers: Answers) -> None:
         super().__init__(Answered(dataset.tensors, answers))
         self._dataset, self._answers = dataset, answers
 
     def __getitem__(self, index: Any) -> Answered:
-        return Answered(self._dataset[index], self._answers[index])
+        return Answered(self._dataset[index], {path: answer[index] for path, answer in self._answers.items()})
 
 
 class Teacher:
@@ -48,7 +51,7 @@ class Teacher:
         settings: Kind, temperature and weight of the distillation loss.
         task_loss: Loss on the targets.
         autocast: Makes the autocast context in which models are called.
-        outputs: Chooses the output that is learned.
+        outputs: Chooses the outputs that are learned: all that the loss reads.
     """
 
     def __init__(
@@ -69,10 +72,10 @@ class Teacher:
         self._autocast = autocast
 
     @torch.no_grad()
-    def answer(self, inputs: ModelInputs) -> Tensor:
-        """Its outputs for a batch, (B, ...)."""
+    def answer(self, inputs: ModelInputs) -> Answers:
+        """Its outputs for a batch, (B, ...) each."""
         with self._autocast():
-            return self._outputs.main(call_model(self._model, inputs))
+            return self._outputs.learned(call_model(self._model, inputs))
 
     def with_answers(self, dataset: Any, inputs_of: Callable[[Any], ModelInputs], batch_size: int) -> Any:
         """The dataset with its outputs beside each example, if examples never change and the outputs are small.
@@ -85,22 +88,33 @@ class Teacher:
         if not plain_tensors(dataset):
             return dataset
         first = inputs_of(dataset[:1])
-        if self.answer(first).numel() > sum(tensor.numel() for tensor in tensors_in(first)):
+        if sum(answer.numel() for answer in self.answer(first).values()) > sum(map(Tensor.numel, tensors_in(first))):
             return dataset
         starts = range(0, len(dataset), batch_size)
-        answers = [self.answer(inputs_of(dataset[start : start + batch_size])).float().cpu() for start in starts]
-        return AnsweredRows(dataset, torch.cat(answers))
+        parts = [self.answer(inputs_of(dataset[start : start + batch_size])) for start in starts]
+        return AnsweredRows(
+            dataset, {path: torch.cat([part[path].float().cpu() for part in parts]) for path in parts[0]}
+        )
 
-    def loss(self, task_loss: Tensor, outputs: Tensor, answers: Tensor) -> Tensor:
-        """The weighted sum of the losses on targets and teacher, a scalar.
+    def loss(
+        self, task_loss: Tensor, outputs: Any, answers: Answers, in_evaluation: Callable[[], Any] | None = None
+    ) -> Tensor:
+        """The weighted sum of the losses on targets and teacher, a scalar; several outputs have the task's weights.
 
         Args:
             task_loss: Loss on the targets, a scalar.
-            outputs: Outputs of the compressed model, (B, ...).
-            answers: Outputs of the teacher for the same inputs, (B, ...).
+            outputs: What the compressed model returned.
+            answers: Outputs of the teacher for the same inputs, (B, ...) each.
+            in_evaluation: Returns what the model returns for the same inputs in evaluation mode; None if this is it.
         """
-        weight = self._settings.weight
-        return (1 - weight) * task_loss + weight * self._loss(outputs, answers)
+        weight, learned = self._settings.weight, self._outputs.learned(outputs, in_evaluation)
+        if len(answers) == 1:  # without the heads of the training, the teacher may name its only output otherwise
+            path, answer = next(iter(answers.items()))
+            taught = self._loss(learned.get(path, next(iter(learned.values()))), answer)
+        else:
+            losses = [self._outputs.weight(path) * self._loss(learned[path], answers[path]) for path in answers]
+            taught = sum(losses[1:], losses[0])
+        return (1 - weight) * task_loss + weight * taught
 
     def _softmax_loss(self, outputs: Tensor, answers: Tensor) -> Tensor:
         return softened_divergence(outputs, answers, self._settings.temperature)
