@@ -21,7 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from kedro_aat import CompressionResult, Outcome, compress
 from kedro_aat.datasets.model import ModelDataset
-from kedro_aat.errors import ConfigurationError, DataError, InterruptedRunError
+from kedro_aat.errors import ConfigurationError, DataError, InterruptedRunError, ModelError
 from kedro_aat.testing.training import SmallNet, images, small_net, train
 from tests.from_python.same_as_pipeline import require_same_as_the_pipeline
 
@@ -165,7 +165,8 @@ def test_another_budget_leaves_the_first_result_as_it_is(result: CompressionResu
 def test_without_recipe_there_is_a_state_dict(result: CompressionResult, tmp_path: Path) -> None:
     shutil.copytree(result.folder / "run", tmp_path / "run")  # so that nothing is searched again
     found = small(folder=tmp_path)(model(), pair(TRAIN), pair(VALIDATION))
-    assert "compressed_model" not in found.files
+    with pytest.raises(ModelError, match="There is no file compressed_model, only compressed_onnx"):
+        _ = found.files["compressed_model"]
     assert "test=" in found.notes[0]
     assert "recipe=" in found.notes[1]
     assert found.summary.certificate.examples is None

@@ -22,7 +22,7 @@ from kedro_aat.from_python.data import as_data
 from kedro_aat.from_python.described import as_settings
 from kedro_aat.from_python.guessed import with_loss_and_metric
 from kedro_aat.from_python.places import datasets_in, delivered_files, run_nodes
-from kedro_aat.from_python.result import CompressionResult
+from kedro_aat.from_python.result import CompressionResult, Files
 from kedro_aat.imports import Imported
 from kedro_aat.messages import shown
 from kedro_aat.pipelines.aat import create_pipeline
@@ -204,7 +204,7 @@ def _run(call: _Call, results: Path | None = None) -> CompressionResult:
     return CompressionResult(
         outcome=summary.outcome,
         model=None if isinstance(model, NotExported) else model,
-        files={**files, "settings": place / SETTINGS},
+        files=Files({**files, "settings": place / SETTINGS}, summary.reason),
         summary=summary,
         trajectory=datasets["trajectory"].load(),
         layers=datasets["layer_statistics"].load(),

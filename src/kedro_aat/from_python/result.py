@@ -17,6 +17,7 @@ from torch import nn
 from kedro_aat.budget import Outcome
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.results import BaselineSummary, CompressedSummary, Summary
+from kedro_aat.errors import ModelError
 from kedro_aat.reporting.summary import print_summary
 
 _WIDTH = 100  # characters of the closing table
@@ -39,6 +40,22 @@ class Report:
     def _repr_html_(self) -> str:
         page = escape(self.path.read_text(encoding="utf-8"), quote=True)
         return f'<iframe srcdoc="{page}" style="width:100%; height:900px; border:0"></iframe>'
+
+
+class Files(dict[str, Path]):
+    """Name of the dataset -> file or folder; a name that is missing says what there is.
+
+    Args:
+        paths: The files that there are.
+        reason: Why others are missing.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], reason: str) -> None:
+        super().__init__(paths)
+        self._reason = reason
+
+    def __missing__(self, name: str) -> Path:
+        raise ModelError(f"There is no file {name}, only {', '.join(self)}. {self._reason}")
 
 
 @dataclass(frozen=True, repr=False)
