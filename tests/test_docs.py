@@ -83,7 +83,7 @@ def test_every_fence_of_python_is_found() -> None:
     """What `blocks` does not find is executed by no test."""
     for page in documents():
         num_fences = len(
-            re.findall(r"^\s*(?:```|~~~)\s*\{?\.?py(?:thon)?\b", page.read_text(encoding="utf-8"), re.MULTILINE)
+            re.findall(r"^\s*(?:```|~~~) *\{?\.?py(?:thon)?\b", page.read_text(encoding="utf-8"), re.MULTILINE)
         )
         assert num_fences == len([*blocks(page, "python")]), page.name
 

@@ -1,9 +1,9 @@
 """Trains the baseline, runs each tool, and prints what their files reach on data that no tool saw.
 
 Each tool needs an environment with torch, onnx, onnxscript, onnxruntime and itself, below the folder `--environments`:
-`nncf` (nncf), `modelopt` (nvidia-modelopt, requests, huggingface_hub). kedro-aat and Torch-Pruning run in this one. What
-has no environment, or fails, has a row that says so. Files are timed in alternating turns on one thread; with a budget
-of one point, the validation split of 1,000 images counts ten.
+`nncf` (nncf), `modelopt` (nvidia-modelopt, requests, huggingface_hub). kedro-aat and Torch-Pruning run in this one.
+What has no environment, or fails, has a row that says so. Files are timed in alternating turns on one
+thread; with a budget of one point, ten of the 1,000 validation images may be lost.
 
     python -m benchmarks.rivals --environments build/rivals [--epochs 30] [--seeds 1] [--out results.json]
 """
