@@ -87,6 +87,7 @@ types: $(SETUP)  ## Check types
 	$(BIN)/mypy
 
 docs: $(SETUP)  ## Build the documentation into build/site; broken links are errors
+	$(BIN)/python -m scripts.settings_page
 	$(BIN)/mkdocs build --quiet
 
 benchmark: $(SETUP)  ## Measure what compression adds to a training step

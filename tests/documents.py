@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,8 @@ README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs/tutorial.md"
 RUN_ELSEWHERE = ("src/demo/models.py", "prepare.py")  # the adoption test writes and runs these
 
-_BLOCK = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+# A block within a list is indented.
+_BLOCK = re.compile(r'^( *)```(\w*)(?: title="([^"]+)")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
 
 
 def documents() -> list[Path]:
@@ -22,9 +24,9 @@ def documents() -> list[Path]:
 
 def blocks(page: Path, language: str = "") -> Iterator[tuple[str, str]]:
     """Title and text of each code block of a language, in order; by default, of the blocks without a language."""
-    for found, title, text in _BLOCK.findall(page.read_text()):
+    for _, found, title, text in _BLOCK.findall(page.read_text()):
         if found == language:
-            yield title, text
+            yield title, textwrap.dedent(text)
 
 
 def program(page: Path) -> str:

@@ -77,3 +77,29 @@ def test_every_decision_has_a_status_and_a_place_in_the_index() -> None:
     assert sorted(listed) == sorted(pages)
     for name, text in pages.items():
         assert re.match(r"# .+\n\n- Status: (accepted|superseded by .+)\n- Date: \d{4}-\d{2}-\d{2}\n", text), name
+
+
+def test_every_fence_of_python_is_found() -> None:
+    """What `blocks` does not find is executed by no test."""
+    for page in documents():
+        num_fences = len(
+            re.findall(r"^\s*(?:```|~~~) *\{?\.?py(?:thon)?\b", page.read_text(encoding="utf-8"), re.MULTILINE)
+        )
+        assert num_fences == len([*blocks(page, "python")]), page.name
+
+
+def pages_in_the_navigation() -> set[str]:
+    """The pages that mkdocs.yml names."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    return set(re.findall(r"[\w/-]+\.md$", text.partition("\nnav:\n")[2], re.MULTILINE))
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    decisions = {page for page in pages if page.startswith("decisions/") and not page.endswith("index.md")}
+    assert pages - decisions == pages_in_the_navigation()
+
+
+def test_every_how_to_and_reference_is_linked_from_the_start_page() -> None:
+    start = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    assert not {page for page in pages_in_the_navigation() - {"index.md"} if f"({page})" not in start}

@@ -46,6 +46,7 @@ COMMANDS = {
     "kedro aat deliver": "tests/pipelines/aat/test_killed.py",
     "kedro aat certify": "tests/pipelines/aat/test_certificate.py",
     "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
+    "python -m benchmarks.rivals --environments build/rivals": "by hand; its environments are none of this project's",
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
 }
 # The README's call in seconds: the same, with fewer epochs and measurements.

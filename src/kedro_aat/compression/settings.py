@@ -44,7 +44,8 @@ class AlgorithmSettings(Settings):
 
     Attributes:
         algorithm: Name of the algorithm.
-        ignored_scopes: Layers that are not compressed; see `scopes.prunable_weights`.
+        ignored_scopes: Layers that are not compressed, each by a scope: a name, a pattern with `*`, or `{re}` and a
+            regular expression.
         target_scopes: The only layers to compress; None for all.
         schedule: The rate until a search takes over.
     """
@@ -62,7 +63,9 @@ class MagnitudeSparsity(AlgorithmSettings):
     Biases, normalizations, position embeddings and frozen parameters stay dense.
 
     Attributes:
-        importance: How weights are ranked; see `sparsity.importance.importance`. With embeddings, keep `lamp`.
+        importance: How weights are ranked: by magnitude (`abs`), its square (`squared_abs`), the magnitude as a share of
+            the layer's norm (`normed_abs`), or the squared weight as a share of the layer's squares that are at least
+            as large (`lamp`), which keeps some weights in every layer. With embeddings, keep `lamp`.
         ranking: `global` sets one threshold for the whole model, `local` sets the same rate in every layer.
         pattern: "N:M", as in "2:4": the N largest of every M consecutive weights along the input dimension are kept.
             A layer either has the pattern or is dense. The layers that lose the smallest share of their energy get
@@ -82,7 +85,9 @@ class FilterPruning(AlgorithmSettings):
     """Settings of filter pruning, which cuts whole channels and attention heads with everything that depends on them.
 
     Attributes:
-        importance: How units of channels are ranked; see `filters.importance.unit_scores`.
+        importance: How units of channels are ranked: by the norm of their weights (`l1`, `l2`), by their distance from
+            all other units (`geometric_median`), by the scales of the normalization that follows
+            (`batch_norm_scale`), or by what the loss would change without them, measured while training (`taylor`).
         ranking: `local` removes the same share of every group of channels, `global` the least important units of the
             whole model, where a unit's importance is relative to the mean of its group.
         round_to: The number of remaining channels of a group is a multiple of this; odd numbers can be slow on a GPU.
@@ -139,7 +144,7 @@ class KnowledgeDistillation(Settings):
 
     Attributes:
         algorithm: Name of the algorithm.
-        type: `softmax` compares probabilities, `mse` compares outputs; see `distillation.DistillationLoss`.
+        type: `softmax` compares probabilities, `mse` compares outputs.
         scale: Factor of the loss, at least 0.
         temperature: Divisor of the logits before the softmax, above 0; the higher, the more small logits count.
     """
@@ -158,9 +163,10 @@ ADAPTIVE_FIRST = ("filter_pruning", "magnitude_sparsity", "quantization")
 
 
 class Composite(Settings):
-    """Several algorithms on one model.
+    """Several algorithms on one model; a list of their settings is the short form.
 
-    The search sets the rate of one of them, `adaptive`; the others follow their own schedules.
+    The search sets the rate of one of them, the first of `filter_pruning`, `magnitude_sparsity` and `quantization` that
+    is there; the others follow their own schedules.
 
     Attributes:
         algorithm: `composite`.

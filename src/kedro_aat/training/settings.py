@@ -20,7 +20,7 @@ _CALLABLES = ("train_epoch", "validate_", "configure_optimizers", "early_stoppin
 
 
 class Distillation(Settings):
-    """How the compressed model learns from the outputs of the baseline; see `teacher.Teacher`.
+    """How the compressed model learns from the outputs of the baseline.
 
     Attributes:
         kind: `softmax` compares class probabilities, `mse` the outputs themselves; `auto` takes `softmax` if the loss
