@@ -13,6 +13,7 @@ from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.testing.training import assert_same_bits
 from kedro_aat.training.outputs import Outputs
+from kedro_aat.training.teacher import Answers
 from tests.training.loading import cases
 from tests.training.loading.cases import IDS, MASK, X, Y
 from tests.training.loading.test_forms import Run
@@ -90,7 +91,7 @@ def test_the_teacher_answers_once_for_tensors_of_any_structure(monkeypatch: pyte
     calls: list[int] = []
     answer = run.training._teacher.answer
 
-    def counted(inputs: Any) -> Tensor:
+    def counted(inputs: Any) -> Answers:
         calls.append(1)
         return answer(inputs)
 

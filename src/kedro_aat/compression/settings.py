@@ -63,9 +63,9 @@ class MagnitudeSparsity(AlgorithmSettings):
     Biases, normalizations, position embeddings and frozen parameters stay dense.
 
     Attributes:
-        importance: How weights are ranked: by magnitude (`abs`), its square (`squared_abs`), the magnitude as a share of
-            the layer's norm (`normed_abs`), or the squared weight as a share of the layer's squares that are at least
-            as large (`lamp`), which keeps some weights in every layer. With embeddings, keep `lamp`.
+        importance: How weights are ranked: by magnitude (`abs`), its square (`squared_abs`), the magnitude as a share
+            of the layer's norm (`normed_abs`), or the squared weight as a share of the layer's squares that are at
+            least as large (`lamp`), which keeps some weights in every layer. With embeddings, keep `lamp`.
         ranking: `global` sets one threshold for the whole model, `local` sets the same rate in every layer.
         pattern: "N:M", as in "2:4": the N largest of every M consecutive weights along the input dimension are kept.
             A layer either has the pattern or is dense. The layers that lose the smallest share of their energy get
