@@ -20,6 +20,7 @@ from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.groups import producing_layers
 from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import parse_compression
+from kedro_aat.errors import ExportError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.verify import verify_onnx
 from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, tensors_in
@@ -109,7 +110,10 @@ def filters(entry: Entry) -> Facts:
         facts["difference_in_double"] = max(
             largest_difference(outputs_of(model, x), outputs_of(exact, x)) for x in doubled
         )
-    facts["onnx"] = verify_onnx(to_onnx(cut, batch), cut, batch, tolerance=float("inf")).difference
+    try:
+        facts["onnx"] = verify_onnx(to_onnx(cut, batch), cut, batch, tolerance=float("inf")).difference
+    except ExportError as error:
+        facts["error"] = f"cut, but {error}"
     return facts
 
 

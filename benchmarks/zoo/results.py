@@ -37,11 +37,16 @@ class Row:
         return str(self.parts.get(part, {"error": "not measured"}).get("error", ""))
 
     @property
-    def cuts(self) -> bool:
-        """Whether the cut model and its file compute what the masked one does."""
+    def is_cut(self) -> bool:
+        """Whether the cut model computes what the masked one does."""
         difference = self.number("filters", "difference_in_double")
         difference = self.number("filters", "difference") if math.isnan(difference) else difference
-        return difference <= EXACT and self.number("filters", "onnx") <= EXACT
+        return difference <= EXACT
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the cut model and its file compute what the masked one does."""
+        return self.is_cut and self.number("filters", "onnx") <= EXACT
 
     @property
     def is_sparse(self) -> bool:
@@ -50,7 +55,12 @@ class Row:
 
     @property
     def is_int8(self) -> bool:
-        """Whether there is an int8 file that computes nearly what its model does."""
+        """Whether there is an int8 file that onnxruntime runs."""
+        return not math.isnan(self.number("int8", "onnx"))
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the int8 file computes nearly what its model does."""
         return self.number("int8", "onnx") <= NEAR
 
     @property

@@ -41,7 +41,7 @@ def test_small_twins_are_cut_sparse_and_int8(name: str) -> None:
     found = row(name, entry(name), "filters", "sparse", "int8", *rival)
     assert found.cuts
     assert found.is_sparse
-    assert found.is_int8
+    assert found.is_near
     assert found.number("filters", "unnamed") == 0
     assert found.removes_as_much  # true where that does not run
 
