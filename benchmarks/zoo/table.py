@@ -22,8 +22,8 @@ compressed on one core; `make zoo` makes this page anew.
 - **whole**: layers of which no filter can be cut, among all that have filters.
 - **seconds**: of one core until filters can be cut, beside Torch-Pruning.
 - **sparse**: half of the weights zero (`magnitude_sparsity`), and the stripped model computes the same.
-- **int8**: an ONNX file in 8 bits that onnxruntime runs; the number is the largest distance of its outputs from those of
-  its model, as a share of the largest one. In a deep network with random weights, a single number that two
+- **int8**: an ONNX file in 8 bits that onnxruntime runs; the number is the largest distance of its outputs from those
+  of its model, as a share of the largest one. In a deep network with random weights, a single number that two
   implementations round to different sides changes those of the next layer, and so on.
 
 ## In short
