@@ -43,7 +43,7 @@ class BudgetResult(Result):
     """
 
     kind: Literal["absolute", "relative"]
-    drop: float
+    drop: Annotated[float, Field(ge=0)]
     lowest_tolerated: float
 
 
