@@ -133,6 +133,7 @@ def test_a_run_that_goes_on_has_the_same_rate(tmp_path: Path, monkeypatch: pytes
     assert found(controller, file, folder=tmp_path) == rate
 
 
+@pytest.mark.slow
 def test_another_ranking_keeps_the_limit_as_well() -> None:
     """The same share of the parameters is another share of the operations, if other layers are cut."""
     convolutions = (nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))

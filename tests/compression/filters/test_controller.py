@@ -78,7 +78,14 @@ def compare_with_onnx(name: str, rate: float) -> None:
     assert relative_difference(outputs_of(model, batch), [answers]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["mobile", "vision_transformer", "text_transformer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vision_transformer",
+        pytest.param("mobile", marks=pytest.mark.slow),
+        pytest.param("text_transformer", marks=pytest.mark.slow),
+    ],
+)
 def test_cut_model_is_the_same_in_onnxruntime(name: str) -> None:
     compare_with_onnx(name, 0.5)
 
