@@ -303,3 +303,21 @@ class Deep(nn.Module):
 
 
 BRANCHES.add("dual path", Deep, IMAGE, "inner.0")
+
+
+class Unpooled(nn.Module):
+    """SegNet: a decoder puts numbers back to the positions that pooling found in the encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down, self.up, self.last = conv(3, 12), conv(12, 20), conv(20, 20), conv(20, 12)
+        self.head = nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x, first = F.max_pool2d(self.stem(x), 2, return_indices=True)
+        x, second = F.max_pool2d(self.down(x), 2, return_indices=True)
+        x = self.last(F.max_unpool2d(self.up(x), second, 2))
+        return self.head(F.max_unpool2d(x, first, 2))
+
+
+BRANCHES.add("unpooled", Unpooled, IMAGE, "stem.0 down.0 up.0 last.0", "up.0 last.0 head")

@@ -6,6 +6,7 @@ names the operation and the module, so that one unusual operation never spoils t
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -252,7 +253,9 @@ def pool(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     assert match is not None  # `find_rule` chose the rule by it
     num_spatial = int(match[2])
     labeled = []
-    for coloring in tracer.labels(source):
+    # Unpooling reads for each channel the positions that pooling found in the same one.
+    alike = [part for part in tensors_in(args) if part.shape == source.shape]
+    for coloring in itertools.chain.from_iterable(map(tracer.labels, alike)):
         spatial = range(source.dim() - num_spatial, source.dim())
         left = tracer.without(coloring, spatial, f"{tracer.where} applies {name} to it and other channels")
         labeled += [left] if left else []
