@@ -135,7 +135,10 @@ def test_workflow_status_is_recorded(site: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium (.ci/run does it)")
-@pytest.mark.parametrize(("width", "height", "names"), [(1280, 900, list(SHOWN)), (390, 844, ["frontier_figure"])])
+@pytest.mark.parametrize(
+    ("width", "height", "names"),
+    [(1280, 900, list(SHOWN)), pytest.param(390, 844, ["frontier_figure"], marks=pytest.mark.slow)],
+)
 def test_site_is_drawn(site: Path, port: int, tmp_path: Path, width: int, height: int, names: list[str]) -> None:
     shown = {name: SHOWN[name] for name in names}
     page = FRAMES.format(shown=json.dumps(shown), width=width, height=height)

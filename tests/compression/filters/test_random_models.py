@@ -52,7 +52,8 @@ def check(plan: list[Step], are_images: bool, rates: list[float]) -> None:
 RATES = st.lists(st.floats(0.05, 0.95), min_size=1, max_size=2)
 
 
-@settings(max_examples=25, deadline=None)
+# Always the same models, so that a change is judged and not the draw; the slow test draws others.
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(steps, st.booleans(), RATES)
 def test_masked_equals_cut(plan: list[Step], are_images: bool, rates: list[float]) -> None:
     check(plan, are_images, rates)

@@ -22,7 +22,7 @@ ROUNDING = 0.03
 
 
 # Others of the same kind are in the default tests.
-SLOW = {"narrow text", "LSTM in both directions", "attributes", "decoder", "text", "table"}
+SLOW = {"narrow text", "LSTM in both directions", "attributes", "decoder", "text", "table", "bags"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in HELD])

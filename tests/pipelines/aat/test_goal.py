@@ -40,9 +40,10 @@ def macs_run(finished: Project, run_once: Callable[..., Run]) -> Run:
 
 @pytest.mark.parametrize(("key", "share"), [("onnx_bytes", 0.5), pytest.param("macs", 0.3, marks=pytest.mark.slow)])
 def test_delivered_file_keeps_the_limit_and_is_the_most_accurate_that_was_measured(
-    key: str, share: float, bytes_run: Run, macs_run: Run
+    key: str, share: float, request: pytest.FixtureRequest
 ) -> None:
-    project = {"onnx_bytes": bytes_run, "macs": macs_run}[key].project
+    run: Run = request.getfixturevalue({"onnx_bytes": "bytes_run", "macs": "macs_run"}[key])
+    project = run.project
     summary = project.summary
     assert summary["goal"] == "accuracy"
     assert summary["outcome"] in ("within_budget", "certified")
@@ -55,7 +56,7 @@ def test_delivered_file_keeps_the_limit_and_is_the_most_accurate_that_was_measur
     assert stage["rate"]["requested"] == rows["requested_rate"].max()
     assert stage["validation"] == pytest.approx(at_rate["metric"].max())
     assert "that the limits need" in stage["reason"]
-    assert "The limits hold from a rate of " in {"onnx_bytes": bytes_run, "macs": macs_run}[key].output
+    assert "The limits hold from a rate of " in run.output
 
 
 def test_the_same_command_again_trains_nothing(bytes_run: Run, finished: Project, tmp_path: Path) -> None:
