@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from kedro_aat.adoption.withheld import UNREAD
 from kedro_aat.budget import BudgetSettings, Outcome
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.results import Summary
@@ -121,7 +122,7 @@ def compress(
         raise ConfigurationError("certificate", ["needs the test split: give test=, or leave certificate out"])
     if test is None:
         tree["certificate"] = None
-    test_data = "withheld" if test is None else as_data(test, "test")
+    test_data = UNREAD if test is None else as_data(test, "test")
     parsed = parse(AatSettings, tree, where="compress")
     place = Path(tempfile.mkdtemp(prefix="kedro-aat-")) if folder is None else Path(folder)
     described = None if recipe is None else _described(recipe)
