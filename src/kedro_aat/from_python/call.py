@@ -191,6 +191,8 @@ def _run(call: _Call, results: Path | None = None) -> CompressionResult:
     delivered = summary.outcome is not Outcome.INFEASIBLE and summary.delivered is not None
     model = datasets["compressed_model"].load() if delivered else None
     files = delivered_files(place)
+    if call.recipe is None:  # then such a folder is of an earlier call with a recipe
+        files.pop("compressed_model", None)
     notes: tuple[str, ...] = ()
     if call.settings.certificate is None and delivered:
         notes += (_WITHOUT_TEST,)
