@@ -12,8 +12,8 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from kedro_aat.adoption.checks import exists
-from kedro_aat.adoption.makers import producers_in, stem
-from kedro_aat.adoption.shared_files import our_nodes
+from kedro_aat.adoption.makers import producers_in
+from kedro_aat.adoption.shared_files import our_nodes, stem
 from kedro_aat.errors import ConfigurationError
 
 _SEARCH = "finetune_adaptively"

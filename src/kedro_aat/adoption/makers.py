@@ -19,6 +19,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from kedro_aat.adoption.checks import exists, free_inputs, replace_dataset
+from kedro_aat.adoption.shared_files import stem
 from kedro_aat.errors import UserFunctionError
 from kedro_aat.reading import describe
 
@@ -207,8 +208,3 @@ def _exists(catalog: DataCatalog, name: str) -> bool:
 
 def _is_parameter(name: str) -> bool:
     return name == "parameters" or name.startswith("params:")
-
-
-def stem(name: str) -> str:
-    """The name without its transcoding."""
-    return name.partition("@")[0]
