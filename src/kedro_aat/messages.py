@@ -7,6 +7,7 @@ thread says what is going on and how far, as long as nothing else of ours is sai
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -180,7 +181,7 @@ class _Heartbeat(logging.Handler):
             activities = list(self._activities)
             if activities and not any(each.is_shown for each in activities):
                 seconds = time.monotonic() - activities[0].started
-                self._say(f"{_duration(seconds)} so far: {'; '.join(map(str, activities))}")
+                self._say(f"{duration(seconds)} so far: {'; '.join(map(str, activities))}")
 
     def _say(self, words: str) -> None:
         record = logger.makeRecord(
@@ -189,5 +190,12 @@ class _Heartbeat(logging.Handler):
         logger.handle(record)  # whatever the level is at the moment
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """A time in words: in seconds below 2 minutes, in minutes below 2 hours, else in hours.
+
+    Args:
+        seconds: The time, at least 0.
+    """
+    if seconds < 120:
+        return f"{math.ceil(round(seconds, 6))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -187,6 +187,11 @@ def test_the_dependency_is_added_and_nothing_else_changes(name: str, tmp_path: P
 
 def test_requirements_in_other_places(tmp_path: Path) -> None:
     assert add_dependency(tmp_path) == ([], ["Add kedro-aat to the requirements of your project."])
+    (tmp_path / "pyproject.toml").write_text('[tool.poetry.dependencies]\nkedro = "*"\n')
+    assert add_dependency(tmp_path) == ([], ["Add kedro-aat to the requirements of your project."])
+    (tmp_path / "pyproject.toml").write_text('[tool.poetry.dependencies]\nkedro-aat = "*"\n')
+    assert add_dependency(tmp_path) == ([], [])
+    (tmp_path / "pyproject.toml").unlink()
     (tmp_path / "requirements.txt").write_text("kedro")
     assert add_dependency(tmp_path) == ([tmp_path / "requirements.txt"], [])
     assert (tmp_path / "requirements.txt").read_text() == "kedro\nkedro-aat\n"

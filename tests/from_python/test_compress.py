@@ -164,6 +164,7 @@ def test_another_budget_leaves_the_first_result_as_it_is(result: CompressionResu
 
 def test_without_recipe_there_is_a_state_dict(result: CompressionResult, tmp_path: Path) -> None:
     shutil.copytree(result.folder / "run", tmp_path / "run")  # so that nothing is searched again
+    shutil.copytree(result.files["compressed_model"], tmp_path / "compressed_model")  # of the call with a recipe
     found = small(folder=tmp_path)(model(), pair(TRAIN), pair(VALIDATION))
     with pytest.raises(ModelError, match="There is no file compressed_model, only compressed_onnx"):
         _ = found.files["compressed_model"]

@@ -50,6 +50,10 @@ def test_datasets_and_loaders_stay_what_they_are() -> None:
     [
         (torch.zeros(3, 2), "The training split has inputs without targets: give a pair"),
         ((torch.zeros(3, 2),), "inputs without targets"),
+        (np.zeros((3, 2)), "inputs without targets"),
+        (TABLE, "inputs without targets"),
+        ((TABLE, np.array(["no", "yes"])), "A column holds something else than numbers: encode"),
+        ([[[1.0], [2.0, 3.0]], [0, 1]], "inputs without targets"),
         ((pd.DataFrame({"city": ["Bonn", "Lyon"]}), [0, 1]), "A column holds something else than numbers: encode"),
         (3, "The training split is a int: give a pair"),
         (None, "The training split is a NoneType"),

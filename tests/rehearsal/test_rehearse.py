@@ -96,6 +96,7 @@ def test_it_can_be_switched_off(plain: Plain) -> None:
     off = RehearsalResult(outcome="off")
     assert rehearse(Unused(), data, data, settings(rehearsal=False)) == off
     assert rehearse(Unused(), data, data, settings(choose={"max_drop": 0.1})) == off
+    assert rehearse(Unused(), data, data, settings(best_so_far=True)) == off
     assert node(Unused(), data, data, settings(rehearsal=False)) == off.model_dump(mode="json")
 
 

@@ -14,6 +14,7 @@ from kedro_aat.reporting.advice import Asked, find
 from kedro_aat.reporting.layers import COLUMNS
 from kedro_aat.reporting.summary import trajectory
 from kedro_aat.search.frontier import Frontier
+from kedro_aat.search.policy import Goal
 from kedro_aat.search.tactics import Ranking, Tactic, Tactics
 from kedro_aat.training.records import EpochRecord
 from tests.reporting.runs import candidate, summary_of
@@ -59,6 +60,7 @@ def found(
     layers: list[tuple[str, float, str]] | None = None,
     tactics: Tactics | None = None,
     trains: bool = True,
+    goal: Goal = "size",
     **changes: Any,
 ) -> Findings:
     """What is found of a search.
@@ -70,6 +72,7 @@ def found(
         layers: Name, rate and shape of each layer.
         tactics: What the search might try.
         trains: Whether the run trained.
+        goal: What is wanted.
         **changes: Changes of the search's result.
     """
     rows = [
@@ -111,7 +114,7 @@ def found(
                 "rejected": {},
             }
         ),
-        Asked(ExportSettings(), {1: Frontier(tactics=tactics or Tactics())}, teaches=False, trains=trains),
+        Asked(ExportSettings(), {1: Frontier(tactics=tactics or Tactics())}, teaches=False, trains=trains, goal=goal),
     )
 
 
@@ -190,6 +193,23 @@ def test_otherwise_it_was_the_budget_and_a_larger_one_is_offered_with_what_it_gi
     assert step.change.startswith("kedro aat choose --max-drop 0.08")
     assert float(step.change.split()[-1]) >= DROP + 0.03 - 1e-9  # or it would not be enough
     assert "a rate of 0.9000 instead of 0.8000" in step.words
+
+
+def test_the_drop_that_is_offered_is_never_rounded_below_what_is_needed() -> None:
+    findings = found([(0.8, 0.001), (0.9, -0.0123456712), *[(0.8, 0.001)] * 7], best=1)
+    step = findings.next_steps[0]
+    assert step.change == "kedro aat choose --max-drop 0.0623457"
+    assert "result.choose(max_drop=0.0623457)" in step.words
+    findings = found([(0.8, 0.001), (0.9, -0.0123451), *[(0.8, 0.001)] * 7], best=1)
+    assert findings.next_steps[0].change == "kedro aat choose --max-drop 0.0623451"
+    findings = found([(0.8, 0.001), (0.9, -0.01234511), *[(0.8, 0.001)] * 7], best=1)
+    assert findings.next_steps[0].change == "kedro aat choose --max-drop 0.0623452"
+
+
+def test_for_the_most_accurate_model_files_are_compared_by_the_metric() -> None:
+    findings = found([(0.8, 0.001), (0.9, -0.03), *[(0.8, 0.001)] * 7], best=1, goal="accuracy")
+    assert f"the best of 2 files by BinaryAccuracy ({BASELINE:.4f}); the others: quantization" in findings.chosen[-1]
+    assert not any("kedro aat choose" in change for change in changes(findings))
 
 
 def test_without_any_model_within_budget_it_says_how_near_it_came() -> None:

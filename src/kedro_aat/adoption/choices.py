@@ -75,7 +75,7 @@ def print_choice(job: Job, catalog: CatalogProtocol[Any, Any], options: str) -> 
     Args:
         job: The job.
         catalog: The project's catalog.
-        options: The options that made the choice, as they are written on a command line.
+        options: The options that confirm the choice, as they are written on a command line.
     """
     from rich.console import Console
 
@@ -89,11 +89,14 @@ def print_choice(job: Job, catalog: CatalogProtocol[Any, Any], options: str) -> 
         console.print(f"The choice is not compared with what is delivered: {name} is not saved by the catalog.")
     else:
         delivered = parse(Summary, _load(catalog, name), where=name) if catalog.exists(name) else None
-        print_comparison(delivered, parse(Summary, chosen, where=name), console)
-    namespace = "" if job.search.namespace is None else f" --namespace {job.search.namespace}"
+        choice = parse(Summary, chosen, where=name)
+        print_comparison(delivered, choice, console)
+        if choice.delivered is None:
+            console.print("The delivered files are unchanged.")
+            return
     console.print(
         f"It is in folders named {FOLDER} beside the delivered files, which are unchanged. "
-        f"`kedro aat choose {options} --confirm{namespace}` replaces them.",
+        f"`kedro aat choose {options}` replaces them.",
         highlight=False,
         markup=False,
     )

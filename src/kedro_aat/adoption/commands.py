@@ -165,7 +165,7 @@ def choose(
     with choices.written_beside():
         selected.run(f"choose.{key}={value}", "best_so_far=true", only_ours=True)
     with selected.session() as (job, catalog):
-        choices.print_choice(job, catalog, f"--{key.replace('_', '-')} {value}")
+        choices.print_choice(job, catalog, f"--{key.replace('_', '-')} {value} --confirm{selected.in_words}")
 
 
 @aat.command()

@@ -12,7 +12,8 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from kedro_aat.adoption.checks import exists
-from kedro_aat.adoption.shared_files import our_nodes
+from kedro_aat.adoption.makers import producers_in
+from kedro_aat.adoption.shared_files import our_nodes, stem
 from kedro_aat.errors import ConfigurationError
 
 _SEARCH = "finetune_adaptively"
@@ -105,15 +106,10 @@ class Job:
         own = self.registered[self.pipeline].from_nodes(first.name)
         nodes = {node.name: node for node in (our_nodes(own) if only_ours else own.nodes)}
         used = {self.pipeline}
-        others = [name for name in self.registered if name not in (self.pipeline, "__default__")]
-        makers: dict[str, tuple[str, Node]] = {}
-        for name in (self.pipeline, *others, *({"__default__"} & self.registered.keys())):
-            for node in self.registered[name].nodes:
-                for output in node.outputs:
-                    makers.setdefault(_stem(output), (name, node))
-        while missing := _missing(nodes.values(), catalog, makers.keys()):
+        producers = producers_in(self.registered, self.pipeline)
+        while missing := _missing(nodes.values(), catalog, producers.keys()):
             for output in missing:
-                name, node = makers[_stem(output)]
+                node, name = producers[stem(output)]
                 nodes[node.name] = node
                 used.add(name)
         return sorted(used), sorted(nodes)
@@ -121,8 +117,8 @@ class Job:
 
 def _missing(nodes: Collection[Node], catalog: CatalogProtocol[Any, Any], made: Collection[str]) -> list[str]:
     """What nodes read, that none of them makes and no dataset holds, although some other node makes it."""
-    outputs = {_stem(name) for node in nodes for name in node.outputs}
-    inputs = {name for node in nodes for name in node.inputs if _stem(name) not in outputs and _stem(name) in made}
+    outputs = {stem(name) for node in nodes for name in node.outputs}
+    inputs = {name for node in nodes for name in node.inputs if stem(name) not in outputs and stem(name) in made}
     return sorted(name for name in inputs if not exists(catalog, name))
 
 
@@ -136,8 +132,3 @@ def _named(pipeline: Pipeline, function: str) -> list[Node]:
 
 def _arguments(node: Node) -> dict[str, str]:
     return dict(inspect.signature(node.func).bind(*node.inputs).arguments)
-
-
-def _stem(name: str) -> str:
-    """The name of a dataset without its transcoding."""
-    return name.partition("@")[0]

@@ -19,6 +19,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from kedro_aat.adoption.checks import exists, free_inputs, replace_dataset
+from kedro_aat.adoption.shared_files import stem
 from kedro_aat.errors import UserFunctionError
 from kedro_aat.reading import describe
 
@@ -72,27 +73,38 @@ def makers_of(names: Iterable[str], pipeline: str, registered: Mapping[str, Pipe
         registered: The project's pipelines.
         catalog: The project's datasets.
     """
-    others = [name for name in registered if name not in (pipeline, _DEFAULT)]
-    producers: dict[str, tuple[Node, str]] = {}
-    for name in (pipeline, *others, *({_DEFAULT} & registered.keys())):  # the sum of all pipelines says least
-        for node in registered[name].nodes:
-            for output in node.outputs:
-                producers.setdefault(_stem(output), (node, name))
-    wanted = sorted(name for name in names if _stem(name) in producers and not _exists(catalog, name))
+    producers = producers_in(registered, pipeline)
+    wanted = sorted(name for name in names if stem(name) in producers and not _exists(catalog, name))
     nodes: dict[Node, str] = {}
     missing: list[str] = []
     todo = list(wanted)
     while todo:
         name = todo.pop()
-        if _stem(name) not in producers:
+        if stem(name) not in producers:
             missing.append(name)
             continue
-        node, owner = producers[_stem(name)]
+        node, owner = producers[stem(name)]
         if node not in nodes:
             nodes[node] = owner
             todo += [each for each in node.inputs if not _is_parameter(each) and not _exists(catalog, each)]
-    used = [name for name in others if name in nodes.values()]
+    used = [name for name in registered if name != pipeline and name in nodes.values()]
     return Makers(tuple(wanted), Pipeline(list(nodes)), tuple(dict.fromkeys(missing)), tuple(used))
+
+
+def producers_in(registered: Mapping[str, Pipeline], first: str) -> dict[str, tuple[Node, str]]:
+    """Dataset without its transcoding -> the node that makes it, and the name of the node's pipeline.
+
+    Args:
+        registered: The project's pipelines.
+        first: Name of the pipeline whose own nodes count first.
+    """
+    others = [name for name in registered if name not in (first, _DEFAULT)]
+    producers: dict[str, tuple[Node, str]] = {}
+    for name in (first, *others, *({_DEFAULT} & registered.keys())):  # the sum of all pipelines says least
+        for node in registered[name].nodes:
+            for output in node.outputs:
+                producers.setdefault(stem(output), (node, name))
+    return producers
 
 
 def makers_elsewhere(pipeline: str, registered: Mapping[str, Pipeline], catalog: DataCatalog) -> Makers:
@@ -196,8 +208,3 @@ def _exists(catalog: DataCatalog, name: str) -> bool:
 
 def _is_parameter(name: str) -> bool:
     return name == "parameters" or name.startswith("params:")
-
-
-def _stem(name: str) -> str:
-    """The name without its transcoding."""
-    return name.partition("@")[0]

@@ -12,6 +12,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from kedro_aat.adoption.checks import free_inputs, replace_dataset
+from kedro_aat.adoption.makers import listed
 from kedro_aat.errors import ConfigurationError, RehearsalError
 from kedro_aat.reading import describe
 from kedro_aat.validated import parse
@@ -61,7 +62,7 @@ def rehearse(
         known = pipeline.all_outputs().union(made)
         later = sorted(name for name in names.values() if name in known and not catalog.exists(name))
         if later or not settings.rehearsal:
-            because = f"the run makes {' and '.join(later)}, and then rehearses" if later else "rehearsal is off"
+            because = f"the run makes {listed(later)}, and then rehearses" if later else "rehearsal is off"
             yield f"{node.name}: not done, because {because}."
             continue
         inputs = {argument: _loaded(catalog, name) for argument, name in names.items()}

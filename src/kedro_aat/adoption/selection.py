@@ -39,6 +39,12 @@ class Selected:
     namespace: str | None
 
     @property
+    def in_words(self) -> str:
+        """The options that select it, as they follow others on a command line; empty without any."""
+        options = {"env": self.env, "pipeline": self.pipeline, "namespace": self.namespace}
+        return "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
+
+    @property
     def job(self) -> Job:
         """Its job."""
         from kedro_aat.adoption.jobs import Job

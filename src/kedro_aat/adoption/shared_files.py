@@ -58,17 +58,17 @@ def shared_file_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
     """
     ours = our_nodes(pipeline)
     writers = {name: node for node in pipeline.nodes for name in node.outputs}
-    makers = {_stem(name): node for name, node in writers.items()}
+    makers = {stem(name): node for name, node in writers.items()}
     written = _places(writers, catalog, writes=True)
     read = _places({name for node in ours for name in node.inputs} - writers.keys(), catalog, writes=False)
     own = read | {name: written[name] for node in ours for name in (*node.inputs, *node.outputs) if name in written}
     before = _ancestors(pipeline)
     mistakes: dict[frozenset[str], str] = {}
     for name, place in sorted(own.items()):
-        readers, maker = [node for node in ours if name in node.inputs], makers.get(_stem(name))
+        readers, maker = [node for node in ours if name in node.inputs], makers.get(stem(name))
         for other, taken in sorted(written.items()):
             pair, writer = frozenset((name, other)), writers[other]
-            if _stem(name) == _stem(other) or pair in mistakes or not place.overlaps(taken):
+            if stem(name) == stem(other) or pair in mistakes or not place.overlaps(taken):
                 continue
             if maker is not None:
                 if writer not in before[maker]:
@@ -145,7 +145,7 @@ def _place(dataset: AbstractDataset[Any, Any], *, writes: bool) -> _Place | None
     return _Place(protocol, PurePosixPath(text), ending)
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """The name without its transcoding."""
     return name.partition("@")[0]
 

@@ -31,7 +31,10 @@ from kedro_aat.training.scoring.groups import groups_of
 from kedro_aat.training.scoring.scores import certify_evaluations, standard_error_of
 from kedro_aat.training.settings import TrainingSettings
 
-WITHHELD = "Not certified yet: the test split was left unread. `kedro aat certify` certifies the delivered model, once."
+WITHHELD = (
+    "Not certified yet: the test split was left unread. `kedro aat certify` certifies the delivered model, once; from "
+    "Python, the same call with `test` does."
+)
 
 
 class Verdict(Result):

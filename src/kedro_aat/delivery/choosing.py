@@ -156,7 +156,7 @@ def choose(
         rejected |= result.rejected
     words = f"None of the {len(options)} models that the searches kept is within the chosen budget."
     if within:
-        words = f"{len(within)} models that the searches kept are within the chosen budget, but none of their files is."
+        words = f"Models within the chosen budget: {len(within)}. None of their files keeps the budget and the limits."
     _, result = deliver(
         [], iter(()), baseline_model, validation_data, budget, training, settings, words, finished, goal, guards
     )

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from kedro_aat.delivery.measurements import Result
+from kedro_aat.messages import duration
 
 LimitKind = Literal["nothing", "highest_rate", "time", "noise", "layer", "epochs", "budget"]
 
@@ -73,8 +74,7 @@ class NextStep(Result):
             return "no training"
         if self.minutes is None:
             return f"up to {self.epochs} epochs"
-        time = f"{60 * self.minutes:.0f} s" if self.minutes < 2 else f"{self.minutes:.0f} min"
-        return f"up to {self.epochs} epochs, about {time}"
+        return f"up to {self.epochs} epochs, about {duration(60 * self.minutes)}"
 
 
 class Findings(Result):

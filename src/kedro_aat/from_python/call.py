@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from kedro_aat.adoption.withheld import UNREAD
 from kedro_aat.budget import BudgetSettings, Outcome
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.results import Summary
@@ -121,7 +122,7 @@ def compress(
         raise ConfigurationError("certificate", ["needs the test split: give test=, or leave certificate out"])
     if test is None:
         tree["certificate"] = None
-    test_data = "withheld" if test is None else as_data(test, "test")
+    test_data = UNREAD if test is None else as_data(test, "test")
     parsed = parse(AatSettings, tree, where="compress")
     place = Path(tempfile.mkdtemp(prefix="kedro-aat-")) if folder is None else Path(folder)
     described = None if recipe is None else _described(recipe)
@@ -190,6 +191,8 @@ def _run(call: _Call, results: Path | None = None) -> CompressionResult:
     delivered = summary.outcome is not Outcome.INFEASIBLE and summary.delivered is not None
     model = datasets["compressed_model"].load() if delivered else None
     files = delivered_files(place)
+    if call.recipe is None:  # then such a folder is of an earlier call with a recipe
+        files.pop("compressed_model", None)
     notes: tuple[str, ...] = ()
     if call.settings.certificate is None and delivered:
         notes += (_WITHOUT_TEST,)

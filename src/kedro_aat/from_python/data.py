@@ -30,7 +30,7 @@ def as_data(given: Any, split: str) -> Data:
         return {"inputs": _as_tensors(given[0]), "targets": _as_tensors(given[1])}
     if isinstance(given, Mapping):
         return {name: _as_tensors(part) if _is_array(part) else part for name, part in given.items()}
-    if isinstance(given, Tensor) or (isinstance(given, tuple | list) and len(given) < 3):
+    if hasattr(given, "__array__") or (isinstance(given, tuple | list) and len(given) < 3):
         raise DataError(
             f"The {split} split has inputs without targets: give a pair (inputs, targets) of tensors, or a dataset of "
             "such pairs."
@@ -47,7 +47,14 @@ def as_data(given: Any, split: str) -> Data:
 def _is_array(part: Any) -> bool:
     if isinstance(part, Mapping):
         return all(map(_is_array, part.values()))
-    return hasattr(part, "__array__") or (isinstance(part, list) and bool(part) and np.asarray(part).dtype != object)
+    return hasattr(part, "__array__") or (isinstance(part, list) and bool(part) and _is_regular(part))
+
+
+def _is_regular(part: list[Any]) -> bool:
+    try:
+        return np.asarray(part).dtype != object
+    except (ValueError, TypeError, RuntimeError):  # rows of several lengths, or tensors that NumPy cannot hold
+        return False
 
 
 def _as_tensors(part: Any) -> Any:
@@ -56,7 +63,7 @@ def _as_tensors(part: Any) -> Any:
     if isinstance(part, Tensor):
         return part
     array = np.asarray(part)
-    if array.dtype == object:
+    if array.dtype.kind not in "biufc":  # objects, text, dates
         raise DataError("A column holds something else than numbers: encode it as numbers first.")
     if array.dtype == np.float64:
         array = array.astype(np.float32)

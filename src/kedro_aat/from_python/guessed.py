@@ -55,13 +55,18 @@ def with_loss_and_metric(training: Mapping[str, Any], model: nn.Module, train: D
                 "metric", [f"is missing, and the targets do not say which one is meant. {_ADVICE}"]
             )
         logger.info("No metric was given: the accuracy, since the targets are classes.")
-    return {"loss": loss, "metric": metric, **training}
+        training = {"metric": metric, **training}
+    if "loss" not in training:
+        logger.info("No loss was given: %s, which fits the targets.", loss)
+        training = {"loss": loss, **training}
+    return dict(training)
 
 
 def _guess(training: TrainingSettings, model: nn.Module, train: Data) -> tuple[Any, Any]:
     """Loss and metric as settings; no metric if it cannot be known."""
     outputs, targets = _batch(training, model, train)
-    if not targets.is_floating_point() and targets.dim() == outputs.dim() - 1:
+    are_classes = targets.dim() == outputs.dim() - 1 and outputs.shape[1] > 1  # one output is a logit
+    if are_classes and not targets.is_floating_point():
         classes = {"num_classes": outputs.shape[1], "average": "micro"}
         accuracy = {"class_path": "torchmetrics.classification.MulticlassAccuracy", "init_args": classes}
         return "torch.nn.CrossEntropyLoss", accuracy if targets.dim() == 1 else None

@@ -19,7 +19,6 @@ DELIVERED = (
     "compressed_model",
     "compressed_onnx",
     "compressed_onnx_raw",
-    "compressed_onnx_raw",
     "compressed_program",
     "compressed_openvino",
     "model_card",

@@ -69,7 +69,7 @@ def rehearse(
     Raises:
         RehearsalError: Lists everything that fails.
     """
-    if not settings.rehearsal or settings.choose is not None:
+    if not settings.rehearsal or not settings.trains:
         return RehearsalResult(outcome="off")
     settings.check()
     _refuse_too_large(model)

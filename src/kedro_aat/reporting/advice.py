@@ -5,17 +5,20 @@ Pure functions from tables and results to statements with numbers, which termina
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kedro_aat.delivery.costs import cost_by
 from kedro_aat.delivery.findings import Findings, Limited, NextStep, Tried
+from kedro_aat.delivery.measurements import CandidateResult
 from kedro_aat.delivery.results import BaselineEvaluation, ExportResult, SearchResult
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.reporting.limiting import Course, limits_of
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
+from kedro_aat.search.policy import Goal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,12 +37,14 @@ class Asked:
         searches: Number of each stage -> its search policy.
         teaches: Whether the baseline may teach.
         trains: Whether the run trained, or only took what there was.
+        goal: Whether the smallest model is wanted, or the most accurate one.
     """
 
     export: ExportSettings
     searches: Mapping[int, Policy]
     teaches: bool
     trains: bool = True
+    goal: Goal = "size"
 
 
 def find(
@@ -68,7 +73,7 @@ def find(
     return Findings(
         tried=[each for course in courses for each in _tried(course)],
         limits=limits,
-        chosen=[*map(_within, courses), *_why(export, asked.export)],
+        chosen=[*map(_within, courses), *_why(export, evaluation, asked)],
         next_steps=_next_steps(courses, limits, evaluation, asked),
     )
 
@@ -116,17 +121,24 @@ def _within(course: Course) -> str:
     return words + "."
 
 
-def _why(export: ExportResult, settings: ExportSettings) -> list[str]:
+def _why(export: ExportResult, evaluation: BaselineEvaluation, asked: Asked) -> list[str]:
     """Why the delivered file was chosen among the files that were measured."""
     if (delivered := export.compressed) is None:
         return [f"No file is delivered. {export.reason}"]
     others = [each for each in export.candidates if each.id != delivered.id and each.name not in export.rejected]
-    by = f"export.objective {settings.objective} ({_value(cost_by(settings, delivered))})"
     if not others:
         words = f"{delivered.name} is delivered: the only file that was measured within budget and limits."
-        return [words] if not export.rejected else [f"{words} {len(export.rejected)} others were rejected."]
-    shown = ", ".join(f"{each.name} {_value(cost_by(settings, each))}" for each in others)
-    return [f"{delivered.name} is delivered: the best of {len(others) + 1} files by {by}; the others: {shown}."]
+        return [f"{words} Rejected: {', '.join(export.rejected)}." if export.rejected else words]
+
+    def value(file: CandidateResult) -> str:
+        if asked.goal == "accuracy":
+            return f"{file.validation:.4f}"
+        return _value(cost_by(asked.export, file))
+
+    by = evaluation.metric.name if asked.goal == "accuracy" else f"export.objective {asked.export.objective}"
+    shown = ", ".join(f"{each.name} {value(each)}" for each in others)
+    best = f"{delivered.name} is delivered: the best of {len(others) + 1} files by {by} ({value(delivered)})"
+    return [f"{best}; the others: {shown}."]
 
 
 def _value(cost: float) -> str:
@@ -140,7 +152,8 @@ def _next_steps(
     steps: list[NextStep] = []
     for course in courses:
         kinds: set[str] = {limit.kind for limit in limits if limit.stage == course.number}
-        steps += _without_training(course, evaluation)
+        if asked.goal == "size":  # for the most accurate model, a larger budget changes nothing
+            steps += _without_training(course, evaluation)
         steps += _with_training(course, kinds, asked)
     first = courses[0]
     if not asked.teaches and not first.has_tried_teacher and first.result.algorithms != ["quantization"]:
@@ -158,13 +171,21 @@ def _without_training(course: Course, evaluation: BaselineEvaluation) -> list[Ne
     budget, steps = evaluation.budget_of(course.result.budget), []
     if (row := course.higher_within) is not None:
         words = f"a rate of {row.rate:.4f} instead of {course.rate:.4f}, measured within the same budget"
-        steps.append(NextStep(change=f"kedro aat choose --max-drop {budget.drop:.6g}", words=words))
+        steps.append(_choice(budget.drop, words))
     if (row := course.nearest_beyond) is not None:
-        drop = budget.degradation(row.metric) * (1 + 1e-6)
+        drop = budget.degradation(row.metric)
         if drop > budget.drop:
             words = f"a rate of {row.rate:.4f} instead of {course.rate:.4f}, for a drop of {drop:.4g}"
-            steps.append(NextStep(change=f"kedro aat choose --max-drop {drop:.6g}", words=words))
+            steps.append(_choice(drop, words))
     return steps
+
+
+def _choice(drop: float, words: str) -> NextStep:
+    """A choice for another budget, which is written with six digits, rounded up so that it is enough."""
+    step = 10.0 ** (math.floor(math.log10(drop)) - 5) if drop > 0 else 1.0
+    enough = f"{math.ceil(drop / step - 1e-6) * step:.6g}"
+    in_python = f"from Python, `result.choose(max_drop={enough})`"
+    return NextStep(change=f"kedro aat choose --max-drop {enough}", words=f"{words}; {in_python}")
 
 
 def _with_training(course: Course, kinds: set[str], asked: Asked) -> list[NextStep]:
@@ -174,9 +195,8 @@ def _with_training(course: Course, kinds: set[str], asked: Asked) -> list[NextSt
     steps: list[NextStep] = []
     left = epochs.allowed - epochs.used
     if not asked.trains and left > 0 and "nothing" not in kinds:
-        steps.append(
-            course.step("kedro run", f"the search goes on, with {epochs.used} of {epochs.allowed} epochs used", left)
-        )
+        words = f"the search goes on, with {epochs.used} of {epochs.allowed} epochs used"
+        steps.append(course.step("kedro run", f"{words}; from Python, the same call without `best_so_far`", left))
     elif kinds & {"epochs", "budget"}:
         words = f"the search goes on after {epochs.used} epochs, which are not trained again"
         change = f"{prefix}search.maximal_total_epochs: {2 * epochs.allowed}"

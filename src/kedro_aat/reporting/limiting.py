@@ -12,6 +12,8 @@ from kedro_aat.budget import UNIT_WITHOUT_DROP, Outcome
 from kedro_aat.delivery.findings import Limited, LimitKind, NextStep
 from kedro_aat.delivery.results import SearchResult
 from kedro_aat.reporting.numbers import smallest_margins
+from kedro_aat.training.cost import LEAST_COST
+from kedro_aat.training.records import LARGEST_RESOLVING_ERROR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,9 +25,6 @@ LEAST_GAIN = 0.03
 STEEP, NEAR = 12.0, 0.7
 # It is at least so many tolerated drops deep, and so many standard errors.
 LEAST_FALL, SURE = 2.0, 4.0
-# A standard error above this share of the tolerated drop dominates what is measured.
-RESOLVING = 1 / 3
-LEAST_COST = 1e-3  # against division by zero
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Course:
     @property
     def examples_needed(self) -> float:
         """How many times as many validation examples would resolve the budget."""
-        return ((self.standard_error or 0.0) / (RESOLVING * self.drop)) ** 2
+        return ((self.standard_error or 0.0) / (LARGEST_RESOLVING_ERROR * self.drop)) ** 2
 
     @property
     def higher_within(self) -> Row | None:
@@ -223,7 +222,7 @@ def _noise(course: Course) -> str | None:
             f"the noise. A rate of {higher.rate:.4f} was measured within budget, too, but its margin of "
             f"{higher.smallest_margin:.4g} was too small a reserve.{known}"
         )
-    return f"the noise.{known}" if error is not None and error > RESOLVING * course.drop else None
+    return f"the noise.{known}" if error is not None and error > LARGEST_RESOLVING_ERROR * course.drop else None
 
 
 def _cliff(course: Course) -> str | None:

@@ -7,6 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from kedro_aat.messages import duration
 from kedro_aat.search.policy import Epoch, SearchPolicy, Stop, with_epochs
 from kedro_aat.training.records import EpochRecord, epochs_used
 from kedro_aat.training.stopwatch import Stopwatch
@@ -33,7 +34,7 @@ class Cost:
     def __str__(self) -> str:
         if self.seconds is None:
             return f"Up to {self.epochs} epochs"
-        total = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        total = duration(self.seconds)
         return f"{self.seconds_per_epoch:.2g} s per epoch: up to {self.epochs} epochs take about {total} more"
 
 

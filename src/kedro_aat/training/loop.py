@@ -23,7 +23,14 @@ from kedro_aat.training.ending import finish
 from kedro_aat.training.failures import early_stop, left_in_good_state, refuse_to_repeat
 from kedro_aat.training.guards.interruption import interruptible
 from kedro_aat.training.progress import LoopProgress
-from kedro_aat.training.records import EpochRecord, FineTuned, epochs_used, margins_of, pareto_front
+from kedro_aat.training.records import (
+    LARGEST_RESOLVING_ERROR,
+    EpochRecord,
+    FineTuned,
+    epochs_used,
+    margins_of,
+    pareto_front,
+)
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
 from kedro_aat.training.scoring.guard_metrics import guarded
 from kedro_aat.training.scoring.scores import standard_error_of
@@ -34,9 +41,6 @@ logger = logging.getLogger(__name__)
 
 # Rates are below 1, but a user may pass a model whose weights are all zero, which reports 1.
 MAXIMAL_INITIAL_RATE = 1 - 1e-9
-
-# Warn if the standard error exceeds this fraction of the tolerated drop: random error would then dominate.
-LARGEST_RESOLVING_ERROR = 1 / 3
 
 
 def fine_tune(

@@ -13,6 +13,8 @@ from kedro_aat.budget import Budget, Outcome
 from kedro_aat.errors import CheckpointError
 from kedro_aat.search.tactics import Tactic
 
+# Above this share of the tolerated drop, a standard error dominates what is measured.
+LARGEST_RESOLVING_ERROR = 1 / 3
 MAX_ON_PARETO_FRONT = 12  # checkpoints of the Pareto front that stay on disk
 
 

@@ -159,7 +159,7 @@ class SearchStage:
                         raise
                     raise type(error)(
                         f"{error}\nIf you must change your code, which begins a new run, `kedro aat deliver` delivers "
-                        "the best model so far before you do."
+                        "the best model so far before you do; from Python, the same call with best_so_far=True does."
                     ) from error.__cause__
                 finally:
                     stopwatch.save()

@@ -123,6 +123,8 @@ def _with_weights(choices: Choices, place: Place) -> tuple[Choices, list[str]]:
 
 
 def _next_steps(place: Place, choices: Choices) -> Iterator[str]:
+    from kedro_aat.adoption.makers import listed
+
     yield ("If the registry sums all pipelines, as Kedro's template does, a plain `kedro run` now includes this one.")
     left = [
         name
@@ -135,8 +137,7 @@ def _next_steps(place: Place, choices: Choices) -> Iterator[str]:
         outputs = choices.outputs or 0
         yield f"Targets of {choices.task}: {task.targets.format(outputs=outputs, last=outputs - 1)}."
     if left:
-        names = " and ".join(filter(None, (", ".join(left[:-1]), left[-1])))
-        yield f"Name {names} in {place.shown(place.conf / place.env)}. Then run:"
+        yield f"Name {listed(left)} in {place.shown(place.conf / place.env)}. Then run:"
     else:
         yield "Now run:"
     yield f"  kedro aat validate{'' if place.namespace is None else f' --pipeline {place.pipeline}'}"

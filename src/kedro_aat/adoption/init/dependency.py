@@ -29,14 +29,15 @@ def add_dependency(project: Path, extras: tuple[str, ...] = ()) -> tuple[list[Pa
         ending = "" if not text or text.endswith("\n") else "\n"
         plain.write_text(f"{text}{ending}{requirement}\n", encoding="utf-8")
         changed.append(plain)
-    if declared.is_file() and (names := _dependencies(text := declared.read_text(encoding="utf-8"))) is not None:
+    text = declared.read_text(encoding="utf-8") if declared.is_file() else ""
+    if (names := _dependencies(text)) is not None:
         new = text if any(map(_is_ours, names)) else _with(text, requirement)
         if new is None:
             left.append(f'Add "{requirement}" to the dependencies in {declared.name}.')
         elif new != text:
             declared.write_text(new, encoding="utf-8")
             changed.append(declared)
-    if not changed and not left and not plain.is_file() and not declared.is_file():
+    elif not plain.is_file() and _NAME not in text:  # Poetry has a table of its own
         left.append(f"Add {requirement} to the requirements of your project.")
     return changed, left
 

@@ -134,7 +134,7 @@ def _round_numbers(low: float, high: float) -> list[float]:
     """Three to eight round numbers between two others."""
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
-    step = max(power * factor for factor in (1, 2, 5) if power * factor <= rough)
+    step = max((power * factor for factor in (1, 2, 5) if power * factor <= rough), default=power)  # a rounded power
     return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

@@ -13,7 +13,7 @@ from rich import get_console
 
 from kedro_aat.messages import doing
 from kedro_aat.training.progress.notebook import NotebookView, is_notebook
-from kedro_aat.training.progress.so_far import SoFar
+from kedro_aat.training.progress.so_far import SoFar, judged
 from kedro_aat.training.progress.tensorboard import write_scalars
 from kedro_aat.training.progress.terminal import TerminalView
 
@@ -122,12 +122,8 @@ class LoopProgress:
 def line_of(record: EpochRecord) -> str:
     """An epoch in one line."""
     what = f"epoch {record.epoch}" if record.trained else "validated"
-    judged = "failed" if record.failed else f"metric {record.metric:.4f}  margin {record.margin:+.4f}"
-    if record.guard_margin is not None:
-        judged += f"  guards {record.guard_margin:+.4f}"
-    best = "none" if record.best_rate is None else f"{record.best_rate:.4f}"
     loss = "" if record.loss is None else f"  loss {record.loss:.4f}"
-    return f"{what}  rate {record.achieved_rate:.4f}  {judged}  best {best}{loss}"
+    return f"{what}  {judged(record)}{loss}"
 
 
 def _view() -> View | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kedro_aat.budget import Budget
-from kedro_aat.training.records import EpochRecord
+from kedro_aat.messages import duration
+from kedro_aat.training.records import EpochRecord, best_within, pareto_front
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,14 @@ class SoFar:
     @property
     def best(self) -> EpochRecord | None:
         """The epoch of highest rate within budget; None if there is none above rate 0."""
-        rows = [row for row in self.history if row.achieved_rate > 0 and row.keeps(self.budget)]
-        return max(rows, key=lambda row: (row.achieved_rate, row.margin), default=None)
+        return best_within([*self.history], range(len(self.history)), self.budget)
 
     @property
     def front(self) -> list[EpochRecord]:
         """The epochs that no other one beats in both rate and metric, by rising rate."""
-        front: list[EpochRecord] = []
-        for row in sorted(self.history, key=lambda row: (-row.achieved_rate, -row.margin)):
-            if not row.failed and row.keeps_guards and (not front or row.margin > front[-1].margin):
-                front.append(row)
-        return front[::-1]
+        numbers = pareto_front([*self.history], range(len(self.history)))
+        rows = [row for row in self.history if row.checkpoint in numbers]
+        return sorted(rows, key=lambda row: row.achieved_rate)
 
     @property
     def best_in_words(self) -> str:
@@ -67,11 +64,13 @@ class SoFar:
     def epochs_in_words(self) -> str:
         """Epochs used, and time left."""
         of = "" if self.epochs_allowed is None else f" of {self.epochs_allowed}"
-        left = "" if self.seconds_left is None else f", about {_duration(self.seconds_left)} left"
+        left = "" if self.seconds_left is None else f", about {duration(self.seconds_left)} left"
         return f"{self.epochs_used}{of} epochs{left}"
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{math.ceil(seconds)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+def judged(record: EpochRecord) -> str:
+    """Rate, metric and margins of an epoch, and the best rate until then, in one line."""
+    metric = "failed" if record.failed else f"metric {record.metric:.4f}  margin {record.margin:+.4f}"
+    guards = "" if record.guard_margin is None else f"  guards {record.guard_margin:+.4f}"
+    best = "none" if record.best_rate is None else f"{record.best_rate:.4f}"
+    return f"rate {record.achieved_rate:.4f}  {metric}{guards}  best {best}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kedro_aat.training.progress.so_far import SoFar
+from kedro_aat.training.progress.so_far import SoFar, judged
 
 
 class TerminalView:
@@ -35,19 +35,9 @@ class TerminalView:
             completed=used,
             total=allowed,
             epochs=str(used) if allowed is None else f"{used}/{allowed}",
-            line=_line(so_far),
+            line=judged(so_far.history[-1]) if so_far.history else "",
         )
 
     def close(self) -> None:
         """Leaves the bar as it is."""
         self._bar.stop()
-
-
-def _line(so_far: SoFar) -> str:
-    if not so_far.history:
-        return ""
-    last, best = so_far.history[-1], so_far.history[-1].best_rate
-    judged = "failed" if last.failed else f"metric {last.metric:.4f}  margin {last.margin:+.4f}"
-    if last.guard_margin is not None:
-        judged += f"  guards {last.guard_margin:+.4f}"
-    return f"rate {last.achieved_rate:.4f}  {judged}  best {'none' if best is None else f'{best:.4f}'}"
