@@ -37,10 +37,10 @@ def program(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     lines = [""] * (text.count("\n") + 1)
     for block in _BLOCK.finditer(text):
-        language, title, code = block.groups()
+        _, language, title, code = block.groups()
         if language == "python" and title not in RUN_ELSEWHERE and not missing_packages(title or ""):
-            first = text.count("\n", 0, block.start(3))
-            lines[first : first + code.count("\n")] = code.splitlines()
+            first = text.count("\n", 0, block.start(4))
+            lines[first : first + code.count("\n")] = textwrap.dedent(code).splitlines()
     return "\n".join(lines).strip("\n") and "\n".join(lines)
 
 

@@ -62,22 +62,26 @@ def _summary(rows: list[Row]) -> str:
         number = sum(map(holds, among))
         return f"- {what}: {number} of {len(among)} ({number / max(len(among), 1):.0%})"
 
-    theirs = [row for row in rows if not math.isnan(row.number("torch_pruning", "removed"))]
+    tried = {part: [row for row in rows if part in row.parts] for part in ("filters", "sparse", "int8")}
+    theirs = [row for row in tried["filters"] if not math.isnan(row.number("torch_pruning", "removed"))]
+    missing = [row.name for row in rows if row not in tried["filters"]]
     slow = sorted(rows, key=lambda row: -_zero_if_nan(row.number("filters", "seconds")))[:10]
     lines = [
         f"- {len(rows)} architectures of {len({row.family for row in rows})} families",
-        share("cut, and the same as masked", lambda row: row.is_cut, rows),
-        share("and the same as the ONNX file", lambda row: row.cuts, rows),
-        share("sparse", lambda row: row.is_sparse, rows),
-        share("int8 files that run", lambda row: row.is_int8, rows),
-        share("of these within a tenth of the largest output of their model", lambda row: row.is_near, rows),
-        share("Torch-Pruning runs", lambda row: row in theirs, rows),
+        share("cut, and the same as masked", lambda row: row.is_cut, tried["filters"]),
+        share("and the same as the ONNX file", lambda row: row.cuts, tried["filters"]),
+        share("sparse", lambda row: row.is_sparse, tried["sparse"]),
+        share("int8 files that run", lambda row: row.is_int8, tried["int8"]),
+        share("of these within a tenth of the largest output of their model", lambda row: row.is_near, tried["int8"]),
+        share("Torch-Pruning runs", lambda row: row in theirs, tried["filters"]),
         share("there, at least as many parameters removed", lambda row: row.removes_as_much, theirs),
         "- the ten that take longest until they can be cut, with the seconds of Torch-Pruning: "
         + ", ".join(
             f"{row.name} {_cell(row, 'filters', 'seconds')} ({_cell(row, 'torch_pruning', 'seconds')})" for row in slow
         ),
     ]
+    if missing:
+        lines.append(f"- not measured yet: {', '.join(missing)}")
     return "\n".join(lines)
 
 

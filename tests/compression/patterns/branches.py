@@ -316,8 +316,8 @@ class Unpooled(nn.Module):
     def forward(self, x: Tensor) -> Any:
         x, first = F.max_pool2d(self.stem(x), 2, return_indices=True)
         x, second = F.max_pool2d(self.down(x), 2, return_indices=True)
-        x = self.last(F.max_unpool2d(self.up(x), second, 2))
-        return self.head(F.max_unpool2d(x, first, 2))
+        x = self.last(F.max_unpool2d(self.up(x), second, [2, 2]))
+        return self.head(F.max_unpool2d(x, first, [2, 2]))
 
 
 BRANCHES.add("unpooled", Unpooled, IMAGE, "stem.0 down.0 up.0 last.0", "up.0 last.0 head")
