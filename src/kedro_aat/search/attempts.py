@@ -108,6 +108,8 @@ class FrontierState(SearchState):
         polish_epochs: Length of the polish; None before it begins.
         slope: Loss of margin per u where the polish began, in drops.
         safe: The latest model whose margin exceeded its reserve; None if there is none.
+        returned_before: What a search of fewer epochs, which this one continues, returned with its reserve. Only a
+            model of at least its rate replaces it, however the new polish ends.
     """
 
     problem: Problem
@@ -124,6 +126,7 @@ class FrontierState(SearchState):
     polish_epochs: int | None = None
     slope: float = USUAL_SLOPE
     safe: Trial | None = None
+    returned_before: Trial | None = None
 
     @property
     def wants_accuracy(self) -> bool:
@@ -296,8 +299,14 @@ class FrontierState(SearchState):
                 accepted=True,
             )
             attempts = (*attempts, polished)
-        increment = max(self.increment, REOPENED_INCREMENT)
-        return updated(self, attempts=attempts, polish=(), polish_epochs=None, increment=increment)
+        return updated(
+            self,
+            attempts=attempts,
+            polish=(),
+            polish_epochs=None,
+            increment=max(self.increment, REOPENED_INCREMENT),
+            returned_before=self.safe,
+        )
 
     def reason(self, num_epochs: int, polish_lr: float) -> str:
         """Returns why a search has ended, how its model was trained, and why it is not what was asked for.

@@ -123,8 +123,11 @@ class Frontier(Settings):
             if accepted and result.requested_rate > 0:
                 expected, _ = polish.expected_at_end(decided, results)
                 reserve = polish.reserve(decided, results, self.acceptance_z)
-                if expected >= reserve and decided.in_drops(result.margin) >= polish.RESERVE_OF_ONE_EPOCH * reserve:
-                    changes["safe"] = Trial.from_result(result)
+                candidate, before = Trial.from_result(result), decided.returned_before
+                is_larger = before is None or candidate.merit >= before.merit
+                has_margin = decided.in_drops(result.margin) >= polish.RESERVE_OF_ONE_EPOCH * reserve
+                if expected >= reserve and has_margin and is_larger:
+                    changes["safe"] = candidate
             return updated(decided, **changes, polish=results)
         if decided.current is None:
             return updated(decided, **changes, first=result)
