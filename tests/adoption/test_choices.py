@@ -9,9 +9,12 @@ from kedro.io import DataCatalog
 from kedro_datasets.json import JSONDataset
 
 from kedro_aat.adoption.beside import beside
-from kedro_aat.adoption.choices import print_choice
+from kedro_aat.adoption.choices import last_drop, print_choice
 from kedro_aat.adoption.jobs import Job
+from kedro_aat.budget import Outcome
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat import create_pipeline
+from tests.delivery.test_candidates import search_result
 from tests.reporting.runs import summary_of
 
 CONFIRM = "--max-drop 0.1 --confirm --pipeline small"
@@ -30,3 +33,16 @@ def test_only_a_choice_with_a_model_is_offered(
     assert (f"`kedro aat choose {CONFIRM}` replaces them." in words) is is_offered
     assert ("Nothing is chosen." in words) is not is_offered
     assert "unchanged" in words
+
+
+def test_a_choice_without_a_model_is_not_confirmed(tmp_path: Path) -> None:
+    job = Job.find("small", {"small": create_pipeline()})
+    name = job.results[0]
+    catalog = DataCatalog({name: JSONDataset(filepath=str(tmp_path / "search_result.json"))})
+    chosen = beside(name, catalog[name])
+    result = search_result("1")
+    chosen.save(result.model_dump(mode="json"))
+    assert last_drop(job, catalog) == result.budget.drop
+    chosen.save(result.model_copy(update={"outcome": Outcome.INFEASIBLE}).model_dump(mode="json"))
+    with pytest.raises(ConfigurationError, match="no model to deliver"):
+        last_drop(job, catalog)

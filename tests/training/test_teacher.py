@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,20 @@ def test_with_other_losses_the_outputs_are_compared() -> None:
     loss = teacher.loss(F.l1_loss(outputs, targets), outputs, {"": teacher_outputs})
     expected = 0.5 * F.l1_loss(outputs, targets) + 0.5 * F.mse_loss(outputs, teacher_outputs)
     torch.testing.assert_close(loss, expected)
+
+
+class WithDice(nn.Module):
+    """Loss of two parts, as for segmentation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_pixels = nn.CrossEntropyLoss(ignore_index=255)
+
+
+@pytest.mark.parametrize("task_loss", [F.cross_entropy, partial(F.cross_entropy, label_smoothing=0.1), WithDice()])
+def test_cross_entropy_in_any_form_compares_probabilities(task_loss: Any) -> None:
+    expected = make_teacher(nn.CrossEntropyLoss()).loss(LOGITS.mean(), LOGITS, {"": TEACHER_LOGITS})
+    assert torch.equal(make_teacher(task_loss).loss(LOGITS.mean(), LOGITS, {"": TEACHER_LOGITS}), expected)
 
 
 # --- within the default training ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from kedro.io import CatalogProtocol
 
 from kedro_aat.adoption.beside import FOLDER, loaded_beside, remove_beside, written_beside
 from kedro_aat.adoption.jobs import Job
+from kedro_aat.budget import Outcome
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.reading import reading
 from kedro_aat.validated import parse
@@ -56,7 +57,7 @@ def last_drop(job: Job, catalog: CatalogProtocol[Any, Any]) -> float:
         catalog: The project's catalog.
 
     Raises:
-        ConfigurationError: If there is none.
+        ConfigurationError: If there is none, or if it has no model.
     """
     from kedro_aat.delivery.results import SearchResult
 
@@ -66,7 +67,13 @@ def last_drop(job: Job, catalog: CatalogProtocol[Any, Any]) -> float:
             "There is no choice to confirm",
             [f"{name}: nothing was chosen before. Choose first: `kedro aat choose --max-drop DROP`"],
         )
-    return parse(SearchResult, result, where=name).budget.drop
+    chosen = parse(SearchResult, result, where=name)
+    if chosen.outcome is Outcome.INFEASIBLE:
+        raise ConfigurationError(
+            "The last choice has no model to deliver",
+            [f"{name}: none keeps a budget of {chosen.budget.drop:.6g}. Choose with a larger --max-drop"],
+        )
+    return chosen.budget.drop
 
 
 def print_choice(job: Job, catalog: CatalogProtocol[Any, Any], options: str) -> None:
@@ -99,6 +106,7 @@ def print_choice(job: Job, catalog: CatalogProtocol[Any, Any], options: str) -> 
         f"`kedro aat choose {options}` replaces them.",
         highlight=False,
         markup=False,
+        soft_wrap=True,  # to be copied
     )
 
 

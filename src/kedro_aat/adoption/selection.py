@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class Selected:
     @property
     def in_words(self) -> str:
         """The options that select it, as they follow others on a command line; empty without any."""
-        options = {"env": self.env, "pipeline": self.pipeline, "namespace": self.namespace}
-        return "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
+        options = {"env": self.env, "pipeline": self.pipeline, "namespace": self.namespace, "params": self.params}
+        return "".join(f" --{name} {shlex.quote(value)}" for name, value in options.items() if value)
 
     @property
     def job(self) -> Job:

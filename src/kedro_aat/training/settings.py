@@ -24,7 +24,7 @@ class Distillation(Settings):
 
     Attributes:
         kind: `softmax` compares class probabilities, `mse` the outputs themselves; `auto` takes `softmax` if the loss
-            is a cross-entropy over classes.
+            is a cross-entropy over classes, or a module that contains one.
         temperature: Divisor of the logits before the softmax, above 0; a higher one gives more weight to the wrong
             classes.
         weight: Weight of the teacher's part in the loss, in (0, 1]; the rest is the loss on the targets.

@@ -67,7 +67,7 @@ class Teacher:
         self._outputs = outputs or Outputs(None)
         kind = settings.kind
         if kind == "auto":
-            kind = "softmax" if isinstance(task_loss, nn.CrossEntropyLoss) else "mse"
+            kind = "softmax" if _compares_classes(task_loss) else "mse"
         self._loss: Loss = self._softmax_loss if kind == "softmax" else F.mse_loss
         self._autocast = autocast
 
@@ -118,3 +118,10 @@ class Teacher:
 
     def _softmax_loss(self, outputs: Tensor, answers: Tensor) -> Tensor:
         return softened_divergence(outputs, answers, self._settings.temperature)
+
+
+def _compares_classes(loss: Loss) -> bool:
+    """Whether a loss is cross-entropy: torch's module or function, or a module that contains one."""
+    if isinstance(loss, nn.Module):
+        return any(isinstance(part, nn.CrossEntropyLoss) for part in loss.modules())
+    return getattr(loss, "func", loss) is F.cross_entropy

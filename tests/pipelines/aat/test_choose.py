@@ -44,7 +44,7 @@ def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Pa
     assert chosen["certificate"]["is_certified"] is False
     words = " ".join(output.split())
     assert "Lost: " in words
-    assert f"`kedro aat choose --max-drop {drop:.6g} --confirm` replaces them" in words
+    assert f"`kedro aat choose --max-drop {drop:.6g} --confirm --params " in words
 
     # What is delivered stays until the choice is confirmed, and its test split stays unread.
     assert project.summary == before
