@@ -1,0 +1,15 @@
+"""Which process this is, as whoever started it says in its environment. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+
+
+def launched_rank() -> int:
+    """Number of this process, from 0, as torchrun and others set it in `RANK`; 0 where nobody has."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    """Number of processes of the run, as `WORLD_SIZE` says; 1 where nobody has set it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
