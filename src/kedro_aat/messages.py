@@ -190,6 +190,15 @@ class _Heartbeat(logging.Handler):
         logger.handle(record)  # whatever the level is at the moment
 
 
+def rounded(value: float) -> str:
+    """A number with two digits, and without an exponent if it is 100 or more.
+
+    Args:
+        value: Any number.
+    """
+    return f"{float(f'{value:.2g}'):,.0f}" if 100 <= value < 1e15 else f"{value:.2g}"
+
+
 def duration(seconds: float) -> str:
     """A time in words: in seconds below 2 minutes, in minutes below 2 hours, else in hours.
 

@@ -50,9 +50,9 @@ class TensorsDataset(KedroFileDataset, SafetensorsDataset):  # type: ignore[misc
         )
 
     def load(self) -> dict[str, Any]:
-        """Reads the tensors."""
+        """Reads the tensors, in the order of their names: safetensors gives them in another one in each process."""
         tensors: dict[str, Any] = SafetensorsDataset.load.__wrapped__(self)  # whose errors Kedro has not wrapped yet
-        return tensors
+        return dict(sorted(tensors.items()))
 
     def save(self, data: dict[str, Any]) -> None:
         """Writes the tensors.
