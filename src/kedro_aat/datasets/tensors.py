@@ -61,6 +61,8 @@ class TensorsDataset(KedroFileDataset, SafetensorsDataset):  # type: ignore[misc
             StorageError: The file system refuses, or another process is writing the file.
         """
         backend = import_module(f"safetensors.{self._backend}")
+        if self._backend == "torch":  # a column or a transposed table is a view, which safetensors refuses
+            data = {name: tensor.contiguous() for name, tensor in data.items()}
         with self._new_file() as path:
             if self._protocol != "file":
                 with self._fs.open(path, **self._fs_open_args_save) as file:
