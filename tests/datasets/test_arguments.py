@@ -159,7 +159,7 @@ def test_tensors_and_texts_are_written_elsewhere() -> None:
 def test_tensors_come_in_the_order_of_their_names_and_may_be_views(tmp_path: Path) -> None:
     dataset = TensorsDataset(filepath=str(tmp_path / "split.safetensors"), backend="torch")
     table = torch.arange(12.0).view(3, 4)
-    dataset.save({name: table.T for name in "dbaec"})
+    dataset.save(dict.fromkeys("dbaec", table.T))
     assert [*dataset.load()] == [*"abcde"]
     assert torch.equal(dataset.load()["a"], table.T)
 
