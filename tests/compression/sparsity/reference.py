@@ -1,4 +1,4 @@
-"""Importance scores of single weights, and the selection of the least important ones without a full sort."""
+"""The selection of the least important weights as it was before 0.3, which scores all weights at once."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ class QuantizationController(ScheduledController[Quantization]):
         self._zeros = WeightMasks(matrices_of(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
         if settings.keep_zeros:
             self._zeros.attach(model)
-            self._zeros.put([weight.parameter != 0 for weight in self._zeros.weights], is_active=True)
+            self._zeros.forget()  # they were zero before, too
+            self._zeros.put([weight.parameter != 0 for weight in self._zeros.weights])
         self._fake = FakeQuantization(model, self._layers, settings, self._highest, self.example_input)
         self._measured: list[float] | None = None  # sensitivities
         self._set_rate(settings.schedule.initial_rate)

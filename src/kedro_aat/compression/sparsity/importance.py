@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,8 +52,8 @@ class LayerScores:
             2021), which keeps at least one weight in every layer at any rate.
 
     Attributes:
-        bins: How many weights have about which score.
         size: Number of weights.
+        device: Their device.
         largest: Position of the weight that has a score of its own, and is in no bin: of LAMP the largest one, or the
             first of several. None with other importances, or if all weights are zero.
     """
@@ -61,13 +62,12 @@ class LayerScores:
         self._flat = weight.detach().reshape(-1)
         self._kind = kind
         self.size = self._flat.numel()
-        self._chunk = _CHUNK_ON_CPU if self._flat.device.type == "cpu" else _CHUNK
+        self.device = self._flat.device
+        self._chunk = _CHUNK_ON_CPU if self.device.type == "cpu" else _CHUNK
         self._norm = self._flat.abs().float().norm().clamp_min(_TINY_NORM) if kind == "normed_abs" else None
         self.largest: int | None = None
-        counts, num_zeros = self._count()
         if kind == "lamp":
-            self._sum_squares(counts, num_zeros)
-        self.bins = self._bins(counts, num_zeros)
+            self._sum_squares()
 
     @property
     def score_of_largest(self) -> float | None:
@@ -78,6 +78,13 @@ class LayerScores:
         """Yields the position of each chunk's first weight, and the magnitudes (weights,) as float32."""
         for start in range(0, self.size, self._chunk):
             yield start, self._flat[start : start + self._chunk].abs().float()
+
+    def all(self) -> Tensor:
+        """Returns the scores of all weights, (size,)."""
+        scores = self.of(self._flat.abs().float())
+        if self.largest is not None and self.score_of_largest is not None:
+            scores[self.largest] = self.score_of_largest
+        return scores
 
     def of(self, magnitudes: Tensor) -> Tensor:
         """Returns scores (weights,), at least 0, of some of the layer's weights, not considering `largest`.
@@ -98,41 +105,43 @@ class LayerScores:
                 scores = (magnitudes.double().square_() / self._at_least_as_large[self._row_of(magnitudes)]).float()
         return scores.nan_to_num(nan=torch.inf, posinf=torch.inf)  # there is an order also if the training diverged
 
-    def _count(self) -> tuple[Tensor, int]:
-        """Returns the number of weights in each bin, empty ones too, and the number of zeros."""
-        device = self._flat.device
-        counts = torch.zeros(1 << (_NUM_BITS - _DROPPED), dtype=torch.int64, device=device)
-        ones = torch.ones(min(self._chunk, self.size), dtype=torch.int64, device=device)
-        for _, magnitudes in self.chunks():
-            counts.index_add_(0, bits_of(magnitudes) >> _DROPPED, ones[: len(magnitudes)])
-        if not counts[0]:
-            return counts, 0
-        return counts, self.size - sum(int(part.count_nonzero()) for part in self._flat.split(self._chunk))
-
-    def _sum_squares(self, counts: Tensor, num_zeros: int) -> None:
+    def _sum_squares(self) -> None:
         """Prepares LAMP.
 
         The sum over all weights that are at least as large would need a sort. This is a counting sort instead. A
         weight's own bin is counted completely, an error of at most the bin's share; the order within a layer is exact.
         """
-        is_filled = counts > 0
-        is_filled[0] &= counts[0] > num_zeros
-        filled, shift = is_filled.nonzero().squeeze(1), _DROPPED - _DROPPED_IN_SUMS
-        self._first_row, end = (int(filled[0]) << shift, int(filled[-1]) + 1 << shift) if len(filled) else (0, 1)
-        num_rows = end - self._first_row
-        squares = torch.zeros(num_rows, dtype=torch.float64, device=counts.device)
+        self._first_row, self._num_rows = 0, 1 << (_NUM_BITS - _DROPPED_IN_SUMS)
+        if self.size <= self._chunk:  # not many more bins than weights
+            rows = bits_of(self._flat.abs().float()) >> _DROPPED_IN_SUMS
+            self._first_row = int(torch.where(self._flat != 0, rows, self._num_rows - 1).min())
+            self._num_rows = max(int(rows.max()) - self._first_row, 0) + 1
+        squares = torch.zeros(self._num_rows, dtype=torch.float64, device=self.device)
         highest = 0.0
         for start, magnitudes in self.chunks():
             squares.index_add_(0, self._row_of(magnitudes), magnitudes.double().square_())
             if (highest_of_chunk := float(magnitudes.max())) > highest:
                 highest, self.largest = highest_of_chunk, start + int(magnitudes.argmax())
+        if self.size > self._chunk and len(filled := squares.nonzero()):
+            squares = squares[filled[0] : int(filled[-1]) + 1]
+            self._first_row, self._num_rows = int(filled[0]), len(squares)
         self._at_least_as_large = squares.flip(0).cumsum(0).flip(0).clamp_min_(_TINY)
 
     def _row_of(self, magnitudes: Tensor) -> Tensor:
-        return ((bits_of(magnitudes) >> _DROPPED_IN_SUMS) - self._first_row).clamp_min_(0)  # zeros add nothing anywhere
+        # Zeros add nothing, whatever their row; above the last row is nothing.
+        return ((bits_of(magnitudes) >> _DROPPED_IN_SUMS) - self._first_row).clamp_(0, self._num_rows - 1)
 
-    def _bins(self, counts: Tensor, num_zeros: int) -> Bins:
-        counts = counts.clone()
+    @functools.cached_property
+    def bins(self) -> Bins:
+        """How many weights have about which score."""
+        device = self.device
+        counts = torch.zeros(1 << (_NUM_BITS - _DROPPED), dtype=torch.int64, device=device)
+        ones = torch.ones(min(self._chunk, self.size), dtype=torch.int64, device=device)
+        for _, magnitudes in self.chunks():
+            counts.index_add_(0, bits_of(magnitudes) >> _DROPPED, ones[: len(magnitudes)])
+        num_zeros = 0
+        if counts[0]:
+            num_zeros = self.size - sum(int(part.count_nonzero()) for part in self._flat.split(self._chunk))
         if self.largest is not None:
             counts[counts.nonzero()[-1]] -= 1
         counts[0] -= num_zeros

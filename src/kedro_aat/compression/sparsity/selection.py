@@ -15,6 +15,9 @@ from torch import Tensor
 from kedro_aat.compression.settings import Importance
 from kedro_aat.compression.sparsity.importance import LayerScores, bits_of
 
+# If there are no more weights, it is faster to score them all.
+_FEW = 1 << 20
+
 
 def keep_most_important(values: Sequence[Tensor], kind: Importance, num_removed: int) -> list[Tensor]:
     """Removes exactly the `num_removed` least important of all weights together; among equally important, the first.
@@ -30,6 +33,10 @@ def keep_most_important(values: Sequence[Tensor], kind: Importance, num_removed:
     if num_removed <= 0:
         return [torch.ones_like(value, dtype=torch.bool) for value in values]
     layers = [LayerScores(value, kind) for value in values]
+    if sum(layer.size for layer in layers) <= _FEW:
+        masks = _keep_of_few(torch.cat([layer.all() for layer in layers]), num_removed)
+        parts_of = masks.split([layer.size for layer in layers])
+        return [mask.view(value.shape) for mask, value in zip(parts_of, values, strict=True)]
     low, high = _bounds(layers, num_removed)
     parts = [_Part(layer, low, high) for layer in layers]
     num_below = sum(part.num_below for part in parts)
@@ -39,6 +46,15 @@ def keep_most_important(values: Sequence[Tensor], kind: Importance, num_removed:
     for part in parts:
         num_ties = part.decide(threshold, num_ties)
     return [part.mask.view(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def _keep_of_few(scores: Tensor, num_removed: int) -> Tensor:
+    threshold = kth_smallest(scores, num_removed)
+    keep = scores > threshold
+    if num_spared := int(len(scores) - num_removed - keep.count_nonzero()):  # equal to the threshold, but kept
+        equal = (scores == threshold).nonzero().squeeze(1)
+        keep[equal[len(equal) - num_spared :]] = True
+    return keep
 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:
@@ -55,7 +71,7 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
 def _bounds(layers: Sequence[LayerScores], rank: int) -> tuple[float, float]:
     """Returns two scores between which, inclusively, the score of this rank lies, from 1 on."""
     apart = [layer.score_of_largest for layer in layers if layer.score_of_largest is not None]
-    own = torch.tensor(apart, device=layers[0].bins.counts.device)
+    own = torch.tensor(apart, device=layers[0].device)
     counts = torch.cat([*(layer.bins.counts for layer in layers), torch.ones_like(own).long()])
 
     def score_of_rank(scores: Sequence[Tensor]) -> float:
@@ -86,7 +102,7 @@ class _Part:
         self.num_below = int(bins.counts[goes].sum())
         first = [*bins.first.tolist(), None]
         first_candidate, first_kept = first[int(goes.sum())], first[len(goes) - int(stays.sum())]
-        self.mask = torch.zeros(layer.size, dtype=torch.bool, device=bins.counts.device)
+        self.mask = torch.zeros(layer.size, dtype=torch.bool, device=layer.device)
         places, scores = [], []
         for start, magnitudes in layer.chunks() if first_candidate is not None else ():
             bits, kept = bits_of(magnitudes), self.mask[start : start + len(magnitudes)]
@@ -96,9 +112,8 @@ class _Part:
                 found = (torch.ge(bits, first_candidate) ^ kept).nonzero().squeeze(1)
                 places.append(found + start)
                 scores.append(layer.of(magnitudes[found]))
-        nowhere = bins.first.new_zeros(0)
-        self._places = torch.cat([nowhere, *places])
-        self.candidates = torch.cat([bins.lowest[:0], *scores])
+        self._places = torch.cat([torch.zeros(0, dtype=torch.int64, device=layer.device), *places])
+        self.candidates = torch.cat([torch.zeros(0, device=layer.device), *scores])
         if own is not None and layer.largest is not None:
             self._correct(layer.largest, own, low, high)
 
