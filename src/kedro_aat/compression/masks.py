@@ -24,7 +24,7 @@ MASK = "_mask"  # of filter pruning
 SPARSITY_MASK = "_sparsity_mask"
 ZEROS_MASK = "_zeros_mask"  # of quantization that keeps zeros
 SHADOW = "_shadow"  # shared by all masks
-_MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
+MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
 
 
 def carries_masks(model: nn.Module) -> bool:
@@ -221,7 +221,7 @@ class WeightMasks:
         self._seen = None
 
     def _before_load(self, module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-        """Lets a module load masks and shadows of any version and at any rate; before 0.3, masks were numbers."""
+        """Lets a module load masks and shadows of any version and at any rate; in 0.1, masks were numbers."""
         for weight in self.weights:
             if weight.module is not module:
                 continue
@@ -237,7 +237,7 @@ class WeightMasks:
 
 
 def _masks_on(weight: PrunableWeight) -> list[Tensor]:
-    names = [weight.parameter_name + suffix for suffix in _MASKS]
+    names = [weight.parameter_name + suffix for suffix in MASKS]
     return [weight.module.get_buffer(name) for name in names if hasattr(weight.module, name)]
 
 

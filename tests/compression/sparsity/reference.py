@@ -1,4 +1,4 @@
-"""The selection of the least important weights as it was before 0.3, which scores all weights at once."""
+"""The selection of the least important weights of version 0.1, which scores all weights at once."""
 
 from __future__ import annotations
 

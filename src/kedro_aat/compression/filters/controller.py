@@ -48,6 +48,7 @@ from kedro_aat.compression.filters.tracing.trace import trace
 from kedro_aat.compression.frozen import frozen_layers
 from kedro_aat.compression.layer_table import LayerTable
 from kedro_aat.compression.masks import MASK
+from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import FilterPruning
@@ -318,6 +319,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         expected = controller._outputs()
         controller._masks.apply()
         remove_masks(model, controller._masks)
+        exclude_from_ddp(model)
         apply_cut_plan(model, plan)
         if plan and (difference := relative_difference(expected, controller._outputs())) > _TOLERANCE:
             raise ModelError(

@@ -24,6 +24,7 @@ from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import ZEROS_MASK, WeightMasks
 from kedro_aat.compression.matrices import matrices_of
+from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
@@ -222,6 +223,7 @@ class QuantizationController(ScheduledController[Quantization]):
         controller = copy.deepcopy(self) if do_copy else self
         scales = controller.end_training()
         controller.hold_integers(scales)
+        exclude_from_ddp(controller.model)
         return controller.model
 
     def end_training(self) -> dict[str, Tensor]:

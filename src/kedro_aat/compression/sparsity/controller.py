@@ -13,6 +13,7 @@ from kedro_aat.compression.computed_weights import listed_reasons
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
 from kedro_aat.compression.matrices import find_matrices
+from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import MagnitudeSparsity
@@ -170,6 +171,7 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         """
         controller = copy.deepcopy(self) if do_copy else self
         controller._masks.leave_zeros()
+        exclude_from_ddp(controller.model)
         return controller.model
 
 
