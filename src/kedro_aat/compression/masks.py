@@ -26,6 +26,9 @@ ZEROS_MASK = "_zeros_mask"  # of quantization that keeps zeros
 SHADOW = "_shadow"  # shared by all masks
 MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
 
+# Numbers in a tensor that is multiplied in chunks, and in a chunk.
+_LARGE, _CHUNK = 1 << 22, 1 << 18
+
 
 def carries_masks(model: nn.Module) -> bool:
     """Whether any algorithm masks weights of a model."""
@@ -162,9 +165,7 @@ class WeightMasks:
         # `.data` does not touch autograd's version counter: if a model is called twice before one backward pass, the
         # masked weights are already zero, so what autograd saved in the first call is still correct.
         parameters = [weight.parameter for weight in self.weights]
-        # As numbers, since a multiplication by truth values takes twice as long.
-        masks = [mask.view(torch.uint8) for mask in self.masks()]
-        torch._foreach_mul_([parameter.data for parameter in parameters], masks)
+        _multiply([parameter.data for parameter in parameters], self.masks())
         if not torch.compiler.is_compiling():
             self._seen = [parameter._version for parameter in parameters]
 
@@ -190,7 +191,7 @@ class WeightMasks:
         for weight in self.weights:
             mask, shadow = _joint_mask(weight), _shadow_of(weight)
             if self.forgets or not shadow.numel():
-                weight.parameter.mul_(mask.view(torch.uint8))
+                _multiply([weight.parameter.detach()], [mask])
             else:
                 before = shadow.to(weight.parameter.device)
                 torch.where(mask, weight.parameter, before, out=weight.parameter)
@@ -217,7 +218,7 @@ class WeightMasks:
             # Where several algorithms mask a weight, any of them may need the value.
             needs_shadow = (self.is_active and not self.forgets) if _is_alone(weight) else True
             _set_shadow(weight, weight.parameter if needs_shadow else None, on_host=self._shadow_on_host)
-            weight.parameter.mul_(_joint_mask(weight).view(torch.uint8))
+            _multiply([weight.parameter.detach()], [_joint_mask(weight)])
         self._seen = None
 
     def _before_load(self, module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
@@ -234,6 +235,27 @@ class WeightMasks:
                 is_known = saved.shape in (torch.Size([0]), weight.parameter.shape)  # torch says what is wrong
                 if is_known and saved.shape != (shadow := _shadow_of(weight)).shape:
                     module._buffers[weight.parameter_name + SHADOW] = shadow.new_empty(saved.shape)
+
+
+def _multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Multiplies tensors by boolean masks of their shapes, in place."""
+    # As numbers, since a multiplication by truth values takes twice as long.
+    parts, numbers = [], []
+    for tensor, mask in zip(tensors, masks, strict=True):
+        if _is_large(tensor, mask):
+            parts += tensor.view(-1).split(_CHUNK)
+            numbers += mask.view(torch.uint8).view(-1).split(_CHUNK)
+        else:
+            parts.append(tensor)
+            numbers.append(mask.view(torch.uint8))
+    torch._foreach_mul_(parts, numbers)
+
+
+def _is_large(tensor: Tensor, mask: Tensor) -> bool:
+    """Whether a CPU multiplies a tensor by a mask faster in chunks, since it converts the mask first."""
+    if tensor.numel() <= _LARGE or tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return tensor.is_contiguous() and mask.is_contiguous()
 
 
 def _masks_on(weight: PrunableWeight) -> list[Tensor]:
