@@ -105,10 +105,10 @@ def test_steps_counted_in_one_epoch_are_used_in_the_next(num_steps: int) -> None
         scheduler.step()
     scheduler.follow_rate_path(PATH)
     scheduler.epoch_step()
-    rates.take()
+    assert rates.take() == [0.8]
     for _ in range(num_steps):
         scheduler.step()
-    assert rates.all == (list(PATH) if num_steps == 8 else [0.8])
+    assert rates.all == (list(PATH) if num_steps == 8 else [])
 
 
 def test_longer_epoch_than_expected_ends_at_the_last_rate() -> None:
@@ -147,6 +147,18 @@ def test_path_of_one_rate_is_a_constant() -> None:
     assert rates_of_steps(3, (0.4,)) == [0.4, 0.4, 0.4]
 
 
+@pytest.mark.parametrize("path", [(0.4,) * 8, (0.2, 0.2, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4)])
+def test_equal_rates_of_a_path_are_set_once(path: tuple[float, ...]) -> None:
+    rates = Rates()
+    scheduler = PathScheduler(rates, 16)
+    for _ in range(2):
+        scheduler.follow_rate_path(path)
+        scheduler.epoch_step()
+        for _ in range(16):
+            scheduler.step()
+        assert rates.take() == ([0.4] if path[0] == 0.4 else [0.4, 0.2, 0.4])
+
+
 def test_step_before_the_first_epoch_changes_nothing() -> None:
     rates = Rates()
     scheduler = PathScheduler(rates, 8)
@@ -172,7 +184,7 @@ def test_scheduler_continues_from_its_state(num_steps: int) -> None:
     new.epoch_step()
     for _ in range(num_steps):
         new.step()
-    assert rates.all == [0.8, *(PATH if num_steps == 8 else [0.8])]
+    assert rates.all == [0.8, *(PATH if num_steps == 8 else [])]
 
 
 def test_state_of_a_new_scheduler_has_the_given_number_of_steps() -> None:

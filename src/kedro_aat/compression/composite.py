@@ -15,6 +15,7 @@ from kedro_aat.compression.distillation import DistillationLoss
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.cutting import Cut
 from kedro_aat.compression.layer_table import LayerTables
+from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.fake import refuse_compressed
 from kedro_aat.compression.schedule import PathScheduler
@@ -80,6 +81,7 @@ class CompositeController(ModelController):
             except Exception:
                 self._restore_model()
                 raise
+        exclude_from_ddp(model)
         self.adaptive = self.children[0]
         self.maximal_compression_rate = self.adaptive.maximal_compression_rate
         self.first_target_rate = self.adaptive.first_target_rate
@@ -220,6 +222,7 @@ class CompositeController(ModelController):
                 child.strip(do_copy=False)
         if quantization is not None:
             quantization.hold_integers(scales, is_cut=is_cut)
+        exclude_from_ddp(model)
         return model
 
 

@@ -3,8 +3,8 @@
 A mask is applied in place, which costs one fused multiplication and works with any optimizer, whatever its momentum or
 weight decay did to a masked weight. A model need not be called as a whole: the first call of any of its modules after
 an optimizer step applies all masks. The value that a weight had when it was masked is kept in a second buffer, the
-shadow, so that the rate can fall again. Two algorithms may mask the same weight: each has its own mask, and they share
-the shadow, so that a weight comes back when neither masks it any more.
+shadow, so that the rate can fall again; the buffer is empty where no value is needed. Two algorithms may mask the same
+weight: each has its own mask, and they share the shadow, so that a weight comes back when neither masks it any more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ MASK = "_mask"  # of filter pruning
 SPARSITY_MASK = "_sparsity_mask"
 ZEROS_MASK = "_zeros_mask"  # of quantization that keeps zeros
 SHADOW = "_shadow"  # shared by all masks
-_MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
+MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
+
+# Numbers in a tensor that is multiplied in chunks, and in a chunk.
+_LARGE, _CHUNK = 1 << 22, 1 << 18
 
 
 def carries_masks(model: nn.Module) -> bool:
@@ -60,23 +63,28 @@ class WeightMasks:
         statistics: Sequence[tuple[PrunableWeight, str]] = (),
         *,
         suffix: str = MASK,
+        shadow_on_host: bool = False,
     ) -> None:
         self.weights = weights
         self.statistics = statistics
         self.is_active = False
         self.forgets = False
         self._suffix = suffix
-        self._hooks: list[RemovableHandle] = []
+        self._shadow_on_host = shadow_on_host
         # module -> number, layer and name of each weight in it
         self._inside: dict[nn.Module, list[tuple[int, nn.Module, str]]] = {}
         self._seen: list[int] | None = None  # version of each weight when the masks were last applied
         for weight in weights:
-            parameter = weight.parameter.detach()
-            weight.module.register_buffer(weight.parameter_name + suffix, torch.ones_like(parameter))
+            mask = torch.ones_like(weight.parameter, dtype=torch.bool)
+            weight.module.register_buffer(weight.parameter_name + suffix, mask)
             if not hasattr(weight.module, weight.parameter_name + SHADOW):
-                weight.module.register_buffer(weight.parameter_name + SHADOW, parameter.clone())
+                weight.module.register_buffer(weight.parameter_name + SHADOW, weight.parameter.detach().new_empty(0))
         for weight, name in statistics:
             weight.module.register_buffer(name + SHADOW, weight.module.get_buffer(name).clone())
+        self._hooks: list[RemovableHandle] = [
+            module.register_load_state_dict_pre_hook(self._before_load)
+            for module in dict.fromkeys(weight.module for weight in weights)
+        ]
 
     def attach(self, model: nn.Module) -> None:
         """Applies the masks from now on whenever `model` or a module in it is called, or its state is read."""
@@ -145,7 +153,7 @@ class WeightMasks:
             if weight.module is module:
                 mask = module._buffers[weight.parameter_name + self._suffix]
                 assert mask is not None
-                weight.parameter.data.mul_(mask)
+                weight.parameter.data.mul_(mask.view(torch.uint8))
 
     def _before_state_dict(self, model: nn.Module, prefix: str, keep_vars: bool) -> None:
         self.apply()
@@ -157,53 +165,125 @@ class WeightMasks:
         # `.data` does not touch autograd's version counter: if a model is called twice before one backward pass, the
         # masked weights are already zero, so what autograd saved in the first call is still correct.
         parameters = [weight.parameter for weight in self.weights]
-        torch._foreach_mul_([parameter.data for parameter in parameters], self.masks())
+        _multiply([parameter.data for parameter in parameters], self.masks())
         if not torch.compiler.is_compiling():
             self._seen = [parameter._version for parameter in parameters]
 
     def masks(self) -> list[Tensor]:
-        """Returns one mask per weight, 1 where this algorithm keeps the weight and 0 where it does not."""
+        """Returns one boolean mask per weight, true where this algorithm keeps the weight."""
         # Not with `get_buffer`, which looks for dots in names: that took longer than the multiplication itself.
         found = [weight.module._buffers[weight.parameter_name + self._suffix] for weight in self.weights]
         return [mask for mask in found if mask is not None]  # for mypy; none is None
 
-    @torch.no_grad()
-    def unmasked(self) -> list[Tensor]:
-        """Returns the weights as they were before they were masked, or zeros for those if it `forgets` them.
-
-        The caller must not change them.
-        """
-        shadows = [weight.module.get_buffer(weight.parameter_name + SHADOW) for weight in self.weights]
-        for weight, shadow in zip(self.weights, shadows, strict=True):
-            before = torch.zeros_like(shadow) if self.forgets else shadow
-            shadow.copy_(torch.where(_joint_mask(weight).bool(), weight.parameter, before))
-        return shadows
+    def forget(self) -> None:
+        """Lets weights begin at zero from now on when they are no longer masked; see `forgets`."""
+        self.forgets = True
+        for weight in self.weights:
+            if _is_alone(weight):
+                _set_shadow(weight, None)
 
     @torch.no_grad()
-    def put(self, keep: Sequence[Tensor], *, is_active: bool) -> None:
-        """Replaces the masks, and restores the weights that are no longer masked.
+    def lift(self) -> None:
+        """Gives all masked weights the value back that they would have without a mask; `put` must follow.
 
-        Args:
-            keep: One tensor per weight, with as many elements; true where the weight is kept.
-            is_active: Whether any weight is masked.
+        That is the value before they were masked, or zero for those if it `forgets` them.
         """
-        shadows = self.unmasked()
+        for weight in self.weights:
+            mask, shadow = _joint_mask(weight), _shadow_of(weight)
+            if self.forgets or not shadow.numel():
+                _multiply([weight.parameter.detach()], [mask])
+            else:
+                before = shadow.to(weight.parameter.device)
+                torch.where(mask, weight.parameter, before, out=weight.parameter)
         for weight, name in self.statistics:
             mask = weight.module.get_buffer(weight.parameter_name + self._suffix)
             buffer, shadow = weight.module.get_buffer(name), weight.module.get_buffer(name + SHADOW)
-            shadow.copy_(torch.where(mask.bool(), buffer, shadow))
+            shadow.copy_(torch.where(mask, buffer, shadow))
             buffer.copy_(shadow)
-        for weight, mask, shadow, kept in zip(self.weights, self.masks(), shadows, keep, strict=True):
-            mask.copy_(kept.view_as(mask))
-            weight.parameter.copy_(shadow * _joint_mask(weight))
-        self.is_active = is_active
+
+    @torch.no_grad()
+    def put(self, keep: Sequence[Tensor] | None) -> None:
+        """Replaces the masks after `lift`.
+
+        Args:
+            keep: One tensor per weight, of its shape or one that can be expanded to it; true where the weight is kept.
+                None if all of them are.
+        """
+        self.is_active = keep is not None
+        for number, (weight, mask) in enumerate(zip(self.weights, self.masks(), strict=True)):
+            if keep is None:
+                mask.fill_(True)
+            else:
+                mask.copy_(keep[number])
+            # Where several algorithms mask a weight, any of them may need the value.
+            needs_shadow = (self.is_active and not self.forgets) if _is_alone(weight) else True
+            _set_shadow(weight, weight.parameter if needs_shadow else None, on_host=self._shadow_on_host)
+            _multiply([weight.parameter.detach()], [_joint_mask(weight)])
+        self._seen = None
+
+    def _before_load(self, module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Lets a module load masks and shadows of any version and at any rate; in 0.1, masks were numbers."""
+        for weight in self.weights:
+            if weight.module is not module:
+                continue
+            name = prefix + weight.parameter_name
+            if (mask := state.get(name + self._suffix)) is not None:
+                state[name + self._suffix] = mask.bool()
+            if (saved := state.get(name + SHADOW)) is not None:
+                if self.forgets and _is_alone(weight):
+                    saved = state[name + SHADOW] = saved.new_empty(0)
+                is_known = saved.shape in (torch.Size([0]), weight.parameter.shape)  # torch says what is wrong
+                if is_known and saved.shape != (shadow := _shadow_of(weight)).shape:
+                    module._buffers[weight.parameter_name + SHADOW] = shadow.new_empty(saved.shape)
+
+
+def _multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Multiplies tensors by boolean masks of their shapes, in place."""
+    # As numbers, since a multiplication by truth values takes twice as long.
+    parts, numbers = [], []
+    for tensor, mask in zip(tensors, masks, strict=True):
+        if _is_large(tensor, mask):
+            parts += tensor.view(-1).split(_CHUNK)
+            numbers += mask.view(torch.uint8).view(-1).split(_CHUNK)
+        else:
+            parts.append(tensor)
+            numbers.append(mask.view(torch.uint8))
+    torch._foreach_mul_(parts, numbers)
+
+
+def _is_large(tensor: Tensor, mask: Tensor) -> bool:
+    """Whether a CPU multiplies a tensor by a mask faster in chunks, since it converts the mask first."""
+    if tensor.numel() <= _LARGE or tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return tensor.is_contiguous() and mask.is_contiguous()
 
 
 def _masks_on(weight: PrunableWeight) -> list[Tensor]:
-    names = [weight.parameter_name + suffix for suffix in _MASKS]
+    names = [weight.parameter_name + suffix for suffix in MASKS]
     return [weight.module.get_buffer(name) for name in names if hasattr(weight.module, name)]
 
 
+def _is_alone(weight: PrunableWeight) -> bool:
+    """Whether only one algorithm masks a weight."""
+    return len(_masks_on(weight)) == 1
+
+
 def _joint_mask(weight: PrunableWeight) -> Tensor:
-    """Returns 1 where every algorithm keeps the weight, and 0 elsewhere."""
-    return functools.reduce(torch.mul, _masks_on(weight))
+    """Returns true where every algorithm keeps the weight."""
+    return functools.reduce(torch.logical_and, _masks_on(weight))
+
+
+def _shadow_of(weight: PrunableWeight) -> Tensor:
+    return weight.module.get_buffer(weight.parameter_name + SHADOW)
+
+
+def _set_shadow(weight: PrunableWeight, values: Tensor | None, *, on_host: bool = False) -> None:
+    """Keeps values beside a weight, or none."""
+    shadow = _shadow_of(weight)
+    device = torch.device("cpu") if on_host else weight.parameter.device
+    shape = torch.Size([0]) if values is None else values.shape
+    if shadow.shape != shape or shadow.device != device:
+        shadow = torch.empty(shape, dtype=weight.parameter.dtype, device=device)
+        weight.module._buffers[weight.parameter_name + SHADOW] = shadow
+    if values is not None:
+        shadow.copy_(values.detach())

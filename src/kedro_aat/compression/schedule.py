@@ -263,6 +263,7 @@ class PathScheduler:
         self.steps_per_epoch = steps_per_epoch
         self._path: tuple[float, ...] = ()
         self._position = -1
+        self._rate_of_path: float | None = None
         self._is_path_new = False
         self._has_begun = False  # steps before the first epoch do not count
         self.current_step = -1
@@ -276,7 +277,14 @@ class PathScheduler:
     def follow_rate_path(self, path: tuple[float, ...]) -> None:
         """Sets the path of the next epoch, at least one rate, and the path's last rate."""
         self._path, self._position, self._is_path_new = path, -1, True
-        self._set_rate(path[-1])
+        self._rate_of_path = None
+        self._set_rate_of_path(path[-1])
+
+    def _set_rate_of_path(self, rate: float) -> None:
+        """Sets a rate of the path, unless it is the one before: ranking all weights again takes long."""
+        if rate != self._rate_of_path:
+            self._rate_of_path = rate
+            self._set_rate(rate)
 
     def epoch_step(self, next_epoch: int | None = None) -> None:
         """Begins an epoch, with as many steps as were counted in the previous one."""
@@ -302,7 +310,7 @@ class PathScheduler:
         position = last if is_last else min(self.current_step * len(self._path) // self.steps_per_epoch, last)
         if position != self._position:
             self._position = position
-            self._set_rate(self._path[position])
+            self._set_rate_of_path(self._path[position])
         if position == len(self._path) - 1:
             self._path = ()
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from kedro_aat.compression.controller import CompressionReport, CompressionStage, ModelController
+from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.quantization.fake import refuse_compressed
 from kedro_aat.compression.schedule import EpochScheduler, PathScheduler
 from kedro_aat.compression.settings import SingleAlgorithm
@@ -56,6 +57,8 @@ class ScheduledController(ModelController, Generic[S]):
         if steps_per_epoch is not None:
             self.steps_per_epoch = steps_per_epoch
         self._prepare()
+        if not is_part:
+            exclude_from_ddp(model)
 
     @abstractmethod
     def _prepare(self) -> None:

@@ -73,12 +73,15 @@ class MagnitudeSparsity(AlgorithmSettings):
             up to `maximal_compression_rate`. Layers whose input dimension is not divisible by M stay dense. With a
             pattern, `importance` and `ranking` have no effect: within a layer, every importance ranks by magnitude.
             None for zeros anywhere.
+        shadow_on_host: Whether values that weights get back when the rate falls wait in the memory of the host, instead
+            of the device's. A search that chooses the ranking keeps none.
     """
 
     algorithm: Literal["magnitude_sparsity"] = "magnitude_sparsity"
     importance: Importance = "lamp"
     ranking: Literal["global", "local"] = "global"
     pattern: Annotated[str, AfterValidator(_checked_pattern)] | None = None
+    shadow_on_host: bool = False
 
 
 class FilterPruning(AlgorithmSettings):
@@ -96,6 +99,7 @@ class FilterPruning(AlgorithmSettings):
         minimal_channels: Smallest number of remaining channels of a group.
         ignored_scopes: Layers whose outputs are all kept; their inputs are cut if the preceding layers' outputs are.
         target_scopes: The only layers whose outputs are cut; None for all.
+        shadow_on_host: As for `magnitude_sparsity`.
     """
 
     algorithm: Literal["filter_pruning"] = "filter_pruning"
@@ -104,6 +108,7 @@ class FilterPruning(AlgorithmSettings):
     round_to: Annotated[int, Field(ge=1, le=65_536)] = 1
     rate_of: RateOf = "parameters"
     minimal_channels: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    shadow_on_host: bool = False
 
 
 class Quantization(AlgorithmSettings):

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kedro_aat.compression.settings import Importance
-from kedro_aat.compression.sparsity.importance import importance, keep_most_important, kth_smallest
+from kedro_aat.compression.sparsity import importance as importance_module
+from kedro_aat.compression.sparsity import selection
+from kedro_aat.compression.sparsity.importance import LayerScores
+from kedro_aat.compression.sparsity.selection import keep_most_important, kth_smallest
+from tests.compression.sparsity import reference
 
 DISTRIBUTIONS = [
     *("normal", "heavy tails", "few values", "two values", "constant", "mostly zero"),
@@ -75,20 +79,41 @@ def test_kth_smallest_of_many_is_exact(kind: str) -> None:
         assert kth_smallest(values, k) == ascending[k - 1]
 
 
-@settings(deadline=None, max_examples=100)
-@given(
-    tensors=st.lists(
-        st.tuples(st.sampled_from(DISTRIBUTIONS), st.integers(1, 300), st.integers(0, 100)), min_size=1, max_size=4
-    ),
-    share=st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0]),
+KINDS: tuple[Importance, ...] = get_args(Importance)
+TENSORS = st.lists(
+    st.tuples(st.sampled_from(DISTRIBUTIONS), st.integers(1, 300), st.integers(0, 100)), min_size=1, max_size=4
 )
-def test_exactly_the_lowest_are_removed(tensors: list[tuple[str, int, int]], share: float) -> None:
-    scores = [draw(*tensor) for tensor in tensors]
-    flat = torch.cat(scores)
-    num_removed = round(share * len(flat))
-    keep = keep_most_important(scores, num_removed)
-    assert [mask.shape for mask in keep] == [score.shape for score in scores]
-    kept = torch.cat(keep)
+
+
+def importance(weight: Tensor, kind: Importance) -> Tensor:
+    """The scores of all weights."""
+    return LayerScores(weight, kind).all()
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    tensors=TENSORS,
+    kind=st.sampled_from(KINDS),
+    share=st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0]),
+    are_few=st.booleans(),
+    masked=st.sampled_from([0.0, 0.8]),
+)
+def test_same_weights_are_removed_as_if_all_were_scored(
+    tensors: list[tuple[str, int, int]], kind: Importance, share: float, are_few: bool, masked: float
+) -> None:
+    weights = [draw(*tensor).clamp_max(1e15) for tensor in tensors]
+    for weight in weights:
+        weight[::2] *= -1
+        weight[torch.rand(len(weight), generator=torch.Generator().manual_seed(0)) < masked] = 0
+    num_removed = round(share * sum(map(len, weights)))
+    expected = reference.keep_most_important([reference.importance(weight, kind) for weight in weights], num_removed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "_FEW", 1 << 20 if are_few else 0)
+        patch.setattr(importance_module, "_CHUNK_ON_CPU", 64)
+        found = keep_most_important(weights, kind, num_removed)
+    for mine, other in zip(found, expected, strict=True):
+        assert torch.equal(mine, other)
+    kept, flat = torch.cat(found), torch.cat([reference.importance(weight, kind) for weight in weights])
     assert int((~kept).sum()) == num_removed
     if 0 < num_removed < len(flat):
         highest_removed, lowest_kept = flat[~kept].max(), flat[kept].min()
@@ -98,17 +123,24 @@ def test_exactly_the_lowest_are_removed(tensors: list[tuple[str, int, int]], sha
         assert torch.equal(equal, equal.sort().values)
 
 
-def test_exactly_the_lowest_of_many_are_removed() -> None:
-    scores = [draw("few values", LARGE // 2, 0), draw("normal", LARGE // 2 + 1, 1)]
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_of_many_weights_are_removed(kind: Importance) -> None:
+    """With layers of several chunks, and in the memory format of images."""
+    weights = [
+        draw("normal", 1_000_000, 0).view(1000, 10, 10, 10),
+        draw("few values", LARGE, 1),
+        draw("normal", LARGE, 2),
+    ]
+    weights[0] = weights[0].to(memory_format=torch.channels_last)
+    scores = [reference.importance(weight, kind) for weight in weights]
     total = sum(map(len, scores))
     for num_removed in (1, total // 3, total - 1, total):
-        keep = keep_most_important(scores, num_removed)
-        assert sum(int((~mask).sum()) for mask in keep) == num_removed
+        found = keep_most_important(weights, kind, num_removed)
+        for mine, other, weight in zip(found, reference.keep_most_important(scores, num_removed), weights, strict=True):
+            assert torch.equal(mine, other.view(weight.shape))
 
 
 # --- importance ------------------------------------------------------------------------------------------------
-
-KINDS: tuple[Importance, ...] = get_args(Importance)
 
 
 @settings(deadline=None, max_examples=100)

@@ -38,7 +38,7 @@ def masked_axes_of(module: nn.Module, member: Member) -> list[Axis]:
     return [axis for axis in axes(module).get(member.kind, []) if axis.name in module._parameters]
 
 
-def make_masks(model: nn.Module, along: MaskedAxes) -> WeightMasks:
+def make_masks(model: nn.Module, along: MaskedAxes, *, shadow_on_host: bool) -> WeightMasks:
     """Makes masks for some parameters, in the order in which they are given."""
     weights, statistics = [], []
     for layer, name in along:
@@ -48,7 +48,7 @@ def make_masks(model: nn.Module, along: MaskedAxes) -> WeightMasks:
             statistics += [
                 (weight, buffer) for buffer in ("running_mean", "running_var") if own.get(buffer) is not None
             ]
-    return WeightMasks(weights, statistics)
+    return WeightMasks(weights, statistics, shadow_on_host=shadow_on_host)
 
 
 def filters_in(model: nn.Module, along: MaskedAxes) -> list[tuple[PrunableWeight, int]]:

@@ -48,6 +48,7 @@ from kedro_aat.compression.filters.tracing.trace import trace
 from kedro_aat.compression.frozen import frozen_layers
 from kedro_aat.compression.layer_table import LayerTable
 from kedro_aat.compression.masks import MASK
+from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import FilterPruning
@@ -98,8 +99,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         self._sizes = count_channels(model)
         self._axes = masked_axes(model, self.groups)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)
-        self._masks = make_masks(model, self._axes)
-        self._mask_index = {key: number for number, key in enumerate(self._axes)}
+        self._masks = make_masks(model, self._axes, shadow_on_host=settings.shadow_on_host)
         self._taylor = TaylorScores(
             model, filters_in(model, self._axes), follows_training=settings.importance == "taylor"
         )
@@ -164,6 +164,11 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     @torch.no_grad()
     def _compress(self, rate: float) -> None:
+        self._masks.lift()
+        if not rate:
+            self._taylor.sampled = {}
+            self._mask_units([np.ones(group.num_units, dtype=bool) for group in self.groups])
+            return
         scores = self._scores()
         groups, numbers = removal_order(scores, [group.channels_per_unit for group in self.groups], self._ranked_by)
 
@@ -185,17 +190,12 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         self._mask_units(kept)
 
     def _scores(self) -> list[NDArray[np.float32]]:
-        unmasked = self._masks.unmasked()
         scores = [
             unit_scores(
                 self.model,
                 group,
                 self._ranked_by.importance,
-                lambda layer, name: (
-                    unmasked[self._mask_index[layer, name]]
-                    if (layer, name) in self._mask_index
-                    else own_tensor(self.model.get_submodule(layer), name).detach()
-                ),
+                lambda layer, name: own_tensor(self.model.get_submodule(layer), name).detach(),
                 self._taylor.of_weight,
             )
             for group in self.groups
@@ -211,8 +211,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         for (layer, name), along in self._axes.items():
             parameter = self.model.get_submodule(layer).get_parameter(name)
             lost = [(axis, channels[layer, kind]) for kind, axis in along if (layer, kind) in channels]
-            masks.append(mask_of(parameter.dim(), lost).expand(parameter.shape).contiguous())
-        self._masks.put(masks, is_active=bool(channels))
+            masks.append(mask_of(parameter.dim(), lost))
+        self._masks.put(masks if channels else None)
         for layer in self._normalizations:
             module = self.model.get_submodule(layer)
             kind = next(kind for name, kind in self._sizes if name == layer and is_normalized(module, kind))
@@ -237,7 +237,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def rank_by(self, ranking: Ranking) -> None:
         super().rank_by(ranking)
-        self._masks.forgets = True
+        self._masks.forget()
         self._taylor.sampled = {}
 
     def observe_gradients(self) -> None:
@@ -319,6 +319,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         expected = controller._outputs()
         controller._masks.apply()
         remove_masks(model, controller._masks)
+        exclude_from_ddp(model)
         apply_cut_plan(model, plan)
         if plan and (difference := relative_difference(expected, controller._outputs())) > _TOLERANCE:
             raise ModelError(

@@ -179,10 +179,13 @@ class CutCosts:
         places: list[Place] = [_WHOLE, *sizes]
         self._sizes = np.array([1, *sizes.values()], dtype=np.int64)
         self._number = {place: index for index, place in enumerate(places)}
-        self._per_unit = np.zeros((len(places), len(groups)), dtype=np.int64)
-        for column, group in enumerate(groups):
-            for member in group.members:
-                self._per_unit[self._number[member.layer, member.kind], column] += member.indices.shape[1]
+        # Place and group of each member, and the channels that it loses with a unit.
+        members = [
+            (self._number[member.layer, member.kind], number, member.indices.shape[1])
+            for number, group in enumerate(groups)
+            for member in group.members
+        ]
+        self._of_places, self._of_groups, self._per_unit = np.array(members, dtype=np.int64).reshape(-1, 3).T
         modules = dict(model.named_modules())
         products = count_products(model, example_input)
         own: dict[str, list[str]] = {name: [] for name in modules}
@@ -223,7 +226,7 @@ class CutCosts:
             rate_of: `filters` (output channels of convolutions, linear and recurrent layers), `parameters` or `macs`.
             removed: (groups,) - units removed from each group.
         """
-        return round(self._count(rate_of, self._sizes - self._per_unit @ removed))
+        return round(self._count(rate_of, self._kept(removed)))
 
     def rate(self, rate_of: str, removed: NDArray[np.int64]) -> float:
         """Share of the filters, parameters or MACs of the whole model that a cut removes, in [0, 1)."""
@@ -231,11 +234,17 @@ class CutCosts:
 
     def of_layers(self, removed: NDArray[np.int64]) -> list[LayerCost]:
         """Costs of each of `layers` after a cut."""
-        kept = self._sizes - self._per_unit @ removed
+        kept = self._kept(removed)
         sums = []
         for rows, places, amount in (self._parameters, self._products):
             sums.append(np.bincount(rows, amount * kept[places].prod(1), minlength=len(self.layers)))
         return [LayerCost(round(own), round(macs)) for own, macs in zip(*sums, strict=True)]
+
+    def _kept(self, removed: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(places,) channels that are left."""
+        kept = self._sizes.copy()
+        np.subtract.at(kept, self._of_places, self._per_unit * np.asarray(removed)[self._of_groups])
+        return kept
 
     def _count(self, rate_of: str, kept: NDArray[np.int64]) -> float:
         if rate_of == "filters":

@@ -24,6 +24,7 @@ from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import ZEROS_MASK, WeightMasks
 from kedro_aat.compression.matrices import matrices_of
+from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
     HIGHEST_WEIGHT,
@@ -90,7 +91,8 @@ class QuantizationController(ScheduledController[Quantization]):
         self._zeros = WeightMasks(matrices_of(model) if settings.keep_zeros else (), suffix=ZEROS_MASK)
         if settings.keep_zeros:
             self._zeros.attach(model)
-            self._zeros.put([weight.parameter != 0 for weight in self._zeros.weights], is_active=True)
+            self._zeros.forget()  # they were zero before, too
+            self._zeros.put([weight.parameter != 0 for weight in self._zeros.weights])
         self._fake = FakeQuantization(model, self._layers, settings, self._highest, self.example_input)
         self._measured: list[float] | None = None  # sensitivities
         self._set_rate(settings.schedule.initial_rate)
@@ -226,6 +228,7 @@ class QuantizationController(ScheduledController[Quantization]):
         controller = copy.deepcopy(self) if do_copy else self
         scales = controller.end_training()
         controller.hold_integers(scales)
+        exclude_from_ddp(controller.model)
         return controller.model
 
     def end_training(self) -> dict[str, Tensor]:

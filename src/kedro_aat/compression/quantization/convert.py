@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +72,15 @@ def hold_integers(model: nn.Module, fake: FakeQuantization, ranges: Tensor, scal
         tensors |= {layer.name: integer_weight(layer.parameter, now, axis), f"{layer.name}_scale": now}
     layers += [QuantizedLayerSpec(layer=name, stored=tuple(weights)) for name, weights in stored.items()]
     numbers = {site: number for number, site in enumerate(sites)}
+    with_norms: dict[_Where, list[LayerCall]] = defaultdict(list)
+    for call in calls.values():
+        if call.norm_place is not None:
+            with_norms[_where(call.norm_place)].append(call)
     spec = QuantizedModelSpec(
         layers=tuple(layers),
         tensors=tuple(
             QuantizedTensorSpec(
-                place=_without_norms(site.place, calls.values()),
+                place=_without_norms(site.place, with_norms),
                 scale=float(slot_scales[site.slot]),
                 zero_point=int(zero_points[site.slot]),
             )
@@ -96,12 +100,15 @@ def _renumbered(frame: Frame, numbers: Mapping[int, int]) -> Frame:
     return Frame(module=frame.module, caller=frame.caller, call=frame.call, inputs=inputs)
 
 
-def _without_norms(place: Place | None, calls: Iterable[LayerCall]) -> Place | None:
+_Where = tuple[int, bool, str]  # a place without its number
+
+
+def _without_norms(place: Place | None, with_norms: Mapping[_Where, Sequence[LayerCall]]) -> Place | None:
     """The place in the stripped model: the result of a folded BatchNorm is made by its layer."""
-    for call in calls:
+    for call in with_norms.get(_where(place), ()) if place is not None else ():
         norm = call.norm_place
-        if place is None or norm is None or (place.frame, place.is_after, place.name) != _where(norm):
-            continue
+        assert place is not None  # or there would be no call
+        assert norm is not None
         if place.number == norm.number:
             return call.place
         if place.number > norm.number:
@@ -109,7 +116,7 @@ def _without_norms(place: Place | None, calls: Iterable[LayerCall]) -> Place | N
     return place
 
 
-def _where(place: Place) -> tuple[int, bool, str]:
+def _where(place: Place) -> _Where:
     return place.frame, place.is_after, place.name
 
 

@@ -8,6 +8,7 @@ layer's class is a property, which Python finds before the buffer: it returns in
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,11 +24,24 @@ _AXES = "_aat_axes"  # attribute of a layer: name of a weight -> axis of its sca
 _SCALE = "_scale"
 
 
-def hold_weight(model: nn.Module, layer: nn.Module, name: str, axis: int) -> None:
+# `id` of a parameter -> the modules that have it, and its name in each.
+Holders = dict[int, list[tuple[nn.Module, str]]]
+
+
+def holders_in(model: nn.Module) -> Holders:
+    """Finds out which modules share which parameters."""
+    holders: Holders = defaultdict(list)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            holders[id(parameter)].append((module, name))
+    return holders
+
+
+def hold_weight(holders: Holders, layer: nn.Module, name: str, axis: int) -> None:
     """Lets a layer, and all layers that share this weight, hold int8 zeros and scales of 1 in its place.
 
     Args:
-        model: Holds the layer.
+        holders: Of the model that holds the layer.
         layer: Changed in place.
         name: Name of the weight in the layer.
         axis: Dimension along which the scales differ.
@@ -36,13 +50,12 @@ def hold_weight(model: nn.Module, layer: nn.Module, name: str, axis: int) -> Non
     assert weight is not None  # the spec lists weights
     integers = torch.zeros(weight.shape, dtype=torch.int8, device=weight.device)
     scales = nn.Parameter(torch.ones(weight.shape[axis], device=weight.device), requires_grad=False)
-    for module in list(model.modules()):
-        for shared in [key for key, parameter in module._parameters.items() if parameter is weight]:
-            del module._parameters[shared]
-            module._buffers[shared] = integers
-            module.register_parameter(shared + _SCALE, scales)
-            vars(module)[_AXES] = vars(module).get(_AXES, {}) | {shared: axis}
-            _add_held(module, shared)
+    for module, shared in holders[id(weight)]:
+        del module._parameters[shared]
+        module._buffers[shared] = integers
+        module.register_parameter(shared + _SCALE, scales)
+        vars(module)[_AXES] = vars(module).get(_AXES, {}) | {shared: axis}
+        _add_held(module, shared)
 
 
 def hold_bias(layer: nn.Module) -> None:

@@ -8,6 +8,8 @@ integers stand for. `nn.Identity` replaces BatchNorms folded into a layer. The f
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import torch
@@ -17,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from kedro_aat.compression.quantization.arithmetic import HIGHEST_ACTIVATION, round_to_uint8
 from kedro_aat.compression.quantization.calls import Follower, ModuleCall, Pass
-from kedro_aat.compression.quantization.held import hold_bias, hold_weight
+from kedro_aat.compression.quantization.held import Holders, hold_bias, hold_weight, holders_in
 from kedro_aat.compression.quantization.numbered import NumberedPass
 from kedro_aat.compression.quantization.places import CallTree, Frame, Place
 from kedro_aat.errors import ModelError
@@ -98,10 +100,17 @@ def make_quantized(model: nn.Module, spec: QuantizedModelSpec) -> None:
             f"{type(model).__name__} has no layers {', '.join(missing)}, which its quantization needs: build the model "
             "with the class and arguments of the one that was quantized."
         )
+    holders = holders_in(model)
+    places: dict[nn.Module, list[tuple[nn.Module, str]]] = defaultdict(list)  # parents of a module, and its names
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is not None:
+                places[child].append((parent, name))
     for layer_spec in spec.layers:
-        _make_quantized_layer(model, layer_spec)
+        _make_quantized_layer(model, layer_spec, holders)
         if layer_spec.norm is not None:
-            _replace(model, model.get_submodule(layer_spec.norm), nn.Identity())
+            norm = model.get_submodule(layer_spec.norm)
+            _replace(norm, nn.Identity(), places[norm])
     vars(model)[_SPEC] = spec
     if spec.tensors:
         _Rounding(model, spec).follow()
@@ -117,29 +126,27 @@ def is_replaceable(module: nn.Module) -> bool:
     return is_from_torch and "forward" not in vars(module)
 
 
-def _replace(model: nn.Module, module: nn.Module, replacement: nn.Module) -> None:
-    """Replaces a module under all of its names; the replacement takes over its mode and forward hooks."""
+def _replace(module: nn.Module, replacement: nn.Module, places: Iterable[tuple[nn.Module, str]]) -> None:
+    """Replaces a module in all of its places; the replacement takes over its mode and forward hooks."""
     replacement.train(module.training)
     for hooks in _HOOKS:
         vars(replacement)[hooks] = vars(module)[hooks]
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is module:
-                parent._modules[name] = replacement
+    for parent, name in places:
+        parent._modules[name] = replacement
 
 
-def _make_quantized_layer(model: nn.Module, spec: QuantizedLayerSpec) -> None:
+def _make_quantized_layer(model: nn.Module, spec: QuantizedLayerSpec, holders: Holders) -> None:
     """Lets a layer hold int8 zeros, and its copies under other names that share the weight."""
     layer = model.get_submodule(spec.layer)
     if spec.stored:
         for name, axis in spec.stored:
-            hold_weight(model, layer, name, axis)
+            hold_weight(holders, layer, name, axis)
         return
     if not isinstance(layer, nn.Linear | _ConvNd):
         raise ModelError(
             f"{spec.layer} is a {type(layer).__name__}, but only convolutions and nn.Linear are computed in integers."
         )
-    hold_weight(model, layer, "weight", 0)
+    hold_weight(holders, layer, "weight", 0)
     device, size = layer.weight.device, layer.weight.shape[0]
     if spec.has_integer_bias:
         hold_bias(layer)

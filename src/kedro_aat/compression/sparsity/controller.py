@@ -13,11 +13,12 @@ from kedro_aat.compression.computed_weights import listed_reasons
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
 from kedro_aat.compression.matrices import find_matrices
+from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import MagnitudeSparsity
-from kedro_aat.compression.sparsity.importance import importance, keep_most_important
 from kedro_aat.compression.sparsity.patterns import Pattern, keep_in_pattern
+from kedro_aat.compression.sparsity.selection import keep_most_important
 from kedro_aat.errors import ModelError
 from kedro_aat.search.tactics import Ranking
 
@@ -58,27 +59,52 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
             self.rankings = _offered(self._ranking(), weights)
         if self._pattern:
             self.maximal_compression_rate = _maximal_rate(self.model, self._pattern, weights)
-        self._masks = WeightMasks(weights, suffix=SPARSITY_MASK)
+        self._masks = WeightMasks(weights, suffix=SPARSITY_MASK, shadow_on_host=settings.shadow_on_host)
         self._masks.attach(self.model)
         self._set_rate(settings.schedule.initial_rate)
 
     def _compress(self, rate: float) -> None:
-        num_weights = sum(weight.parameter.numel() for weight in self._masks.weights)
-        values = self._masks.unmasked()
-        if self._pattern:
-            keep = keep_in_pattern(self._pattern, self._masks.weights, values, rate * num_weights)
-        elif self._ranked_by.ranking == "global":
-            keep = keep_most_important(self._scores(values), round(rate * num_weights))
+        weights = self._masks.weights
+        num_weights = sum(weight.parameter.numel() for weight in weights)
+        if self._is_masked_to(rate):
+            self._masks.apply()
+            return
+        self._masks.lift()
+        values = [weight.parameter.detach() for weight in weights]
+        keep: list[Tensor] | None
+        if not rate:
+            keep = None
+        elif self._pattern:
+            keep = keep_in_pattern(self._pattern, weights, values, rate * num_weights)
         else:
-            keep = [keep_most_important([score], round(rate * score.numel()))[0] for score in self._scores(values)]
-        self._masks.put(keep, is_active=rate > 0)
+            kind = self._ranked_by.importance
+            groups = [values] if self._ranked_by.ranking == "global" else [[value] for value in values]
+            found = [keep_most_important(group, kind, self._num_removed(group, rate)) for group in groups]
+            keep = [mask for masks in found for mask in masks]
+        self._masks.put(keep)
 
-    def _scores(self, values: Sequence[Tensor]) -> list[Tensor]:
-        return [importance(value, self._ranked_by.importance) for value in values]
+    def _num_removed(self, group: Sequence[Tensor], rate: float) -> int:
+        return round(rate * sum(value.numel() for value in group))
+
+    def _is_masked_to(self, rate: float) -> bool:
+        """Whether the weights that a ranking would mask are masked: those that begin at zero stay the least important.
+
+        Without a ranking, only rate 0 is known to change nothing.
+        """
+        masks = self._masks.masks()
+        if not rate:
+            return not self._masks.is_active and all(bool(mask.all()) for mask in masks)
+        if not self._masks.is_active or not self._masks.forgets or self._pattern:
+            return False
+        groups = [masks] if self._ranked_by.ranking == "global" else [[mask] for mask in masks]
+        return all(
+            self._num_removed(group, rate) == sum(mask.numel() - int(mask.count_nonzero()) for mask in group)
+            for group in groups
+        )
 
     def rank_by(self, ranking: Ranking) -> None:
         super().rank_by(ranking)
-        self._masks.forgets = True
+        self._masks.forget()
 
     def apply_masks(self) -> None:
         self._masks.apply()
@@ -145,6 +171,7 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         """
         controller = copy.deepcopy(self) if do_copy else self
         controller._masks.leave_zeros()
+        exclude_from_ddp(controller.model)
         return controller.model
 
 

@@ -6,6 +6,7 @@ import ast
 import functools
 import hashlib
 import inspect
+import itertools
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from kedro_aat.compression.frozen import frozen_parameters
+from kedro_aat.compression.own_buffers import state_with_shadows
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.fingerprints.contents import ContentHash
 from kedro_aat.training.fingerprints.sources import sources_of
@@ -23,8 +25,9 @@ _OWN = "kedro_aat.training."
 
 def fingerprint(model: nn.Module) -> str:
     """A hash of all parameters and buffers, and of which parameters are frozen, if any."""
-    tensors = [(name, tensor) for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)]
-    return hash_tensors([*tensors, *((f"{name} is frozen", torch.zeros(0)) for name in frozen_parameters(model))])
+    tensors = ((name, tensor) for name, tensor in state_with_shadows(model) if isinstance(tensor, torch.Tensor))
+    frozen = ((f"{name} is frozen", torch.zeros(0)) for name in frozen_parameters(model))
+    return hash_tensors(itertools.chain(tensors, frozen))
 
 
 def ingredients_of(
