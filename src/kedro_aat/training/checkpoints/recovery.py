@@ -16,7 +16,7 @@ from kedro_aat.budget import Budget
 from kedro_aat.errors import CheckpointError, DamagedCheckpointError
 from kedro_aat.search.policy import EpochResult, Problem, SearchPolicy, Stop, TakesMoreEpochs
 from kedro_aat.training.checkpoints.files import Checkpoint, numbers_in
-from kedro_aat.training.checkpoints.store import RunCheckpoints
+from kedro_aat.training.checkpoints.one_run import RunCheckpoints
 from kedro_aat.training.records import EpochRecord, read_records
 from kedro_aat.training.runner import TrainingRunner
 
