@@ -252,13 +252,19 @@ class FrontierState(SearchState):
     @property
     def needed(self) -> frozenset[int]:
         """The best checkpoint, and those that a trial may start from."""
-        needed = set(super().needed)
+        needed = {*super().needed, *self.needed_optimizers}
         needed |= {each.last.checkpoint for each in (*self.accepted, *self.attempts[-NUM_RESUMABLE:])}
         needed |= {self.nearest.last.checkpoint} if self.nearest else set()
         if self.current is not None:
             needed |= {self.current.start, *(result.checkpoint for result in self.current.results[-1:])}
         needed |= {self.first.checkpoint} if self.first else set()
         return frozenset(needed)
+
+    @property
+    def needed_optimizers(self) -> frozenset[int]:
+        """The model that the polish kept, to which it goes back if a rise destroys it."""
+        is_of_polish = self.safe is not None and self.polish and self.safe.checkpoint >= self.polish[0].checkpoint
+        return frozenset({self.safe.checkpoint} if self.safe is not None and is_of_polish else ())
 
     def in_drops(self, value: float) -> float:
         """Converts a margin to tolerated drops, with a bound, so that sums of squares stay finite."""
