@@ -33,6 +33,24 @@ def serialize_tensors(tensors: Mapping[str, Any]) -> bytes:
     Raises:
         CheckpointError: If it holds anything but tensors.
     """
+    owned, aliases = unique_tensors(tensors)
+    unique = {name: tensor.detach().cpu().contiguous() for name, tensor in owned.items()}
+    # Safetensors refuses different views of one storage, so they are copied.
+    storages = [tensor.untyped_storage().data_ptr() for tensor in unique.values()]
+    if len(set(storages)) < len(storages):
+        unique = {name: tensor.clone() for name, tensor in unique.items()}
+    if any(tensor.dtype in _UNKNOWN_TO_NUMPY for tensor in unique.values()):
+        return serialize(unique, metadata=aliases or None)
+    # The variant for numpy takes half the time.
+    return serialize_arrays({name: tensor.numpy() for name, tensor in unique.items()}, metadata=aliases or None)
+
+
+def unique_tensors(tensors: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns the tensors of a `state_dict` without those that are another one, and their names with the other's.
+
+    Raises:
+        CheckpointError: If it holds anything but tensors.
+    """
     owners: dict[tuple[Any, ...], str] = {}
     unique: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -44,15 +62,8 @@ def serialize_tensors(tensors: Mapping[str, Any]) -> bytes:
             aliases[name] = owners[key]
         else:
             owners[key] = name
-            unique[name] = tensor.detach().cpu().contiguous()
-    # Safetensors refuses different views of one storage, so they are copied.
-    storages = [tensor.untyped_storage().data_ptr() for tensor in unique.values()]
-    if len(set(storages)) < len(storages):
-        unique = {name: tensor.clone() for name, tensor in unique.items()}
-    if any(tensor.dtype in _UNKNOWN_TO_NUMPY for tensor in unique.values()):
-        return serialize(unique, metadata=aliases or None)
-    # The variant for numpy takes half the time.
-    return serialize_arrays({name: tensor.numpy() for name, tensor in unique.items()}, metadata=aliases or None)
+            unique[name] = tensor
+    return unique, aliases
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

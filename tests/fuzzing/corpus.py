@@ -94,12 +94,13 @@ def _forget_checksums(folder: Path) -> None:
     manifest, recipe = folder / "manifest.json", folder / "recipe.json"
     if manifest.exists() and (folder / "state.json").exists():
         try:
-            sums = json.loads(manifest.read_bytes())
+            written = json.loads(manifest.read_bytes())
+            sums = written["files"]
             for name in sums.keys() & {path.name for path in folder.iterdir()}:
                 contents = (folder / name).read_bytes()
                 sums[name] = f"crc32:{zlib.crc32(contents):08x}:{len(contents)}"
-            manifest.write_text(json.dumps(sums))
-        except (ValueError, AttributeError, RecursionError):  # the manifest itself was changed
+            manifest.write_text(json.dumps(written))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # the manifest itself was changed
             pass
     if recipe.exists():
         recipe.write_bytes(re.sub(rb'"sha256": \{[^}]*\}', b'"sha256": {}', recipe.read_bytes()))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from kedro_aat.search import beliefs
 from kedro_aat.search.beliefs import HEIGHT, LR_COST, Floats, expectation
 
 SLOPE, BOUNDARY = 2.5, 1.0
@@ -55,3 +59,34 @@ def test_noise_never_reverses_the_slope() -> None:
     u = np.linspace(0, 1, 20)
     _, slope = expectation(u, FALLING, 3 * u, 0.05, SLOPE)
     assert slope > 0
+
+
+def dense(u: Floats, lr: Floats, margins: Floats, standard_error: float, slope: float) -> tuple[float, float]:
+    """The same with the whole covariance, as the regression is written down."""
+    epochs = np.arange(len(u))
+    kept = beliefs.KEPT * beliefs.PERSISTENCE ** np.abs(epochs[:, None] - epochs)
+    drawn = standard_error**2 * (kept + beliefs.DRAWN_ANEW * np.eye(len(u)))
+    gained = -np.expm1(np.clip(slope / HEIGHT * (u - u[-1]), -20, 2)) / (slope / HEIGHT)
+    features = np.stack([np.ones(len(u)), gained, -lr, -(beliefs.RECOVERY_RATIO**epochs)], axis=1)
+    weighted = np.linalg.solve(drawn + beliefs.JITTER**2 * np.eye(len(u)), features).T
+    means = np.array([0.0, slope, LR_COST, beliefs.DAMAGE])
+    spreads = [beliefs.MARGIN_SPREAD, beliefs.SLOPE_SPREAD * slope, beliefs.LR_COST_SPREAD, beliefs.DAMAGE_SPREAD]
+    precision = np.array(spreads) ** -2.0
+    expected, inferred, *_ = np.linalg.solve(
+        weighted @ features + np.diag(precision), weighted @ margins + precision * means
+    )
+    return float(expected), max(float(inferred), beliefs.LEAST_SLOPE * slope)
+
+
+def numbers(low: float, high: float, num_epochs: int) -> st.SearchStrategy[Floats]:
+    return arrays(np.float64, num_epochs, elements=st.floats(low, high))
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 200), st.floats(0, 10), st.floats(1, 8))
+def test_time_that_is_linear_in_the_epochs_changes_no_number(
+    data: st.DataObject, num_epochs: int, standard_error: float, slope: float
+) -> None:
+    u, lr, margins = (data.draw(numbers(low, high, num_epochs)) for low, high in ((0, 6), (0, 1), (-20, 20)))
+    expected = dense(u, lr, margins, standard_error, slope)
+    assert expectation(u, lr, margins, standard_error, slope) == pytest.approx(expected, rel=1e-9, abs=1e-9)

@@ -7,7 +7,6 @@ rejected with the reason.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ class Exported:
         candidate: The model.
         files: Its ONNX file, and OpenVINO's if the settings ask for them.
         judgment: How closely they agree with the model, and how well they do.
-        trace: Makes the program of its `.pt2` file, once.
+        trace: Makes the program of its `.pt2` file.
     """
 
     candidate: Candidate
@@ -214,8 +213,12 @@ def _fastest(others: Sequence[Candidate], kept: Sequence[Exported], steps: _Step
 def _export(candidate: Candidate, budget: Budget, steps: _Steps) -> Exported:
     """The candidate's files, if they compute what its model computes and keep the budget."""
     model = candidate.model.eval()
-    # A kept `.pt2` file would be unpickled, which runs code; tracing the model again gives the same program.
-    trace = functools.cache(lambda: to_program(model, steps.inputs, steps.settings))
+
+    # A kept `.pt2` file would be unpickled, which runs code; tracing the model again gives the same program. It is
+    # traced for the judgment and for the delivery, since the programs of all candidates would fill the memory.
+    def trace() -> ExportedProgram:
+        return to_program(model, steps.inputs, steps.settings)
+
     files = steps.files(model)
     judgment = steps.judgment(candidate, files, trace)
     for kind, metric in judgment.metrics.items():

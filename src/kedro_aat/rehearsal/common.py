@@ -17,6 +17,7 @@ from kedro_aat.rehearsal.limited import few_calls
 from kedro_aat.training.data import Data, example_count, example_input, synthetic_input
 from kedro_aat.training.few_batches import FewBatches, FewBatchesTraining
 from kedro_aat.training.runner import TrainingRunner, evaluate
+from kedro_aat.training.teacher import as_teacher
 
 NUM_STEPS = 2
 NUM_COMPARED = 8  # examples on which a file and its model are compared
@@ -95,7 +96,7 @@ class Rehearsal:
             training=self.training,
             validation=self.validation,
             seed=self.settings.seed,
-            teacher=copy.deepcopy(self.model) if training.teaching is not None else None,
+            teacher=as_teacher(self.model) if training.teaching is not None else None,
             controller=controller,
             guards=self.settings.budget.also,
         )

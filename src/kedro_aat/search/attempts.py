@@ -6,7 +6,11 @@ import itertools
 import math
 import statistics
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kedro_aat.budget import UNIT_WITHOUT_DROP
+from kedro_aat.search.growing import Growing
 from kedro_aat.search.policy import EpochResult, Problem, SearchState, Trial, updated, worth_returning
 from kedro_aat.search.tactics import Tactic
 from kedro_aat.validated import Settings
@@ -25,6 +29,8 @@ USUAL_SLOPE = 4.0
 FAR = -5.0
 # The increment with which a search climbs on that is given more epochs, at least: 14% of the size.
 REOPENED_INCREMENT = 0.15
+# Bound of margins, in drops.
+LARGEST_MARGIN = 1e3
 # Limits of that loss. Longer trials lose less than those that were measured.
 FLATTEST, STEEPEST = 1.0, 8.0
 
@@ -90,6 +96,16 @@ class Attempt(Settings):
         return self.last.failed
 
 
+def _safer(safest: tuple[float, Trial | None], trial: Trial) -> tuple[float, Trial | None]:
+    lowest, best = safest
+    is_first = best is None or (trial.margin, trial.achieved_rate) > (best.margin, best.achieved_rate)
+    return lowest, trial if trial.margin >= 0 and trial.requested_rate >= lowest and is_first else best
+
+
+# The trial within budget with the largest margin, of those that have at least the rate.
+_SAFEST: Growing[Trial, tuple[float, Trial | None]] = Growing(lambda lowest: (lowest, None), _safer)
+
+
 class FrontierState(SearchState):
     """What the search knows.
 
@@ -142,8 +158,7 @@ class FrontierState(SearchState):
         if self.safe is not None and not self.wants_accuracy:
             return self.safe
         lowest = self.problem.minimal_rate if self.wants_accuracy else 0.0
-        feasible = (trial for trial in self.candidates if trial.margin >= 0 and trial.requested_rate >= lowest)
-        return max(feasible, key=lambda trial: (trial.margin, trial.achieved_rate), default=None)
+        return _SAFEST.of(self.candidates, lowest)[1]
 
     @property
     def returned(self) -> Trial | None:
@@ -237,7 +252,7 @@ class FrontierState(SearchState):
     @property
     def needed(self) -> frozenset[int]:
         """The best checkpoint, and those that a trial may start from."""
-        needed = set(super().needed)
+        needed = {*super().needed, *self.needed_optimizers}
         needed |= {each.last.checkpoint for each in (*self.accepted, *self.attempts[-NUM_RESUMABLE:])}
         needed |= {self.nearest.last.checkpoint} if self.nearest else set()
         if self.current is not None:
@@ -245,10 +260,24 @@ class FrontierState(SearchState):
         needed |= {self.first.checkpoint} if self.first else set()
         return frozenset(needed)
 
+    @property
+    def needed_optimizers(self) -> frozenset[int]:
+        """The model that the polish kept, to which it goes back if a rise destroys it."""
+        is_of_polish = self.safe is not None and self.polish and self.safe.checkpoint >= self.polish[0].checkpoint
+        return frozenset({self.safe.checkpoint} if self.safe is not None and is_of_polish else ())
+
     def in_drops(self, value: float) -> float:
         """Converts a margin to tolerated drops, with a bound, so that sums of squares stay finite."""
+        return min(max(value / self._unit, -LARGEST_MARGIN), LARGEST_MARGIN)
+
+    def all_in_drops(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Converts margins likewise, (K,) -> (K,)."""
+        return np.clip(values / self._unit, -LARGEST_MARGIN, LARGEST_MARGIN)
+
+    @property
+    def _unit(self) -> float:
         drop = self.problem.tolerated_drop
-        return min(max(value / (drop if drop > 1e-9 else UNIT_WITHOUT_DROP), -1e3), 1e3)
+        return drop if drop > 1e-9 else UNIT_WITHOUT_DROP
 
     def standard_error(self, results: tuple[EpochResult, ...]) -> float:
         """The standard error of the last margins, in drops.

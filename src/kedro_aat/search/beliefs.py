@@ -5,6 +5,8 @@ Rates are given as u = -ln(1 - rate), margins and standard errors in tolerated d
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,7 +48,9 @@ def expectation(u: Floats, lr: Floats, margins: Floats, standard_error: float, s
 
     A linear regression of all margins on the curve over u, on the learning rate and on damage that recovers, by
     generalized least squares with Gaussian beliefs about the coefficients (Bishop 2006, equations 3.50 and 3.51).
-    Nearby epochs have similar errors on the same examples, so ten in a row say less than ten models would.
+    Nearby epochs have similar errors on the same examples, so ten in a row say less than ten models would. What is
+    kept from one epoch to the next is an AR(1) process, whose covariance has a tridiagonal inverse, so the time is
+    linear in the epochs (Rue and Held 2005, section 1.1).
 
     Args:
         u: Positions of the epochs of the polish, (K,).
@@ -58,18 +62,48 @@ def expectation(u: Floats, lr: Floats, margins: Floats, standard_error: float, s
     Returns:
         The margin, and the loss of margin per u, which is at least `LEAST_SLOPE` of the believed one.
     """
-    epochs = np.arange(len(u))
-    kept = KEPT * PERSISTENCE ** np.abs(epochs[:, None] - epochs)
-    noise = standard_error**2 * (kept + DRAWN_ANEW * np.eye(len(u))) + JITTER**2 * np.eye(len(u))
     # Along the curve, in units in which its slope at the latest u is the coefficient.
     gained = -np.expm1(np.clip(slope / HEIGHT * (u - u[-1]), -20, 2)) / (slope / HEIGHT)
-    features = np.stack([np.ones(len(u)), gained, -lr, -(RECOVERY_RATIO**epochs)], axis=1)
-    weighted = np.linalg.solve(noise, features).T
+    # Numbers near the smallest would take ten times as long.
+    damage = np.maximum(np.exp(math.log(RECOVERY_RATIO) * np.arange(len(u))), 1e-30)
+    features = np.stack([np.ones(len(u)), gained, -lr, -damage])
+    kept, new = KEPT * standard_error**2, DRAWN_ANEW * standard_error**2 + JITTER**2
+    weighted = _times_inverse(features, kept, new)
     # In the order of the features: margin, slope, cost of the learning rate, damage.
     prior_mean = np.array([0.0, slope, LR_COST, DAMAGE])
     precision = np.array([MARGIN_SPREAD, SLOPE_SPREAD * slope, LR_COST_SPREAD, DAMAGE_SPREAD]) ** -2.0
     expected, inferred_slope, *_ = np.linalg.solve(
-        weighted @ features + np.diag(precision), weighted @ margins + precision * prior_mean
+        weighted @ features.T + np.diag(precision), weighted @ margins + precision * prior_mean
     )
     # A slope that noise made flat or negative must not reverse the steering, or let the rate run away.
     return float(expected), max(float(inferred_slope), LEAST_SLOPE * slope)
+
+
+def _times_inverse(rows: Floats, kept: float, new: float) -> Floats:
+    """Rows times the inverse of the covariance of the margins.
+
+    With the covariance R of the AR(1) process, `kept * R + new * I` is `(kept * I + new * inv(R)) R`.
+
+    Args:
+        rows: One column for each epoch, (N, K).
+        kept: Variance that stays for some epochs, at least 0.
+        new: Variance that is new in each epoch, above 0.
+
+    Returns:
+        (N, K).
+    """
+    from scipy.linalg.lapack import dptsv
+
+    if rows.shape[1] == 1:
+        return rows / (kept + new)
+    # The inverse of R, times this, is tridiagonal.
+    scale = 1 - PERSISTENCE**2
+    diagonal = np.full(rows.shape[1], 1 + PERSISTENCE**2)
+    diagonal[0] = diagonal[-1] = 1.0
+    products = diagonal * rows
+    products[:, :-1] -= PERSISTENCE * rows[:, 1:]
+    products[:, 1:] -= PERSISTENCE * rows[:, :-1]
+    beside = np.full(rows.shape[1] - 1, -new * PERSISTENCE)
+    # It is positive definite, since the tridiagonal matrix is diagonally dominant, so there is always a solution.
+    *_, solved, _ = dptsv(kept * scale + new * diagonal, beside, products.T, overwrite_b=True)
+    return np.asarray(solved.T)

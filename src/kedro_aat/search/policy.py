@@ -202,6 +202,11 @@ class SearchState(Settings):
         return frozenset({self.best.checkpoint} if self.best else ())
 
     @property
+    def needed_optimizers(self) -> frozenset[int]:
+        """Those of `needed` from which the policy may go on without a new optimizer."""
+        return self.needed
+
+    @property
     def returned(self) -> Trial | None:
         """The trial that the search would return now; None if the best is not worth returning."""
         return self.best

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from array import array
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
 from kedro_aat.search.attempts import FrontierState, u_of
 from kedro_aat.search.beliefs import expectation
+from kedro_aat.search.growing import Growing
 from kedro_aat.search.policy import EpochResult, Trial
 
 # Largest reserve: more would leave nothing of the budget.
@@ -42,11 +46,49 @@ MAXIMAL_RISE = 0.15
 MAXIMAL_FALL = 0.15
 
 
+@dataclass
+class _Judged:
+    """Numbers of the epochs of a polish that did not fail: epoch, u, and margin in metric units.
+
+    Attributes:
+        answer: What `expected_at_end` was asked for last, and the answer; None if epochs were added since.
+    """
+
+    num_epochs: int = 0
+    epochs: array[float] = field(default_factory=lambda: array("d"))
+    u: array[float] = field(default_factory=lambda: array("d"))
+    margins: array[float] = field(default_factory=lambda: array("d"))
+    answer: tuple[object, tuple[float, float]] | None = None
+
+    def add(self, result: EpochResult) -> Self:
+        """Adds an epoch, in place."""
+        if not result.failed:
+            self.epochs.append(self.num_epochs)
+            self.u.append(u_of(result.requested_rate))
+            self.margins.append(result.margin)
+        self.num_epochs += 1
+        self.answer = None
+        return self
+
+
+_JUDGED: Growing[EpochResult, _Judged] = Growing(lambda _: _Judged(), _Judged.add)
+_KNOWS_ERROR: Growing[EpochResult, bool] = Growing(
+    lambda _: False, lambda is_known, result: is_known or result.standard_error is not None
+)
+
+
 def lr_scale(state: FrontierState, epoch: int) -> float:
     """Returns the learning-rate scale of an epoch of the polish, from 0 on; it falls geometrically."""
-    share = min(epoch / max(1, (state.polish_epochs or 1) - 1), 1.0)
-    highest = RECOVERY_LR if state.wants_accuracy else POLISH_LR
+    share, highest = min(epoch / _last_epoch(state), 1.0), _highest_lr(state)
     return float(state.tactic.lr_factor * highest * (LOWEST_POLISH_LR / highest) ** share)
+
+
+def _last_epoch(state: FrontierState) -> int:
+    return max(1, (state.polish_epochs or 1) - 1)
+
+
+def _highest_lr(state: FrontierState) -> float:
+    return RECOVERY_LR if state.wants_accuracy else POLISH_LR
 
 
 def next_u(state: FrontierState, acceptance_z: float | None) -> float:
@@ -85,7 +127,7 @@ def to_restore(state: FrontierState) -> Trial | None:
     kept = state.safe
     if kept is None or state.problem.regrows or kept.checkpoint < state.polish[0].checkpoint:
         return None
-    latest = [each for each in state.polish if each.checkpoint > kept.checkpoint][-NUM_LOST:]
+    latest = [each for each in state.polish[-NUM_LOST:] if each.checkpoint > kept.checkpoint]
     # A failed epoch is undone by itself.
     is_lost = all(not each.failed and state.in_drops(each.margin) < LOST for each in latest)
     return kept if is_lost and len(latest) == NUM_LOST else None
@@ -98,11 +140,15 @@ def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> t
         state: State of the search.
         results: All epochs of the polish so far.
     """
-    judged = [(epoch, result) for epoch, result in enumerate(results) if not result.failed]
-    u = np.array([u_of(result.requested_rate) for _, result in judged])
-    lr = np.array([lr_scale(state, epoch) for epoch, _ in judged]) / state.tactic.lr_factor
-    margins = np.array([state.in_drops(result.margin) for _, result in judged])
-    return expectation(u, lr - LOWEST_POLISH_LR, margins, state.standard_error(results), state.slope)
+    judged = _JUDGED.of(results)
+    asked = (state.polish_epochs, state.tactic.lr_factor, state.slope, state.problem)
+    if judged.answer is None or judged.answer[0] != asked:
+        share = np.minimum(np.array(judged.epochs) / _last_epoch(state), 1.0)
+        lr = _highest_lr(state) * (LOWEST_POLISH_LR / _highest_lr(state)) ** share
+        margins = state.all_in_drops(np.array(judged.margins))
+        error = state.standard_error(results)
+        judged.answer = asked, expectation(np.array(judged.u), lr - LOWEST_POLISH_LR, margins, error, state.slope)
+    return judged.answer[1]
 
 
 def reserve(state: FrontierState, results: tuple[EpochResult, ...], acceptance_z: float | None) -> float:
@@ -114,7 +160,7 @@ def reserve(state: FrontierState, results: tuple[EpochResult, ...], acceptance_z
         acceptance_z: Share of that luck to account for; None for the default.
     """
     if acceptance_z is None:
-        is_known = any(result.standard_error is not None for result in results)
+        is_known = _KNOWS_ERROR.of(results)
         is_large = (state.problem.num_validation or 0) >= MANY_EXAMPLES
         acceptance_z = USUAL_Z if is_known or is_large else CAUTIOUS_Z
     num_looks = 1 + len(state.accepted)

@@ -56,6 +56,11 @@ class EarlyExitState(SearchState):
     num_failed: int = 0
 
     @property
+    def needed_optimizers(self) -> frozenset[int]:
+        """None: training goes on from the latest checkpoint."""
+        return frozenset()
+
+    @property
     def is_over(self) -> bool:
         """Whether the last epoch was fully compressed and within budget, or no further epoch would help."""
         return self.last is not None and (
@@ -149,6 +154,11 @@ class SteppingState(SearchState):
     must_change: bool = False
     current_rate: float
     margins: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def needed_optimizers(self) -> frozenset[int]:
+        """None: each rate begins with a new optimizer."""
+        return frozenset()
 
     @property
     def returned(self) -> Trial | None:

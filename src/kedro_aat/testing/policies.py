@@ -144,16 +144,19 @@ class PolicyContract:
     @given(world=worlds)
     def test_checkpoints_to_start_from_are_among_those_needed(self, policy: Any, world: World) -> None:
         asking: SearchPolicy[Any] = policy
-        needed_before = frozenset[int]()
+        needed_before = optimizers_before = frozenset[int]()
 
         def look(state: SearchState, course: Course) -> None:
-            nonlocal needed_before
+            nonlocal needed_before, optimizers_before
             latest = {result.checkpoint for result in course.results[-1:]}
             # A checkpoint that was not needed may have been removed, so it must not be needed again.
             assert state.needed <= needed_before | latest
-            named = getattr(asking.ask(state), "start_from", None)
-            assert named is None or named in state.needed
-            needed_before = state.needed
+            assert state.needed_optimizers <= (optimizers_before | latest) & state.needed
+            move = asking.ask(state)
+            if isinstance(move, Epoch) and move.start_from is not None:
+                assert move.start_from in state.needed
+                assert move.new_optimizer or move.start_from in state.needed_optimizers
+            needed_before, optimizers_before = state.needed, state.needed_optimizers
 
         whole = search(policy, world, look=look)
         assert whole.stop.best is None or whole.stop.best in whole.states[-1].needed

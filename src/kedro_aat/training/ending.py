@@ -86,7 +86,7 @@ def finish(
     best, reason = None, stop.reason
     is_interrupted = stop.outcome is Outcome.INTERRUPTED
     if stop.best is None:
-        runner.restore_model(checkpoints.load(0))
+        runner.restore_model(checkpoints.load(0, optimizers=False))
         runner.uncompress()
         evaluation = Evaluation(budget.baseline) if is_interrupted else guarded(runner.validate(), budget, _RETURNED)
         metric, guards = evaluation.metric, dict(evaluation.also)
@@ -174,7 +174,7 @@ def _confirmed(
     difference = abs(metric - judged)
     if difference <= FLOAT32_ROUNDING * max(abs(metric), abs(judged)):
         return metric, guards
-    start, first = checkpoints.load(0), history[0].metric
+    start, first = checkpoints.load(0, optimizers=False), history[0].metric
     assert first is not None  # the first validation does not fail
     repeats = [first]
     for _ in range(NUM_REPEATS):

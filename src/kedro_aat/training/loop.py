@@ -85,8 +85,9 @@ def fine_tune(
     stopwatch = stopwatch or Stopwatch()
     stopwatch.lap()
     history, state = _begin(runner, policy, problem, checkpoints)
+    rows = [row.plain() for row in history]
     on_front = set(checkpoints.numbers) if history else set()
-    still_needed = state.needed
+    before = state
     with left_in_good_state(runner, policy, checkpoints), progress, interruptible() as interruption:
         try:
             progress.begin(budget, history, epochs_used(history))
@@ -107,15 +108,21 @@ def fine_tune(
                 state, record = _try_in_memory(runner, planned, move, state, budget, baseline, checkpoints, history)
                 record = replace(record, seconds=stopwatch.lap())
                 history.append(record)
-                saved: dict[str, Any] = {"search": state.model_dump_json(), ALLOWED: policy.maximal_total_epochs}
-                saved |= {"history": [row.plain() for row in history]}
+                rows.append(record.plain())
+                saved = runner.checkpoint(record.checkpoint, {ALLOWED: policy.maximal_total_epochs})
+                saved.growing = {"search": state, "history": rows}
                 # Checkpoint 0 is the initial model. The previous one and what it needs stay in case this one turns
                 # out to be damaged.
-                on_front = pareto_front(history, on_front | {record.checkpoint})
-                keep = {0, record.checkpoint - 1} | on_front | state.needed | still_needed
-                checkpoint = runner.checkpoint(record.checkpoint, saved)
-                checkpoints.save(checkpoint, runner.dump, keep=keep, wait=False)
-                still_needed = state.needed
+                available = on_front | {record.checkpoint}
+                on_front = pareto_front([history[number] for number in sorted(available)], available)
+                checkpoints.save(
+                    saved,
+                    runner.dump,
+                    keep={0, record.checkpoint - 1} | on_front | state.needed | before.needed,
+                    keep_optimizers={record.checkpoint - 1} | state.needed_optimizers | before.needed_optimizers,
+                    wait=False,
+                )
+                before = state
                 progress.show(record, epochs_used(history))
                 _warn_if_unresolved(budget, history)
                 refuse_to_repeat(history)
@@ -186,13 +193,10 @@ def _try(
     history: list[EpochRecord],
 ) -> tuple[Any, EpochRecord]:
     """Trains and judges one epoch, and tells the policy."""
-    start = None
-    if move.start_from is not None and move.start_from != len(history) - 1:  # else the model is in that state
-        start = load_or_next_best(checkpoints, move.start_from, history, budget)
-        move = move.model_copy(update={"start_from": start.number})
     loss, evaluation = None, None
     try:
-        loss = _prepare_and_train(runner, move, start)
+        move = _restore_start(runner, move, checkpoints, history, budget)
+        loss = _prepare_and_train(runner, move)
         learning_rate = runner.learning_rate
         evaluation = guarded(runner.validate(), budget, f"epoch {runner.cumulative_epoch_count}")
     except DivergedError as error:
@@ -202,7 +206,8 @@ def _try(
         logger.warning("Epoch %d failed: %s", runner.cumulative_epoch_count, error)
     seen = _judge(runner, budget, move, baseline, evaluation, history)
     if seen.failed:
-        runner.roll_back(start or checkpoints.load(len(history) - 1))
+        number = len(history) - 1 if move.start_from is None else move.start_from
+        runner.roll_back(checkpoints.load(number), new_optimizer=move.new_optimizer)
     state = policy.tell(state, seen)
     if move.train and seen.metric is not None:
         runner.update_learning_rate(seen.metric, loss)
@@ -221,12 +226,25 @@ def _try(
     return state, record
 
 
-def _prepare_and_train(runner: TrainingRunner, move: Epoch, start: Checkpoint | None) -> float | None:
-    """Restores `start`, if there is one, and trains as `move` says."""
-    if start is not None:
-        runner.restore_model(start)
-        if not move.new_optimizer:
-            runner.restore_optimizers(start)
+def _restore_start(
+    runner: TrainingRunner,
+    move: Epoch,
+    checkpoints: RunCheckpoints,
+    history: list[EpochRecord],
+    budget: Budget,
+) -> Epoch:
+    """Restores the checkpoint that an epoch starts from, if it names one, or the one that takes its place."""
+    if move.start_from is None or move.start_from == len(history) - 1:  # the model is in that state
+        return move
+    start = load_or_next_best(checkpoints, move.start_from, history, budget, optimizers=not move.new_optimizer)
+    runner.restore_model(start)
+    if not move.new_optimizer:
+        runner.restore_optimizers(start)
+    return move.model_copy(update={"start_from": start.number})
+
+
+def _prepare_and_train(runner: TrainingRunner, move: Epoch) -> float | None:
+    """Trains as `move` says, from where it starts."""
     if move.tactic is not None:
         runner.use(move.tactic)
     if move.rate_path is not None:

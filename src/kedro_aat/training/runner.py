@@ -350,20 +350,38 @@ class TrainingRunner:
             load_state(checkpoint.training["controller"])
 
     def restore_optimizers(self, checkpoint: Checkpoint) -> None:
-        """Configures new optimizers and learning-rate schedulers, and restores their state from `checkpoint`."""
+        """Configures new optimizers and learning-rate schedulers, and restores their state from `checkpoint`.
+
+        They stay new, after a warning, if the checkpoint has lost it: older ones keep only what a search asks for.
+        """
         self.reset_training()
-        for optimizer, saved in zip(listed(self.optimizer), checkpoint.training["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for scheduler, saved in zip(listed(self.lr_scheduler), checkpoint.training["lr_schedulers"], strict=True):
-            scheduler.load_state_dict(saved)
+        if "optimizers" in checkpoint.training:
+            for optimizer, saved in zip(listed(self.optimizer), checkpoint.training["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            for scheduler, saved in zip(listed(self.lr_scheduler), checkpoint.training["lr_schedulers"], strict=True):
+                scheduler.load_state_dict(saved)
+            self.lr_scale = checkpoint.value("lr_scale")
+            self.training_epoch_count = checkpoint.value("training_epoch_count")
+        else:
+            logger.warning("Checkpoint %d has no optimizers any more; it goes on with new ones.", checkpoint.number)
+        self._restore_callables(checkpoint)
+
+    def _restore_callables(self, checkpoint: Checkpoint) -> None:
         if self.callables.state is not None:
             self.callables.state.load_state_dict(checkpoint.training["callables"])
-        self.lr_scale = checkpoint.value("lr_scale")
-        self.training_epoch_count = checkpoint.value("training_epoch_count")
 
-    def roll_back(self, checkpoint: Checkpoint) -> None:
-        """Returns to `checkpoint` after an epoch that failed; the epoch counts, and random numbers go on."""
-        self.restore_optimizers(checkpoint)
+    def roll_back(self, checkpoint: Checkpoint, *, new_optimizer: bool = False) -> None:
+        """Returns to `checkpoint` after an epoch that failed; the epoch counts, and random numbers go on.
+
+        Args:
+            checkpoint: Where the epoch began.
+            new_optimizer: Whether it began with a new optimizer.
+        """
+        if new_optimizer:
+            self.reset_training()
+            self._restore_callables(checkpoint)
+        else:
+            self.restore_optimizers(checkpoint)
         self.restore_model(checkpoint)
         self.best_val_metric_value = checkpoint.value("best_val_metric_value")
 

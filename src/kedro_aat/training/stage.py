@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.scoring.groups import identity_of_groups
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.training.stopwatch import Stopwatch
+from kedro_aat.training.teacher import as_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class SearchStage:
             train_data,
             validation_data,
             seed=self.seed,
-            teacher=None if self.training.teaching is None else copy.deepcopy(teacher),
+            teacher=None if self.training.teaching is None else as_teacher(teacher),
             controller=controller,
             guards=self.guards,
         )

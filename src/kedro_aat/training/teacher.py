@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -18,6 +19,12 @@ from kedro_aat.training.settings import Distillation
 
 # Outputs of the teacher by path, (N, ...) each.
 Answers = dict[str, Tensor]
+
+
+def as_teacher(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares its weights: put on a device or into a mode, it leaves the model as it is."""
+    shared = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
+    return copy.deepcopy(model, shared)
 
 
 class Answered(NamedTuple):

@@ -91,7 +91,7 @@ def test_disk_that_cannot_be_read_for_a_moment_loses_nothing(
         raise OSError(errno.EIO, "Input/output error", str(path))
 
     with monkeypatch.context() as patched:
-        patched.setattr("kedro_aat.training.checkpoints.files.load_tensors", fail)
+        patched.setattr("kedro_aat.training.checkpoints.files.read_tensors", fail)
         with pytest.raises(CheckpointError, match="input/output error"):
             search(run.parent, **WHOLE)
     ended = search(run.parent, **WHOLE)

@@ -46,9 +46,9 @@ def test_checkpoint_has_the_documented_files(tmp_path: Path) -> None:
             *("manifest.json", "model.safetensors", "state.json", "training.pt"),
         ]
         assert json.loads((folder / "state.json").read_text())["epoch"] == 12
-        assert json.loads((folder / "manifest.json").read_text())["format_version"] == 2
+        assert json.loads((folder / "manifest.json").read_text())["format_version"] == 3
         about = json.loads((run.folder / "run.json").read_text())["kedro_aat"]
-        versions = {"version": kedro_aat.__version__, "format_version": 2, "identity_version": 2}
+        versions = {"version": kedro_aat.__version__, "format_version": 3, "identity_version": 2}
         assert about == versions | {"name": run.folder.name}
 
 
@@ -167,7 +167,7 @@ def test_pickle_is_never_executed(tmp_path: Path, kind: str, file: str) -> None:
         (folder / "bomb").rename(folder / file)
         if file != "manifest.json":
             manifest = json.loads((folder / "manifest.json").read_text())
-            manifest[file] = manifest.pop("bomb")
+            manifest["files"][file] = manifest["files"].pop("bomb")
             (folder / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(CheckpointError):
             run.load(1)
@@ -182,8 +182,7 @@ def test_checkpoint_of_the_first_format_is_read(tmp_path: Path) -> None:
         run.save(checkpoint(0))
         path = run.folder / "checkpoint-000000" / "manifest.json"
         manifest = json.loads(path.read_text())
-        del manifest["format_version"]
-        path.write_text(json.dumps(manifest))
+        path.write_text(json.dumps(manifest["files"]))
         assert run.load(0).state["epoch"] == 0
 
 
@@ -206,7 +205,7 @@ def test_state_that_is_no_mapping_counts_as_damage(tmp_path: Path, file: str, co
         folder = run.folder / "checkpoint-000000"
         (folder / "other").rename(folder / file)
         manifest = json.loads((folder / "manifest.json").read_text())
-        manifest[file] = manifest.pop("other")
+        manifest["files"][file] = manifest["files"].pop("other")
         (folder / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(DamagedCheckpointError, match="is not a mapping"):
             run.load(0)

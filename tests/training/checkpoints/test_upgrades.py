@@ -178,7 +178,7 @@ def test_later_format_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has format 99"):
         store.open(IDENTITY, after_upgrade="continue")
     manifest = run.folder / "checkpoint-000002" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 99'))
+    manifest.write_text(manifest.read_text().replace('"format_version": 3', '"format_version": 99'))
     with pytest.raises(CheckpointError, match="has format 99"):
         store.load(run.folder.name, 2)
 

@@ -2,11 +2,13 @@
 
     checkpoint-000012/
         model.safetensors                  tensors of the model's state_dict
+        optimizers.safetensors             large tensors of the optimizers; removed where no search can ask for them
         training.pt                        optimizer, scheduler, controller and RNG state (weights_only)
-        state.json                         search state, counters, history
+        state.json                         counters, and which part of the run's journal belongs to it
         manifest.json                      format version, and checksums of the files above; written last
 
-A torn or damaged checkpoint fails its checksums. Nothing is ever unpickled into arbitrary objects.
+Files are written and read once, a tensor at a time. A torn or damaged checkpoint fails its checksums. Nothing is ever
+unpickled into arbitrary objects.
 """
 
 from __future__ import annotations
@@ -16,33 +18,39 @@ import io
 import json
 import pickle
 import re
-import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kedro_aat.disk import disk_errors, sync
 from kedro_aat.errors import CheckpointError, DamagedCheckpointError
-from kedro_aat.tensors import load_tensors, serialize_tensors
+from kedro_aat.training.checkpoints.checked import Checksum, checksum_of, writing
+from kedro_aat.training.checkpoints.journal import read_journal, replayed
+from kedro_aat.training.checkpoints.large_tensors import with_large, without_large
 from kedro_aat.training.checkpoints.numpy_values import decoded, encoded, is_plain_numpy
+from kedro_aat.training.checkpoints.tensor_files import read_tensors, write_tensors
 from kedro_aat.training.guards.user_functions import is_out_of_memory
 
 # Of the files of a run. Raise it when an older reader would misread them, and teach `read` the format before.
 #   1: version 0.1.0, whose manifests and runs do not say their format
 #   2: version 0.2.0; its manifests and runs say format and version
-FORMAT_VERSION = 2
+#   3: optimizers have a file of their own, large tensors of bool are bits, and what grows is in a journal
+FORMAT_VERSION = 3
+
+JOURNAL = "journal"  # key of a checkpoint's state: which part of the run's journal belongs to it
 
 _FORMAT_KEY = "format_version"
+_FIRST_WITH_FILES = 3  # format of the first manifests that list the files under a key of their own
 _CONTAINERS = {dict, OrderedDict, Counter, list, tuple, set, torch.Size}
 _PLAIN = {int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device}
-_FILES = {"model.safetensors", "training.pt", "state.json"}
+_MODEL, _OPTIMIZERS, _TRAINING, _STATE = "model.safetensors", "optimizers.safetensors", "training.pt", "state.json"
+_FILES = {_MODEL, _TRAINING, _STATE}
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 
 
@@ -54,29 +62,42 @@ class Checkpoint:
         number: Number of the checkpoint; counts the validations of the run from 0.
         model: The model's `state_dict`.
         training: Other state with tensors; plain containers, numbers (Python's and NumPy's), strings, tensors and
-            arrays of numbers only.
+            arrays of numbers only. It has no `optimizers` if they were not read, or removed.
         state: Plain JSON data.
+        growing: By name, what grows with the epochs: JSON data or pydantic models, which the run's journal keeps.
         folder: Folder of the checkpoint; set when it is read.
+        journal: Lines of the run's journal from which `growing` is read when it is asked for.
     """
 
     number: int
     model: dict[str, Any]
     training: dict[str, Any]
     state: dict[str, Any]
+    growing: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    journal: str = ""
 
     def value(self, key: str) -> Any:
-        """A value of `state`.
+        """A value of `state` or `growing`.
 
         Raises:
             CheckpointError: If the version that wrote the checkpoint did not write this value.
         """
-        if key not in self.state:
+        if key in self.state:
+            return self.state[key]
+        if self.journal and not self.growing:
+            try:
+                self.growing = replayed(self.journal)
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                raise DamagedCheckpointError(
+                    f"{self.folder} is damaged: its journal cannot be read: {error}"
+                ) from error
+        if key not in self.growing:
             raise CheckpointError(
                 f"{self.folder} has no {key}, so this version of kedro-aat cannot continue from it. Use the version "
                 "that wrote it, or remove the folder of the run to start over."
             )
-        return self.state[key]
+        return self.growing[key]
 
     @property
     def num_bytes(self) -> int:
@@ -98,48 +119,88 @@ def numbers_in(folder: Path) -> list[int]:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint into a folder that may hold the user's own files, and flushes all to disk."""
-    training = io.BytesIO()
-    torch.save(encoded(checkpoint.training), training)
-    contents = {
-        "model.safetensors": serialize_tensors(checkpoint.model),
-        "training.pt": training.getvalue(),
-        "state.json": json.dumps(checkpoint.state, allow_nan=False).encode(),
-    }
-    checksums = {str(path.relative_to(folder)): _checksum(path.read_bytes()) for path in _files_in(folder)}
-    checksums |= {name: _checksum(written) for name, written in contents.items()}
-    contents["manifest.json"] = json.dumps(checksums | {_FORMAT_KEY: FORMAT_VERSION}, indent=1).encode()
-    for name, written in contents.items():
-        (folder / name).write_bytes(written)
+    """Writes a checkpoint into a folder that may hold the user's own files, and flushes all to disk.
+
+    Args:
+        folder: The folder.
+        checkpoint: The checkpoint, which must not change meanwhile; `growing` is not written.
+    """
+    checksums = {str(path.relative_to(folder)): checksum_of(path) for path in _files_in(folder)}
+    optimizers: dict[str, Tensor] = {}
+    training = checkpoint.training
+    if "optimizers" in training:
+        training = training | {"optimizers": without_large(training["optimizers"], optimizers)}
+    checksums[_MODEL] = write_tensors(checkpoint.model, folder / _MODEL)
+    if optimizers:
+        checksums[_OPTIMIZERS] = write_tensors(optimizers, folder / _OPTIMIZERS)
+    with writing(folder / _TRAINING) as file:
+        torch.save(encoded(training), cast(IO[bytes], file))  # it only writes
+    checksums[_TRAINING] = str(file.checksum)
+    with writing(folder / _STATE) as file:
+        file.write(json.dumps(checkpoint.state, allow_nan=False).encode())
+    checksums[_STATE] = str(file.checksum)
+    manifest = {_FORMAT_KEY: FORMAT_VERSION, "files": checksums}
+    (folder / "manifest.json").write_bytes(json.dumps(manifest, indent=1).encode())
     for path in (*_files_in(folder), folder):
         sync(path)
 
 
-def read(folder: Path, number: int) -> Checkpoint:
+def remove_optimizers(folder: Path) -> None:
+    """Removes the large tensors of the optimizers from a checkpoint, if there are any."""
+    (folder / _OPTIMIZERS).unlink(missing_ok=True)
+
+
+def journal_of(folder: Path) -> str | None:
+    """Name of the journal that a checkpoint needs; None if it needs none, or is damaged."""
+    try:
+        place = json.loads((folder / _STATE).read_bytes())[JOURNAL]
+        return str(place["file"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def read(folder: Path, number: int, *, optimizers: bool = True) -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
         folder: Its folder.
         number: Its number.
+        optimizers: Whether the optimizers are read, too, if they are still there.
 
     Raises:
         DamagedCheckpointError: If it is missing, torn or damaged.
         CheckpointError: If it is of a later format, or the disk cannot be read now.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if not isinstance(manifest, dict) or not manifest.keys() >= _FILES:
-            raise DamagedCheckpointError(f"{folder} is damaged: its manifest does not list all files of a checkpoint")
-        require_known_format(manifest.pop(_FORMAT_KEY, 1), folder)
-        damaged = [name for name, checksum in manifest.items() if _checksum((folder / name).read_bytes()) != checksum]
+        manifest = _manifest(folder)
+        has_optimizers = optimizers and (_OPTIMIZERS not in manifest or (folder / _OPTIMIZERS).exists())
+        if not has_optimizers:
+            manifest.pop(_OPTIMIZERS, None)
+        checksums = {name: checksum_of(folder / name) for name in manifest.keys() - _FILES - {_OPTIMIZERS}}
+        model, checksums[_MODEL] = read_tensors(folder / _MODEL)
+        large: dict[str, Tensor] = {}
+        if _OPTIMIZERS in manifest:
+            large, checksums[_OPTIMIZERS] = read_tensors(folder / _OPTIMIZERS)
+        contents = {name: (folder / name).read_bytes() for name in (_TRAINING, _STATE)}
+        checksums |= {name: str(Checksum(each)) for name, each in contents.items()}
+        damaged = [name for name, checksum in manifest.items() if checksums[name] != checksum]
         if damaged:
-            raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {', '.join(damaged)} is wrong")
+            raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {', '.join(sorted(damaged))} is wrong")
+        training = decoded(torch.load(io.BytesIO(contents[_TRAINING]), map_location="cpu", weights_only=True))
+        state = json.loads(contents[_STATE])
+        if not isinstance(training, dict) or not isinstance(state, dict):
+            raise DamagedCheckpointError(f"{folder} is damaged: its state is not a mapping")
+        if not has_optimizers:
+            training.pop("optimizers", None)
+        elif large:
+            training["optimizers"] = with_large(training["optimizers"], large)
         checkpoint = Checkpoint(
             number=number,
-            model=load_tensors(folder / "model.safetensors"),
-            training=decoded(torch.load(folder / "training.pt", map_location="cpu", weights_only=True)),
-            state=json.loads((folder / "state.json").read_text()),
+            model=model,
+            training=training,
+            state=state,
             folder=folder,
+            journal=read_journal(folder.parent, state[JOURNAL]) if JOURNAL in state else "",
         )
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DamagedCheckpointError(f"{folder} is not complete: {error}") from error
@@ -151,11 +212,21 @@ def read(folder: Path, number: int) -> Checkpoint:
         if is_out_of_memory(error):
             raise
         raise DamagedCheckpointError(f"{folder} cannot be read: {error}") from error
-    except (SafetensorError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
         raise DamagedCheckpointError(f"{folder} cannot be read: {error}") from error
-    if not isinstance(checkpoint.training, dict) or not isinstance(checkpoint.state, dict):
-        raise DamagedCheckpointError(f"{folder} is damaged: its state is not a mapping")
     return checkpoint
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    """Checksums of the files of a checkpoint, by name."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if isinstance(manifest, dict):
+        version = manifest.pop(_FORMAT_KEY, 1)
+        require_known_format(version, folder)
+        manifest = manifest if version < _FIRST_WITH_FILES else manifest.get("files")
+    if not isinstance(manifest, dict) or not manifest.keys() >= _FILES:
+        raise DamagedCheckpointError(f"{folder} is damaged: its manifest does not list all files of a checkpoint")
+    return manifest
 
 
 def require_known_format(version: object, folder: Path) -> None:
@@ -176,10 +247,20 @@ def require_known_format(version: object, folder: Path) -> None:
 
 
 def copied(state: Any) -> Any:
-    """A copy of a nested state, with its tensors on the CPU."""
-    return tree_map(
-        lambda leaf: leaf.detach().to("cpu", copy=True) if isinstance(leaf, Tensor) else copy.copy(leaf), state
-    )
+    """A copy of a nested state, with its tensors on the CPU; one that has several places in it is copied once."""
+    copies: dict[tuple[Any, ...], Tensor] = {}
+
+    def copy_of(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return copy.copy(leaf)
+        if leaf.layout is not torch.strided or not leaf.numel():
+            return leaf.detach().to("cpu", copy=True)
+        key = (leaf.device, leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype)
+        if key not in copies:
+            copies[key] = leaf.detach().to("cpu", copy=True)
+        return copies[key]
+
+    return tree_map(copy_of, state)
 
 
 def require_plain(value: Any, where: str) -> None:
@@ -213,11 +294,6 @@ def relative_to(written: object, folder: Path) -> str:
         raise CheckpointError(f"dump_checkpoint_fn must return the path of what it wrote, but returned {written!r}")
     path, folder = Path(written).resolve(), folder.resolve()
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-
-
-def _checksum(contents: bytes) -> str:
-    # CRC-32 and size find a torn or damaged file; a stronger hash would cost more than all else here.
-    return f"crc32:{zlib.crc32(contents):08x}:{len(contents)}"
 
 
 def _files_in(folder: Path) -> list[Path]:

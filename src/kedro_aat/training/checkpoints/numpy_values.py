@@ -25,7 +25,7 @@ def encoded(state: Any) -> Any:
     if is_plain_numpy(state):
         shape = state.shape if isinstance(state, np.ndarray) else None
         return (_TAG, state.dtype.str, shape, state.tobytes().hex())  # torch does not read back empty bytes
-    return _mapped(encoded, state)
+    return mapped(encoded, state)
 
 
 def decoded(state: Any) -> Any:
@@ -41,10 +41,11 @@ def decoded(state: Any) -> Any:
             raise ValueError(f"an array of {dtype} is not allowed")
         values: Any = np.ndarray(shape or (), dtype, bytes.fromhex(contents)).copy()
         return values[()] if shape is None else values
-    return _mapped(decoded, state)
+    return mapped(decoded, state)
 
 
-def _mapped(change: Callable[[Any], Any], state: Any) -> Any:
+def mapped(change: Callable[[Any], Any], state: Any) -> Any:
+    """A container with its keys and parts changed; anything else as it is."""
     if isinstance(state, dict):
         parts = {change(key): change(part) for key, part in state.items()}
         return parts if type(state) is dict else type(state)(parts)

@@ -7,6 +7,7 @@ CPU with the same result.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from typing import Any
@@ -16,7 +17,7 @@ from kedro_aat.budget import Budget
 from kedro_aat.errors import CheckpointError, DamagedCheckpointError
 from kedro_aat.search.policy import EpochResult, Problem, SearchPolicy, Stop, TakesMoreEpochs
 from kedro_aat.training.checkpoints.files import Checkpoint, numbers_in
-from kedro_aat.training.checkpoints.store import RunCheckpoints
+from kedro_aat.training.checkpoints.one_run import RunCheckpoints
 from kedro_aat.training.records import EpochRecord, read_records
 from kedro_aat.training.runner import TrainingRunner
 
@@ -45,7 +46,8 @@ def search_state(policy: SearchPolicy[Any], checkpoint: Checkpoint) -> Any:
         CheckpointError: If another version wrote a state that this version cannot read.
     """
     try:
-        state = policy.load(checkpoint.value("search"))
+        saved = checkpoint.value("search")
+        state = policy.load(saved if isinstance(saved, str) else json.dumps(saved))  # earlier versions wrote a text
     except ValueError as error:
         raise CheckpointError(
             f"{checkpoint.folder}: kedro-aat {__version__} cannot read the state of the search: {error}. Use the "
@@ -81,6 +83,8 @@ def load_or_next_best(
     history: list[EpochRecord],
     budget: Budget,
     minimal_rate: float | None = None,
+    *,
+    optimizers: bool = False,
 ) -> Checkpoint:
     """Loads a checkpoint or, if it is lost, the most compressed one within budget that is no more compressed than it.
 
@@ -91,13 +95,14 @@ def load_or_next_best(
         budget: Accuracy budget.
         minimal_rate: Lowest requested rate that is worth returning; None if the checkpoint is only a start for
             training, as the uncompressed model or one that breaks the budget can be, too.
+        optimizers: Whether the optimizers are loaded, too.
 
     Raises:
         DamagedCheckpointError: If no checkpoint can take its place.
         CheckpointError: If the disk cannot be read now.
     """
     try:
-        return checkpoints.load(number)
+        return checkpoints.load(number, optimizers=optimizers)
     except DamagedCheckpointError as error:
         lost = history[number]
         while rows := [
@@ -121,7 +126,7 @@ def load_or_next_best(
                     row.achieved_rate,
                     f"{row.metric:.4f}",
                 )
-                return checkpoints.load(row.checkpoint)
+                return checkpoints.load(row.checkpoint, optimizers=optimizers)
         raise DamagedCheckpointError(f"{error}. No other checkpoint on disk keeps the budget") from error
 
 

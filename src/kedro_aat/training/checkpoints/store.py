@@ -2,6 +2,7 @@
 
     root/<run>/run.json                    identity of the run, all its settings, and the version that wrote it
     root/<run>/checkpoint-000012/          one folder per checkpoint; see `files`
+    root/<run>/epochs-000000.jsonl         what grows with the epochs, and a copy of it; see `journal`
     root/<run>/finished                    the search has ended
     root/<run>/seconds                     wall time that it has used; see `stopwatch`
     root/file_hashes.json                  hashes of the data's files, if the data tell them
@@ -16,29 +17,17 @@ import hashlib
 import itertools
 import json
 import logging
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from kedro_aat.disk import IS_READ_ONLY, disk_errors, hold, sync
-from kedro_aat.errors import CheckpointError, DamagedCheckpointError, HeldError, MissingRunError
+from kedro_aat.disk import IS_READ_ONLY, disk_errors, hold
+from kedro_aat.errors import CheckpointError, HeldError, MissingRunError
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints.changes import log_changes
-from kedro_aat.training.checkpoints.files import (
-    Checkpoint,
-    copied,
-    numbers_in,
-    path_in,
-    read,
-    relative_to,
-    require_plain,
-    write,
-)
+from kedro_aat.training.checkpoints.files import Checkpoint, numbers_in, path_in, read
+from kedro_aat.training.checkpoints.one_run import RunCheckpoints
 from kedro_aat.training.checkpoints.upgrades import AfterUpgrade, RunRecord, alike, as_json, choose_run
 
 logger = logging.getLogger(__name__)
@@ -176,7 +165,7 @@ class CheckpointStore:
         return numbers_in(self.root / run)
 
     def load(self, run: str, number: int) -> Checkpoint:
-        """Reads a checkpoint of a finished run.
+        """Reads a checkpoint of a finished run, without its optimizers.
 
         Args:
             run: Name of the run's folder.
@@ -185,208 +174,4 @@ class CheckpointStore:
         Raises:
             CheckpointError: If it is missing, torn or damaged.
         """
-        return read(path_in(self.root / run, number), number)
-
-
-class RunCheckpoints:
-    """The checkpoints of one run; a context manager that holds the run's lock.
-
-    Args:
-        folder: Folder of the run.
-        lock: Releases its lock.
-        refusal: Why the folder cannot be written; None if it can.
-    """
-
-    def __init__(self, folder: Path, lock: ExitStack, refusal: OSError | None = None) -> None:
-        self.folder = folder
-        self._lock = lock
-        self._refusal = refusal
-        self._writer = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
-        self._lost: set[int] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Waits until everything is on disk, then releases the run's lock."""
-        try:
-            self.wait()
-        finally:
-            self._writer.shutdown()
-            self._lock.close()
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether checkpoints can be saved."""
-        return self._refusal is None
-
-    def require_writable(self) -> None:
-        """Raises `CheckpointError` if no checkpoint can be saved, before an epoch is trained for nothing."""
-        if self._refusal is not None:
-            with disk_errors(self.folder):
-                raise self._refusal
-
-    def prepare(self, name: str, ingredients: dict[str, Any]) -> None:
-        """Removes what a killed process was writing, and writes what identifies the run and which version writes it.
-
-        Args:
-            name: Name of the run, which is not that of its folder if the run of another version is continued.
-            ingredients: What identifies the run, with all settings.
-        """
-        if not self.is_writable:
-            return
-        for torn in self.folder.glob(".writing-*"):
-            _remove(torn)
-        known = RunRecord.read(self.folder)
-        is_of_this_version = known is not None and known.is_of_this_version(ingredients)
-        if known is not None and is_of_this_version and known.ingredients == ingredients:
-            return
-        about: dict[str, Any] = {} if known is None else dict(known.about)
-        about["name"] = name
-        if known is not None and not is_of_this_version:
-            about["continued_from"] = [*known.about.get("continued_from", ()), known.version]
-        RunRecord(self.folder, ingredients, about).write()
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the search of this run has ended."""
-        return (self.folder / "finished").exists()
-
-    def finish(self) -> None:
-        """Records that the search has ended."""
-        self.wait()
-        if not self.is_finished:
-            with disk_errors(self.folder / "finished"):
-                (self.folder / "finished").touch()
-                sync(self.folder)
-
-    def reopen(self, *, after: int) -> None:
-        """Goes back to a checkpoint: removes those after it, and the mark that the search has ended.
-
-        Args:
-            after: Number of the checkpoint; -1 to remove all.
-        """
-        self.wait()
-        with disk_errors(self.folder):
-            (self.folder / "finished").unlink(missing_ok=True)
-            for number in reversed(numbers_in(self.folder)):
-                if number > after:
-                    shutil.rmtree(self._path(number))
-            sync(self.folder)
-
-    @property
-    def numbers(self) -> list[int]:
-        """Numbers of the checkpoints on disk, ascending, without those that turned out to be damaged."""
-        self.wait()
-        return [number for number in numbers_in(self.folder) if number not in self._lost]
-
-    def save(
-        self,
-        checkpoint: Checkpoint,
-        dump: Callable[[Path], object] | None = None,
-        *,
-        keep: Collection[int] | None = None,
-        wait: bool = True,
-    ) -> None:
-        """Writes a checkpoint, completely or not at all.
-
-        Args:
-            checkpoint: The checkpoint.
-            dump: Writes the user's own files into a folder, and returns the path to load them from.
-            keep: Numbers of the checkpoints to keep besides this one; None keeps all.
-            wait: Whether to return only when the checkpoint is on disk. Otherwise a copy of it is written while
-                training continues, and every other method waits for it.
-
-        Raises:
-            CheckpointError: If `training` holds objects that could not be read back safely, or the disk cannot be
-                written.
-        """
-        self.wait()
-        writing = self.folder / f".writing-{checkpoint.number:06d}"
-        require_plain(checkpoint.training, "training")
-        with disk_errors(writing, needed=checkpoint.num_bytes):
-            if writing.exists():  # left by a failed save
-                _remove(writing)
-            writing.mkdir()
-        state = dict(checkpoint.state)
-        if dump is not None:
-            state["dumped"] = relative_to(dump(writing), writing)
-        if not wait:  # the copy must not change while training continues
-            checkpoint = replace(checkpoint, model=copied(checkpoint.model), training=copied(checkpoint.training))
-        self._pending = self._writer.submit(self._write, writing, replace(checkpoint, state=state), keep)
-        if wait:
-            self.wait()
-
-    def _write(self, writing: Path, checkpoint: Checkpoint, keep: Collection[int] | None) -> None:
-        target = self._path(checkpoint.number)
-        with disk_errors(target, needed=checkpoint.num_bytes):
-            try:
-                write(writing, checkpoint)
-                if target.exists():  # a damaged checkpoint that the run is replacing
-                    _remove(target)
-                writing.rename(target)
-            except OSError:
-                shutil.rmtree(writing, ignore_errors=True)  # a full disk needs the space
-                raise
-            sync(self.folder)
-            self._lost.discard(checkpoint.number)
-            if keep is not None:
-                for number in {*numbers_in(self.folder)} - {checkpoint.number, *keep}:
-                    shutil.rmtree(self._path(number))
-
-    def wait(self) -> None:
-        """Waits until everything is on disk, and raises any error of the writer."""
-        pending = self._pending
-        if pending is not None:
-            pending.exception()  # waits; Ctrl-C meanwhile leaves it pending
-            self._pending = None
-            pending.result()
-
-    def load(self, number: int) -> Checkpoint:
-        """Reads a checkpoint.
-
-        Raises:
-            DamagedCheckpointError: If it is missing, torn or damaged.
-            CheckpointError: If it is of a later format, or the disk cannot be read now.
-        """
-        self.wait()
-        try:
-            return read(self._path(number), number)
-        except DamagedCheckpointError:
-            self._lost.add(number)
-            raise
-
-    def can_load(self, number: int) -> bool:
-        """Whether a checkpoint is there and undamaged; raises the other errors of `load`."""
-        try:
-            self.load(number)
-        except DamagedCheckpointError:
-            return False
-        return True
-
-    def latest(self) -> Checkpoint | None:
-        """The last undamaged checkpoint; None if there is none. Raises the other errors of `load`."""
-        self.wait()
-        for number in reversed(numbers_in(self.folder)):
-            try:
-                return self.load(number)
-            except DamagedCheckpointError as error:
-                logger.warning("%s. Using the checkpoint before it.", error)
-        return None
-
-    def _path(self, number: int) -> Path:
-        return path_in(self.folder, number)
-
-
-def _remove(path: Path) -> None:
-    """Removes a file or a folder."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+        return read(path_in(self.root / run, number), number, optimizers=False)
