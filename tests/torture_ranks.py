@@ -20,7 +20,8 @@ from typing import Any
 
 from tests.training.ranks.commands import ended_as, process_of, start
 
-KILLS_PER_SEARCH = 2
+KILLS_PER_SEARCH = 4
+EPOCHS = "20"
 
 
 def kill_ranks(folder: Path, instants: list[tuple[int, float]], devices: int) -> tuple[dict[str, Any], list[str]]:
@@ -34,7 +35,7 @@ def kill_ranks(folder: Path, instants: list[tuple[int, float]], devices: int) ->
     Returns:
         What the search ended with, and what was killed.
     """
-    command, killed = start(folder, "--devices", str(devices)), []
+    command, killed = start(folder, "--devices", str(devices), "--epochs", EPOCHS), []
     last = -1
     for rank, delay in instants:
         while command.poll() is None and process_of(folder, rank) in (None, last):
@@ -56,10 +57,13 @@ def torture(num_kills: int, seed: int, devices: int) -> int:
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
+        command = start(root / "reference", "--devices", str(devices), "--epochs", EPOCHS)
+        while command.poll() is None and process_of(root / "reference", 0) is None:
+            time.sleep(0.05)
         begin = time.monotonic()
-        reference = ended_as(start(root / "reference", "--devices", str(devices)))
+        reference = ended_as(command)
         seconds = time.monotonic() - begin
-        print(f"undisturbed: {seconds:.0f} s, {len(reference['rows'])} rows", flush=True)
+        print(f"undisturbed: ranks for {seconds:.0f} s, {len(reference['rows'])} rows", flush=True)
         num_killed, num_different = 0, 0
         while num_killed < num_kills:
             number = min(KILLS_PER_SEARCH, num_kills - num_killed)
