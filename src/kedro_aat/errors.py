@@ -125,11 +125,22 @@ class InterruptedRunError(AatError):
     """The run was stopped from outside; the same command continues it."""
 
 
+class RankError(AatError):
+    """One of several processes that train together is lost, or cannot be started; the same command continues the run.
+
+    What failed in a process that is not lost is the `__cause__`.
+    """
+
+
+class LostRankError(RankError):
+    """Another process does not answer any more: it was killed, or its machine is gone."""
+
+
 def ends_run(error: BaseException) -> bool:
     """Whether an error must end the run, so that nothing may be done instead of what failed.
 
-    So do interruptions, mistakes in the settings, and files that cannot be written, such as on a full disk.
+    So do interruptions, mistakes in the settings, lost ranks, and files that cannot be written, as on a full disk.
     """
     return not isinstance(error, Exception) or isinstance(
-        error, ConfigurationError | InterruptedRunError | StorageError | OSError
+        error, ConfigurationError | InterruptedRunError | RankError | StorageError | OSError
     )

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from kedro_aat.ranks.environment import launched_world_size
+from kedro_aat.errors import RankError
+from kedro_aat.ranks.environment import launched_rank, launched_world_size, local_rank
 
 T = TypeVar("T")
 
 # A rank with nothing to do waits for the first one, which may export for hours. One that dies is noticed at once.
 PATIENCE = timedelta(days=30)
+
+_IS_IN_STEP = ContextVar("is_in_step", default=False)
 
 
 def is_distributed() -> bool:
@@ -51,22 +57,45 @@ def joined(device: torch.device, timeout: timedelta, startup: timedelta) -> Iter
         device: Device of this process, which chooses the backend.
         timeout: Time after which a collective operation fails.
         startup: Time to wait until all processes are there.
+
+    Raises:
+        RankError: If they are not there in time.
     """
-    if dist.is_initialized() or launched_world_size() == 1:
+    if launched_world_size() == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=startup)
+        torch.cuda.set_device(local_rank() if device.index is None else device.index)
+    # torch has one limit for the rendezvous and for collectives, so the rendezvous is made first.
+    store = _met(startup)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=store, rank=launched_rank(), world_size=launched_world_size(), timeout=timeout
+    )
     try:
-        # The rendezvous waits for `startup`; collectives have a limit of their own.
-        dist.barrier()
-        dist.distributed_c10d._set_pg_timeout(timeout)
         yield
     finally:
         _control_group.cache_clear()
         dist.destroy_process_group()
+
+
+def _met(startup: timedelta) -> Any:
+    """The store of the rendezvous, when all processes have come to it."""
+    number, size, end = launched_rank(), launched_world_size(), time.monotonic() + startup.total_seconds()
+    try:
+        found, _, _ = next(rendezvous("env://", timeout=startup))
+        store = dist.PrefixStore("kedro_aat", found)  # type: ignore[attr-defined]  # torch exports it by a star
+        store.set(f"met/{number}", "")
+        for other in range(size):
+            store.wait([f"met/{other}"], timedelta(seconds=max(end - time.monotonic(), 1.0)))
+    except dist.DistError as error:
+        raise RankError(
+            f"{startup.total_seconds():g} seconds after rank {number} was started, some of the {size} ranks were still "
+            "missing (training.startup_timeout_seconds). Look into the output of the others, raise the limit if they "
+            f"load for longer, and see whether the network lets them reach {os.environ.get('MASTER_ADDR')}:"
+            f"{os.environ.get('MASTER_PORT')}."
+        ) from error
+    return store
 
 
 def told(value: T | None = None) -> T:
@@ -78,7 +107,7 @@ def told(value: T | None = None) -> T:
     if not is_distributed():
         return value  # type: ignore[return-value]  # a single process gives one
     box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=0, group=_control_group())
+    dist.broadcast_object_list(box, src=0, group=_control_group(dist.group.WORLD))
     return box[0]  # type: ignore[no-any-return]
 
 
@@ -87,18 +116,46 @@ def gathered(value: T) -> list[T]:
     if not is_distributed():
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value, group=_control_group())
+    dist.all_gather_object(values, value, group=_control_group(dist.group.WORLD))
     return values
 
 
 def summed(tensor: Tensor) -> Tensor:
     """Adds a tensor up over all ranks, in place, and returns it."""
+    return reduced(tensor, "sum")
+
+
+def reduced(tensor: Tensor, by: Literal["sum", "min", "max"]) -> Tensor:
+    """Reduces a tensor over all ranks, in place, and returns it.
+
+    Args:
+        tensor: Of the same shape on every rank, on the CPU or on the device of the group.
+        by: Sum, smallest or largest of the values at each place.
+    """
     if is_distributed():
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}[by])
     return tensor
 
 
-@functools.cache
-def _control_group() -> Any:
-    """The group on the CPU by which rank 0 tells the others what comes next."""
+@contextmanager
+def in_step() -> Iterator[None]:
+    """All ranks run the same model within the context, each on its part of the same batches.
+
+    What depends on the batches, such as ranges of activations, is then reduced over the ranks.
+    """
+    token = _IS_IN_STEP.set(True)
+    try:
+        yield
+    finally:
+        _IS_IN_STEP.reset(token)
+
+
+def is_in_step() -> bool:
+    """Whether all ranks run the same model right now; never in a single process."""
+    return _IS_IN_STEP.get() and is_distributed()
+
+
+@functools.lru_cache(maxsize=1)
+def _control_group(world: Any) -> Any:
+    """The group on the CPU by which rank 0 tells the others what comes next, of the default group `world`."""
     return dist.new_group(backend="gloo", timeout=PATIENCE)

@@ -31,6 +31,7 @@ from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import DataError, ModelError
 from kedro_aat.model_inputs import ModelInputs, arguments_of
 from kedro_aat.modes import evaluating
+from kedro_aat.ranks import group
 
 # Names of two buffers of the model.
 ACTIVE = "_quantized_layers"
@@ -326,6 +327,10 @@ class FakeQuantization(Follower):
         if key not in self._indices:  # a list would be copied to the device in every step, which waits for it
             self._indices[key] = torch.tensor(key, device=self.ranges.device)
         slots, batch_ranges = self._indices[key], stacked(observed.values())
+        if group.is_in_step():  # each rank has seen its part of the batch
+            lows, highs = batch_ranges.unbind(1)
+            lows, highs = group.reduced(torch.stack([-lows, highs]), "max").unbind()
+            batch_ranges = torch.stack([-lows, highs], 1)
         ranges = self.ranges[slots]
         moved = torch.lerp(ranges, batch_ranges, self._settings.range_momentum)
         self.ranges[slots] = torch.where(batch_ranges.isfinite(), moved, ranges)
