@@ -39,7 +39,7 @@ _SEARCHES = ("finetune_adaptively", "finetune_later_stage")
 _STARTUP = timedelta(minutes=10)
 _COLLECTIVE = timedelta(minutes=30)
 _SECONDS_FOR_A_FILE = 60.0  # a file system of several machines may show a new file late
-_SECONDS_TO_END = 5.0  # rank 0 ends first, so that a launcher names it as the one that failed
+_SECONDS_TO_END = 2.0  # rank 0 ends first, so that a launcher names it as the one that failed
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,6 @@ class _Begin:
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class _End:
-    """The run has ended.
-
-    Attributes:
-        failed: Whether an error ended it, which rank 0 tells.
-    """
-
-    failed: bool
-
-
 class PipelineRanks:
     """The processes of one run of a pipeline.
 
@@ -79,7 +68,7 @@ class PipelineRanks:
         self._made = {stem(name) for name in pipeline.all_outputs()}
         self._dataset_of = dataset_of
         self._stack = ExitStack()
-        self._has_begun = False
+        self._has_joined = False
 
     @staticmethod
     def are_needed(pipeline: Pipeline) -> bool:
@@ -94,7 +83,7 @@ class PipelineRanks:
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._stack.enter_context(group.joined(device, timeout=_COLLECTIVE, startup=_STARTUP))
-        self._has_begun = True
+        self._has_joined = True
         return group.is_main()
 
     # --- rank 0 ----------------------------------------------------------------------------------------------
@@ -130,13 +119,12 @@ class PipelineRanks:
         """Lets the other ranks end; rank 0 calls it when the run has ended.
 
         Args:
-            failed: Whether an error ended it.
+            failed: Whether an error ended it. The others, which may be in the middle of a node, then find rank 0 gone.
         """
-        if not self._has_begun:
-            return
-        self._has_begun = False
-        with suppress(RuntimeError), self._stack:  # a rank may be lost, which is told elsewhere
-            group.told(_End(failed))
+        with suppress(RuntimeError), self._stack:  # a rank may be lost, which matters no longer
+            if not failed and self._has_joined:
+                group.told(None)
+        self._has_joined = False
 
     def _is_only_here(self, name: str) -> bool:
         return stem(name) in self._made and isinstance(self._dataset_of(name), MemoryDataset)
@@ -153,13 +141,12 @@ class PipelineRanks:
         # Ctrl-C reaches all processes of a terminal; what it means is rank 0's decision.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            while isinstance(begun := group.told(_End(failed=True)), _Begin):
+            begun: _Begin | None
+            while (begun := group.told()) is not None:
                 self._take_part(begun)
         except RuntimeError:  # as torch reports that rank 0 is gone
-            raise SystemExit(1) from None
-        if begun.failed:
             time.sleep(_SECONDS_TO_END)
-            raise SystemExit(1)
+            raise SystemExit(1) from None
         self._stack.close()
         raise SystemExit(0)
 
@@ -210,8 +197,9 @@ def _raise_faults(node: Node, faults: list[str | None]) -> None:
 
 def _keep_silent() -> None:
     """Leaves what is logged and warned of to rank 0, which does the same."""
-    for name in ("kedro", PACKAGE, "py.warnings"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("kedro", "py.warnings"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger(PACKAGE).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
 
 
