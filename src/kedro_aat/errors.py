@@ -132,6 +132,10 @@ class RankError(AatError):
     """
 
 
+class LostRankError(RankError):
+    """Another process does not answer any more: it was killed, or its machine is gone."""
+
+
 def ends_run(error: BaseException) -> bool:
     """Whether an error must end the run, so that nothing may be done instead of what failed.
 

@@ -7,20 +7,24 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from kedro_aat.errors import RankError
-from kedro_aat.ranks.environment import launched_rank, launched_world_size
+from kedro_aat.ranks.environment import launched_rank, launched_world_size, local_rank
 
 T = TypeVar("T")
 
 # A rank with nothing to do waits for the first one, which may export for hours. One that dies is noticed at once.
 PATIENCE = timedelta(days=30)
+
+_IS_IN_STEP = ContextVar("is_in_step", default=False)
 
 
 def is_distributed() -> bool:
@@ -61,7 +65,7 @@ def joined(device: torch.device, timeout: timedelta, startup: timedelta) -> Iter
         yield
         return
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index)
+        torch.cuda.set_device(local_rank() if device.index is None else device.index)
     # torch has one limit for the rendezvous and for collectives, so the rendezvous is made first.
     store = _met(startup)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -79,8 +83,8 @@ def _met(startup: timedelta) -> Any:
     """The store of the rendezvous, when all processes have come to it."""
     number, size, end = launched_rank(), launched_world_size(), time.monotonic() + startup.total_seconds()
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=startup))
-        store = dist.PrefixStore("kedro_aat", store)
+        found, _, _ = next(rendezvous("env://", timeout=startup))
+        store = dist.PrefixStore("kedro_aat", found)  # type: ignore[attr-defined]  # torch exports it by a star
         store.set(f"met/{number}", "")
         for other in range(size):
             store.wait([f"met/{other}"], timedelta(seconds=max(end - time.monotonic(), 1.0)))
@@ -131,6 +135,24 @@ def reduced(tensor: Tensor, by: Literal["sum", "min", "max"]) -> Tensor:
     if is_distributed():
         dist.all_reduce(tensor, {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}[by])
     return tensor
+
+
+@contextmanager
+def in_step() -> Iterator[None]:
+    """All ranks run the same model within the context, each on its part of the same batches.
+
+    What depends on the batches, such as ranges of activations, is then reduced over the ranks.
+    """
+    token = _IS_IN_STEP.set(True)
+    try:
+        yield
+    finally:
+        _IS_IN_STEP.reset(token)
+
+
+def is_in_step() -> bool:
+    """Whether all ranks run the same model right now; never in a single process."""
+    return _IS_IN_STEP.get() and is_distributed()
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial, wraps
 from typing import Any, cast
 
 import torch
@@ -28,13 +28,13 @@ from kedro_aat.training.loading.loaders import Loaders, require_batches, warn_of
 from kedro_aat.training.loading.parts import BatchParts
 from kedro_aat.training.loading.placement import Placement
 from kedro_aat.training.outputs import Outputs
+from kedro_aat.training.ranks.data_parallel import DataParallel
+from kedro_aat.training.ranks.sharding import Shard
 from kedro_aat.training.runner import Callables, Evaluation, bind_known, listed
 from kedro_aat.training.scoring.groups import groups_of, with_groups
-from kedro_aat.training.scoring.guard_metrics import GuardMetrics
-from kedro_aat.training.scoring.scores import require_one_number
-from kedro_aat.training.scoring.watchers import Watcher, watchers_for
+from kedro_aat.training.scoring.validation import See, Validation
 from kedro_aat.training.settings import TrainingSettings
-from kedro_aat.training.target_forms import TargetForm, main_target
+from kedro_aat.training.target_forms import main_target
 from kedro_aat.training.task_loss import TaskLoss
 from kedro_aat.training.teacher import Answers, Teacher
 
@@ -68,6 +68,7 @@ class DefaultTraining:
         teacher: The baseline, for distillation; moved like the model, and never trained.
         controller: The model's controller, whose cut copy of the model is trained and run in its place.
         guards: Further metrics, which the validation function of `callables` returns too.
+        shard: The part of each batch that this rank computes, if several train the model together.
 
     Raises:
         DataError: If a split is empty, or inputs and targets differ in number.
@@ -84,6 +85,7 @@ class DefaultTraining:
         teacher: nn.Module | None = None,
         controller: ModelController | None = None,
         guards: Sequence[GuardSettings] = (),
+        shard: Shard | None = None,
     ) -> None:
         if settings.num_threads is not None:
             torch.set_num_threads(settings.num_threads)
@@ -91,6 +93,8 @@ class DefaultTraining:
         self.device = pick_device(settings.device)
         self._place = Placement(self.device, channels_last=settings.channels_last, precision=precision_of(model))
         self.model = self._place.model(model)
+        self._ranks = DataParallel(shard, self.device)
+        self._ranks.synchronize(self.model)
         self._forward = torch.compile(model) if settings.compile else model
         self._controller = None if settings.compile else controller  # each cut would be compiled anew
         self._compact: CompactModel | None = None
@@ -98,13 +102,12 @@ class DefaultTraining:
         self._loss = settings.loss.make_function()
         if isinstance(self._loss, nn.Module):
             self._loss.to(self.device)
-        self._metric = settings.metric.make().to(self.device) if settings.metric else None
-        self._task_loss, self._metric_form = TaskLoss(self._loss), TargetForm(self._metric)
+        self._task_loss = TaskLoss(self._loss)
         self._outputs = Outputs(settings.output)
-        self._loaders = Loaders(settings, self.device, seed)
+        self._loaders = Loaders(settings, self.device, seed, shard)
+        self._whole_loaders = Loaders(settings, self.device, seed)  # for functions of the user's
         without = () if settings.group is None else (settings.group,)
         self._forms = {split: BatchForm(settings.batch, model, split, without) for split in ("training", "validation")}
-        self._guards = GuardMetrics(guards, self.device)
         self._scaler = self._new_scaler()
         self._parts = BatchParts(settings.batch_size)
         self.observe: Callable[[Tensor, Tensor], object] | None = None  # sees outputs and targets of a validation
@@ -115,10 +118,7 @@ class DefaultTraining:
         if validation_data is not None:
             self._validation_data = as_dataset(validation_data, "validation", settings.batch)
             self._groups = groups_of(validation_data, settings.group)
-        self._watchers = watchers_for(
-            self._metric, settings.num_bootstrap_resamples, len(self._validation_data), self._groups
-        )
-        self._is_reproduced = False  # whether the first of these has reproduced the metric
+        self._validation = Validation(settings, len(self._validation_data), self._groups, guards, self.device)
         self._teacher: Teacher | None = None
         self._distills, self._is_taught = True, False
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
@@ -187,10 +187,11 @@ class DefaultTraining:
         compact = self._compact_model(to_train=True)
         self._epoch_cost = 1.0
         if compact is None or not compact.can_be_trained_by(optimizers):
-            return self._train(self._forward, compression_controller, epoch, optimizers, listed(lr_scheduler))
+            forward = self._ranks.wrapped(self._forward)
+            return self._train(forward, compression_controller, epoch, optimizers, listed(lr_scheduler))
         self._epoch_cost = max(compression_controller.macs_share, LEAST_EPOCH_COST)
         with compact.trained_by(optimizers):
-            forward = compact.model.train()
+            forward = self._ranks.wrapped(compact.model.train())
             return self._train(forward, compression_controller, epoch, optimizers, listed(lr_scheduler))
 
     def _train(
@@ -198,23 +199,27 @@ class DefaultTraining:
     ) -> float:
         self._ask_teacher()
         total, num_batches = torch.zeros((), device=self.device), 0
-        for batch in self.train_batches(epoch):
-            num_batches += 1
-            controller.scheduler.step()
-            for each in optimizers:
-                each.zero_grad(set_to_none=True)
-            for part, share in self._parts(batch, self._forms["training"].weighted):
-                loss = self._loss_of(forward, *part) + controller.loss()
-                if share < 1:
-                    loss = loss * share
-                self._scaler.scale(loss).backward()
-                total += loss.detach()
-            self._optimizer_step(optimizers)
-            if self.settings.scheduler_interval == "step":
-                for scheduler in lr_schedulers:
-                    scheduler.step()
+        with self._ranks.at_work(self.model):
+            for batch in self.train_batches(epoch):
+                num_batches += 1
+                controller.scheduler.step()
+                for each in optimizers:
+                    each.zero_grad(set_to_none=True)
+                parts = self._parts(batch, self._forms["training"].weighted)
+                for number, (part, share) in enumerate(parts, 1):
+                    with self._ranks.part(batch, forward, is_last=number == len(parts)):
+                        loss = self._loss_of(forward, *part) + controller.loss()
+                        if share < 1:
+                            loss = loss * share
+                        self._scaler.scale(self._ranks.scaled(loss)).backward()
+                    total += loss.detach()
+                forward = self._ranks.after_backward(forward)
+                self._optimizer_step(optimizers)
+                if self.settings.scheduler_interval == "step":
+                    for scheduler in lr_schedulers:
+                        scheduler.step()
         require_batches(num_batches)
-        return float(total) / num_batches
+        return float(self._ranks.total(total)) / num_batches
 
     def _compact_model(self, *, to_train: bool = False) -> CompactModel | None:
         """A cut copy of the model in its present state; None if the model itself must run."""
@@ -260,8 +265,10 @@ class DefaultTraining:
         with evaluating_with_gradients(self.model):  # nothing is dropped, and statistics of BatchNorms stay as they are
             for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
                 self.model.zero_grad(set_to_none=True)
-                for part, _ in self._parts(batch, self._forms["training"].weighted):
-                    self._loss_of(self._forward, *part).backward()
+                for part, share in self._parts(batch, self._forms["training"].weighted):
+                    loss = self._loss_of(self._forward, *part)
+                    (loss if share == 1 else loss * share).backward()
+                self._ranks.sum_gradients(self.model)
                 observe()
         self.model.zero_grad(set_to_none=True)
 
@@ -272,13 +279,17 @@ class DefaultTraining:
     def adapt(self, model: nn.Module) -> None:
         """Recomputes the statistics of BatchNorms from the first training batches, in a fixed order."""
         batches = itertools.islice(self.train_batches(0), self.settings.batch_norm_adaptation_batches)
-        inputs = (
-            self._place.inputs(part[0]) for batch in batches for part, _ in self._parts(batch, self._forms["training"])
-        )
         compact = self._compact_model()
-        adapt_batch_norms(compact.model if compact else model, inputs)
+        with self._ranks.at_work(model):
+            adapt_batch_norms(compact.model if compact else model, self._inputs_of(batches))
         if compact:
             compact.write()
+
+    def _inputs_of(self, batches: Iterable[Any]) -> Iterator[ModelInputs]:
+        for batch in batches:
+            for part, _ in self._parts(batch, self._forms["training"]):
+                with self._ranks.part(batch):
+                    yield self._place.inputs(part[0])
 
     def validate(self, model: nn.Module, epoch: int | None = None) -> Evaluation:
         """Validates the model.
@@ -287,42 +298,29 @@ class DefaultTraining:
             The metric over the validation split, with one score per example if the metric is their mean or can be
             linearized, else with its values on variants of the split.
         """
-        while True:
-            watcher = self._watchers[0]()
-            metric = self._measure(model, watcher)
-            value = require_one_number(self.settings.metric_name, metric.compute())
-            if (evaluation := watcher.evaluation(metric)) is not None:
-                self._is_reproduced = True
-                return evaluation
-            # A model that has diverged says nothing about the next ones, which are compared with the baseline's scores.
-            if self._is_reproduced or not torch.as_tensor(value).isfinite().all():
-                return Evaluation(value)
-            self._watchers.pop(0)  # it does not reproduce this metric
-
-    def _measure(self, model: nn.Module, watcher: Watcher) -> Any:
-        """The metric of all batches, which `watcher` sees too."""
-        assert self._metric is not None  # the settings require a metric, or a function instead of this one
         model.eval()
         compact = self._compact_model()
         forward = compact.model.eval() if compact else self._forward
-        self._metric.reset()
-        self._guards.reset()
-        num_seen = 0
-        with torch.no_grad():
-            for batch in counted(self.validation_batches()):
-                for (inputs, labels), _ in self._parts(batch, self._forms["validation"]):
-                    # As the delivered file computes: without autocast.
-                    outputs = self._outputs.main(call_model(forward, self._place.inputs(inputs))).float()
-                    if self.observe is not None:
-                        self.observe(outputs, main_target(labels))
-                    targets = main_target(self._place.targets(labels))
-                    read = self._metric_form(outputs, targets)
-                    num_seen += len(outputs)
-                    self._metric.update(*read)
-                    self._guards.update(outputs, targets)
-                    watcher.update(*read)
-        self._require_all_seen(num_seen)
-        return self._metric
+
+        def run(see: See) -> None:
+            num_seen = 0
+            with torch.no_grad(), self._ranks.at_work(model, in_evaluation=True):
+                for batch in counted(self.validation_batches()):
+                    for outputs, targets in self._ranks.in_order(partial(self._answered, forward), batch):
+                        num_seen += len(outputs)
+                        see(outputs, targets)
+            self._require_all_seen(num_seen)
+
+        return self._validation.evaluate(run)
+
+    def _answered(self, forward: Forward, batch: Any) -> Iterator[tuple[Tensor, Any]]:
+        """Outputs and targets of each part of a batch."""
+        for (inputs, labels), _ in self._parts(batch, self._forms["validation"]):
+            # As the delivered file computes: without autocast.
+            outputs = self._outputs.main(call_model(forward, self._place.inputs(inputs))).float()
+            if self.observe is not None:
+                self.observe(outputs, main_target(labels))
+            yield outputs, main_target(self._place.targets(labels))
 
     def _require_all_seen(self, number: int) -> None:
         require_all_seen(number, self._validation_data, self.settings.num_workers)
@@ -331,13 +329,13 @@ class DefaultTraining:
         """The functions for a training loop: these, or the user's own instead."""
         own = self.settings.function
         train, validate, configure = own("train_epoch"), own("validate_"), own("configure_optimizers")
-        evaluate = with_groups(validate or self.validate, self._groups)
+        evaluate = with_groups(self._ranks.by_rank_0(validate) if validate else self.validate, self._groups)
         in_parts = ("train_epoch", "sample_gradients", "adapt", *(() if validate else ("validate",)))
         return Callables(
             train_epoch=self._with_train_data(train) if train else self.train_epoch,
-            validate=bind_known(evaluate, data=self.validation_batches())
+            validate=bind_known(evaluate, data=self._whole_loaders.validation(self._validation_data))
             if validate
-            else self._guards.added_to(evaluate),
+            else self._validation.guards.added_to(evaluate),
             configure_optimizers=bind_known(configure, model=self.model) if configure else self.configure_optimizers,
             early_stopping=own("early_stopping"),
             adapt=self.adapt if self._train_data is not None and self.settings.batch_norm_adaptation_batches else None,

@@ -15,6 +15,7 @@ from kedro_aat.errors import (
     AatError,
     DataError,
     MetricError,
+    RankError,
     UnrepeatableError,
     UserFunctionError,
     ends_run,
@@ -100,6 +101,23 @@ def left_in_good_state(
         raise type(error)(
             f"{error}\n{kept}The checkpoints are in {checkpoints.folder}; remove that folder to start over."
         ) from error.__cause__
+
+
+def alone(error: RankError, policy: SearchPolicy[Any], checkpoints: RunCheckpoints) -> AatError:
+    """The error that a user sees of one that ended the work of several ranks: that of the user's code, if it is one.
+
+    Args:
+        error: What rank 0 has met.
+        policy: Search policy of the run.
+        checkpoints: Checkpoints of the run.
+    """
+    cause = error.__cause__
+    if not isinstance(cause, USER_ERRORS):
+        return error
+    kept = ""
+    if (checkpoint := checkpoints.latest()) is not None:
+        kept = _kept(records_of(checkpoint)[-1].epoch, best_so_far(policy, checkpoints))
+    return type(cause)(f"{cause}\n{kept}The checkpoints are in {checkpoints.folder}; remove that folder to start over.")
 
 
 def _kept(epoch: int, best: EpochRecord | None) -> str:

@@ -13,7 +13,6 @@ from kedro_aat.compression.controller import ModelController
 from kedro_aat.model_inputs import num_examples, take_examples
 from kedro_aat.training.data import Data
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.scoring.watchers import NoWatcher
 from kedro_aat.training.settings import TrainingSettings
 
 
@@ -84,7 +83,7 @@ class FewBatchesTraining(DefaultTraining):
         )
         self._few_training, self._few_validation = training, validation
         self._groups = None
-        self._watchers = [NoWatcher]
+        self._validation.leave_out_standard_errors()
         self._is_taught = True  # otherwise the teacher would answer all examples first
 
     def train_batches(self, epoch: int) -> Any:

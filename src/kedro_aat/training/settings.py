@@ -65,6 +65,12 @@ class TrainingSettings(Settings):
         batch_norm_adaptation_batches: Training batches from which BatchNorms recompute their statistics after an epoch
             in which the rate changed; 0 for none.
         device: `auto` takes a GPU if there is one; or any device name that torch knows.
+        devices: Number of devices that train the model together, each in a process of its own: GPUs of this machine, or
+            processes on the CPU. The batch size is that of all together. Where `torchrun` or a cluster has started
+            several processes, these train, and this setting is not read.
+        startup_timeout_seconds: Seconds after which processes that train together must have found each other.
+        collective_timeout_seconds: Seconds after which processes that train together wait no longer for one that is
+            behind, in a training step for instance.
         precision: Precision of the training: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
             Every model is validated in `fp32`, in which the delivered file computes.
         channels_last: Whether images have the channels-last memory format.
@@ -97,7 +103,10 @@ class TrainingSettings(Settings):
 
     # They do not change what a search finds, so they may change before a run is continued.
     WITHOUT_EFFECT: ClassVar = frozenset(
-        {"after_upgrade", "baseline_check", "on_out_of_memory", "step_timeout_seconds"}
+        {
+            *("after_upgrade", "baseline_check", "on_out_of_memory", "step_timeout_seconds"),
+            *("devices", "startup_timeout_seconds", "collective_timeout_seconds"),
+        }
     )
 
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
@@ -117,6 +126,9 @@ class TrainingSettings(Settings):
     distillation: Distillation | None = Distillation()
     batch_norm_adaptation_batches: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     device: str = "auto"
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    startup_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] = 600.0
+    collective_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] = 1800.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
@@ -170,6 +182,30 @@ class TrainingSettings(Settings):
                     f"must be below {named.type}:{numbers[named.type]} on this machine, but got '{device}'"
                 )
         return device
+
+    @field_validator("devices")
+    @classmethod
+    def _are_there(cls, number: int, info: ValidationInfo) -> int:
+        import torch
+
+        named = torch.device("cuda" if (name := info.data.get("device", "cpu")) == "auto" else name)
+        found = torch.cuda.device_count() if named.type == "cuda" else 0
+        if number > 1 and named.index is not None:
+            raise ValueError(f"must be 1 with device: {name}, which is a single one; but got {number}")
+        if number > 1 and named.type not in ("cpu", "cuda"):
+            raise ValueError(f"must be 1 with device: {name}, on which processes cannot train together; got {number}")
+        if number > found > 0:
+            raise ValueError(f"must be at most {found}, the GPUs of this machine, but got {number}")
+        return number
+
+    @field_validator("train_epoch")
+    @classmethod
+    def _can_be_shared(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is not None and info.data.get("devices", 1) > 1:
+            raise ValueError(
+                f"must be left out with devices: {info.data['devices']}, which needs the default, but got {path}"
+            )
+        return path
 
     @field_validator("train_epoch")
     @classmethod

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import torch
 from torch import nn
 
 from kedro_aat.budget import Budget, GuardSettings, Outcome
 from kedro_aat.compression.controller import ModelController
-from kedro_aat.errors import InterruptedRunError
+from kedro_aat.errors import AatError, InterruptedRunError, RankError
+from kedro_aat.ranks import group
+from kedro_aat.ranks.environment import launched_world_size
 from kedro_aat.search import Policy
 from kedro_aat.search.policy import Goal, updated
 from kedro_aat.training.checkpoints import CheckpointStore, RunCheckpoints
@@ -21,11 +25,16 @@ from kedro_aat.training.data import Data, data_fingerprint, example_count
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.ending import end_with_best
-from kedro_aat.training.failures import USER_ERRORS, best_so_far
+from kedro_aat.training.failures import USER_ERRORS, alone, best_so_far
 from kedro_aat.training.fingerprints.identity import fingerprint, ingredients_of
 from kedro_aat.training.loop import adaptive_problem, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.random_state import seed_everything
+from kedro_aat.training.ranks.data_parallel import DataParallel
+from kedro_aat.training.ranks.launch import run_on_ranks
+from kedro_aat.training.ranks.leading import LeadingRunner, follow, leading
+from kedro_aat.training.ranks.sharding import Shard
+from kedro_aat.training.ranks.stage_inputs import SearchStageResult, StageInputs, WriterOf
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.scoring.groups import identity_of_groups
@@ -35,7 +44,6 @@ from kedro_aat.training.stopwatch import Stopwatch
 logger = logging.getLogger(__name__)
 
 EPOCHS = ("maximal_total_epochs",)  # a run goes on if it is given more of them
-WriterOf = Callable[..., Any]  # (run, next_epoch=) -> a TensorBoard writer
 
 
 @dataclass(frozen=True)
@@ -105,21 +113,57 @@ class SearchStage:
             MissingRunError: If nothing may be trained, and nothing was.
         """
         stopwatch = stopwatch or Stopwatch()
-        stopwatch.limit = self.time_limit
-        num_validation = example_count(validation_data)
+        inputs = StageInputs(
+            controller, teacher, train_data, validation_data, baseline, budget, store, writer_of, stopwatch
+        )
+        settings = self.training
+        if trains and settings.devices > 1 and launched_world_size() == 1:
+            return run_on_ranks(self, inputs)
+        return self.run_on(inputs, trains=trains)
+
+    def run_on(self, inputs: StageInputs, *, trains: bool = True) -> SearchStageResult:
+        """Does as `run`, in this process, together with the other ranks if it is one of several."""
+        settings = self.training
+        limits = settings.collective_timeout_seconds, settings.startup_timeout_seconds
+        with group.joined(pick_device(settings.device), *(timedelta(seconds=limit) for limit in limits)):
+            return self._run_in_group(inputs, trains=trains)
+
+    def _run_in_group(self, inputs: StageInputs, *, trains: bool) -> SearchStageResult:
+        if not group.is_distributed():
+            return self._run(inputs, self._runner(inputs), trains=trains)
+        if not trains:
+            return self._best_by_rank_0(inputs)
+        shard = Shard(group.rank(), group.world_size())
+        if group.is_main():
+            runner = self._runner(inputs, shard)
+            assert isinstance(runner, LeadingRunner)
+            with leading(runner) as end:
+                end.value = result = self._run(inputs, runner)
+            return result
+        told: SearchStageResult = follow(self._runner(inputs, shard))
+        inputs.controller.model.cpu()
+        return told
+
+    def _runner(self, inputs: StageInputs, shard: Shard | None = None) -> TrainingRunner:
+        """The model in training."""
+        controller, budget = inputs.controller, inputs.budget
         seed_everything(self.seed)
         training = DefaultTraining(
             controller.model,
             self.training,
-            train_data,
-            validation_data,
+            inputs.train_data,
+            inputs.validation_data,
             seed=self.seed,
-            teacher=None if self.training.teaching is None else copy.deepcopy(teacher),
+            teacher=None if self.training.teaching is None else copy.deepcopy(inputs.teacher),
             controller=controller,
             guards=self.guards,
+            shard=shard,
         )
+        for _ in range(inputs.num_halvings):
+            training.halve_batch()
         controller.steps_per_epoch = training.steps_per_epoch
-        runner = TrainingRunner(
+        leads = shard is not None and shard.rank == 0
+        return (LeadingRunner if leads else TrainingRunner)(
             controller.model,
             controller,
             training.callables(),
@@ -128,18 +172,41 @@ class SearchStage:
             higher_is_better=budget.higher_is_better,
             learning_rate_factor=self.learning_rate_factor,
         )
+
+    def _best_by_rank_0(self, inputs: StageInputs) -> SearchStageResult:
+        """The best that was found so far; rank 0 reads it, and the others get it."""
+        controller, result, error = inputs.controller, None, None
+        if group.is_main():
+            try:
+                result = self._run(inputs, self._runner(inputs), trains=False)
+            except AatError as raised:
+                error = raised
+        result, state, error = group.told((result, controller.get_state(), error))
+        if error is not None:
+            raise error
+        DataParallel(Shard(group.rank(), group.world_size()), torch.device("cpu")).synchronize(controller.model)
+        controller.load_state(state)
+        assert result is not None  # else there is an error
+        return result
+
+    def _run(self, inputs: StageInputs, runner: TrainingRunner, *, trains: bool = True) -> SearchStageResult:
+        controller, teacher, store, budget = inputs.controller, inputs.teacher, inputs.store, inputs.budget
+        stopwatch = inputs.stopwatch
+        stopwatch.limit = self.time_limit
+        num_validation = example_count(inputs.validation_data)
+        form = self.training.batch
         identity = {
             "functions": runner.callables.fingerprint,
             "settings": dict(self.identity),
             "model": fingerprint(controller.model),
             "teacher": fingerprint(teacher) if self.training.distillation else None,
-            "train_data": data_fingerprint(train_data, store.file_hashes, self.training.batch),
-            "validation_data": data_fingerprint(validation_data, store.file_hashes, self.training.batch),
-            **identity_of_groups(validation_data, self.training.group),
+            "train_data": data_fingerprint(inputs.train_data, store.file_hashes, form),
+            "validation_data": data_fingerprint(inputs.validation_data, store.file_hashes, form),
+            **identity_of_groups(inputs.validation_data, self.training.group),
         }
         metrics = [guard.metric.load() for guard in self.guards if guard.metric is not None]
         objects = [*vars(runner.callables).values(), *self.training.named_objects, *metrics]
-        more, packages = ingredients_of(objects, [controller.model], teacher, baseline.metric)
+        more, packages = ingredients_of(objects, [controller.model], teacher, inputs.baseline.metric)
         identity |= more
         opened = store.open(
             identity,
@@ -151,9 +218,11 @@ class SearchStage:
         with opened as checkpoints:
             if trains:
                 try:
-                    result = self._search(runner, baseline, budget, checkpoints, writer_of, num_validation, stopwatch)
+                    result = self._search(runner, inputs, checkpoints, num_validation)
                 except KeyboardInterrupt:  # before the first checkpoint, or after the last one
                     raise InterruptedRunError(f"The run was stopped. {Outcome.INTERRUPTED.advice}") from None
+                except RankError as error:
+                    raise alone(error, self.policy, checkpoints) from error.__cause__
                 except USER_ERRORS as error:
                     if best_so_far(self.policy, checkpoints) is None:
                         raise
@@ -176,15 +245,9 @@ class SearchStage:
         return SearchStageResult(result, budget, checkpoints.folder.name, device, stopwatch.seconds)
 
     def _search(
-        self,
-        runner: TrainingRunner,
-        baseline: Evaluation,
-        budget: Budget,
-        checkpoints: RunCheckpoints,
-        writer_of: WriterOf,
-        num_validation: int,
-        stopwatch: Stopwatch,
+        self, runner: TrainingRunner, inputs: StageInputs, checkpoints: RunCheckpoints, num_validation: int
     ) -> FineTuned:
+        budget, stopwatch = inputs.budget, inputs.stopwatch
         controller = runner.compression_controller
         assert isinstance(controller, ModelController)
         problem = adaptive_problem(
@@ -201,7 +264,7 @@ class SearchStage:
         writer, is_over = None, checkpoints.is_finished or not checkpoints.is_writable
         stopwatch.resume(checkpoints.folder, known, is_over=is_over)
         if not is_over:
-            writer = writer_of(checkpoints.folder.name, next_epoch=known[-1].epoch + 1 if known else 0)
+            writer = inputs.writer_of(checkpoints.folder.name, next_epoch=known[-1].epoch + 1 if known else 0)
         result = fine_tune(
             runner,
             self.policy,
@@ -214,7 +277,7 @@ class SearchStage:
                 writer=writer,
                 algorithm=controller.settings.algorithm,
             ),
-            baseline=baseline,
+            baseline=inputs.baseline,
             stopwatch=stopwatch,
             is_later=self.is_later,
         )
@@ -223,22 +286,3 @@ class SearchStage:
                 write_hyperparameters(writer, self.ingredients, result)
             writer.close()
         return result
-
-
-@dataclass(frozen=True)
-class SearchStageResult:
-    """How a search stage ended.
-
-    Attributes:
-        fine_tuned: How its search ended.
-        budget: Budget that its model keeps.
-        run: Name of the run's folder in the store.
-        device: Device on which it was trained.
-        seconds: Wall time of the stage from its begin to its end, in all processes that worked on it.
-    """
-
-    fine_tuned: FineTuned
-    budget: Budget
-    run: str
-    device: str
-    seconds: float

@@ -29,6 +29,7 @@ from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import DataError, ModelError
 from kedro_aat.model_inputs import ModelInputs, arguments_of
 from kedro_aat.modes import evaluating
+from kedro_aat.ranks import group
 
 # Names of two buffers of the model.
 ACTIVE = "_quantized_layers"
@@ -299,6 +300,9 @@ class FakeQuantization(Follower):
         """Moves the averages of the ranges towards those of a batch; numbers that are not finite are ignored."""
         slots = list(observed)
         batch_ranges = torch.stack([end for ends in observed.values() for end in ends]).float().view(-1, 2)
+        if group.is_in_step():  # each rank has seen its part of the batch
+            ends = batch_ranges * batch_ranges.new_tensor([-1.0, 1.0])
+            batch_ranges = group.reduced(ends, "max") * batch_ranges.new_tensor([-1.0, 1.0])
         ranges = self.ranges[slots]
         moved = torch.lerp(ranges, batch_ranges, self._settings.range_momentum)
         self.ranges[slots] = torch.where(batch_ranges.isfinite(), moved, ranges)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from kedro_aat.delivery.finished import FinishedSteps
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
+    from kedro_aat.training.ranks.stage_inputs import SearchStageResult
     from kedro_aat.training.runner import Evaluation
     from kedro_aat.training.settings import TrainingSettings
-    from kedro_aat.training.stage import SearchStageResult
 
 LATER_STAGES = {2: "second_stage", 3: "third_stage"}
 

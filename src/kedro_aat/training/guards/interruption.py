@@ -90,11 +90,14 @@ def stopped_with_one_sentence() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible(*, tells: bool = True) -> Iterator[Interruption]:
     """Lets Ctrl-C end a run after the epoch, and a second Ctrl-C or SIGTERM at once.
 
     Python runs a signal's handler when its present instruction ends, which takes seconds for a large model's step.
     Therefore a thread tells the user: it is woken up when the signal arrives.
+
+    Args:
+        tells: Whether the user is told; not where another process does.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -108,7 +111,7 @@ def interruptible() -> Iterator[Interruption]:
     sender.setblocking(False)
     woken_before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     teller = threading.Thread(target=interruption.tell, args=(receiver,), daemon=True)
-    if signal.SIGINT in before:
+    if tells and signal.SIGINT in before:
         teller.start()
     try:
         yield interruption

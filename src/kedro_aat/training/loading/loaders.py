@@ -16,10 +16,16 @@ from kedro_aat.errors import DataError
 from kedro_aat.training.guards.watchdog import Watchdog, WatchedLoader
 from kedro_aat.training.loading.datasets import Loaded, Streamed, differs, plain_tensors, stacked
 from kedro_aat.training.loading.settings import function_of
+from kedro_aat.training.ranks.sharding import Shard, Sharded, ShardedBatches
 from kedro_aat.training.settings import TrainingSettings
 
 # Shuffling has its own generator for each seed and epoch; a prime stride keeps those of different seeds apart.
 EPOCHS_PER_SEED = 1_000_003
+# Arguments of a data loader with which another one is made.
+_OPTIONS = (
+    *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator"),
+    "prefetch_factor",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +40,15 @@ class Loaders:
         settings: Settings of the training.
         device: Device of the model.
         seed: Seed of shuffling.
+        shard: Which part of each batch this rank loads; None in a single process.
     """
 
-    def __init__(self, settings: TrainingSettings, device: torch.device, seed: int) -> None:
-        self._settings, self._seed = settings, seed
+    def __init__(self, settings: TrainingSettings, device: torch.device, seed: int, shard: Shard | None = None) -> None:
+        self._settings, self._seed, self._shard = settings, seed, shard
         own = settings.loader
         self._collate = None if own.collate_fn is None else function_of(own.collate_fn)
         self._generator = torch.Generator()
-        self._kept: DataLoader[Any] | None = None
+        self._kept: Any = None
         pins = device.type == "cuda" if own.pin_memory is None else own.pin_memory
         self._options: dict[str, Any] = {"num_workers": settings.num_workers, "pin_memory": pins}
         if settings.num_workers:
@@ -59,7 +66,7 @@ class Loaders:
         limit = self._settings.loader.steps_per_epoch
         if isinstance(dataset, Loaded):
             _begin_epoch(dataset.loader, epoch, self._generator)
-            return Passed(dataset.loader, self._settings.step_timeout_seconds, limit)
+            return self._passed(dataset.loader, limit, is_training=True)
         _set_epoch(dataset.dataset if isinstance(dataset, Streamed) else dataset, epoch)
         loader = self._kept or self._loader(dataset, is_training=True)
         if self._settings.loader.persistent_workers and self._settings.num_workers:
@@ -69,19 +76,34 @@ class Loaders:
     def validation(self, dataset: Any) -> Any:
         """The batches of a split that judges models, in its own order."""
         if isinstance(dataset, Loaded):
-            return Passed(dataset.loader, self._settings.step_timeout_seconds)
+            return self._passed(dataset.loader, None, is_training=False)
         return self._loader(dataset, is_training=False)
 
-    def _loader(self, dataset: Any, *, is_training: bool) -> DataLoader[Any]:
+    def _passed(self, loader: DataLoader[Any], limit: int | None, *, is_training: bool) -> Any:
+        """The batches of a loader of the user's, or this rank's parts of them."""
+        timeout = self._settings.step_timeout_seconds
+        if self._shard is None:
+            return Passed(loader, timeout, limit)
+        chooses = type(loader) is DataLoader and loader.batch_sampler is not None
+        if not chooses or isinstance(loader.dataset, IterableDataset):  # each rank loads whole batches
+            return Sharded(Passed(loader, timeout, limit), self._shard)
+        parts = ShardedBatches(loader.batch_sampler, self._shard, limit=limit, is_told=is_training)
+        options = {name: getattr(loader, name) for name in _OPTIONS}
+        loader = DataLoader(loader.dataset, batch_sampler=parts, **options)
+        return Sharded(Passed(loader, timeout), self._shard, parts)
+
+    def _loader(self, dataset: Any, *, is_training: bool) -> Any:
         size, timeout, own = self._settings.batch_size, self._settings.step_timeout_seconds, self._settings.loader
         loader: Callable[..., DataLoader[Any]] = DataLoader if timeout is None else partial(WatchedLoader, timeout)
         collate = self._collate or stacked
         if isinstance(dataset, Streamed):
             ends = own.steps_per_epoch is None or not is_training
             drop_last = is_training and (not ends or len(dataset) > size)
-            return loader(dataset, batch_size=size, drop_last=drop_last, collate_fn=collate, **self._options)
+            whole = loader(dataset, batch_size=size, drop_last=drop_last, collate_fn=collate, **self._options)
+            return whole if self._shard is None else Sharded(whole, self._shard)
         drop_last = is_training and len(dataset) > size
         sampler: Any = SequentialSampler(dataset)
+        batches: Any = None
         if is_training:
             known = {"data_source": dataset, "dataset": dataset, "generator": self._generator}
             sampler = RandomSampler(dataset, generator=self._generator)
@@ -90,14 +112,22 @@ class Loaders:
             if own.batch_sampler is not None:
                 known |= {"sampler": sampler, "batch_size": size, "drop_last": drop_last}
                 batches = own.batch_sampler.make(**known)
-                if not (plain_tensors(dataset) and self._collate is None):
-                    return loader(dataset, batch_sampler=batches, collate_fn=collate, **self._options)
-                return loader(dataset, sampler=batches, batch_size=None, **self._options)
-        if plain_tensors(dataset) and self._collate is None:  # one indexing of the tensors, with nothing to collate
-            return loader(dataset, sampler=BatchSampler(sampler, size, drop_last), batch_size=None, **self._options)
-        return loader(
-            dataset, sampler=sampler, batch_size=size, drop_last=drop_last, collate_fn=collate, **self._options
-        )
+        indexes_many = plain_tensors(dataset) and self._collate is None  # one indexing, with nothing to collate
+        if batches is None and (indexes_many or self._shard is not None):
+            batches = BatchSampler(sampler, size, drop_last)
+        if self._shard is not None:
+            is_told = is_training and (own.sampler or own.batch_sampler) is not None
+            limit = own.steps_per_epoch if is_training else None
+            batches = ShardedBatches(batches, self._shard, limit=limit, is_told=is_told)
+        if indexes_many:
+            made = loader(dataset, sampler=batches, batch_size=None, **self._options)
+        elif batches is not None:
+            made = loader(dataset, batch_sampler=batches, collate_fn=collate, **self._options)
+        else:
+            made = loader(
+                dataset, sampler=sampler, batch_size=size, drop_last=drop_last, collate_fn=collate, **self._options
+            )
+        return made if self._shard is None else Sharded(made, self._shard, batches)
 
     @property
     def collate(self) -> Callable[[list[Any]], Any] | None:

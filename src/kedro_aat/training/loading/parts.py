@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from kedro_aat.model_inputs import num_examples, take_examples
+from kedro_aat.training.ranks.sharding import Part
 from kedro_aat.training.teacher import Answered
 
 logger = logging.getLogger(__name__)
@@ -30,18 +32,28 @@ class BatchParts:
         """The parts, one after another, each with its share of the batch.
 
         Args:
-            batch: A batch, perhaps with the teacher's answers.
+            batch: A batch, perhaps with the teacher's answers, or this rank's part of one.
             form: Splits it into inputs and targets.
 
         Returns:
             Inputs, targets and perhaps answers, and a number in (0, 1].
         """
+        number, weight, is_sharded = self.number, 1.0, isinstance(batch, Part)
+        if is_sharded:  # as many parts on every rank
+            number, weight = min(number, batch.smallest), batch.number / batch.total
+            batch = batch.examples
         whole = (*form(batch.examples), batch.answers) if type(batch) is Answered else form(batch)
-        if self.number == 1 or not (size := num_examples(whole[0])):
-            return [(whole, 1.0)]
-        step = -(-size // self.number)
-        starts = range(0, size, step)
-        return [(take_examples(whole, slice(each, each + step)), min(step, size - each) / size) for each in starts]
+        if number == 1 or not (size := num_examples(whole[0])):
+            return [(whole, weight)]
+        if not is_sharded:
+            step = -(-size // number)
+            starts = range(0, size, step)
+            return [(take_examples(whole, slice(each, each + step)), min(step, size - each) / size) for each in starts]
+        ends = [size * part // number for part in range(number + 1)]
+        return [
+            (take_examples(whole, slice(start, end)), weight * (end - start) / size)
+            for start, end in itertools.pairwise(ends)
+        ]
 
     def halve(self) -> bool:
         """Doubles the number of parts from now on; False if a part is a single example already."""

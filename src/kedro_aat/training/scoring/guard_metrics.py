@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from kedro_aat.budget import Budget, GuardSettings
 from kedro_aat.training.callables import Evaluation
@@ -25,7 +26,7 @@ class GuardMetrics:
 
     def __init__(self, guards: Sequence[GuardSettings], device: torch.device) -> None:
         self._metrics: dict[str, Any] = {
-            guard.label: guard.metric.make().to(device) for guard in guards if guard.metric is not None
+            guard.label: on_its_own(guard.metric.make()).to(device) for guard in guards if guard.metric is not None
         }
         self._forms = {name: TargetForm(metric) for name, metric in self._metrics.items()}
 
@@ -64,3 +65,11 @@ def guarded(evaluation: Evaluation, budget: Budget, what: str) -> Evaluation:
         MetricError: If a guard's value is missing; `DivergedError` if it is NaN or infinite.
     """
     return replace(evaluation, also=budget.guard_values(evaluation.also, what))
+
+
+def on_its_own(metric: Any) -> Any:
+    """A metric that computes from what this process has seen, though others train beside it; changed in place."""
+    for part in metric.modules() if isinstance(metric, nn.Module) else ():
+        if isinstance(part, Metric):
+            part.sync_on_compute = False
+    return metric
