@@ -80,7 +80,7 @@ class AatHooks:
             SystemExit: In all processes but rank 0, when the run has ended.
         """
         redirect_outputs(pipeline, catalog)
-        self._ranks = self._joined(run_params, pipeline, catalog)
+        self._join(run_params, pipeline, catalog)
         stand_in(pipeline, catalog)
         withhold_test_data(pipeline, catalog, lambda key: catalog[f"params:{key}"].load())
         mistakes: list[str] = []
@@ -94,22 +94,24 @@ class AatHooks:
             self._refuse(ConfigurationError("Before the run", mistakes))
         self._closing.begin()
 
-    def _joined(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> PipelineRanks | None:
-        """The processes of the run, in rank 0; None if there is only one."""
+    def _join(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Joins the other processes of the run, if there are any; only rank 0 returns then."""
+        self._ranks = None
         if launched_world_size() == 1:
-            return None
+            return
         from kedro_aat.adoption.torchrun import PipelineRanks  # with torch
 
         if not PipelineRanks.are_needed(pipeline):
-            return None
-        ranks = PipelineRanks(pipeline, catalog.get)
+            return
+        self._ranks = PipelineRanks(pipeline, catalog.get)
         try:
-            leads = ranks.join()
+            leads = self._ranks.join()
+            if leads:
+                self._ranks.require_sequential(str(run_params.get("runner")))
         except AatError as error:
             self._refuse(error)
         if not leads:
-            ranks.follow()
-        return ranks
+            self._ranks.follow()
 
     def _refuse(self, error: AatError) -> NoReturn:
         """Ends a run that has not begun."""

@@ -1,11 +1,12 @@
 """A pipeline that several processes were started with, as `torchrun -m kedro run` does.
 
-Rank 0 runs it like a single process. The others run no node by themselves and save nothing: they wait until rank 0
-begins a node that trains in all processes, load its inputs, take part, and end when the run has ended.
+Rank 0 runs it like a single process. The others run no node and save nothing: they wait until rank 0 begins a search,
+for which they load the splits, take part in it, and end when the run has ended.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -13,8 +14,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -30,25 +31,28 @@ from kedro_aat.errors import ConfigurationError, RankError
 from kedro_aat.messages import PACKAGE
 from kedro_aat.ranks import group
 from kedro_aat.reading import describe
+from kedro_aat.training.ranks.waiting import StageCall, others_waiting
 
 logger = logging.getLogger(__name__)
 
 EVERY_RANK = "kedro_aat.every_rank"  # tag of users' nodes that all ranks run
 
 _SEARCHES = ("finetune_adaptively", "finetune_later_stage")
+_SPLITS = ("train_data", "validation_data")
 _STARTUP = timedelta(minutes=10)
 _COLLECTIVE = timedelta(minutes=30)
 _SECONDS_FOR_A_FILE = 60.0  # a file system of several machines may show a new file late
+_SECONDS_TO_LISTEN = 4.0  # whether rank 0 has met the same error
 _SECONDS_TO_END = 2.0  # rank 0 ends first, so that a launcher names it as the one that failed
 
 
 @dataclass(frozen=True)
 class _Begin:
-    """Rank 0 begins a node that all ranks run.
+    """Rank 0 begins a node in which all ranks take part.
 
     Attributes:
         node: Name of the node.
-        values: Those of its inputs that only rank 0 has, by name.
+        values: Those of the inputs that they need and only rank 0 has, by name.
     """
 
     node: str
@@ -67,6 +71,8 @@ class PipelineRanks:
         self._nodes = {node.name: node for node in pipeline.nodes}
         self._made = {stem(name) for name in pipeline.all_outputs()}
         self._dataset_of = dataset_of
+        self._loaded: dict[str, Any] = {}
+        self._splits: list[Any] = []  # of the search that has begun
         self._stack = ExitStack()
         self._has_joined = False
 
@@ -84,12 +90,30 @@ class PipelineRanks:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._stack.enter_context(group.joined(device, timeout=_COLLECTIVE, startup=_STARTUP))
         self._has_joined = True
+        if group.is_main():
+            self._stack.enter_context(others_waiting())
         return group.is_main()
+
+    @staticmethod
+    def require_sequential(runner: str) -> None:
+        """Makes sure that rank 0 runs one node after another, in the process that has joined.
+
+        Args:
+            runner: Name of Kedro's runner, or how it describes itself.
+
+        Raises:
+            ConfigurationError: If it may run several nodes at a time.
+        """
+        if "ParallelRunner" in runner or "ThreadRunner" in runner:
+            raise ConfigurationError(
+                "Before the run",
+                [f"--runner: with {group.world_size()} ranks, nodes run one after another; use SequentialRunner"],
+            )
 
     # --- rank 0 ----------------------------------------------------------------------------------------------
 
     def begin(self, node: Node, inputs: Mapping[str, Any]) -> None:
-        """Has the other ranks begin a node, if all ranks run it; rank 0 calls it before it does so itself.
+        """Has the other ranks begin a node, if they take part in it; rank 0 calls it before it does so itself.
 
         Args:
             node: The node.
@@ -99,9 +123,10 @@ class PipelineRanks:
             ConfigurationError: If an input that is only in memory cannot be sent.
             RankError: If another rank cannot load an input.
         """
-        if not _runs_everywhere(node):
+        needed = _needed_everywhere(node)
+        if needed is None:
             return
-        values = {name: value for name, value in inputs.items() if self._is_only_here(name)}
+        values = {name: inputs[name] for name in needed if self._is_only_here(name)}
         try:
             group.told(_Begin(node.name, values))
         except (TypeError, AttributeError, ValueError, ModuleNotFoundError) as error:  # as pickle raises them
@@ -141,29 +166,41 @@ class PipelineRanks:
         # Ctrl-C reaches all processes of a terminal; what it means is rank 0's decision.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            begun: _Begin | None
-            while (begun := group.told()) is not None:
-                self._take_part(begun)
+            told: _Begin | StageCall | None
+            while (told := group.told()) is not None:
+                if isinstance(told, StageCall):
+                    self._search(told)
+                else:
+                    self._begin(told)
         except RuntimeError:  # as torch reports that rank 0 is gone
             time.sleep(_SECONDS_TO_END)
             raise SystemExit(1) from None
         self._stack.close()
         raise SystemExit(0)
 
-    def _take_part(self, begun: _Begin) -> None:
-        node, inputs, fault = self._nodes[begun.node], dict(begun.values), None
+    def _begin(self, begun: _Begin) -> None:
+        node, fault = self._nodes[begun.node], None
+        needed = _needed_everywhere(node) or []
+        self._loaded |= begun.values
         try:
-            inputs |= {name: self._loaded(name) for name in node.inputs if name not in inputs}
+            for name in needed:
+                if name not in self._loaded:
+                    self._loaded[name] = self._load(name)
         except Exception as error:
             fault = describe(error)
         if any(group.gathered(fault)):
             return  # rank 0 ends the run
-        try:
-            node.run(inputs)
-        except Exception as error:
-            _end_after(error)
+        if EVERY_RANK in node.tags:
+            with _ending_after_errors():
+                node.run({name: self._loaded[name] for name in needed})
+        else:
+            self._splits = [self._loaded[name] for name in needed]
 
-    def _loaded(self, name: str) -> Any:
+    def _search(self, call: StageCall) -> None:
+        with _ending_after_errors():
+            call.follow(*self._splits)
+
+    def _load(self, name: str) -> Any:
         dataset = self._dataset_of(name)
         if dataset is None:
             raise DatasetError(f"{name} is not in the catalog")
@@ -179,10 +216,15 @@ class PipelineRanks:
                 time.sleep(0.5)
 
 
-def _runs_everywhere(node: Node) -> bool:
+def _needed_everywhere(node: Node) -> list[str] | None:
+    """The inputs of a node that all ranks need; None if rank 0 alone runs it."""
+    if EVERY_RANK in node.tags:
+        return list(node.inputs)
     function = node.func
-    is_search = function.__module__.startswith("kedro_aat.") and function.__name__ in _SEARCHES
-    return is_search or EVERY_RANK in node.tags
+    if not function.__module__.startswith("kedro_aat.") or function.__name__ not in _SEARCHES:
+        return None
+    arguments = inspect.signature(function).bind(*node.inputs).arguments
+    return [arguments[split] for split in _SPLITS]
 
 
 def _raise_faults(node: Node, faults: list[str | None]) -> None:
@@ -203,21 +245,25 @@ def _keep_silent() -> None:
     warnings.simplefilter("ignore")
 
 
-def _end_after(error: Exception) -> NoReturn:
-    """Ends this process; in silence if rank 0 ends as well, since it says why."""
-    has_ended = threading.Event()
+@contextmanager
+def _ending_after_errors() -> Iterator[None]:
+    """Ends this process after an error; in silence if rank 0 ends as well, since it says why."""
+    try:
+        yield
+    except Exception as error:
+        has_ended = threading.Event()
 
-    def listen() -> None:
-        with suppress(RuntimeError):
-            group.told()
-        has_ended.set()
+        def listen() -> None:
+            with suppress(RuntimeError):
+                group.told()
+            has_ended.set()
 
-    threading.Thread(target=listen, daemon=True).start()
-    if not has_ended.wait(_SECONDS_TO_END):
-        logger.error("Rank %d: %s: %s", group.rank(), type(error).__name__, error, exc_info=error)
-    else:
-        time.sleep(_SECONDS_TO_END)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)  # the thread above may still wait
+        threading.Thread(target=listen, daemon=True).start()
+        if has_ended.wait(_SECONDS_TO_LISTEN):
+            time.sleep(_SECONDS_TO_END)
+        else:
+            logger.error("Rank %d: %s: %s", group.rank(), type(error).__name__, error, exc_info=error)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # the thread above may still wait
