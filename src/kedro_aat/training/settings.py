@@ -76,6 +76,8 @@ class TrainingSettings(Settings):
         channels_last: Whether images have the channels-last memory format.
         compile: Whether the model is compiled for training. With filter pruning, an epoch then costs the same at
             every rate.
+        compile_mode: Mode of `torch.compile`: `reduce-overhead` saves the time between kernels of small models on a
+            GPU, `max-autotune` looks for faster kernels for minutes. None for torch's default.
         gradient_clip_norm: Largest norm of all gradients together; None does not clip.
         num_workers: Number of processes that load data.
         num_threads: Threads of torch on the CPU, set for the whole process; None leaves it to torch. Only runs with
@@ -132,6 +134,7 @@ class TrainingSettings(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = None
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     num_threads: NumThreads | None = None
