@@ -99,19 +99,18 @@ class AatHooks:
         self._ranks = None
         if launched_world_size() == 1:
             return
-        from kedro_aat.adoption.torchrun import PipelineRanks  # with torch
+        from kedro_aat.adoption.torchrun import PipelineRanks, require_sequential  # with torch
 
         if not PipelineRanks.are_needed(pipeline):
             return
-        self._ranks = PipelineRanks(pipeline, catalog.get)
         try:
-            leads = self._ranks.join()
-            if leads:
-                self._ranks.require_sequential(str(run_params.get("runner")))
+            self._ranks = PipelineRanks(pipeline, catalog.get)
+            if self._ranks.leads:
+                require_sequential(str(run_params.get("runner")))
+                return
         except AatError as error:
             self._refuse(error)
-        if not leads:
-            self._ranks.follow()
+        self._ranks.follow()
 
     def _refuse(self, error: AatError) -> NoReturn:
         """Ends a run that has not begun."""
@@ -146,6 +145,7 @@ class AatHooks:
 
         if self._ranks is not None:
             self._ranks.end()
+            self._ranks = None
         add_statistics(Path(run_params["project_path"]), pipeline, catalog)
         self._closing.end()
         self._closing.say(pipeline, catalog)
@@ -165,6 +165,7 @@ class AatHooks:
         """
         if self._ranks is not None:
             self._ranks.end(failed=True)
+            self._ranks = None
         self._closing.end()
         if isinstance(error, AatError) and click.get_current_context(silent=True) is not None:
             logger.error("%s", error, extra={"markup": False})

@@ -6,32 +6,36 @@ for which they load the splits, take part in it, and end when the run has ended.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
 
-import torch
 from kedro.io import AbstractDataset, MemoryDataset
 from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
+from torch import device as Device
 
 from kedro_aat.adoption.shared_files import our_nodes, stem
 from kedro_aat.errors import ConfigurationError, RankError
 from kedro_aat.messages import PACKAGE
 from kedro_aat.ranks import group
+from kedro_aat.ranks.calls import Calls
+from kedro_aat.ranks.environment import launched_rank, launched_world_size
 from kedro_aat.reading import describe
+from kedro_aat.training.device import pick_device
 from kedro_aat.training.ranks.waiting import StageCall, others_waiting
+from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -39,24 +43,25 @@ EVERY_RANK = "kedro_aat.every_rank"  # tag of users' nodes that all ranks run
 
 _SEARCHES = ("finetune_adaptively", "finetune_later_stage")
 _SPLITS = ("train_data", "validation_data")
-_STARTUP = timedelta(minutes=10)
-_COLLECTIVE = timedelta(minutes=30)
+_LIMITS = timedelta(seconds=1800), timedelta(seconds=600)  # of collectives and of a startup, as the settings have them
 _SECONDS_FOR_A_FILE = 60.0  # a file system of several machines may show a new file late
-_SECONDS_TO_LISTEN = 4.0  # whether rank 0 has met the same error
-_SECONDS_TO_END = 2.0  # rank 0 ends first, so that a launcher names it as the one that failed
+_TO_LISTEN = timedelta(seconds=4)  # whether rank 0 has met the same error
+_SECONDS_TO_END = 5.0  # rank 0 ends first, so that a launcher names it as the one that failed
 
 
 @dataclass(frozen=True)
 class _Begin:
-    """Rank 0 begins a node in which all ranks take part.
+    """Rank 0 begins a node, or a search within it, in which all ranks take part.
 
     Attributes:
         node: Name of the node.
         values: Those of the inputs that they need and only rank 0 has, by name.
+        search: The search; None if all ranks run the node itself.
     """
 
     node: str
     values: Mapping[str, Any]
+    search: StageCall | None = None
 
 
 class PipelineRanks:
@@ -65,55 +70,36 @@ class PipelineRanks:
     Args:
         pipeline: The nodes of the run.
         dataset_of: The dataset of a name; None if there is none.
+
+    Raises:
+        RankError: If the other processes cannot be reached.
     """
 
     def __init__(self, pipeline: Pipeline, dataset_of: Callable[[str], AbstractDataset[Any, Any] | None]) -> None:
         self._nodes = {node.name: node for node in pipeline.nodes}
         self._made = {stem(name) for name in pipeline.all_outputs()}
         self._dataset_of = dataset_of
-        self._loaded: dict[str, Any] = {}
-        self._splits: list[Any] = []  # of the search that has begun
+        self._calls = Calls(_LIMITS[1])
+        self._loaded: dict[str, Any] = {}  # by the others
+        self._running: tuple[Node, Mapping[str, Any]] | None = None  # by rank 0, with its inputs
         self._stack = ExitStack()
-        self._has_joined = False
+        if self.leads:
+            self._stack.enter_context(others_waiting(self._tell_search))
 
     @staticmethod
     def are_needed(pipeline: Pipeline) -> bool:
         """Whether a pipeline has nodes that must not run once for each process as they are."""
         return bool(our_nodes(pipeline)) or any(EVERY_RANK in node.tags for node in pipeline.nodes)
 
-    def join(self) -> bool:
-        """Waits for all processes, and returns whether this one is rank 0, which runs the pipeline.
-
-        Raises:
-            RankError: If some of them do not come.
-        """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._stack.enter_context(group.joined(device, timeout=_COLLECTIVE, startup=_STARTUP))
-        self._has_joined = True
-        if group.is_main():
-            self._stack.enter_context(others_waiting())
-        return group.is_main()
-
-    @staticmethod
-    def require_sequential(runner: str) -> None:
-        """Makes sure that rank 0 runs one node after another, in the process that has joined.
-
-        Args:
-            runner: Name of Kedro's runner, or how it describes itself.
-
-        Raises:
-            ConfigurationError: If it may run several nodes at a time.
-        """
-        if "ParallelRunner" in runner or "ThreadRunner" in runner:
-            raise ConfigurationError(
-                "Before the run",
-                [f"--runner: with {group.world_size()} ranks, nodes run one after another; use SequentialRunner"],
-            )
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which runs the pipeline."""
+        return launched_rank() == 0
 
     # --- rank 0 ----------------------------------------------------------------------------------------------
 
     def begin(self, node: Node, inputs: Mapping[str, Any]) -> None:
-        """Has the other ranks begin a node, if they take part in it; rank 0 calls it before it does so itself.
+        """Has the other ranks run a node, if all do so; rank 0 calls it before each node.
 
         Args:
             node: The node.
@@ -123,33 +109,40 @@ class PipelineRanks:
             ConfigurationError: If an input that is only in memory cannot be sent.
             RankError: If another rank cannot load an input.
         """
-        needed = _needed_everywhere(node)
-        if needed is None:
-            return
-        values = {name: inputs[name] for name in needed if self._is_only_here(name)}
-        try:
-            group.told(_Begin(node.name, values))
-        except (TypeError, AttributeError, ValueError, ModuleNotFoundError) as error:  # as pickle raises them
-            listed = ", ".join(values)
-            raise ConfigurationError(
-                "Data",
-                [
-                    f"{listed}: only in the memory of rank 0, and cannot be sent to the other ranks ({error}); add "
-                    f"{'it' if len(values) == 1 else 'them'} to the catalog with a dataset that writes files"
-                ],
-            ) from error
-        _raise_faults(node, group.gathered(None))
+        self._running = node, inputs
+        if EVERY_RANK in node.tags:
+            with self._meeting(None, Device("cpu"), *_LIMITS):
+                pass
 
     def end(self, *, failed: bool = False) -> None:
         """Lets the other ranks end; rank 0 calls it when the run has ended.
 
         Args:
-            failed: Whether an error ended it. The others, which may be in the middle of a node, then find rank 0 gone.
+            failed: Whether an error ended it.
         """
-        with suppress(RuntimeError), self._stack:  # a rank may be lost, which matters no longer
-            if not failed and self._has_joined:
-                group.told(None)
-        self._has_joined = False
+        self._stack.close()
+        self._calls.end("failed" if failed else "ended")
+
+    def _tell_search(self, call: StageCall) -> contextlib.AbstractContextManager[None]:
+        training: TrainingSettings = call.stage.training
+        limits = training.collective_timeout_seconds, training.startup_timeout_seconds
+        return self._meeting(call, pick_device(training.device), *(timedelta(seconds=limit) for limit in limits))
+
+    @contextmanager
+    def _meeting(
+        self, search: StageCall | None, device: Device, timeout: timedelta, startup: timedelta
+    ) -> Iterator[None]:
+        """A process group of all ranks, who know what rank 0 has begun and have what they need for it."""
+        assert self._running is not None  # a search is within a node
+        node, inputs = self._running
+        values = {name: inputs[name] for name in _needed_everywhere(node) if self._is_only_here(name)}
+        with self._calls.meet(device, timeout, startup):
+            try:
+                group.told(_Begin(node.name, values, search))
+            except (TypeError, AttributeError, ValueError, ImportError) as error:  # as pickle raises them
+                raise ConfigurationError(node.name, [_cannot_be_sent(list(values), error)]) from error
+            _raise_faults(node, group.gathered(None))
+            yield
 
     def _is_only_here(self, name: str) -> bool:
         return stem(name) in self._made and isinstance(self._dataset_of(name), MemoryDataset)
@@ -157,7 +150,7 @@ class PipelineRanks:
     # --- the others ------------------------------------------------------------------------------------------
 
     def follow(self) -> NoReturn:
-        """Takes part in the nodes that all ranks run, until rank 0 says that the run has ended; then this process ends.
+        """Takes part in what all ranks do, until rank 0 says that the run has ended; then this process ends.
 
         Raises:
             SystemExit: In the end: 0, or 1 if the run has failed.
@@ -165,40 +158,32 @@ class PipelineRanks:
         _keep_silent()
         # Ctrl-C reaches all processes of a terminal; what it means is rank 0's decision.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            told: _Begin | StageCall | None
-            while (told := group.told()) is not None:
-                if isinstance(told, StageCall):
-                    self._search(told)
-                else:
-                    self._begin(told)
-        except RuntimeError:  # as torch reports that rank 0 is gone
+        while not isinstance(call := self._calls.wait(), str):
+            assert call is not None  # it has waited for ever
+            with self._ending_after_errors():
+                self._take_part(call)
+        if call == "failed":
             time.sleep(_SECONDS_TO_END)
-            raise SystemExit(1) from None
-        self._stack.close()
-        raise SystemExit(0)
+        raise SystemExit(call == "failed")
 
-    def _begin(self, begun: _Begin) -> None:
-        node, fault = self._nodes[begun.node], None
-        needed = _needed_everywhere(node) or []
-        self._loaded |= begun.values
-        try:
-            for name in needed:
-                if name not in self._loaded:
-                    self._loaded[name] = self._load(name)
-        except Exception as error:
-            fault = describe(error)
-        if any(group.gathered(fault)):
-            return  # rank 0 ends the run
-        if EVERY_RANK in node.tags:
-            with _ending_after_errors():
-                node.run({name: self._loaded[name] for name in needed})
-        else:
-            self._splits = [self._loaded[name] for name in needed]
-
-    def _search(self, call: StageCall) -> None:
-        with _ending_after_errors():
-            call.follow(*self._splits)
+    def _take_part(self, meeting: contextlib.AbstractContextManager[None]) -> None:
+        with meeting:
+            begun: _Begin = group.told()
+            node, fault = self._nodes[begun.node], None
+            needed = _needed_everywhere(node)
+            self._loaded |= begun.values
+            try:
+                for name in needed:
+                    if name not in self._loaded:
+                        self._loaded[name] = self._load(name)
+            except Exception as error:
+                fault = describe(error)
+            if any(group.gathered(fault)):
+                return  # rank 0 ends the run
+            if begun.search is not None:
+                begun.search.follow(*(self._loaded[name] for name in needed))
+        if begun.search is None:
+            node.run({name: self._loaded[name] for name in needed})
 
     def _load(self, name: str) -> Any:
         dataset = self._dataset_of(name)
@@ -215,16 +200,54 @@ class PipelineRanks:
                     raise
                 time.sleep(0.5)
 
+    @contextmanager
+    def _ending_after_errors(self) -> Iterator[None]:
+        """Ends this process after an error; in silence if rank 0 ends as well, since it says why."""
+        try:
+            yield
+        except Exception as error:
+            if self._calls.wait(_TO_LISTEN) == "failed":
+                time.sleep(_SECONDS_TO_END)
+            else:
+                logger.error("Rank %d: %s: %s", launched_rank(), type(error).__name__, error, exc_info=error)
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)  # a group whose ranks are lost may wait for them at exit
 
-def _needed_everywhere(node: Node) -> list[str] | None:
-    """The inputs of a node that all ranks need; None if rank 0 alone runs it."""
+
+def require_sequential(runner: str) -> None:
+    """Makes sure that rank 0 runs one node after another, in the process that the others wait for.
+
+    Args:
+        runner: Name of Kedro's runner, or how it describes itself.
+
+    Raises:
+        ConfigurationError: If it may run several nodes at a time.
+    """
+    if "ParallelRunner" in runner or "ThreadRunner" in runner:
+        raise ConfigurationError(
+            "Before the run",
+            [f"--runner: with {launched_world_size()} ranks, nodes run one after another; use SequentialRunner"],
+        )
+
+
+def _needed_everywhere(node: Node) -> list[str]:
+    """The inputs of a node that all ranks need: the splits of a search, or all those of a node that all ranks run."""
     if EVERY_RANK in node.tags:
         return list(node.inputs)
-    function = node.func
-    if not function.__module__.startswith("kedro_aat.") or function.__name__ not in _SEARCHES:
-        return None
-    arguments = inspect.signature(function).bind(*node.inputs).arguments
+    arguments = inspect.signature(node.func).bind(*node.inputs).arguments
     return [arguments[split] for split in _SPLITS]
+
+
+def _cannot_be_sent(names: list[str], error: Exception) -> str:
+    in_memory = (
+        f"{', '.join(names)}, which {'is' if len(names) == 1 else 'are'} only in its memory, or " if names else ""
+    )
+    return (
+        f"rank 0 cannot send {in_memory}the model and the settings to the other ranks by pickle: {error}. Put data "
+        "into the catalog with a dataset that writes files, and define classes and functions at the top of a module"
+    )
 
 
 def _raise_faults(node: Node, faults: list[str | None]) -> None:
@@ -243,27 +266,3 @@ def _keep_silent() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger(PACKAGE).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-
-
-@contextmanager
-def _ending_after_errors() -> Iterator[None]:
-    """Ends this process after an error; in silence if rank 0 ends as well, since it says why."""
-    try:
-        yield
-    except Exception as error:
-        has_ended = threading.Event()
-
-        def listen() -> None:
-            with suppress(RuntimeError):
-                group.told()
-            has_ended.set()
-
-        threading.Thread(target=listen, daemon=True).start()
-        if has_ended.wait(_SECONDS_TO_LISTEN):
-            time.sleep(_SECONDS_TO_END)
-        else:
-            logger.error("Rank %d: %s: %s", group.rank(), type(error).__name__, error, exc_info=error)
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)  # the thread above may still wait

@@ -5,14 +5,13 @@ They have the splits already, which may be large; all else of a stage is told to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kedro_aat.errors import ConfigurationError, RankError, ends_run
-from kedro_aat.ranks import group
+from kedro_aat.errors import RankError, ends_run
 from kedro_aat.training.data import Data
 from kedro_aat.training.ranks.stage_inputs import StageInputs
 
@@ -48,19 +47,22 @@ class StageCall:
         self.stage.run_on(replace(self.inputs, train_data=train_data, validation_data=validation_data))
 
 
+Tell = Callable[[StageCall], AbstractContextManager[None]]  # while the context lasts, the others take part
+_TELL: ContextVar[Tell | None] = ContextVar("tell", default=None)
+
+
 @contextmanager
-def others_waiting() -> Iterator[None]:
-    """The other ranks wait, until rank 0 tells them something; each stage that it runs is told."""
-    token = _OTHERS_WAIT.set(True)
+def others_waiting(tell: Tell) -> Iterator[None]:
+    """The other ranks wait, until rank 0 tells them a stage that it begins.
+
+    Args:
+        tell: Tells them.
+    """
+    token = _TELL.set(tell)
     try:
         yield
     finally:
-        _OTHERS_WAIT.reset(token)
-
-
-def others_wait() -> bool:
-    """Whether the other ranks wait, so that this one is alone unless it tells them something."""
-    return _OTHERS_WAIT.get() and group.is_distributed()
+        _TELL.reset(token)
 
 
 @contextmanager
@@ -71,23 +73,13 @@ def with_those_who_wait(stage: SearchStage, inputs: StageInputs) -> Iterator[Non
         ConfigurationError: If the stage cannot be told.
         RankError: If the stage fails in a way that ends no run of a single process: nobody knows where the others are.
     """
-    if not others_wait():
+    if (tell := _TELL.get()) is None:
         yield
         return
-    call = StageCall(stage, replace(inputs, train_data=NOT_TOLD, validation_data=NOT_TOLD))
-    try:
-        group.told(call)
-    except (TypeError, AttributeError, ValueError, ImportError) as error:  # as pickle raises them
-        raise ConfigurationError(
-            "training",
-            [
-                f"a search with {group.world_size()} ranks passes its model and settings on by pickle, but {error}; "
-                "define classes and functions at the top of a module, not inside of others"
-            ],
-        ) from error
-    try:
-        yield
-    except Exception as error:
-        if ends_run(error):
-            raise
-        raise RankError(str(error)) from error
+    with tell(StageCall(stage, replace(inputs, train_data=NOT_TOLD, validation_data=NOT_TOLD))):
+        try:
+            yield
+        except Exception as error:
+            if ends_run(error):
+                raise
+            raise RankError(str(error)) from error
