@@ -123,6 +123,20 @@ def gathered(value: T) -> list[T]:
     return values
 
 
+def copied(tensor: Tensor) -> Tensor:
+    """Copies rank 0's tensor to all ranks, in place, and returns it.
+
+    Args:
+        tensor: Of the same shape on every rank; on any device, also one that the group has no backend for.
+    """
+    if is_distributed():
+        if tensor.device.type == "cpu":
+            dist.broadcast(tensor, 0, group=_control_group(dist.group.WORLD))
+        else:
+            dist.broadcast(tensor, 0)
+    return tensor
+
+
 def summed(tensor: Tensor) -> Tensor:
     """Adds a tensor up over all ranks, in place, and returns it."""
     return reduced(tensor, "sum")

@@ -33,7 +33,7 @@ T = TypeVar("T")
 # Methods of the runner that change its state, or need all ranks.
 _METHODS = (
     *("reset_training", "scale_learning_rate", "use", "set_rate", "adapt", "finish_rate_path", "uncompress"),
-    *("train_epoch", "validate", "update_learning_rate"),
+    *("train_epoch", "validate", "stops_early", "update_learning_rate"),
     *("restore_model", "restore_optimizers", "roll_back", "resume"),
 )
 _BEGIN_ANNEALING, _END_ANNEALING = "begin_annealing", "end_annealing"
@@ -69,6 +69,11 @@ class LeadingRunner(TrainingRunner):
 
     _depth = 0  # of calls of the runner's own methods, which the others make by themselves
     _is_alone = False  # after a call that ended in the middle, where the others may still be
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether a call ended in the middle, where the others may still be, so that they can be told nothing."""
+        return self._is_alone
 
     @contextmanager
     def annealing(self, scale: float, scale_at_end: float | None) -> Iterator[None]:
