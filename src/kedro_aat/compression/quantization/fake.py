@@ -328,8 +328,9 @@ class FakeQuantization(Follower):
             self._indices[key] = torch.tensor(key, device=self.ranges.device)
         slots, batch_ranges = self._indices[key], stacked(observed.values())
         if group.is_in_step():  # each rank has seen its part of the batch
-            signs = batch_ranges.new_tensor([-1.0, 1.0])
-            batch_ranges = group.reduced(batch_ranges * signs, "max") * signs
+            lows, highs = batch_ranges.unbind(1)
+            lows, highs = group.reduced(torch.stack([-lows, highs]), "max").unbind()
+            batch_ranges = torch.stack([-lows, highs], 1)
         ranges = self.ranges[slots]
         moved = torch.lerp(ranges, batch_ranges, self._settings.range_momentum)
         self.ranges[slots] = torch.where(batch_ranges.isfinite(), moved, ranges)

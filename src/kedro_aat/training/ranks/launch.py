@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from kedro_aat.budget import Outcome
@@ -151,6 +152,8 @@ class _Ranks:
     ) -> None:
         self.size, self._exchange = size, exchange
         self.error: BaseException | None = None
+        # Not the thread itself: Ctrl-C while Python 3.11 waits for one makes it look as if it had ended.
+        self._ended = threading.Event()
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -163,11 +166,11 @@ class _Ranks:
             max_restarts=0,
             monitor_interval=_INTERVAL,
             start_method="spawn",
+            logs_specs=DefaultLogsSpecs(log_dir=str(given[0])),
         )
         level = logging.getLogger(PACKAGE).getEffectiveLevel()
         # Within a thread, torch leaves the handling of signals to us.
-        self._thread = threading.Thread(target=self._run, args=(config, (*given, level)), daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, args=(config, (*given, level)), daemon=True).start()
 
     def _run(self, config: LaunchConfig, given: tuple[object, ...]) -> None:
         try:
@@ -175,11 +178,12 @@ class _Ranks:
                 elastic_launch(config, _compute_rank)(*given)
         except BaseException as error:
             self.error = error
+        finally:
+            self._ended.set()
 
     def are_alive(self, seconds: float) -> bool:
         """Whether they have not ended after so many seconds."""
-        self._thread.join(seconds)
-        return self._thread.is_alive()
+        return not self._ended.wait(seconds)
 
     def signal_first(self, number: int) -> bool:
         """Sends a signal to rank 0; False if it has not begun."""

@@ -12,20 +12,20 @@ from kedro_aat.compression.quantization.fake import ACTIVE, RANGES
 from kedro_aat.errors import RankError
 from kedro_aat.ranks import group
 
-_COMPARED = (MASK, SPARSITY_MASK, ZEROS_MASK, ACTIVE, RANGES)
+_MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK, ACTIVE)
 
 
-def hash_of_masks(model: nn.Module) -> str:
-    """A hash of the masks of a model, and of the ranges of its activations."""
+def hash_of_masks(model: nn.Module, *others: str) -> str:
+    """A hash of the masks of a model, and of its buffers whose names end in one of `others`."""
     found = hashlib.blake2b(digest_size=16)
     for name, buffer in model.named_buffers():
-        if name.endswith(_COMPARED):
+        if name.endswith((*_MASKS, *others)):
             found.update(buffer.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().tobytes())
     return found.hexdigest()
 
 
 def require_same_masks(model: nn.Module, epoch: int) -> None:
-    """Makes sure that the masks are the same on all ranks; all of them must call it.
+    """Makes sure that masks and ranges of activations are the same on all ranks; all of them must call it.
 
     Args:
         model: The model under compression.
@@ -34,7 +34,7 @@ def require_same_masks(model: nn.Module, epoch: int) -> None:
     Raises:
         RankError: If they differ.
     """
-    hashes = group.gathered(hash_of_masks(model))
+    hashes = group.gathered(hash_of_masks(model, RANGES))
     different = [str(rank) for rank, found in enumerate(hashes) if found != hashes[0]]
     if different:
         raise RankError(

@@ -71,5 +71,9 @@ def on_its_own(metric: Any) -> Any:
     """A metric that computes from what this process has seen, though others train beside it; changed in place."""
     for part in metric.modules() if isinstance(metric, nn.Module) else ():
         if isinstance(part, Metric):
-            part.sync_on_compute = False
+            part.distributed_available_fn = _never
     return metric
+
+
+def _never() -> bool:
+    return False
