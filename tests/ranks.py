@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,16 @@ class Ranks:
     """
 
     def __init__(
-        self, function: Callable[..., object], *arguments: Any, folder: Path, size: int = 2, **environment: str
+        self,
+        function: Callable[..., object],
+        *arguments: Any,
+        folder: Path,
+        size: int = 2,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port = _free_port()
-        known = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])} | environment
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        known = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | dict(environment or {})
         self.commands = [
             Command(
                 Request(

@@ -104,7 +104,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def start(folder: Path, *arguments: str) -> Ranks:
-    return Ranks(kedro, "run", *arguments, folder=folder, **ENVIRONMENT)
+    return Ranks(kedro, "run", *arguments, folder=folder, environment=ENVIRONMENT)
 
 
 def test_rank_0_runs_the_nodes_and_all_ranks_those_that_are_tagged(project: Path) -> None:

@@ -48,7 +48,8 @@ def build_model() -> nn.Module:
 def correct(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     model.eval()
     with torch.no_grad():
-        return (model(inputs).argmax(1) == targets).double()
+        found: torch.Tensor = model(inputs).argmax(1)
+        return found.eq(targets).double()
 
 
 def main() -> None:
@@ -109,7 +110,7 @@ def main() -> None:
             optimizer.step()
         time.sleep(args.sleep)
         print(f"rank {rank} epoch {epoch}", flush=True)
-        return loss.item()
+        return float(loss.detach())
 
     def validate_fn(model: nn.Module, epoch: int = 0, **kwargs: Any) -> float:
         if args.validation == "whole":

@@ -20,7 +20,7 @@ SCRIPT = "tests.nncf.ddp_script"
 
 def start(folder: Path, *options: str) -> Ranks:
     folder.mkdir(exist_ok=True)
-    return Ranks(module, SCRIPT, str(folder), *options, folder=folder, OMP_NUM_THREADS="1")
+    return Ranks(module, SCRIPT, str(folder), *options, folder=folder)
 
 
 def ended(ranks: Ranks, folder: Path) -> list[dict[str, Any]]:

@@ -115,13 +115,14 @@ class PipelineRanks:
                 pass
 
     def end(self, *, failed: bool = False) -> None:
-        """Lets the other ranks end; rank 0 calls it when the run has ended.
+        """Lets the other ranks end; rank 0 calls it when the run has ended, and is a single process from then on.
 
         Args:
             failed: Whether an error ended it.
         """
         self._stack.close()
         self._calls.end("failed" if failed else "ended")
+        os.environ["WORLD_SIZE"] = "1"  # for whatever runs next in this process
 
     def _tell_search(self, call: StageCall) -> contextlib.AbstractContextManager[None]:
         training: TrainingSettings = call.stage.training
@@ -214,6 +215,36 @@ class PipelineRanks:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(1)  # a group whose ranks are lost may wait for them at exit
+
+
+@contextmanager
+def led_by_rank_0(
+    pipeline: Pipeline, dataset_of: Callable[[str], AbstractDataset[Any, Any] | None]
+) -> Iterator[PipelineRanks | None]:
+    """A run of a pipeline without Kedro's hooks, in rank 0; the other ranks follow, and do not come back.
+
+    Args:
+        pipeline: The nodes of the run.
+        dataset_of: The dataset of a name; None if there is none.
+
+    Yields:
+        The ranks, to be told of each node; None in a single process.
+
+    Raises:
+        SystemExit: In all processes but rank 0, when the run has ended.
+    """
+    if launched_world_size() == 1:
+        yield None
+        return
+    ranks = PipelineRanks(pipeline, dataset_of)
+    if not ranks.leads:
+        ranks.follow()
+    try:
+        yield ranks
+    except BaseException:
+        ranks.end(failed=True)
+        raise
+    ranks.end()
 
 
 def require_sequential(runner: str) -> None:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 # Methods of the runner that change its state, or need all ranks.
 _METHODS = (
     *("reset_training", "scale_learning_rate", "use", "set_rate", "adapt", "finish_rate_path", "uncompress"),
-    *("train_epoch", "validate", "stops_early", "update_learning_rate"),
+    *("train_epoch", "validate", "update_learning_rate"),
     *("restore_model", "restore_optimizers", "roll_back", "resume"),
 )
 _BEGIN_ANNEALING, _END_ANNEALING = "begin_annealing", "end_annealing"
