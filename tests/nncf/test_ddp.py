@@ -49,23 +49,30 @@ def test_metrics_of_shards_are_refused(tmp_path: Path) -> None:
         assert "all_reduce" in output
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return ended(start(folder, "--epochs", "6"), folder)[0]
+
+
 @pytest.mark.slow
-def test_a_script_whose_rank_is_killed_goes_on_when_it_is_started_again(tmp_path: Path) -> None:
-    undisturbed, _ = ended(start(tmp_path / "undisturbed", "--epochs", "6"), tmp_path / "undisturbed")
-    chance = random.Random(0)
-    for number in range(20):
-        folder, victim, epoch = tmp_path / str(number), chance.randrange(2), chance.randrange(5)
-        ranks = start(folder, "--epochs", "6", "--sleep", "0.2")
-        while f"epoch {epoch}" not in ranks.outputs[victim]:
-            assert ranks.commands[victim].poll() is None, ranks.outputs
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.3))
-        os.kill(ranks.commands[victim].pid, signal.SIGKILL)
-        codes = ranks.wait(90)
-        assert codes[victim] == -signal.SIGKILL
-        assert codes[1 - victim] != 0, ranks.outputs
+@pytest.mark.parametrize("number", range(20))
+def test_a_script_whose_rank_is_killed_goes_on_when_it_is_started_again(
+    undisturbed: dict[str, Any], number: int, tmp_path: Path
+) -> None:
+    chance = random.Random(number)
+    victim, epoch = chance.randrange(2), chance.randrange(5)
+    ranks = start(tmp_path, "--epochs", "6", "--sleep", "0.2")
+    while f"epoch {epoch}" not in ranks.outputs[victim]:
+        assert ranks.commands[victim].poll() is None, ranks.outputs
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 0.3))
+    os.kill(ranks.commands[victim].pid, signal.SIGKILL)
+    codes = ranks.wait(90)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] != 0, ranks.outputs
 
-        first, second = ended(start(folder, "--epochs", "6"), folder)
+    first, second = ended(start(tmp_path, "--epochs", "6"), tmp_path)
 
-        assert first == second, (number, victim, epoch)
-        assert first == undisturbed, (number, victim, epoch)
+    assert first == second
+    assert first == undisturbed
