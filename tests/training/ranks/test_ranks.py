@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import ConfigurationError, UserFunctionError
 from tests.torture_ranks import EPOCHS, kill_ranks
 from tests.training.ranks.commands import ended_as, found_by, start, start_group
-from tests.training.ranks.shared_search import Ended, SilentWriter, search
+from tests.training.ranks.shared_search import Ended, SilentWriter, search, split
 
 
 def assert_same(found: dict[str, Any], single: Ended) -> None:
@@ -73,3 +73,12 @@ def test_a_rank_that_dies_makes_all_start_again(tmp_path: Path) -> None:
     found, killed = kill_ranks(tmp_path / "killed", [(1, 4.0), (0, 4.0)], 2)
     assert killed
     assert found == undisturbed
+
+
+@pytest.mark.slow
+def test_an_error_on_one_rank_is_that_of_the_run(tmp_path: Path) -> None:
+    train = split(134, 1)
+    train["targets"][100] = 7  # no class
+    with pytest.raises(UserFunctionError, match=r"train_epoch.*epoch 1|epoch 1.*train_epoch") as error:
+        search(tmp_path, devices=2, train=train)
+    assert "out of bounds" in str(error.value)
