@@ -213,6 +213,12 @@ def script(name: str) -> None:
     runpy.run_path(name, run_name="__main__")
 
 
+def module(name: str, *arguments: str) -> None:
+    """Runs a module, as `python -m NAME` does."""
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
 def notebook(path: Path) -> None:
     """Runs the cells of a notebook in IPython, and formats what they return as Jupyter does."""
     import nbformat

@@ -6,12 +6,13 @@ import logging
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 
 from kedro_aat.adoption.beside import redirect_outputs
 from kedro_aat.adoption.checks import data_mistakes, free_inputs, withhold_test_data
@@ -20,10 +21,13 @@ from kedro_aat.adoption.commands import aat
 from kedro_aat.adoption.rehearsals import stand_in
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.messages import show_progress
+from kedro_aat.ranks.environment import launched_world_size
 from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
+
+    from kedro_aat.adoption.torchrun import PipelineRanks
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ class AatHooks:
 
     def __init__(self) -> None:
         self._closing = Closing()
+        self._ranks: PipelineRanks | None = None  # of the present run, if several processes were started with it
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -58,20 +63,25 @@ class AatHooks:
             return
         context.config_loader["catalog"] = share_trust(catalog)
 
-    @hook_impl
+    @hook_impl(tryfirst=True)  # so that nothing is tracked in the processes that only follow, or before a mistake
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Checks everything that our nodes load or import.
 
+        If several processes were started with the run, rank 0 goes on; the others end here when the run has ended.
+
         Args:
-            run_params: Arguments of `kedro run`; not used.
+            run_params: Arguments of `kedro run`.
             pipeline: The pipeline that is about to run.
             catalog: Its datasets and parameters.
 
         Raises:
             ConfigurationError: Lists every missing dataset, every import path or argument in our settings that does
                 not exist, and every file that two entries share without an order.
+            RankError: If some of the processes do not come.
+            SystemExit: In all processes but rank 0, when the run has ended.
         """
         redirect_outputs(pipeline, catalog)
+        self._join(run_params, pipeline, catalog)
         stand_in(pipeline, catalog)
         withhold_test_data(pipeline, catalog, lambda key: catalog[f"params:{key}"].load())
         mistakes: list[str] = []
@@ -82,10 +92,46 @@ class AatHooks:
                     mistakes += settings.lookup_mistakes(name.removeprefix("params:"))
         mistakes += data_mistakes(pipeline, catalog, maker_of=partial(_maker_of, run_params))
         if mistakes:
-            error = ConfigurationError("Before the run", mistakes)
-            self.on_pipeline_error(error)  # Kedro calls it only for errors of nodes
-            raise error
+            self._refuse(ConfigurationError("Before the run", mistakes))
         self._closing.begin()
+
+    def _join(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Joins the other processes of the run, if there are any; only rank 0 returns then."""
+        self._ranks = None
+        if launched_world_size() == 1:
+            return
+        from kedro_aat.adoption.torchrun import PipelineRanks, require_sequential  # with torch
+
+        if not PipelineRanks.are_needed(pipeline):
+            return
+        try:
+            self._ranks = PipelineRanks(pipeline, catalog.get)
+            if self._ranks.leads:
+                require_sequential(str(run_params.get("runner")))
+                return
+        except AatError as error:
+            self._refuse(error)
+        self._ranks.follow()
+
+    def _refuse(self, error: AatError) -> NoReturn:
+        """Ends a run that has not begun."""
+        self.on_pipeline_error(error)  # Kedro calls it only for errors of nodes
+        raise error
+
+    @hook_impl
+    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
+        """Has the other processes of the run begin a node that all of them run.
+
+        Args:
+            node: The node that is about to run.
+            inputs: Its inputs by name.
+
+        Raises:
+            ConfigurationError: If an input cannot be sent to them.
+            RankError: If they cannot load an input.
+        """
+        if self._ranks is not None:
+            self._ranks.begin(node, inputs)
 
     @hook_impl(trylast=True)  # Kedro-Viz writes its file first
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -98,6 +144,9 @@ class AatHooks:
         """
         from kedro_aat.datasets.statistics import add_statistics
 
+        if self._ranks is not None:
+            self._ranks.end()
+            self._ranks = None
         add_statistics(Path(run_params["project_path"]), pipeline, catalog)
         self._closing.end()
         self._closing.say(pipeline, catalog)
@@ -115,6 +164,9 @@ class AatHooks:
         Raises:
             SystemExit: For an error of ours in a `kedro` command.
         """
+        if self._ranks is not None:
+            self._ranks.end(failed=True)
+            self._ranks = None
         self._closing.end()
         if isinstance(error, AatError) and click.get_current_context(silent=True) is not None:
             logger.error("%s", error, extra={"markup": False})

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kedro_aat.compression.layer_table import LayerTable, LayerTables
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs, map_tensors
+from kedro_aat.ranks import group
 from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
@@ -349,8 +350,21 @@ class ModelController(ABC):
         """Returns settings and state; with the model's `state_dict` they are enough to rebuild the controller."""
         return {"settings": self.settings.model_dump(mode="json"), "state": self.get_state()}
 
+    def distributed(self) -> None:
+        """Gives all ranks rank 0's parameters, buffers and state; nothing in a single process.
+
+        Scripts for NNCF call it on all ranks when they put `DistributedDataParallel` around the model, before or after.
+        """
+        if not group.is_distributed():
+            return
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            group.copied(tensor.detach())
+        state = group.told(self.get_state())
+        if not group.is_main():
+            self.load_state(state)
+
     def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Writes the stripped model to a file, as NNCF's scripts do.
+        """Writes the stripped model to a file, as NNCF's scripts do; with several ranks, rank 0 alone does.
 
         Args:
             path: The file to write.
@@ -370,5 +384,7 @@ class ModelController(ABC):
                 "export_model only works for controllers from create_compressed_model; for this one, call "
                 "kedro_aat.export.onnx_file.to_onnx(controller.strip(), example_input)."
             )
+        if not group.is_main():
+            return
         on_cpu = map_tensors(Tensor.cpu, self.example_input)
         self.exporter(self.strip().cpu(), on_cpu, local_path(path))

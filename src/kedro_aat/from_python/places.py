@@ -11,6 +11,7 @@ from kedro.io import AbstractDataset, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.templates import template
+from kedro_aat.adoption.torchrun import led_by_rank_0
 
 Datasets = dict[str, AbstractDataset[Any, Any]]
 
@@ -73,7 +74,7 @@ def delivered_files(folder: Path) -> dict[str, Path]:
 
 
 def run_nodes(pipeline: Pipeline, datasets: Datasets, names: Iterable[str] | None = None) -> None:
-    """Runs nodes one after the other, as Kedro's own runner does.
+    """Runs nodes one after the other, as Kedro's own runner does; in rank 0, if there are several.
 
     To import that runner would configure the logging of the caller's process.
 
@@ -82,13 +83,17 @@ def run_nodes(pipeline: Pipeline, datasets: Datasets, names: Iterable[str] | Non
         datasets: Its datasets.
         names: Nodes to run; None for all.
     """
-    for node in pipeline.nodes:  # in the order in which they need each other
-        if names is not None and node.name not in names:
-            continue
-        returned = node.func(*(datasets[name].load() for name in node.inputs))
-        values = returned if len(node.outputs) > 1 else [returned] * len(node.outputs)
-        for name, value in zip(node.outputs, values, strict=True):
-            datasets[name].save(value)
+    with led_by_rank_0(pipeline, datasets.get) as ranks:
+        for node in pipeline.nodes:  # in the order in which they need each other
+            if names is not None and node.name not in names:
+                continue
+            inputs = {name: datasets[name].load() for name in node.inputs}
+            if ranks is not None:
+                ranks.begin(node, inputs)
+            returned = node.func(*(inputs[name] for name in node.inputs))
+            values = returned if len(node.outputs) > 1 else [returned] * len(node.outputs)
+            for name, value in zip(node.outputs, values, strict=True):
+                datasets[name].save(value)
 
 
 def _path(folder: Path, name: str, entry: Mapping[str, Any]) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,36 +11,36 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from kedro_aat.budget import Outcome
-from kedro_aat.certificate import Certificate
 from kedro_aat.compression.controller import CompressionController, ModelController
-from kedro_aat.errors import DataError, ModelError
-from kedro_aat.export.settings import ExportSettings, Limits
+from kedro_aat.errors import InterruptedRunError, RankError
 from kedro_aat.messages import shown
 from kedro_aat.nncf.config import NNCF_MAXIMAL_RATE, AccuracyAwareSettings, NNCFConfig
+from kedro_aat.nncf.finished import FinishedLoop
+from kedro_aat.nncf.ranks import agreed, begin_alike, runner_class
 from kedro_aat.nncf.registered import callables_of
-from kedro_aat.nncf.statistics import TrainingLoopStatistics
+from kedro_aat.ranks import group
 from kedro_aat.search import Frontier
 from kedro_aat.search.policy import Problem, SearchPolicy, updated
 from kedro_aat.search.stepping import UNLIMITED_EPOCHS
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.checkpoints.recovery import recover
+from kedro_aat.training.failures import alone
 from kedro_aat.training.fingerprints.identity import fingerprint, ingredients_of
 from kedro_aat.training.guards.user_functions import name_of
 from kedro_aat.training.loop import adaptive_problem, fine_tune
 from kedro_aat.training.progress import LoopProgress
+from kedro_aat.training.ranks.leading import Ending, LeadingRunner, follow, leading
 from kedro_aat.training.records import EpochRecord, FineTuned
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
-from kedro_aat.training.scoring.scores import certify_evaluations
-from kedro_aat.validated import parse
 
 if TYPE_CHECKING:
-    from kedro_aat.nncf.costs import FileCosts
+    pass
 
 logger = logging.getLogger(__name__)
 
 
-class BaseEarlyExitCompressionTrainingLoop:
+class BaseEarlyExitCompressionTrainingLoop(FinishedLoop):
     """The base of both loops.
 
     Args:
@@ -87,9 +86,7 @@ class BaseEarlyExitCompressionTrainingLoop:
         self._budget = self._settings.budget.budget(
             self._baseline.metric, higher_is_better=self._settings.higher_is_better, also=self._baseline.also
         )
-        self._result: FineTuned | None = None
-        self._certified: tuple[Certificate, Evaluation, Evaluation] | None = None
-        self._costs: FileCosts | None = None
+        self._result = self._certified = self._costs = None
         self._run_name = self._metric = ""
         self._problem = Problem()
         self._more_callables: dict[str, Any] = {}
@@ -139,16 +136,37 @@ class BaseEarlyExitCompressionTrainingLoop:
             update_learning_rate=update_learning_rate_fn,
             **self._more_callables,
         )
-        runner = TrainingRunner(
+        controller = self.compression_controller
+        begin_alike(model, controller)
+        runner = runner_class()(
             model,
-            self.compression_controller,
-            callables,
+            controller,
+            agreed(callables, model),
             uncompressed_model_accuracy=self._budget.baseline,
             minimal_tolerable_accuracy=self._budget.lowest_tolerated,
             higher_is_better=self._budget.higher_is_better,
             lr_updates_needed=self.lr_updates_needed,
         )
-        limit, controller = self._policy.maximal_total_epochs, self.compression_controller
+        result: FineTuned
+        if not isinstance(runner, LeadingRunner) and group.is_distributed():
+            result, self._run_name = follow(runner)
+        else:
+            with leading(runner) if isinstance(runner, LeadingRunner) else nullcontext(Ending()) as end:
+                end.value = result, self._run_name = self._search(runner, callables, tensorboard_writer, log_dir)
+        self._result, self.outcome, self.history = result, result.outcome, result.history
+        self._metric = name_of(validate_fn).rpartition(".")[2]
+        self._certified = self._costs = None
+        if self.verbose and group.is_main():
+            with shown():
+                logger.info("%s: %s %s", result.outcome, result.reason, result.outcome.advice)
+                logger.info("\n%s", self.statistics.to_str())
+        return model
+
+    def _search(
+        self, runner: TrainingRunner, callables: Callables, tensorboard_writer: Any, log_dir: str | Path | None
+    ) -> tuple[FineTuned, str]:
+        """Fine-tunes the runner's model; returns how the search ended, and the name of its run."""
+        model, controller, limit = runner.model, self.compression_controller, self._policy.maximal_total_epochs
         progress = LoopProgress(
             verbose=self.verbose,
             total=limit if limit < UNLIMITED_EPOCHS else None,
@@ -181,138 +199,21 @@ class BaseEarlyExitCompressionTrainingLoop:
             )
             checkpoints = stack.enter_context(opened)
             recover(runner, self._policy, self._problem, self._budget, checkpoints)
-            result = fine_tune(
-                runner,
-                self._policy,
-                self._problem,
-                self._budget,
-                checkpoints,
-                progress,
-                baseline=self._baseline,
-            )
-            self._result, self.outcome, self.history = result, result.outcome, result.history
-            self._run_name, self._metric = checkpoints.folder.name, name_of(validate_fn).rpartition(".")[2]
-            self._certified = self._costs = None
-            if self.verbose:
-                logger.info("%s: %s %s", result.outcome, result.reason, result.outcome.advice)
-                logger.info("\n%s", self.statistics.to_str())
-        return model
-
-    @property
-    def statistics(self) -> TrainingLoopStatistics:
-        """The final metrics and rate.
-
-        Raises:
-            RuntimeError: Before `run` has ended.
-        """
-        if self._result is None:
-            raise RuntimeError("There are no statistics before run() has ended.")
-        return TrainingLoopStatistics.of(self._result, self._budget)
-
-    def measure(self, batch_sizes: Sequence[int] = (1, 64), *, seconds: float = 1.0, num_threads: int = 1) -> FileCosts:
-        """Measures what the returned model costs beside the original one; `print` shows it as a table.
-
-        Both are exported, and their files take turns in onnxruntime on the CPU.
-
-        Args:
-            batch_sizes: Batch sizes at which latency is measured, each at least 1.
-            seconds: Time for each batch size, above 0; more time gives more precise results.
-            num_threads: Number of threads of onnxruntime.
-
-        Raises:
-            RuntimeError: Before `run` has ended.
-            ModelError: If the controller is not of `create_compressed_model`, or has no example input.
-            ConfigurationError: For arguments out of range.
-            ExportError: If a model cannot be exported.
-        """
-        from kedro_aat.nncf.costs import file_costs  # with onnxruntime, which scripts that do not ask for it do without
-
-        settings = {"batch_sizes": tuple(batch_sizes), "latency_seconds": seconds, "num_threads": num_threads}
-        self._costs = file_costs(self._finished()[1], parse(ExportSettings, settings, where="measure"))
-        return self._costs
-
-    def exceeded_limits(self, **limits: Any) -> list[str]:
-        """A sentence for each limit that the returned model exceeds; empty if it keeps all.
-
-        Args:
-            **limits: Those of `export.limits` in the pipeline: `onnx_bytes`, `parameters`, `macs`, and `latency_ms` as
-                {batch size: milliseconds}. Without `measure` before, or for other batch sizes, they are measured.
-
-        Raises:
-            RuntimeError: Before `run` has ended.
-            ModelError: As `measure`.
-            ConfigurationError: For unknown limits, or limits out of range.
-        """
-        known = parse(Limits, limits, where="limits")
-        costs = self._costs
-        if costs is None or not set(known.latency_ms) <= set(costs.compressed.latency_ms or {}):
-            costs = self.measure([*known.latency_ms] or (1, 64))
-        return costs.exceeded(known)
-
-    def write_report(self, path: str | Path) -> Path:
-        """Writes the pipeline's report about this run, as one HTML page that needs no network.
-
-        It shows the metric of the model, not of its file. Figures need Plotly (`pip install plotly`).
-
-        Args:
-            path: The file to write, which is returned.
-
-        Raises:
-            RuntimeError: Before `run` has ended.
-            ModelError: As `measure`.
-        """
-        from kedro_aat.nncf.report import script_report, script_summary
-
-        result, controller = self._finished()
-        summary = script_summary(
-            result,
-            controller,
-            self._budget,
-            self._costs or self.measure(),
-            metric=self._metric,
-            epochs_allowed=self._policy.maximal_total_epochs,
-            run=self._run_name,
-            seed=int(self.nncf_config.get("seed") or 0),
-            certified=self._certified,
-        )
-        written = local_path(path)
-        written.write_text(script_report(summary, result, controller, dict(self.nncf_config)), encoding="utf-8")
-        return written
-
-    def _finished(self) -> tuple[FineTuned, ModelController]:
-        """How the search ended, and the controller with its model."""
-        if self._result is None:
-            raise RuntimeError("There is nothing to measure or to report before run() has ended.")
-        if not isinstance(self.compression_controller, ModelController):
-            raise ModelError("Only a model from create_compressed_model can be measured and reported.")
-        return self._result, self.compression_controller
-
-    def certify(self, uncompressed: Evaluation, compressed: Evaluation, *, alpha: float = 0.05) -> Certificate:
-        """Tests the returned model once, on test data that played no part in any choice, and updates `outcome`.
-
-        Args:
-            uncompressed: Evaluation of the uncompressed model on the test split, with scores.
-            compressed: Evaluation of the returned model on the same examples in the same order, with scores.
-            alpha: Accepted probability of certifying a model that breaks its budget, in (0, 0.5).
-
-        Raises:
-            RuntimeError: If no model is within budget, or on a second call: a test split certifies one model once.
-            DataError: If scores are missing.
-        """
-        if self.outcome is not Outcome.WITHIN_BUDGET or self._certified:
-            raise RuntimeError(
-                f"Only a model within budget can be certified, and only once; the outcome is {self.outcome}"
-                f"{', and the model was already tested' if self._certified else ''}."
-            )
-        certificate = certify_evaluations(uncompressed, compressed, self._budget, alpha)
-        if certificate is None:
-            raise DataError(
-                "A certificate needs one score per example; let validate_fn return Evaluation(metric, scores)."
-            )
-        self._certified = certificate, uncompressed, compressed
-        if certificate.is_certified:
-            self.outcome = Outcome.CERTIFIED
-        return certificate
+            try:
+                result = fine_tune(
+                    runner,
+                    self._policy,
+                    self._problem,
+                    self._budget,
+                    checkpoints,
+                    progress,
+                    baseline=self._baseline,
+                )
+            except RankError as error:
+                raise alone(error, self._policy, checkpoints) from error.__cause__
+            if isinstance(runner, LeadingRunner) and runner.is_alone:  # the others cannot go on
+                raise InterruptedRunError(f"The run was stopped. {result.outcome.advice}")
+            return result, checkpoints.folder.name
 
 
 class EarlyExitCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):

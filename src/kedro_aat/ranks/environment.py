@@ -11,8 +11,8 @@ def launched_rank() -> int:
 
 
 def launched_world_size() -> int:
-    """Number of processes of the run, as `WORLD_SIZE` says; 1 where nobody has set it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Number of processes of the run, as `WORLD_SIZE` says; 1 where nobody has set it, or no `RANK` beside it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def local_rank() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ T = TypeVar("T")
 # A rank with nothing to do waits for the first one, which may export for hours. One that dies is noticed at once.
 PATIENCE = timedelta(days=30)
 
+_NUMBERS = itertools.count()  # of the groups that this process has joined
 _IS_IN_STEP = ContextVar("is_in_step", default=False)
 
 
@@ -84,7 +86,8 @@ def _met(startup: timedelta) -> Any:
     number, size, end = launched_rank(), launched_world_size(), time.monotonic() + startup.total_seconds()
     try:
         found, _, _ = next(rendezvous("env://", timeout=startup))
-        store = dist.PrefixStore("kedro_aat", found)  # type: ignore[attr-defined]  # torch exports it by a star
+        # Each group needs keys of its own; all ranks join equally many.
+        store = dist.PrefixStore(f"kedro_aat/{next(_NUMBERS)}", found)  # type: ignore[attr-defined]  # torch exports it by a star
         store.set(f"met/{number}", "")
         for other in range(size):
             store.wait([f"met/{other}"], timedelta(seconds=max(end - time.monotonic(), 1.0)))
@@ -118,6 +121,20 @@ def gathered(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group=_control_group(dist.group.WORLD))
     return values
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """Copies rank 0's tensor to all ranks, in place, and returns it.
+
+    Args:
+        tensor: Of the same shape on every rank; on any device, also one that the group has no backend for.
+    """
+    if is_distributed():
+        if tensor.device.type == "cpu":
+            dist.broadcast(tensor, 0, group=_control_group(dist.group.WORLD))
+        else:
+            dist.broadcast(tensor, 0)
+    return tensor
 
 
 def summed(tensor: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from kedro_aat.training.ranks.launch import run_on_ranks
 from kedro_aat.training.ranks.leading import LeadingRunner, follow, leading
 from kedro_aat.training.ranks.sharding import Shard
 from kedro_aat.training.ranks.stage_inputs import SearchStageResult, StageInputs, WriterOf
+from kedro_aat.training.ranks.waiting import with_those_who_wait
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation, TrainingRunner
 from kedro_aat.training.scoring.groups import identity_of_groups
@@ -119,7 +120,10 @@ class SearchStage:
         settings = self.training
         if trains and settings.devices > 1 and launched_world_size() == 1:
             return run_on_ranks(self, inputs)
-        return self.run_on(inputs, trains=trains)
+        if not trains and launched_world_size() > 1 and not group.is_distributed():  # rank 0 of ranks that wait
+            return self._run(inputs, self._runner(inputs), trains=False)
+        with with_those_who_wait(self, inputs):
+            return self.run_on(inputs, trains=trains)
 
     def run_on(self, inputs: StageInputs, *, trains: bool = True) -> SearchStageResult:
         """Does as `run`, in this process, together with the other ranks if it is one of several."""

@@ -70,6 +70,11 @@ class LeadingRunner(TrainingRunner):
     _depth = 0  # of calls of the runner's own methods, which the others make by themselves
     _is_alone = False  # after a call that ended in the middle, where the others may still be
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether a call ended in the middle, where the others may still be, so that they can be told nothing."""
+        return self._is_alone
+
     @contextmanager
     def annealing(self, scale: float, scale_at_end: float | None) -> Iterator[None]:
         """As `TrainingRunner.annealing`, on all ranks."""
