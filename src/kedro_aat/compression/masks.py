@@ -26,6 +26,8 @@ ZEROS_MASK = "_zeros_mask"  # of quantization that keeps zeros
 SHADOW = "_shadow"  # shared by all masks
 MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
 
+# So many numbers at most are multiplied faster by numbers that are converted once, and these take little memory.
+_SMALL = 1 << 16
 # Numbers in a tensor that is multiplied in chunks, and in a chunk.
 _LARGE, _CHUNK = 1 << 22, 1 << 18
 
@@ -74,6 +76,7 @@ class WeightMasks:
         # module -> number, layer and name of each weight in it
         self._inside: dict[nn.Module, list[tuple[int, nn.Module, str]]] = {}
         self._seen: list[int] | None = None  # version of each weight when the masks were last applied
+        self._numbers: dict[Tensor, tuple[int, Tensor]] = {}  # small mask -> its version then, and the mask as numbers
         for weight in weights:
             mask = torch.ones_like(weight.parameter, dtype=torch.bool)
             weight.module.register_buffer(weight.parameter_name + suffix, mask)
@@ -104,8 +107,8 @@ class WeightMasks:
                 self._hooks.append(module.register_forward_pre_hook(self._before_module))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the versions of the weights, since copies begin with versions of their own."""
-        return self.__dict__ | {"_seen": None}
+        """Leaves out what belongs to versions of weights and masks, since copies begin with versions of their own."""
+        return self.__dict__ | {"_seen": None, "_numbers": {}}
 
     def detach(self) -> None:
         """Removes hooks and buffers from the model; its weights keep their values."""
@@ -165,9 +168,26 @@ class WeightMasks:
         # `.data` does not touch autograd's version counter: if a model is called twice before one backward pass, the
         # masked weights are already zero, so what autograd saved in the first call is still correct.
         parameters = [weight.parameter for weight in self.weights]
-        _multiply([parameter.data for parameter in parameters], self.masks())
-        if not torch.compiler.is_compiling():
-            self._seen = [parameter._version for parameter in parameters]
+        masks = self.masks()
+        if torch.compiler.is_compiling():
+            _multiply([parameter.data for parameter in parameters], masks)
+            return
+        small, numbers, large, truths = [], [], [], []
+        for parameter, mask in zip(parameters, masks, strict=True):
+            if mask.numel() > _SMALL:
+                large.append(parameter.data)
+                truths.append(mask)
+                continue
+            known = self._numbers.get(mask)
+            if known is None or known[0] != mask._version:
+                known = self._numbers[mask] = mask._version, mask.to(parameter.dtype)
+            small.append(parameter.data)
+            numbers.append(known[1])
+        if small:
+            torch._foreach_mul_(small, numbers)
+        if large:
+            _multiply(large, truths)
+        self._seen = [parameter._version for parameter in parameters]
 
     def masks(self) -> list[Tensor]:
         """Returns one boolean mask per weight, true where this algorithm keeps the weight."""
@@ -220,6 +240,7 @@ class WeightMasks:
             _set_shadow(weight, weight.parameter if needs_shadow else None, on_host=self._shadow_on_host)
             _multiply([weight.parameter.detach()], [_joint_mask(weight)])
         self._seen = None
+        self._numbers = {}  # of masks that are no longer there, too
 
     def _before_load(self, module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
         """Lets a module load masks and shadows of any version and at any rate; in 0.1, masks were numbers."""
