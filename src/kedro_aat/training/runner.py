@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -263,8 +263,13 @@ class TrainingRunner:
 
     # --- state -----------------------------------------------------------------------------------------------
 
-    def checkpoint(self, number: int, state: dict[str, Any]) -> Checkpoint:
-        """All state at an epoch boundary, together with `state` from the search.
+    def checkpoint(self, number: int, state: dict[str, Any], growing: Mapping[str, Any] | None = None) -> Checkpoint:
+        """All state at an epoch boundary.
+
+        Args:
+            number: Number of the checkpoint.
+            state: State of the search, as JSON data.
+            growing: What grows with the epochs, as `Checkpoint` has it.
 
         Raises:
             UserFunctionError: If the names in the model's state have changed since the run began.
@@ -293,6 +298,7 @@ class TrainingRunner:
                 "best_val_metric_value": self.best_val_metric_value,
                 "is_searching": self.is_searching,
             },
+            growing=growing or {},
         )
 
     def halve_batch(self, role: str) -> bool:
