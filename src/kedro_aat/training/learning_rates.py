@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.imports import Imported
@@ -78,3 +79,17 @@ def _all_schedulers(scheduler: Any) -> Iterator[Any]:
     for one in listed(scheduler):
         yield one
         yield from _all_schedulers(getattr(one, "_schedulers", None))
+
+
+def step_schedulers(lr_scheduler: Any, metric: float) -> None:
+    """Steps learning-rate schedulers after an epoch.
+
+    Args:
+        lr_scheduler: One, a list, or None.
+        metric: Metric of the epoch.
+    """
+    for scheduler in listed(lr_scheduler):
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(metric)
+        else:
+            scheduler.step()

@@ -109,14 +109,15 @@ def fine_tune(
                 record = replace(record, seconds=stopwatch.lap())
                 history.append(record)
                 rows.append(record.plain())
-                saved = runner.checkpoint(record.checkpoint, {ALLOWED: policy.maximal_total_epochs})
-                saved.growing = {"search": state, "history": rows}
                 # Checkpoint 0 is the initial model. The previous one and what it needs stay in case this one turns
                 # out to be damaged.
                 available = on_front | {record.checkpoint}
                 on_front = pareto_front([history[number] for number in sorted(available)], available)
+                # No name for the checkpoint: it would hold the tensors of the optimizer through the next epoch.
                 checkpoints.save(
-                    saved,
+                    runner.checkpoint(
+                        record.checkpoint, {ALLOWED: policy.maximal_total_epochs}, {"search": state, "history": rows}
+                    ),
                     runner.dump,
                     keep={0, record.checkpoint - 1} | on_front | state.needed | before.needed,
                     keep_optimizers={record.checkpoint - 1} | state.needed_optimizers | before.needed_optimizers,

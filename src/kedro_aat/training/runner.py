@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.budget import require_finite
 from kedro_aat.compression.controller import CompressionController, RanksByTactic, rates_of
@@ -19,8 +18,13 @@ from kedro_aat.messages import doing
 from kedro_aat.search.tactics import Ranking, Tactic
 from kedro_aat.training.callables import Callables, Evaluation, bind_known, evaluate
 from kedro_aat.training.checkpoints import Checkpoint
-from kedro_aat.training.guards.user_functions import calling, left_unchanged, name_of, require_same_names
-from kedro_aat.training.learning_rates import learning_rate_of, listed, scale_learning_rates
+from kedro_aat.training.guards.user_functions import (
+    calling,
+    left_unchanged,
+    require_same_names,
+    warn_of_evaluation_mode,
+)
+from kedro_aat.training.learning_rates import learning_rate_of, listed, scale_learning_rates, step_schedulers
 from kedro_aat.training.random_state import rng_state, set_rng_state
 
 __all__ = ["Callables", "Evaluation", "TrainingRunner", "bind_known", "evaluate", "listed"]
@@ -177,8 +181,8 @@ class TrainingRunner:
         """
         self.compression_controller.scheduler.epoch_step()
         train = self.callables.train_epoch
-        named = self._calling(train, "train_epoch", self.cumulative_epoch_count + 1)
-        with named, doing(f"training of epoch {self.cumulative_epoch_count + 1}", self._position, "steps"):
+        calling_train = self._calling(train, "train_epoch", self.cumulative_epoch_count + 1)
+        with calling_train, doing(f"training of epoch {self.cumulative_epoch_count + 1}", self._position, "steps"):
             loss = train(
                 self.compression_controller,
                 self.model,
@@ -190,15 +194,9 @@ class TrainingRunner:
         self.training_epoch_count += 1
         if not self.model.training and not self._has_told_mode:
             self._has_told_mode = True
-            logger.warning(
-                "Epoch %d: train_epoch (%s) leaves the model in evaluation mode. Let it begin with model.train(), or "
-                "dropout and batch statistics are off in the next epoch.",
-                self.cumulative_epoch_count,
-                name_of(train),
-            )
-        self.current_loss = (
-            None if loss is None else require_finite(loss, f"the loss of epoch {self.cumulative_epoch_count}")
-        )
+            warn_of_evaluation_mode(train, self.cumulative_epoch_count)
+        named = f"the loss of epoch {self.cumulative_epoch_count}"
+        self.current_loss = None if loss is None else require_finite(loss, named)
         return self.current_loss
 
     def _position(self) -> tuple[int, int | None]:
@@ -230,8 +228,8 @@ class TrainingRunner:
                 can_be_halved=self._advises_halving("validate"),
             )
         metric = self.current_val_metric_value = evaluation.metric
-        if self.best_val_metric_value is None or self._is_better(metric, self.best_val_metric_value):
-            self.best_val_metric_value = metric
+        best, choose = self.best_val_metric_value, max if self.higher_is_better else min
+        self.best_val_metric_value = metric if best is None else choose(best, metric)
         return evaluation
 
     def stops_early(self, metric: float) -> bool:
@@ -250,11 +248,7 @@ class TrainingRunner:
             with self._calling(update, "update_learning_rate"):
                 update(self.lr_scheduler, self.training_epoch_count, metric, loss)
             return
-        for scheduler in listed(self.lr_scheduler):
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(metric)
-            else:
-                scheduler.step()
+        step_schedulers(self.lr_scheduler, metric)
 
     @property
     def learning_rate(self) -> float | None:
@@ -263,8 +257,13 @@ class TrainingRunner:
 
     # --- state -----------------------------------------------------------------------------------------------
 
-    def checkpoint(self, number: int, state: dict[str, Any]) -> Checkpoint:
-        """All state at an epoch boundary, together with `state` from the search.
+    def checkpoint(self, number: int, state: dict[str, Any], growing: Mapping[str, Any] | None = None) -> Checkpoint:
+        """All state at an epoch boundary.
+
+        Args:
+            number: Number of the checkpoint.
+            state: State of the search, as JSON data.
+            growing: What grows with the epochs.
 
         Raises:
             UserFunctionError: If the names in the model's state have changed since the run began.
@@ -293,6 +292,7 @@ class TrainingRunner:
                 "best_val_metric_value": self.best_val_metric_value,
                 "is_searching": self.is_searching,
             },
+            growing=growing or {},
         )
 
     def halve_batch(self, role: str) -> bool:
@@ -328,13 +328,9 @@ class TrainingRunner:
         return self._dump_as_nncf if load is not None else None
 
     def _dump_as_nncf(self, folder: Path) -> Path:
-        path = folder / "checkpoint.pth"
-        contents = {
-            "epoch": self.cumulative_epoch_count,
-            "state_dict": self.model.state_dict(),
-            "compression_state": self.compression_controller.get_compression_state(),
-        }
-        torch.save(contents, path)
+        path, compression = folder / "checkpoint.pth", self.compression_controller.get_compression_state()
+        contents = {"epoch": self.cumulative_epoch_count, "state_dict": self.model.state_dict()}
+        torch.save(contents | {"compression_state": compression}, path)
         return path
 
     def restore_model(self, checkpoint: Checkpoint) -> None:
@@ -355,16 +351,16 @@ class TrainingRunner:
         They stay new, after a warning, if the checkpoint has lost it: older ones keep only what a search asks for.
         """
         self.reset_training()
-        if "optimizers" in checkpoint.training:
-            for optimizer, saved in zip(listed(self.optimizer), checkpoint.training["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            for scheduler, saved in zip(listed(self.lr_scheduler), checkpoint.training["lr_schedulers"], strict=True):
-                scheduler.load_state_dict(saved)
-            self.lr_scale = checkpoint.value("lr_scale")
-            self.training_epoch_count = checkpoint.value("training_epoch_count")
-        else:
-            logger.warning("Checkpoint %d has no optimizers any more; it goes on with new ones.", checkpoint.number)
         self._restore_callables(checkpoint)
+        if "optimizers" not in checkpoint.training:
+            logger.warning("Checkpoint %d has no optimizers any more; it goes on with new ones.", checkpoint.number)
+            return
+        for optimizer, saved in zip(listed(self.optimizer), checkpoint.training["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for scheduler, saved in zip(listed(self.lr_scheduler), checkpoint.training["lr_schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        self.lr_scale = checkpoint.value("lr_scale")
+        self.training_epoch_count = checkpoint.value("training_epoch_count")
 
     def _restore_callables(self, checkpoint: Checkpoint) -> None:
         if self.callables.state is not None:
@@ -396,9 +392,6 @@ class TrainingRunner:
         self.best_val_metric_value = checkpoint.value("best_val_metric_value")
         self._state_names = frozenset(checkpoint.model)
         set_rng_state(checkpoint.training["rng"])
-
-    def _is_better(self, metric: float, than: float) -> bool:
-        return metric > than if self.higher_is_better else metric < than
 
     @property
     def achieved_rate(self) -> float:

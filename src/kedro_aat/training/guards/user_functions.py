@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from kedro_aat.errors import AatError, OutOfMemoryError, UserFunctionError
 from kedro_aat.training.guards.watchdog import stop_watching
+
+logger = logging.getLogger(__name__)
 
 _OUR_FILES = str(Path(__file__).parents[2])
 
@@ -176,6 +179,21 @@ def require_same_names(before: Collection[str], names: Collection[str], epoch: i
             f"Epoch {epoch}: the names in the model's state_dict changed: {'; '.join(changes)}. Earlier "
             "checkpoints would not fit. Let the functions change tensors only, and add or wrap modules before the run."
         )
+
+
+def warn_of_evaluation_mode(train: Callable[..., Any], epoch: int) -> None:
+    """Says that a training function has trained the model in evaluation mode.
+
+    Args:
+        train: The function.
+        epoch: Number of the epoch.
+    """
+    logger.warning(
+        "Epoch %d: train_epoch (%s) leaves the model in evaluation mode. Let it begin with model.train(), or dropout "
+        "and batch statistics are off in the next epoch.",
+        epoch,
+        name_of(train),
+    )
 
 
 def _some(names: list[str]) -> str:
