@@ -70,7 +70,13 @@ class DataParallel:
 
     @contextmanager
     def part(self, batch: Any, forward: Any = None, *, is_last: bool = True) -> Iterator[None]:
-        """This rank runs the model on (a part of) its part of a batch; gradients are averaged after the last one."""
+        """This rank runs the model on its part of a batch, or on a part of that.
+
+        Args:
+            batch: The batch, or this rank's part of it.
+            forward: What is called in the place of the model, in training.
+            is_last: Whether gradients are averaged after this one.
+        """
         with contextlib.ExitStack() as stack:
             if self._norms is not None:
                 self._norms.counts = not isinstance(batch, Part) or batch.number > 0

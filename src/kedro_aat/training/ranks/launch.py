@@ -207,13 +207,15 @@ class _Ranks:
 @contextlib.contextmanager
 def _quiet_agent() -> Iterator[None]:
     """Lets torch's agent log nothing: what it says of a lost rank, we say."""
-    agent = logging.getLogger("torch.distributed.elastic")
-    level = agent.level
-    agent.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        agent.setLevel(level)
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 def _compute_rank(folder: Path, stopwatch: Stopwatch, num_halvings: int, level: int) -> None:

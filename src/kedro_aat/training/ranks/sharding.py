@@ -16,7 +16,7 @@ from kedro_aat.ranks import group
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of each batch a rank computes: neighbouring examples, about as many on every rank.
+    """Which part of each batch a rank computes: neighboring examples, about as many on every rank.
 
     Attributes:
         rank: Number of the rank, from 0.
