@@ -177,6 +177,7 @@ def torchrun(folder: Path, *options: str, **parameters: Any) -> subprocess.Popen
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_whole_pipeline_under_torchrun(tmp_path: Path) -> None:
     project = Project.create(tmp_path / "undisturbed")
     command = torchrun(project.folder)

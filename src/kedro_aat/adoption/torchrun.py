@@ -46,7 +46,7 @@ _SPLITS = ("train_data", "validation_data")
 _LIMITS = timedelta(seconds=1800), timedelta(seconds=600)  # of collectives and of a startup, as the settings have them
 _SECONDS_FOR_A_FILE = 60.0  # a file system of several machines may show a new file late
 _TO_LISTEN = timedelta(seconds=4)  # whether rank 0 has met the same error
-_SECONDS_TO_END = 5.0  # rank 0 ends first, so that a launcher names it as the one that failed
+_SECONDS_TO_END = 30.0  # within which torchrun ends this process, since rank 0 has failed
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class PipelineRanks:
             with self._ending_after_errors():
                 self._take_part(call)
         if call == "failed":
-            time.sleep(_SECONDS_TO_END)
+            _let_rank_0_end_first()
         raise SystemExit(call == "failed")
 
     def _take_part(self, meeting: contextlib.AbstractContextManager[None]) -> None:
@@ -208,13 +208,19 @@ class PipelineRanks:
             yield
         except Exception as error:
             if self._calls.wait(_TO_LISTEN) == "failed":
-                time.sleep(_SECONDS_TO_END)
+                _let_rank_0_end_first()
             else:
                 logger.error("Rank %d: %s: %s", launched_rank(), type(error).__name__, error, exc_info=error)
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(1)  # a group whose ranks are lost may wait for them at exit
+
+
+def _let_rank_0_end_first() -> None:
+    """Waits where torchrun, which ends the others, would name the first process that ends as the one that failed."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        time.sleep(_SECONDS_TO_END)
 
 
 @contextmanager

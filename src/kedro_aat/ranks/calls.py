@@ -20,7 +20,7 @@ from kedro_aat.errors import RankError
 from kedro_aat.ranks.environment import launched_rank, launched_world_size
 from kedro_aat.ranks.group import PATIENCE, joined
 
-_SECONDS_TO_LEAVE = 10.0
+_SECONDS_TO_LEAVE = {"ended": 10.0, "failed": 2.0}  # then, some may be in the middle of something
 
 Ending = Literal["ended", "failed"]
 
@@ -64,10 +64,14 @@ class Calls:
         return joined(device, timeout, startup)
 
     def end(self, how: Ending) -> None:
-        """Says how it ends; rank 0 calls this, and waits for a while until the others have heard of a good end."""
+        """Says how it ends; rank 0 calls this, and waits for a while until the others have heard it.
+
+        Args:
+            how: Whether with an error.
+        """
         self._say(how)
-        last = time.monotonic() + _SECONDS_TO_LEAVE
-        for rank in range(1, launched_world_size()) if how == "ended" else ():
+        last = time.monotonic() + _SECONDS_TO_LEAVE[how]
+        for rank in range(1, launched_world_size()):
             try:
                 self._store.wait([f"left/{rank}"], timedelta(seconds=max(last - time.monotonic(), 0.01)))
             except dist.DistError:  # it is lost, which matters no longer
