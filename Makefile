@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow test-zoo zoo torture mutants fuzz lint types docs benchmark audit lock
+.PHONY: help setup run clean-run viz test test-slow test-ray test-zoo zoo torture mutants fuzz lint types docs benchmark audit lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ MODULE ?=
 mutants: $(SETUP)  ## Change the source in one place at a time; tests must notice; `MODULE=budget` for one module
 	$(BIN)/python -m pip install --quiet "$$(sed -n 's/^mutants = \["\(.*\)"\]/\1/p' pyproject.toml)"
 	$(BIN)/python -m tests.mutants $(MODULE) $(ARGS)
+
+test-ray: $(SETUP)  ## Run the page about many searches on a local Ray, minutes
+	$(BIN)/python -m pip install --quiet "$$(sed -n 's/^ray = \["\(.*\)"\]/\1/p' pyproject.toml)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow "tests/test_pages.py::test_python_of_the_pages_that_search[many-searches.md]" $(ARGS)
 
 fuzz: $(SETUP)  ## Thousands of odd configurations and files, minutes; `ARGS="--size 0.1"` for a tenth of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -102,6 +103,7 @@ def test_root_that_shows_more_is_left_alone(caplog: pytest.LogCaptureFixture) ->
 
 SCRIPT = """
 import logging
+import os
 from kedro_aat.messages import shown
 logger = logging.getLogger("kedro_aat.training")
 with shown():
@@ -118,3 +120,33 @@ def test_plain_script_shows_messages_once_and_only_for_a_while() -> None:
     first, third = done.stderr.splitlines()
     assert first.endswith(" INFO first")
     assert third == "configured: third"
+
+
+IN_A_TERMINAL = """
+import logging
+import os
+from rich import get_console
+from kedro_aat.messages import shown
+from kedro_aat.training.progress.terminal import TerminalView
+with shown():
+    view = TerminalView(get_console())
+    logging.getLogger("kedro_aat.loop").info("a line of the log")
+    view.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudoterminals")
+def test_a_line_of_the_log_does_not_tear_the_bar() -> None:
+    import pty  # of Unix alone
+
+    ours, childs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
+    subprocess.run(
+        [sys.executable, "-c", IN_A_TERMINAL], stdin=childs, stdout=childs, stderr=childs, env=environment, check=True
+    )
+    os.close(childs)
+    before, found, _ = os.read(ours, 2**16).partition(b"a line of the log")
+    os.close(ours)
+    assert found
+    erased = before.rindex(b"\x1b[2K")  # the bar, which is drawn again below
+    assert b"epoch" not in before[erased:]

@@ -40,6 +40,7 @@ COMMANDS = {
     "kedro aat validate --pipeline aat_small": "tests/adoption/test_adoption.py",
     "kedro run --pipelines aat": "tests/adoption/test_adoption.py",
     "kedro run --pipelines aat_small": "tests/adoption/test_templates.py, its wiring",
+    "kedro run --pipelines aat_large": "the same with another name",
     "kedro aat choose": "tests/pipelines/aat/test_choose.py",
     "kedro aat choose --max-drop 0.02": "tests/pipelines/aat/test_choose.py",
     "kedro aat choose --confirm": "tests/pipelines/aat/test_choose.py",

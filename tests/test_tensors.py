@@ -49,6 +49,13 @@ def test_each_column_has_its_own_range_if_there_are_enough_examples() -> None:
     assert amount_made.max() <= 1e6
 
 
+def test_each_column_of_whole_numbers_has_its_own_range_in_a_few_examples() -> None:
+    few = torch.tensor([[40, 1, 0], [3, 2, 0]])
+    values = synthetic_like(few, 100)
+    assert (values.amin(0) >= few.amin(0)).all()
+    assert (values.amax(0) <= few.amax(0)).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
 def test_masks_stay_masks(dtype: torch.dtype) -> None:
     values = synthetic_like((torch.arange(40).view(10, 4) % 3 == 0).to(dtype), 10)

@@ -277,6 +277,11 @@ class Tolerance(Settings):
         return self.baseline - self.drop if self.higher_is_better else self.baseline + self.drop
 
     @property
+    def limit_in_words(self) -> str:
+        """What the worst tolerated metric is: the lowest, or the highest if lower is better."""
+        return "lowest tolerated" if self.higher_is_better else "highest tolerated"
+
+    @property
     def unit(self) -> float:
         """The tolerated drop as a unit of margins, above 0."""
         return self.drop if self.drop > 1e-9 else UNIT_WITHOUT_DROP

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from rich import get_console
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -38,8 +39,8 @@ def show_progress() -> None:
 def shown() -> Iterator[None]:
     """Shows our messages of level INFO while the block runs, unless the caller has set a level for them.
 
-    Where nobody has configured logging, the lines go to the standard error: colored in a terminal or a notebook, plain
-    with the time in a file.
+    Where nobody has configured logging, the lines go to the terminal or the notebook, colored, or else to the standard
+    error, plain with the time.
     """
     package = logging.getLogger(PACKAGE)
     level, handler = package.level, None
@@ -57,6 +58,8 @@ def shown() -> Iterator[None]:
 
 def _handler() -> logging.Handler:
     console = Console(stderr=True)
+    if sys.stdout.isatty():
+        console = get_console()  # that of the bar, which makes room for each line
     if console.is_terminal or console.is_jupyter:
         return RichHandler(console=console, show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
     handler = logging.StreamHandler(sys.stderr)
@@ -188,6 +191,15 @@ class _Heartbeat(logging.Handler):
             logger.name, logging.INFO, __file__, 0, "%s", (words,), None, extra={"markup": False}
         )
         logger.handle(record)  # whatever the level is at the moment
+
+
+def rounded(value: float) -> str:
+    """A number with two digits, and without an exponent if it is 100 or more.
+
+    Args:
+        value: Any number.
+    """
+    return f"{float(f'{value:.2g}'):,.0f}" if 100 <= value < 1e15 else f"{value:.2g}"
 
 
 def duration(seconds: float) -> str:

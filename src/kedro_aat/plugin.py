@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ class AatHooks:
                 settings = catalog[name].load()
                 if isinstance(settings, Settings):
                     mistakes += settings.lookup_mistakes(name.removeprefix("params:"))
-        mistakes += data_mistakes(pipeline, catalog)
+        mistakes += data_mistakes(pipeline, catalog, maker_of=partial(_maker_of, run_params))
         if mistakes:
             error = ConfigurationError("Before the run", mistakes)
             self.on_pipeline_error(error)  # Kedro calls it only for errors of nodes
@@ -129,3 +130,18 @@ def commands() -> None:
 
 
 commands.add_command(aat)
+
+
+def _maker_of(run_params: dict[str, Any], name: str) -> str | None:
+    """The node that makes a dataset in another pipeline of the project, and the command that runs both."""
+    from kedro_aat.adoption.makers import producers_in
+    from kedro_aat.adoption.selection import registered
+    from kedro_aat.adoption.shared_files import stem
+
+    names = run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"]
+    pipelines = registered()
+    found = producers_in(pipelines, names[0]).get(stem(name)) if names[0] in pipelines else None
+    if found is None or found[1] in names:
+        return None
+    node, owner = found
+    return f"the node {node.name} of the pipeline {owner} makes it: `kedro run --pipelines {','.join((owner, *names))}`"

@@ -115,9 +115,9 @@ def synthetic_like(examples: ModelInputs, num_made_up: int) -> ModelInputs:
     """Returns made-up values of the shape, type and range of examples, for what is saved: no example is in it.
 
     The values are the same for the same ranges, and the random generators stay as they are. Each position of an
-    example has its own range if there are at least 32 examples, since a column of numbers may choose rows of an
-    embedding; otherwise all have one. The bounds are rounded inward, to at most 8 steps of the range, so that they
-    are not numbers of the examples either. Whole numbers stay whole, and 0 and 1 stay 0 and 1.
+    example has its own range if it is whole, since a column of numbers may choose rows of an embedding, or if there are
+    at least 32 examples; otherwise all have one. The bounds are rounded inward, to at most 8 steps of the range, so
+    that they are hardly numbers of the examples either. Whole numbers stay whole, and 0 and 1 stay 0 and 1.
 
     Args:
         examples: (B, ...) with B at least 1, or several tensors in any structure, of which those without a row for each
@@ -143,7 +143,8 @@ def _synthetic(examples: Tensor, num_examples: int, seed: int) -> Tensor:
     if numbers.is_complex():
         return torch.zeros(num_examples, *examples.shape[1:], dtype=examples.dtype)
     numbers = numbers.nan_to_num(0, 0, 0) if numbers.is_floating_point() else numbers.long()
-    pooled = (0,) if len(numbers) >= _NUM_RANGED else tuple(range(numbers.ndim))
+    of_each = len(numbers) >= _NUM_RANGED or not numbers.is_floating_point()
+    pooled = (0,) if of_each else tuple(range(numbers.ndim))
     low, high = numbers.amin(pooled).double(), numbers.amax(pooled).double()
     are_whole = (numbers == numbers.trunc()).all(pooled)
     step = torch.exp2(torch.log2((high - low) / 4).floor())

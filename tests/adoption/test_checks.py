@@ -78,6 +78,13 @@ def test_a_missing_dataset_is_reported_with_a_remedy(dataset: Any, words: str) -
     assert words in mistake
 
 
+def test_a_dataset_that_a_node_makes_names_the_node() -> None:
+    catalog = DataCatalog({name: WithoutExists() for name in REQUIRED} | {"train_data": MemoryDataset()})
+    maker_of = {"train_data": "the node split makes it: `kedro run --pipelines data,aat`"}.get
+    (mistake,) = (each for each in data_mistakes(create_pipeline(), catalog, maker_of=maker_of) if "train_data" in each)
+    assert mistake.endswith("its MemoryDataset is empty; the node split makes it: `kedro run --pipelines data,aat`")
+
+
 def output_mistakes(entry: dict[str, Any]) -> list[str]:
     catalog = DataCatalog.from_config({"compressed_model": {"type": "kedro_aat.datasets.model.ModelDataset", **entry}})
     mistakes = data_mistakes(create_pipeline(), catalog)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from kedro.io import DataCatalog
@@ -25,6 +26,7 @@ from kedro_aat.adoption.init.texts import catalog_with, parameters_with
 from kedro_aat.adoption.init.upgrade import difference, upgraded
 from kedro_aat.adoption.init.write import CATALOG, PARAMETERS, Place, write
 from kedro_aat.adoption.templates import template
+from kedro_aat.datasets.imported import key_of_weights
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat import create_pipeline
 
@@ -82,6 +84,16 @@ def test_the_model_is_written_with_its_arguments(place: Place) -> None:
     entry = read(place.project / CONF / CATALOG)["baseline_model"]
     assert (entry["class_path"], entry["filepath"]) == ("demo.Net", "data/net.pt")
     assert entry["init_args"] == {"sizes": [1, 2], "name": "a: b"}
+
+
+def test_the_key_of_the_weights_is_written(place: Place) -> None:
+    state = {"weight": torch.zeros(1, 2)}
+    torch.save({"epoch": 3, "model_state_dict": state, "lr": 0.1}, place.project / "last.pt")
+    assert key_of_weights(place.project / "last.pt") == "model_state_dict"
+    torch.save(state, place.project / "plain.pt")
+    assert key_of_weights(place.project / "plain.pt") is None
+    written(place, Choices(weights="last.pt", weights_key="model_state_dict"))
+    assert read(place.project / CONF / CATALOG)["baseline_model"]["key"] == "model_state_dict"
 
 
 @pytest.mark.parametrize(

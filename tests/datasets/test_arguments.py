@@ -156,6 +156,14 @@ def test_tensors_and_texts_are_written_elsewhere() -> None:
     assert page.load() == "text"
 
 
+def test_tensors_come_in_the_order_of_their_names_and_may_be_views(tmp_path: Path) -> None:
+    dataset = TensorsDataset(filepath=str(tmp_path / "split.safetensors"), backend="torch")
+    table = torch.arange(12.0).view(3, 4)
+    dataset.save(dict.fromkeys("dbaec", table.T))
+    assert [*dataset.load()] == [*"abcde"]
+    assert torch.equal(dataset.load()["a"], table.T)
+
+
 def test_text_can_be_appended(tmp_path: Path) -> None:
     dataset = MarkdownDataset(filepath=str(tmp_path / "log.md"), fs_args={"open_args_save": {"mode": "a"}})
     dataset.save("1")

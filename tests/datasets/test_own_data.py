@@ -203,6 +203,8 @@ def test_weights_in_a_larger_checkpoint(tmp_path: Path) -> None:
     }
     loaded = ImportedModelDataset(**entry, key="state_dict", prefix="model.").load()
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in module.state_dict().items())
+    with pytest.raises(DatasetError, match=r"its keys \(epoch, state_dict\): set key: state_dict in"):
+        ImportedModelDataset(**entry).load()
     with pytest.raises(DatasetError, match="has no key 'model'; it has epoch, state_dict"):
         ImportedModelDataset(**entry, key="model").load()
     with pytest.raises(DatasetError, match=r"does not match tests\.nets"):

@@ -63,6 +63,17 @@ class Branching(nn.Module):
         return self.head(x) if len(x) > 1 else self.head(x) * 2  # type: ignore[no-any-return]
 
 
+class Categories(nn.Module):
+    """Each column of whole numbers chooses rows of an embedding of its own size."""
+
+    def __init__(self, sizes_of_columns: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleList([nn.Embedding(size, 3) for size in sizes_of_columns])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([embed(x[:, column]) for column, embed in enumerate(self.embeddings)], dim=1)
+
+
 class Constant(nn.Module):
     """Runs at any length, but divides by the length that it was traced with."""
 
@@ -95,6 +106,16 @@ def test_text_has_any_length_in_all_inputs_that_share_it(inputs: object) -> None
     assert sizes(model, inputs) == [["batch", "length"]] * 2
     got = OnnxModel(to_onnx(model, inputs))(words(2, 9), mask(2, 9))
     torch.testing.assert_close(got.logits, model(words(2, 9), mask(2, 9)).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes_of_columns", [(50, 3), (6, 4, 8, 4)])
+def test_a_table_of_categories_has_as_many_columns_as_the_model_reads(sizes_of_columns: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = Categories(sizes_of_columns).eval()
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.stack([torch.randint(size, (64,), generator=generator) for size in sizes_of_columns], dim=1)
+    assert sizes(model, rows[:2]) == [["batch", len(sizes_of_columns)]]
+    torch.testing.assert_close(OnnxModel(to_onnx(model, rows[:2]))(rows), model(rows))
 
 
 def test_a_model_that_needs_its_size_keeps_it() -> None:

@@ -23,14 +23,22 @@ from kedro_aat import CompressionResult, Outcome, compress
 from kedro_aat.datasets.model import ModelDataset
 from kedro_aat.errors import ConfigurationError, DataError, InterruptedRunError, ModelError
 from kedro_aat.testing.training import SmallNet, images, small_net, train
+from kedro_aat.training.records import EpochRecord
 from tests.from_python.same_as_pipeline import require_same_as_the_pipeline
 
 TRAIN, VALIDATION, TEST = images(128), images(64, seed=1), images(64, seed=2)
+SEEN: list[EpochRecord] = []
+
+
+def note(record: EpochRecord) -> None:
+    SEEN.append(record)
+
+
 # What a search of seconds needs, and a choice of the file that does not depend on how busy the machine is.
 SMALL: dict[str, Any] = {
     "compression": {"algorithm": "filter_pruning"},
     "export": {"latency_seconds": 0.01, "batch_sizes": [1], "objective": "bytes"},
-    "training": {"device": "cpu", "num_threads": 1},
+    "training": {"device": "cpu", "num_threads": 1, "on_epoch": note},
     "rehearsal": False,
 }
 INT8 = {
@@ -105,6 +113,10 @@ def test_ctrl_c_loses_nothing(result: CompressionResult, log: Interrupt) -> None
     assert log.num_times("epoch 1  rate") == 1
     assert log.num_times("Continuing after epoch 1 ") == 1
     assert result.summary.epochs.used > 1
+    # Each epoch was told once, in both processes together.
+    records = SEEN[: result.summary.epochs.used + 1]
+    assert [record.epoch for record in records] == [*range(len(records))]
+    assert [record.metric for record in records] == result.trajectory["metric"].tolist()[: len(records)]
 
 
 def test_result_is_that_of_the_pipeline(result: CompressionResult, tmp_path: Path) -> None:
@@ -134,7 +146,8 @@ def test_model_files_and_numbers_are_of_one_model(result: CompressionResult) -> 
     with torch.no_grad():
         np.testing.assert_array_equal(again.load()(inputs).numpy(), expected)
     assert str(result.outcome) in str(result)
-    assert repr(result) == str(result)  # what a notebook shows
+    assert repr(result).startswith(f"<CompressionResult: {result.outcome}, ONNX file of ")  # below the table
+    assert "\n" not in repr(result)
     assert result.compressed.onnx_bytes == result.files["compressed_onnx"].stat().st_size
     assert result.baseline.parameters == sum(parameter.numel() for parameter in model().parameters())
 

@@ -47,13 +47,19 @@ def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> lis
     return mistakes
 
 
-def data_mistakes(pipeline: Pipeline, catalog: DataCatalog, made: Collection[str] = ()) -> list[str]:
+def data_mistakes(
+    pipeline: Pipeline,
+    catalog: DataCatalog,
+    made: Collection[str] = (),
+    maker_of: Callable[[str], str | None] = lambda name: None,
+) -> list[str]:
     """Lists the datasets of a pipeline that are invalid, missing, could not be saved, or share a file with another.
 
     Args:
         pipeline: A pipeline.
         catalog: The project's datasets.
         made: Datasets that need not exist, since nodes outside the pipeline make them.
+        maker_of: Says in words what makes a dataset, and how it is run; None if nothing does.
     """
     mistakes: list[str] = []
     inputs, outputs = free_inputs(pipeline), pipeline.all_outputs()
@@ -68,7 +74,7 @@ def data_mistakes(pipeline: Pipeline, catalog: DataCatalog, made: Collection[str
             mistakes.append(f"{name}: its catalog entry is wrong: {cause}")
             continue
         if is_missing:
-            mistakes.append(f"{name}: {_explain_absence(catalog, name)}")
+            mistakes.append(f"{name}: {_explain_absence(catalog, name, maker_of(name))}")
             continue
         for names, method in ((inputs, "lookup_mistakes"), (outputs, "save_mistakes")):
             if name in names and (find := getattr(dataset, method, None)):
@@ -131,11 +137,24 @@ def exists(catalog: CatalogProtocol[Any, Any], name: str) -> bool:
     return catalog.exists(name)
 
 
-def _explain_absence(catalog: DataCatalog, name: str) -> str:
-    """Why a dataset cannot be loaded, and what to do."""
+def _explain_absence(catalog: DataCatalog, name: str, maker: str | None) -> str:
+    """Why a dataset cannot be loaded, and what to do.
+
+    Args:
+        catalog: The project's datasets.
+        name: The dataset.
+        maker: What makes it; None if nothing does.
+    """
     dataset = catalog.get(name)
+    path = None if dataset is None else dataset._describe().get("filepath")
     if dataset is None:
-        return "is not in the catalog; add an entry, or run the nodes that create it in the same run"
-    if (path := dataset._describe().get("filepath")) is None:
-        return f"its {type(dataset).__name__} is empty; run the nodes that create it in the same run"
-    return f"{path} is missing; put the file there, correct its catalog entry, or run the nodes that create it"
+        words = "is not in the catalog"
+    else:
+        words = f"its {type(dataset).__name__} is empty" if path is None else f"{path} is missing"
+    if maker is not None:
+        return f"{words}; {maker}"
+    if dataset is None:
+        return f"{words}; add an entry, or run the nodes that create it in the same run"
+    if path is None:
+        return f"{words}; run the nodes that create it in the same run"
+    return f"{words}; put the file there, correct its catalog entry, or run the nodes that create it"

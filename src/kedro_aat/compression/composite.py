@@ -101,6 +101,10 @@ class CompositeController(ModelController):
             self._apply_masks()
             quantization.calibrate(batches)
 
+    def compiled(self, mode: str | None = None) -> Callable[..., Any]:
+        """Returns the model for training, as the child that quantizes compiles it, if there is one."""
+        return super().compiled(mode) if self.quantization is None else self.quantization.compiled(mode)
+
     def _restore_model(self) -> None:
         """Undoes the changes to the model, so that the caller can correct the mistake and try again."""
         for child in reversed(self.children):

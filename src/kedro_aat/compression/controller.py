@@ -331,6 +331,15 @@ class ModelController(ABC):
         """
         return None
 
+    def compiled(self, mode: str | None = None) -> Callable[..., Any]:
+        """Returns the model as `torch.compile` makes it for training; calls of the model itself stay as they are.
+
+        Args:
+            mode: Mode of `torch.compile`; None for its default.
+        """
+        model: Callable[..., Any] = torch.compile(self.model, mode=mode)
+        return model
+
     @property
     def macs_share(self) -> float:
         """Share of the multiply-accumulate operations that a cut copy of the model has left, in (0, 1]."""

@@ -77,10 +77,17 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
         """
         module = build_module(self._imported, stated="call")
         if self._path is not None:
-            state = without_wrappers(self._own_part(_read(self._path)), module.state_dict())
+            contents = _read(self._path)
+            state = without_wrappers(self._own_part(contents), module.state_dict())
             try:
                 module.load_state_dict(state)
             except RuntimeError as error:
+                keys = state_dict_keys(contents) if self._key is None else []
+                if len(keys) == 1:
+                    raise ModelError(
+                        f"{self._path} holds its state dict under one of its keys ({', '.join(map(str, contents))}): "
+                        f"set key: {keys[0]} in the catalog entry."
+                    ) from None
                 raise ModelError(
                     f"{self._path} does not match {self._imported.class_path}: {error}. Correct init_args, or select "
                     "the part of the file that belongs to the model with key or prefix."
@@ -190,6 +197,32 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
 
 def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def state_dict_keys(contents: Mapping[str, Any]) -> list[str]:
+    """The keys of a file under which there are state dicts, which training scripts save beside epoch and optimizer."""
+    import torch
+
+    return [
+        str(key)
+        for key, part in contents.items()
+        if isinstance(part, Mapping) and part and all(isinstance(value, torch.Tensor) for value in part.values())
+    ]
+
+
+def key_of_weights(path: Path) -> str | None:
+    """The key under which a file holds the only state dict in it; None if it is one itself, or cannot be read.
+
+    Args:
+        path: A file of weights.
+    """
+    if path.suffix == ".safetensors":
+        return None
+    try:
+        keys = state_dict_keys(_read(path, "meta"))
+    except ModelError:
+        return None  # `kedro aat validate` says why
+    return keys[0] if len(keys) == 1 else None
 
 
 def _read(path: Path, device: str = "cpu") -> Mapping[str, Any]:

@@ -50,9 +50,9 @@ class TensorsDataset(KedroFileDataset, SafetensorsDataset):  # type: ignore[misc
         )
 
     def load(self) -> dict[str, Any]:
-        """Reads the tensors."""
+        """Reads the tensors, in the order of their names: safetensors gives them in another one in each process."""
         tensors: dict[str, Any] = SafetensorsDataset.load.__wrapped__(self)  # whose errors Kedro has not wrapped yet
-        return tensors
+        return dict(sorted(tensors.items()))
 
     def save(self, data: dict[str, Any]) -> None:
         """Writes the tensors.
@@ -61,6 +61,8 @@ class TensorsDataset(KedroFileDataset, SafetensorsDataset):  # type: ignore[misc
             StorageError: The file system refuses, or another process is writing the file.
         """
         backend = import_module(f"safetensors.{self._backend}")
+        if self._backend == "torch":  # a column or a transposed table is a view, which safetensors refuses
+            data = {name: tensor.contiguous() for name, tensor in data.items()}
         with self._new_file() as path:
             if self._protocol != "file":
                 with self._fs.open(path, **self._fs_open_args_save) as file:

@@ -25,7 +25,7 @@ from kedro_aat.export.settings import ExportSettings
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.checks.dependence import dependence_warning
 from kedro_aat.training.data import Data, example_count, example_input
-from kedro_aat.training.fingerprints.split_hash import former_fingerprint, split_fingerprint
+from kedro_aat.training.fingerprints.split_hash import former_fingerprints, split_fingerprint
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.scoring.groups import groups_of
 from kedro_aat.training.scoring.scores import certify_evaluations, standard_error_of
@@ -125,7 +125,7 @@ def certify_once(
     # What can fail without the test split fails before the split is claimed.
     inputs = example_input(test_data, training=training, model=baseline)
     baseline_file = to_onnx(copy.deepcopy(baseline).cpu().eval(), inputs, export)
-    entry = ledger.claim(split, subject, also_known_as=[former_fingerprint(test_data)])
+    entry = ledger.claim(split, subject, also_known_as=former_fingerprints(test_data, training.batch))
     # Versions before 0.2.0 did not record the variant.
     known_subject = {"metric_variant": subject.get("metric_variant"), **entry.subject}
     if differing := [key for key in {**subject, **entry.subject} if known_subject.get(key) != subject.get(key)]:

@@ -47,11 +47,13 @@ class FinishedSteps:
 
     Args:
         folder: The folder, which is created with the first file; None keeps nothing.
+        others: Folders of other handles, whose results are used, too, but neither changed nor removed.
         inputs: What all steps depend on, as JSON data.
     """
 
-    def __init__(self, folder: Path | None = None, **inputs: Any) -> None:
+    def __init__(self, folder: Path | None = None, others: Sequence[Path] = (), /, **inputs: Any) -> None:
         self.folder = folder
+        self._others = others
         self._inputs = inputs
         self._used: set[Path] = set()
 
@@ -69,23 +71,24 @@ class FinishedSteps:
             return compute()
         models_ = [identity_of(model) for model in models]
         text = json.dumps({**_environment(), **self._inputs, **inputs, "models": models_}, sort_keys=True).encode()
-        path = self.folder / f"{step}-{hashlib.sha256(text).hexdigest()[:16]}.json"
-        adapter = TypeAdapter(kind)
-        try:
-            checksum, kept = path.read_bytes().split(b"\n", 1)
-            if checksum != _checksum(kept):
-                raise ValueError("its checksum is wrong")
-            kept_text, kept_result = kept.split(b"\n", 1)
-            if kept_text == text:
-                result = adapter.validate_json(kept_result)
-                if not self._used:
-                    logger.info("Finished steps are not repeated. To repeat them, remove %s", self.folder)
-                self._used.add(path)
-                return result
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
-            logger.warning("%s cannot be read (%s); this step is done again.", path, error)
+        name, adapter = f"{step}-{hashlib.sha256(text).hexdigest()[:16]}.json", TypeAdapter(kind)
+        path = self.folder / name
+        for known in (path, *(other / name for other in self._others)):
+            try:
+                checksum, kept = known.read_bytes().split(b"\n", 1)
+                if checksum != _checksum(kept):
+                    raise ValueError("its checksum is wrong")
+                kept_text, kept_result = kept.split(b"\n", 1)
+                if kept_text == text:
+                    result = adapter.validate_json(kept_result)
+                    if not self._used:
+                        logger.info("Finished steps are not repeated. To repeat them, remove %s", known.parent)
+                    self._used.add(known)
+                    return result
+            except FileNotFoundError:
+                pass
+            except (OSError, ValueError) as error:
+                logger.warning("%s cannot be read (%s); this step is done again.", known, error)
         result = compute()
         contents = text + b"\n" + adapter.dump_json(result)
         try:

@@ -60,6 +60,9 @@ def public_path(target: Any, key: str) -> str:
         raise ConfigurationError(
             key, [f"{name} has no import path: define it with `def` or `class` outside of any function"]
         )
+    if module == "__main__" and not hasattr(sys.modules[module], name):
+        # Of a script that has sent it to this process, as Ray does; the name stands for the same thing here.
+        setattr(sys.modules[module], name, target)
     first = name.partition(".")[0]
     parts = module.split(".")
     for number in range(1, len(parts)):

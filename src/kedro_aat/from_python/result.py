@@ -133,8 +133,10 @@ class CompressionResult:
         return copies
 
     def __repr__(self) -> str:
-        """The table, because this is what a notebook shows of the last line of a cell."""
-        return str(self)
+        """One line, since the call has printed the table already; `print(result)` prints it again."""
+        sizes = [each.onnx_bytes for each in (self.baseline, self.compressed)]
+        size = "" if None in sizes else ", ONNX file of {:,} instead of {:,} bytes".format(*reversed(sizes))
+        return f"<CompressionResult: {self.outcome}{size}, in {self.folder}>"
 
     def __str__(self) -> str:
         text = io.StringIO()

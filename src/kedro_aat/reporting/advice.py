@@ -15,6 +15,7 @@ from kedro_aat.delivery.findings import Findings, Limited, NextStep, Tried
 from kedro_aat.delivery.measurements import CandidateResult
 from kedro_aat.delivery.results import BaselineEvaluation, ExportResult, SearchResult
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.messages import rounded
 from kedro_aat.reporting.limiting import Course, limits_of
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_STEPS = 5
+LARGEST_CHOICE = 5.0  # a larger budget that is worth a word, in tolerated drops
 NEARLY_ALL = 0.99  # a highest rate that is not worth raising
 USUAL_INT8_EPOCHS = 8  # of a second stage that the user has not asked for
 
@@ -91,7 +93,7 @@ def _tried(course: Course) -> list[Tried]:
             words.append(f"ranked by {importance}" + ("" if ranking is None else f" ({ranking})"))
         if distilled is not None:
             words.append("with the baseline as teacher" if distilled else "without a teacher")
-        words.append(f"at {factors[0]:.2g} to {factors[1]:.2g} times the learning rate")
+        words.append(f"at {rounded(factors[0])} to {rounded(factors[1])} times the learning rate")
         words.append("none within budget" if highest is None else f"within budget up to a rate of {highest:.4f}")
         found.append(
             Tried(
@@ -174,7 +176,7 @@ def _without_training(course: Course, evaluation: BaselineEvaluation) -> list[Ne
         steps.append(_choice(budget.drop, words))
     if (row := course.nearest_beyond) is not None:
         drop = budget.degradation(row.metric)
-        if drop > budget.drop:
+        if budget.drop < drop <= LARGEST_CHOICE * budget.drop:
             words = f"a rate of {row.rate:.4f} instead of {course.rate:.4f}, for a drop of {drop:.4g}"
             steps.append(_choice(drop, words))
     return steps
@@ -206,9 +208,9 @@ def _with_training(course: Course, kinds: set[str], asked: Asked) -> list[NextSt
         steps.append(course.step("time_limit_minutes: more", words, left))
     if "noise" in kinds and course.standard_error is not None and (times := course.examples_needed) > 1:
         words = "a standard error of a third of the budget; the search begins anew"
-        steps.append(course.step(f"{times:.1f} times as many validation examples", words, epochs.allowed))
+        steps.append(course.step(f"{rounded(times)} times as many validation examples", words, epochs.allowed))
     if "layer" in kinds and (layer := course.narrowest) is not None:
-        words = "this layer keeps its size, and the others may lose more; the search begins anew"
+        words = "this layer, perhaps the cliff, keeps its size, and others may lose more; the search begins anew"
         steps.append(course.step(f"{prefix}compression.ignored_scopes: [{layer.name}]", words, epochs.allowed))
     highest = course.result.highest_rate or 1.0
     if kinds & {"nothing", "highest_rate"} and course.number == 1 and highest < NEARLY_ALL:

@@ -79,9 +79,10 @@ def frontier_figure(trajectory: pd.DataFrame, summary: Summary, others: Sequence
         figure.update_xaxes(axis, row=panel, col=1)
         figure.update_yaxes(title=escape(summary.metric.name), range=bounds, row=panel, col=1)
         mark_off_axis(figure, panel, [float(size) for size in sizes], _numbers(rows["metric"]), bounds, ORANGE)
+        limit = "lowest tolerated" if summary.metric.higher_is_better else "highest tolerated"
         # The text is on the side of the baseline; on the other side the panel may end.
         side = "top left" if summary.metric.higher_is_better else "bottom left"
-        _add_line(figure, panel, summary.budget.lowest_tolerated, "lowest tolerated", RED, "dash", side)
+        _add_line(figure, panel, summary.budget.lowest_tolerated, limit, RED, "dash", side)
         _add_line(figure, panel, summary.baseline.validation, "baseline", GRAY, "dot")
     return _finished(figure, height=height)
 
@@ -97,7 +98,7 @@ def trajectory_figure(
         panels: The panels to show, from top to bottom.
     """
     metric = escape(summary.metric.name)
-    titles = {"metric": f"{metric}, validation", "margin": "Margin to the lowest tolerated"}
+    titles = {"metric": f"{metric}, validation", "margin": "Margin to the worst tolerated"}
     rows_of: dict[Panel, int] = {panel: number for number, panel in enumerate(panels, start=1)}
     figure = make_subplots(
         rows=len(panels),

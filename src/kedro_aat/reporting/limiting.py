@@ -1,4 +1,4 @@
-"""What limited a search: one layer's cliff, the noise of the budget, the epochs, the time, or the highest rate."""
+"""What limited a search: a cliff, the noise of the budget, the epochs, the time, or the highest rate."""
 
 from __future__ import annotations
 
@@ -226,7 +226,10 @@ def _noise(course: Course) -> str | None:
 
 
 def _cliff(course: Course) -> str | None:
-    """Whether the metric falls steeply just above the returned rate, with the layer that has lost the most."""
+    """Whether the metric falls steeply just above the returned rate, with the layer that has lost the most below it.
+
+    Which layer made it fall is not known: the model beyond the cliff is not kept.
+    """
     (rate, margin), beyond, layer = course.edge, course.nearest_beyond, course.narrowest
     if margin is None or beyond is None or layer is None:
         return None
@@ -237,8 +240,8 @@ def _cliff(course: Course) -> str | None:
         return None
     left = f", and {layer.shape} is left of it" if layer.shape else ""
     return (
-        f"one layer's cliff. From a rate of {rate:.4f} to {beyond.rate:.4f} the metric fell by {fall:.1f} "
-        f"budgets. {layer.name} has lost the most, {layer.rate:.0%}{left}."
+        f"a cliff. From a rate of {rate:.4f} to {beyond.rate:.4f} the metric fell by {fall:.1f} budgets. Of the "
+        f"layers, {layer.name} had lost the most before it, {layer.rate:.0%}{left}."
     )
 
 

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from kedro_aat.messages import duration
+from kedro_aat.messages import duration, rounded
 from kedro_aat.search.policy import Epoch, SearchPolicy, Stop, with_epochs
 from kedro_aat.training.records import EpochRecord, epochs_used
 from kedro_aat.training.stopwatch import Stopwatch
@@ -35,7 +35,9 @@ class Cost:
         if self.seconds is None:
             return f"Up to {self.epochs} epochs"
         total = duration(self.seconds)
-        return f"{self.seconds_per_epoch:.2g} s per epoch: up to {self.epochs} epochs take about {total} more"
+        return (
+            f"{rounded(self.seconds_per_epoch or 0.0)} s per epoch: up to {self.epochs} epochs take about {total} more"
+        )
 
 
 def expected_cost(history: list[EpochRecord], maximal_epochs: int, seconds_left: float = math.inf) -> Cost:

@@ -191,7 +191,7 @@ def data_fingerprint(data: Data, kept: Path | None = None, batch: BatchSettings 
     if type(dataset) is TensorDataset:
         return hash_tensors(enumerate(dataset.tensors))
     if type(dataset) is Rows:
-        return hash_tensors(named_tensors(dataset.tensors))
+        return hash_tensors(sorted(named_tensors(dataset.tensors)))  # by name; some files have no order
     if isinstance(dataset, Streamed):
         return _hash_of_stream(dataset, kept)
     if (given := getattr(dataset, "fingerprint", None)) is not None:

@@ -20,6 +20,7 @@ from kedro_aat.messages import counted
 from kedro_aat.model_inputs import ModelInputs, call_model, precision_of
 from kedro_aat.modes import evaluating, evaluating_with_gradients
 from kedro_aat.training.batch_norms import adapt_batch_norms
+from kedro_aat.training.compiling import compiled
 from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.learning_rates import build_scheduler
@@ -91,7 +92,7 @@ class DefaultTraining:
         self.device = pick_device(settings.device)
         self._place = Placement(self.device, channels_last=settings.channels_last, precision=precision_of(model))
         self.model = self._place.model(model)
-        self._forward = torch.compile(model) if settings.compile else model
+        self._forward = compiled(model, controller, settings.compile_mode) if settings.compile else model
         self._controller = None if settings.compile else controller  # each cut would be compiled anew
         self._compact: CompactModel | None = None
         self._epoch_cost = 1.0

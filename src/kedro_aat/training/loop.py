@@ -14,6 +14,7 @@ import torch
 from kedro_aat.budget import Budget, Outcome
 from kedro_aat.compression.controller import CompressionController, CompressionStage, RanksByTactic, rates_of
 from kedro_aat.errors import CheckpointError, ConfigurationError, DivergedError, OutOfMemoryError
+from kedro_aat.messages import rounded
 from kedro_aat.reading import reading
 from kedro_aat.search.policy import Epoch, EpochResult, Problem, SearchPolicy, SearchState, Stop, margin_if_failed
 from kedro_aat.training.checkpoints import Checkpoint, RunCheckpoints
@@ -297,17 +298,21 @@ def _judge(
 
 
 def _warn_if_unresolved(budget: Budget, history: list[EpochRecord]) -> None:
-    """Warns once per run, at the first standard error that is too large."""
+    """Warns once per run, at the first model within budget whose standard error is too large.
+
+    That of a model which is far from the baseline says nothing of those that matter, and the baseline itself has none.
+    """
     limit = LARGEST_RESOLVING_ERROR * budget.drop
-    *before, standard_error = (row.standard_error or 0.0 for row in history)
-    if standard_error > limit > 0 and max(before, default=0.0) <= limit:
+    judged = [row for row in history if row.trained and row.margin >= 0]
+    *before, standard_error = (0.0, *(row.standard_error or 0.0 for row in judged))
+    if history[-1] in judged[-1:] and standard_error > limit > 0 and max(before, default=0.0) <= limit:
         times = (standard_error / limit) ** 2
         logger.warning(
-            "The standard error of a measured drop is %.4g, too large for a budget of %.4g. Use about %.1f times as "
+            "The standard error of a measured drop is %.4g, too large for a budget of %.4g. Use about %s times as "
             "many validation examples to bring it to a third of the budget, or raise search.acceptance_z.",
             standard_error,
             budget.drop,
-            times,
+            rounded(times),
         )
 
 

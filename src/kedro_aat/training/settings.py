@@ -16,7 +16,7 @@ from kedro_aat.training.loading.settings import BatchSettings, LoaderSettings
 from kedro_aat.validated import Settings
 
 # Settings that are import paths of the user's own functions.
-_CALLABLES = ("train_epoch", "validate_", "configure_optimizers", "early_stopping", "update_learning_rate")
+_CALLABLES = ("train_epoch", "validate_", "configure_optimizers", "early_stopping", "update_learning_rate", "on_epoch")
 
 
 class Distillation(Settings):
@@ -70,6 +70,8 @@ class TrainingSettings(Settings):
         channels_last: Whether images have the channels-last memory format.
         compile: Whether the model is compiled for training. With filter pruning, an epoch then costs the same at
             every rate.
+        compile_mode: Mode of `torch.compile`: `reduce-overhead` saves the time between kernels of small models on a
+            GPU, `max-autotune` looks for faster kernels for minutes. None for torch's default.
         gradient_clip_norm: Largest norm of all gradients together; None does not clip.
         num_workers: Number of processes that load data.
         num_threads: Threads of torch on the CPU, set for the whole process; None leaves it to torch. Only runs with
@@ -82,6 +84,9 @@ class TrainingSettings(Settings):
             that parameter.
         early_stopping: Import path of a function called like the loops' `early_stopping_fn`.
         update_learning_rate: Import path of a function called like the loops' `update_learning_rate_fn`.
+        on_epoch: Import path of a function that is called with the `EpochRecord` of each epoch when it is saved, to
+            report it elsewhere. It must not change the model. An error in it ends the run, which the same command
+            continues.
         after_upgrade: Whether a run that another version of kedro-aat began is continued (`continue`), or a new one
             begins beside it (`start_anew`). Without a choice, a run that meets one ends with an error that names it.
         on_out_of_memory: Whether an epoch that needs too much memory is an error, or starts again with half batches:
@@ -97,7 +102,7 @@ class TrainingSettings(Settings):
 
     # They do not change what a search finds, so they may change before a run is continued.
     WITHOUT_EFFECT: ClassVar = frozenset(
-        {"after_upgrade", "baseline_check", "on_out_of_memory", "step_timeout_seconds"}
+        {"after_upgrade", "baseline_check", "on_epoch", "on_out_of_memory", "step_timeout_seconds"}
     )
 
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
@@ -120,6 +125,7 @@ class TrainingSettings(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = None
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     num_threads: NumThreads | None = None
@@ -130,6 +136,7 @@ class TrainingSettings(Settings):
     configure_optimizers: str | None = None
     early_stopping: str | None = None
     update_learning_rate: str | None = None
+    on_epoch: str | None = None
     after_upgrade: Literal["continue", "start_anew"] | None = None
     baseline_check: Literal["error", "warn", "off"] = "error"
 

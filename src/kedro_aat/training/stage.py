@@ -213,6 +213,7 @@ class SearchStage:
                 total=self.policy.maximal_total_epochs,
                 writer=writer,
                 algorithm=controller.settings.algorithm,
+                on_epoch=self.training.function("on_epoch"),
             ),
             baseline=baseline,
             stopwatch=stopwatch,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from kedro_aat.config import AatSettings
 from kedro_aat.pipelines.aat.baseline import evaluate_baseline
@@ -149,6 +149,17 @@ def test_datasets_are_read_in_part() -> None:
     assert time.perf_counter() - started < 1
     assert dependence_warning(OneByOne([torch.zeros(number + 1) for number in range(20)])) is None
     assert dependence_warning(OneByOne([{"text": "a"}] * 20)) is None
+
+
+def test_the_batches_of_a_loader_are_made_by_its_own_function() -> None:
+    inputs = windows(100, 50)
+    triples = [(each, float(number), str(number)) for number, each in enumerate(inputs)]
+
+    def pairs(examples: list[Any]) -> tuple[Tensor, Tensor]:
+        return torch.stack([each[0] for each in examples]), torch.tensor([each[1] for each in examples])
+
+    words = dependence_warning(DataLoader(triples, batch_size=8, collate_fn=pairs))  # type: ignore[arg-type]
+    assert words == dependence_warning(TensorDataset(inputs, torch.zeros(len(inputs))))
 
 
 @pytest.mark.parametrize("group", [None, "series"])

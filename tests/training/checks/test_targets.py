@@ -53,6 +53,13 @@ def test_targets_that_are_no_labels(targets: Tensor, message: str) -> None:
             {},
             r"\(N,\): the loss CrossEntropyLoss needs one",
         ),
+        (
+            NUMBERS,
+            NUMBERS + 0.1,
+            "torchmetrics.classification.BinaryAccuracy",
+            MSE,
+            r"no classes: the metric BinaryAccuracy is one of classification",
+        ),
         (NUMBERS[:, None], BINARY.float()[:, None], MAE, {}, r"\(N, 1\): the loss CrossEntropyLoss needs one output"),
         (
             NUMBERS[:, None, None],

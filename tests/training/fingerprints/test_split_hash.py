@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from kedro_aat.errors import DataError
+from kedro_aat.training.data import data_fingerprint
 from kedro_aat.training.fingerprints import split_hash
-from kedro_aat.training.fingerprints.split_hash import former_fingerprint, split_fingerprint
+from kedro_aat.training.fingerprints.split_hash import former_fingerprint, former_fingerprints, split_fingerprint
+from kedro_aat.training.loading.settings import BatchSettings
 from tests.nets import images
 
 SPLIT: Any = images(40)
@@ -123,3 +125,14 @@ def test_entries_of_former_versions_are_found() -> None:
     tensors = {"inputs": torch.arange(6.0).reshape(3, 2), "targets": torch.arange(3)}
     assert former_fingerprint(tensors) == "d0a5b0bd2f259902c648dd1533f8f410"  # that of version 0.1.0
     assert former_fingerprint(Pairs(**tensors)) == "3-df5d42d5ca4c91da6a404f938c5515ea"
+
+
+def test_the_order_of_the_names_does_not_count() -> None:
+    tensors = {"numbers": torch.rand(5, 3), "kinds": torch.arange(5), "targets": torch.arange(5) % 2}
+    batch = BatchSettings(inputs=["numbers", "kinds"], targets="targets")
+    turned = dict(reversed(tensors.items()))
+    assert split_fingerprint(tensors, batch) == split_fingerprint(turned, batch)
+    assert data_fingerprint(tensors, batch=batch) == data_fingerprint(turned, batch=batch)
+    # Ledgers of earlier versions know the split by the order in which it came.
+    assert split_fingerprint(turned, batch, is_ordered=False) in former_fingerprints(turned, batch)
+    assert split_fingerprint(tensors, batch, is_ordered=False) != split_fingerprint(turned, batch, is_ordered=False)

@@ -110,7 +110,7 @@ def _found(choices: Choices, place: Place) -> Choices:
 
 
 def _with_weights(choices: Choices, place: Place) -> tuple[Choices, list[str]]:
-    """The choices with the path of the weights below the project, and a note if no file is there."""
+    """The choices with the path of the weights below the project and their key, and a note if there is one."""
     if choices.weights is None:
         return choices, []
     given = Path(choices.weights).expanduser()
@@ -118,8 +118,13 @@ def _with_weights(choices: Choices, place: Place) -> tuple[Choices, list[str]]:
     path = (place.project / given if found is None else found).resolve()
     root = place.project.resolve()
     shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-    notes = [] if found else [f"Note: {shown} does not exist yet; put the weights there."]
-    return replace(choices, weights=shown), notes
+    if found is None:
+        return replace(choices, weights=shown), [f"Note: {shown} does not exist yet; put the weights there."]
+    from kedro_aat.datasets.imported import key_of_weights
+
+    key = key_of_weights(found)
+    notes = [] if key is None else [f"Note: {shown} holds the weights under the key {key}, as the catalog says now."]
+    return replace(choices, weights=shown, weights_key=key), notes
 
 
 def _next_steps(place: Place, choices: Choices) -> Iterator[str]:
@@ -132,7 +137,10 @@ def _next_steps(place: Place, choices: Choices) -> Iterator[str]:
         if value is None
     ]
     if choices.data == "node":
-        yield "A node of yours returns train_data, validation_data and test_data, such as torch datasets of pairs."
+        yield (
+            "A node of yours returns train_data, validation_data and test_data, such as torch datasets of pairs. If it "
+            "is in a pipeline of its own, name both, as in `kedro run --pipelines data,aat`: aat alone finds no data."
+        )
     if (task := choices.fitting) is not None:
         outputs = choices.outputs or 0
         yield f"Targets of {choices.task}: {task.targets.format(outputs=outputs, last=outputs - 1)}."

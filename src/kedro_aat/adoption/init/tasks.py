@@ -113,6 +113,7 @@ class Choices:
         model: Import path of the model's class.
         init_args: Its arguments.
         weights: Its weights, a path below the project, or an absolute one.
+        weights_key: Key of the file under which they are; None if they are all of it.
         data: A key of `DATA`.
         target: Target column of a table.
         size: Height and width of images, in pixels.
@@ -125,6 +126,7 @@ class Choices:
     model: str | None = None
     init_args: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    weights_key: str | None = None
     data: str | None = None
     target: str | None = None
     size: tuple[int, int] | None = None

@@ -45,6 +45,8 @@ def catalog_with(text: str, choices: Choices) -> str:
         text = text.replace("init_args: {}", f"init_args: {arguments}")
     if choices.weights is not None:
         text = _replaced(text, "data/06_models/my_model.safetensors", _plain(choices.weights))
+    if choices.weights_key is not None:
+        text = re.sub(r"(?m)^  # key: .*$", f"  key: {_plain(choices.weights_key)}", text, count=1)
     if choices.data is None:
         return text
     start, end = text.index(_FIRST_OF_DATA), text.index(_AFTER_DATA)

@@ -127,6 +127,11 @@ class QuantizationController(ScheduledController[Quantization]):
             exact = outputs(())
             return [relative_energy(outputs((number,)) - exact, exact) for number in range(len(self._layers))]
 
+    def compiled(self, mode: str | None = None) -> nn.Module:
+        """Returns the model itself, whose training passes run as compiled graphs from now on."""
+        self._fake.compile(mode)
+        return self.model
+
     def apply_masks(self) -> None:
         self._zeros.apply()
 

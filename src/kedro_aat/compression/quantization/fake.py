@@ -8,6 +8,7 @@ precision, so a layer can be released again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kedro_aat.compression.masks import carries_masks
 from kedro_aat.compression.quantization.arithmetic import activation_scales, weight_scales
 from kedro_aat.compression.quantization.calls import Follower, ModuleCall, Pass
-from kedro_aat.compression.quantization.fake_pass import FakePass
+from kedro_aat.compression.quantization.compiled import CompiledPasses
+from kedro_aat.compression.quantization.fake_pass import FakePass, stacked
 from kedro_aat.compression.quantization.layers import is_replaceable
 from kedro_aat.compression.quantization.placement import Placement, Site, describe_slot, find_placement, num_slots
 from kedro_aat.compression.quantization.places import CallTree
@@ -87,7 +89,9 @@ class FakeQuantization(Follower):
         self._key = next(_KEYS)
         self.num_observed = 0
         self._seen: set[int] = set()  # slots that were observed in the present step
-        self._scales: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # those of the last pass, and zero points
+        self._scales: tuple[Tensor, Tensor] | None = None  # those of the last pass, and zero points
+        self._compiled: CompiledPasses | None = None
+        self._indices: dict[tuple[int, ...], Tensor] = {}  # slots -> the same on the device
         self._active: frozenset[int] | None = None  # None: to be read from the buffer
         self._is_ready = False
         device = layers[0].parameter.device
@@ -100,8 +104,16 @@ class FakeQuantization(Follower):
         self.follow()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the scales of the last pass, which a copy computes again, and gives the copy a key of its own."""
-        return self.__dict__ | {"_scales": None, "_key": next(_KEYS)}
+        """Leaves out the scales of the last pass and the graphs, and gives the copy a key of its own."""
+        return self.__dict__ | {"_scales": None, "_compiled": None, "_indices": {}, "_key": next(_KEYS)}
+
+    def compile(self, mode: str | None = None) -> None:
+        """Runs training passes of the whole model as compiled graphs from now on.
+
+        Args:
+            mode: Mode of `torch.compile`; None for its default.
+        """
+        self._compiled = CompiledPasses(self.model, mode)
 
     def remove(self) -> None:
         """Removes the buffers and the hooks from the model."""
@@ -171,8 +183,7 @@ class FakeQuantization(Follower):
         # Within the backward pass, gradient checkpointing calls a part of the forward pass again: with the same scales.
         is_again = torch._C._current_graph_task_id() != -1
         if self._scales is None or not is_again:
-            scales, zero_points = activation_scales(self.ranges)
-            self._scales = scales.unbind(), zero_points.unbind()
+            self._scales = activation_scales(self.ranges)
         limit = self._settings.observed_steps
         # Passes without gradient, such as those that only update the statistics of BatchNorms, are no training steps.
         is_observing = is_training and torch.is_grad_enabled() and not is_again
@@ -183,11 +194,25 @@ class FakeQuantization(Follower):
             sites=self.active_sites(),
             axes={id(self.layers[number].parameter): self.axis_of(number) for number in self.active},
             highest=self.highest,
-            scales=self._scales,
+            scales=(self._scales[0].unbind(), self._scales[1].unbind()),
             is_exact=not is_training,
             is_rounding=not (is_training and self._settings.calibration_only),
             is_observing=is_observing and (limit is None or self.num_observed < limit),
         )
+
+    def run_in(self, begun: Pass, call: ModuleCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = functools.partial(super().run_in, begun, call, args, kwargs)
+        is_again = torch._C._current_graph_task_id() != -1
+        if (
+            self._compiled is None
+            or call.name
+            or not self.model.training
+            or is_again
+            or not isinstance(begun, FakePass)
+        ):
+            return run()
+        assert self._scales is not None  # `begin` has computed them
+        return self._compiled.run(begun, self._scales, run, args, kwargs)
 
     def end(self, done: Pass) -> None:
         assert isinstance(done, FakePass)  # made by `begin`
@@ -295,10 +320,12 @@ class FakeQuantization(Follower):
         self.ranges[slots] = ranges[slots]
 
     @torch.no_grad()
-    def _update_ranges(self, observed: Mapping[int, tuple[Tensor, Tensor]]) -> None:
+    def _update_ranges(self, observed: Mapping[int, Sequence[Tensor] | Tensor]) -> None:
         """Moves the averages of the ranges towards those of a batch; numbers that are not finite are ignored."""
-        slots = list(observed)
-        batch_ranges = torch.stack([end for ends in observed.values() for end in ends]).float().view(-1, 2)
+        key = tuple(observed)
+        if key not in self._indices:  # a list would be copied to the device in every step, which waits for it
+            self._indices[key] = torch.tensor(key, device=self.ranges.device)
+        slots, batch_ranges = self._indices[key], stacked(observed.values())
         ranges = self.ranges[slots]
         moved = torch.lerp(ranges, batch_ranges, self._settings.range_momentum)
         self.ranges[slots] = torch.where(batch_ranges.isfinite(), moved, ranges)

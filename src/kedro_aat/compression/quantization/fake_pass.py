@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from kedro_aat.compression.quantization.arithmetic import round_activation, roun
 from kedro_aat.compression.quantization.calls import Follower, Pass
 from kedro_aat.compression.quantization.placement import Site
 from kedro_aat.compression.quantization.places import CallTree
+from kedro_aat.compression.quantization.traced import Tracer
 
 
 class FakePass(Pass):
@@ -32,6 +33,7 @@ class FakePass(Pass):
     Attributes:
         is_observing: Whether the ranges of tensors are observed.
         observed: Slot -> lowest and highest number of its tensors; empty unless `is_observing`.
+        kind: What its graph depends on, apart from model and inputs.
     """
 
     def __init__(
@@ -56,7 +58,19 @@ class FakePass(Pass):
         self._axes = axes if is_rounding else {}
         # What was rounded in this pass, with gradient and without.
         self._rounded: dict[tuple[int, bool], Tensor] = {}
-        self.observed: dict[int, tuple[Tensor, Tensor]] = {}
+        self.observed: dict[int, Sequence[Tensor] | Tensor] = {}
+        self.kind = frozenset(sites), frozenset(axes.items()), is_rounding, is_observing
+        self._call: Callable[..., Any] = _call
+
+    def noted_by(self, tracer: Tracer, scales: tuple[Sequence[Tensor], Sequence[Tensor]]) -> None:
+        """Lets a tracer note roundings and ranges.
+
+        Args:
+            tracer: Notes the functions of the pass.
+            scales: Scale and zero point of each slot, as the tracer knows them.
+        """
+        self._call = tracer.call
+        self._scales, self._zero_points = scales
 
     def change_arguments(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         if not kwargs and not any(id(value) in self._axes or isinstance(value, _NESTED) for value in args):
@@ -78,7 +92,7 @@ class FakePass(Pass):
     def _rounded_weight(self, weight: Tensor, axis: int) -> Tensor:
         key = id(weight), torch.is_grad_enabled()
         if key not in self._rounded:
-            self._rounded[key] = round_weight(weight, self._highest, axis)
+            self._rounded[key] = self._call(round_weight, weight, self._highest, axis)
         return self._rounded[key]
 
     def change(self, number: int, tensor: Tensor) -> Tensor:
@@ -94,17 +108,31 @@ class FakePass(Pass):
 
     def _observe_and_round(self, site: Site, tensor: Tensor) -> Tensor:
         if self.is_observing:
-            low, high = torch.aminmax(tensor.detach())
-            if site.slot in self.observed:
-                lowest, highest = self.observed[site.slot]
-                low, high = torch.minimum(low, lowest), torch.maximum(high, highest)
-            self.observed[site.slot] = low, high
+            self.observed[site.slot] = self._call(_widened, tensor, *self.observed.get(site.slot, ()))
         if not self._is_rounding:
             return tensor
         scale, zero_point = self._scales[site.slot], self._zero_points[site.slot]
         if self._is_exact:  # as the stripped model rounds
             return round_to_uint8(tensor.float(), scale, zero_point).to(tensor.dtype)
-        return round_activation(tensor, scale, zero_point)
+        rounded: Tensor = self._call(round_activation, tensor, scale, zero_point)
+        return rounded
+
+
+def stacked(ranges: Iterable[Sequence[Tensor] | Tensor]) -> Tensor:
+    """(K, 2) - lowest and highest numbers, of K slots that were observed."""
+    return torch.stack([end for ends in ranges for end in ends]).float().view(-1, 2)
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+def _widened(tensor: Tensor, *range_before: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest number of a tensor, and of those before."""
+    low, high = torch.aminmax(tensor.detach())
+    if range_before:
+        low, high = torch.minimum(low, range_before[0]), torch.maximum(high, range_before[1])
+    return low, high
 
 
 # Attribute of a tensor that a pass made: key of the pass, number of its site, and whether it was rounded. It may be

@@ -6,6 +6,7 @@ torch is imported when a node runs, so that listing pipelines stays fast.
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 from kedro_aat.config import AatSettings
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch.nn import Module
 
+    from kedro_aat.budget import Budget
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
+    from kedro_aat.training.runner import Evaluation
 else:
     # Kedro resolves the type hints, and importing these takes seconds; see `search.py`.
-    DataFrame = Module = CheckpointStore = Data = Any
+    DataFrame = Module = CheckpointStore = Budget = Data = Evaluation = Any
 
 logger = logging.getLogger(__name__)
 
@@ -131,24 +134,18 @@ def evaluate_baseline(
     ) is not None:
         logger.warning("%s", dependence)
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better, also=evaluation.also)
-    logger.info("Baseline metric %.4f; lowest tolerated %.4f", evaluation.metric, budget.lowest_tolerated)
+    logger.info("Baseline metric %.4f; %s %.4f", evaluation.metric, budget.limit_in_words, budget.lowest_tolerated)
     for guard in budget.also:
-        logger.info("Guard %s %.4f; lowest tolerated %.4f", guard.name, guard.baseline, guard.lowest_tolerated)
+        limit = guard.limit_in_words, guard.lowest_tolerated
+        logger.info("Guard %s %.4f; %s %.4f", guard.name, guard.baseline, *limit)
     values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}
     scores = {name: [] if value is None else value.tolist() for name, value in values.items()}
     sizes = SplitSizes(training=training.num_train_examples, validation=example_count(validation_data))
     metric = settings.training.metric_name
     expected = expected_certificate(evaluation, metric, budget, sizes.validation, settings.certificate)
     logger.info("%s", expected.words, extra={"markup": False})  # Kedro's handler would remove what is in brackets
-    if (forecast := expected.forecast) is not None and forecast.num_validation_needed > sizes.validation:
-        logger.warning(
-            "%s validation examples cannot resolve the budget of %.4g: they measure a drop with a standard error "
-            "of about %.2g. %s examples would bring it to a third of the budget.",
-            f"{sizes.validation:,}",
-            budget.drop,
-            forecast.validation_standard_error,
-            f"{forecast.num_validation_needed:,}",
-        )
+    if expected.forecast is not None:
+        _warn_if_unresolved(evaluation, expected.forecast.validation_standard_error, budget, sizes.validation)
     result = BaselineEvaluation(
         metric=MetricInfo(name=metric, higher_is_better=higher_is_better),
         validation=evaluation.metric,
@@ -160,3 +157,32 @@ def evaluate_baseline(
         class_names=class_names_of(validation_data),
     )
     return result, pd.DataFrame(scores, dtype="float64")
+
+
+def _warn_if_unresolved(evaluation: Evaluation, standard_error: float, budget: Budget, num_examples: int) -> None:
+    """Warns if the validation split cannot resolve the budget.
+
+    Args:
+        evaluation: The baseline on the validation split, with its scores.
+        standard_error: What a drop has, if some examples lose or win as much as one can.
+        budget: The accuracy budget.
+        num_examples: Number of validation examples.
+    """
+    from kedro_aat.training.records import LARGEST_RESOLVING_ERROR
+
+    assert evaluation.scores is not None  # or there is no standard error
+    scores = evaluation.scores.double()
+    if not ((scores == 0) | (scores == 1)).all():
+        # Scores between the extremes rarely change that much. The drop of a model that is like its baseline varies less
+        # than the metric itself does.
+        standard_error = min(standard_error, float(scores.std()) / math.sqrt(num_examples))
+    needed = math.ceil(num_examples * (standard_error / (LARGEST_RESOLVING_ERROR * budget.drop)) ** 2)
+    if needed > num_examples:
+        logger.warning(
+            "%s validation examples cannot resolve the budget of %.4g: they measure a drop with a standard error "
+            "of about %.2g. %s examples would bring it to a third of the budget.",
+            f"{num_examples:,}",
+            budget.drop,
+            standard_error,
+            f"{needed:,}",
+        )

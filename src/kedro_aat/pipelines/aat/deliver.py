@@ -98,8 +98,12 @@ def export_model(
         for number, (stage, result) in enumerate(zip(controllers, results, strict=True), start=1)
         if stage is not None and isinstance(result, SearchResult)
     ]
+    run = checkpoint_store.root / search_result.run
+    # A choice uses what the run has measured, and leaves it there.
+    folder, *others = ["finished_steps"] if settings.choose is None else ["chosen_steps", "finished_steps"]
     finished = FinishedSteps(
-        checkpoint_store.root / search_result.run / ("finished_steps" if settings.choose is None else "chosen_steps"),
+        run / folder,
+        [run / other for other in others],
         validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes, settings.training.batch),
         **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, settings.budget.also),
@@ -169,10 +173,10 @@ def certify_model(
     from kedro_aat.errors import ends_run
     from kedro_aat.export import NotExported
 
-    if settings.certificate is None or not settings.reads_test_split:
-        return Verdict(words=WITHHELD).result
     if isinstance(compressed_onnx, NotExported):
         return Verdict(words="Nothing was exported, so there is nothing to certify.").result
+    if settings.certificate is None or not settings.reads_test_split:
+        return Verdict(words=WITHHELD).result
     try:
         verdict = certify_once(
             compressed_onnx,

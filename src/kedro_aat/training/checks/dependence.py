@@ -14,9 +14,9 @@ from torch.utils.data import TensorDataset
 
 from kedro_aat.model_inputs import ModelInputs, tensors_in
 from kedro_aat.training.data import Data, as_dataset
-from kedro_aat.training.loading.datasets import examples_in, plain_tensors
+from kedro_aat.training.loading.datasets import batches_of_one, plain_tensors
 from kedro_aat.training.loading.form import BatchForm
-from kedro_aat.training.loading.settings import BatchSettings
+from kedro_aat.training.loading.settings import BatchSettings, function_of
 from kedro_aat.training.random_state import rng_state, set_rng_state
 from kedro_aat.training.settings import TrainingSettings
 
@@ -95,9 +95,10 @@ def _inputs(data: Data, training: TrainingSettings | None) -> Tensor | None:
     if plain_tensors(dataset):
         return _one_tensor(form(dataset[:])[0])
     end = time.monotonic() + READING_SECONDS
-    for example in itertools.islice(examples_in(dataset), MAX_READ):
-        inputs = form(example)[0]
-        tensors = list(tensors_in(inputs))
+    own = None if training is None else training.loader.collate_fn
+    batches = batches_of_one(dataset, None if own is None else function_of(own))
+    for batch_of_one in itertools.islice(batches, MAX_READ):
+        tensors = [part[0] for part in tensors_in(form(batch_of_one)[0]) if part.dim()]
         if not tensors:
             break
         read.append(tensors)

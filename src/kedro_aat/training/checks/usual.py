@@ -35,7 +35,8 @@ def usual_mistakes(outputs: Tensor, targets: Tensor, settings: TrainingSettings)
         found += _first(checks, outputs, targets, loss, name)
     if settings.metric is not None:
         metric = settings.metric.make()
-        found += _first((_class_numbers_for_one_hot,), outputs, targets, metric, f"the metric {type(metric).__name__}")
+        name = f"the metric {type(metric).__name__}"
+        found += _first((_numbers_for_classes, _class_numbers_for_one_hot), outputs, targets, metric, name)
     return found
 
 
@@ -96,6 +97,20 @@ def _wrong_number_of_weights(outputs: Tensor, targets: Tensor, loss: object, nam
         yield (
             f"{len(weights)} numbers under {key} of {name}, for outputs of shape {shape_of(outputs)}: give "
             f"{num_classes}, one per {'output' if of_each else 'class'}, as a list."
+        )
+
+
+def _numbers_for_classes(outputs: Tensor, targets: Tensor, metric: object, name: str) -> Iterator[str]:
+    """Metrics of `torchmetrics.classification` compare classes."""
+    is_of_classes = type(metric).__module__.startswith("torchmetrics.classification")
+    if not is_of_classes or not targets.is_floating_point() or outputs.shape[1:2] > (1,):
+        return
+    if bool((targets != targets.round()).any()):
+        yield (
+            f"Targets of shape {shape_of(targets)} from {float(targets.min()):.4g} to {float(targets.max()):.4g} are "
+            f"no classes: {name} is one of classification. Set training.metric to "
+            "torchmetrics.regression.MeanAbsoluteError or another one of torchmetrics.regression; for classes, give "
+            "their numbers as integers."
         )
 
 

@@ -29,7 +29,7 @@ CHUNK = 2**18
 _PAIR = ("inputs", "targets")
 
 
-def split_fingerprint(data: Data, batch: BatchSettings | None = None) -> str:
+def split_fingerprint(data: Data, batch: BatchSettings | None = None, *, is_ordered: bool = True) -> str:
     """Hash of the multiset of a split's examples: the same for another order, another type of numbers, another form.
 
     Each example is hashed alone, as its input and its target in single precision: data saved in double precision, in
@@ -41,6 +41,7 @@ def split_fingerprint(data: Data, batch: BatchSettings | None = None) -> str:
     Args:
         data: The split.
         batch: What of a batch is input and target; None for the defaults.
+        is_ordered: Whether the parts of a mapping are read by their names; earlier versions read them as they came.
 
     Raises:
         DataError: If the split is empty, if inputs and targets differ in number, or if it changes from reading to
@@ -49,10 +50,23 @@ def split_fingerprint(data: Data, batch: BatchSettings | None = None) -> str:
     if isinstance(data, Mapping) and all(isinstance(data.get(name), np.ndarray | Tensor) for name in _PAIR):
         data = {name: torch.as_tensor(data[name]) for name in (_PAIR if batch in (None, BatchSettings()) else data)}
     dataset = as_dataset(data, "test", batch)
-    examples = _rows(*dataset.tensors[:2]) if type(dataset) is TensorDataset else _examples(dataset)
+    is_pair = type(dataset) is TensorDataset
+    examples = _rows(*dataset.tensors[:2]) if is_pair else _examples(dataset, is_ordered=is_ordered)
     hashes = sorted(examples)
     digest = hashlib.blake2b(b"".join(hashes), digest_size=16)
     return f"{len(hashes)}-examples-{digest.hexdigest()}"
+
+
+def former_fingerprints(data: Data, batch: BatchSettings | None = None) -> list[str]:
+    """Hashes by which earlier versions knew a split; nothing new is to be known by them.
+
+    Args:
+        data: The split.
+        batch: As for `split_fingerprint`.
+    """
+    first = next(examples_in(as_dataset(data, "test", batch)))
+    as_they_came = [split_fingerprint(data, batch, is_ordered=False)] if isinstance(_plain(first), Mapping) else []
+    return [*as_they_came, former_fingerprint(data)]
 
 
 def former_fingerprint(data: Data) -> str:
@@ -85,14 +99,21 @@ def _rows(*tensors: Tensor) -> Iterator[bytes]:
         yield from map(_hash, zip(*numbers, strict=True))
 
 
-def _examples(dataset: Any) -> Iterator[bytes]:
+def _leaves(example: Any, *, is_ordered: bool) -> list[Any]:
+    """What an example consists of, that of a mapping in the order of the names, because some files have no other."""
+    if is_ordered and isinstance(example, Mapping):
+        example = [example[name] for name in sorted(example, key=str)]
+    return list(tree_leaves(example))
+
+
+def _examples(dataset: Any, *, is_ordered: bool) -> Iterator[bytes]:
     """The hash of each example of a dataset of pairs."""
     before = rng_state()
     try:
         seed_everything(0)
         for example in examples_in(dataset):
             is_pair = isinstance(example, tuple | list) and len(example) == 2
-            parts = tree_leaves(example[:2] if is_pair else _plain(example))
+            parts = _leaves(example[:2] if is_pair else _plain(example), is_ordered=is_ordered)
             yield _hash([_single_precision(part) for part in parts])
             seed_everything(0)
     finally:

@@ -113,6 +113,10 @@ class Loaded(Dataset[Any]):
             for index in itertools.chain.from_iterable(self.index_batches()):
                 yield self.loader.dataset[index]
 
+    def collated(self, example: Any) -> Any:
+        """The batch of one of the examples, as the loader makes it."""
+        return example if self._yields_batches else self.loader.collate_fn([example])
+
     def first_batch(self, number: int) -> Any:
         """A batch of the first examples, `number` at most."""
         if self._yields_batches:
@@ -211,6 +215,17 @@ def examples_in(dataset: Any) -> Iterator[Any]:
     if isinstance(dataset, Streamed | Loaded):
         return iter(dataset)
     return (dataset[index] for index in range(len(dataset)))
+
+
+def batches_of_one(dataset: Any, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
+    """The examples of a dataset of any form, in its order, each as a batch of its own.
+
+    Args:
+        dataset: The dataset.
+        collate: Makes a batch of a list of examples; None stacks them. A data loader has its own.
+    """
+    for example in examples_in(dataset):
+        yield dataset.collated(example) if isinstance(dataset, Loaded) else (collate or stacked)([example])
 
 
 def first_batch(dataset: Any, number: int, collate: Callable[[list[Any]], Any] | None = None) -> Any:

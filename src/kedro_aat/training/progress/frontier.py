@@ -40,7 +40,7 @@ def _picture(so_far: SoFar) -> str:
     lines = [
         *axes.ticks(),
         axes.level(budget.baseline, "baseline", "currentColor", "2 4"),
-        axes.level(budget.lowest_tolerated, "lowest tolerated", RED, "7 4"),
+        axes.level(budget.lowest_tolerated, budget.limit_in_words, RED, "7 4"),
     ]
     front = so_far.front
     if len(front) > 1:

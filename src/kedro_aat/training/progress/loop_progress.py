@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from rich import get_console
 
 from kedro_aat.messages import doing
+from kedro_aat.training.guards.user_functions import calling
 from kedro_aat.training.progress.notebook import NotebookView, is_notebook
 from kedro_aat.training.progress.so_far import SoFar, judged
 from kedro_aat.training.progress.tensorboard import write_scalars
@@ -43,10 +45,20 @@ class LoopProgress:
         total: Number of epochs allowed; None if unlimited.
         writer: A TensorBoard `SummaryWriter` or None.
         algorithm: Name of the compression algorithm; empty if it is unknown.
+        on_epoch: A function of the user's that is called with the record of each epoch; None for none.
     """
 
-    def __init__(self, *, verbose: bool, total: int | None, writer: Any = None, algorithm: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        verbose: bool,
+        total: int | None,
+        writer: Any = None,
+        algorithm: str = "",
+        on_epoch: Callable[[EpochRecord], object] | None = None,
+    ) -> None:
         self._writer = writer
+        self._on_epoch = on_epoch
         self._verbose = verbose
         self._algorithm, self._total = algorithm, total
         self._has_told_cost = False
@@ -100,11 +112,14 @@ class LoopProgress:
             logger.info("%s", cost)
 
     def show(self, record: EpochRecord, num_used: int) -> None:
-        """Shows one epoch, and writes its scalars to TensorBoard.
+        """Shows one epoch, writes its scalars to TensorBoard, and tells the user's function.
 
         Args:
             record: The epoch.
             num_used: Epochs that the search has used up so far, by their costs.
+
+        Raises:
+            UserFunctionError: If the user's function fails.
         """
         if self._so_far is not None:
             self._so_far = replace(self._so_far, history=(*self._so_far.history, record), epochs_used=num_used)
@@ -113,6 +128,9 @@ class LoopProgress:
             logger.info("%s", line_of(record))
         if self._writer is not None and record.trained:
             write_scalars(self._writer, record)
+        if self._on_epoch is not None:
+            with calling(self._on_epoch, "on_epoch", f"epoch {record.epoch}"):
+                self._on_epoch(record)
 
     def _show(self) -> None:
         if self._view is not None and self._so_far is not None:
