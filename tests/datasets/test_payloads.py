@@ -194,7 +194,7 @@ def test_damaged_weights(contents: bytes, tmp_path: Path) -> None:
 
 
 def test_checkpoint_store(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kedro_aat.training.checkpoints.store.require_plain", lambda *_: None)
+    monkeypatch.setattr("kedro_aat.training.checkpoints.one_run.require_plain", lambda *_: None)
     store = CheckpointStore(tmp_path)
     with store.open({"seed": 0}) as run:
         run.save(Checkpoint(number=1, model={}, training={"optimizer": Boom(marker)}, state={}))

@@ -19,7 +19,7 @@ from kedro_aat.testing.training import assert_same_bits, small_net
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.runner import TrainingRunner
 from kedro_aat.training.settings import Distillation, TrainingSettings
-from kedro_aat.training.teacher import Answers, Teacher
+from kedro_aat.training.teacher import Answers, Teacher, as_teacher
 from tests.nets import Pairs, images
 from tests.training.checkpoints.small_search import search
 
@@ -242,3 +242,17 @@ def test_adaptation_recomputes_the_statistics_of_batch_norms() -> None:
 def test_adaptation_can_be_switched_off() -> None:
     training = DefaultTraining(small_net(), settings(batch_norm_adaptation_batches=0), DATA, DATA)
     assert training.callables().adapt is None
+
+
+def test_teacher_shares_the_weights_of_the_baseline_and_leaves_it_as_it_is() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    net[2].weight = net[0].weight
+    teacher = as_teacher(net)
+    assert [weight.data_ptr() for weight in teacher.parameters()] == [weight.data_ptr() for weight in net.parameters()]
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    teacher.eval().requires_grad_(False)
+    teacher.double()
+    teacher.train()(torch.randn(3, 4).double())
+    assert net.training
+    assert all(weight.requires_grad for weight in net.parameters())
+    assert_same_bits(net.state_dict(), before)
