@@ -91,6 +91,7 @@ def test_the_loop_tells_the_policy_what_the_simulator_tells_it_of_the_same_score
 def test_a_stage_tells_the_policy_the_number_of_validation_examples(tmp_path: Path) -> None:
     """By which the policy chooses `acceptance_z` if no standard error is known."""
     folder = small_search.search(tmp_path).folder
-    latest = max(folder.glob("*/state.json"))
-    state = FrontierState.model_validate_json(json.loads(latest.read_text())["search"])
+    store = CheckpointStore(tmp_path)
+    latest = store.load(folder.name, store.numbers_of(folder.name)[-1])
+    state = FrontierState.model_validate_json(json.dumps(latest.value("search")))
     assert state.problem.num_validation == len(small_search.split(24)["targets"])
