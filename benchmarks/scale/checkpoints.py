@@ -1,12 +1,11 @@
 """A checkpoint of a model with 100 million weights in training with AdamW: its memory, its time, and its place on disk.
 
-python -m benchmarks.scale.checkpoints [size in 100 million weights]
+python -m benchmarks.scale checkpoints [--size 1]
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.scale.figures import Figure, show
+from benchmarks.scale.bars import Row
 from benchmarks.scale.meter import cost_of
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore, RunCheckpoints
 
 
-def figures(size: float) -> Iterator[Figure]:
+def rows(size: float) -> Iterator[Row]:
     """Measures a perceptron with five layers under sparsity: all its state, and with masks alone beside the weights.
 
     Args:
@@ -53,7 +52,7 @@ def figures(size: float) -> Iterator[Figure]:
 
 def _saved(
     run: RunCheckpoints, state: dict[str, Tensor], optimizer: torch.optim.Optimizer, weights: int, *, is_bar: bool
-) -> Iterator[Figure]:
+) -> Iterator[Row]:
     stalls: list[float] = []
 
     def save(number: int) -> None:
@@ -64,23 +63,15 @@ def _saved(
         run.wait()
 
     seconds, peak = cost_of(lambda: save(0))
-    yield Figure("peak above the start", peak / weights, "x weights", 4 if is_bar else None)
-    yield Figure("training thread", stalls[0], "s CPU")
-    yield Figure("training thread and writer", seconds, "s CPU")
+    yield Row("peak above the start", peak / weights, "x weights", 4 if is_bar else None)
+    yield Row("training thread", stalls[0], "s CPU")
+    yield Row("training thread and writer", seconds, "s CPU")
     save(1)
     save(2)
     for number, what, bar in ((2, "newest", 3.3), (0, "older", 1.1)):
         files = (run.folder / f"checkpoint-{number:06d}").iterdir()
         on_disk = sum(path.stat().st_size for path in files)
-        yield Figure(f"{what} on disk", on_disk / weights, "x weights", bar if is_bar else None)
+        yield Row(f"{what} on disk", on_disk / weights, "x weights", bar if is_bar else None)
     seconds, peak = cost_of(lambda: run.load(2))
-    yield Figure("reading the newest", seconds, "s CPU")
-    yield Figure("reading the newest, peak above the start", peak / weights, "x weights")
-
-
-def main() -> None:
-    show(figures, float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
-
-
-if __name__ == "__main__":
-    main()
+    yield Row("reading the newest", seconds, "s CPU")
+    yield Row("reading the newest, peak above the start", peak / weights, "x weights")

@@ -1,13 +1,12 @@
 """What the default search policy takes for an epoch, and what a run writes, after 1,000 and 10,000 epochs.
 
-python -m benchmarks.scale.policy_cost [size]
+python -m benchmarks.scale policy_cost [--size 1]
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.scale.figures import Figure, show
+from benchmarks.scale.bars import Row
 from kedro_aat.search.attempts import FrontierState
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Epoch, EpochResult, Problem
@@ -26,7 +25,7 @@ _DROP = 0.01
 _TIMED = 50  # last epochs whose median is told
 
 
-def figures(size: float) -> Iterator[Figure]:
+def rows(size: float) -> Iterator[Row]:
     """Measures a search on a simulated model, whose epochs are nearly all of the polish.
 
     Args:
@@ -36,11 +35,11 @@ def figures(size: float) -> Iterator[Figure]:
         for standard_error in (0.2 * _DROP, None):
             milliseconds = _search(num_epochs, standard_error, [])
             known = "known" if standard_error else "unknown"
-            yield Figure(f"epoch {num_epochs}, {known} standard error", milliseconds, "ms CPU", bar)
+            yield Row(f"epoch {num_epochs}, {known} standard error", milliseconds, "ms CPU", bar)
     states: list[FrontierState] = []
     _search(round(1000 * size), 0.2 * _DROP, states, num_kept=round(1000 * size))
     for num_epochs in (len(states) // 2, len(states)):
-        yield Figure(f"written for each of {num_epochs} epochs", _written(states[:num_epochs]) / num_epochs, "kB")
+        yield Row(f"written for each of {num_epochs} epochs", _written(states[:num_epochs]) / num_epochs, "kB")
 
 
 def _search(num_epochs: int, standard_error: float | None, states: list[FrontierState], *, num_kept: int = 0) -> float:
@@ -84,11 +83,3 @@ def _written(states: list[FrontierState]) -> float:
             total += (run.folder / f"checkpoint-{number:06d}" / "state.json").stat().st_size
         total += sum(path.stat().st_size for path in run.folder.glob("*.jsonl"))
     return total / 1e3
-
-
-def main() -> None:
-    show(figures, float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,11 @@
 """Peak memory of a whole search stage with 100 million weights, against bare training with AdamW.
 
-python -m benchmarks.scale.stage_memory [size in 100 million weights]
+python -m benchmarks.scale stage_memory [--size 1]
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.scale.figures import Figure, show
+from benchmarks.scale.bars import Row
 from benchmarks.scale.meter import cost_of
 from kedro_aat.compression.build import build_controller
 from kedro_aat.config import AatSettings
@@ -36,7 +35,7 @@ class _NoWriter:
         return self
 
 
-def figures(size: float) -> Iterator[Figure]:
+def rows(size: float) -> Iterator[Row]:
     """Measures a perceptron with five layers, batches of 4, each case in a process of its own.
 
     Args:
@@ -48,7 +47,7 @@ def figures(size: float) -> Iterator[Figure]:
         ("stage of sparsity, distilled", _stage, 10),
     ):
         with context.Pool(1) as pool:
-            yield Figure(f"{what}: peak above the start", pool.apply(function, (size,)), "x weights", bar)
+            yield Row(f"{what}: peak above the start", pool.apply(function, (size,)), "x weights", bar)
 
 
 def _network(size: float) -> tuple[nn.Sequential, int, int]:
@@ -126,11 +125,3 @@ def _stage(size: float) -> float:
 
         _, peak = cost_of(run)
     return 1 + peak / weights
-
-
-def main() -> None:
-    show(figures, float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
-
-
-if __name__ == "__main__":
-    main()

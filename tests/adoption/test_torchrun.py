@@ -187,7 +187,7 @@ def test_the_whole_pipeline_under_torchrun(tmp_path: Path) -> None:
     nodes = [line.split("Running node: ")[1] for line in output.splitlines() if "Running node: " in line]
     assert len(nodes) == len(set(nodes)) == 17
     assert project.summary["outcome"] == "certified"
-    assert len(json.loads((project.folder / "data/08_reporting/certificate_ledger.json").read_text())) == 1
+    assert len(json.loads((project.folder / "data/07_model_output/certificate_ledger.json").read_text())) == 1
 
     # A rank is killed in the middle of the search: torchrun starts all of them again, and the run goes on.
     killed = Project.create(tmp_path / "killed")

@@ -169,6 +169,22 @@ def test_weights_that_begin_at_zero_are_not_ranked_again_at_the_same_rate(
     assert mask_hash(controller.model) == mask_hash(compressed(MagnitudeSparsity()).model)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_large_weights_stay_zero_in_any_memory_format(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 300, 3), nn.Flatten(), nn.Linear(300, 500))
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in torch's types
+    controller = build_controller(model, MagnitudeSparsity())
+    controller.compression_rate = 0.8
+    zeros = [weight == 0 for weight in model.parameters() if weight.dim() > 1]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1.0)
+    model(torch.randn(2, 64, 3, 3))
+    after = [weight == 0 for weight in model.parameters() if weight.dim() > 1]
+    assert all(torch.equal(one, other) for one, other in zip(zeros, after, strict=True))
+
+
 def test_shadow_on_the_host_changes_nothing_else() -> None:
     states = []
     for on_host in (False, True):

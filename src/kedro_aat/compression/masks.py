@@ -28,8 +28,8 @@ MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
 
 # So many numbers at most are multiplied faster by numbers that are converted once, and these take little memory.
 _SMALL = 1 << 16
-# Numbers in a tensor that is multiplied in chunks, and in a chunk.
-_LARGE, _CHUNK = 1 << 22, 1 << 18
+# Numbers in a chunk, so that a CPU keeps it in its cache while it converts the mask.
+_CHUNK = 1 << 17
 
 
 def carries_masks(model: nn.Module) -> bool:
@@ -52,6 +52,7 @@ class WeightMasks:
         statistics: Buffers that belong to one of these parameters, such as the running mean of a masked scale. They
             are not masked, but restored together with the parameter: while it is masked, they only follow the zeros.
         suffix: Ending of the masks' names, different for each algorithm.
+        shadow_on_host: Whether shadows are in the memory of the host, wherever the weights are.
 
     Attributes:
         is_active: Whether any weight is masked.
@@ -263,20 +264,23 @@ def _multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
     # As numbers, since a multiplication by truth values takes twice as long.
     parts, numbers = [], []
     for tensor, mask in zip(tensors, masks, strict=True):
-        if _is_large(tensor, mask):
-            parts += tensor.view(-1).split(_CHUNK)
-            numbers += mask.view(torch.uint8).view(-1).split(_CHUNK)
-        else:
+        flat, flat_mask = _flat_if_large(tensor), _flat_if_large(mask)
+        if flat is None or flat_mask is None or tensor.stride() != mask.stride():
             parts.append(tensor)
             numbers.append(mask.view(torch.uint8))
+        else:
+            parts += flat.split(_CHUNK)
+            numbers += flat_mask.view(torch.uint8).split(_CHUNK)
     torch._foreach_mul_(parts, numbers)
 
 
-def _is_large(tensor: Tensor, mask: Tensor) -> bool:
-    """Whether a CPU multiplies a tensor by a mask faster in chunks, since it converts the mask first."""
-    if tensor.numel() <= _LARGE or tensor.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return tensor.is_contiguous() and mask.is_contiguous()
+def _flat_if_large(tensor: Tensor) -> Tensor | None:
+    """A view in the order of the memory, if a CPU multiplies the tensor faster in chunks, since it converts masks."""
+    if tensor.numel() <= _CHUNK or tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).flatten()
+    return tensor.view(-1) if tensor.is_contiguous() else None
 
 
 def _masks_on(weight: PrunableWeight) -> list[Tensor]:

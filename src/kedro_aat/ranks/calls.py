@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from kedro_aat.errors import RankError
-from kedro_aat.ranks.environment import launched_rank, launched_world_size
+from kedro_aat.ranks.environment import launched_rank, launched_world_size, start_number
 from kedro_aat.ranks.group import PATIENCE, joined
 
 _SECONDS_TO_LEAVE = {"ended": 10.0, "failed": 2.0}  # then, some may be in the middle of something
@@ -43,7 +43,8 @@ class Calls:
                 f"Rank {launched_rank()} of {launched_world_size()} cannot reach the others. See whether MASTER_ADDR "
                 f"and MASTER_PORT are right, and whether the network lets it reach them: {error}"
             ) from error
-        self._store: Any = dist.PrefixStore("kedro_aat/calls", found)  # type: ignore[attr-defined]  # exported by a star
+        prefix = f"kedro_aat/{start_number()}/calls"
+        self._store: Any = dist.PrefixStore(prefix, found)  # type: ignore[attr-defined]  # exported by a star
         self._number = 0
 
     def meet(

@@ -18,3 +18,8 @@ def launched_world_size() -> int:
 def local_rank() -> int:
     """Number of this process among those on this machine, as `LOCAL_RANK` says; 0 where nobody has set it."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def start_number() -> int:
+    """How often torchrun has started the processes again; their store then still holds what the last ones wrote."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

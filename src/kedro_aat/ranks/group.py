@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from kedro_aat.errors import RankError
-from kedro_aat.ranks.environment import launched_rank, launched_world_size, local_rank
+from kedro_aat.ranks.environment import launched_rank, launched_world_size, local_rank, start_number
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def _met(startup: timedelta) -> Any:
     try:
         found, _, _ = next(rendezvous("env://", timeout=startup))
         # Each group needs keys of its own; all ranks join equally many.
-        store = dist.PrefixStore(f"kedro_aat/{next(_NUMBERS)}", found)  # type: ignore[attr-defined]  # torch exports it by a star
+        store = dist.PrefixStore(f"kedro_aat/{start_number()}/{next(_NUMBERS)}", found)  # type: ignore[attr-defined]  # torch exports it by a star
         store.set(f"met/{number}", "")
         for other in range(size):
             store.wait([f"met/{other}"], timedelta(seconds=max(end - time.monotonic(), 1.0)))

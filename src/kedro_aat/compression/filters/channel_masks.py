@@ -39,7 +39,13 @@ def masked_axes_of(module: nn.Module, member: Member) -> list[Axis]:
 
 
 def make_masks(model: nn.Module, along: MaskedAxes, *, shadow_on_host: bool) -> WeightMasks:
-    """Makes masks for some parameters, in the order in which they are given."""
+    """Makes masks for some parameters, in the order in which they are given.
+
+    Args:
+        model: The model.
+        along: The parameters.
+        shadow_on_host: As for `WeightMasks`.
+    """
     weights, statistics = [], []
     for layer, name in along:
         weights.append(weight := _weight(model, layer, name))
