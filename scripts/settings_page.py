@@ -205,7 +205,7 @@ def _range(schema: _Schema) -> str:
 def _number(limit: float) -> str:
     if limit == 2**63:
         return "2^63"
-    return f"{limit:,.0f}" if limit < 1e15 else f"{limit:g}"
+    return f"{limit:,.0f}" if limit < 1e15 and limit == round(limit) else f"{limit:g}"
 
 
 def _linked(name: str, places: Mapping[type[Settings], list[str]]) -> str:

@@ -250,3 +250,14 @@ def test_values_that_would_bring_the_process_down_are_refused(changes: dict[str,
 def test_device_that_the_machine_lacks_is_refused() -> None:
     (found,) = mistakes(training={"metric": "torchmetrics.Accuracy", "device": "mps"})
     assert re.match(r"training\.device: must be auto or cpu.* on this machine, but got 'mps'", found)
+
+
+def test_a_target_that_does_not_decide_says_what_does() -> None:
+    written = {"compression": {"algorithm": "filter_pruning", "round_to": 8}, "export": {"objective": "latency"}}
+    tree = parameters(target="arm")
+    words = AatSettings.model_validate(tree | written).overruled_target()
+    assert words is not None
+    assert words.startswith("target: arm would set compression.rate_of: macs and export.objective: bytes, but ")
+    assert "compression.rate_of: parameters and export.objective: latency is written" in words
+    assert AatSettings.model_validate(tree).overruled_target() is None
+    assert AatSettings.model_validate({**tree, "target": None} | written).overruled_target() is None

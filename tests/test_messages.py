@@ -139,12 +139,12 @@ with shown():
 def test_a_line_of_the_log_does_not_tear_the_bar() -> None:
     import pty  # of Unix alone
 
-    ours, childs = pty.openpty()
+    ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
     subprocess.run(
-        [sys.executable, "-c", IN_A_TERMINAL], stdin=childs, stdout=childs, stderr=childs, env=environment, check=True
+        [sys.executable, "-c", IN_A_TERMINAL], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, check=True
     )
-    os.close(childs)
+    os.close(theirs)
     before, found, _ = os.read(ours, 2**16).partition(b"a line of the log")
     os.close(ours)
     assert found

@@ -143,6 +143,25 @@ class AatSettings(Settings):
         objective = {"objective": profile["objective"]}
         return defaults | dict(data) | ({"export": objective | dict(export)} if isinstance(export, Mapping) else {})
 
+    def overruled_target(self) -> str | None:
+        """What the target would set and the settings say otherwise, in words; None if they agree, or there is none."""
+        if self.target is None:
+            return None
+        profile = TARGETS[self.target]
+        wanted = {f"compression.{key}": value for key, value in profile["compression"].items()}
+        wanted["export.objective"] = profile["objective"]
+        written = {f"compression.{key}": value for key, value in self.compression.model_dump().items()}
+        written["export.objective"] = self.export.objective
+        differing = [key for key, value in wanted.items() if written.get(key) != value]
+        if not differing:
+            return None
+        has = " and ".join(f"{key}: {written.get(key, 'nothing')}" for key in differing)
+        would = " and ".join(f"{key}: {wanted[key]}" for key in differing)
+        return (
+            f"target: {self.target} would set {would}, but {has} is written, which counts. Remove it to let the target "
+            "decide."
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _set_group(cls, data: Any) -> Any:

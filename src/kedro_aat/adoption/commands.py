@@ -161,6 +161,10 @@ def choose(
         selected.run(f"choose.{key}={value}")
         with selected.session() as (job, catalog):
             choices.remove_choice(job, catalog)
+        click.echo(
+            "The choice is delivered. The next `kedro run` delivers for the budget in the parameters again; "
+            f"`choose: {{ {key}: {value} }}` below `aat` keeps this choice."
+        )
         return
     with choices.written_beside():
         selected.run(f"choose.{key}={value}", "best_so_far=true", only_ours=True)

@@ -72,6 +72,8 @@ def rehearse(
     if not settings.rehearsal or not settings.trains:
         return RehearsalResult(outcome="off")
     settings.check()
+    if (overruled := settings.overruled_target()) is not None:
+        logger.warning("%s", overruled)
     _refuse_too_large(model)
     before = rng_state()
     try:

@@ -154,7 +154,8 @@ def _next_steps(
     steps: list[NextStep] = []
     for course in courses:
         kinds: set[str] = {limit.kind for limit in limits if limit.stage == course.number}
-        if asked.goal == "size":  # for the most accurate model, a larger budget changes nothing
+        # For the most accurate model, a larger budget changes nothing; and who has just chosen has seen the others.
+        if asked.goal == "size" and asked.trains:
             steps += _without_training(course, evaluation)
         steps += _with_training(course, kinds, asked)
     first = courses[0]

@@ -7,6 +7,7 @@ wrong, however the user saves them. Labels of classes, and what functions of the
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ from torch import Tensor
 from kedro_aat.model_inputs import tensors_in
 
 logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def _say(words: str) -> None:
+    """Says something once in a process: each file and each stage has a form of its own."""
+    logger.info("%s", words)
 
 
 class TargetForm:
@@ -55,7 +62,7 @@ class TargetForm:
         for dtype in _other_types(targets):
             if self._works(numbers, targets.detach().cpu().to(dtype)):
                 name = type(self._reader).__name__
-                logger.info("%s takes the targets as %s instead of %s.", name, str(dtype)[6:], str(targets.dtype)[6:])
+                _say(f"{name} takes the targets as {str(dtype)[6:]} instead of {str(targets.dtype)[6:]}.")
                 return outputs.dtype if dtype.is_floating_point else dtype
         return None
 
