@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from kedro_aat.compression.broadcasts import keep_from_broadcasts
 from kedro_aat.compression.composite import CONTROLLERS, CompositeController
 from kedro_aat.compression.compressible import compressible
 from kedro_aat.compression.controller import ModelController
@@ -36,11 +35,7 @@ def build_controller(
     model = compressible(model)
     if settings.algorithm != "quantization":  # which is useful without training, too
         trainable_parameters(model)
-    controller: ModelController
     if isinstance(settings, Composite):
-        controller = CompositeController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
-    else:
-        kind = CONTROLLERS[settings.algorithm]
-        controller = kind(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
-    keep_from_broadcasts(controller.model)
-    return controller
+        return CompositeController(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)
+    kind = CONTROLLERS[settings.algorithm]
+    return kind(model, settings, steps_per_epoch=steps_per_epoch, example_input=example_input)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.own_buffers import mask_hash
 from kedro_aat.config import AatSettings
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.random_state import seed_everything
-from kedro_aat.training.ranks.same_masks import hash_of_masks
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.stage import SearchStage
@@ -146,7 +146,7 @@ def search(
         writer_of,
     )
     model = {name: tensor.clone() for name, tensor in controller.model.state_dict().items()}
-    return Ended(ended.fine_tuned, hash_of_masks(controller.model), model)
+    return Ended(ended.fine_tuned, mask_hash(controller.model), model)
 
 
 def train_input(train: Any) -> Tensor:

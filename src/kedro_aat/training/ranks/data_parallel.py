@@ -15,17 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from kedro_aat.compression.filters.importance import TAYLOR
-from kedro_aat.compression.masks import MASK, SHADOW, SPARSITY_MASK, ZEROS_MASK
-from kedro_aat.compression.quantization.fake import ACTIVE, RANGES
+from kedro_aat.compression.quantization.fake import RANGES
 from kedro_aat.ranks import group
 from kedro_aat.training.ranks.sharding import Part, Shard
 from kedro_aat.training.ranks.synchronized_norms import SynchronizedNorms, has_norms
 
 T = TypeVar("T")
 
-# Buffers that every rank computes alike.
-_COMPUTED_ALIKE = (MASK, SPARSITY_MASK, ZEROS_MASK, SHADOW, TAYLOR, ACTIVE, RANGES)
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _IGNORED = "_ddp_params_and_buffers_to_ignore"  # where torch looks for them
 
@@ -94,8 +90,13 @@ class DataParallel:
             return model
         if self._wrapped is None or self._wrapped[0] is not model:
             self._wrapped = None  # the hooks of the old one go with it
+            before = getattr(model, _IGNORED, None)
             setattr(model, _IGNORED, sorted(_computed_alike(model)))
             ddp = DistributedDataParallel(model, find_unused_parameters=self._has_unused)
+            if before is None:  # a DDP of the user's, later, synchronizes its own BatchNorms
+                delattr(model, _IGNORED)
+            else:
+                setattr(model, _IGNORED, before)
             self._wrapped = model, ddp
         return self._wrapped[1]
 
@@ -203,6 +204,6 @@ def _computed_alike(model: nn.Module) -> set[str]:
     found = set(getattr(model, _IGNORED, ()))
     for name, module in model.named_modules():
         for key, _ in module.named_buffers(recurse=False):
-            if key.endswith(_COMPUTED_ALIKE) or (isinstance(module, _BatchNorm) and key in _STATISTICS):
+            if key == RANGES or (isinstance(module, _BatchNorm) and key in _STATISTICS):
                 found.add(f"{name}.{key}" if name else key)
     return found

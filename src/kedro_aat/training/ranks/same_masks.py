@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import torch
 from torch import nn
 
-from kedro_aat.compression.masks import MASK, SPARSITY_MASK, ZEROS_MASK
-from kedro_aat.compression.quantization.fake import ACTIVE, RANGES
+from kedro_aat.compression.own_buffers import mask_hash
+from kedro_aat.compression.quantization.fake import RANGES
 from kedro_aat.errors import RankError
 from kedro_aat.ranks import group
-
-_MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK, ACTIVE)
-
-
-def hash_of_masks(model: nn.Module, *others: str) -> str:
-    """A hash of the masks of a model, and of its buffers whose names end in one of `others`."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, buffer in model.named_buffers():
-        if name.endswith((*_MASKS, *others)):
-            found.update(buffer.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().tobytes())
-    return found.hexdigest()
+from kedro_aat.tensors import hash_tensors
 
 
 def require_same_masks(model: nn.Module, epoch: int) -> None:
@@ -34,7 +21,8 @@ def require_same_masks(model: nn.Module, epoch: int) -> None:
     Raises:
         RankError: If they differ.
     """
-    hashes = group.gathered(hash_of_masks(model, RANGES))
+    ranges = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith(RANGES)]
+    hashes = group.gathered((mask_hash(model), hash_tensors(ranges)))
     different = [str(rank) for rank, found in enumerate(hashes) if found != hashes[0]]
     if different:
         raise RankError(
