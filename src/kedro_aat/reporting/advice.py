@@ -76,7 +76,7 @@ def find(
         tried=[each for course in courses for each in _tried(course)],
         limits=limits,
         chosen=[*map(_within, courses), *_why(export, evaluation, asked)],
-        next_steps=_next_steps(courses, limits, evaluation, asked),
+        next_steps=_next_steps(courses, limits, evaluation, asked, export),
     )
 
 
@@ -148,14 +148,20 @@ def _value(cost: float) -> str:
 
 
 def _next_steps(
-    courses: list[Course], limits: list[Limited], evaluation: BaselineEvaluation, asked: Asked
+    courses: list[Course],
+    limits: list[Limited],
+    evaluation: BaselineEvaluation,
+    asked: Asked,
+    export: ExportResult,
 ) -> list[NextStep]:
     """What to try next, the cheapest first."""
     steps: list[NextStep] = []
     for course in courses:
         kinds: set[str] = {limit.kind for limit in limits if limit.stage == course.number}
-        # For the most accurate model, a larger budget changes nothing; and who has just chosen has seen the others.
-        if asked.goal == "size" and asked.trains:
+        # For the most accurate model, a larger budget changes nothing; who has just chosen has seen the others; and
+        # what a later stage made of a model usually costs less than a higher rate of the stage before.
+        is_delivered = export.compressed is None or export.compressed.stage in (None, course.number)
+        if asked.goal == "size" and asked.trains and is_delivered:
             steps += _without_training(course, evaluation)
         steps += _with_training(course, kinds, asked)
     first = courses[0]

@@ -138,8 +138,8 @@ def _next_steps(place: Place, choices: Choices) -> Iterator[str]:
     ]
     if choices.data == "node":
         yield (
-            "A node of yours returns train_data, validation_data and test_data, such as torch datasets of pairs. If it "
-            "is in a pipeline of its own, name both, as in `kedro run --pipelines data,aat`: aat alone finds no data."
+            "A node of yours returns train_data, validation_data and test_data, such as torch datasets of pairs. Its "
+            "pipeline is called `data` below."
         )
     if (task := choices.fitting) is not None:
         outputs = choices.outputs or 0
@@ -149,7 +149,7 @@ def _next_steps(place: Place, choices: Choices) -> Iterator[str]:
     else:
         yield "Now run:"
     yield f"  kedro aat validate{'' if place.namespace is None else f' --pipeline {place.pipeline}'}"
-    yield f"  kedro run --pipelines {place.pipeline}"
+    yield f"  kedro run --pipelines {'data,' if choices.data == 'node' else ''}{place.pipeline}"
 
 
 def _upgrade(place: Place, *, asks: bool) -> Iterator[str]:
