@@ -59,6 +59,17 @@ def test_a_finished_step_is_not_repeated(steps: Steps, caplog: pytest.LogCapture
     assert f"To repeat them, remove {steps.folder}" in caplog.text
 
 
+def test_steps_in_other_folders_are_used_and_left_there(steps: Steps, tmp_path: Path) -> None:
+    steps()
+    assert steps.folder is not None
+    again = FinishedSteps(tmp_path / "chosen", [steps.folder], data="a")
+    assert again.result("step", list[float], steps._compute, model_of(), size=1) == [0.1, 1 / 3]
+    assert again.result("other", list[float], steps._compute, model_of(), size=1) == [0.1, 1 / 3]
+    assert steps.count == 2
+    again.remove_others()
+    assert only_file(steps).name.startswith("step-")
+
+
 def test_edited_base_class_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "edited_net").mkdir()

@@ -52,8 +52,8 @@ def slow_disk(clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds: float) -> 
     """A disk on which training waits for each checkpoint."""
     save = RunCheckpoints.save
 
-    def slow(self: RunCheckpoints, checkpoint: Any, dump: Any = None, *, keep: Any = None, wait: bool = True) -> None:
-        save(self, checkpoint, dump, keep=keep)
+    def slow(self: RunCheckpoints, checkpoint: Any, dump: Any = None, *, wait: bool = True, **more: Any) -> None:
+        save(self, checkpoint, dump, **more)
         clock.now += seconds
 
     monkeypatch.setattr(RunCheckpoints, "save", slow)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.imports import Imported
@@ -88,6 +87,8 @@ def step_schedulers(lr_scheduler: Any, metric: float) -> None:
         lr_scheduler: One, a list, or None.
         metric: Metric of the epoch.
     """
+    from torch.optim.lr_scheduler import ReduceLROnPlateau  # settings, which import this module, do without torch
+
     for scheduler in listed(lr_scheduler):
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(metric)

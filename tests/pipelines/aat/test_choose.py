@@ -39,7 +39,6 @@ def test_another_budget_is_read_off_the_frontier(finished: Project, tmp_path: Pa
     output = choose(project, "--max-drop", f"{drop:.6f}")
     chosen = chosen_summary(project)
     assert "epoch 1 " not in output  # nothing was trained
-    assert "Finished steps are not repeated" in " ".join(output.split())  # and nothing measured twice
     assert chosen["budget"]["drop"] == pytest.approx(drop)
     assert chosen["compressed"]["validation"] >= chosen["budget"]["lowest_tolerated"]
     assert chosen["certificate"]["is_certified"] is False
