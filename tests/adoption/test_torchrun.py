@@ -125,7 +125,9 @@ def test_rank_0_runs_the_nodes_and_all_ranks_those_that_are_tagged(project: Path
     ("arguments", "message"),
     [
         (["--params", "fails=report"], "there is no paper"),
-        (["--pipelines", "partly"], "train: 1 of 2 ranks cannot load their inputs."),
+        pytest.param(
+            ["--pipelines", "partly"], "train: 1 of 2 ranks cannot load their inputs.", marks=pytest.mark.slow
+        ),
         pytest.param(["--params", "fails=train"], "these weights are wrong", marks=pytest.mark.slow),
         pytest.param(["--runner", "ThreadRunner"], "with 2 ranks, nodes run one after another", marks=pytest.mark.slow),
     ],
@@ -141,6 +143,7 @@ def test_an_error_ends_all_ranks_with_the_message_of_rank_0_alone(
     assert not any(word in second for word in ("rror", "Traceback")), second
 
 
+@pytest.mark.slow
 def test_a_finished_search_is_read_by_all_ranks(finished: Project, tmp_path: Path) -> None:
     copy = finished.copy(tmp_path / "copy")
     arguments = "--nodes", "finetune_adaptively", "--params", small_parameters({})

@@ -84,6 +84,7 @@ def test_all_limits_hold() -> None:
     assert all(left[key] <= limit for key, limit in limits.items())
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_second_stages_file() -> None:
     controller = controller_of()
     limit = 12_000
@@ -126,6 +127,7 @@ def test_latency_is_below_its_limit_by_a_share(monkeypatch: pytest.MonkeyPatch) 
     assert 0.7 * limit < time <= LATENCY_SHARE * limit
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_same_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     controller, file = controller_of(), file_of(onnx_bytes=20_000)
     rate = found(controller, file, folder=tmp_path)

@@ -32,6 +32,7 @@ print("chosen", result.choose(max_drop=0.1).outcome)
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_compress_returns_on_rank_0_alone(tmp_path: Path) -> None:
     (tmp_path / "compress_it.py").write_text(SCRIPT)
 

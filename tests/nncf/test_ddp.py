@@ -28,7 +28,10 @@ def ended(ranks: Ranks, folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize(("mode", "validation"), [("adaptive", "gathered"), ("early_exit", "whole")])
+@pytest.mark.parametrize(
+    ("mode", "validation"),
+    [("adaptive", "gathered"), pytest.param("early_exit", "whole", marks=pytest.mark.slow)],
+)
 def test_all_ranks_get_the_decisions_and_the_model_of_rank_0(tmp_path: Path, mode: str, validation: str) -> None:
     options = "--mode", mode, "--validation", validation, "--epochs", "2"
     first, second = ended(start(tmp_path, *options), tmp_path)
@@ -40,6 +43,7 @@ def test_all_ranks_get_the_decisions_and_the_model_of_rank_0(tmp_path: Path, mod
     assert len(runs) == 1
 
 
+@pytest.mark.slow
 def test_metrics_of_shards_are_refused(tmp_path: Path) -> None:
     ranks = start(tmp_path, "--validation", "sharded")
 

@@ -31,6 +31,7 @@ def three(run_once: Callable[..., Run]) -> Run:
     return run_once("three", "--from-nodes", "finetune_second_stage", **THREE_STAGES)
 
 
+@pytest.mark.slow
 def test_filters_then_sparsity_within_then_int8(three: Run) -> None:
     summary = three.project.summary
     assert [stage["stage"] for stage in summary["stages"]] == [1, 2, 3]
