@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import pickle
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
+from torch.storage import TypedStorage
 
-from kedro_aat.errors import ConfigurationError, LostRankError, RankError
+from kedro_aat import errors
+from kedro_aat.errors import AatError, ConfigurationError, LostRankError, OutOfMemoryError, RankError
 from kedro_aat.training.ranks.stage_inputs import SearchStageResult, StageInputs
 
 if TYPE_CHECKING:
@@ -56,8 +61,11 @@ class Returned:
     controller: dict[str, Any]
 
 
+_RESULT = TypeAdapter(SearchStageResult)
+
+
 class Exchange:
-    """The files of one launch.
+    """The files of one launch. None of them is unpickled: what runs code goes through the pipe to the new process.
 
     Args:
         folder: An empty folder that only this user can read.
@@ -66,15 +74,18 @@ class Exchange:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def give(self, stage: SearchStage, inputs: StageInputs) -> None:
-        """Writes what the ranks work on.
+    def give(self, stage: SearchStage, inputs: StageInputs) -> bytes:
+        """Writes the numbers of what the ranks work on.
+
+        Returns:
+            What else `take` needs: the objects without the numbers of their tensors.
 
         Raises:
             ConfigurationError: If something cannot be passed to another process.
         """
         given = {"settings": stage} | {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
         try:
-            torch.save(given, self._folder / "given")
+            return _packed(given, self._folder)
         except Exception as error:
             wrong = [f"{name} ({found})" for name, value in given.items() if (found := _refusal(value))]
             raise ConfigurationError(
@@ -87,22 +98,25 @@ class Exchange:
                 ],
             ) from error
 
-    def take(self) -> tuple[SearchStage, StageInputs]:
-        """Reads what the ranks work on.
+    def take(self, given: bytes) -> tuple[SearchStage, StageInputs]:
+        """Makes what the ranks work on.
+
+        Args:
+            given: What `give` returned, which this process got from the one that started it.
 
         Raises:
             RankError: If this process cannot make these objects.
         """
         try:
-            given = torch.load(self._folder / "given", mmap=True, weights_only=False)
+            made = _Unpacker(given, self._folder).load()
         except Exception as error:  # unpickling runs the user's code
             raise RankError(
                 f"What was passed to another process cannot be made there: {type(error).__name__}: {error}. Classes "
                 "and functions of a notebook or an interactive session must be in a module that it imports; or start "
                 "the processes yourself with torchrun."
             ) from error
-        stage: SearchStage = given.pop("settings")
-        return stage, StageInputs(**given)
+        stage: SearchStage = made.pop("settings")
+        return stage, StageInputs(**made)
 
     def begin(self, rank: int) -> None:
         """Notes the number of this process, which computes a rank."""
@@ -115,31 +129,40 @@ class Exchange:
 
     def fail(self, rank: int, error: Exception) -> None:
         """Writes why a rank ends."""
+        notes = [*getattr(error, "__notes__", ())]
         if (cause := error.__cause__) is not None:
-            error.add_note(f"On rank {rank}:\n{''.join(traceback.format_exception(cause))}")
+            notes.append(f"On rank {rank}:\n{''.join(traceback.format_exception(cause))}")
+        role = getattr(error, "role", None)
+        written = {"rank": rank, "seconds": time.monotonic(), "notes": notes, "role": role}
         try:
-            contents = pickle.dumps(Failure(rank, time.monotonic(), error))
-            pickle.loads(contents)  # an error class of the user's may refuse it
-        except Exception:
-            plain = RankError(f"{type(error).__name__} on rank {rank}: {error}")
-            contents = pickle.dumps(Failure(rank, time.monotonic(), plain))
-        self._put(f"failure-{rank}", contents)
+            if not isinstance(error, AatError):
+                raise TypeError
+            text = json.dumps(written | {"kind": type(error).__name__, "args": error.args})
+        except TypeError:  # of an error that is not ours, the class may be anything
+            text = json.dumps(
+                written | {"kind": "RankError", "args": [f"{type(error).__name__} on rank {rank}: {error}"]}
+            )
+        self._put(f"failure-{rank}", text.encode())
 
     def failures(self) -> list[Failure]:
         """Why ranks have ended, the first one first; those that are only a consequence come last."""
-        found: list[Failure] = [pickle.loads(path.read_bytes()) for path in self._folder.glob("failure-*")]
+        found = [_failure(json.loads(path.read_bytes())) for path in self._folder.glob("failure-*")]
         return sorted(found, key=lambda failure: (isinstance(failure.error, LostRankError), failure.seconds))
 
     def finish(self, returned: Returned) -> None:
         """Writes what rank 0 found."""
         content = io.BytesIO()
-        torch.save(returned, content)
-        self._put("returned", content.getbuffer())
+        torch.save({"model": returned.model, "controller": returned.controller}, content)
+        self._put("tensors", content.getbuffer())
+        self._put("returned", json.dumps(_RESULT.dump_python(returned.result, mode="json")).encode())
 
     def returned(self) -> Returned | None:
         """What rank 0 found; None if it has not come to its end."""
         path = self._folder / "returned"
-        return torch.load(path, weights_only=False) if path.exists() else None
+        if not path.exists():
+            return None
+        tensors = torch.load(self._folder / "tensors", weights_only=True)
+        return Returned(_RESULT.validate_python(json.loads(path.read_bytes())), **tensors)
 
     def begin_again(self) -> None:
         """Removes what the ranks of the last start wrote."""
@@ -153,18 +176,74 @@ class Exchange:
         new.replace(self._folder / name)
 
 
-class _Nowhere(io.RawIOBase):
-    def writable(self) -> bool:
-        return True
+def _failure(written: Mapping[str, Any]) -> Failure:
+    kind: type[AatError] = getattr(errors, written["kind"])
+    error = kind(*written["args"])
+    if isinstance(error, OutOfMemoryError):
+        error.role = written["role"]
+    for note in written["notes"]:
+        error.add_note(note)
+    return Failure(written["rank"], written["seconds"], error)
 
-    def write(self, content: Any) -> int:
-        return len(content)
+
+class _Packer(pickle.Pickler):
+    """Pickles objects without the numbers of their tensors, which it writes to files.
+
+    Args:
+        file: Gets the pickle.
+        folder: Gets a file for each storage of tensors, which several of them may share; None writes none.
+    """
+
+    def __init__(self, file: IO[bytes], folder: Path | None) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._folder = folder
+        self._known: dict[int, int] = {}
+        self._kept: list[torch.UntypedStorage] = []  # as long as they live, no other one has their address
+
+    def persistent_id(self, obj: Any) -> tuple[int, int, str] | None:
+        """Number, bytes and type of a storage on the CPU; None for what is pickled."""
+        if not isinstance(obj, TypedStorage):
+            return None
+        storage = obj._untyped_storage
+        if storage.device.type != "cpu" or not storage.nbytes():
+            return None
+        address = storage.data_ptr()
+        if address not in self._known:
+            self._known[address] = len(self._known)
+            self._kept.append(storage)
+            if self._folder is not None:
+                numbers = torch.empty(0, dtype=torch.uint8).set_(storage)
+                numbers.numpy().tofile(self._folder / f"storage-{self._known[address]}")
+        return self._known[address], storage.nbytes(), str(obj.dtype).removeprefix("torch.")
+
+
+class _Unpacker(pickle.Unpickler):
+    """Makes what a `_Packer` has pickled; each process has its own copy of what it changes in a tensor."""
+
+    def __init__(self, given: bytes, folder: Path) -> None:
+        super().__init__(io.BytesIO(given))
+        self._folder = folder
+        self._known: dict[int, torch.UntypedStorage] = {}
+
+    def persistent_load(self, pid: tuple[int, int, str]) -> TypedStorage:
+        """The storage with an id of the packer's."""
+        number, num_bytes, dtype = pid
+        if number not in self._known:
+            path = str(self._folder / f"storage-{number}")
+            self._known[number] = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(path, False, num_bytes))
+        return TypedStorage(wrap_storage=self._known[number], dtype=getattr(torch, dtype), _internal=True)
+
+
+def _packed(value: Any, folder: Path | None) -> bytes:
+    content = io.BytesIO()
+    _Packer(content, folder).dump(value)
+    return content.getvalue()
 
 
 def _refusal(value: Any) -> str:
     """Why a value cannot be pickled; empty if it can."""
     try:
-        torch.save(value, cast(IO[bytes], _Nowhere()))
+        _packed(value, None)
     except Exception as error:  # whatever its classes raise
         return f"{type(error).__name__}: {error}"
     return ""

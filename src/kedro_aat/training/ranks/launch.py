@@ -59,20 +59,20 @@ def run_on_ranks(stage: SearchStage, inputs: StageInputs) -> SearchStageResult:
     """
     with tempfile.TemporaryDirectory(prefix="kedro-aat-ranks-") as folder:
         exchange = Exchange(Path(folder))
-        exchange.give(stage, inputs)
-        returned = _until_it_ends(stage, inputs, exchange, Path(folder))
+        given = exchange.give(stage, inputs)
+        returned = _until_it_ends(stage, inputs, exchange, (Path(folder), given))
     inputs.controller.model.load_state_dict(returned.model)
     inputs.controller.load_state(returned.controller)
     inputs.controller.disable_scheduler()
     return returned.result
 
 
-def _until_it_ends(stage: SearchStage, inputs: StageInputs, exchange: Exchange, folder: Path) -> Returned:
+def _until_it_ends(stage: SearchStage, inputs: StageInputs, exchange: Exchange, passed: tuple[Path, bytes]) -> Returned:
     size, num_fruitless, num_halvings, stopwatch = stage.training.devices, 0, 0, inputs.stopwatch
     with interruptible(tells=False) as interruption:
         while True:
             before = _last_progress(inputs)
-            ranks = _Ranks(size, exchange, (folder, stopwatch, num_halvings), stage.training.startup_timeout_seconds)
+            ranks = _Ranks(size, exchange, (*passed, stopwatch, num_halvings), stage.training.startup_timeout_seconds)
             is_stopped, is_told = False, False
             try:
                 while ranks.are_alive(_INTERVAL):
@@ -148,7 +148,7 @@ class _Ranks:
     """
 
     def __init__(
-        self, size: int, exchange: Exchange, given: tuple[Path, Stopwatch, int], startup_seconds: float
+        self, size: int, exchange: Exchange, given: tuple[Path, bytes, Stopwatch, int], startup_seconds: float
     ) -> None:
         self.size, self._exchange = size, exchange
         self.error: BaseException | None = None
@@ -218,7 +218,7 @@ def _quiet_agent() -> Iterator[None]:
             each.setLevel(level)
 
 
-def _compute_rank(folder: Path, stopwatch: Stopwatch, num_halvings: int, level: int) -> None:
+def _compute_rank(folder: Path, given: bytes, stopwatch: Stopwatch, num_halvings: int, level: int) -> None:
     """Is one rank, in a process of its own."""
     rank, exchange = int(os.environ["RANK"]), Exchange(folder)
     os.setsid()  # a terminal sends Ctrl-C to its session
@@ -231,7 +231,7 @@ def _compute_rank(folder: Path, stopwatch: Stopwatch, num_halvings: int, level: 
     if rank > 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 says what it means
     try:
-        stage, inputs = exchange.take()
+        stage, inputs = exchange.take(given)
         inputs.stopwatch, inputs.num_halvings = stopwatch, num_halvings
         if stage.training.num_threads is None:
             torch.set_num_threads(max(1, torch.get_num_threads() // stage.training.devices))
