@@ -33,6 +33,14 @@ def validate(model: nn.Module, epoch: int, data: Any) -> float:
     return 0.75
 
 
+def validate_by_torchmetrics(model: nn.Module, data: Any) -> float:
+    accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="micro")
+    with torch.no_grad():
+        for inputs, targets in data:
+            accuracy.update(model.eval()(inputs), targets)
+    return float(accuracy.compute())
+
+
 def validate_without_data(model: nn.Module) -> float:
     CALLS.append(("validate_without_data", {}))
     return 0.5

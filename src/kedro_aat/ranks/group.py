@@ -101,6 +101,21 @@ def _met(startup: timedelta) -> Any:
     return store
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """What runs within takes this process for the only one.
+
+    Libraries such as torchmetrics gather from all ranks as soon as there is a group, and would wait for ranks that do
+    something else.
+    """
+    before = dist.is_initialized
+    dist.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        dist.is_initialized = before
+
+
 def told(value: T | None = None) -> T:
     """Returns rank 0's `value` on every rank. All of them must call it.
 

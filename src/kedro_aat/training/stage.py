@@ -13,7 +13,7 @@ from torch import nn
 
 from kedro_aat.budget import Budget, GuardSettings, Outcome
 from kedro_aat.compression.controller import ModelController
-from kedro_aat.errors import AatError, InterruptedRunError, RankError
+from kedro_aat.errors import AatError, ConfigurationError, InterruptedRunError, RankError
 from kedro_aat.ranks import group
 from kedro_aat.ranks.environment import launched_world_size
 from kedro_aat.search import Policy
@@ -138,6 +138,14 @@ class SearchStage:
         if not trains:
             return self._best_by_rank_0(inputs)
         shard = Shard(group.rank(), group.world_size())
+        if self.training.train_epoch is not None:  # the settings know of `devices` alone
+            raise ConfigurationError(
+                "training",
+                [
+                    f"train_epoch: must be left out where {shard.size} processes train together, because each would "
+                    f"train a model of its own, but got {self.training.train_epoch}"
+                ],
+            )
         if group.is_main():
             runner = self._runner(inputs, shard)
             assert isinstance(runner, LeadingRunner)

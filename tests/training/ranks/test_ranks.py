@@ -58,6 +58,23 @@ def test_a_training_function_of_the_users_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_training_function_is_refused_by_processes_that_others_started(tmp_path: Path) -> None:
+    commands = start_group(tmp_path, 2, epochs=1, train_epoch="tests.training.user_functions.train_epoch")
+    for command in commands:
+        assert command.wait() != 0
+        assert "train_epoch: must be left out where 2 processes train together" in " ".join(command.output.split())
+
+
+@pytest.mark.slow
+def test_a_validation_function_may_use_torchmetrics(tmp_path: Path) -> None:
+    validate = "tests.training.user_functions.validate_by_torchmetrics"
+    commands = start_group(tmp_path / "two", 2, epochs=2, validate=validate)
+    single = search(tmp_path / "one", epochs=2, validate=validate)
+    for command in commands:
+        assert_same(found_by(command), single)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("compression", ["sparsity", "filters", "taylor", "int8"])
 def test_ranks_find_what_a_single_process_finds(tmp_path: Path, compression: str, size: int) -> None:

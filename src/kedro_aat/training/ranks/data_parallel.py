@@ -140,7 +140,8 @@ class DataParallel:
             found: tuple[Any, Exception | None] = None, None
             if group.is_main():
                 try:
-                    found = function(*args, **kwargs), None
+                    with group.alone():
+                        found = function(*args, **kwargs), None
                 except Exception as error:  # the user's function may raise anything
                     found = None, error
             result, failure = group.told(found)
