@@ -88,12 +88,14 @@ def _tried(course: Course) -> list[Tried]:
         highest = max((row.rate for row in course.within if row.tactic == tactic), default=None)
         factors = min(row.lr_scale for row in rows), max(row.lr_scale for row in rows)
         importance, ranking, distilled = tactic
-        words = [f"Stage {course.number}: {len(rows)} epochs"]
+        words = [f"Stage {course.number}: {len(rows)} epoch{'s' * (len(rows) != 1)}"]
         if importance is not None:
             words.append(f"ranked by {importance}" + ("" if ranking is None else f" ({ranking})"))
         if distilled is not None:
             words.append("with the baseline as teacher" if distilled else "without a teacher")
-        words.append(f"at {rounded(factors[0])} to {rounded(factors[1])} times the learning rate")
+        lowest, highest_factor = map(rounded, factors)
+        between = lowest if lowest == highest_factor else f"{lowest} to {highest_factor}"
+        words.append(f"at {between} times the learning rate")
         words.append("none within budget" if highest is None else f"within budget up to a rate of {highest:.4f}")
         found.append(
             Tried(

@@ -58,7 +58,7 @@ def comparison(summary: Summary) -> list[Row]:
             rows.append(("  standard error", "", "", f"{compressed.test_standard_error:.4f}"))
     rows += guard_rows(summary)
     rows.append((_rate_label(compressed.rate), "", f"{compressed.rate.achieved:.4f}", _counted(compressed.rate)))
-    epochs = ("epochs' worth of the uncompressed model", "", f"{summary.epochs.used} of {summary.epochs.allowed}", "")
+    epochs = ("epochs, by what they cost", "", f"{summary.epochs.used} of {summary.epochs.allowed}", "")
     return [*rows, *cost_rows(baseline, compressed), epochs]
 
 
