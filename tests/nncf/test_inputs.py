@@ -23,31 +23,65 @@ def entries(*values: dict[str, Any]) -> list[InputInfo]:
     return [InputInfo.model_validate(value) for value in values]
 
 
-def test_one_entry_is_a_tensor_of_zeros() -> None:
-    made = described_inputs(entries({"sample_size": [2, 3]}))
-    assert torch.equal(made, torch.zeros(2, 3))
+class Mixed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+
+    def forward(self, image: Any, ids: Any = None, mask: Any = None) -> Any:
+        return self.layer(image) + ids.sum() + mask.sum()
+
+
+MODEL = Mixed()
+
+
+@pytest.mark.parametrize("type_name", [None, "float", "int32"])
+def test_one_entry_is_a_tensor_of_ones(type_name: str | None) -> None:
+    made = described_inputs(entries({"sample_size": [2, 3], "type": type_name}), MODEL)
+    assert torch.equal(made, torch.ones(2, 3))
+
+
+def test_entries_with_and_without_a_keyword_are_mixed(tmp_path: Path) -> None:
+    info: list[dict[str, Any]] = [
+        {"sample_size": [2, 4]},
+        {"sample_size": [3], "type": "long", "filler": "zeros", "keyword": "mask"},
+    ]
+    info.insert(1, {"sample_size": [5], "type": "long"})
+    made = described_inputs(entries(*info), MODEL)
+    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in made.items()} == {
+        "image": (torch.float32, (2, 4)),
+        "ids": (torch.int64, (5,)),
+        "mask": (torch.int64, (3,)),
+    }
+    controller, _ = create_compressed_model(
+        Mixed(), {"input_info": info, "compression": {"algorithm": "magnitude_sparsity"}}
+    )
+    controller.export_model(tmp_path / "model.onnx")
+    assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == ["image", "ids", "mask"]
 
 
 def test_entries_are_positional_or_named() -> None:
-    first, second = described_inputs(
-        entries({"sample_size": [2], "filler": "ones"}, {"sample_size": [3], "type": "long"})
-    )
+    described = entries({"sample_size": [2], "filler": "ones"}, {"sample_size": [3], "type": "long"})
+    first, second = described_inputs(described, MODEL)
     assert (first.tolist(), second.dtype) == ([1.0, 1.0], torch.int64)
-    named = described_inputs(entries({"sample_size": [50], "type": "long", "filler": "random", "keyword": "ids"}))
+    only = entries({"sample_size": [50], "type": "long", "filler": "random", "keyword": "ids"})
+    named = described_inputs(only, MODEL)
     assert set(named["ids"].tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([{"sample_size": [1], "type": "complex"}], "type must be float, long, but got 'complex'"),
         ([{"sample_size": [1], "filler": "fives"}], "filler must be zeros, ones, random, but got 'fives'"),
-        ([{"sample_size": [1], "keyword": "a"}, {"sample_size": [1]}], "give each entry a keyword, or none"),
+        (
+            [{"sample_size": [1], "keyword": "a"}, {"sample_size": [1]}],
+            "Mixed does not take these inputs: got an unexpected keyword argument 'a'",
+        ),
     ],
 )
 def test_mistakes_are_told(values: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        described_inputs(entries(*values))
+        described_inputs(entries(*values), MODEL)
 
 
 @pytest.mark.parametrize(

@@ -235,14 +235,6 @@ def test_state_of_several_algorithms_is_loaded_into_a_new_model() -> None:
     assert torch.equal(outputs(restored), outputs(old.model))
 
 
-@pytest.mark.parametrize(
-    ("compression", "names"), [([], "none"), ([DISTILLATION], "knowledge_distillation"), (DISTILLATION, "knowledge")]
-)
-def test_a_file_must_name_an_algorithm_that_compresses(compression: Any, names: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"must name an algorithm that compresses .* but names {names}"):
-        create_compressed_model(SmallNet(), {"compression": compression})
-
-
 def test_an_algorithm_named_twice_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="quantization is there more than once"):
         create_compressed_model(SmallNet(), {"compression": [QUANTIZATION, QUANTIZATION]})

@@ -10,7 +10,8 @@ import pytest
 from kedro_aat import NNCFConfig
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import FilterPruning, Quantization
-from kedro_aat.nncf.sections import FilterPruningAlgorithm, MagnitudeSparsityAlgorithm, QuantizationAlgorithm
+from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
+from kedro_aat.nncf.sections import FilterPruningAlgorithm, MagnitudeSparsityAlgorithm
 from tests.nncf.files import FILES, SEARCH, distillation, early_exit, pruning, quantization, sparsity
 
 DEFAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -163,6 +164,13 @@ DIFFERENCES = {
     "weights.mode": quantization(weights={"mode": "asymmetric"}),
     "weights.per_channel": quantization(weights={"per_channel": False}),
     "weights.signed": quantization(weights={"signed": False}),
+    "save_ranking_coeffs_path": pruning(save_ranking_coeffs_path="ranks.json"),
+    "load_ranking_coeffs_path": pruning(load_ranking_coeffs_path="ranks.json"),
+    "compression_lr_multiplier has no effect": {"compression_lr_multiplier": 2.0},
+    "disable_shape_matching": {"disable_shape_matching": True},
+    "target_device: layers are quantized for CPUs, also with NPU": quantization() | {"target_device": "NPU"},
+    "bootstrapNAS": {"bootstrapNAS": {"training": {"algorithm": "progressive_shrinking"}}},
+    "input_info.type: an input of type int32 is float32": {"input_info": {"sample_size": [1], "type": "int32"}},
     "weights.ignored_scopes": quantization(weights={"ignored_scopes": ["head"]}),
     "weights.target_scopes": quantization(weights={"target_scopes": ["head"]}),
     "activations.mode": quantization(activations={"mode": "symmetric"}),

@@ -6,25 +6,24 @@ the file that are not listed here are the user's own. The algorithms' sections a
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jsonc
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kedro_aat.budget import BudgetSettings, GuardSettings
 from kedro_aat.compression.settings import ADAPTIVE_FIRST
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
+from kedro_aat.nncf.section import BatchnormAdaptation, Scopes, wrap_in_list
 from kedro_aat.nncf.sections import (
     Algorithm,
-    BatchnormAdaptation,
     CompressingAlgorithm,
     KnowledgeDistillationAlgorithm,
     MagnitudeSparsityParams,
-    Scopes,
-    wrap_in_list,
 )
 from kedro_aat.search import AdaptivePolicy, Frontier
 from kedro_aat.search.stepping import EarlyExit, SteppingSettings, UniformDecrease
@@ -43,6 +42,8 @@ _SCHEDULE_KEYS = {
     *("pruning_init", "pruning_target", "pruning_steps", "num_init_steps"),
     *("activations_quant_start_epoch", "weights_quant_start_epoch"),
 } - {"weight_importance", "sparsity_level_setting_mode"}
+# Types of an input; any other name stands for float32, as in NNCF.
+KNOWN_TYPES = (None, "float", "long")
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -102,6 +103,10 @@ class NNCFFile(BaseModel):
     target_scopes: Scopes | None = None
     input_info: Annotated[tuple[InputInfo, ...], BeforeValidator(wrap_in_list)] | None = None
     accuracy_aware_training: AccuracyAwareSection | None = None
+    compression_lr_multiplier: float | None = None
+    disable_shape_matching: bool | None = None
+    target_device: str | None = None
+    bootstrapNAS: Any = None  # noqa: N815 - NNCF's spelling
     compression: Annotated[tuple[Algorithm, ...], BeforeValidator(wrap_in_list)] = ()
 
     @property
@@ -144,8 +149,23 @@ class NNCFFile(BaseModel):
                 yield f"accuracy_aware_training.params.{key} has no effect in mode early_exit"
         if keys := sorted(self._keys_without_use()):
             yield f"the search frontier chooses every rate itself and has no use for {', '.join(keys)}"
+        yield from self._explain_root()
         for algorithm in self.compression:
             yield from algorithm.explain_differences()
+
+    def _explain_root(self) -> Iterator[str]:
+        """Explains keys at the root, and the types of the inputs."""
+        quantizes = any(isinstance(algorithm, QuantizationAlgorithm) for algorithm in self.compression)
+        if self.compression_lr_multiplier is not None:
+            yield "compression_lr_multiplier has no effect: no algorithm adds parameters"
+        if self.disable_shape_matching is not None:
+            yield "disable_shape_matching has no effect: operations are found whatever the shapes of their inputs"
+        if quantizes and self.target_device not in (None, "ANY", "CPU"):
+            yield f"target_device: layers are quantized for CPUs, also with {self.target_device}"
+        if self.bootstrapNAS is not None:
+            yield "bootstrapNAS has no effect: there is no search for architectures here"
+        for type_name in sorted({str(each.type) for each in self.input_info or () if each.type not in KNOWN_TYPES}):
+            yield f"input_info.type: an input of type {type_name} is float32, as in NNCF; write long for whole numbers"
 
 
 class NNCFConfig(dict[str, Any]):
@@ -165,7 +185,7 @@ class NNCFConfig(dict[str, Any]):
 
     @classmethod
     def from_json(cls, path: str | Path, *, warn: bool = True) -> NNCFConfig:
-        """Reads a file.
+        """Reads a file, which may have comments and trailing commas, as NNCF read them up to 2.16.
 
         Args:
             path: Path of the JSON file.
@@ -175,7 +195,7 @@ class NNCFConfig(dict[str, Any]):
             ConfigurationError: If the file is missing or is not JSON; otherwise lists every mistake in it.
         """
         try:
-            contents = json.loads(Path(path).read_text(encoding="utf-8"))
+            contents = jsonc.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
         except (ValueError, RecursionError) as error:  # from the JSON parser or from decoding the text

@@ -12,12 +12,13 @@ from torch import nn
 
 from kedro_aat.budget import Outcome
 from kedro_aat.compression.controller import CompressionController, ModelController
-from kedro_aat.errors import InterruptedRunError, RankError
+from kedro_aat.errors import ConfigurationError, InterruptedRunError, RankError
 from kedro_aat.messages import shown
 from kedro_aat.nncf.config import NNCF_MAXIMAL_RATE, AccuracyAwareSettings, NNCFConfig
 from kedro_aat.nncf.finished import FinishedLoop
 from kedro_aat.nncf.ranks import agreed, begin_alike, runner_class
 from kedro_aat.nncf.registered import callables_of
+from kedro_aat.nncf.without_rate import RatelessController
 from kedro_aat.ranks import group
 from kedro_aat.search import Frontier
 from kedro_aat.search.policy import Problem, SearchPolicy, updated
@@ -260,6 +261,9 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
             dump_checkpoints,
         )
         self._policy = self._settings.search
+        if isinstance(compression_controller, RatelessController):
+            mistake = "the configuration names no algorithm with a rate; the mode early_exit needs none"
+            raise ConfigurationError("compression", [mistake])
         is_default = maximal_compression_rate is NNCF_MAXIMAL_RATE
         problem = adaptive_problem(
             compression_controller,

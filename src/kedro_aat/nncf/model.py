@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.recording import CONVOLUTIONS, record_model
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import CompressionSettings, FilterPruning, parse_compression
-from kedro_aat.errors import ConfigurationError, ModelError
+from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs, placed_like
 from kedro_aat.modes import evaluating
 from kedro_aat.nncf.config import NNCFConfig, NNCFFile
 from kedro_aat.nncf.inputs import described_inputs
+from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
 from kedro_aat.nncf.registered import inputs_of, take_batches
-from kedro_aat.nncf.sections import FilterPruningAlgorithm, FilterPruningParams, QuantizationAlgorithm
+from kedro_aat.nncf.sections import FilterPruningAlgorithm, FilterPruningParams, KnowledgeDistillationAlgorithm
+from kedro_aat.nncf.without_rate import RatelessController, WithoutRate
 from kedro_aat.training.batch_norms import adapt_batch_norms
 
 logger = logging.getLogger(__name__)
@@ -78,11 +80,12 @@ def create_compressed_model(
     Args:
         model: The trained model; modified in place. What is only put around it (`DataParallel`, `torch.compile`) is
             removed: put it around the result again to train in several processes.
-        config: A configuration whose `compression` section names one or more algorithms.
+        config: A configuration. If its `compression` section names no algorithm with a rate, the model stays as it is,
+            and distillation alone adds its loss.
         compression_state: Result of `get_compression_state()`, to restore a compression. Load the model's `state_dict`
             yourself afterwards.
         example_input: What the model is called with, in any structure, for filter pruning and the export; by default
-            what `input_info` describes, one tensor for each of its entries.
+            what `input_info` describes, one tensor for each of its entries, or else the first registered batch.
         dump_graphs: No effect; accepted for compatibility with NNCF.
 
     Returns:
@@ -96,12 +99,20 @@ def create_compressed_model(
     file = config.parsed
     model = compressible(model)
     if example_input is None and file.input_info:
-        example_input = described_inputs(file.input_info)
-    if compression_state is None:
-        settings = _translate(file, model, example_input)
-    else:
-        settings = parse_compression(compression_state["settings"])
+        example_input = described_inputs(file.input_info, model)
     loader = config.train_loader
+    if example_input is None and loader is not None and not isinstance(loader, Iterator):  # it would lose a batch
+        example_input = next(inputs_of(take_batches(loader, 1), model, "cpu"), None)
+    stored = None if compression_state is None else compression_state["settings"]
+    if file.adaptive is None if stored is None else stored["algorithm"] == "none":
+        teaching = [part.to_settings() for part in file.compression if isinstance(part, KnowledgeDistillationAlgorithm)]
+        without = WithoutRate(distillation=teaching[0] if teaching else None)
+        controller: ModelController = RatelessController(
+            model, without if stored is None else WithoutRate.model_validate(stored), example_input
+        )
+        controller.exporter = _write_onnx
+        return controller, model
+    settings = _translate(file, model, example_input) if stored is None else parse_compression(stored)
     controller = build_controller(
         model,
         settings,
@@ -124,15 +135,6 @@ def _write_onnx(model: nn.Module, example_input: ModelInputs, path: Path) -> Non
 
 def _translate(file: NNCFFile, model: nn.Module, example_input: ModelInputs | None) -> CompressionSettings:
     """Translates the `compression` section to our settings."""
-    names = [algorithm.algorithm for algorithm in file.compression]
-    if set(names) <= {"knowledge_distillation"}:
-        raise ConfigurationError(
-            "compression",
-            [
-                "must name an algorithm that compresses (magnitude_sparsity, filter_pruning, quantization), but names "
-                f"{', '.join(names) or 'none'}"
-            ],
-        )
     parts = []
     for algorithm in file.compression:
         ignored = file.ignored_scopes

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig, NNCFFile
-from kedro_aat.nncf.sections import FilterPruningAlgorithm, QuantizationAlgorithm
+from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
+from kedro_aat.nncf.sections import FilterPruningAlgorithm
 from kedro_aat.validated import Settings
 
+# What a file needs to be converted, for the message if it is missing.
+_SECTION = '{"mode": "adaptive_compression_level", "params": {"maximal_relative_accuracy_degradation": 1.0}}'
 # Which convolutions each of these keys excludes from pruning unless it is true.
 _EXCLUDED_CONVOLUTIONS = {
     "prune_first_conv": "the first convolutions",
@@ -30,9 +34,17 @@ def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
         template: Text of the `parameters_aat.yml` whose sections are replaced.
 
     Raises:
-        ConfigurationError: If the file cannot be read; otherwise lists every mistake in it.
+        ConfigurationError: If the file cannot be read or names no budget; otherwise lists every mistake in it.
     """
     config = NNCFConfig.from_json(path, warn=False)
+    if config.parsed.accuracy_aware_training is None:
+        raise ConfigurationError(
+            str(path),
+            [
+                "accuracy_aware_training: this section is required, since it holds the accuracy budget. Add it, for "
+                f'example for a drop of 1% of the metric: "accuracy_aware_training": {_SECTION}'
+            ],
+        )
     aware = AccuracyAwareSettings.from_config(config)
     file = config.parsed
     search = aware.early_exit if aware.mode == "early_exit" else aware.search
@@ -42,11 +54,15 @@ def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
         "budget": aware.budget.model_dump(mode="json", exclude_defaults=True),
         "minimal_rate": 0.0,
         "maximal_rate": aware.maximal_rate,
-        "compression": compression[0] if len(compression) == 1 else compression,
         "search": _dump(search, "kind"),
         "second_stage": None,
     }
     notes = [*file.explain_differences(), *_note_model_dependent_keys(file)]
+    if file.adaptive is None:
+        notes.append("compression names no algorithm that has a rate: the section below is the default of this package")
+        compression = [_default_compression(template), *compression] if compression else []
+    if compression:
+        sections["compression"] = compression[0] if len(compression) == 1 else compression
     text = template
     for key, value in sections.items():
         text = _replace_section(text, key, value)
@@ -57,6 +73,15 @@ def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
     return _format_comment(f"Translated from {path.name}, a configuration of NNCF 2.x.", notes) + text, notes
 
 
+def _default_compression(template: str) -> dict[str, Any]:
+    """The section `compression` of a template, as plain data."""
+    from omegaconf import OmegaConf  # installed with Kedro, which the loops do not need
+
+    section = OmegaConf.to_container(OmegaConf.select(OmegaConf.create(template), "aat.compression"))
+    assert isinstance(section, dict)
+    return {str(key): value for key, value in section.items()}
+
+
 def _dump(settings: Settings, tag: str) -> dict[str, Any]:
     """The values that differ from the defaults, as plain data, preceded by the key `tag`, which names the class."""
     return {tag: getattr(settings, tag), **settings.model_dump(mode="json", exclude_defaults=True)}
@@ -65,6 +90,17 @@ def _dump(settings: Settings, tag: str) -> dict[str, Any]:
 def _note_model_dependent_keys(file: NNCFFile) -> Iterator[str]:
     """Notes on keys whose translation would need the model or the data."""
     for algorithm in file.compression:
+        name, initializer = algorithm.algorithm, algorithm.initializer
+        if not algorithm.validate_scopes:
+            yield (
+                f"{name}.validate_scopes is false, which has no counterpart: a scope that names nothing in the model "
+                "is an error, so remove it"
+            )
+        if initializer is not None and initializer.batchnorm_adaptation is not None:
+            yield (
+                f"{name}.initializer.batchnorm_adaptation is not translated: training.batch_norm_adaptation_batches "
+                "says from how many batches BatchNorms are adapted, after each epoch"
+            )
         if isinstance(algorithm, FilterPruningAlgorithm):
             for key, convolutions in _EXCLUDED_CONVOLUTIONS.items():
                 if not getattr(algorithm.params, key):
@@ -72,10 +108,10 @@ def _note_model_dependent_keys(file: NNCFFile) -> Iterator[str]:
                         f"filter_pruning.params.{key} is false: to exclude {convolutions} of your model from pruning, "
                         "name them under compression.ignored_scopes"
                     )
-        if isinstance(algorithm, QuantizationAlgorithm) and algorithm.initializer is not None:
+        if isinstance(algorithm, QuantizationAlgorithm) and initializer is not None and initializer.range is not None:
             yield (
-                "quantization.initializer has no counterpart: ranges are measured during training, and for a second "
-                "stage on its first batches"
+                "quantization.initializer.range has no counterpart: ranges are measured during training, and for a "
+                "second stage on its first batches"
             )
 
 
