@@ -20,7 +20,8 @@ from kedro_aat.compression.computed_weights import (
     listed_reasons,
     source_parameters,
 )
-from kedro_aat.compression.scopes import PrunableWeight, all_layer_weights, nncf_scope, select_weights
+from kedro_aat.compression.operations import nncf_scope
+from kedro_aat.compression.scopes import PrunableWeight, all_layer_weights, select_weights
 from kedro_aat.errors import ModelError
 
 # Share of a model's parameters below which a rate says little about the model.
@@ -112,7 +113,7 @@ def find_matrices(
             f"{listed_reasons(computed)}"
         )
     weights = [weight for weight, _ in found]
-    chosen = select_weights(weights, ignored_scopes=ignored_scopes, target_scopes=target_scopes)
+    chosen = select_weights(model, weights, ignored_scopes=ignored_scopes, target_scopes=target_scopes)
     selected = {id(weight) for weight in chosen}
     weights = []
     left_out: dict[str, str] = {}

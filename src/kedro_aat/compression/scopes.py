@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from kedro_aat.compression.computed_weights import computed_weights, listed_reasons
+from kedro_aat.compression.operations import EXPRESSION, is_leaf, names_operation, nncf_scope, split_operation
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.validated import closest
 
@@ -65,7 +67,9 @@ def prunable_weights(
     """Returns the weights of convolutions, linear, recurrent and attention layers that the scopes select.
 
     A scope is a layer's name (which includes the layers inside it), a pattern with `*`, a name in NNCF's spelling
-    (`Net/NNCFConv2d[conv1]/conv2d_0`), or `{re}` followed by a regular expression for either spelling.
+    (`Net/NNCFConv2d[conv1]/conv2d_0`), or `{re}` and a regular expression, which is searched for in NNCF's names, and
+    in the other two spellings if it is in none of these. NNCF's name of an operation without weights (`Net/__add___0`)
+    leaves out no layer, and a warning says so.
 
     Args:
         model: Any model; a weight shared by several layers is returned once.
@@ -85,39 +89,50 @@ def prunable_weights(
         )
     if computed:
         logger.warning("Weights that stay as they are:%s", listed_reasons(computed))
-    return select_weights(found, ignored_scopes=ignored_scopes, target_scopes=target_scopes)
+    return select_weights(model, found, ignored_scopes=ignored_scopes, target_scopes=target_scopes)
 
 
 def select_weights(
-    found: Sequence[W], *, ignored_scopes: Sequence[str] = (), target_scopes: Sequence[str] | None = None
+    model: nn.Module,
+    found: Sequence[W],
+    *,
+    ignored_scopes: Sequence[str] = (),
+    target_scopes: Sequence[str] | None = None,
 ) -> list[W]:
     """Returns those of some weights that the scopes select; see `prunable_weights`.
 
     The name of a weight is a scope, too, and so is the name of each layer that shares it.
 
     Args:
+        model: The model, which says whether a scope names an operation.
         found: The weights.
         ignored_scopes: Layers to leave out.
         target_scopes: The only layers to include; None for all.
 
     Raises:
-        ConfigurationError: If scopes match no layer; the message lists them.
+        ConfigurationError: If scopes match neither a layer nor an operation; the message lists them.
         ModelError: If no weight is selected.
     """
     named = [("ignored_scopes", scope) for scope in ignored_scopes]
     named += [("target_scopes", scope) for scope in target_scopes or ()]
     mistakes = [f"{key}: '{scope}' is not a regular expression" for key, scope in named if not _is_valid(scope)]
-    mistakes = mistakes or [
+    without_layer = [] if mistakes else [(key, scope) for key, scope in named if not matching(found, scope)]
+    operations = [(key, scope) for key, scope in without_layer if names_operation(model, scope)]
+    mistakes += [
         f"{key}: '{scope}' matches no layer.{closest(scope, [weight.layer for weight in found])}"
-        for key, scope in named
-        if not any(_matches(weight, scope) for weight in found)
+        for key, scope in without_layer
+        if (key, scope) not in operations
     ]
     if mistakes:
         layers = ", ".join(weight.layer or weight.name for weight in found[:20])
         raise ConfigurationError(f"compression (the layers are {layers})", mistakes)
-    selected = [weight for weight in found if not _matches_any(weight, ignored_scopes)]
+    for key, scope in operations:
+        logger.warning("%s: '%s' names no layer with weights, but operations, and leaves out no layer.", key, scope)
+    ignored = {id(weight) for scope in ignored_scopes for weight in matching(found, scope)}
+    selected = [weight for weight in found if id(weight) not in ignored]
     if target_scopes is not None:
-        selected = [weight for weight in selected if _matches_any(weight, target_scopes)]
+        targets = {id(weight) for scope in target_scopes for weight in matching(found, scope)}
+        selected = [weight for weight in selected if id(weight) in targets]
     if not selected:
         raise ModelError(
             f"The scopes select none of the {len(found)} prunable weights: shorten ignored_scopes, or extend "
@@ -151,32 +166,26 @@ def _weight_names(module: nn.Module) -> Iterable[str]:
     return ()
 
 
-def nncf_scope(model: nn.Module, layer: str) -> str:
-    """Returns a layer's name in NNCF's spelling, e.g. `Net/Sequential[blocks]/Conv2d[0]`."""
-    scope, module = type(model).__name__, model
-    for part in layer.split(".") if layer else ():
-        module = module.get_submodule(part)
-        scope += f"/{type(module).__name__}[{part}]"
-    return scope
-
-
-def _matches_any(weight: PrunableWeight, scopes: Iterable[str]) -> bool:
-    return any(_matches(weight, scope) for scope in scopes)
+def matching(found: Sequence[W], scope: str) -> list[W]:
+    """Returns those of some weights that a scope names."""
+    if EXPRESSION not in scope:
+        return [weight for weight in found if _matches(weight, scope)]
+    pattern = re.compile(scope.replace(EXPRESSION, ""))
+    as_nncf = [weight for weight in found if any(pattern.search(_with_nncf(name)) for _, name in weight.layers)]
+    # An expression that is found in NNCF's names means what it means in NNCF, also if it says what is not in a name.
+    return as_nncf or [weight for weight in found if any(map(pattern.search, chain.from_iterable(weight.layers)))]
 
 
 def _matches(weight: PrunableWeight, scope: str) -> bool:
-    return any(_matches_layer(*names, scope) for names in weight.layers) or fnmatch.fnmatch(weight.name, scope)
+    return any(_matches_layer(weight, *names, scope) for names in weight.layers) or fnmatch.fnmatch(weight.name, scope)
 
 
-def _matches_layer(layer: str, nncf_name: str, scope: str) -> bool:
-    if scope.startswith("{re}"):
-        pattern = re.compile(scope.removeprefix("{re}"))
-        return any(pattern.search(text) for text in (layer, nncf_name, _with_nncf(nncf_name)))
+def _matches_layer(weight: PrunableWeight, layer: str, nncf_name: str, scope: str) -> bool:
     if "/" in scope:
-        # NNCF names the class of the wrapped layer (NNCFConv2d) and, after the last slash, the operation in it.
-        plain = re.sub(r"\bNNCF(?=[A-Z])", "", scope)
-        plain = re.sub(r"/[a-z_0-9]+_\d+$", "", plain)
-        return nncf_name == plain or nncf_name.startswith(plain + "/")
+        module, operation = split_operation(scope)
+        if operation:  # it is that of the layer, or one without weights in a module that contains layers
+            return nncf_name == module and is_leaf(weight.module)
+        return nncf_name == module or nncf_name.startswith(module + "/")
     return layer == scope or layer.startswith(scope + ".") or fnmatch.fnmatch(layer, scope)
 
 
@@ -190,7 +199,7 @@ def _with_nncf(scope: str) -> str:
 
 def _is_valid(scope: str) -> bool:
     try:
-        re.compile(scope.removeprefix("{re}") if scope.startswith("{re}") else "")
+        re.compile(scope.replace(EXPRESSION, "") if EXPRESSION in scope else "")
     except re.error:
         return False
     return True

@@ -164,6 +164,9 @@ class NNCFFile(BaseModel):
             yield f"target_device: layers are quantized for CPUs, also with {self.target_device}"
         if self.bootstrapNAS is not None:
             yield "bootstrapNAS has no effect: there is no search for architectures here"
+        for algorithm in self.compression if self.target_scopes is not None else ():
+            if algorithm.target_scopes is not None:
+                yield f"{algorithm.algorithm}.target_scopes has no effect: those at the root of the file come first"
         for type_name in sorted({str(each.type) for each in self.input_info or () if each.type not in KNOWN_TYPES}):
             yield f"input_info.type: an input of type {type_name} is float32, as in NNCF; write long for whole numbers"
 

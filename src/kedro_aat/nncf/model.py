@@ -25,6 +25,7 @@ from kedro_aat.nncf.config import NNCFConfig, NNCFFile
 from kedro_aat.nncf.inputs import described_inputs
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
 from kedro_aat.nncf.registered import inputs_of, take_batches
+from kedro_aat.nncf.scopes import with_checked_scopes
 from kedro_aat.nncf.sections import FilterPruningAlgorithm, FilterPruningParams, KnowledgeDistillationAlgorithm
 from kedro_aat.nncf.without_rate import RatelessController, WithoutRate
 from kedro_aat.training.batch_norms import adapt_batch_norms
@@ -137,10 +138,10 @@ def _translate(file: NNCFFile, model: nn.Module, example_input: ModelInputs | No
     """Translates the `compression` section to our settings."""
     parts = []
     for algorithm in file.compression:
-        ignored = file.ignored_scopes
+        section, ignored, targets = with_checked_scopes(algorithm, file, model)
         if isinstance(algorithm, FilterPruningAlgorithm):
             ignored = (*ignored, *_find_unpruned_convolutions(model, algorithm.params, example_input))
-        part = algorithm.to_settings(ignored, file.target_scopes)
+        part = section.to_settings(ignored, targets)
         if file.uses_frontier and algorithm is file.adaptive:
             # Its search begins at rate 0, which no masks and no statistics of a schedule's first rate shall disturb.
             part = part.model_copy(update={"schedule": ScheduleSettings()})

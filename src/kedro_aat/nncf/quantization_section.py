@@ -135,6 +135,6 @@ class QuantizationAlgorithm(AlgorithmSection):
         return Quantization(
             quantize_inputs=self.quantize_inputs,
             overflow_fix=self.overflow_fix != "disable",
-            **self._merge_scopes(ignored, targets),
+            **self.merge_scopes(ignored, targets),
             schedule=schedule,
         )

@@ -61,10 +61,13 @@ class AlgorithmSection(Settings):
         if self.compression_lr_multiplier is not None:
             yield f"{self.algorithm}.compression_lr_multiplier has no effect: no algorithm adds parameters"
 
-    def _merge_scopes(self, ignored: Sequence[str], targets: Sequence[str] | None) -> dict[str, Any]:
-        """The section's own scopes followed by those at the root of the file."""
-        all_targets = (*(self.target_scopes or ()), *(targets or ()))
-        return {"ignored_scopes": (*self.ignored_scopes, *ignored), "target_scopes": all_targets or None}
+    def merge_scopes(self, ignored: Sequence[str], targets: Sequence[str] | None) -> dict[str, Any]:
+        """The section's own scopes with those at the root of the file, whose targets come first.
+
+        NNCF wraps only the layers that the targets at the root name, so those of the section then name no other.
+        """
+        all_targets = self.target_scopes if targets is None else tuple(targets)
+        return {"ignored_scopes": (*self.ignored_scopes, *ignored), "target_scopes": all_targets}
 
     def _explain_unused_initializers(self) -> Iterator[str]:
         """For algorithms whose only initialization is the adaptation of BatchNorms."""

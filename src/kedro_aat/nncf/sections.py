@@ -64,7 +64,7 @@ class MagnitudeSparsityAlgorithm(AlgorithmSection):
         return MagnitudeSparsity(
             importance=params.weight_importance,
             ranking=params.sparsity_level_setting_mode,
-            **self._merge_scopes(ignored, targets),
+            **self.merge_scopes(ignored, targets),
             schedule=ScheduleSettings(
                 kind=params.schedule,
                 initial_rate=self.sparsity_init,
@@ -159,7 +159,7 @@ class FilterPruningAlgorithm(AlgorithmSection):
             importance=_FILTER_IMPORTANCES[params.weight_importance or params.filter_importance],
             ranking="global" if params.all_weights else "local",
             rate_of="filters" if params.pruning_flops_target is None else "macs",
-            **self._merge_scopes(ignored, targets),
+            **self.merge_scopes(ignored, targets),
             schedule=self._schedule(),
         )
 

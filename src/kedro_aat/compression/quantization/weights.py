@@ -17,8 +17,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kedro_aat.compression.computed_weights import computed_weights, listed_reasons
+from kedro_aat.compression.operations import nncf_scope
 from kedro_aat.compression.quantization.layers import is_replaceable
-from kedro_aat.compression.scopes import PrunableWeight, nncf_scope, select_weights
+from kedro_aat.compression.scopes import PrunableWeight, select_weights
 from kedro_aat.errors import ModelError
 
 _STORED = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag)
@@ -85,7 +86,7 @@ def choose_weights(
             "linear, an embedding, a recurrent or an attention layer with a weight of its own."
             f"{listed_reasons(computed_weights(model))}"
         )
-    chosen = select_weights(found, ignored_scopes=ignored_scopes, target_scopes=target_scopes)
+    chosen = select_weights(model, found, ignored_scopes=ignored_scopes, target_scopes=target_scopes)
     if wrong := [weight.name for weight in chosen if weight.parameter.dtype != torch.float32]:
         raise ModelError(
             f"quantization starts from float32 weights, but {', '.join(wrong)} are {chosen[0].parameter.dtype}: call "

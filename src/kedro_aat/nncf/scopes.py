@@ -1,0 +1,96 @@
+"""What NNCF checks before it compresses: whether scopes name anything, and whether layers are frozen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import nn
+
+from kedro_aat.compression.matrices import matrices_of
+from kedro_aat.compression.operations import names_operation
+from kedro_aat.compression.scopes import all_layer_weights, matching
+from kedro_aat.errors import ModelError
+from kedro_aat.nncf.config import NNCFFile
+from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
+from kedro_aat.nncf.section import AlgorithmSection
+from kedro_aat.nncf.sections import KnowledgeDistillationAlgorithm
+
+logger = logging.getLogger(__name__)
+
+
+A = TypeVar("A", bound=AlgorithmSection)
+ScopeNames = tuple[str, ...]
+
+
+def with_checked_scopes(section: A, file: NNCFFile, model: nn.Module) -> tuple[A, ScopeNames, ScopeNames | None]:
+    """Returns a section and the scopes at the root of its file, as compression shall check and use them.
+
+    With `validate_scopes: false`, these are only the scopes that name anything in the model.
+
+    Args:
+        section: The section of an algorithm.
+        file: The file that it is in.
+        model: The model, not called.
+
+    Raises:
+        ModelError: If layers that the algorithm would compress are frozen; see `refuse_frozen`.
+    """
+    ignored, targets = file.ignored_scopes, file.target_scopes
+    if not section.validate_scopes:
+        own = {
+            "ignored_scopes": _naming_anything(section, model, section.ignored_scopes),
+            "target_scopes": _naming_anything(section, model, section.target_scopes),
+        }
+        section = section.model_copy(update=own)
+        ignored = _naming_anything(section, model, ignored) or ()
+        targets = _naming_anything(section, model, targets)
+    if isinstance(section, KnowledgeDistillationAlgorithm):
+        return section, ignored, targets
+    merged = section.merge_scopes(ignored, targets)
+    refuse_frozen(section, model, merged["ignored_scopes"], merged["target_scopes"])
+    return section, ignored, targets
+
+
+def _naming_anything(section: AlgorithmSection, model: nn.Module, scopes: ScopeNames | None) -> ScopeNames | None:
+    if not scopes:
+        return scopes
+    found = [*all_layer_weights(model), *matrices_of(model)]
+    named = tuple(scope for scope in scopes if matching(found, scope) or names_operation(model, scope))
+    if left := [scope for scope in scopes if scope not in named]:
+        logger.info("%s: %d scopes name nothing in the model: %s", section.algorithm, len(left), ", ".join(left))
+    return named
+
+
+def refuse_frozen(
+    section: AlgorithmSection, model: nn.Module, ignored: Sequence[str], targets: Sequence[str] | None
+) -> None:
+    """Refuses frozen layers that an algorithm would compress, as NNCF does; quantization only warns.
+
+    Args:
+        section: The section of the algorithm.
+        model: The model.
+        ignored: All scopes to leave out.
+        targets: The only scopes to compress; None for all.
+
+    Raises:
+        ModelError: If a convolution, a linear, a recurrent or an attention layer is frozen, and the algorithm needs
+            to train it.
+    """
+    found = [weight for weight in all_layer_weights(model) if not weight.parameter.requires_grad]
+    left_out = {id(weight) for scope in ignored for weight in matching(found, scope)}
+    if targets is not None:
+        named = {id(weight) for scope in targets for weight in matching(found, scope)}
+        left_out |= {id(weight) for weight in found if id(weight) not in named}
+    names = list(dict.fromkeys(weight.layer or weight.name for weight in found if id(weight) not in left_out))
+    if not names:
+        return
+    layers = f"{', '.join(names[:10])}{' and others' if len(names) > 10 else ''}"
+    if isinstance(section, QuantizationAlgorithm):
+        logger.warning("%d layers are frozen and are quantized without training: %s", len(names), layers)
+        return
+    raise ModelError(
+        f"{len(names)} of the layers that {section.algorithm} would compress are frozen (requires_grad=False): "
+        f"{layers}. Unfreeze them, or name them in ignored_scopes."
+    )
