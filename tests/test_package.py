@@ -26,6 +26,10 @@ PUBLIC = {
     "register_default_init_args",
     "create_accuracy_aware_training_loop",
     "create_compressed_model",
+    "load_state",
+    "nncf_model_input",
+    "nncf_model_output",
+    "prepare_for_tensorboard",
     "Evaluation",
     "compress",
     "CompressionResult",
@@ -77,7 +81,9 @@ def test_signatures_are_those_of_nncf() -> None:
     run |= {f"{name}_fn": None for name in optional}
     run |= {"tensorboard_writer": None, "log_dir": None, "update_learning_rate_fn": None}
     assert list(arguments(AdaptiveCompressionTrainingLoop.run).items()) == list(run.items())
-    created = {"model": empty, "config": empty, "compression_state": None, "example_input": None, "dump_graphs": False}
+    created: dict[str, object] = {"model": empty, "config": empty}
+    created |= dict.fromkeys(("compression_state", "dummy_forward_fn", "wrap_inputs_fn", "wrap_outputs_fn"))
+    created |= {"dump_graphs": False, "example_input": None}
     assert list(arguments(create_compressed_model).items()) == list(created.items())
 
 

@@ -23,6 +23,10 @@ __all__ = [
     "compress",
     "create_accuracy_aware_training_loop",
     "create_compressed_model",
+    "load_state",
+    "nncf_model_input",
+    "nncf_model_output",
+    "prepare_for_tensorboard",
     "register_default_init_args",
 ]
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from kedro_aat.from_python.call import compress
     from kedro_aat.from_python.result import CompressionResult
     from kedro_aat.nncf.config import NNCFConfig
+    from kedro_aat.nncf.inputs import nncf_model_input, nncf_model_output
     from kedro_aat.nncf.loops import (
         AdaptiveCompressionTrainingLoop,
         BaseEarlyExitCompressionTrainingLoop,
@@ -39,7 +44,8 @@ if TYPE_CHECKING:
         create_accuracy_aware_training_loop,
     )
     from kedro_aat.nncf.model import create_compressed_model, register_default_init_args
-    from kedro_aat.nncf.statistics import TrainingLoopStatistics
+    from kedro_aat.nncf.states import load_state
+    from kedro_aat.nncf.statistics import TrainingLoopStatistics, prepare_for_tensorboard
     from kedro_aat.training.runner import Evaluation, TrainingRunner
 
 # Modules that define the public names. They are searched in this order: those that do not import torch come first.
@@ -51,6 +57,8 @@ _MODULES = (
     "training.runner",
     "nncf.loops",
     "nncf.model",
+    "nncf.inputs",
+    "nncf.states",
     "from_python.result",
     "from_python.call",
 )

@@ -173,7 +173,7 @@ class CompositeController(ModelController):
         """Ends the schedule of the adaptive algorithm; the others continue theirs."""
         self.adaptive.disable_scheduler()
 
-    def statistics(self) -> LayerTables:
+    def statistics(self, quickly_collected_only: bool = False) -> LayerTables:
         """Returns the layer tables of all algorithms."""
         return LayerTables(tuple(table for child in self.children for table in child.statistics().tables))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from kedro_aat.compression.exporting import Exporter, ExportWishes, write_stripped
 from kedro_aat.compression.layer_table import LayerTable, LayerTables
-from kedro_aat.errors import ModelError
-from kedro_aat.model_inputs import ModelInputs, map_tensors
+from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.ranks import group
-from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
     from kedro_aat.compression.filters.compact import CompactModel
@@ -176,9 +175,6 @@ def rates_of(controller: CompressionController) -> CompressionReport:
     return CompressionReport(requested_rate=rate, achieved_rate=rate)
 
 
-Exporter = Callable[[nn.Module, ModelInputs, Path], object]
-
-
 @dataclass(frozen=True)
 class RateLimit:
     """What a model must keep from a certain rate on, such as a size of its file.
@@ -276,8 +272,12 @@ class ModelController(ABC):
         """Ends the schedule; the rate stays the same until it is set."""
 
     @abstractmethod
-    def statistics(self) -> LayerTable | LayerTables:
-        """Returns what the compression did to each layer."""
+    def statistics(self, quickly_collected_only: bool = False) -> LayerTable | LayerTables:
+        """Returns what the compression did to each layer.
+
+        Args:
+            quickly_collected_only: An argument of NNCF's, without effect: everything is collected quickly.
+        """
 
     @abstractmethod
     def get_state(self) -> dict[str, Any]:
@@ -363,28 +363,27 @@ class ModelController(ABC):
         if not group.is_main():
             self.load_state(state)
 
-    def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+    def export_model(
+        self,
+        path: str | Path,
+        save_format: str | None = None,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        model_args: Sequence[Any] | None = None,
+    ) -> None:
         """Writes the stripped model to a file, as NNCF's scripts do; with several ranks, rank 0 alone does.
 
         Args:
             path: The file to write.
-            *args: Ignored; NNCF's scripts pass `save_format` and names of inputs.
-            **kwargs: Ignored, like `*args`.
+            save_format: `onnx`, or `onnx_20` for version 20 of ONNX's operators, of which a warning says if the model
+                cannot be written in it; None for the version that fits best.
+            input_names: Names of the inputs in the file, in the order of the example input.
+            output_names: Names of the outputs in the file.
+            model_args: What the model needs beside its example input: further positional arguments, and at the end a
+                mapping of keyword arguments.
 
         Raises:
-            ModelError: If the controller has no exporter or no example input.
+            ModelError: If the controller has no exporter or no example input, or the format is another one.
+            ExportError: If the names do not fit the model, or it cannot be exported.
         """
-        if self.example_input is None:
-            raise ModelError(
-                "export_model needs an example input: pass create_compressed_model an example_input, or a config with "
-                "input_info.sample_size."
-            )
-        if self.exporter is None:
-            raise ModelError(
-                "export_model only works for controllers from create_compressed_model; for this one, call "
-                "kedro_aat.export.onnx_file.to_onnx(controller.strip(), example_input)."
-            )
-        if not group.is_main():
-            return
-        on_cpu = map_tensors(Tensor.cpu, self.example_input)
-        self.exporter(self.strip().cpu(), on_cpu, local_path(path))
+        write_stripped(self, path, ExportWishes.parse(save_format, input_names, output_names), model_args)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from kedro_aat.compression.nncf_statistics import ByAlgorithm, Figures
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True)
-class LayerTable:
+class LayerTable(ByAlgorithm):
     """What one algorithm did to each layer.
 
     Attributes:
@@ -22,6 +24,7 @@ class LayerTable:
         notes: Layer -> why it was not compressed, or not completely. May name layers that have no row.
         note_format: The line that prints a note, with `{layer}` and `{reason}`.
         number_formats: Column of floats -> how to print them; four decimal places for the others.
+        figures: What NNCF's scripts read, such as `statistics().magnitude_sparsity`; None if there is nothing to read.
     """
 
     algorithm: str
@@ -31,11 +34,15 @@ class LayerTable:
     notes: Mapping[str, str] = field(default_factory=dict)
     note_format: str = "{layer}: {reason}"
     number_formats: Mapping[str, str] = field(default_factory=dict)
+    figures: Figures | None = None
 
     @property
     def tables(self) -> tuple[LayerTable, ...]:
         """This table alone; see `LayerTables`."""
         return (self,)
+
+    def _all_figures(self) -> Iterable[Figures | None]:
+        return (self.figures,)
 
     def as_frame(self) -> pd.DataFrame:
         """One row per layer, without the notes."""
@@ -58,7 +65,7 @@ class LayerTable:
 
 
 @dataclass(frozen=True)
-class LayerTables:
+class LayerTables(ByAlgorithm):
     """What several algorithms did to the layers of one model.
 
     Attributes:
@@ -66,6 +73,9 @@ class LayerTables:
     """
 
     tables: tuple[LayerTable, ...]
+
+    def _all_figures(self) -> Iterable[Figures | None]:
+        return (table.figures for table in self.tables)
 
     @property
     def rate(self) -> float:

@@ -15,7 +15,14 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from kedro_aat.compression.computed_weights import computed_weights, listed_reasons
-from kedro_aat.compression.operations import EXPRESSION, is_leaf, names_operation, nncf_scope, split_operation
+from kedro_aat.compression.operations import (
+    EXPRESSION,
+    is_leaf,
+    names_operation,
+    nncf_operation,
+    nncf_scope,
+    split_operation,
+)
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.validated import closest
 
@@ -171,7 +178,7 @@ def matching(found: Sequence[W], scope: str) -> list[W]:
     if EXPRESSION not in scope:
         return [weight for weight in found if _matches(weight, scope)]
     pattern = re.compile(scope.replace(EXPRESSION, ""))
-    as_nncf = [weight for weight in found if any(pattern.search(_with_nncf(name)) for _, name in weight.layers)]
+    as_nncf = [weight for weight in found if any(pattern.search(nncf_operation(name)) for _, name in weight.layers)]
     # An expression that is found in NNCF's names means what it means in NNCF, also if it says what is not in a name.
     return as_nncf or [weight for weight in found if any(map(pattern.search, chain.from_iterable(weight.layers)))]
 
@@ -187,14 +194,6 @@ def _matches_layer(weight: PrunableWeight, layer: str, nncf_name: str, scope: st
             return nncf_name == module and is_leaf(weight.module)
         return nncf_name == module or nncf_name.startswith(module + "/")
     return layer == scope or layer.startswith(scope + ".") or fnmatch.fnmatch(layer, scope)
-
-
-def _with_nncf(scope: str) -> str:
-    """Returns the scope as NNCF prints it, with the operation at the end, e.g. `Net/NNCFConv2d[conv1]/conv2d_0`."""
-    head, _, last = scope.rpartition("/")
-    kind = last.partition("[")[0]
-    operation = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
-    return f"{head}/NNCF{last}/{operation}_0"
 
 
 def _is_valid(scope: str) -> bool:

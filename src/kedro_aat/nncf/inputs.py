@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.model_inputs import ModelInputs
+from kedro_aat.modes import evaluating
 from kedro_aat.nncf.config import InputInfo
 
 _FILLERS: dict[str | None, Callable[..., Tensor]] = {
@@ -52,6 +53,41 @@ def described_inputs(entries: Sequence[InputInfo], model: nn.Module) -> ModelInp
         raise ConfigurationError(
             "input_info", [f"{type(model).__name__} does not take these inputs: {error}"]
         ) from None
+
+
+def inputs_of_call(model: nn.Module, function: Callable[[nn.Module], object]) -> ModelInputs:
+    """What a function calls a model with, the first time, as `dummy_forward_fn` of NNCF does.
+
+    Args:
+        model: Called in evaluation mode, without gradients.
+        function: Gets the model and calls it.
+
+    Raises:
+        ModelError: If the function does not call the model.
+    """
+    calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    try:
+        with evaluating(model), torch.no_grad():
+            function(model)
+    finally:
+        hook.remove()
+    if not calls:
+        raise ModelError("dummy_forward_fn does not call the model that it gets, so the inputs remain unknown.")
+    args, kwargs = calls[0]
+    if kwargs:
+        return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
+
+
+def nncf_model_input(tensor: Tensor) -> Tensor:
+    """Returns a tensor as it is: NNCF's scripts mark inputs with it, which are found without marks here."""
+    return tensor
+
+
+def nncf_model_output(tensor: Tensor) -> Tensor:
+    """Returns a tensor as it is, as `nncf_model_input` does."""
+    return tensor
 
 
 def _dtype(entry: InputInfo) -> torch.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
 from kedro_aat.compression.compressible import compressible
 from kedro_aat.compression.controller import ModelController
+from kedro_aat.compression.exporting import ExportWishes
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.recording import CONVOLUTIONS, record_model
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import CompressionSettings, FilterPruning, parse_compression
-from kedro_aat.errors import ModelError
+from kedro_aat.errors import ConfigurationError, ExportError, ModelError
+from kedro_aat.export.settings import FileSettings
 from kedro_aat.model_inputs import ModelInputs, placed_like
 from kedro_aat.modes import evaluating
 from kedro_aat.nncf.config import NNCFConfig, NNCFFile
-from kedro_aat.nncf.inputs import described_inputs
+from kedro_aat.nncf.inputs import described_inputs, inputs_of_call
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
 from kedro_aat.nncf.registered import inputs_of, take_batches
 from kedro_aat.nncf.scopes import with_checked_scopes
@@ -72,9 +74,12 @@ def create_compressed_model(
     model: nn.Module,
     config: NNCFConfig | dict[str, Any],
     compression_state: dict[str, Any] | None = None,
+    dummy_forward_fn: Callable[[nn.Module], object] | None = None,
+    wrap_inputs_fn: Callable[..., object] | None = None,
+    wrap_outputs_fn: Callable[..., object] | None = None,
+    dump_graphs: bool = False,
     *,
     example_input: ModelInputs | None = None,
-    dump_graphs: bool = False,
 ) -> tuple[ModelController, nn.Module]:
     """Applies the compression that a configuration names to a model.
 
@@ -85,9 +90,12 @@ def create_compressed_model(
             and distillation alone adds its loss.
         compression_state: Result of `get_compression_state()`, to restore a compression. Load the model's `state_dict`
             yourself afterwards.
+        dummy_forward_fn: Calls the model that it gets; the arguments of the first call are the example input.
+        wrap_inputs_fn: No effect: inputs are found without marks.
+        wrap_outputs_fn: No effect, as `wrap_inputs_fn`.
+        dump_graphs: No effect.
         example_input: What the model is called with, in any structure, for filter pruning and the export; by default
             what `input_info` describes, one tensor for each of its entries, or else the first registered batch.
-        dump_graphs: No effect; accepted for compatibility with NNCF.
 
     Returns:
         The controller and the model.
@@ -99,11 +107,22 @@ def create_compressed_model(
     config = NNCFConfig.from_dict(config)
     file = config.parsed
     model = compressible(model)
+    if example_input is None and dummy_forward_fn is not None:
+        example_input = inputs_of_call(model, dummy_forward_fn)
     if example_input is None and file.input_info:
         example_input = described_inputs(file.input_info, model)
     loader = config.train_loader
     if example_input is None and loader is not None and not isinstance(loader, Iterator):  # it would lose a batch
         example_input = next(inputs_of(take_batches(loader, 1), model, "cpu"), None)
+    if compression_state is not None and "settings" not in compression_state:
+        keys = ", ".join(map(str, compression_state)) or "none"
+        raise ConfigurationError(
+            "compression_state",
+            [
+                f"is not what get_compression_state() of kedro-aat returned: its keys are {keys}. A checkpoint of NNCF "
+                "keeps its weights: load these with load_state, without is_resume, and compress the model again"
+            ],
+        )
     stored = None if compression_state is None else compression_state["settings"]
     if file.adaptive is None if stored is None else stored["algorithm"] == "none":
         teaching = [part.to_settings() for part in file.compression if isinstance(part, KnowledgeDistillationAlgorithm)]
@@ -128,10 +147,21 @@ def create_compressed_model(
     return controller, model
 
 
-def _write_onnx(model: nn.Module, example_input: ModelInputs, path: Path) -> None:
+def _write_onnx(model: nn.Module, example_input: ModelInputs, path: Path, wishes: ExportWishes) -> None:
     from kedro_aat.export.onnx_file import to_onnx
 
-    path.write_bytes(to_onnx(model, example_input).SerializeToString())
+    settings = FileSettings(
+        input_names=None if wishes.input_names is None else tuple(wishes.input_names),
+        output_names=None if wishes.output_names is None else tuple(wishes.output_names),
+    )
+    if wishes.opset is not None:
+        try:
+            asked = FileSettings.model_validate({**settings.model_dump(), "opset": wishes.opset})
+            path.write_bytes(to_onnx(model, example_input, asked).SerializeToString())
+            return
+        except (ConfigurationError, ExportError) as error:
+            logger.warning("save_format onnx_%d has no effect: %s", wishes.opset, error)
+    path.write_bytes(to_onnx(model, example_input, settings).SerializeToString())
 
 
 def _translate(file: NNCFFile, model: nn.Module, example_input: ModelInputs | None) -> CompressionSettings:

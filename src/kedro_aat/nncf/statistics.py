@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kedro_aat.budget import Budget
+    from kedro_aat.compression.nncf_statistics import ByAlgorithm
     from kedro_aat.training.records import FineTuned
 
 
@@ -56,3 +57,25 @@ class TrainingLoopStatistics:
             "Accuracy budget left": f"{self.accuracy_budget:.4f}",
         }
         return "\n".join(f"{name:<32}{value:>12}" for name, value in rows.items())
+
+
+def prepare_for_tensorboard(statistics: ByAlgorithm) -> dict[str, float]:
+    """Returns the figures of `controller.statistics()` under the tags that NNCF's scripts write to TensorBoard."""
+    found: dict[str, float] = {}
+    if (pruned := statistics.filter_pruning) is not None:
+        model = pruned.model_statistics
+        found |= {
+            "filter_pruning/algo_current_pruning_level": pruned.current_pruning_level,
+            "filter_pruning/model_FLOPS_pruning_level": model.flops_pruning_level,
+            "filter_pruning/model_params_pruning_level": model.params_pruning_level,
+            "filter_pruning/model_filters_pruning_level": model.filter_pruning_level,
+        }
+    if (sparse := statistics.magnitude_sparsity) is not None:
+        found |= {
+            "magnitude_sparsity/sparsity_level_for_model": sparse.model_statistics.sparsity_level,
+            "magnitude_sparsity/sparsity_level_for_sparsified_layers": (
+                sparse.model_statistics.sparsity_level_for_layers
+            ),
+            "magnitude_sparsity/target_sparsity_level": sparse.target_sparsity_level,
+        }
+    return found

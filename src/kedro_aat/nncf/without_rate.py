@@ -90,7 +90,7 @@ class RatelessController(ModelController):
     def disable_scheduler(self) -> None:
         """Does nothing: there is no schedule."""
 
-    def statistics(self) -> LayerTables:
+    def statistics(self, quickly_collected_only: bool = False) -> LayerTables:
         """Returns no table."""
         return LayerTables(())
 

@@ -27,6 +27,7 @@ from kedro_aat.compression.filters.channel_masks import (
 from kedro_aat.compression.filters.compact import CompactModel, make_compact, remove_masks
 from kedro_aat.compression.filters.costs import KINDS, CutCosts, layer_columns
 from kedro_aat.compression.filters.cutting import AttributeChange, Cut, apply_cut_plan
+from kedro_aat.compression.filters.figures import pruning_figures
 from kedro_aat.compression.filters.groups import (
     ChannelGroup,
     build_groups,
@@ -274,7 +275,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         """The cuts that `strip` makes; `cutting.apply_cut_plan` makes the same cuts in a newly built model."""
         return plan_cuts(self.groups, self._kept_units(), self._sizes)
 
-    def statistics(self) -> LayerTable:
+    def statistics(self, quickly_collected_only: bool = False) -> LayerTable:
         """Shapes and costs of every layer, before the cut and after it."""
         rate_of, removed, costs = self.settings.rate_of, self._removed(), self._costs
         totals = ", ".join(f"{kind} {costs.total(kind)} -> {costs.left(kind, removed)}" for kind in KINDS)
@@ -286,6 +287,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             columns=layer_columns(self.model, costs, removed, self.cut_plan()),
             notes=self.not_cut,
             note_format="not cut: {layer}: {reason}",
+            figures=pruning_figures(costs, removed, rate, self.settings),
         )
 
     @property

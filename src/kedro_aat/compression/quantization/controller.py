@@ -24,6 +24,7 @@ from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import ZEROS_MASK, WeightMasks
 from kedro_aat.compression.matrices import matrices_of
+from kedro_aat.compression.nncf_statistics import QuantizationFigures
 from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
@@ -165,7 +166,7 @@ class QuantizationController(ScheduledController[Quantization]):
         sizes = self._sizes()
         return sum(sizes[number] for number in self._fake.active) / self._choice.total
 
-    def statistics(self) -> LayerTable:
+    def statistics(self, quickly_collected_only: bool = False) -> LayerTable:
         """Bits and sensitivity of every weight that can be quantized, and why the others are not."""
         sizes = self._sizes()
         computed = [number in self._fake.active and layer.is_computed for number, layer in enumerate(self._layers)]
@@ -191,6 +192,10 @@ class QuantizationController(ScheduledController[Quantization]):
             notes=self._choice.left_float,
             note_format="{layer} stays in full precision: {reason}",
             number_formats={"sensitivity": "{:.2e}", "rate": "{:.0f}"},
+            figures=QuantizationFigures(
+                ratio_of_enabled_quantizations=100 * bits.count(8) / len(bits),
+                num_wq_per_bitwidth={8: bits.count(8)},
+            ),
         )
 
     def get_state(self) -> dict[str, Any]:

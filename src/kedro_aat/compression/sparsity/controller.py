@@ -13,6 +13,8 @@ from kedro_aat.compression.computed_weights import listed_reasons
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
 from kedro_aat.compression.matrices import find_matrices
+from kedro_aat.compression.nncf_statistics import MagnitudeSparsityFigures, SparseLayer, SparseModel
+from kedro_aat.compression.operations import nncf_operation
 from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight
@@ -119,7 +121,7 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         """Zeros over the weights of all matrices that are not left out, in [0, 1]."""
         return sum(self._num_zeros()) / sum(weight.parameter.numel() for weight in self._masks.weights)
 
-    def statistics(self) -> LayerTable:
+    def statistics(self, quickly_collected_only: bool = False) -> LayerTable:
         """Returns the zeros of every layer, and the matrices that stay dense."""
         weights, pattern, zeros = self._masks.weights, self._pattern, self._num_zeros()
         sizes = [weight.parameter.numel() for weight in weights]
@@ -142,6 +144,29 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
             },
             notes=notes,
             note_format="{layer} stays dense, since it {reason}",
+            figures=self._figures(zeros),
+        )
+
+    def _figures(self, zeros: Sequence[int]) -> MagnitudeSparsityFigures:
+        """What NNCF's scripts read, from the number of zeros in each weight."""
+        weights, num_weights = self._masks.weights, self._matrices.num_weights
+        layers = [
+            SparseLayer(
+                name=nncf_operation(weight.scope),
+                weight_shape=list(weight.parameter.shape),
+                sparsity_level=number / weight.parameter.numel(),
+                weight_percentage=100 * weight.parameter.numel() / num_weights,
+            )
+            for weight, number in zip(weights, zeros, strict=True)
+        ]
+        all_zeros = sum(int((parameter == 0).sum()) for parameter in self.model.parameters())
+        return MagnitudeSparsityFigures(
+            model_statistics=SparseModel(
+                sparsity_level=all_zeros / self._matrices.num_parameters,
+                sparsity_level_for_layers=sum(zeros) / num_weights,
+                sparsified_layers_summary=layers,
+            ),
+            target_sparsity_level=self._requested_rate,
         )
 
     @property

@@ -1,0 +1,177 @@
+"""What the example scripts of NNCF 2.x call beside the loops: statistics, dummy inputs, export, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kedro_aat import (
+    CompressionStage,
+    create_compressed_model,
+    load_state,
+    nncf_model_input,
+    nncf_model_output,
+    prepare_for_tensorboard,
+)
+from kedro_aat.errors import ConfigurationError, ExportError, ModelError
+from kedro_aat.testing.training import sgd, train
+from tests.nets import SmallNet
+from tests.nncf.scripts import DISTILLATION, PRUNING, QUANTIZATION, SPARSITY, outputs
+from tests.nncf.test_scopes import Res
+from tests.nncf.test_scopes import created as described
+
+RECORDED = json.loads((Path(__file__).parent / "nncf_statistics.json").read_text())
+STATISTICS: list[dict[str, Any]] = RECORDED["statistics"]
+
+
+def attribute(statistics: Any, path: str) -> Any:
+    for name in path.split("."):
+        statistics = statistics[int(name)] if name.isdigit() else getattr(statistics, name)
+    return statistics
+
+
+@pytest.mark.parametrize("situation", STATISTICS, ids=lambda situation: situation["situation"])
+@pytest.mark.parametrize("quickly", [False, True])
+def test_statistics_have_the_attributes_that_scripts_read(situation: dict[str, Any], quickly: bool) -> None:
+    torch.manual_seed(0)
+    model = Res()
+    with torch.no_grad():  # weights that differ in size, so that no rounding decides
+        for index, parameter in enumerate(model.parameters()):
+            if parameter.dim() > 1:
+                numbers = torch.linspace(0.01, 1.0, parameter.numel()) * (index + 1)
+                parameter.copy_(numbers.view_as(parameter))
+    statistics = described({"compression": situation["compression"]}, model).statistics(quickly_collected_only=quickly)
+    assert [name for name, _ in statistics] == situation["names"]
+    for path, value in situation["values"].items():
+        found = attribute(statistics, path)
+        if isinstance(value, dict):
+            found = {str(key): number for key, number in found.items()}
+        assert found == (value if isinstance(value, str | list) else pytest.approx(value)), path
+    for name in {"magnitude_sparsity", "filter_pruning", "quantization"} - set(situation["names"]):
+        assert getattr(statistics, name) is None
+    assert statistics.to_str()
+
+
+def test_figures_for_tensorboard() -> None:
+    config = {"input_info": {"sample_size": [1, 1, 8, 8]}, "compression": [PRUNING, SPARSITY]}
+    statistics = create_compressed_model(SmallNet(), config)[0].statistics()
+    found = prepare_for_tensorboard(statistics)
+    assert statistics.filter_pruning is not None
+    assert found["filter_pruning/algo_current_pruning_level"] == statistics.filter_pruning.current_pruning_level
+    assert found["magnitude_sparsity/target_sparsity_level"] == 0.1
+    assert len(found) == 7
+
+
+class Container(nn.Module):
+    """Takes its images in a list, and a factor by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, images: list[Tensor], scale: Tensor | None = None) -> Tensor:
+        features: Tensor = self.second(self.first(torch.cat(images)).relu())
+        return features if scale is None else features * scale
+
+
+def test_a_dummy_forward_finds_the_inputs(tmp_path: Path) -> None:
+    def wrapped(args: Any, kwargs: Any) -> Any:
+        return ([nncf_model_input(image) for image in args[0]],), kwargs
+
+    def dummy_forward(model: nn.Module) -> None:
+        args, kwargs = wrapped(([torch.ones(1, 3, 8, 8), torch.ones(1, 3, 8, 8)],), {})
+        nncf_model_output(model(*args, **kwargs))
+
+    model = Container().train()
+    config = {"compression": {"algorithm": "filter_pruning", "pruning_init": 0.5, "params": {"prune_first_conv": True}}}
+    controller, compressed = create_compressed_model(model, config, None, dummy_forward, wrapped)
+    assert compressed.training
+    controller.export_model(tmp_path / "model.onnx")
+    assert len(onnx.load(tmp_path / "model.onnx").graph.input) == 2
+
+
+def test_a_dummy_forward_with_keywords_and_one_that_calls_nothing() -> None:
+    def dummy_forward(model: nn.Module) -> None:
+        model([torch.ones(1, 3, 8, 8)], scale=torch.ones(1))
+
+    config = {"compression": {"algorithm": "magnitude_sparsity"}}
+    controller, _ = create_compressed_model(Container(), config, dummy_forward_fn=dummy_forward)
+    assert set(controller.example_input) == {"images", "scale"}  # type: ignore[arg-type]  # a mapping
+    with pytest.raises(ModelError, match="dummy_forward_fn does not call the model"):
+        create_compressed_model(Container(), config, dummy_forward_fn=lambda model: None)
+
+
+def test_export_with_names_a_format_and_further_arguments(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = {"input_info": {"sample_size": [1, 1, 8, 8]}, "compression": SPARSITY}
+    controller, _ = create_compressed_model(SmallNet(), config)
+    path = tmp_path / "model.onnx"
+    controller.export_model(str(path), "onnx", input_names=["image"], output_names=["logits"])
+    graph = onnx.load(path).graph
+    assert ([value.name for value in graph.input], [value.name for value in graph.output]) == (["image"], ["logits"])
+    controller.export_model(path, save_format="onnx_20")
+    assert onnx.load(path).opset_import[0].version == 20
+    for old in ("onnx_14", "onnx_11"):
+        caplog.clear()
+        controller.export_model(path, save_format=old)
+        assert onnx.load(path).opset_import[0].version == 18
+        assert any(f"save_format {old} has no effect" in record.getMessage() for record in caplog.records)
+    with pytest.raises(ExportError, match="input_names"):
+        controller.export_model(path, input_names=["one", "two"])
+    with pytest.raises(ModelError, match=r"save_format must be onnx, .* but got 'tf'"):
+        controller.export_model(path, save_format="tf")
+
+    sparse = {"compression": {"algorithm": "magnitude_sparsity"}}
+    example = ([torch.ones(1, 3, 8, 8)],)
+    controller, _ = create_compressed_model(Container(), sparse, example_input=example)
+    controller.export_model(path, input_names=["image", "scale"], model_args=({"scale": torch.ones(1)},))
+    assert [value.name for value in onnx.load(path).graph.input] == ["image", "scale"]
+
+
+def test_a_checkpoint_of_a_script_resumes(tmp_path: Path) -> None:
+    config = {"input_info": {"sample_size": [1, 1, 8, 8]}, "compression": [PRUNING, QUANTIZATION, DISTILLATION]}
+    torch.manual_seed(0)
+    controller, model = create_compressed_model(SmallNet(), config)
+    for _ in range(2):
+        controller.scheduler.epoch_step()
+        train(model, sgd(model))
+    checkpoint = {
+        "state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()},
+        "compression_state": controller.get_compression_state(),
+    }
+    torch.save(checkpoint, tmp_path / "last.pth")
+    stored = torch.load(tmp_path / "last.pth", weights_only=True)
+    torch.manual_seed(1)
+    again, resumed = create_compressed_model(SmallNet(), config, stored["compression_state"])
+    assert load_state(resumed, stored["state_dict"], is_resume=True) == len(checkpoint["state_dict"])
+    assert again.report() == controller.report()
+    assert torch.equal(outputs(resumed), outputs(model))
+    for each in (controller, again):
+        each.scheduler.epoch_step()
+    assert again.report() == controller.report()
+    assert again.compression_stage() == controller.compression_stage() != CompressionStage.UNCOMPRESSED
+
+
+def test_weights_of_an_uncompressed_model_are_loaded_into_a_compressed_one() -> None:
+    torch.manual_seed(0)
+    source = SmallNet()
+    _, model = create_compressed_model(SmallNet(), {"compression": {"algorithm": "magnitude_sparsity"}})
+    state = source.state_dict() | {"classifier.weight": torch.zeros(1), "unknown": torch.zeros(1)}
+    assert load_state(model, state) == len(source.state_dict()) - 1
+    assert torch.equal(model.get_parameter("stem.0.weight"), source.get_parameter("stem.0.weight"))
+    with pytest.raises(RuntimeError, match=r"unknown"):
+        load_state(model, state, is_resume=True)
+    assert load_state(source, source.state_dict() | {"more": torch.zeros(1)}, True, ["more"]) == len(
+        source.state_dict()
+    )
+
+
+def test_a_compression_state_of_nncf_is_refused() -> None:
+    state: dict[str, Any] = {"builder_state": {}, "ctrl_state": {}}
+    with pytest.raises(ConfigurationError, match="its keys are builder_state, ctrl_state"):
+        create_compressed_model(SmallNet(), {"compression": SPARSITY}, state)
