@@ -20,7 +20,7 @@ from tests.nncf.files import DROP, adaptive, mistakes, pruning, quantization, sp
         (
             {"compression": {"algorithm": "magnitude_sparsty"}},
             "compression.algorithm: must be one of magnitude_sparsity, filter_pruning, quantization, "
-            "knowledge_distillation, but got 'magnitude_sparsty'. Did you mean 'magnitude_sparsity'?",
+            "const_sparsity, knowledge_distillation, but got 'magnitude_sparsty'. Did you mean 'magnitude_sparsity'?",
         ),
         ({"compression": {"params": {}}}, "compression.algorithm: this key is required"),
         (

@@ -41,7 +41,7 @@ def test_one_entry_is_a_tensor_of_ones(type_name: str | None) -> None:
     assert torch.equal(made, torch.ones(2, 3))
 
 
-def test_entries_with_and_without_a_keyword_are_mixed(tmp_path: Path) -> None:
+def test_entries_with_and_without_a_keyword_are_mixed() -> None:
     info: list[dict[str, Any]] = [
         {"sample_size": [2, 4]},
         {"sample_size": [3], "type": "long", "filler": "zeros", "keyword": "mask"},
@@ -53,11 +53,7 @@ def test_entries_with_and_without_a_keyword_are_mixed(tmp_path: Path) -> None:
         "ids": (torch.int64, (5,)),
         "mask": (torch.int64, (3,)),
     }
-    controller, _ = create_compressed_model(
-        Mixed(), {"input_info": info, "compression": {"algorithm": "magnitude_sparsity"}}
-    )
-    controller.export_model(tmp_path / "model.onnx")
-    assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == ["image", "ids", "mask"]
+    assert call_model(MODEL, made).shape == (2, 2)
 
 
 def test_entries_are_positional_or_named() -> None:

@@ -95,7 +95,7 @@ def test_frozen_layers_are_refused_unless_they_are_ignored(algorithm: str) -> No
 def test_frozen_layers_are_quantized_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     created({"compression": {"algorithm": "quantization"}}, frozen())
     warned = [record.getMessage() for record in caplog.records]
-    assert "2 layers are frozen and are quantized without training: b1.p, b1.q" in warned
+    assert "2 layers are frozen and are compressed without training: b1.p, b1.q" in warned
 
 
 def test_the_name_of_an_operation_in_a_layer_of_ones_own_names_that_layer() -> None:

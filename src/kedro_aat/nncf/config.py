@@ -22,7 +22,7 @@ from kedro_aat.nncf.section import BatchnormAdaptation, Scopes, wrap_in_list
 from kedro_aat.nncf.sections import (
     Algorithm,
     CompressingAlgorithm,
-    KnowledgeDistillationAlgorithm,
+    ConstSparsityAlgorithm,
     MagnitudeSparsityParams,
 )
 from kedro_aat.search import AdaptivePolicy, Frontier
@@ -119,13 +119,24 @@ class NNCFFile(BaseModel):
     @property
     def adaptive(self) -> CompressingAlgorithm | None:
         """The algorithm whose rate a search sets; None if no algorithm has a rate."""
-        with_rate = (each for each in self.compression if not isinstance(each, KnowledgeDistillationAlgorithm))
+        with_rate = (each for each in self.compression if isinstance(each, CompressingAlgorithm))
         return min(with_rate, key=lambda each: ADAPTIVE_FIRST.index(each.algorithm), default=None)
+
+    @property
+    def keeps_zeros(self) -> bool:
+        """Whether weights that are zero at the beginning stay zero (`const_sparsity`)."""
+        return any(isinstance(each, ConstSparsityAlgorithm) for each in self.compression)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether `quantization` is among the algorithms."""
+        return any(isinstance(each, QuantizationAlgorithm) for each in self.compression)
 
     @property
     def num_bn_adaptation_samples(self) -> int:
         """Examples from which BatchNorms are adapted: the most that any algorithm names."""
-        adaptations = (each.initializer and each.initializer.batchnorm_adaptation for each in self.compression)
+        sections = [each for each in self.compression if not isinstance(each, ConstSparsityAlgorithm)]
+        adaptations = (each.initializer and each.initializer.batchnorm_adaptation for each in sections)
         return max(((each or BatchnormAdaptation()).num_bn_adaptation_samples for each in adaptations), default=0)
 
     def _keys_without_use(self) -> Iterator[str]:
@@ -155,12 +166,11 @@ class NNCFFile(BaseModel):
 
     def _explain_root(self) -> Iterator[str]:
         """Explains keys at the root, and the types of the inputs."""
-        quantizes = any(isinstance(algorithm, QuantizationAlgorithm) for algorithm in self.compression)
         if self.compression_lr_multiplier is not None:
             yield "compression_lr_multiplier has no effect: no algorithm adds parameters"
         if self.disable_shape_matching is not None:
             yield "disable_shape_matching has no effect: operations are found whatever the shapes of their inputs"
-        if quantizes and self.target_device not in (None, "ANY", "CPU"):
+        if self.quantizes and self.target_device not in (None, "ANY", "CPU"):
             yield f"target_device: layers are quantized for CPUs, also with {self.target_device}"
         if self.bootstrapNAS is not None:
             yield "bootstrapNAS has no effect: there is no search for architectures here"
@@ -169,6 +179,24 @@ class NNCFFile(BaseModel):
                 yield f"{algorithm.algorithm}.target_scopes has no effect: those at the root of the file come first"
         for type_name in sorted({str(each.type) for each in self.input_info or () if each.type not in KNOWN_TYPES}):
             yield f"input_info.type: an input of type {type_name} is float32, as in NNCF; write long for whole numbers"
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON object, which may have comments and trailing commas.
+
+    Raises:
+        ConfigurationError: If the file is missing, or is not a JSON object.
+    """
+    try:
+        contents = jsonc.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
+    except (ValueError, RecursionError) as error:  # from the JSON parser or from decoding the text
+        raise ConfigurationError(str(path), [f"is not valid JSON: {error}"]) from None
+    if not isinstance(contents, dict):
+        kind = type(contents).__name__
+        raise ConfigurationError(str(path), [f"must contain a JSON object, but contains a {kind}"])
+    return contents
 
 
 class NNCFConfig(dict[str, Any]):
@@ -197,16 +225,7 @@ class NNCFConfig(dict[str, Any]):
         Raises:
             ConfigurationError: If the file is missing or is not JSON; otherwise lists every mistake in it.
         """
-        try:
-            contents = jsonc.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigurationError(str(path), [f"cannot be read: {error.strerror}"]) from None
-        except (ValueError, RecursionError) as error:  # from the JSON parser or from decoding the text
-            raise ConfigurationError(str(path), [f"is not valid JSON: {error}"]) from None
-        if not isinstance(contents, dict):
-            kind = type(contents).__name__
-            raise ConfigurationError(str(path), [f"must contain a JSON object, but contains a {kind}"])
-        return cls.from_dict(contents, where=str(path), warn=warn)
+        return cls.from_dict(read_object(path), where=str(path), warn=warn)
 
     @classmethod
     def from_dict(

@@ -261,7 +261,9 @@ class AdaptiveCompressionTrainingLoop(BaseEarlyExitCompressionTrainingLoop):
             dump_checkpoints,
         )
         self._policy = self._settings.search
-        if isinstance(compression_controller, RatelessController):
+        file = self.nncf_config.parsed
+        keeps_zeros_only = file.adaptive is None and file.keeps_zeros
+        if keeps_zeros_only or isinstance(compression_controller, RatelessController):
             mistake = "the configuration names no algorithm with a rate; the mode early_exit needs none"
             raise ConfigurationError("compression", [mistake])
         is_default = maximal_compression_rate is NNCF_MAXIMAL_RATE

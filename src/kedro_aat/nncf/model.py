@@ -18,7 +18,13 @@ from kedro_aat.compression.exporting import ExportWishes
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.compression.quantization.recording import CONVOLUTIONS, record_model
 from kedro_aat.compression.schedule import ScheduleSettings
-from kedro_aat.compression.settings import CompressionSettings, FilterPruning, parse_compression
+from kedro_aat.compression.settings import (
+    CompressionSettings,
+    FilterPruning,
+    MagnitudeSparsity,
+    Quantization,
+    parse_compression,
+)
 from kedro_aat.errors import ConfigurationError, ExportError, ModelError
 from kedro_aat.export.settings import FileSettings
 from kedro_aat.model_inputs import ModelInputs, placed_like
@@ -27,8 +33,13 @@ from kedro_aat.nncf.config import NNCFConfig, NNCFFile
 from kedro_aat.nncf.inputs import described_inputs, inputs_of_call
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
 from kedro_aat.nncf.registered import inputs_of, take_batches
-from kedro_aat.nncf.scopes import with_checked_scopes
-from kedro_aat.nncf.sections import FilterPruningAlgorithm, FilterPruningParams, KnowledgeDistillationAlgorithm
+from kedro_aat.nncf.scopes import keeping_present_zeros, with_checked_scopes
+from kedro_aat.nncf.sections import (
+    ConstSparsityAlgorithm,
+    FilterPruningAlgorithm,
+    FilterPruningParams,
+    KnowledgeDistillationAlgorithm,
+)
 from kedro_aat.nncf.without_rate import RatelessController, WithoutRate
 from kedro_aat.training.batch_norms import adapt_batch_norms
 
@@ -124,7 +135,7 @@ def create_compressed_model(
             ],
         )
     stored = None if compression_state is None else compression_state["settings"]
-    if file.adaptive is None if stored is None else stored["algorithm"] == "none":
+    if (file.adaptive is None and not file.keeps_zeros) if stored is None else stored["algorithm"] == "none":
         teaching = [part.to_settings() for part in file.compression if isinstance(part, KnowledgeDistillationAlgorithm)]
         without = WithoutRate(distillation=teaching[0] if teaching else None)
         controller: ModelController = RatelessController(
@@ -172,6 +183,13 @@ def _translate(file: NNCFFile, model: nn.Module, example_input: ModelInputs | No
         if isinstance(algorithm, FilterPruningAlgorithm):
             ignored = (*ignored, *_find_unpruned_convolutions(model, algorithm.params, example_input))
         part = section.to_settings(ignored, targets)
+        if isinstance(section, ConstSparsityAlgorithm):
+            if file.quantizes:  # which keeps zeros by itself
+                continue
+            assert isinstance(part, MagnitudeSparsity)
+            part = keeping_present_zeros(part, model)
+        elif isinstance(part, Quantization) and file.keeps_zeros:
+            part = part.model_copy(update={"keep_zeros": True})
         if file.uses_frontier and algorithm is file.adaptive:
             # Its search begins at rate 0, which no masks and no statistics of a schedule's first rate shall disturb.
             part = part.model_copy(update={"schedule": ScheduleSettings()})

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import ConfigurationError
-from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig, NNCFFile
+from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig, NNCFFile, read_object
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
-from kedro_aat.nncf.sections import FilterPruningAlgorithm
+from kedro_aat.nncf.replaced import with_replacements
+from kedro_aat.nncf.sections import ConstSparsityAlgorithm, FilterPruningAlgorithm
 from kedro_aat.validated import Settings
 
 # What a file needs to be converted, for the message if it is missing.
@@ -36,7 +38,8 @@ def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
     Raises:
         ConfigurationError: If the file cannot be read or names no budget; otherwise lists every mistake in it.
     """
-    config = NNCFConfig.from_json(path, warn=False)
+    contents, notes = with_replacements(read_object(path))
+    config = NNCFConfig.from_dict(contents, where=str(path), warn=False)
     if config.parsed.accuracy_aware_training is None:
         raise ConfigurationError(
             str(path),
@@ -48,7 +51,16 @@ def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
     aware = AccuracyAwareSettings.from_config(config)
     file = config.parsed
     search = aware.early_exit if aware.mode == "early_exit" else aware.search
-    algorithms = [algorithm.to_settings(file.ignored_scopes, file.target_scopes) for algorithm in file.compression]
+    algorithms = [
+        algorithm.to_settings(file.ignored_scopes, file.target_scopes)
+        for algorithm in file.compression
+        if not isinstance(algorithm, ConstSparsityAlgorithm)  # whose rate depends on the model
+    ]
+    if file.keeps_zeros:
+        algorithms = [
+            part.model_copy(update={"keep_zeros": True}) if isinstance(part, Quantization) else part
+            for part in algorithms
+        ]
     compression = [_dump(algorithm, "algorithm") for algorithm in algorithms]
     sections = {
         "budget": aware.budget.model_dump(mode="json", exclude_defaults=True),
@@ -57,7 +69,7 @@ def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
         "search": _dump(search, "kind"),
         "second_stage": None,
     }
-    notes = [*file.explain_differences(), *_note_model_dependent_keys(file)]
+    notes += [*file.explain_differences(), *_note_model_dependent_keys(file)]
     if file.adaptive is None:
         notes.append("compression names no algorithm that has a rate: the section below is the default of this package")
         compression = [_default_compression(template), *compression] if compression else []
@@ -100,6 +112,12 @@ def _note_model_dependent_keys(file: NNCFFile) -> Iterator[str]:
             yield (
                 f"{name}.initializer.batchnorm_adaptation is not translated: training.batch_norm_adaptation_batches "
                 "says from how many batches BatchNorms are adapted, after each epoch"
+            )
+        if isinstance(algorithm, ConstSparsityAlgorithm):
+            yield (
+                "const_sparsity is keep_zeros of quantization here"
+                if file.quantizes
+                else "const_sparsity has no counterpart without quantization: zeros of the baseline are not kept"
             )
         if isinstance(algorithm, FilterPruningAlgorithm):
             for key, convolutions in _EXCLUDED_CONVOLUTIONS.items():

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
 from torch import nn
 
-from kedro_aat.compression.matrices import matrices_of
+from kedro_aat.compression.matrices import find_matrices, matrices_of
 from kedro_aat.compression.operations import names_operation
+from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.scopes import all_layer_weights, matching
+from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.errors import ModelError
 from kedro_aat.nncf.config import NNCFFile
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
 from kedro_aat.nncf.section import AlgorithmSection
-from kedro_aat.nncf.sections import KnowledgeDistillationAlgorithm
+from kedro_aat.nncf.sections import ConstSparsityAlgorithm, KnowledgeDistillationAlgorithm
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,21 @@ def with_checked_scopes(section: A, file: NNCFFile, model: nn.Module) -> tuple[A
     return section, ignored, targets
 
 
+def keeping_present_zeros(settings: MagnitudeSparsity, model: nn.Module) -> MagnitudeSparsity:
+    """Returns the settings with the rate that masks exactly the weights that are zero now.
+
+    Args:
+        settings: Settings that rank all weights by their magnitude, so that zeros come first.
+        model: The model.
+    """
+    matrices = find_matrices(model, ignored_scopes=settings.ignored_scopes, target_scopes=settings.target_scopes)
+    zeros = sum(int((weight.parameter == 0).sum()) for weight in matrices.weights)
+    if not zeros:
+        logger.warning("const_sparsity keeps 0 zeros: load sparse weights before create_compressed_model.")
+    schedule = ScheduleSettings(initial_rate=min(zeros / matrices.num_weights, math.nextafter(1, 0)))
+    return settings.model_copy(update={"schedule": schedule})
+
+
 def _naming_anything(section: AlgorithmSection, model: nn.Module, scopes: ScopeNames | None) -> ScopeNames | None:
     if not scopes:
         return scopes
@@ -87,8 +105,8 @@ def refuse_frozen(
     if not names:
         return
     layers = f"{', '.join(names[:10])}{' and others' if len(names) > 10 else ''}"
-    if isinstance(section, QuantizationAlgorithm):
-        logger.warning("%d layers are frozen and are quantized without training: %s", len(names), layers)
+    if isinstance(section, QuantizationAlgorithm | ConstSparsityAlgorithm):
+        logger.warning("%d layers are frozen and are compressed without training: %s", len(names), layers)
         return
     raise ModelError(
         f"{len(names)} of the layers that {section.algorithm} would compress are frozen (requires_grad=False): "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from kedro_aat.compression.schedule import ScheduleSettings, require_steps
 from kedro_aat.compression.settings import (
@@ -16,6 +16,7 @@ from kedro_aat.compression.settings import (
     MagnitudeSparsity,
 )
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
+from kedro_aat.nncf.replaced import refuse_replaced
 from kedro_aat.nncf.section import AlgorithmSection
 from kedro_aat.search.policy import Count, Rate
 from kedro_aat.validated import Settings
@@ -185,6 +186,20 @@ class FilterPruningAlgorithm(AlgorithmSection):
         )
 
 
+class ConstSparsityAlgorithm(AlgorithmSection):
+    """`const_sparsity`: weights that are zero when the model is compressed stay zero."""
+
+    algorithm: Literal["const_sparsity"]
+
+    def explain_differences(self) -> Iterator[str]:
+        yield from super().explain_differences()
+        yield from self._explain_unused_initializers()
+
+    def to_settings(self, ignored: Sequence[str] = (), targets: Sequence[str] | None = None) -> MagnitudeSparsity:
+        """Translates the section, with a rate of 0: the share of zeros depends on the model."""
+        return MagnitudeSparsity(importance="abs", ranking="global", **self.merge_scopes(ignored, targets))
+
+
 class KnowledgeDistillationAlgorithm(AlgorithmSection):
     """`knowledge_distillation`."""
 
@@ -207,4 +222,8 @@ class KnowledgeDistillationAlgorithm(AlgorithmSection):
 
 
 CompressingAlgorithm = MagnitudeSparsityAlgorithm | FilterPruningAlgorithm | QuantizationAlgorithm
-Algorithm = Annotated[CompressingAlgorithm | KnowledgeDistillationAlgorithm, Field(discriminator="algorithm")]
+Algorithm = Annotated[
+    CompressingAlgorithm | ConstSparsityAlgorithm | KnowledgeDistillationAlgorithm,
+    Field(discriminator="algorithm"),
+    BeforeValidator(refuse_replaced),
+]
