@@ -39,8 +39,8 @@ from tests.nncf.files import DROP, adaptive, mistakes, pruning, quantization, sp
         ),
         ({"compression": {"algorithm": "knowledge_distillation"}}, "compression.type: this key is required"),
         (
-            quantization(weights={"bits": 4}),
-            "compression.weights.bits: must be 8, the only width that every runtime computes in, but got 4",
+            quantization(weights={"bits": 0}),
+            "compression.weights.bits: should be greater than or equal to 1, but got 0",
         ),
         (
             pruning(pruning_target=0.3, pruning_flops_target=0.4),

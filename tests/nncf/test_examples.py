@@ -119,6 +119,7 @@ def small() -> ModelController:
     return create_compressed_model(SmallNet(), config)[0]
 
 
+@pytest.mark.slow
 def test_export_with_names(tmp_path: Path) -> None:
     controller, path = small(), tmp_path / "model.onnx"
     controller.export_model(str(path), "onnx", input_names=["image"], output_names=["logits"])

@@ -100,8 +100,10 @@ def test_export_model_writes_a_file_with_all_inputs(
 ) -> None:
     config = {"input_info": info, "compression": {"algorithm": algorithm}}
     controller, _ = create_compressed_model(type(model)(), config)
-    controller.export_model(tmp_path / "model.onnx")
-    assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == names
+    controller.export_model(tmp_path / "model.onnx", output_names=["result"])
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [value.name for value in graph.input] == names
+    assert [value.name for value in graph.output] == ["result"]
 
 
 class TwoImages(nn.Module):

@@ -161,6 +161,7 @@ DIFFERENCES = {
     "interlayer_ranking_type": pruning(interlayer_ranking_type="learned_ranking"),
     "prune_batch_norms": pruning(prune_batch_norms=False),
     "preset": quantization(preset="performance"),
+    "weights.bits: 4 bits are 8 here": quantization(weights={"bits": 4}),
     "weights.mode": quantization(weights={"mode": "asymmetric"}),
     "weights.per_channel": quantization(weights={"per_channel": False}),
     "weights.signed": quantization(weights={"signed": False}),

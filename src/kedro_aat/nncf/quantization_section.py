@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field
 
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import Quantization
@@ -21,7 +21,7 @@ class QuantizerParams(Settings):
     """`weights` and `activations` of `quantization`."""
 
     mode: Literal["symmetric", "asymmetric"] | None = None
-    bits: int = 8
+    bits: Annotated[int, Field(ge=1, le=32)] = 8
     per_channel: bool | None = None
     signed: bool | None = None
     ignored_scopes: Scopes = ()
@@ -29,13 +29,6 @@ class QuantizerParams(Settings):
     validate_scopes: bool = True
     logarithm_scale: bool | None = None
     unified_scale_ops: Any = None
-
-    @field_validator("bits")
-    @classmethod
-    def _check_bits(cls, bits: int) -> int:
-        if bits != 8:
-            raise ValueError(f"must be 8, the only width that every runtime computes in, but got {bits}")
-        return bits
 
 
 class QuantizationParams(Settings):
@@ -109,6 +102,8 @@ class QuantizationAlgorithm(AlgorithmSection):
         }
         yield from (text for text, is_in_use in differences.items() if is_in_use)
         for side, quantizer in (("weights", weights), ("activations", activations)):
+            if quantizer.bits != 8:
+                yield f"{side}.bits: {quantizer.bits} bits are 8 here, the only width that every runtime computes in"
             for key in ("ignored_scopes", "target_scopes", "logarithm_scale", "unified_scale_ops"):
                 if getattr(quantizer, key):
                     yield f"{side}.{key} has no effect: a layer is quantized together with its input, or not at all"
