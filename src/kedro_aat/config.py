@@ -21,6 +21,7 @@ from kedro_aat.export.settings import ExportSettings, Limits
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Goal, Rate, require_at_least
+from kedro_aat.training.divided_settings import refused
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
 
@@ -226,6 +227,19 @@ class AatSettings(Settings):
                 "only one distillation is allowed, but got knowledge_distillation in the list of algorithms and "
                 "distillation here: set distillation to null, or remove knowledge_distillation"
             )
+        return training
+
+    @field_validator("training")
+    @classmethod
+    def _can_be_divided(cls, training: TrainingSettings, info: ValidationInfo) -> TrainingSettings:
+        if training.sharding == "none":
+            return training
+        mistakes = refused(info.data["compression"]) if "compression" in info.data else []
+        for name in ("second_stage", "third_stage"):
+            if (stage := info.data.get(name)) is not None:
+                mistakes += [f"{name}.{mistake}" for mistake in refused(stage.compression)]
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
         return training
 
     @field_validator("training")

@@ -19,6 +19,7 @@ from kedro_aat.errors import ModelError
 from kedro_aat.messages import counted
 from kedro_aat.model_inputs import ModelInputs, call_model, precision_of
 from kedro_aat.modes import evaluating, evaluating_with_gradients
+from kedro_aat.ranks.shards import is_divided
 from kedro_aat.training.batch_norms import adapt_batch_norms
 from kedro_aat.training.compiling import compiled
 from kedro_aat.training.data import Data, as_dataset, require_all_seen
@@ -97,7 +98,8 @@ class DefaultTraining:
         self._ranks = DataParallel(shard, self.device)
         self._ranks.synchronize(self.model)
         self._forward = compiled(model, controller, settings.compile_mode) if settings.compile else model
-        self._controller = None if settings.compile else controller  # each cut would be compiled anew
+        # Each cut would be compiled anew, and a model that is divided among devices is not cut.
+        self._controller = None if settings.compile or is_divided(model) else controller
         self._compact: CompactModel | None = None
         self._epoch_cost = 1.0
         self._loss = settings.loss.make_function()
