@@ -209,7 +209,7 @@ def read(folder: Path, number: int, *, optimizers: bool = True, checks_parts: bo
             raise DamagedCheckpointError(f"{folder} is damaged: its state is not a mapping")
         if not has_optimizers:
             training.pop("optimizers", None)
-        else:
+        elif large or optimizer_parts:
             training["optimizers"] = with_divided(with_large(training["optimizers"], large), optimizer_parts)
         checkpoint = Checkpoint(
             number=number,

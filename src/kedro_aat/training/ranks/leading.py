@@ -138,7 +138,7 @@ class LeadingRunner(RankRunner):
         return replace(
             checkpoint,
             model={name: tensor for name, tensor in checkpoint.model.items() if not is_sharded(tensor)},
-            training=without_rows(checkpoint.training, {}),
+            training=checkpoint.training | {"optimizers": without_rows(checkpoint.training["optimizers"], {})},
             write_parts=lambda folder: self.write_parts(folder.absolute()),
         )
 
