@@ -237,7 +237,7 @@ class AatSettings(Settings):
         mistakes = refused(info.data["compression"]) if "compression" in info.data else []
         for name in ("second_stage", "third_stage"):
             if (stage := info.data.get(name)) is not None:
-                mistakes += [f"{name}.{mistake}" for mistake in refused(stage.compression)]
+                mistakes += [f"{name}.{mistake}, or {name}: null" for mistake in refused(stage.compression)]
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return training
@@ -262,6 +262,8 @@ class AatSettings(Settings):
         if goal == "size":
             return goal
         known = info.data
+        if "training" in known and known["training"].sharding != "none":
+            raise ValueError(f"must be size with training.sharding: {known['training'].sharding}, but got accuracy")
         if "export" in known and known["export"].limits == Limits():
             raise ValueError("accuracy needs a limit in export.limits: onnx_bytes, parameters, macs or latency_ms")
         if "search" in known and known["search"].kind != "frontier":

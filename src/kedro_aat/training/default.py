@@ -333,6 +333,7 @@ class DefaultTraining:
         own = self.settings.function
         train, validate, configure = own("train_epoch"), own("validate_"), own("configure_optimizers")
         evaluate = with_groups(self._ranks.by_rank_0(validate) if validate else self.validate, self._groups)
+        cannot_sample = train or self._train_data is None or self._ranks.is_divided
         in_parts = ("train_epoch", "sample_gradients", "adapt", *(() if validate else ("validate",)))
         return Callables(
             train_epoch=self._with_train_data(train) if train else self.train_epoch,
@@ -346,7 +347,7 @@ class DefaultTraining:
             update_learning_rate=own("update_learning_rate")
             or (_do_nothing if self.settings.scheduler_interval == "step" else None),
             halve_batch=None if self.settings.on_out_of_memory == "error" else self.halve_batch,
-            sample_gradients=None if train or self._train_data is None else self.sample_gradients,
+            sample_gradients=None if cannot_sample else self.sample_gradients,
             distill=None if train or self._teacher is None else self.distill,
             cost=None if train else lambda: self._epoch_cost,
             state=self,

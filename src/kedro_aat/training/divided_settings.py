@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kedro_aat.compression.settings import Composite, CompressionSettings, MagnitudeSparsity
+from kedro_aat.compression.settings import Composite, CompressionSettings, FilterPruning, MagnitudeSparsity
 
 _SHARDED = "with training.sharding: fully_shard"
 
@@ -18,13 +18,15 @@ def refused(compression: CompressionSettings) -> list[str]:
     """
     if isinstance(compression, Composite):
         return [f"compression: must be a single algorithm {_SHARDED}, but got several; set sharding: none"]
-    if not isinstance(compression, MagnitudeSparsity):
+    if not isinstance(compression, FilterPruning | MagnitudeSparsity):
         return [
-            f"compression.algorithm: must be magnitude_sparsity {_SHARDED}, but got {compression.algorithm}; set "
-            "sharding: none"
+            f"compression.algorithm: must be magnitude_sparsity or filter_pruning {_SHARDED}, but got "
+            f"{compression.algorithm}; set sharding: none"
         ]
     mistakes = []
-    if compression.pattern is not None:
+    if compression.importance == "taylor":
+        mistakes.append(f"compression.importance: must not be taylor {_SHARDED}; l2 is usual")
+    if isinstance(compression, MagnitudeSparsity) and compression.pattern is not None:
         mistakes.append(f"compression.pattern: must be null {_SHARDED}, but got {compression.pattern}")
     if compression.shadow_on_host:
         mistakes.append(f"compression.shadow_on_host: must be false {_SHARDED}, since each device holds a part only")

@@ -101,6 +101,7 @@ def search(
     compression: str = "sparsity",
     norm: str = "batch",
     epochs: int = 6,
+    policy: str = "frontier",
     num_train: int = 134,
     writer_of: Any = silent_writer,
     train: Any = None,
@@ -112,7 +113,7 @@ def search(
         {
             "budget": {"max_drop": 0.1},
             "maximal_rate": 0.9,  # beyond, outputs are so small that rounding decides about a few examples
-            "search": {"kind": "frontier", "maximal_total_epochs": epochs},
+            "search": {"kind": policy, "maximal_total_epochs": epochs},
             "training": TRAINING | training,
             "compression": ALGORITHMS[compression],
         }
