@@ -94,5 +94,5 @@ def test_the_goal_of_accuracy_is_refused() -> None:
     whole["search"] = {"kind": "frontier", "num_path_steps": 1}
     parse(AatSettings, whole)
     whole["training"] = {**whole["training"], "sharding": "fully_shard"}
-    with pytest.raises(ConfigurationError, match="goal: .*size.* training.sharding: fully_shard"):
+    with pytest.raises(ConfigurationError, match=r"goal: .*size.* training.sharding: fully_shard"):
         parse(AatSettings, whole)

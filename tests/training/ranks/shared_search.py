@@ -33,6 +33,9 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "sparsity": {"algorithm": "magnitude_sparsity"},
     "filters": {"algorithm": "filter_pruning"},
     "taylor": {"algorithm": "filter_pruning", "importance": "taylor"},
+    "l2": {"algorithm": "filter_pruning"},
+    "batch_norm_scale": {"algorithm": "filter_pruning", "importance": "batch_norm_scale", "ranking": "global"},
+    "geometric_median": {"algorithm": "filter_pruning", "importance": "geometric_median"},
     "int8": {"algorithm": "quantization"},
 }
 
@@ -167,6 +170,7 @@ def main() -> None:
     parser.add_argument("--compression", default="sparsity")
     parser.add_argument("--norm", default="batch")
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--sharding", default="none")
     options = vars(parser.parse_args())
     print_search(options.pop("folder"), **options)
 

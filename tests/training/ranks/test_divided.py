@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.ranks.commands import found_by, start_group
+from tests.torture_ranks import EPOCHS, kill_ranks
+from tests.training.ranks.commands import ended_as, found_by, start, start_group
 from tests.training.ranks.shared_search import search
 from tests.training.ranks.test_ranks import assert_same
 
@@ -20,6 +21,32 @@ def test_divided_weights_find_what_a_single_process_finds(tmp_path: Path) -> Non
     assert_same(found_by(commands[0]), single)
     files = {path.name for path in (tmp_path / "two").rglob("checkpoint-000001/*")}
     assert {"model-00000-of-00002.safetensors", "model-00001-of-00002.safetensors"} <= files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("importance", ["l2", "batch_norm_scale", "geometric_median"])
+def test_filters_are_those_of_a_single_process(tmp_path: Path, size: int, importance: str) -> None:
+    """A single process trains cut copies, so that its epochs cost less; this policy does not ask what they cost."""
+    options = OPTIONS | {"policy": "uniform_decrease", "epochs": 4, "compression": importance}
+    commands = start_group(tmp_path / "ranks", size, sharding="fully_shard", **options)
+    single = search(tmp_path / "one", **options)
+    found = found_by(commands[0])
+    assert found["masks"] == single.masks
+    for row, other in zip(found["rows"], single.rows, strict=True):
+        for name in ("requested_rate", "achieved_rate", "metric"):
+            assert row[name] == other[name]
+        assert row["loss"] == (None if other["loss"] is None else pytest.approx(other["loss"], abs=1e-4))
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_makes_all_start_again(tmp_path: Path) -> None:
+    """All go on from the checkpoint that all have written, and end as if nothing had happened."""
+    options = ("--devices", "2", "--sharding", "fully_shard")
+    undisturbed = ended_as(start(tmp_path / "undisturbed", *options, "--epochs", EPOCHS))
+    found, killed = kill_ranks(tmp_path / "killed", [(1, 4.0), (0, 4.0)], 2, sharding="fully_shard")
+    assert killed
+    assert found == undisturbed
 
 
 @pytest.mark.slow
