@@ -84,7 +84,8 @@ def joined(device: torch.device, timeout: timedelta, startup: timedelta) -> Iter
 @contextmanager
 def of_one() -> Iterator[None]:
     """A process group of this process alone, to try what needs a group; whatever the environment says."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]  # torch exports it by a star
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         yield
     finally:

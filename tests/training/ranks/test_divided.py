@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.training.ranks.commands import ended_as, found_by, start, start_group
 from tests.training.ranks.shared_search import search
 from tests.training.ranks.test_ranks import assert_same
 
-OPTIONS = {"batch_size": 33, "gradient_clip_norm": 0.5, "distillation": {}}
+OPTIONS: dict[str, Any] = {"batch_size": 33, "gradient_clip_norm": 0.5, "distillation": {}}
 
 
 def test_divided_weights_find_what_a_single_process_finds(tmp_path: Path) -> None:
