@@ -36,6 +36,8 @@ def rows(size: float) -> Iterator[Row]:
     Args:
         size: In 20 million weights.
     """
+    # Else glibc keeps what blocks of weights have left, in holes that the next ones do not fit into.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)
     for world_size, importance in itertools.product(_SIZES, _IMPORTANCES):
         with tempfile.TemporaryDirectory() as folder:
             ranks = [

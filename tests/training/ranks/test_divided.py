@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from kedro_aat.errors import DamagedCheckpointError
+from kedro_aat.training.checkpoints.files import read
+from kedro_aat.training.checkpoints.parts import placed_as
 from tests.torture_ranks import EPOCHS, kill_ranks
 from tests.training.ranks.commands import ended_as, found_by, start, start_group
-from tests.training.ranks.shared_search import search
+from tests.training.ranks.shared_search import network, search
 from tests.training.ranks.test_ranks import assert_same
 
 OPTIONS: dict[str, Any] = {"batch_size": 33, "gradient_clip_norm": 0.5, "distillation": {}}
@@ -20,8 +26,47 @@ def test_divided_weights_find_what_a_single_process_finds(tmp_path: Path) -> Non
     commands = start_group(tmp_path / "two", 2, epochs=2, sharding="fully_shard", **OPTIONS)
     single = search(tmp_path / "one", epochs=2, **OPTIONS)
     assert_same(found_by(commands[0]), single)
-    files = {path.name for path in (tmp_path / "two").rglob("checkpoint-000001/*")}
-    assert {"model-00000-of-00002.safetensors", "model-00001-of-00002.safetensors"} <= files
+    _checkpoints_are_those_of_a_single_process(tmp_path / "two" / "store", tmp_path / "one")
+    _damaged_parts_are_found(tmp_path / "two" / "store")
+
+
+def _checkpoints_are_those_of_a_single_process(store: Path, other: Path) -> None:
+    """Read in a single process, as the commands do that deliver."""
+    (run,), (run_of_other,) = (tuple(root.glob("*/checkpoint-000002")) for root in (store, other))
+    assert {f"model-0000{rank}-of-00002.safetensors" for rank in range(2)} <= {path.name for path in run.iterdir()}
+    found, expected = read(run, 2), read(run_of_other, 2)
+    state = placed_as(found.model, network())
+    assert state.keys() == expected.model.keys()
+    for name, tensor in expected.model.items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5)
+    (optimizer,), (optimizer_of_other,) = (each.training["optimizers"] for each in (found, expected))
+    for number, saved in optimizer_of_other["state"].items():
+        momentum = optimizer["state"][number]["momentum_buffer"].whole()
+        torch.testing.assert_close(momentum, saved["momentum_buffer"], rtol=1e-3, atol=1e-4)
+
+
+def _damaged_parts_are_found(store: Path) -> None:
+    """Nothing is unpickled from them either."""
+    (folder,) = store.glob("*/checkpoint-000002")
+    for kind, path in itertools.product(("bit", "pickle", "missing"), sorted(folder.glob("*-of-00002.safetensors"))):
+        before = path.read_bytes()
+        if kind == "bit":
+            path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        elif kind == "pickle":
+            path.write_bytes(pickle.dumps(_Bomb()))
+        elif path.name.startswith("model"):  # without the optimizers, the model can still be read
+            path.unlink()
+        else:
+            continue
+        with pytest.raises(DamagedCheckpointError):
+            read(folder, 2)
+        path.write_bytes(before)
+    read(folder, 2)
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("something was unpickled",)
 
 
 @pytest.mark.slow

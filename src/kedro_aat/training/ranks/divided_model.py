@@ -16,6 +16,7 @@ from torch import nn
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.ranks import group
+from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.divided_settings import refused
 
 
@@ -34,14 +35,21 @@ def divided_copy(controller: ModelController, device: torch.device) -> ModelCont
         mistakes.append("goal: must be size with training.sharding: fully_shard, but got accuracy")
     if mistakes:
         raise ConfigurationError("aat", mistakes)
-    for tensor in (*controller.model.parameters(), *controller.model.buffers()):
-        group.copied(tensor.detach())
+    _make_equal(controller.model)
     # Values are shared until `fully_shard` copies the rows that it keeps.
     shared = {id(weight): _sharing(weight) for weight in controller.model.parameters()}
     made = copy.deepcopy(controller, shared)
     divide(made.model, device)
     made.divide()
     return made
+
+
+def _make_equal(model: nn.Module) -> None:
+    """Gives all ranks rank 0's values, unless they have them: ranks of one machine share memory until one writes."""
+    hashes = group.gathered(hash_tensors(model.state_dict().items()))
+    if len(set(hashes)) > 1:
+        for tensor in (*model.parameters(), *model.buffers()):
+            group.copied(tensor.detach())
 
 
 def _sharing(weight: nn.Parameter) -> nn.Parameter:
