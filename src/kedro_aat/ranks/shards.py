@@ -33,7 +33,13 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def rows_of(num_rows: int, rank: int, size: int) -> slice:
-    """Which rows a rank holds of so many, as `torch.chunk` divides them: the last ranks may hold fewer, or none."""
+    """Which rows a rank holds, as `torch.chunk` divides them: the last ranks may hold fewer, or none.
+
+    Args:
+        num_rows: Number of all rows.
+        rank: Number of the rank, from 0.
+        size: Number of ranks.
+    """
     per_rank = -(-num_rows // size)
     return slice(min(rank * per_rank, num_rows), min((rank + 1) * per_rank, num_rows))
 

@@ -131,7 +131,13 @@ class LeadingRunner(RankRunner):
             self._depth -= 1
 
     def checkpoint(self, number: int, state: dict[str, Any], growing: Mapping[str, Any] | None = None) -> Checkpoint:
-        """As `TrainingRunner.checkpoint`; each rank writes what it holds of tensors that are divided among them."""
+        """As `TrainingRunner.checkpoint`; each rank writes what it holds of tensors that are divided among them.
+
+        Args:
+            number: Number of the checkpoint.
+            state: State of the search, as JSON data.
+            growing: What grows with the epochs.
+        """
         checkpoint = super().checkpoint(number, state, growing)
         if not is_divided(self.model):
             return checkpoint
