@@ -44,6 +44,7 @@ class Peeking(nn.Module):
         return nn.functional.linear(self.plain(x), block.weight)
 
 
+@pytest.mark.slow  # the search of ranks/test_divided.py divides a model, too
 def test_a_model_that_can_be_divided_passes(tmp_path: Path) -> None:
     result = rehearsed(Case(settings=DIVIDED), tmp_path)
     assert result.outcome == "passed"

@@ -70,7 +70,8 @@ class TrainingSettings(Settings):
             several processes, these train, and this setting is not read.
         sharding: Whether each of several devices holds the whole model (`none`), or only a part of every weight, with
             its gradients and the optimizer's state (`fully_shard`), for models that one device cannot hold. Weights
-            are then gathered block by block while they are needed, which takes more time.
+            are then gathered block by block while they are needed, which takes more time. A single process does not
+            read it.
         startup_timeout_seconds: Seconds after which processes that train together must have found each other.
         collective_timeout_seconds: Seconds after which processes that train together wait no longer for one that is
             behind, in a training step for instance.
