@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from kedro_aat.compression.masks import SHADOW
 from kedro_aat.disk import sync
@@ -177,6 +178,8 @@ def optimizer_placed_as(state: Any, optimizer: Any) -> Any:
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     example = next(filter(is_sharded, parameters), _NO_TENSOR)
+    if example is _NO_TENSOR and not any(isinstance(leaf, DividedTensor) for leaf in tree_leaves(state)):
+        return state
 
     def placed(part: Any, target: Tensor) -> Any:
         if isinstance(part, Tensor | DividedTensor):
