@@ -341,6 +341,14 @@ class ModelController(ABC):
         model: Callable[..., Any] = torch.compile(self.model, mode=mode)
         return model
 
+    def divide(self) -> None:
+        """Divides masks as `fully_shard` has divided the weights; all ranks then set and measure rates together.
+
+        Raises:
+            ModelError: If the algorithm cannot work on divided weights.
+        """
+        raise ModelError(f"{self.name} cannot compress divided weights; set training.sharding: none.")
+
     @property
     def macs_share(self) -> float:
         """Share of the multiply-accumulate operations that a cut copy of the model has left, in (0, 1]."""

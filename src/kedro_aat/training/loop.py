@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kedro_aat.budget import Budget, Outcome
-from kedro_aat.compression.controller import CompressionController, CompressionStage, RanksByTactic, rates_of
+from kedro_aat.compression.controller import CompressionController, CompressionStage, RanksByTactic
 from kedro_aat.errors import CheckpointError, ConfigurationError, DivergedError, OutOfMemoryError
 from kedro_aat.messages import rounded
 from kedro_aat.reading import reading
@@ -272,7 +272,7 @@ def _judge(
 ) -> EpochResult:
     """The result of an epoch; it failed if there is no evaluation."""
     controller = runner.compression_controller
-    rates = rates_of(controller)
+    rates = runner.rates()
     requested_rate = rates.requested_rate
     if move.rate_path is not None:
         requested_rate = move.rate_path[-1]

@@ -54,6 +54,7 @@ from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs, map_tensors, placed_like
+from kedro_aat.ranks.shards import whole
 from kedro_aat.search.tactics import Ranking
 
 # Largest difference between outputs of the cut and the masked model, relative to the largest output of the latter.
@@ -195,7 +196,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 self.model,
                 group,
                 self._ranked_by.importance,
-                lambda layer, name: own_tensor(self.model.get_submodule(layer), name).detach(),
+                # Of a weight that is divided among ranks, all rows, one weight at a time as in a forward pass.
+                lambda layer, name: whole(own_tensor(self.model.get_submodule(layer), name).detach()),
                 self._taylor.of_weight,
             )
             for group in self.groups
@@ -228,12 +230,15 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 for member in [*group.producers, *group.members]
                 for axis in masked_axes_of(self.model.get_submodule(member.layer), member)
             )
-            mask = self.model.get_submodule(member.layer).get_buffer(axis.name + MASK)
+            mask = whole(self.model.get_submodule(member.layer).get_buffer(axis.name + MASK))
             kept.append(channels_in(mask, axis).cpu().numpy()[member.indices[:, 0]])
         return kept
 
     def _removed(self) -> NDArray[np.int64]:
         return np.array([np.count_nonzero(~is_kept) for is_kept in self._kept_units()], dtype=np.int64)
+
+    def divide(self) -> None:
+        self._masks.divide(self.model)
 
     def rank_by(self, ranking: Ranking) -> None:
         super().rank_by(ranking)
