@@ -56,7 +56,7 @@ torture: $(SETUP)  ## Kill real runs at random instants, and compare how they en
 test-slow: $(SETUP)  ## Run the slow tests
 	$(BIN)/pytest -m slow $(ARGS)
 
-nncf: $(SETUP)  ## Compare rates, schedules and losses with recordings of NNCF 2.19, a minute
+nncf: $(SETUP)  ## Compare rates, schedules and losses with recordings of NNCF 2.19, minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow or not slow" tests/nncf/conformance tests/nncf/test_traces.py $(ARGS)
 
 # Neither is needed elsewhere, so they are not in requirements.lock.

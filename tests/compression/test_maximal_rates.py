@@ -114,9 +114,10 @@ def test_a_layer_that_nncf_would_remove_keeps_a_filter_and_is_named(caplog: pyte
     assert "1 layers have a single filter left: 2." in caplog.text
 
 
-def test_layers_of_eight_filters_or_fewer_stay_as_in_nncf() -> None:
+def test_layers_of_eight_filters_or_fewer_stay_as_in_nncf(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     controller = nncf({"pruning_target": 0.5}, model)
+    assert "No filter will be removed at any rate: 8 or a multiple of it remain in each layer" in caplog.text
     controller.compression_rate = 0.5
     assert controller.report().requested_rate == 0.5
     assert controller.report().achieved_rate == 0

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from kedro_aat.compression.filters.groups import ChannelGroup
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 # NNCF looks for the share of filters that reaches a share of MACs by bisection, until it knows it to this precision.
 _SHARE_PRECISION = 0.01
@@ -40,6 +43,12 @@ class NncfRates:
         self._num_layers = np.array([len({member.layer for member in group.producers}) for group in groups])
         self._macs = macs
         self._num_filters = [int(number) for number in self._num_units * self._per_unit]
+        if settings.ranking == "local" and max(self._num_filters) <= settings.round_to:
+            logger.warning(
+                "No filter will be removed at any rate: %d or a multiple of it remain in each layer, and none that can "
+                "be cut has more. Use wider layers, or all_weights.",
+                settings.round_to,
+            )
 
     @property
     def maximal(self) -> float:
