@@ -63,15 +63,6 @@ def test_a_rate_above_the_maximum_cannot_be_set() -> None:
     assert controller.report().achieved_rate == pytest.approx(24 / 34)
 
 
-def test_a_pattern_has_a_maximum_too(caplog: pytest.LogCaptureFixture) -> None:
-    settings = parse_compression({"pattern": "2:4", "schedule": {"initial_rate": 0.8}})
-    controller = build_controller(net(), settings, example_input=None)
-    assert "The schedule asks for a rate of 0.8000, but at most 0.4" in caplog.text
-    assert controller.report().requested_rate == controller.maximal_compression_rate < 0.5
-    with pytest.raises(ValueError, match="can be reached"):
-        controller.compression_rate = 0.6
-
-
 def test_layers_with_a_single_filter_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
     controller = compressed({})
     with caplog.at_level(logging.WARNING):

@@ -40,7 +40,7 @@ class ScheduledController(ModelController, Generic[S]):
         ModelError: If another algorithm compresses the model already.
     """
 
-    refuses_above_maximum = True  # otherwise, a rate above the maximum stands for all that there is
+    refuses_above_maximum = False  # if not, a rate above the maximum stands for all that there is
     raises_above_maximum = False  # whether a schedule above it is an error
     settings: S
     settings_type: type[S]
@@ -114,7 +114,7 @@ class ScheduledController(ModelController, Generic[S]):
         if not self.refuses_above_maximum or asked <= self.maximal_compression_rate + _TOLERANCE:
             return
         words = f"the schedule asks for a rate of {asked:.4f}, but {self._words_of_maximum()}"
-        advice = "Ask for less, or let more be removed (scopes, or round_to and minimal_channels of filter_pruning)."
+        advice = "Ask for less, or let more be removed (scopes, round_to, minimal_channels)."
         if self.raises_above_maximum:
             raise ConfigurationError("compression", [f"{words}. {advice}"])
         logger.warning("%s: it stays at that. %s", words.capitalize(), advice)

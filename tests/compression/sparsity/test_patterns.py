@@ -17,7 +17,6 @@ from kedro_aat.compression.settings import MagnitudeSparsity, parse_compression
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.compression.sparsity.patterns import Pattern
 from kedro_aat.errors import ConfigurationError, ModelError
-from kedro_aat.testing.controllers import set_reachable
 from kedro_aat.testing.training import assert_same_bits, num_zeros, sgd, small_net, train
 from tests.nets import Perceptron
 
@@ -25,7 +24,7 @@ from tests.nets import Perceptron
 def patterned(model: nn.Module, rate: float = 0.0, pattern: str = "2:4") -> MagnitudeSparsityController:
     controller = MagnitudeSparsityController(model, MagnitudeSparsity(pattern=pattern))
     controller.disable_scheduler()
-    set_reachable(controller, rate)
+    controller.compression_rate = rate
     return controller
 
 
@@ -194,7 +193,7 @@ def test_rate_0_restores_the_dense_weights() -> None:
     controller = patterned(model)
     rates = []
     for rate in (0.5, 0.3, 0.5, 0.0):
-        set_reachable(controller, rate)
+        controller.compression_rate = rate
         rates.append(controller.compression_rate)
     assert rates == [0.5, pytest.approx(64 / 224), 0.5, 0.0]
     assert_same_bits(dict(controller.strip().named_parameters()), before)

@@ -90,6 +90,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
     """
 
     name = "filter_pruning"
+    refuses_above_maximum = True
     settings_type = FilterPruning
 
     def _prepare(self) -> None:

@@ -71,7 +71,6 @@ class QuantizationController(ScheduledController[Quantization]):
     """
 
     name = "quantization"
-    refuses_above_maximum = False
     settings_type = Quantization
     first_target_rate = ALL_LAYERS_FROM
     regrows = True

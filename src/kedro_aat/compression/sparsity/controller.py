@@ -59,10 +59,9 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
             self.rankings = _offered(self._ranking(), weights)
         if self._pattern:
             self.maximal_compression_rate = _maximal_rate(self.model, self._pattern, weights)
-            self._check_schedule()
         self._masks = WeightMasks(weights, suffix=SPARSITY_MASK, shadow_on_host=settings.shadow_on_host)
         self._masks.attach(self.model)
-        self._set_scheduled_rate(settings.schedule.initial_rate)
+        self._set_rate(settings.schedule.initial_rate)
 
     def _compress(self, rate: float) -> None:
         weights = self._masks.weights
