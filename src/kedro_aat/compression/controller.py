@@ -234,6 +234,9 @@ class ModelController(ABC):
     def _set_rate(self, rate: float) -> None:
         """Compresses the model to a rate in [0, 1); raises ValueError for any other."""
 
+    def _check_settable(self, rate: float) -> None:  # noqa: B027 - most controllers accept every rate
+        """Raises ValueError if a rate in [0, 1) is above the maximum of the model."""
+
     @property
     @abstractmethod
     def achieved_rate(self) -> float:
@@ -300,11 +303,15 @@ class ModelController(ABC):
 
     @property
     def compression_rate(self) -> float:
-        """The achieved rate, in [0, 1]. Setting it sets the requested rate, in [0, 1), or raises ValueError."""
+        """The achieved rate, in [0, 1].
+
+        Setting it sets the requested rate, in [0, 1), or raises ValueError; so does a rate above the model's maximum.
+        """
         return self.achieved_rate
 
     @compression_rate.setter
     def compression_rate(self, rate: float) -> None:
+        self._check_settable(rate)
         self._set_rate(rate)
         if self.limit is None or rate < self.limit.rate:
             return

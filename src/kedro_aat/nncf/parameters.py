@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig, NNCFFile
-from kedro_aat.nncf.sections import FilterPruningAlgorithm, QuantizationAlgorithm
+from kedro_aat.nncf.sections import FilterPruningAlgorithm, MagnitudeSparsityAlgorithm, QuantizationAlgorithm
 from kedro_aat.validated import Settings
 
 # Which convolutions each of these keys excludes from pruning unless it is true.
@@ -65,7 +65,17 @@ def _dump(settings: Settings, tag: str) -> dict[str, Any]:
 def _note_model_dependent_keys(file: NNCFFile) -> Iterator[str]:
     """Notes on keys whose translation would need the model or the data."""
     for algorithm in file.compression:
+        if isinstance(algorithm, MagnitudeSparsityAlgorithm):
+            yield (
+                "magnitude_sparsity compresses recurrent layers, attention and parameters outside of layers, too, "
+                "which stay dense in NNCF: to exclude them, name them under compression.ignored_scopes"
+            )
         if isinstance(algorithm, FilterPruningAlgorithm):
+            yield (
+                "filter_pruning cuts grouped convolutions, recurrent layers, attention, and linear layers with outputs "
+                "of more than two dimensions, too, which NNCF leaves alone: to exclude them, name them under "
+                "compression.ignored_scopes"
+            )
             for key, convolutions in _EXCLUDED_CONVOLUTIONS.items():
                 if not getattr(algorithm.params, key):
                     yield (
