@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kedro_aat.budget import Budget, Outcome
-from kedro_aat.compression.controller import CompressionController, CompressionStage, RanksByTactic
+from kedro_aat.compression.controller import CompressionController, CompressionStage, RanksByTactic, rates_of
 from kedro_aat.errors import CheckpointError, ConfigurationError, DivergedError, OutOfMemoryError
 from kedro_aat.messages import rounded
 from kedro_aat.reading import reading
