@@ -41,6 +41,8 @@ PRELOADED = (
     "requests",  # by Kedro's telemetry
     "sklearn.model_selection",
     "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
     "torch.utils.tensorboard",
     "torchmetrics.classification",
 )

@@ -24,18 +24,22 @@ KILLS_PER_SEARCH = 4
 EPOCHS = "20"
 
 
-def kill_ranks(folder: Path, instants: list[tuple[int, float]], devices: int) -> tuple[dict[str, Any], list[str]]:
+def kill_ranks(
+    folder: Path, instants: list[tuple[int, float]], devices: int, sharding: str = "none"
+) -> tuple[dict[str, Any], list[str]]:
     """Runs a search, and kills ranks.
 
     Args:
         folder: An empty folder.
         instants: Rank, and seconds after it has begun, or begun again.
         devices: Number of ranks.
+        sharding: How the model is divided among them.
 
     Returns:
         What the search ended with, and what was killed.
     """
-    command, killed = start(folder, "--devices", str(devices), "--epochs", EPOCHS), []
+    command = start(folder, "--devices", str(devices), "--epochs", EPOCHS, "--sharding", sharding)
+    killed: list[str] = []
     last = -1
     for rank, delay in instants:
         while command.poll() is None and process_of(folder, rank) in (None, last):
@@ -52,12 +56,13 @@ def kill_ranks(folder: Path, instants: list[tuple[int, float]], devices: int) ->
     return ended_as(command), killed
 
 
-def torture(num_kills: int, seed: int, devices: int) -> int:
+def torture(num_kills: int, seed: int, devices: int, sharding: str) -> int:
     """Kills, compares, and prints what happened; returns the number of kills whose search ended otherwise."""
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        command = start(root / "reference", "--devices", str(devices), "--epochs", EPOCHS)
+        options = ("--devices", str(devices), "--epochs", EPOCHS, "--sharding", sharding)
+        command = start(root / "reference", *options)
         while command.poll() is None and process_of(root / "reference", 0) is None:
             time.sleep(0.05)
         begin = time.monotonic()
@@ -68,7 +73,7 @@ def torture(num_kills: int, seed: int, devices: int) -> int:
         while num_killed < num_kills:
             number = min(KILLS_PER_SEARCH, num_kills - num_killed)
             instants = [(generator.randrange(devices), generator.uniform(0, seconds / 2)) for _ in range(number)]
-            found, killed = kill_ranks(root / f"killed-{num_killed}-{time.monotonic_ns()}", instants, devices)
+            found, killed = kill_ranks(root / f"killed-{num_killed}-{time.monotonic_ns()}", instants, devices, sharding)
             is_same = found == reference
             num_different += 0 if is_same else len(killed)
             num_killed += len(killed)
@@ -84,8 +89,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--devices", type=int, default=2)
+    parser.add_argument("--sharding", choices=["none", "fully_shard"], default="none")
     options = parser.parse_args()
-    sys.exit(torture(options.kills, options.seed, options.devices) > 0)
+    sys.exit(torture(options.kills, options.seed, options.devices, options.sharding) > 0)
 
 
 if __name__ == "__main__":

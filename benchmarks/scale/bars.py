@@ -31,11 +31,12 @@ Measure = Callable[[float], Iterable[Row]]
 
 def measures() -> dict[str, Measure]:
     """The measurements by name; a new one is a module with a function, and a line here."""
-    from benchmarks.scale import checkpoints, ddp_step, policy_cost, refresh, stage_memory, training_step
+    from benchmarks.scale import checkpoints, ddp_step, divided, policy_cost, refresh, stage_memory, training_step
 
     return {
         "refresh": refresh.rows,
         "ddp_step": ddp_step.rows,
+        "divided": divided.rows,
         "training_step": training_step.rows,
         "checkpoints": checkpoints.rows,
         "stage_memory": stage_memory.rows,

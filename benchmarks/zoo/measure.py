@@ -122,7 +122,7 @@ def sparse(entry: Entry) -> Facts:
     model, batch = prepared(entry)
     started = time.process_time()
     controller = _controller(model, batch, algorithm="magnitude_sparsity")
-    controller.compression_rate = RATE
+    controller.compression_rate = min(RATE, controller.maximal_compression_rate)
     facts: Facts = {"seconds": time.process_time() - started, "rate": controller.achieved_rate}
     stripped = controller.strip()
     zeros = sum(int((parameter == 0).sum()) for parameter in stripped.parameters())

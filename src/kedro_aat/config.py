@@ -21,6 +21,7 @@ from kedro_aat.export.settings import ExportSettings, Limits
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Goal, Rate, require_at_least
+from kedro_aat.training.divided_settings import refused
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
 
@@ -230,6 +231,19 @@ class AatSettings(Settings):
 
     @field_validator("training")
     @classmethod
+    def _can_be_divided(cls, training: TrainingSettings, info: ValidationInfo) -> TrainingSettings:
+        if training.sharding == "none":
+            return training
+        mistakes = refused(info.data["compression"]) if "compression" in info.data else []
+        for name in ("second_stage", "third_stage"):
+            if (stage := info.data.get(name)) is not None:
+                mistakes += [f"{name}.{mistake}, or {name}: null" for mistake in refused(stage.compression)]
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return training
+
+    @field_validator("training")
+    @classmethod
     def _check_guards(cls, training: TrainingSettings, info: ValidationInfo) -> TrainingSettings:
         has_own = training.validate_ is not None
         for guard in info.data["budget"].also if "budget" in info.data else ():
@@ -248,6 +262,8 @@ class AatSettings(Settings):
         if goal == "size":
             return goal
         known = info.data
+        if "training" in known and known["training"].sharding != "none":
+            raise ValueError(f"must be size with training.sharding: {known['training'].sharding}, but got accuracy")
         if "export" in known and known["export"].limits == Limits():
             raise ValueError("accuracy needs a limit in export.limits: onnx_bytes, parameters, macs or latency_ms")
         if "search" in known and known["search"].kind != "frontier":

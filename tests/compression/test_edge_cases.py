@@ -23,6 +23,7 @@ from kedro_aat.compression.settings import (
     Quantization,
 )
 from kedro_aat.errors import ModelError
+from kedro_aat.testing.controllers import set_reachable
 from kedro_aat.testing.training import BATCH, sgd, small_net, train
 from tests.compression.quantization.quantized import run
 
@@ -42,7 +43,7 @@ every_algorithm = pytest.mark.parametrize(
 def compressed(model: nn.Module, settings: CompressionSettings, batch: Tensor, rate: float) -> CompressionController:
     controller = build_controller(model, settings, example_input=batch)
     controller.disable_scheduler()
-    controller.compression_rate = rate
+    set_reachable(controller, rate)
     return controller
 
 

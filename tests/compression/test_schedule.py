@@ -51,13 +51,20 @@ TABLES: dict[str, tuple[dict[str, Any], list[float]]] = {
         {"kind": "exponential", "initial_rate": 0.2, "target_rate": 0.8, "target_epoch": 2},
         [0.2, 0.6, 0.8, 0.8],
     ),
+    "start at another rate": (  # which comes before the initial rate
+        {
+            **{"kind": "polynomial", "initial_rate": 0.1, "target_rate": 0.5, "target_epoch": 2, "power": 1.0},
+            **{"start_epoch": 2, "start_rate": 0.0},
+        },
+        [0.0, 0.0, 0.1, 0.3, 0.5, 0.5],
+    ),
     "multistep": (
         {"kind": "multistep", "multistep_epochs": (1, 3), "multistep_rates": (0.1, 0.4, 0.6)},
         [0.1, 0.4, 0.4, 0.6, 0.6],
     ),
     "adaptive": (
         {"kind": "adaptive", "initial_rate": 0.1, "target_rate": 0.2, "patience": 2},
-        [0.1, 0.1, 0.15, 0.15, 0.2, 0.2, 0.2],
+        [0.1, 0.15, 0.15, 0.2, 0.2, 0.2],
     ),
     "frozen before its end": (  # the masks are frozen, but the rate continues to change, as in NNCF
         {
@@ -141,6 +148,27 @@ BY_STEP: dict[str, Any] = {
     "power": 1.0,
     "update_per_optimizer_step": True,
 }
+
+
+def test_the_epoch_in_which_steps_are_counted_can_come_before_the_schedule() -> None:
+    settings = ScheduleSettings(**BY_STEP, initial_rate=0.1, begins_after_counting=True)
+    rates = Rates()
+    scheduler = EpochScheduler(settings, rates)
+    scheduler.steps_per_epoch = 7  # from elsewhere
+    scheduler.epoch_step()
+    for _ in range(4):
+        scheduler.step()
+    assert (rates.all, scheduler.current_epoch) == ([], -1)
+    resumed = EpochScheduler(settings, rates)
+    resumed.load_state(json.loads(json.dumps(scheduler.get_state())))
+    resumed.epoch_step()
+    assert (rates.last, resumed.current_epoch, resumed.steps_per_epoch) == (0.1, 0, 4)
+    for _ in range(3):
+        resumed.step()
+    assert rates.last == pytest.approx(0.1 + 0.3 * 2 / 8)
+    known = EpochScheduler(settings.model_copy(update={"steps_per_epoch": 4}), rates)
+    known.epoch_step()
+    assert known.current_epoch == 0
 
 
 def test_rate_of_each_optimizer_step() -> None:

@@ -86,12 +86,14 @@ def test_magnitude_sparsity_is_translated() -> None:
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
-        ({}, {"importance": "l2", "ranking": "local", "rate_of": "filters"}),
+        ({}, {"importance": "l2", "ranking": "local", "rate_of": "filters", "rate_meaning": "nncf", "round_to": 8}),
         ({"filter_importance": "L1"}, {"importance": "l1"}),
         ({"filter_importance": "geometric_median"}, {"importance": "geometric_median"}),
         ({"weight_importance": "L1"}, {"importance": "l1"}),
         ({"all_weights": True}, {"ranking": "global"}),
         ({"pruning_flops_target": 0.3}, {"rate_of": "macs"}),
+        ({"interlayer_ranking_type": "learned_ranking"}, {"ranking": "global"}),  # whose default this is
+        ({"interlayer_ranking_type": "learned_ranking", "all_weights": False}, {"ranking": "local"}),
     ],
 )
 def test_filter_pruning_is_translated(params: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -106,11 +108,12 @@ def test_filter_pruning_is_translated(params: dict[str, Any], expected: dict[str
     ("params", "rates"),
     [
         ({"schedule": "baseline"}, [0.5, 0.5]),
-        ({"schedule": "baseline", "num_init_steps": 2}, [0.1, 0.1, 0.5, 0.5]),
-        ({"schedule": "exponential", "pruning_steps": 2}, [0.1, 1 - (0.9 * 0.5) ** 0.5, 0.5, 0.5]),
-        ({"pruning_steps": 2, "num_init_steps": 1}, [0.1, 0.1, 1 - (0.9 * 0.5) ** 0.5, 0.5, 0.5]),
-        ({"pruning_steps": 2, "pruning_flops_target": 0.19}, [0.1, 1 - (0.9 * 0.81) ** 0.5, 0.19]),
-        ({"schedule": "exponential_with_bias", "pruning_steps": 8}, [0.1, 0.375]),
+        ({"schedule": "baseline", "num_init_steps": 2}, [0.0, 0.0, 0.5, 0.5]),
+        ({"schedule": "exponential", "pruning_steps": 3}, [0.1, 1 - (0.9 * 0.5) ** 0.5, 0.5, 0.5]),
+        ({"pruning_steps": 3, "num_init_steps": 1}, [0.0, 0.1, 1 - (0.9 * 0.5) ** 0.5, 0.5, 0.5]),
+        ({"pruning_steps": 1}, [0.5, 0.5]),
+        ({"pruning_steps": 3, "pruning_flops_target": 0.19}, [0.1, 1 - (0.9 * 0.81) ** 0.5, 0.19]),
+        ({"schedule": "exponential_with_bias", "pruning_steps": 9}, [0.1, 0.375]),
     ],
 )
 def test_schedules_of_filter_pruning_are_translated(params: dict[str, Any], rates: list[float]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.exporting import Exporter, ExportWishes, write_stripped
 from kedro_aat.compression.layer_table import LayerTable, LayerTables
+from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.ranks import group
 
@@ -230,6 +231,9 @@ class ModelController(ABC):
     def _set_rate(self, rate: float) -> None:
         """Compresses the model to a rate in [0, 1); raises ValueError for any other."""
 
+    def _check_settable(self, rate: float) -> None:  # noqa: B027 - most controllers accept every rate
+        """Raises ValueError if a rate in [0, 1) is above the maximum of the model."""
+
     @property
     @abstractmethod
     def achieved_rate(self) -> float:
@@ -300,11 +304,15 @@ class ModelController(ABC):
 
     @property
     def compression_rate(self) -> float:
-        """The achieved rate, in [0, 1]. Setting it sets the requested rate, in [0, 1), or raises ValueError."""
+        """The achieved rate, in [0, 1].
+
+        Setting it sets the requested rate, in [0, 1), or raises ValueError; so does a rate above the model's maximum.
+        """
         return self.achieved_rate
 
     @compression_rate.setter
     def compression_rate(self, rate: float) -> None:
+        self._check_settable(rate)
         self._set_rate(rate)
         if self.limit is None or rate < self.limit.rate:
             return
@@ -340,6 +348,14 @@ class ModelController(ABC):
         """
         model: Callable[..., Any] = torch.compile(self.model, mode=mode)
         return model
+
+    def divide(self) -> None:
+        """Divides masks as `fully_shard` has divided the weights; all ranks then set and measure rates together.
+
+        Raises:
+            ModelError: If the algorithm cannot work on divided weights.
+        """
+        raise ModelError(f"{self.name} cannot compress divided weights; set training.sharding: none.")
 
     @property
     def macs_share(self) -> float:

@@ -21,8 +21,9 @@ _TEACHER = "_aat_teacher."  # prefix of the teacher's tensors in the model's sta
 class DistillationLoss(CompressionLoss):
     """Compares a model's last outputs in training mode with those of a frozen copy, the teacher, on the same inputs.
 
-    `softmax` is the `softened_divergence`, `mse` the mean squared difference. If the model returns several
-    floating-point tensors, their losses are summed. In evaluation mode the loss is 0.
+    `softmax` is the `softened_divergence`, or with `nncf_loss` the `softened_cross_entropy`, and `mse` the mean squared
+    difference. If the model returns several floating-point tensors, their losses are summed. In evaluation mode the
+    loss is 0.
 
     The teacher's tensors are in the model's `state_dict`, so that a model that is rebuilt and loaded has the same
     teacher. A state without them leaves the teacher unchanged.
@@ -86,13 +87,17 @@ class DistillationLoss(CompressionLoss):
         with torch.no_grad():
             teacher = self.teacher.to(outputs[0].device) if outputs else self.teacher
             expected = list(filter(is_floating, tree_leaves(teacher(*args, **kwargs))))
-        terms = [self._compare(*(tensor.float() for tensor in pair)) for pair in zip(outputs, expected, strict=True)]
-        return self.settings.scale * torch.stack(terms).sum()
+        pairs = list(zip(outputs, expected, strict=True))
+        if self.settings.nncf_loss:
+            pairs = [pair for pair in pairs if pair[0].ndim > 1]
+        terms = [self._compare(*(tensor.float() for tensor in pair)) for pair in pairs]
+        return self.settings.scale * torch.stack(terms).sum() if terms else super().forward()
 
     def _compare(self, outputs: Tensor, expected: Tensor) -> Tensor:
         if self.settings.type == "mse":
             return F.mse_loss(outputs, expected)
-        return softened_divergence(outputs, expected, self.settings.temperature)
+        compare = softened_cross_entropy if self.settings.nncf_loss else softened_divergence
+        return compare(outputs, expected, self.settings.temperature)
 
 
 def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -119,3 +124,19 @@ def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) ->
     num_predictions = student.numel() // student.shape[1]
     divergence = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) / num_predictions
     return divergence * temperature**2
+
+
+def softened_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Returns the cross-entropy of softened probabilities, averaged over all predictions.
+
+    It is multiplied by the squared temperature. It exceeds `softened_divergence` by the entropy of the teacher, and has
+    the same gradient.
+
+    Args:
+        student: Logits of the model that learns, (B, C, ...).
+        teacher: Logits of its teacher, (B, C, ...).
+        temperature: Divisor of the logits, above 0.
+    """
+    log_student = F.log_softmax(student.float() / temperature, dim=1)
+    probabilities = F.softmax(teacher.float() / temperature, dim=1)
+    return -(log_student * probabilities).sum(1).mean() * temperature**2

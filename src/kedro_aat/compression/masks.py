@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from kedro_aat.compression.scopes import PrunableWeight
+from kedro_aat.ranks.shards import is_sharded, like, local, part_of, whole
 
 # Suffixes of the buffers' names, after the name of the weight.
 MASK = "_mask"  # of filter pruning
@@ -74,6 +75,7 @@ class WeightMasks:
         self.forgets = False
         self._suffix = suffix
         self._shadow_on_host = shadow_on_host
+        self._are_divided = False  # among ranks
         # module -> number, layer and name of each weight in it
         self._inside: dict[nn.Module, list[tuple[int, nn.Module, str]]] = {}
         self._seen: list[int] | None = None  # version of each weight when the masks were last applied
@@ -92,10 +94,8 @@ class WeightMasks:
 
     def attach(self, model: nn.Module) -> None:
         """Applies the masks from now on whenever `model` or a module in it is called, or its state is read."""
-        self._hooks += [
-            model.register_forward_pre_hook(self._before_forward),
-            model.register_state_dict_pre_hook(self._before_state_dict),
-        ]
+        self._of_calls = model.register_forward_pre_hook(self._before_forward)
+        self._hooks += [self._of_calls, model.register_state_dict_pre_hook(self._before_state_dict)]
         owned: dict[nn.Module, list[tuple[int, nn.Module, str]]] = {}
         for number, weight in enumerate(self.weights):
             owned.setdefault(weight.module, []).append((number, weight.module, weight.parameter_name))
@@ -106,6 +106,21 @@ class WeightMasks:
             if inside and module is not model and not isinstance(module, torch.jit.ScriptModule):
                 self._inside[module] = inside
                 self._hooks.append(module.register_forward_pre_hook(self._before_module))
+
+    def divide(self, model: nn.Module) -> None:
+        """Divides masks and shadows as the weights have been divided among ranks, by torch's `fully_shard`.
+
+        From then on, masks are applied when the whole model is called, before the ranks gather weights for that.
+        """
+        self._are_divided = True
+        for weight in self.weights:
+            for suffix in (self._suffix, SHADOW):
+                name = weight.parameter_name + suffix
+                buffer = weight.module.get_buffer(name)
+                if buffer.shape == weight.parameter.shape and not is_sharded(buffer):  # there may be no shadow
+                    weight.module._buffers[name] = part_of(buffer, weight.parameter)
+        self._of_calls.remove()
+        self._hooks.append(model.register_forward_pre_hook(self._before_forward, prepend=True))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what belongs to versions of weights and masks, since copies begin with versions of their own."""
@@ -139,7 +154,7 @@ class WeightMasks:
 
         Within a call of the whole model that is never so, and the comparison is all that it costs.
         """
-        if not self.is_active:
+        if not self.is_active or self._are_divided:
             return
         if torch.compiler.is_compiling():  # a graph cannot compare versions, so it holds the module's own masks
             self._apply_within(module)
@@ -172,6 +187,9 @@ class WeightMasks:
         masks = self.masks()
         if torch.compiler.is_compiling():
             _multiply([parameter.data for parameter in parameters], masks)
+            return
+        if self._are_divided:
+            _multiply([local(parameter) for parameter in parameters], [local(mask) for mask in masks])
             return
         small, numbers, large, truths = [], [], [], []
         for parameter, mask in zip(parameters, masks, strict=True):
@@ -211,13 +229,13 @@ class WeightMasks:
         """
         for weight in self.weights:
             mask, shadow = _joint_mask(weight), _shadow_of(weight)
+            values = local(weight.parameter)
             if self.forgets or not shadow.numel():
-                _multiply([weight.parameter.detach()], [mask])
+                _multiply([values.detach()], [mask])
             else:
-                before = shadow.to(weight.parameter.device)
-                torch.where(mask, weight.parameter, before, out=weight.parameter)
+                torch.where(mask, values, local(shadow).to(values.device), out=values)
         for weight, name in self.statistics:
-            mask = weight.module.get_buffer(weight.parameter_name + self._suffix)
+            mask = whole(weight.module.get_buffer(weight.parameter_name + self._suffix))
             buffer, shadow = weight.module.get_buffer(name), weight.module.get_buffer(name + SHADOW)
             shadow.copy_(torch.where(mask, buffer, shadow))
             buffer.copy_(shadow)
@@ -228,18 +246,20 @@ class WeightMasks:
 
         Args:
             keep: One tensor per weight, of its shape or one that can be expanded to it; true where the weight is kept.
-                None if all of them are.
+                None if all of them are. For weights that are divided, it may be divided likewise.
         """
         self.is_active = keep is not None
         for number, (weight, mask) in enumerate(zip(self.weights, self.masks(), strict=True)):
             if keep is None:
-                mask.fill_(True)
+                local(mask).fill_(True)
+            elif is_sharded(mask) and not is_sharded(keep[number]):
+                local(mask).copy_(local(part_of(keep[number].expand(mask.shape), mask)))
             else:
-                mask.copy_(keep[number])
+                local(mask).copy_(local(keep[number]))
             # Where several algorithms mask a weight, any of them may need the value.
             needs_shadow = (self.is_active and not self.forgets) if _is_alone(weight) else True
             _set_shadow(weight, weight.parameter if needs_shadow else None, on_host=self._shadow_on_host)
-            _multiply([weight.parameter.detach()], [_joint_mask(weight)])
+            _multiply([local(weight.parameter).detach()], [_joint_mask(weight)])
         self._seen = None
         self._numbers = {}  # of masks that are no longer there, too
 
@@ -256,7 +276,11 @@ class WeightMasks:
                     saved = state[name + SHADOW] = saved.new_empty(0)
                 is_known = saved.shape in (torch.Size([0]), weight.parameter.shape)  # torch says what is wrong
                 if is_known and saved.shape != (shadow := _shadow_of(weight)).shape:
-                    module._buffers[weight.parameter_name + SHADOW] = shadow.new_empty(saved.shape)
+                    module._buffers[weight.parameter_name + SHADOW] = (
+                        like(weight.parameter, shadow.new_empty(local(weight.parameter).shape))
+                        if saved.numel()
+                        else shadow.new_empty(0)
+                    )
 
 
 def _multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
@@ -294,8 +318,8 @@ def _is_alone(weight: PrunableWeight) -> bool:
 
 
 def _joint_mask(weight: PrunableWeight) -> Tensor:
-    """Returns true where every algorithm keeps the weight."""
-    return functools.reduce(torch.logical_and, _masks_on(weight))
+    """Returns true where every algorithm keeps the weight, of the rows that this rank holds."""
+    return functools.reduce(torch.logical_and, map(local, _masks_on(weight)))
 
 
 def _shadow_of(weight: PrunableWeight) -> Tensor:
@@ -308,7 +332,8 @@ def _set_shadow(weight: PrunableWeight, values: Tensor | None, *, on_host: bool 
     device = torch.device("cpu") if on_host else weight.parameter.device
     shape = torch.Size([0]) if values is None else values.shape
     if shadow.shape != shape or shadow.device != device:
-        shadow = torch.empty(shape, dtype=weight.parameter.dtype, device=device)
+        shadow = torch.empty(0 if values is None else local(values).shape, dtype=weight.parameter.dtype, device=device)
+        shadow = shadow if values is None else like(values, shadow)
         weight.module._buffers[weight.parameter_name + SHADOW] = shadow
     if values is not None:
-        shadow.copy_(values.detach())
+        local(shadow).copy_(local(values).detach())

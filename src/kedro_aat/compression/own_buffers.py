@@ -12,25 +12,28 @@ from kedro_aat.compression.filters.importance import TAYLOR
 from kedro_aat.compression.filters.normalization import KEPT
 from kedro_aat.compression.masks import MASKS, SHADOW
 from kedro_aat.compression.quantization.fake import ACTIVE
+from kedro_aat.ranks.shards import is_sharded, whole
 
 # Where DistributedDataParallel looks up the names of parameters and buffers that it leaves alone.
 _IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
 _ADDED = "_aat_ignored_by_ddp"  # those of them that are ours
 
 
-def mask_hash(model: nn.Module) -> str:
+def mask_hash(model: nn.Module, *, with_divided: bool = True) -> str:
     """Hash of all masks of a model, of filters, single weights, channels of normalizations and quantized layers.
 
-    It is the same on every device and in every precision of the weights. 100 million weights take some 0.1 s on a CPU.
+    It is the same on every device and in every precision of the weights, and also if these are divided among ranks,
+    which then must call it together. 100 million weights take some 0.1 s on a CPU.
 
     Args:
         model: The model of a controller; without compression, the hash is that of nothing.
+        with_divided: Whether masks that are divided among ranks are part of it; they are gathered one by one.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, buffer in _own(model):
-        if not name.endswith((SHADOW, TAYLOR)):
+        if not name.endswith((SHADOW, TAYLOR)) and (with_divided or not is_sharded(buffer)):
             digest.update(f"{name} {tuple(buffer.shape)}".encode())
-            digest.update(np.packbits(buffer.bool().flatten().cpu().numpy()).tobytes())
+            digest.update(np.packbits(whole(buffer).bool().flatten().cpu().numpy()).tobytes())
     return digest.hexdigest()
 
 

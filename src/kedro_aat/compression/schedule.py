@@ -34,13 +34,14 @@ class ScheduleSettings(Settings):
             `initial_rate` to `target_rate` in `target_epoch` epochs: with `exponential` the density (1 - rate) falls
             geometrically, and `exponential_with_bias`, a * exp(-k t) + b, reaches three quarters of `target_rate`
             after an eighth of the epochs (He et al. 2018, arXiv:1808.07471). `multistep` sets `multistep_rates[i]`
-            from epoch `multistep_epochs[i - 1]` on. `adaptive` adds 0.05 every `patience` epochs, up to
-            `target_rate`.
-        initial_rate: Rate at epoch 0, in [0, 1).
+            from epoch `multistep_epochs[i - 1]` on. `adaptive` adds 0.05 in every `patience`-th epoch, the first one
+            included if `patience` is 1, up to `target_rate`.
+        initial_rate: Rate before the first epoch, in [0, 1), and at the beginning of all kinds but `multistep`.
         target_rate: Rate at the end of the schedule, in [0, 1); not used by `constant` and `multistep`.
         target_epoch: Length in epochs of `polynomial`, `exponential` and `exponential_with_bias`.
-        start_epoch: Epochs at `initial_rate` before `polynomial`, `exponential` or `exponential_with_bias` begins;
-            the other kinds ignore it.
+        start_epoch: Epochs before `polynomial`, `exponential` or `exponential_with_bias` begins; the other kinds
+            ignore it.
+        start_rate: Rate in these epochs, in [0, 1); `initial_rate` if None.
         freeze_epoch: From this epoch on, the masks are recomputed only if the rate changes.
         power: Exponent of `polynomial`, above 0.
         concave: Whether `polynomial` rises fast at first (concave) or at the end (convex).
@@ -49,6 +50,8 @@ class ScheduleSettings(Settings):
         patience: Epochs between two increments of `adaptive`.
         update_per_optimizer_step: Whether the rate changes at every `step()` instead of once per epoch.
         steps_per_epoch: Optimizer steps per epoch; counted in the first epoch if None.
+        begins_after_counting: Whether the epoch in which the steps are counted comes before epoch 0 of a schedule that
+            changes the rate at every step, as in NNCF 2.x, whatever number of steps is known from elsewhere.
     """
 
     kind: Literal["constant", "polynomial", "exponential", "exponential_with_bias", "multistep", "adaptive"] = (
@@ -58,6 +61,7 @@ class ScheduleSettings(Settings):
     target_rate: Rate = 0.5
     target_epoch: Count = 90
     start_epoch: Count = 0
+    start_rate: Rate | None = None
     freeze_epoch: Count = 100
     power: Annotated[float, Field(gt=0, le=100)] = 0.9
     concave: bool = True
@@ -66,6 +70,7 @@ class ScheduleSettings(Settings):
     patience: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     update_per_optimizer_step: bool = False
     steps_per_epoch: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    begins_after_counting: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleSettings:
@@ -83,7 +88,7 @@ class ScheduleSettings(Settings):
         first, last = self.initial_rate, self.target_rate
         if self.kind in _RISES:
             if epoch < self.start_epoch:
-                return first
+                return first if self.start_rate is None else self.start_rate
             epoch -= self.start_epoch
         progress = epoch / self.target_epoch if self.target_epoch else 1.0
         if progress >= 1 and self.kind in _RISES:
@@ -103,7 +108,7 @@ class ScheduleSettings(Settings):
             case "multistep":
                 return self.multistep_rates[sum(epoch >= start for start in self.multistep_epochs)]
             case "adaptive":
-                return min(last, first + ADAPTIVE_INCREMENT * (int(epoch) // self.patience))
+                return min(last, first + ADAPTIVE_INCREMENT * ((int(epoch) + 1) // self.patience))
 
     @property
     def final_rate(self) -> float:
@@ -171,6 +176,9 @@ class EpochScheduler:
         self._rate: float | None = None
         self.current_epoch = -1
         self.current_step = -1
+        self._is_counting = (
+            settings.begins_after_counting and settings.update_per_optimizer_step and settings.steps_per_epoch is None
+        )
 
     @property
     def target_level(self) -> float:
@@ -179,8 +187,13 @@ class EpochScheduler:
 
     def epoch_step(self, next_epoch: int | None = None) -> None:
         """Begins an epoch: the next one, or the given one."""
-        if self.current_epoch >= 0 and self.current_step >= 0 and self.settings.steps_per_epoch is None:
+        has_stepped = self.current_step >= 0 and (self.current_epoch >= 0 or self._is_counting)
+        if has_stepped and self.settings.steps_per_epoch is None:
             self.steps_per_epoch = self.current_step + 1
+        if self._is_counting:
+            self._is_counting = not has_stepped
+            if self._is_counting:
+                return
         self.current_epoch = self.current_epoch + 1 if next_epoch is None else next_epoch
         self.current_step = -1
         self._set_rate_of(self.current_epoch)
@@ -190,7 +203,7 @@ class EpochScheduler:
         if self._before_step is not None:
             self._before_step()
         self.current_step = self.current_step + 1 if next_step is None else next_step
-        if self.settings.update_per_optimizer_step and self.steps_per_epoch:
+        if self.settings.update_per_optimizer_step and self.steps_per_epoch and not self._is_counting:
             self._set_rate_of(max(self.current_epoch, 0) + self.current_step / self.steps_per_epoch)
 
     def _set_rate_of(self, epoch: float) -> None:
@@ -207,11 +220,13 @@ class EpochScheduler:
             "current_epoch": self.current_epoch,
             "current_step": self.current_step,
             "steps_per_epoch": self.steps_per_epoch,
+            "is_counting": self._is_counting,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from what `get_state` returned."""
         self._rate = state.get("rate")
+        self._is_counting = state.get("is_counting", False)
         self.current_epoch = state["current_epoch"]
         self.current_step = state["current_step"]
         self.steps_per_epoch = state.get("steps_per_epoch", self.steps_per_epoch)

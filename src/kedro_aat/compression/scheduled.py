@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from typing import Any, Generic, TypeVar
@@ -13,10 +14,16 @@ from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.quantization.fake import refuse_compressed
 from kedro_aat.compression.schedule import EpochScheduler, PathScheduler
 from kedro_aat.compression.settings import SingleAlgorithm
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.search.tactics import Ranking
 
 S = TypeVar("S", bound=SingleAlgorithm)
+
+# Rates are quotients of whole numbers, which computing them in another way may round differently.
+_TOLERANCE = 1e-9
+
+logger = logging.getLogger(__name__)
 
 
 class ScheduledController(ModelController, Generic[S]):
@@ -33,6 +40,8 @@ class ScheduledController(ModelController, Generic[S]):
         ModelError: If another algorithm compresses the model already.
     """
 
+    refuses_above_maximum = False  # if not, a rate above the maximum stands for all that there is
+    raises_above_maximum = False  # whether a schedule above it is an error
     settings: S
     settings_type: type[S]
     scheduler: EpochScheduler | PathScheduler
@@ -53,7 +62,7 @@ class ScheduledController(ModelController, Generic[S]):
         self._requested_rate = 0.0
         self._ranked_by = settings  # the settings, with the importance and ranking that a search has chosen
         self._is_ranked_by_search = False
-        self.scheduler = EpochScheduler(settings.schedule, self._set_rate, self._before_step)
+        self.scheduler = EpochScheduler(settings.schedule, self._set_scheduled_rate, self._before_step)
         if steps_per_epoch is not None:
             self.steps_per_epoch = steps_per_epoch
         self._prepare()
@@ -94,6 +103,34 @@ class ScheduledController(ModelController, Generic[S]):
         self._compress(float(rate))
         self._requested_rate = float(rate)
 
+    def _check_schedule(self) -> None:
+        """Says that the model cannot have the highest rate of the schedule, before the model is changed.
+
+        Raises:
+            ConfigurationError: If `raises_above_maximum`; otherwise it is a warning.
+        """
+        schedule = self.settings.schedule
+        asked = max(schedule.initial_rate, schedule.final_rate)
+        if not self.refuses_above_maximum or asked <= self.maximal_compression_rate + _TOLERANCE:
+            return
+        words = f"the schedule asks for a rate of {asked:.4f}, but {self._words_of_maximum()}"
+        advice = "Ask for less, or let more be removed (scopes, round_to, minimal_channels)."
+        if self.raises_above_maximum:
+            raise ConfigurationError("compression", [f"{words}. {advice}"])
+        logger.warning("%s: it stays at that. %s", words.capitalize(), advice)
+
+    def _words_of_maximum(self) -> str:
+        most = math.floor(self.maximal_compression_rate * 10_000) / 10_000  # rounded down, so that it can be set
+        return f"at most {most:.4f} can be reached with this model and these settings of {self.name}"
+
+    def _set_scheduled_rate(self, rate: float) -> None:
+        """Sets a rate of the schedule, or the highest one that the model can have."""
+        self._set_rate(min(rate, self.maximal_compression_rate) if self.refuses_above_maximum else rate)
+
+    def _check_settable(self, rate: float) -> None:
+        if self.refuses_above_maximum and self.maximal_compression_rate + _TOLERANCE < rate < 1:
+            raise ValueError(f"compression_rate is {rate}, but {self._words_of_maximum()}")
+
     def report(self) -> CompressionReport:
         return CompressionReport(requested_rate=self._requested_rate, achieved_rate=self.achieved_rate)
 
@@ -101,7 +138,8 @@ class ScheduledController(ModelController, Generic[S]):
         """Returns FULLY_COMPRESSED at the end of the schedule, and always once a search sets the rate."""
         if isinstance(self.scheduler, PathScheduler):
             return CompressionStage.FULLY_COMPRESSED
-        if self._requested_rate >= self.settings.schedule.final_rate:
+        final = self.settings.schedule.final_rate
+        if self._requested_rate >= (min(final, self.maximal_compression_rate) if self.refuses_above_maximum else final):
             return CompressionStage.FULLY_COMPRESSED
         return CompressionStage.PARTIALLY_COMPRESSED if self._requested_rate else CompressionStage.UNCOMPRESSED
 

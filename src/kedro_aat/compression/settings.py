@@ -15,6 +15,7 @@ from kedro_aat.validated import Settings, parse
 Importance = Literal["lamp", "abs", "squared_abs", "normed_abs"]
 FilterImportance = Literal["l1", "l2", "geometric_median", "batch_norm_scale", "taylor"]
 RateOf = Literal["filters", "parameters", "macs"]
+RateMeaning = Literal["model", "nncf"]
 P = TypeVar("P", bound=Settings)
 
 
@@ -96,6 +97,10 @@ class FilterPruning(AlgorithmSettings):
         round_to: The number of remaining channels of a group is a multiple of this; odd numbers can be slow on a GPU.
         rate_of: What the rate is the removed share of, in the whole model: `filters` (output channels of
             convolutions and linear layers), `parameters`, or `macs` (multiply-accumulate operations).
+        rate_meaning: `model` is the share of the whole model. `nncf` is what NNCF 2.x means by a rate of `filters` or
+            `macs`, whatever its layers weigh: with `ranking: local`, every group of layers that depend on each other
+            loses this share of its filters, or the share that removes these MACs; with `global`, the least important
+            filters of all these layers go. It ignores `minimal_channels`, and `global` also `round_to`.
         minimal_channels: Smallest number of remaining channels of a group.
         ignored_scopes: Layers whose outputs are all kept; their inputs are cut if the preceding layers' outputs are.
         target_scopes: The only layers whose outputs are cut; None for all.
@@ -107,8 +112,15 @@ class FilterPruning(AlgorithmSettings):
     ranking: Literal["local", "global"] = "local"
     round_to: Annotated[int, Field(ge=1, le=65_536)] = 1
     rate_of: RateOf = "parameters"
+    rate_meaning: RateMeaning = "model"
     minimal_channels: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     shadow_on_host: bool = False
+
+    @model_validator(mode="after")
+    def _check_meaning(self) -> FilterPruning:
+        if self.rate_meaning == "nncf" and self.rate_of == "parameters":
+            raise ValueError("rate_meaning: nncf needs rate_of: filters or macs, since NNCF counts no parameters")
+        return self
 
 
 class Quantization(AlgorithmSettings):
@@ -152,12 +164,15 @@ class KnowledgeDistillation(Settings):
         type: `softmax` compares probabilities, `mse` compares outputs.
         scale: Factor of the loss, at least 0.
         temperature: Divisor of the logits before the softmax, above 0; the higher, the more small logits count.
+        nncf_loss: Whether the loss is NNCF 2.x's: `softmax` is the cross-entropy with the teacher's probabilities,
+            whose gradient is the same, and outputs with fewer than two dimensions, such as a loss, are not compared.
     """
 
     algorithm: Literal["knowledge_distillation"] = "knowledge_distillation"
     type: Literal["softmax", "mse"]
     scale: Annotated[float, Field(ge=0)] = 1.0
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    nncf_loss: bool = False
 
 
 SingleAlgorithm = MagnitudeSparsity | FilterPruning | Quantization

@@ -12,6 +12,7 @@ from torch import nn
 
 from kedro_aat.delivery.results import SearchResult
 from kedro_aat.errors import AatError, CheckpointError, ends_run
+from kedro_aat.training.checkpoints.parts import placed_as
 from kedro_aat.training.records import EpochRecord, pareto_front, read_records
 
 if TYPE_CHECKING:
@@ -173,6 +174,6 @@ def controller_at(
     """
     checkpoint = checkpoint_store.load(run, number)
     other = copy.deepcopy(controller)
-    other.model.load_state_dict(checkpoint.model)
+    other.model.load_state_dict(placed_as(checkpoint.model, other.model))
     other.load_state(checkpoint.training["controller"])
     return other

@@ -9,6 +9,7 @@ from torch import nn
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.delivery.costs import Costs, cost_by, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.limits import highest_rate
 from kedro_aat.errors import ExportError
 from kedro_aat.export.settings import ExportSettings, Objective
 from kedro_aat.model_inputs import ModelInputs, named_tensors
@@ -52,7 +53,7 @@ def loss_of(
         finished: Keeps what was measured, so that a run that goes on decides the same.
     """
     objective, compressed = settings.objective, copy.deepcopy(controller)
-    compressed.compression_rate = maximal_rate
+    compressed.compression_rate = highest_rate(compressed, maximal_rate)
     rates = [rate_before, compressed.achieved_rate]
     models = [model.cpu().eval() for model in (before, compressed.strip(do_copy=False))]
 

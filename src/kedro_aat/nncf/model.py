@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.composite import CompositeController
@@ -16,7 +15,6 @@ from kedro_aat.compression.compressible import compressible
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.exporting import ExportWishes
 from kedro_aat.compression.quantization.controller import QuantizationController
-from kedro_aat.compression.quantization.recording import CONVOLUTIONS, record_model
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (
     CompressionSettings,
@@ -25,20 +23,20 @@ from kedro_aat.compression.settings import (
     Quantization,
     parse_compression,
 )
-from kedro_aat.errors import ConfigurationError, ExportError, ModelError
+from kedro_aat.errors import ConfigurationError, ExportError
 from kedro_aat.export.settings import FileSettings
-from kedro_aat.model_inputs import ModelInputs, placed_like
-from kedro_aat.modes import evaluating
+from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.nncf.config import NNCFConfig, NNCFFile
 from kedro_aat.nncf.inputs import described_inputs, inputs_of_call
+from kedro_aat.nncf.layers import find_sparse_layers, find_unpruned_layers
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
 from kedro_aat.nncf.registered import inputs_of, take_batches
 from kedro_aat.nncf.scopes import keeping_present_zeros, with_checked_scopes
 from kedro_aat.nncf.sections import (
     ConstSparsityAlgorithm,
     FilterPruningAlgorithm,
-    FilterPruningParams,
     KnowledgeDistillationAlgorithm,
+    MagnitudeSparsityAlgorithm,
 )
 from kedro_aat.nncf.without_rate import RatelessController, WithoutRate
 from kedro_aat.training.batch_norms import adapt_batch_norms
@@ -180,8 +178,13 @@ def _translate(file: NNCFFile, model: nn.Module, example_input: ModelInputs | No
     parts = []
     for algorithm in file.compression:
         section, ignored, targets = with_checked_scopes(algorithm, file, model)
+        is_searched = file.uses_frontier and algorithm is file.adaptive
         if isinstance(algorithm, FilterPruningAlgorithm):
-            ignored = (*ignored, *_find_unpruned_convolutions(model, algorithm.params, example_input))
+            left_alone = find_unpruned_layers(model, algorithm.params, example_input, as_in_nncf=not is_searched)
+            ignored = (*ignored, *left_alone)
+        has_targets = targets is not None or algorithm.target_scopes is not None
+        if isinstance(algorithm, MagnitudeSparsityAlgorithm) and not is_searched and not has_targets:
+            targets = find_sparse_layers(model)
         part = section.to_settings(ignored, targets)
         if isinstance(section, ConstSparsityAlgorithm):
             if file.quantizes:  # which keeps zeros by itself
@@ -190,47 +193,14 @@ def _translate(file: NNCFFile, model: nn.Module, example_input: ModelInputs | No
             part = keeping_present_zeros(part, model)
         elif isinstance(part, Quantization) and file.keeps_zeros:
             part = part.model_copy(update={"keep_zeros": True})
-        if file.uses_frontier and algorithm is file.adaptive:
+        if is_searched:
             # Its search begins at rate 0, which no masks and no statistics of a schedule's first rate shall disturb.
             part = part.model_copy(update={"schedule": ScheduleSettings()})
-            if isinstance(part, FilterPruning) and part.rate_of == "filters":
-                part = part.model_copy(update={"rate_of": "parameters"})
+            if isinstance(part, FilterPruning):
+                rate_of = "parameters" if part.rate_of == "filters" else part.rate_of
+                part = part.model_copy(update={"rate_of": rate_of, "rate_meaning": "model", "round_to": 1})
         parts.append(part)
     return parse_compression([part.model_dump() for part in parts])
-
-
-def _find_unpruned_convolutions(
-    model: nn.Module, params: FilterPruningParams, example_input: ModelInputs | None
-) -> list[str]:
-    """Names of the convolutions that `prune_first_conv` and `prune_downsample_convs` exclude from pruning."""
-    names = [] if params.prune_first_conv else _find_first_convolutions(model, example_input)
-    if not params.prune_downsample_convs:
-        convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, _ConvNd)]
-        names += [name for name, module in convolutions if max(module.stride) > 1 and name not in names]
-    return names
-
-
-def _find_first_convolutions(model: nn.Module, example_input: ModelInputs | None) -> list[str]:
-    """Names of the convolutions whose input does not depend on another convolution."""
-    if example_input is None:
-        raise ModelError(
-            "Filter pruning runs the model once to find the first convolutions: give create_compressed_model a config "
-            "with input_info.sample_size, or an example_input."
-        )
-    owners = {id(module.weight): name for name, module in model.named_modules() if isinstance(module, _ConvNd)}
-    with evaluating(model):
-        recording = record_model(model, owners, placed_like(example_input, model))
-    convolved: set[int | None] = set()  # values that depend on a convolution
-    names = []
-    for operation in recording.operations:
-        is_convolution = operation.name in CONVOLUTIONS and operation.owner is not None
-        depends_on_convolution = not convolved.isdisjoint(operation.inputs)
-        if is_convolution and not depends_on_convolution:
-            assert operation.owner is not None
-            names.append(operation.owner)
-        if is_convolution or depends_on_convolution:
-            convolved.update(operation.outputs)
-    return names
 
 
 def _initialize(controller: ModelController, file: NNCFFile, loader: Iterable[Any] | None, device: Any) -> None:

@@ -13,7 +13,7 @@ from kedro_aat.errors import ConfigurationError
 from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig, NNCFFile, read_object
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
 from kedro_aat.nncf.replaced import with_replacements
-from kedro_aat.nncf.sections import ConstSparsityAlgorithm, FilterPruningAlgorithm
+from kedro_aat.nncf.sections import ConstSparsityAlgorithm, FilterPruningAlgorithm, MagnitudeSparsityAlgorithm
 from kedro_aat.validated import Settings
 
 # What a file needs to be converted, for the message if it is missing.
@@ -119,7 +119,17 @@ def _note_model_dependent_keys(file: NNCFFile) -> Iterator[str]:
                 if file.quantizes
                 else "const_sparsity has no counterpart without quantization: zeros of the baseline are not kept"
             )
+        if isinstance(algorithm, MagnitudeSparsityAlgorithm):
+            yield (
+                "magnitude_sparsity compresses recurrent layers, attention and parameters outside of layers, too, "
+                "which stay dense in NNCF: to exclude them, name them under compression.ignored_scopes"
+            )
         if isinstance(algorithm, FilterPruningAlgorithm):
+            yield (
+                "filter_pruning cuts grouped convolutions, recurrent layers, attention, and linear layers with outputs "
+                "of more than two dimensions, too, which NNCF leaves alone: to exclude them, name them under "
+                "compression.ignored_scopes"
+            )
             for key, convolutions in _EXCLUDED_CONVOLUTIONS.items():
                 if not getattr(algorithm.params, key):
                     yield (

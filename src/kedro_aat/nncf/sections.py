@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -22,6 +22,8 @@ from kedro_aat.search.policy import Count, Rate
 from kedro_aat.validated import Settings
 
 _FILTER_IMPORTANCES: dict[str, FilterImportance] = {"L1": "l1", "L2": "l2", "geometric_median": "geometric_median"}
+# NNCF leaves a multiple of this number of filters in each layer.
+_ROUND_TO = 8
 
 
 class MagnitudeSparsityParams(Settings):
@@ -77,8 +79,10 @@ class MagnitudeSparsityAlgorithm(AlgorithmSection):
                 multistep_epochs=tuple(sorted(params.multistep_steps)),
                 multistep_rates=params.multistep_sparsity_levels,
                 patience=params.patience,
-                update_per_optimizer_step=params.update_per_optimizer_step,
+                # The other schedules of NNCF change the level once per epoch, whatever this key says.
+                update_per_optimizer_step=params.update_per_optimizer_step and params.schedule == "polynomial",
                 steps_per_epoch=params.steps_per_epoch,
+                begins_after_counting=params.update_per_optimizer_step and params.schedule == "polynomial",
             ),
         )
 
@@ -102,6 +106,13 @@ class FilterPruningParams(Settings):
     save_ranking_coeffs_path: str | None = None
     load_ranking_coeffs_path: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _add_defaults_of_learned_ranking(cls, data: Any) -> Any:
+        learns = isinstance(data, Mapping) and data.get("interlayer_ranking_type") == "learned_ranking"
+        keys = ("all_weights", "prune_first_conv", "prune_downsample_convs")
+        return {**dict.fromkeys(keys, True), **data} if learns else data
+
     @model_validator(mode="after")
     def _check_single_target(self) -> FilterPruningParams:
         if "pruning_target" in self.model_fields_set and self.pruning_flops_target is not None:
@@ -115,9 +126,9 @@ class FilterPruningParams(Settings):
 
 
 class FilterPruningAlgorithm(AlgorithmSection):
-    """`filter_pruning`. Rates are shares of the whole model's filters, or of its MACs with `pruning_flops_target`.
+    """`filter_pruning`. Rates are shares of the filters of each layer, or of the MACs with `pruning_flops_target`.
 
-    `create_compressed_model` makes them shares of the parameters if the search is `frontier`.
+    `create_compressed_model` makes them shares of the whole model's parameters or MACs if the search is `frontier`.
     """
 
     algorithm: Literal["filter_pruning"]
@@ -160,6 +171,8 @@ class FilterPruningAlgorithm(AlgorithmSection):
             importance=_FILTER_IMPORTANCES[params.weight_importance or params.filter_importance],
             ranking="global" if params.all_weights else "local",
             rate_of="filters" if params.pruning_flops_target is None else "macs",
+            rate_meaning="nncf",
+            round_to=_ROUND_TO,
             **self.merge_scopes(ignored, targets),
             schedule=self._schedule(),
         )
@@ -172,16 +185,15 @@ class FilterPruningAlgorithm(AlgorithmSection):
                 initial_rate=self.pruning_init,
                 target_rate=params.target,
                 start_epoch=start,
-                target_epoch=params.pruning_steps,
-                freeze_epoch=start + params.pruning_steps,
+                start_rate=0.0,
+                target_epoch=max(params.pruning_steps - 1, 0),
+                freeze_epoch=start + params.pruning_steps + 1,  # the last masks are those of the epoch before
             )
-        if start == 0:
-            return ScheduleSettings(initial_rate=params.target, freeze_epoch=0)
         return ScheduleSettings(
             kind="multistep",
             initial_rate=self.pruning_init,
-            multistep_epochs=(start,),
-            multistep_rates=(self.pruning_init, params.target),
+            multistep_epochs=(start,) if start else (),
+            multistep_rates=(0.0, params.target) if start else (params.target,),
             freeze_epoch=start,
         )
 
@@ -218,7 +230,7 @@ class KnowledgeDistillationAlgorithm(AlgorithmSection):
 
     def to_settings(self, ignored: Sequence[str] = (), targets: Sequence[str] | None = None) -> KnowledgeDistillation:
         """Translates the section; scopes have no effect."""
-        return KnowledgeDistillation(type=self.type, scale=self.scale, temperature=self.temperature)
+        return KnowledgeDistillation(type=self.type, scale=self.scale, temperature=self.temperature, nncf_loss=True)
 
 
 CompressingAlgorithm = MagnitudeSparsityAlgorithm | FilterPruningAlgorithm | QuantizationAlgorithm

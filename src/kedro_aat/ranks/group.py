@@ -81,6 +81,17 @@ def joined(device: torch.device, timeout: timedelta, startup: timedelta) -> Iter
         dist.destroy_process_group()
 
 
+@contextmanager
+def of_one() -> Iterator[None]:
+    """A process group of this process alone, to try what needs a group; whatever the environment says."""
+    store = dist.HashStore()  # type: ignore[attr-defined]  # torch exports it by a star
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 def _met(startup: timedelta) -> Any:
     """The store of the rendezvous, when all processes have come to it."""
     number, size, end = launched_rank(), launched_world_size(), time.monotonic() + startup.total_seconds()

@@ -57,6 +57,11 @@ class Rehearsal:
         """Whether models are trained and validated."""
         return not {"training", "validation"} & self.broken
 
+    @property
+    def divides(self) -> bool:
+        """Whether the weights will be divided among devices."""
+        return self.settings.training.sharding != "none"
+
     @classmethod
     def of(cls, model: nn.Module, settings: AatSettings, train_data: Data, validation_data: Data) -> Rehearsal:
         """Loads the first batches.
@@ -88,6 +93,8 @@ class Rehearsal:
     def default_training(self, model: nn.Module, controller: ModelController | None = None) -> FewBatchesTraining:
         """How the settings train a model, on the few batches."""
         training = self.settings.training
+        if self.divides:  # a device may be too small for the whole model
+            training = training.model_copy(update={"device": "cpu"})
         return FewBatchesTraining(
             model,
             training,

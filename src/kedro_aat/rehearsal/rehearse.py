@@ -90,6 +90,7 @@ def rehearse(
             training=dict(training_inputs(settings.training, settings.budget.also)),
             functions=rehearsal.default_training(nn.Identity()).callables().fingerprint,
             batches=content.hexdigest(),
+            **({} if settings.training.sharding == "none" else {"sharding": settings.training.sharding}),
         )
         is_new = False
 

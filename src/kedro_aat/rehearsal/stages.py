@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from kedro_aat.delivery.limits import highest_rate
 from kedro_aat.disk import disk_errors
 from kedro_aat.errors import CheckpointError, DivergedError
 from kedro_aat.model_inputs import call_model
+from kedro_aat.ranks import group
 from kedro_aat.rehearsal.common import Rehearsal, same_state
 from kedro_aat.rehearsal.faults import part
 from kedro_aat.rehearsal.files import rehearse_files, rehearse_program
@@ -27,6 +29,7 @@ from kedro_aat.rehearsal.limited import few_calls
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.controllers import NUM_CALIBRATION_BATCHES, stage_controller
 from kedro_aat.training.random_state import seed_everything
+from kedro_aat.training.ranks.divided_model import divided_copy
 from kedro_aat.training.runner import TrainingRunner
 
 LOW_RATE, HIGH_RATE = 0.3, 0.9
@@ -118,6 +121,8 @@ def rehearse_stage(
         runner = rehearsal.runner(controller, training, stage.learning_rate_factor)
         if rehearsal.trains:
             runner.reset_training()
+    if rehearsal.trains and rehearsal.divides:
+        _train_divided(controller, rehearsal)
     stripped: list[nn.Module] = []
     rates = _rates(controller, stage.maximal_rate)
     for rate in rates:
@@ -167,6 +172,18 @@ def _train(runner: TrainingRunner, rehearsal: Rehearsal, at: str) -> None:
                 runner.validate()
         except DivergedError:
             pass
+
+
+def _train_divided(controller: ModelController, rehearsal: Rehearsal) -> None:
+    """Two steps with weights that are divided as among several ranks, though there is only one here."""
+    with group.of_one(), part("training with divided weights (training.sharding)"):
+        divided = divided_copy(controller, torch.device("cpu"))
+        runner = rehearsal.runner(divided, rehearsal.default_training(divided.model, divided))
+        runner.reset_training()
+        runner.set_rate((LOW_RATE,))
+        with contextlib.suppress(DivergedError):
+            rehearsal.train(runner)
+        runner.rates()
 
 
 def save_and_resume(runner: TrainingRunner, store: CheckpointStore, *, resume: bool = True) -> None:

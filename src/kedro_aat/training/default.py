@@ -19,6 +19,7 @@ from kedro_aat.errors import ModelError
 from kedro_aat.messages import counted
 from kedro_aat.model_inputs import ModelInputs, call_model, precision_of
 from kedro_aat.modes import evaluating, evaluating_with_gradients
+from kedro_aat.ranks.shards import is_divided
 from kedro_aat.training.batch_norms import adapt_batch_norms
 from kedro_aat.training.compiling import compiled
 from kedro_aat.training.data import Data, as_dataset, require_all_seen
@@ -97,7 +98,8 @@ class DefaultTraining:
         self._ranks = DataParallel(shard, self.device)
         self._ranks.synchronize(self.model)
         self._forward = compiled(model, controller, settings.compile_mode) if settings.compile else model
-        self._controller = None if settings.compile else controller  # each cut would be compiled anew
+        # Each cut would be compiled anew, and a model that is divided among devices is not cut.
+        self._controller = None if settings.compile or is_divided(model) else controller
         self._compact: CompactModel | None = None
         self._epoch_cost = 1.0
         self._loss = settings.loss.make_function()
@@ -331,6 +333,7 @@ class DefaultTraining:
         own = self.settings.function
         train, validate, configure = own("train_epoch"), own("validate_"), own("configure_optimizers")
         evaluate = with_groups(self._ranks.by_rank_0(validate) if validate else self.validate, self._groups)
+        cannot_sample = train or self._train_data is None or self._ranks.is_divided
         in_parts = ("train_epoch", "sample_gradients", "adapt", *(() if validate else ("validate",)))
         return Callables(
             train_epoch=self._with_train_data(train) if train else self.train_epoch,
@@ -344,7 +347,7 @@ class DefaultTraining:
             update_learning_rate=own("update_learning_rate")
             or (_do_nothing if self.settings.scheduler_interval == "step" else None),
             halve_batch=None if self.settings.on_out_of_memory == "error" else self.halve_batch,
-            sample_gradients=None if train or self._train_data is None else self.sample_gradients,
+            sample_gradients=None if cannot_sample else self.sample_gradients,
             distill=None if train or self._teacher is None else self.distill,
             cost=None if train else lambda: self._epoch_cost,
             state=self,

@@ -118,7 +118,7 @@ def finish(
         reason=reason,
         best=best,
         metric=metric,
-        achieved_rate=runner.achieved_rate,
+        achieved_rate=runner.rates().achieved_rate,
         history=history,
         guards=guards,
     )

@@ -272,7 +272,7 @@ def _judge(
 ) -> EpochResult:
     """The result of an epoch; it failed if there is no evaluation."""
     controller = runner.compression_controller
-    rates = rates_of(controller)
+    rates = runner.rates()
     requested_rate = rates.requested_rate
     if move.rate_path is not None:
         requested_rate = move.rate_path[-1]
@@ -358,7 +358,7 @@ def adaptive_problem(
     rates: dict[str, Any] = {
         "minimal_rate": minimal_rate,
         "maximal_rate": min(maximal_rate, limit),
-        "initial_rate": min(max(float(controller.compression_rate), 0.0), MAXIMAL_INITIAL_RATE),
+        "initial_rate": min(max(rates_of(controller).requested_rate, 0.0), MAXIMAL_INITIAL_RATE),
         "tolerated_drop": budget.drop,
     }
     if isinstance(controller, RanksByTactic):

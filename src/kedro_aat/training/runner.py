@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from kedro_aat.budget import require_finite
-from kedro_aat.compression.controller import CompressionController, RanksByTactic, rates_of
+from kedro_aat.compression.controller import CompressionController, CompressionReport, RanksByTactic, rates_of
 from kedro_aat.compression.schedule import FollowsRatePath, TellsProgress
 from kedro_aat.messages import doing
 from kedro_aat.search.tactics import Ranking, Tactic
 from kedro_aat.training.callables import Callables, Evaluation, bind_known, evaluate
 from kedro_aat.training.checkpoints import Checkpoint
+from kedro_aat.training.checkpoints.parts import optimizer_placed_as, placed_as
 from kedro_aat.training.guards.user_functions import (
     calling,
     left_unchanged,
@@ -340,7 +341,7 @@ class TrainingRunner:
             with self._calling(load, "load_checkpoint"):
                 load(self.model, str(checkpoint.folder / checkpoint.value("dumped")))
         else:
-            self.model.load_state_dict(checkpoint.model)
+            self.model.load_state_dict(placed_as(checkpoint.model, self.model))
         load_state = getattr(self.compression_controller, "load_state", None)
         if load_state is not None:
             load_state(checkpoint.training["controller"])
@@ -356,7 +357,7 @@ class TrainingRunner:
             logger.warning("Checkpoint %d has no optimizers any more; it goes on with new ones.", checkpoint.number)
             return
         for optimizer, saved in zip(listed(self.optimizer), checkpoint.training["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(optimizer_placed_as(saved, optimizer))
         for scheduler, saved in zip(listed(self.lr_scheduler), checkpoint.training["lr_schedulers"], strict=True):
             scheduler.load_state_dict(saved)
         self.lr_scale = checkpoint.value("lr_scale")
@@ -393,7 +394,6 @@ class TrainingRunner:
         self._state_names = frozenset(checkpoint.model)
         set_rng_state(checkpoint.training["rng"])
 
-    @property
-    def achieved_rate(self) -> float:
-        """Achieved rate of the model."""
-        return rates_of(self.compression_controller).achieved_rate
+    def rates(self) -> CompressionReport:
+        """The requested and the achieved rate of the model."""
+        return rates_of(self.compression_controller)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import NumThreads
@@ -68,6 +68,10 @@ class TrainingSettings(Settings):
         devices: Number of devices that train the model together, each in a process of its own: GPUs of this machine, or
             processes on the CPU. The batch size is that of all together. Where `torchrun` or a cluster has started
             several processes, these train, and this setting is not read.
+        sharding: Whether each of several devices holds the whole model (`none`), or only a part of every weight, with
+            its gradients and the optimizer's state (`fully_shard`), for models that one device cannot hold. Weights
+            are then gathered block by block while they are needed, which takes more time. A single process does not
+            read it.
         startup_timeout_seconds: Seconds after which processes that train together must have found each other.
         collective_timeout_seconds: Seconds after which processes that train together wait no longer for one that is
             behind, in a training step for instance.
@@ -110,7 +114,7 @@ class TrainingSettings(Settings):
     WITHOUT_EFFECT: ClassVar = frozenset(
         {
             *("after_upgrade", "baseline_check", "on_epoch", "on_out_of_memory", "step_timeout_seconds"),
-            *("devices", "startup_timeout_seconds", "collective_timeout_seconds"),
+            *("devices", "sharding", "startup_timeout_seconds", "collective_timeout_seconds"),
         }
     )
 
@@ -132,6 +136,7 @@ class TrainingSettings(Settings):
     batch_norm_adaptation_batches: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     device: str = "auto"
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    sharding: Literal["none", "fully_shard"] = "none"
     startup_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] = 600.0
     collective_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] = 1800.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -222,6 +227,24 @@ class TrainingSettings(Settings):
                 f"must be left out with on_out_of_memory: halve_batch, which needs the default, but got {path}"
             )
         return path
+
+    @model_validator(mode="after")
+    def _can_be_divided(self) -> TrainingSettings:
+        if self.sharding == "none":
+            return self
+        # Before each step or call, weights are parts; user functions would meet these, or be called on one rank alone.
+        wanted = {"channels_last": False, "compile": False, "on_out_of_memory": "error"}
+        wanted |= dict.fromkeys(("train_epoch", "validate_", "configure_optimizers"))
+        mistakes = [
+            f"{key.rstrip('_')} must be {'null' if value is None else str(value).lower()}, but got {getattr(self, key)}"
+            for key, value in wanted.items()
+            if getattr(self, key) != value
+        ]
+        if self.precision == "fp16":
+            mistakes.append("precision must be fp32 or bf16, but got fp16")
+        if mistakes:
+            raise ValueError(f"with sharding: fully_shard, {'; '.join(mistakes)}. Or set sharding: none")
+        return self
 
     @field_validator("num_bootstrap_resamples")
     @classmethod

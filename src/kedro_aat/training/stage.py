@@ -30,8 +30,9 @@ from kedro_aat.training.loop import adaptive_problem, fine_tune
 from kedro_aat.training.progress import LoopProgress, write_hyperparameters
 from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.ranks.data_parallel import DataParallel
+from kedro_aat.training.ranks.divided_model import divide, divided_copy
 from kedro_aat.training.ranks.launch import run_on_ranks
-from kedro_aat.training.ranks.leading import LeadingRunner, follow, leading
+from kedro_aat.training.ranks.leading import LeadingRunner, RankRunner, follow, leading
 from kedro_aat.training.ranks.sharding import Shard
 from kedro_aat.training.ranks.stage_inputs import SearchStageResult, StageInputs, WriterOf
 from kedro_aat.training.ranks.waiting import with_those_who_wait
@@ -159,14 +160,19 @@ class SearchStage:
     def _runner(self, inputs: StageInputs, shard: Shard | None = None) -> TrainingRunner:
         """The model in training."""
         controller, budget = inputs.controller, inputs.budget
+        teacher = None if self.training.teaching is None else as_teacher(inputs.teacher)
         seed_everything(self.seed)
+        if shard is not None and self.training.sharding == "fully_shard":
+            device = pick_device(self.training.device)
+            controller = divided_copy(controller, device)
+            teacher = teacher and divide(teacher, device)
         training = DefaultTraining(
             controller.model,
             self.training,
             inputs.train_data,
             inputs.validation_data,
             seed=self.seed,
-            teacher=None if self.training.teaching is None else as_teacher(inputs.teacher),
+            teacher=teacher,
             controller=controller,
             guards=self.guards,
             shard=shard,
@@ -174,8 +180,8 @@ class SearchStage:
         for _ in range(inputs.num_halvings):
             training.halve_batch()
         controller.steps_per_epoch = training.steps_per_epoch
-        leads = shard is not None and shard.rank == 0
-        return (LeadingRunner if leads else TrainingRunner)(
+        kind = TrainingRunner if shard is None else RankRunner if shard.rank else LeadingRunner
+        return kind(
             controller.model,
             controller,
             training.callables(),
@@ -231,6 +237,9 @@ class SearchStage:
             if trains:
                 try:
                     result = self._search(runner, inputs, checkpoints, num_validation)
+                    if isinstance(runner, RankRunner) and runner.model is not controller.model:  # a divided copy
+                        controller.model.load_state_dict(runner.whole_state())
+                        controller.load_state(runner.compression_controller.get_state())
                 except KeyboardInterrupt:  # before the first checkpoint, or after the last one
                     raise InterruptedRunError(f"The run was stopped. {Outcome.INTERRUPTED.advice}") from None
                 except RankError as error:
@@ -260,8 +269,7 @@ class SearchStage:
         self, runner: TrainingRunner, inputs: StageInputs, checkpoints: RunCheckpoints, num_validation: int
     ) -> FineTuned:
         budget, stopwatch = inputs.budget, inputs.stopwatch
-        controller = runner.compression_controller
-        assert isinstance(controller, ModelController)
+        controller = inputs.controller  # at the rate at which the search begins
         problem = adaptive_problem(
             controller,
             budget,

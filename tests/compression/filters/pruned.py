@@ -13,6 +13,7 @@ from kedro_aat.compression.filters.axes import axes, own_tensor
 from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.probing import outputs_of, relative_difference
 from kedro_aat.compression.settings import FilterPruning
+from kedro_aat.testing.controllers import set_reachable
 
 TOLERANCE = 1e-4
 
@@ -38,7 +39,7 @@ def perceptron(*middle: nn.Module) -> nn.Module:
 def pruned(model: nn.Module, batch: Tensor, rate: float = 0.0, **options: Any) -> FilterPruningController:
     controller = FilterPruningController(model, FilterPruning(**options), example_input=batch)
     controller.disable_scheduler()
-    controller.compression_rate = rate
+    set_reachable(controller, rate)
     return controller
 
 

@@ -20,6 +20,7 @@ from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.session import open_session, run_session
+from kedro_aat.testing.controllers import set_reachable
 from kedro_aat.testing.training import assert_same_bits
 from tests.compression.architectures import ARCHITECTURES, disturb, make, mlp
 from tests.compression.filters.pruned import TOLERANCE, Activated, difference, pruned, train
@@ -33,7 +34,7 @@ def test_masked_and_cut_outputs_are_equal_and_counts_are_exact(name: str) -> Non
     controller = pruned(model, batch)
     other = torch.randint(30, batch.shape) if batch.dtype == torch.int64 else 3 * torch.randn(batch.shape)
     for rate in RATES:
-        controller.compression_rate = rate
+        set_reachable(controller, rate)
         train(model, batch, controller)
         cut, statistics = controller.strip(), controller.statistics()
         assert difference(model, cut, batch) <= TOLERANCE
@@ -130,7 +131,7 @@ def test_dense_weights_are_restored_bit_by_bit(name: str) -> None:
     model, batch = make(name)
     controller = pruned(model, batch)
     for rate in (0.8, 0.4, 0.0):
-        controller.compression_rate = rate
+        set_reachable(controller, rate)
     stripped = controller.strip()
     assert_same_bits(dict(stripped.state_dict()), dict(make(name)[0].state_dict()))
     assert not hasattr(stripped, CUT_PLAN)
@@ -161,7 +162,7 @@ def test_achieved_rate_is_near_and_rises_with_the_requested_one(rate_of: str, ra
         achieved.append(controller.compression_rate)
     assert achieved == sorted(achieved)
     assert np.abs(np.array(achieved) - requested).max() < 0.06  # half of what a unit of the widest group costs
-    controller.compression_rate = 0.999
+    set_reachable(controller, 0.999)
     assert controller.compression_rate == controller.maximal_compression_rate
     cut = controller.strip()
     before, after = (
@@ -203,7 +204,7 @@ def test_number_of_kept_channels_is_a_large_enough_multiple(round_to: int, minim
     model, batch = make("unet")
     controller = pruned(model, batch, round_to=round_to, minimal_channels=minimal)
     for rate in (0.2, 0.6, 0.99):
-        controller.compression_rate = rate
+        set_reachable(controller, rate)
         for kept, group in zip(controller._kept_units(), controller.groups, strict=True):
             num_kept = np.count_nonzero(kept)
             assert num_kept == group.num_units or (num_kept % round_to == 0 and num_kept >= minimal)

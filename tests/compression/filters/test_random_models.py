@@ -14,6 +14,7 @@ from kedro_aat.compression.filters.groups import producing_layers
 from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
+from kedro_aat.testing.controllers import set_reachable
 from tests.compression.architectures import disturb
 from tests.compression.filters.pruned import difference
 from tests.compression.filters.random_models import RandomModel, Step, steps
@@ -41,7 +42,7 @@ def check(plan: list[Step], are_images: bool, rates: list[float]) -> None:
     assert difference(whole, model, batch) == 0
     assert layers <= producing_layers(controller.groups) | set(controller.not_cut)
     for rate in rates:
-        controller.compression_rate = rate
+        set_reachable(controller, rate)
         cut = controller.strip()
         assert difference(model, cut, batch) <= TOLERANCE
         assert difference(model, cut, other) <= TOLERANCE

@@ -33,6 +33,9 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "sparsity": {"algorithm": "magnitude_sparsity"},
     "filters": {"algorithm": "filter_pruning"},
     "taylor": {"algorithm": "filter_pruning", "importance": "taylor"},
+    "l2": {"algorithm": "filter_pruning"},
+    "batch_norm_scale": {"algorithm": "filter_pruning", "importance": "batch_norm_scale", "ranking": "global"},
+    "geometric_median": {"algorithm": "filter_pruning", "importance": "geometric_median"},
     "int8": {"algorithm": "quantization"},
 }
 
@@ -101,6 +104,7 @@ def search(
     compression: str = "sparsity",
     norm: str = "batch",
     epochs: int = 6,
+    policy: str = "frontier",
     num_train: int = 134,
     writer_of: Any = silent_writer,
     train: Any = None,
@@ -112,7 +116,7 @@ def search(
         {
             "budget": {"max_drop": 0.1},
             "maximal_rate": 0.9,  # beyond, outputs are so small that rounding decides about a few examples
-            "search": {"kind": "frontier", "maximal_total_epochs": epochs},
+            "search": {"kind": policy, "maximal_total_epochs": epochs},
             "training": TRAINING | training,
             "compression": ALGORITHMS[compression],
         }
@@ -166,6 +170,7 @@ def main() -> None:
     parser.add_argument("--compression", default="sparsity")
     parser.add_argument("--norm", default="batch")
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--sharding", default="none")
     options = vars(parser.parse_args())
     print_search(options.pop("folder"), **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -33,15 +34,18 @@ from kedro_aat.compression.filters.groups import (
     build_groups,
     count_channels,
     is_produced,
+    layers_with_one_filter,
     plan_cuts,
     producing_layers,
 )
 from kedro_aat.compression.filters.importance import (
     kept_counts,
+    nncf_scores,
     offered_rankings,
     removal_order,
     unit_scores,
 )
+from kedro_aat.compression.filters.nncf_rates import NncfRates
 from kedro_aat.compression.filters.normalization import normalize_over_kept, set_kept
 from kedro_aat.compression.filters.probing import confirm_groups, outputs_of, relative_difference
 from kedro_aat.compression.filters.taylor import TaylorScores
@@ -50,11 +54,13 @@ from kedro_aat.compression.frozen import frozen_layers
 from kedro_aat.compression.layer_table import LayerTable
 from kedro_aat.compression.masks import MASK
 from kedro_aat.compression.own_buffers import exclude_from_ddp
+from kedro_aat.compression.schedule import PathScheduler
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import prunable_weights
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs, map_tensors, placed_like
+from kedro_aat.ranks.shards import whole
 from kedro_aat.search.tactics import Ranking
 
 # Largest difference between outputs of the cut and the masked model, relative to the largest output of the latter.
@@ -86,6 +92,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
     """
 
     name = "filter_pruning"
+    refuses_above_maximum = True
     settings_type = FilterPruning
 
     def _prepare(self) -> None:
@@ -100,6 +107,17 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         self._sizes = count_channels(model)
         self._axes = masked_axes(model, self.groups)
         self._costs = CutCosts(model, self._example(), self.groups, self._sizes)
+        self._named_for_single_filters: set[str] = set()
+        self._nncf: NncfRates | None = None
+        self.raises_above_maximum = settings.rate_meaning == "nncf"
+        if self.raises_above_maximum:
+            self._nncf = NncfRates(self.groups, settings, functools.partial(self._costs.rate, "macs"))
+        self.maximal_compression_rate = (
+            self._nncf.maximal
+            if self._nncf
+            else self._rate_without([group.num_units - self._kept_counts(group)[-1] for group in self.groups])
+        )
+        self._check_schedule()
         self._masks = make_masks(model, self._axes, shadow_on_host=settings.shadow_on_host)
         self._taylor = TaylorScores(
             model, filters_in(model, self._axes), follows_training=settings.importance == "taylor"
@@ -108,10 +126,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             normalize_over_kept(model.get_submodule(layer), normalization)
         without_nested_tensors(model)
         self._masks.attach(model)
-        self.maximal_compression_rate = self._rate_without(
-            [group.num_units - self._kept_counts(group)[-1] for group in self.groups]
-        )
-        self._set_rate(settings.schedule.initial_rate)
+        self._set_scheduled_rate(settings.schedule.initial_rate)
 
     def _find_groups(self) -> tuple[list[ChannelGroup], dict[str, str]]:
         model, settings = self.model, self.settings
@@ -134,7 +149,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         self._normalizations = couplings.normalizations
         groups = []
         for group in coupled_groups:
-            if len(self._kept_counts(group)) > 1:
+            if settings.rate_meaning == "nncf" or len(self._kept_counts(group)) > 1:
                 groups.append(group)
                 continue
             number = group.num_units * group.channels_per_unit
@@ -160,6 +175,11 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         is_normalized = any(member.layer in self._normalizations for member in group.members)
         return [count for count in counts if count > 1] if is_normalized else counts
 
+    def _achieved_without(self, removed: NDArray[np.int64]) -> float:
+        if self._nncf and self.settings.rate_of == "filters":
+            return self._nncf.share(removed)
+        return self._rate_without(removed)
+
     def _rate_without(self, removed: Sequence[int] | NDArray[np.int64]) -> float:
         return self._costs.rate(self.settings.rate_of, np.asarray(removed, dtype=np.int64))
 
@@ -171,6 +191,32 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             self._mask_units([np.ones(group.num_units, dtype=bool) for group in self.groups])
             return
         scores = self._scores()
+        if self._nncf:
+            removed = self._nncf.units(scores, rate, self._ranked_by.ranking)
+        else:
+            removed = self._units_of_model(scores, rate)
+        self._warn_of_single_filters(removed)
+        kept = []
+        for score, number in zip(scores, removed, strict=True):
+            is_kept = np.ones(len(score), dtype=bool)
+            is_kept[np.argsort(score, kind="stable")[:number]] = False
+            kept.append(is_kept)
+        self._mask_units(kept)
+
+    def _warn_of_single_filters(self, removed: NDArray[np.int64]) -> None:
+        """Names the layers that a schedule or a rate set directly leaves one filter; a search judges its own rates."""
+        layers = layers_with_one_filter(self.groups, removed) - self._named_for_single_filters
+        if layers and not isinstance(self.scheduler, PathScheduler):
+            self._named_for_single_filters |= layers
+            logger.warning(
+                "%d layers have a single filter left: %s. Lower the rate, or let more layers be cut (scopes%s).",
+                len(layers),
+                ", ".join(sorted(layers)),
+                "" if self._nncf else ", minimal_channels",
+            )
+
+    def _units_of_model(self, scores: list[NDArray[np.float32]], rate: float) -> NDArray[np.int64]:
+        """Units to remove from each group, so that the share of the whole model is nearest to the rate."""
         groups, numbers = removal_order(scores, [group.channels_per_unit for group in self.groups], self._ranked_by)
 
         def removed_by(count: int) -> NDArray[np.int64]:
@@ -183,22 +229,18 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             low, high = (low, middle) if self._rate_without(removed_by(middle)) >= rate else (middle + 1, high)
         if low and rate - self._rate_without(removed_by(low - 1)) <= self._rate_without(removed_by(low)) - rate:
             low -= 1  # one removal less is at least as near to the rate
-        kept = []
-        for score, number in zip(scores, removed_by(low), strict=True):
-            is_kept = np.ones(len(score), dtype=bool)
-            is_kept[np.argsort(score, kind="stable")[:number]] = False
-            kept.append(is_kept)
-        self._mask_units(kept)
+        return removed_by(low)
 
     def _scores(self) -> list[NDArray[np.float32]]:
+        def weight(layer: str, name: str) -> Tensor:
+            # Of a weight that is divided among ranks, all rows, one weight at a time as in a forward pass.
+            return whole(own_tensor(self.model.get_submodule(layer), name).detach())
+
+        model, ranked_by, taylor = self.model, self._ranked_by, self._taylor.of_weight
         scores = [
-            unit_scores(
-                self.model,
-                group,
-                self._ranked_by.importance,
-                lambda layer, name: own_tensor(self.model.get_submodule(layer), name).detach(),
-                self._taylor.of_weight,
-            )
+            nncf_scores(model, group, ranked_by, weight, taylor)
+            if self._nncf
+            else unit_scores(model, group, ranked_by.importance, weight, taylor)
             for group in self.groups
         ]
         self._taylor.sampled = {}
@@ -229,12 +271,15 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 for member in [*group.producers, *group.members]
                 for axis in masked_axes_of(self.model.get_submodule(member.layer), member)
             )
-            mask = self.model.get_submodule(member.layer).get_buffer(axis.name + MASK)
+            mask = whole(self.model.get_submodule(member.layer).get_buffer(axis.name + MASK))
             kept.append(channels_in(mask, axis).cpu().numpy()[member.indices[:, 0]])
         return kept
 
     def _removed(self) -> NDArray[np.int64]:
         return np.array([np.count_nonzero(~is_kept) for is_kept in self._kept_units()], dtype=np.int64)
+
+    def divide(self) -> None:
+        self._masks.divide(self.model)
 
     def rank_by(self, ranking: Ranking) -> None:
         super().rank_by(ranking)
@@ -251,8 +296,12 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     @property
     def achieved_rate(self) -> float:
-        """Share of the filters, parameters or MACs of the whole model that the cut removes, in [0, 1)."""
-        return self._rate_without(self._removed())
+        """Share that the cut removes, in [0, 1).
+
+        It is a share of the filters, parameters or MACs of the whole model, or with `rate_meaning: nncf` of the filters
+        of all layers that can lose some.
+        """
+        return self._achieved_without(self._removed())
 
     def _before_step(self) -> None:
         step = self.scheduler.current_step
@@ -269,7 +318,12 @@ class FilterPruningController(ScheduledController[FilterPruning]):
     @property
     def rate_words(self) -> str:
         """What the rate is the share of."""
-        return f"{'MACs' if self.settings.rate_of == 'macs' else self.settings.rate_of} removed"
+        return f"{'MACs' if self.settings.rate_of == 'macs' else self._rated} removed"
+
+    @property
+    def _rated(self) -> str:
+        rate_of = self.settings.rate_of
+        return f"{rate_of} of the layers that can lose some" if self._nncf and rate_of == "filters" else rate_of
 
     def cut_plan(self) -> list[Cut | AttributeChange]:
         """The cuts that `strip` makes; `cutting.apply_cut_plan` makes the same cuts in a newly built model."""
@@ -277,13 +331,13 @@ class FilterPruningController(ScheduledController[FilterPruning]):
 
     def statistics(self, quickly_collected_only: bool = False) -> LayerTable:
         """Shapes and costs of every layer, before the cut and after it."""
-        rate_of, removed, costs = self.settings.rate_of, self._removed(), self._costs
+        removed, costs = self._removed(), self._costs
         totals = ", ".join(f"{kind} {costs.total(kind)} -> {costs.left(kind, removed)}" for kind in KINDS)
-        rate = costs.rate(rate_of, removed)
+        rate = self._achieved_without(removed)
         return LayerTable(
             algorithm=self.name,
             rate=rate,
-            headline=f"{rate:.4f} of the {rate_of} are removed ({totals})",
+            headline=f"{rate:.4f} of the {self._rated} are removed ({totals})",
             columns=layer_columns(self.model, costs, removed, self.cut_plan()),
             notes=self.not_cut,
             note_format="not cut: {layer}: {reason}",

@@ -119,6 +119,11 @@ class ChannelGroup:
         return max(int(member.indices.shape[1]) for member in self.members)
 
     @property
+    def filters_per_unit(self) -> int:
+        """Largest number of filters that a layer loses with one unit."""
+        return max(int(member.indices.shape[1]) for member in self.producers)
+
+    @property
     def producers(self) -> list[Member]:
         """Members whose layers produce the channels."""
         return [member for member in self.members if member.is_made or is_produced(member.kind)]
@@ -305,3 +310,18 @@ def _reading_layers(group: ChannelGroup) -> set[str]:
 def producing_layers(groups: Collection[ChannelGroup]) -> set[str]:
     """Names of all layers that produce channels of these groups."""
     return {member.layer for group in groups for member in group.producers}
+
+
+def layers_with_one_filter(groups: Sequence[ChannelGroup], removed: NDArray[np.int64]) -> set[str]:
+    """Names of the layers of which a cut leaves a single filter.
+
+    Args:
+        groups: All groups of a model.
+        removed: (groups,) units that each group loses.
+    """
+    found = (
+        group
+        for group, number in zip(groups, removed, strict=True)
+        if number and group.num_units - number == 1 == group.filters_per_unit
+    )
+    return producing_layers(list(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -79,6 +80,36 @@ def unit_scores(
         filters = torch.cat(parts, dim=1).double()
         return torch.cdist(filters, filters, compute_mode="use_mm_for_euclid_dist").sum(1).float()
     return torch.stack([part.square().sum(1) for part in parts]).sum(0).sqrt()
+
+
+def nncf_scores(
+    model: nn.Module, group: ChannelGroup, settings: FilterPruning, weight: Lookup, taylor: Lookup
+) -> Tensor:
+    """Scores the units of a group as NNCF 2.x does: the sum of their scores in each layer alone.
+
+    With the ranking `global`, each layer's scores are relative to the norm of its weight.
+
+    Args:
+        model: The model that contains the group's layers.
+        group: A group of n units.
+        settings: Only `importance` and `ranking` matter.
+        weight: As for `unit_scores`.
+        taylor: As for `unit_scores`.
+
+    Returns:
+        (n,) float32, at least 0.
+    """
+    kind, scores = settings.importance, []
+    if kind not in ("l1", "l2", "geometric_median"):
+        return unit_scores(model, group, kind, weight, taylor)
+    for member in group.producers:
+        alone = replace(group, members=(member,))
+        score = unit_scores(model, alone, kind, weight, taylor)
+        if settings.ranking == "global":
+            for axis in filter_axes(model.get_submodule(member.layer), member.kind):
+                score = score / weight(member.layer, axis.name).float().norm().clamp_min(1e-30)
+        scores.append(score)
+    return torch.stack(scores).sum(0)
 
 
 def offered_rankings(model: nn.Module, groups: Sequence[ChannelGroup], settings: FilterPruning) -> tuple[Ranking, ...]:

@@ -22,6 +22,7 @@ from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.compression.sparsity.patterns import Pattern, keep_in_pattern
 from kedro_aat.compression.sparsity.selection import keep_most_important
 from kedro_aat.errors import ModelError
+from kedro_aat.ranks.shards import local, total
 from kedro_aat.search.tactics import Ranking
 
 logger = logging.getLogger(__name__)
@@ -95,14 +96,16 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         """
         masks = self._masks.masks()
         if not rate:
-            return not self._masks.is_active and all(bool(mask.all()) for mask in masks)
+            return not self._masks.is_active and not any(_num_removed_by(masks))
         if not self._masks.is_active or not self._masks.forgets or self._pattern:
             return False
-        groups = [masks] if self._ranked_by.ranking == "global" else [[mask] for mask in masks]
-        return all(
-            self._num_removed(group, rate) == sum(mask.numel() - int(mask.count_nonzero()) for mask in group)
-            for group in groups
-        )
+        removed = _num_removed_by(masks)
+        if self._ranked_by.ranking == "global":
+            return self._num_removed(masks, rate) == sum(removed)
+        return [self._num_removed([mask], rate) for mask in masks] == removed
+
+    def divide(self) -> None:
+        self._masks.divide(self.model)
 
     def rank_by(self, ranking: Ranking) -> None:
         super().rank_by(ranking)
@@ -112,9 +115,10 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         self._masks.apply()
 
     def _num_zeros(self) -> list[int]:
-        """Returns the number of zeros in each weight."""
+        """Returns the number of zeros in each weight; where weights are divided, all ranks must call it."""
         self._masks.apply()
-        return [int((weight.parameter == 0).sum()) for weight in self._masks.weights]
+        weights = [weight.parameter for weight in self._masks.weights]
+        return total(weights, [int((local(weight) == 0).sum()) for weight in weights])
 
     @property
     def achieved_rate(self) -> float:
@@ -198,6 +202,11 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         controller._masks.leave_zeros()
         exclude_from_ddp(controller.model)
         return controller.model
+
+
+def _num_removed_by(masks: Sequence[Tensor]) -> list[int]:
+    """How many weights each mask removes, on all ranks together."""
+    return total(masks, [local(mask).numel() - int(local(mask).count_nonzero()) for mask in masks])
 
 
 def _offered(configured: Ranking, weights: Sequence[PrunableWeight]) -> tuple[Ranking, ...]:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from kedro_aat.compression.settings import Importance
+from kedro_aat.ranks import group
+from kedro_aat.ranks.shards import is_sharded, local
 
 # Bits of a float32 that the bins of LAMP's sums ignore; the others distinguish magnitudes to 1 part in 2048.
 _DROPPED_IN_SUMS = 12
@@ -41,8 +43,8 @@ class Bins:
 class LayerScores:
     """Scores of one layer's weights; weights with higher scores are kept longer.
 
-    Within a layer the score never falls as the magnitude rises, so bins of magnitudes are bins of scores. All that is
-    counted are sums over the weights, which the ranks that hold shards of a layer could add up.
+    Within a layer the score never falls as the magnitude rises, so bins of magnitudes are bins of scores. Of a weight
+    that is divided among ranks, each scores its own rows, by sums over all of them; all ranks must make one.
 
     Args:
         weight: The layer's weight, of any shape and precision; complex weights count by their magnitude.
@@ -52,27 +54,30 @@ class LayerScores:
             2021), which keeps at least one weight in every layer at any rate.
 
     Attributes:
-        size: Number of weights.
+        size: Number of weights that this rank holds.
         device: Their device.
         largest: Position of the weight that has a score of its own, and is in no bin: of LAMP the largest one, or the
-            first of several. None with other importances, or if all weights are zero.
+            first of several. None with other importances, if all weights are zero, or if another rank holds it.
     """
 
     def __init__(self, weight: Tensor, kind: Importance) -> None:
-        self._flat = weight.detach().reshape(-1)
+        self._flat = local(weight.detach()).reshape(-1)
+        self._is_sharded = is_sharded(weight)
         self._kind = kind
         self.size = self._flat.numel()
         self.device = self._flat.device
         self._chunk = _CHUNK_ON_CPU if self.device.type == "cpu" else _CHUNK
-        self._norm = self._flat.abs().float().norm().clamp_min(_TINY_NORM) if kind == "normed_abs" else None
         self.largest: int | None = None
+        self._has_largest = False
+        if kind == "normed_abs":
+            self._norm = self._norm_of_all()
         if kind == "lamp":
             self._sum_squares()
 
     @property
     def score_of_largest(self) -> float | None:
-        """Score of the weight that has one of its own."""
-        return None if self.largest is None else 1.0
+        """Score of the weight that has one of its own, whichever rank holds it; None if none has."""
+        return 1.0 if self._has_largest else None
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
         """Yields the position of each chunk's first weight, and the magnitudes (weights,) as float32."""
@@ -81,9 +86,17 @@ class LayerScores:
 
     def all(self) -> Tensor:
         """Returns the scores of all weights, (size,)."""
-        scores = self.of(self._flat.abs().float())
-        if self.largest is not None and self.score_of_largest is not None:
-            scores[self.largest] = self.score_of_largest
+        return self._scored(0, self._flat.abs().float())
+
+    def scored_chunks(self) -> Iterator[tuple[int, Tensor]]:
+        """Yields the position of each chunk's first weight, and the scores (weights,)."""
+        for start, magnitudes in self.chunks():
+            yield start, self._scored(start, magnitudes)
+
+    def _scored(self, start: int, magnitudes: Tensor) -> Tensor:
+        scores, score = self.of(magnitudes), self.score_of_largest
+        if score is not None and self.largest is not None and start <= self.largest < start + len(scores):
+            scores[self.largest - start] = score
         return scores
 
     def of(self, magnitudes: Tensor) -> Tensor:
@@ -99,7 +112,6 @@ class LayerScores:
             case "squared_abs":
                 scores = magnitudes.square()
             case "normed_abs":
-                assert self._norm is not None
                 scores = magnitudes / self._norm
             case "lamp":
                 scores = (magnitudes.double().square_() / self._at_least_as_large[self._row_of(magnitudes)]).float()
@@ -112,7 +124,8 @@ class LayerScores:
         weight's own bin is counted completely, an error of at most the bin's share; the order within a layer is exact.
         """
         self._first_row, self._num_rows = 0, 1 << (_NUM_BITS - _DROPPED_IN_SUMS)
-        if self.size <= self._chunk:  # not many more bins than weights
+        is_small = self.size <= self._chunk and not self._is_sharded  # ranks add up the same rows
+        if is_small:  # not many more bins than weights
             rows = bits_of(self._flat.abs().float()) >> _DROPPED_IN_SUMS
             self._first_row = int(torch.where(self._flat != 0, rows, self._num_rows - 1).min())
             self._num_rows = max(int(rows.max()) - self._first_row, 0) + 1
@@ -122,10 +135,45 @@ class LayerScores:
             squares.index_add_(0, self._row_of(magnitudes), magnitudes.double().square_())
             if (highest_of_chunk := float(magnitudes.max())) > highest:
                 highest, self.largest = highest_of_chunk, start + int(magnitudes.argmax())
-        if self.size > self._chunk and len(filled := squares.nonzero()):
-            squares = squares[filled[0] : int(filled[-1]) + 1]
-            self._first_row, self._num_rows = int(filled[0]), len(squares)
+        self._has_largest = self.largest is not None
+        if self._is_sharded:
+            self._agree_on_largest(highest)
+        if not is_small:
+            squares = self._sums_of_all(squares)
         self._at_least_as_large = squares.flip(0).cumsum(0).flip(0).clamp_min_(_TINY)
+
+    def _sums_of_all(self, squares: Tensor) -> Tensor:
+        """The sums of all ranks, from the first row with a weight to the last one."""
+        filled = squares.nonzero().squeeze(1)
+        ends = torch.tensor([0, -self._num_rows], device=self.device)  # beyond the last row, and minus the first one
+        if len(filled):
+            ends = torch.stack([filled[-1] + 1, -filled[0]])
+        if self._is_sharded:
+            group.reduced(ends, "max")
+        end, first = int(ends[0]), -int(ends[1])
+        if first < end:
+            squares = squares[first:end].contiguous()
+            self._first_row, self._num_rows = first, len(squares)
+        return group.summed(squares) if self._is_sharded else squares
+
+    def _agree_on_largest(self, highest: float) -> None:
+        """Lets only the first rank that holds one of the largest weights know its position."""
+        highest_of_all = float(group.reduced(torch.tensor(highest, device=self.device), "max"))
+        has_it = self.largest is not None and highest == highest_of_all
+        first = torch.tensor(group.rank() if has_it else group.world_size(), device=self.device)
+        owner = int(group.reduced(first, "min"))
+        self._has_largest = owner < group.world_size()
+        if owner != group.rank():
+            self.largest = None
+
+    def _norm_of_all(self) -> Tensor:
+        # In double precision, so that it is the same whatever the chunks and however many ranks hold the weight.
+        squares = torch.zeros((), dtype=torch.float64, device=self.device)
+        for _, magnitudes in self.chunks():
+            squares += magnitudes.double().square_().sum()
+        if self._is_sharded:
+            group.summed(squares)
+        return squares.sqrt().float().clamp_min_(_TINY_NORM)
 
     def _row_of(self, magnitudes: Tensor) -> Tensor:
         # Zeros add nothing, whatever their row; above the last row is nothing.

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from kedro_aat.compression.settings import Importance
 from kedro_aat.compression.sparsity.importance import LayerScores, bits_of
+from kedro_aat.compression.sparsity.shards import keep_of_shards
+from kedro_aat.ranks.shards import is_sharded
 
 # If there are no more weights, it is faster to score them all.
 _FEW = 1 << 20
@@ -28,10 +30,12 @@ def keep_most_important(values: Sequence[Tensor], kind: Importance, num_removed:
         num_removed: From 0 to the total number of weights.
 
     Returns:
-        One boolean mask per tensor, with its shape, true where the weight is kept.
+        One boolean mask per tensor, with its shape, true where the weight is kept; divided among ranks like the tensor.
     """
     if num_removed <= 0:
         return [torch.ones_like(value, dtype=torch.bool) for value in values]
+    if any(map(is_sharded, values)):
+        return keep_of_shards(values, kind, num_removed)
     layers = [LayerScores(value, kind) for value in values]
     if sum(layer.size for layer in layers) <= _FEW:
         masks = _keep_of_few(torch.cat([layer.all() for layer in layers]), num_removed)

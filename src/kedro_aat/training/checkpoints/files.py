@@ -1,6 +1,6 @@
 """The files of one checkpoint: how they are written, and read whatever version wrote them.
 
-    checkpoint-000012/
+    checkpoint-000012/                     if the weights are divided among ranks, also the files in `parts`
         model.safetensors                  tensors of the model's state_dict
         optimizers.safetensors             large tensors of the optimizers; removed where no search can ask for them
         training.pt                        optimizer, scheduler, controller and RNG state (weights_only)
@@ -19,7 +19,7 @@ import json
 import pickle
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -34,6 +34,7 @@ from kedro_aat.training.checkpoints.checked import Checksum, checksum_of, writin
 from kedro_aat.training.checkpoints.journal import read_journal, replayed
 from kedro_aat.training.checkpoints.large_tensors import with_large, without_large
 from kedro_aat.training.checkpoints.numpy_values import decoded, encoded, is_plain_numpy
+from kedro_aat.training.checkpoints.parts import open_parts, part_files, with_divided
 from kedro_aat.training.checkpoints.tensor_files import read_tensors, write_tensors
 from kedro_aat.training.guards.user_functions import is_out_of_memory
 
@@ -60,11 +61,14 @@ class Checkpoint:
 
     Attributes:
         number: Number of the checkpoint; counts the validations of the run from 0.
-        model: The model's `state_dict`.
+        model: The model's `state_dict`. When it was read, tensors that ranks wrote in parts are `DividedTensor`s, for
+            `placed_as`.
         training: Other state with tensors; plain containers, numbers (Python's and NumPy's), strings, tensors and
             arrays of numbers only. It has no `optimizers` if they were not read, or removed.
         state: Plain JSON data.
         growing: By name, what grows with the epochs: JSON data or pydantic models, which the run's journal keeps.
+        write_parts: Lets all ranks write the rows of divided tensors that they hold into a folder, and returns the
+            checksums of their files by name; None if no tensor is divided. See `parts`.
         folder: Folder of the checkpoint; set when it is read.
         journal: Lines of the run's journal from which `growing` is read when it is asked for.
     """
@@ -76,6 +80,7 @@ class Checkpoint:
     growing: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     journal: str = ""
+    write_parts: Callable[[Path], Mapping[str, str]] | None = None
 
     def value(self, key: str) -> Any:
         """A value of `state` or `growing`.
@@ -118,14 +123,18 @@ def numbers_in(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def write(folder: Path, checkpoint: Checkpoint) -> None:
+def write(folder: Path, checkpoint: Checkpoint, parts: Mapping[str, str] | None = None) -> None:
     """Writes a checkpoint into a folder that may hold the user's own files, and flushes all to disk.
 
     Args:
         folder: The folder.
         checkpoint: The checkpoint, which must not change meanwhile; `growing` is not written.
+        parts: Checksums of files that are there already, by name.
     """
-    checksums = {str(path.relative_to(folder)): checksum_of(path) for path in _files_in(folder)}
+    checksums = dict(parts or {})
+    for path in _files_in(folder):
+        if (name := str(path.relative_to(folder))) not in checksums:
+            checksums[name] = checksum_of(path)
     optimizers: dict[str, Tensor] = {}
     training = checkpoint.training
     if "optimizers" in training:
@@ -147,7 +156,8 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
 
 def remove_optimizers(folder: Path) -> None:
     """Removes the large tensors of the optimizers from a checkpoint, if there are any."""
-    (folder / _OPTIMIZERS).unlink(missing_ok=True)
+    for path in folder.glob("optimizers*.safetensors"):
+        path.unlink()
 
 
 def journal_of(folder: Path) -> str | None:
@@ -159,13 +169,14 @@ def journal_of(folder: Path) -> str | None:
         return None
 
 
-def read(folder: Path, number: int, *, optimizers: bool = True) -> Checkpoint:
+def read(folder: Path, number: int, *, optimizers: bool = True, checks_parts: bool = True) -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
         folder: Its folder.
         number: Its number.
         optimizers: Whether the optimizers are read, too, if they are still there.
+        checks_parts: Whether the checksums of files that several ranks wrote are looked at, which reads all of them.
 
     Raises:
         DamagedCheckpointError: If it is missing, torn or damaged.
@@ -173,9 +184,15 @@ def read(folder: Path, number: int, *, optimizers: bool = True) -> Checkpoint:
     """
     try:
         manifest = _manifest(folder)
-        has_optimizers = optimizers and (_OPTIMIZERS not in manifest or (folder / _OPTIMIZERS).exists())
+        of_optimizers = {_OPTIMIZERS, *part_files(manifest, "optimizers")} & manifest.keys()
+        has_optimizers = optimizers and all((folder / name).exists() for name in of_optimizers)
         if not has_optimizers:
-            manifest.pop(_OPTIMIZERS, None)
+            manifest = {name: checksum for name, checksum in manifest.items() if name not in of_optimizers}
+        model_parts = open_parts(folder, manifest, "model")
+        optimizer_parts = open_parts(folder, manifest, "optimizers")
+        if not checks_parts:
+            parts = {*part_files(manifest, "model"), *part_files(manifest, "optimizers")}
+            manifest = {name: checksum for name, checksum in manifest.items() if name not in parts}
         checksums = {name: checksum_of(folder / name) for name in manifest.keys() - _FILES - {_OPTIMIZERS}}
         model, checksums[_MODEL] = read_tensors(folder / _MODEL)
         large: dict[str, Tensor] = {}
@@ -192,11 +209,11 @@ def read(folder: Path, number: int, *, optimizers: bool = True) -> Checkpoint:
             raise DamagedCheckpointError(f"{folder} is damaged: its state is not a mapping")
         if not has_optimizers:
             training.pop("optimizers", None)
-        elif large:
-            training["optimizers"] = with_large(training["optimizers"], large)
+        elif large or optimizer_parts:
+            training["optimizers"] = with_divided(with_large(training["optimizers"], large), optimizer_parts)
         checkpoint = Checkpoint(
             number=number,
-            model=model,
+            model=model | model_parts,
             training=training,
             state=state,
             folder=folder,

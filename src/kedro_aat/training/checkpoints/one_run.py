@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -167,13 +167,17 @@ class RunCheckpoints:
         state = dict(checkpoint.state)
         if dump is not None:
             state["dumped"] = relative_to(dump(writing), writing)
+        parts: Mapping[str, str] = {}
+        if checkpoint.write_parts is not None:
+            with disk_errors(writing):
+                parts = checkpoint.write_parts(writing)
         line = None
         if checkpoint.growing:
             line, state[JOURNAL] = self._journal.prepare(checkpoint.number, checkpoint.growing)
         if not wait:  # the copy must not change while training continues
             checkpoint = replace(checkpoint, model=copied(checkpoint.model), training=copied(checkpoint.training))
         checkpoint = replace(checkpoint, state=state, growing={})
-        self._pending = self._writer.submit(self._write, writing, checkpoint, line, keep, keep_optimizers)
+        self._pending = self._writer.submit(self._write, writing, checkpoint, parts, line, keep, keep_optimizers)
         if wait:
             self.wait()
 
@@ -181,6 +185,7 @@ class RunCheckpoints:
         self,
         writing: Path,
         checkpoint: Checkpoint,
+        parts: Mapping[str, str],
         line: str | None,
         keep: Collection[int] | None,
         keep_optimizers: Collection[int] | None,
@@ -190,7 +195,7 @@ class RunCheckpoints:
             try:
                 if line is not None:
                     self._journal.append(line)
-                write(writing, checkpoint)
+                write(writing, checkpoint, parts)
                 if target.exists():  # a damaged checkpoint that the run is replacing
                     _remove(target)
                 writing.rename(target)

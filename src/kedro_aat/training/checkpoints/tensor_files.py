@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from kedro_aat.errors import CheckpointError
 from kedro_aat.tensors import tensor_bytes, unique_tensors
-from kedro_aat.training.checkpoints.checked import reading, writing
+from kedro_aat.training.checkpoints.checked import CheckedReader, reading, writing
 
 DTYPES = {
     "F64": torch.float64,
@@ -102,25 +103,96 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     """
     tensors: dict[str, Tensor] = {}
     with reading(path) as (file, size):
-        length = int.from_bytes(file.read(8), "little")
-        if length > size - 8:
-            raise ValueError("its header is longer than the file")
-        header = json.loads(file.read(length))
-        metadata: dict[str, str] = header.pop(_METADATA, None) or {}
-        position, length = 0, size - 8 - length
-        for name, place in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            dtype, shape, (begin, end) = DTYPES[place["dtype"]], place["shape"], place["data_offsets"]
-            if not all(isinstance(side, int) and 0 <= side < _LONGEST for side in shape):
-                raise ValueError(f"{name} has the shape {shape}")
-            if begin != position or end > length or end - begin != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{name} is not at its place")
-            tensors[name] = torch.empty(shape, dtype=dtype)
+        places, metadata = _header(file, size)
+        for name, place in places.items():
+            tensors[name] = torch.empty(place.shape, dtype=place.dtype)
             file.read_into(tensor_bytes(tensors[name]))
-            position = end
-        if position != length:
-            raise ValueError("it is too long")
     for name, shape in json.loads(metadata.pop(_BITS, "{}")).items():
-        packed = tensors[name].numpy()
-        unpacked = np.unpackbits(packed, count=math.prod(shape)).view(np.bool_)
-        tensors[name] = torch.from_numpy(unpacked.reshape(shape))
+        tensors[name] = _unpacked(tensors[name], shape)
     return tensors | {alias: tensors[name] for alias, name in metadata.items()}, str(file.checksum)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor is in a file.
+
+    Attributes:
+        dtype: Its type, in the file.
+        shape: Its shape, in the file.
+        begin: Number of its first byte.
+    """
+
+    dtype: torch.dtype
+    shape: list[int]
+    begin: int
+
+
+def _header(file: CheckedReader, size: int) -> tuple[dict[str, _Place], dict[str, str]]:
+    """Reads the header of a file: the places of the tensors, in their order, and the metadata."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > size - 8:
+        raise ValueError("its header is longer than the file")
+    header = json.loads(file.read(length))
+    metadata: dict[str, str] = header.pop(_METADATA, None) or {}
+    places: dict[str, _Place] = {}
+    start, position, length = 8 + length, 0, size - 8 - length
+    for name, place in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (begin, end) = DTYPES[place["dtype"]], place["shape"], place["data_offsets"]
+        if not all(isinstance(side, int) and 0 <= side < _LONGEST for side in shape):
+            raise ValueError(f"{name} has the shape {shape}")
+        if begin != position or end > length or end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name} is not at its place")
+        places[name] = _Place(dtype, shape, start + begin)
+        position = end
+    if position != length:
+        raise ValueError("it is too long")
+    return places, metadata
+
+
+def _unpacked(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    unpacked = np.unpackbits(packed.numpy(), count=math.prod(shape)).view(np.bool_)
+    return torch.from_numpy(unpacked.reshape(shape))
+
+
+class TensorFile:
+    """A file that `write_tensors` wrote, of which some rows of some tensors are read.
+
+    Args:
+        path: The file, whose checksum is not looked at.
+
+    Raises:
+        ValueError, LookupError, TypeError: If it is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with reading(path) as (file, size):
+            self._places, metadata = _header(file, size)
+        self._bits: dict[str, list[int]] = json.loads(metadata.pop(_BITS, "{}"))
+        self._places |= {alias: self._places[name] for alias, name in metadata.items()}
+        self._bits |= {alias: self._bits[name] for alias, name in metadata.items() if name in self._bits}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tensors."""
+        return list(self._places)
+
+    def shape(self, name: str) -> torch.Size:
+        """Shape of a tensor."""
+        return torch.Size(self._bits.get(name, self._places[name].shape))
+
+    def read(self, name: str, rows: slice) -> Tensor:
+        """Reads rows of a tensor, on the CPU.
+
+        Args:
+            name: Its name.
+            rows: From the first one to before the last one, of those that are there.
+        """
+        place = self._places[name]
+        is_packed = name in self._bits
+        skipped, shape = (0, place.shape) if is_packed else (rows.start, [rows.stop - rows.start, *place.shape[1:]])
+        tensor = torch.empty(shape, dtype=place.dtype)
+        with self._path.open("rb") as file:
+            file.seek(place.begin + skipped * math.prod(place.shape[1:]) * place.dtype.itemsize)
+            CheckedReader(file).read_into(tensor_bytes(tensor))
+        return _unpacked(tensor, self._bits[name])[rows] if is_packed else tensor

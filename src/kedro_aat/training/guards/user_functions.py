@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.errors import AatError, OutOfMemoryError, UserFunctionError
+from kedro_aat.ranks.shards import local
 from kedro_aat.training.guards.watchdog import stop_watching
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def norms_of(model: nn.Module) -> tuple[list[str], Tensor]:
 
     Reading the state applies masks, so that a mask which the next forward pass would apply is no change.
     """
-    tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    tensors = {name: local(value) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     numbers = [_numbers_of(_floating(tensor)) for tensor in tensors.values()]
     if not numbers:
         return [], torch.zeros(0, 2)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kedro_aat.model_inputs import ModelInputs, map_tensors
+from kedro_aat.ranks.shards import is_divided
 
 
 class Placement:
@@ -24,7 +25,9 @@ class Placement:
         self._image_format = torch.channels_last if channels_last else torch.preserve_format
 
     def model(self, model: nn.Module) -> nn.Module:
-        """Moves a model in place."""
+        """Moves a model in place, unless its weights are divided among devices already."""
+        if is_divided(model):
+            return model
         model = model.to(self._device)
         if self._image_format is torch.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch declares no such call

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kedro_aat.compression.quantization.fake import RANGES
 from kedro_aat.ranks import group
+from kedro_aat.ranks.shards import is_divided
 from kedro_aat.training.ranks.sharding import Part, Shard
 from kedro_aat.training.ranks.synchronized_norms import SynchronizedNorms, has_norms
 
@@ -32,17 +33,23 @@ class DataParallel:
     Args:
         shard: The part of each batch that this rank computes; None in a single process.
         device: Device of this rank.
+
+    Attributes:
+        shard: The part of each batch that this rank computes; None in a single process.
+        is_divided: Whether each rank holds some rows of the model's weights only; torch then averages the gradients.
     """
 
     def __init__(self, shard: Shard | None, device: torch.device) -> None:
         self.shard, self._device = shard, device
         self._norms: SynchronizedNorms | None = None
         self._wrapped: tuple[nn.Module, Any] | None = None
+        self.is_divided = False
         self._has_unused: bool | None = None  # parameters without gradients; None until the first step
 
     def synchronize(self, model: nn.Module) -> None:
-        """Gives all ranks rank 0's parameters and buffers."""
-        if self.shard is not None:
+        """Gives all ranks rank 0's parameters and buffers, unless each holds other rows of them."""
+        self.is_divided = is_divided(model)
+        if self.shard is not None and not self.is_divided:
             for tensor in itertools.chain(model.parameters(), model.buffers()):
                 dist.broadcast(tensor.detach(), 0)
 
@@ -84,9 +91,12 @@ class DataParallel:
     def wrapped(self, model: Any) -> Any:
         """What is called in training steps in the place of the model: torch's DDP, which averages the gradients.
 
-        Before the first step, it is the model itself, since DDP must know whether all parameters get gradients.
+        A model whose weights are divided among the ranks does so by itself. Before the first step, it is the model
+        itself, since DDP must know whether all parameters get gradients.
         """
-        if self.shard is None or self._has_unused is None or not any(p.requires_grad for p in model.parameters()):
+        if self.is_divided or self.shard is None or self._has_unused is None:
+            return model
+        if not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         if self._wrapped is None or self._wrapped[0] is not model:
             self._wrapped = None  # the hooks of the old one go with it
@@ -102,7 +112,7 @@ class DataParallel:
 
     def after_backward(self, forward: Any) -> Any:
         """Averages the gradients if DDP has not; returns what is called in the next step."""
-        if self.shard is None or self._has_unused is not None:
+        if self.is_divided or self.shard is None or self._has_unused is not None:
             return forward
         self._has_unused = self.sum_gradients(forward)
         for parameter in forward.parameters():

@@ -10,31 +10,34 @@ import contextlib
 import hashlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from kedro_aat.errors import LostRankError, MetricError, RankError
 from kedro_aat.ranks import group
+from kedro_aat.ranks.shards import is_divided, is_sharded, whole_state
 from kedro_aat.training.checkpoints import Checkpoint
 from kedro_aat.training.checkpoints.files import read
+from kedro_aat.training.checkpoints.parts import without_rows, write_parts
 from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.ranks.same_masks import require_same_masks
-from kedro_aat.training.runner import TrainingRunner
+from kedro_aat.training.runner import TrainingRunner, listed
 
 T = TypeVar("T")
 
 # Methods of the runner that change its state, or need all ranks.
 _METHODS = (
     *("reset_training", "scale_learning_rate", "use", "set_rate", "adapt", "finish_rate_path", "uncompress"),
-    *("train_epoch", "validate", "update_learning_rate"),
-    *("restore_model", "restore_optimizers", "roll_back", "resume"),
+    *("train_epoch", "validate", "update_learning_rate", "rates"),
+    *("restore_model", "restore_optimizers", "roll_back", "resume", "write_parts", "whole_state"),
 )
 _BEGIN_ANNEALING, _END_ANNEALING = "begin_annealing", "end_annealing"
 
@@ -64,7 +67,19 @@ class _End:
     error: Exception | None = None
 
 
-class LeadingRunner(TrainingRunner):
+class RankRunner(TrainingRunner):
+    """The runner of one of several ranks."""
+
+    def write_parts(self, folder: Path) -> dict[str, str]:
+        """Writes what each rank holds of tensors that are divided among the ranks; see `parts.write_parts`."""
+        return write_parts(folder, self.model, listed(self.optimizer))
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """The state of a model that is divided among the ranks, whole, on the CPU of rank 0; elsewhere nothing."""
+        return whole_state(self.model)
+
+
+class LeadingRunner(RankRunner):
     """The runner of rank 0, which tells the others what it does."""
 
     _depth = 0  # of calls of the runner's own methods, which the others make by themselves
@@ -115,6 +130,24 @@ class LeadingRunner(TrainingRunner):
         finally:
             self._depth -= 1
 
+    def checkpoint(self, number: int, state: dict[str, Any], growing: Mapping[str, Any] | None = None) -> Checkpoint:
+        """As `TrainingRunner.checkpoint`; each rank writes what it holds of tensors that are divided among them.
+
+        Args:
+            number: Number of the checkpoint.
+            state: State of the search, as JSON data.
+            growing: What grows with the epochs.
+        """
+        checkpoint = super().checkpoint(number, state, growing)
+        if not is_divided(self.model):
+            return checkpoint
+        return replace(
+            checkpoint,
+            model={name: tensor for name, tensor in checkpoint.model.items() if not is_sharded(tensor)},
+            training=checkpoint.training | {"optimizers": without_rows(checkpoint.training["optimizers"], {})},
+            write_parts=lambda folder: self.write_parts(folder.absolute()),
+        )
+
     def end(self, value: Any = None, error: Exception | None = None) -> None:
         """Tells the others how the loop has ended, unless they may be in the middle of something."""
         if not self._is_alone:
@@ -159,7 +192,7 @@ def _led(method: Callable[..., T]) -> Callable[..., T]:
 
 
 for _name in _METHODS:
-    setattr(LeadingRunner, _name, _led(getattr(TrainingRunner, _name)))
+    setattr(LeadingRunner, _name, _led(getattr(RankRunner, _name)))
 
 
 def follow(runner: TrainingRunner) -> Any:
@@ -218,7 +251,7 @@ def _as_received(argument: Any) -> Any:
     if not isinstance(argument, _Saved):
         return argument
     if all(group.gathered(argument.folder.is_dir())):
-        return read(argument.folder, argument.number)
+        return read(argument.folder, argument.number, checks_parts=False)  # rank 0 has looked at all of them
     return group.told()
 
 

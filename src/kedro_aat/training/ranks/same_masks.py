@@ -14,6 +14,8 @@ from kedro_aat.tensors import hash_tensors
 def require_same_masks(model: nn.Module, epoch: int) -> None:
     """Makes sure that masks and ranges of activations are the same on all ranks; all of them must call it.
 
+    Of masks that are divided among the ranks, there is one of each row only.
+
     Args:
         model: The model under compression.
         epoch: Number of the epoch, for the error.
@@ -22,7 +24,7 @@ def require_same_masks(model: nn.Module, epoch: int) -> None:
         RankError: If they differ.
     """
     ranges = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith(RANGES)]
-    hashes = group.gathered((mask_hash(model), hash_tensors(ranges)))
+    hashes = group.gathered((mask_hash(model, with_divided=False), hash_tensors(ranges)))
     different = [str(rank) for rank, found in enumerate(hashes) if found != hashes[0]]
     if different:
         raise RankError(
