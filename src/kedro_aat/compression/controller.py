@@ -138,13 +138,7 @@ class CompressionController(Protocol):
         ...
 
     def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Writes the stripped model to a file.
-
-        Args:
-            path: The file.
-            *args: Other arguments of NNCF, without effect.
-            **kwargs: Other arguments of NNCF, without effect.
-        """
+        """Writes the stripped model to a file; the other arguments are those of `ModelController.export_model`."""
         ...
 
 
