@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kedro_aat.compression.exporting import Exporter, ExportWishes, write_stripped
 from kedro_aat.compression.layer_table import LayerTable, LayerTables
+from kedro_aat.compression.rate_limit import LIMIT_STEP, RateLimit
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.ranks import group
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from kedro_aat.compression.filters.compact import CompactModel
     from kedro_aat.compression.settings import CompressionSettings
     from kedro_aat.search.tactics import Ranking
-
-
-# Share of the size that is left if a limit does not hold yet.
-LIMIT_STEP = 0.98
 
 
 class CompressionStage(IntEnum):
@@ -138,7 +135,13 @@ class CompressionController(Protocol):
         ...
 
     def export_model(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Writes the stripped model to a file; the other arguments are those of `ModelController.export_model`."""
+        """Writes the stripped model to a file.
+
+        Args:
+            path: The file.
+            *args: As those of `ModelController.export_model`.
+            **kwargs: Likewise.
+        """
         ...
 
 
@@ -168,19 +171,6 @@ def rates_of(controller: CompressionController) -> CompressionReport:
         return result
     rate = float(controller.compression_rate)
     return CompressionReport(requested_rate=rate, achieved_rate=rate)
-
-
-@dataclass(frozen=True)
-class RateLimit:
-    """What a model must keep from a certain rate on, such as a size of its file.
-
-    Attributes:
-        rate: The rate, in [0, 1).
-        holds: Whether the model of a controller keeps it.
-    """
-
-    rate: float
-    holds: Callable[[ModelController], bool]
 
 
 class ModelController(ABC):

@@ -40,6 +40,11 @@ class ExportWishes:
     ) -> ExportWishes:
         """Reads the arguments of NNCF's `export_model`.
 
+        Args:
+            save_format: `onnx`, or `onnx_` and a version of ONNX's operators; None for `onnx`.
+            input_names: Names of the inputs; None for the exporter's.
+            output_names: Names of the outputs; None for the exporter's.
+
         Raises:
             ModelError: If the format is neither `onnx` nor `onnx_` and a number.
         """

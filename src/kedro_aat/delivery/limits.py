@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from kedro_aat.compression.build import build_controller
-from kedro_aat.compression.controller import ModelController, RateLimit
+from kedro_aat.compression.controller import ModelController
+from kedro_aat.compression.rate_limit import RateLimit
 from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.delivery.costs import Costs, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
