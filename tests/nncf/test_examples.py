@@ -74,7 +74,7 @@ class Container(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
 
     def forward(self, images: list[Tensor], scale: Tensor | None = None) -> Tensor:
         features: Tensor = self.second(self.first(torch.cat(images)).relu())

@@ -154,7 +154,7 @@ def test_a_file_that_compresses_nothing_is_converted_with_the_default(tmp_path: 
     alone = {"compression": {"algorithm": "knowledge_distillation", "type": "mse", "scale": 3.0}}
     _, settings, notes = converted(tmp_path, adaptive(**DROP) | alone)
     assert isinstance(settings.compression, Composite)
-    assert settings.compression.distillation == KnowledgeDistillation(type="mse", scale=3.0)
+    assert settings.compression.distillation == KnowledgeDistillation(type="mse", scale=3.0, nncf_loss=True)
     assert any("names no algorithm that has a rate" in note for note in notes)
 
 
