@@ -36,6 +36,7 @@ def lines_of(pipeline: Pipeline, catalog: DataCatalog, case: Case | None = None)
     return list(rehearse(pipeline, catalog, {"aat": settings, "small.aat": settings}.get))
 
 
+@pytest.mark.slow
 def test_each_model_of_a_pipeline_is_rehearsed(tmp_path: Path) -> None:
     both = PIPELINE + create_pipeline(namespace="small")
     catalog = catalog_of(tmp_path)

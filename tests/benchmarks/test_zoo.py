@@ -34,7 +34,8 @@ def row(name: str, made: Entry, *parts: str) -> Row:
     return Row(name, made.family, made.package, {part: PARTS[part](made) for part in parts})
 
 
-@pytest.mark.parametrize("name", [pytest.param("mobile", marks=pytest.mark.slow), "vision_transformer"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobile", "vision_transformer"])
 def test_small_twins_are_cut_sparse_and_int8(name: str) -> None:
     # Torch-Pruning breaks the attention of the transformer, whose forward pass holds the width of a head.
     rival = ["torch_pruning"] if name == "mobile" else []

@@ -29,7 +29,13 @@ def test_steps_never_lower_a_p_value(num_examples: int, drop: float, monkeypatch
         assert exact * (1 - 1e-9) <= p_value <= 1.015 * exact
 
 
-@pytest.mark.parametrize(("num_examples", "drop"), [(200_000, 0.0), (200_000, 0.001), (300_000, 2e-5), (300_000, 0.05)])
+@pytest.mark.parametrize(
+    ("num_examples", "drop"),
+    [
+        (200_000, 0.001),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((200_000, 0.0), (300_000, 2e-5), (300_000, 0.05))),
+    ],
+)
 def test_steps_keep_the_level(num_examples: int, drop: float) -> None:
     alpha, low, high = 0.05, -1.75, -1.55
     while high - low > 2e-4:  # the p-value depends on the score only, and rises with it
@@ -48,8 +54,8 @@ def test_steps_keep_the_level(num_examples: int, drop: float) -> None:
 @pytest.mark.parametrize(
     ("num_examples", "lost", "won"),
     [
-        *[(10**6, 0, 0), (10**6, 300, 200), (10**6, 100_000, 95_000), (10**6, 20_000, 60_000)],
-        *[(198_000, 300, 250), (200_000, 66_000, 66_500)],  # where sums begin to take steps
+        *(pytest.param(10**6, *case, marks=pytest.mark.slow) for case in ((0, 0), (100_000, 95_000), (20_000, 60_000))),
+        *[(10**6, 300, 200), (198_000, 300, 250), (200_000, 66_000, 66_500)],  # the last two: where steps begin
     ],
 )
 def test_certified_exactly_if_the_bound_is_within_the_budget(num_examples: int, lost: int, won: int) -> None:

@@ -59,7 +59,7 @@ def test_a_file_has_a_named_input_and_output_for_each_tensor(case: tuple[nn.Modu
 
 @pytest.mark.parametrize("algorithm", ["magnitude_sparsity", "quantization"])
 @pytest.mark.parametrize(
-    "name", ["names", "mask", *(pytest.param(name, marks=pytest.mark.slow) for name in ("heads", "mapping"))]
+    "name", ["names", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mask", "heads", "mapping"))]
 )
 def test_a_model_with_any_tensors_is_compressed_and_exported(name: str, algorithm: str) -> None:
     torch.manual_seed(0)

@@ -44,9 +44,12 @@ def stripped(model: nn.Module, inputs: Tensor, rate: float = 0.999, **settings: 
     ("model", "shape", "integer_layers"),
     [
         (ResidualCNN((8, 16)), (1, 8, 8), {"QLinearConv": 6, "QGemm": 1, "QLinearAdd": 1}),
-        (Perceptron([20, 64, 32, 4]), (20,), {"QGemm": 3}),
-        (Separable(), (3, 16, 16), {"QLinearConv": 3, "QGemm": 1}),
-        (Branching(), (3, 16, 16), {"QLinearConv": 4, "QLinearAdd": 1, "QLinearConcat": 1}),
+        pytest.param(Perceptron([20, 64, 32, 4]), (20,), {"QGemm": 3}, marks=pytest.mark.slow),
+        pytest.param(Separable(), (3, 16, 16), {"QLinearConv": 3, "QGemm": 1}, marks=pytest.mark.slow),
+        pytest.param(
+            *(Branching(), (3, 16, 16), {"QLinearConv": 4, "QLinearAdd": 1, "QLinearConcat": 1}),
+            marks=pytest.mark.slow,
+        ),
         (Sequence(), (6, 32), {"MatMulIntegerToFloat": 2, "QGemm": 1}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
@@ -83,7 +86,7 @@ def test_weights_of_the_file_are_int8_under_their_names() -> None:
     assert types["stem.0.bias"] == types["classifier.bias"] == onnx.TensorProto.INT32
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.6])
+@pytest.mark.parametrize("rate", [pytest.param(0.1, marks=pytest.mark.slow), 0.6])
 def test_layers_left_in_full_precision_agree_too(rate: float) -> None:
     torch.manual_seed(1)
     inputs = torch.rand(32, 1, 8, 8)

@@ -136,19 +136,29 @@ BATCHES: dict[str, tuple[Any, list[dict[str, str]]]] = {
 }
 
 
-@pytest.mark.parametrize(("batch", "keywords"), BATCHES.values(), ids=BATCHES)
+ALGORITHMS: list[dict[str, Any]] = [
+    {
+        "algorithm": "filter_pruning",
+        "pruning_init": 0.5,
+        "params": {"prune_first_conv": True, "schedule": "baseline"},
+    },
+    {"algorithm": "magnitude_sparsity", "sparsity_init": 0.5},
+    {"algorithm": "quantization"},
+]
+
+
 @pytest.mark.parametrize(
-    "algorithm",
+    ("algorithm", "batch", "keywords"),
     [
-        {
-            "algorithm": "filter_pruning",
-            "pruning_init": 0.5,
-            "params": {"prune_first_conv": True, "schedule": "baseline"},
-        },
-        {"algorithm": "magnitude_sparsity", "sparsity_init": 0.5},
-        {"algorithm": "quantization"},
+        pytest.param(
+            algorithm,
+            *batch,
+            id=f"{algorithm['algorithm']}-{name}",
+            marks=() if name == "keywords" or (name, number) == ("positions", 0) else pytest.mark.slow,
+        )
+        for number, algorithm in enumerate(ALGORITHMS)
+        for name, batch in BATCHES.items()
     ],
-    ids=lambda algorithm: algorithm["algorithm"],
 )
 def test_two_inputs_initialize_each_algorithm(
     algorithm: dict[str, Any], batch: Any, keywords: list[dict[str, str]], tmp_path: Path

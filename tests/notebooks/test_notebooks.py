@@ -28,7 +28,7 @@ def test_there_is_a_notebook() -> None:
 )
 def test_notebook_runs(path: Path, finished: Project) -> None:
     cells = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    NotebookClient(cells, timeout=240, resources={"metadata": {"path": str(finished.folder)}}).execute()
+    NotebookClient(cells, timeout=900, resources={"metadata": {"path": str(finished.folder)}}).execute()
 
 
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in LONG], ids=lambda path: path.stem)
