@@ -73,6 +73,10 @@ class TrainingSettings(Settings):
             behind, in a training step for instance.
         precision: Precision of the training: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
             Every model is validated in `fp32`, in which the delivered file computes.
+        tf32: Whether training steps on a CUDA GPU multiply in TF32, which rounds to 10 bits of mantissa, as most training
+            loops do. No validation does, whatever torch is set to.
+        cudnn_benchmark: Whether cuDNN tries its algorithms for each shape of a training batch and takes the fastest; off
+            where shapes change all the time.
         channels_last: Whether images have the channels-last memory format.
         compile: Whether the model is compiled for training. With filter pruning, an epoch then costs the same at
             every rate.
@@ -135,6 +139,8 @@ class TrainingSettings(Settings):
     startup_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] = 600.0
     collective_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] = 1800.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    tf32: bool = True
+    cudnn_benchmark: bool = True
     channels_last: bool = False
     compile: bool = False
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
