@@ -67,7 +67,7 @@ def test_operations_that_the_user_has_set_one_by_one_are_restored() -> None:
 
 
 def test_a_validation_is_exact_whatever_torch_is_set_to() -> None:
-    """As the delivered file computes; `medium` is bfloat16 on some CPUs, and torch's default is TF32 in convolutions."""
+    """As the delivered file computes; `medium` is bfloat16 on some CPUs, and convolutions are in TF32 by default."""
     found: list[list[str]] = []
 
     class Watching(nn.Linear):

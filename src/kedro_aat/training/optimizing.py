@@ -13,7 +13,6 @@ from kedro_aat.imports import Imported
 from kedro_aat.training.learning_rates import build_scheduler
 from kedro_aat.training.settings import TrainingSettings
 
-
 # Those of torch that have a fused form; no subclass of the user's.
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 # Where one of these is given, the user has chosen the form, or torch has none that is fused.
