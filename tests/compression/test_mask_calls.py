@@ -106,6 +106,24 @@ def test_masks_are_applied_once_per_optimizer_step(monkeypatch: pytest.MonkeyPat
     assert len(applied) == 3
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
+def test_masks_follow_fused_steps(name: str) -> None:
+    """They change weights without a new version."""
+    torch.manual_seed(0)
+    model: Any = Parts()
+    controller = build_controller(model, MagnitudeSparsity())
+    controller.compression_rate = 0.8
+    layer, x = model.backbone[0], torch.randn(16, 12)
+    zeros = layer.weight == 0
+    optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.1, fused=True)
+    for _ in range(3):
+        model.loss(x).backward()
+        assert torch.equal(layer.weight == 0, zeros)
+        optimizer.step()
+        assert not torch.equal(layer.weight == 0, zeros)
+        optimizer.zero_grad()
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda controller: pickle.loads(pickle.dumps(controller))])
 def test_copies_mask_their_own_model(copied: Callable[[Any], Any]) -> None:
     torch.manual_seed(0)

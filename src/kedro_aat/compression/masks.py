@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from kedro_aat.compression.scopes import PrunableWeight
@@ -29,6 +30,8 @@ MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
 
 # So many numbers at most are multiplied faster by numbers that are converted once, and these take little memory.
 _SMALL = 1 << 16
+# Steps of all fused optimizers. They change weights without telling autograd, whose versions stay.
+_FUSED_STEPS = [0]
 # Numbers in a chunk, so that a CPU keeps it in its cache while it converts the mask.
 _CHUNK = 1 << 17
 
@@ -79,6 +82,7 @@ class WeightMasks:
         # module -> number, layer and name of each weight in it
         self._inside: dict[nn.Module, list[tuple[int, nn.Module, str]]] = {}
         self._seen: list[int] | None = None  # version of each weight when the masks were last applied
+        self._seen_steps = 0  # of fused optimizers, at the same time
         self._numbers: dict[Tensor, tuple[int, Tensor]] = {}  # small mask -> its version then, and the mask as numbers
         for weight in weights:
             mask = torch.ones_like(weight.parameter, dtype=torch.bool)
@@ -94,6 +98,7 @@ class WeightMasks:
 
     def attach(self, model: nn.Module) -> None:
         """Applies the masks from now on whenever `model` or a module in it is called, or its state is read."""
+        _count_fused_steps()
         self._of_calls = model.register_forward_pre_hook(self._before_forward)
         self._hooks += [self._of_calls, model.register_state_dict_pre_hook(self._before_state_dict)]
         owned: dict[nn.Module, list[tuple[int, nn.Module, str]]] = {}
@@ -159,7 +164,7 @@ class WeightMasks:
         if torch.compiler.is_compiling():  # a graph cannot compare versions, so it holds the module's own masks
             self._apply_within(module)
             return
-        if (seen := self._seen) is not None:
+        if (seen := self._seen) is not None and self._seen_steps == _FUSED_STEPS[0]:
             for number, owner, name in self._inside[module]:  # as fast as it can be: it runs for each call of a module
                 if owner._parameters[name]._version != seen[number]:  # type: ignore[union-attr]  # none is None
                     break
@@ -207,6 +212,7 @@ class WeightMasks:
         if large:
             _multiply(large, truths)
         self._seen = [parameter._version for parameter in parameters]
+        self._seen_steps = _FUSED_STEPS[0]
 
     def masks(self) -> list[Tensor]:
         """Returns one boolean mask per weight, true where this algorithm keeps the weight."""
@@ -281,6 +287,16 @@ class WeightMasks:
                         if saved.numel()
                         else shadow.new_empty(0)
                     )
+
+
+@functools.cache
+def _count_fused_steps() -> None:
+    """Counts the steps of fused optimizers from now on, of this model or any other."""
+
+    def count(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        _FUSED_STEPS[0] += any(group.get("fused") for group in optimizer.param_groups)
+
+    register_optimizer_step_post_hook(count)
 
 
 def _multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:

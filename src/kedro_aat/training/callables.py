@@ -18,6 +18,7 @@ from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.messages import doing
 from kedro_aat.training.fingerprints.identity import hash_sources
 from kedro_aat.training.guards.user_functions import calling
+from kedro_aat.training.numerics import exact_float32
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful
@@ -173,7 +174,7 @@ def evaluate(
     subject: str | None = None,
     can_be_halved: bool = False,
 ) -> Evaluation:
-    """Calls a validation function on a model, without gradients.
+    """Calls a validation function on a model, without gradients, in exact float32.
 
     Args:
         model: The model, compressed or not, or an exported file that runs as a module.
@@ -189,7 +190,7 @@ def evaluate(
     """
     subject = subject or f"epoch {epoch}"
     named = calling(validate, "validate", subject, batch_size=batch_size, can_be_halved=can_be_halved)
-    with named, torch.no_grad(), doing(f"validation of {subject}"):
+    with named, torch.no_grad(), exact_float32(), doing(f"validation of {subject}"):
         result = bind_known(validate, epoch=epoch)(model)
     if not isinstance(result, Evaluation):
         result = Evaluation(result)

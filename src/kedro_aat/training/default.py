@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial, wraps
 from typing import Any, cast
 
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
-from kedro_aat.compression.frozen import trainable_parameters
 from kedro_aat.errors import ModelError
 from kedro_aat.messages import counted
 from kedro_aat.model_inputs import ModelInputs, call_model, precision_of
@@ -24,11 +24,12 @@ from kedro_aat.training.batch_norms import adapt_batch_norms
 from kedro_aat.training.compiling import compiled
 from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
-from kedro_aat.training.learning_rates import build_scheduler
 from kedro_aat.training.loading.form import BatchForm
 from kedro_aat.training.loading.loaders import Loaders, require_batches, warn_of_chance
 from kedro_aat.training.loading.parts import BatchParts
 from kedro_aat.training.loading.placement import Placement
+from kedro_aat.training.numerics import fast_training
+from kedro_aat.training.optimizing import Optimizing
 from kedro_aat.training.outputs import Outputs
 from kedro_aat.training.ranks.data_parallel import DataParallel
 from kedro_aat.training.ranks.sharding import Shard
@@ -111,7 +112,7 @@ class DefaultTraining:
         self._whole_loaders = Loaders(settings, self.device, seed)  # for functions of the user's
         without = () if settings.group is None else (settings.group,)
         self._forms = {split: BatchForm(settings.batch, model, split, without) for split in ("training", "validation")}
-        self._scaler = self._new_scaler()
+        self._optimizing = Optimizing(settings, self.device)
         self._parts = BatchParts(settings.batch_size)
         self.observe: Callable[[Tensor, Tensor], object] | None = None  # sees outputs and targets of a validation
         self._train_data = None if train_data is None else as_dataset(train_data, "training", settings.batch)
@@ -165,10 +166,7 @@ class DefaultTraining:
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """A new optimizer of all parameters that are not frozen, its scheduler, and a loss scaler."""
-        self._scaler = self._new_scaler()
-        optimizer = self.settings.optimizer.make(trainable_parameters(self.model))
-        scheduler = build_scheduler(self.settings.scheduler, optimizer) if self.settings.scheduler else None
-        return optimizer, scheduler
+        return self._optimizing.configure(self.model)
 
     def train_epoch(
         self, compression_controller: Any, model: nn.Module, *, epoch: int, optimizer: Any, lr_scheduler: Any
@@ -200,9 +198,10 @@ class DefaultTraining:
     def _train(
         self, forward: Forward, controller: Any, epoch: int, optimizers: list[Any], lr_schedulers: list[Any]
     ) -> float:
-        self._ask_teacher()
         total, num_batches = torch.zeros((), device=self.device), 0
-        with self._ranks.at_work(self.model):
+        with self._fast():
+            self._ask_teacher()
+        with self._fast(), self._ranks.at_work(self.model):
             for batch in self.train_batches(epoch):
                 num_batches += 1
                 controller.scheduler.step()
@@ -214,10 +213,10 @@ class DefaultTraining:
                         loss = self._loss_of(forward, *part) + controller.loss()
                         if share < 1:
                             loss = loss * share
-                        self._scaler.scale(self._ranks.scaled(loss)).backward()
+                        self._optimizing.backward(self._ranks.scaled(loss))
                     total += loss.detach()
                 forward = self._ranks.after_backward(forward)
-                self._optimizer_step(optimizers)
+                self._optimizing.step(optimizers)
                 if self.settings.scheduler_interval == "step":
                     for scheduler in lr_schedulers:
                         scheduler.step()
@@ -264,8 +263,9 @@ class DefaultTraining:
 
     def sample_gradients(self, observe: Callable[[], object]) -> None:
         """Computes the gradients of the first training batches, in a fixed order, and calls `observe` after each."""
-        self._ask_teacher()
-        with evaluating_with_gradients(self.model):  # nothing is dropped, and statistics of BatchNorms stay as they are
+        # Nothing is dropped, and statistics of BatchNorms stay as they are.
+        with self._fast(), evaluating_with_gradients(self.model):
+            self._ask_teacher()
             for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
                 self.model.zero_grad(set_to_none=True)
                 for part, share in self._parts(batch, self._forms["training"].weighted):
@@ -358,26 +358,15 @@ class DefaultTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """The loss scaler's state, and in how many parts a batch is computed."""
-        state = {"scaler": self._scaler.state_dict(), "num_parts": self._parts.number}
+        state = {"scaler": self._optimizing.scaler.state_dict(), "num_parts": self._parts.number}
         return state if self._distills else state | {"distills": False}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        self._scaler.load_state_dict(state["scaler"])
+        self._optimizing.scaler.load_state_dict(state["scaler"])
         self._distills = state.get("distills", True)
         # What did not fit into memory does not fit after the return to an earlier checkpoint either.
         self._parts.number = max(self._parts.number, state.get("num_parts", 1))
-
-    def _optimizer_step(self, optimizers: list[torch.optim.Optimizer]) -> None:
-        if self.settings.gradient_clip_norm is not None:
-            for optimizer in optimizers:
-                self._scaler.unscale_(optimizer)
-            groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-            parameters = [parameter for group in groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip_norm)
-        for optimizer in optimizers:
-            self._scaler.step(optimizer)
-        self._scaler.update()
 
     def _with_train_data(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Passes the epoch's batches to a user's training function that has a parameter `data`."""
@@ -388,8 +377,9 @@ class DefaultTraining:
 
         return train_epoch
 
-    def _new_scaler(self) -> torch.amp.GradScaler:
-        return torch.amp.GradScaler(self.device.type, enabled=self.settings.precision == "fp16")
+    def _fast(self) -> AbstractContextManager[None]:
+        settings = self.settings
+        return fast_training(self.device, tf32=settings.tf32, cudnn_benchmark=settings.cudnn_benchmark)
 
     def _autocast(self) -> torch.autocast:
         precision = self.settings.precision

@@ -46,7 +46,8 @@ class TrainingSettings(Settings):
             as `named_tensors` names it; several in a list, all of which the loss takes; or their weights by path, by
             which the loss of each is multiplied. The metric reads the first. None takes the only one, the one named
             `logits` or `out`, or the first of a model that returns only one in evaluation mode.
-        optimizer: Optimizer, called with the model's parameters.
+        optimizer: Optimizer, called with the model's parameters. torch's Adam, AdamW and SGD are fused, which is the
+            fastest, unless `init_args` say `fused` or `foreach`.
         scheduler: Learning-rate scheduler, called with the optimizer; None keeps the learning rate.
         scheduler_interval: Whether the scheduler steps after each epoch or after each optimizer step.
         loss: Loss, called as `loss(outputs, targets)`: a class, whose objects are called, or a function.
@@ -77,6 +78,10 @@ class TrainingSettings(Settings):
             behind, in a training step for instance.
         precision: Precision of the training: `fp32`, or autocast to `bf16` or `fp16` (the latter with loss scaling).
             Every model is validated in `fp32`, in which the delivered file computes.
+        tf32: Whether training steps on a CUDA GPU multiply in TF32, which rounds to 10 bits of mantissa. No validation
+            does, whatever torch is set to.
+        cudnn_benchmark: Whether cuDNN tries its algorithms for each shape of a training batch, and takes the fastest.
+            Switch it off if the shapes change all the time.
         channels_last: Whether images have the channels-last memory format.
         compile: Whether the model is compiled for training. With filter pruning, an epoch then costs the same at
             every rate.
@@ -140,6 +145,8 @@ class TrainingSettings(Settings):
     startup_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] = 600.0
     collective_timeout_seconds: Annotated[float, Field(gt=0, le=1_000_000)] = 1800.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    tf32: bool = True
+    cudnn_benchmark: bool = True
     channels_last: bool = False
     compile: bool = False
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
