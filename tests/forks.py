@@ -89,7 +89,7 @@ class Command:
             self._connection.close()
         return self._exit_code
 
-    def wait(self, timeout: float = 240) -> int:
+    def wait(self, timeout: float = 900) -> int:
         """Waits for the end, and returns the exit code."""
         code = self.poll(timeout)
         assert code is not None, f"no end after {timeout} seconds:\n{self.output}"
