@@ -216,7 +216,9 @@ def test_one_algorithm_early_exit_and_a_falling_metric(tmp_path: Path) -> None:
     assert settings.compression.schedule.kind == "exponential"
     assert settings.training.higher_is_better is False
     (note,) = notes
-    assert note.startswith("magnitude_sparsity compresses recurrent layers, attention and parameters outside of layers, too")
+    assert note.startswith(
+        "magnitude_sparsity compresses recurrent layers, attention and parameters outside of layers, too"
+    )
 
 
 @pytest.mark.parametrize("scope", ["${head}", "${", r"{re}head\${x}", r"a\\${b}\\", r"{re}\d+$", "$${seed}"])
