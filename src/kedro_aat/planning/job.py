@@ -13,6 +13,10 @@ Origin = Literal["measured", "computed", "empirical"]
 
 # Values that torch's optimizers keep for each parameter.
 OPTIMIZER_VALUES = {"SGD": 0, "SGD with momentum": 1, "Adam": 2, "AdamW": 2}
+# Memory of a process with torch, Kedro and what makes files, as measured with torch 2.13 for CPUs.
+PROCESS_BYTES = 0.5e9
+# An ONNX file has at most so many bytes; larger models are not exported as one.
+LARGEST_FILE = 2e9
 
 
 @dataclass(frozen=True)
@@ -177,3 +181,23 @@ class Job:
     def origin(self) -> Origin:
         """Origin of what depends on the model and its data alone."""
         return "measured" if self.measured else "computed"
+
+
+def computed_job(parameters: float, *, devices: int = 1, sharded: bool = False, epochs: float = 60.0) -> Job:
+    """A job of which nothing is measured: large matrices under sparsity, AdamW, distillation, float32, on GPUs.
+
+    Without activations, which depend on the model, and without time.
+
+    Args:
+        parameters: Number of parameters, at least 1.
+        devices: Number of GPUs.
+        sharded: Whether weights, gradients and optimizers are divided among them.
+        epochs: Epochs of the search.
+    """
+    return Job(
+        Model.of(parameters),
+        (Stage(epochs=epochs),),
+        machine=Machine("gpu", devices, sharded),
+        process_bytes=PROCESS_BYTES,
+        exports=4 * parameters <= LARGEST_FILE,
+    )

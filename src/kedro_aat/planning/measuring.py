@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import itertools
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from kedro_aat.compression.masks import MASKS
 from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity, algorithms_of
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.limits import highest_rate
-from kedro_aat.errors import ExportError
+from kedro_aat.errors import DivergedError, ExportError
 from kedro_aat.export.onnx_file import refuse_too_large
 from kedro_aat.messages import doing
 from kedro_aat.model_inputs import call_model, tensors_in
@@ -32,12 +32,13 @@ from kedro_aat.modes import quiet
 from kedro_aat.planning.files import measure_files, validation_batches
 from kedro_aat.planning.job import Job, Model, Stage, Work
 from kedro_aat.planning.live_tensors import LiveTensors
-from kedro_aat.planning.machine import machine_of, process_bytes
+from kedro_aat.planning.machine import machine_of, process_bytes, written_bytes_per_second
 from kedro_aat.rehearsal.common import Rehearsal
+from kedro_aat.rehearsal.limited import NUM_CALLS, takes_data
+from kedro_aat.rehearsal.rehearse import first_batches
 from kedro_aat.rehearsal.stages import Stage as RunStage
 from kedro_aat.rehearsal.stages import stages_of
 from kedro_aat.search.frontier import Frontier
-from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore
 from kedro_aat.training.controllers import NUM_CALIBRATION_BATCHES, stage_controller
 from kedro_aat.training.data import Data, as_dataset, example_count
 from kedro_aat.training.default import DefaultTraining
@@ -56,8 +57,6 @@ SMALL = 1 << 16
 FEW, MORE = 2, 8
 # Seconds beyond which one measurement is not repeated, or done on a part.
 SECONDS = 2.0
-# Bytes of a checkpoint that are written to measure the speed.
-WRITTEN = 1 << 28
 # A rate that changes the mask of any model, and another one.
 RATE, OTHER_RATE = 0.5, 0.6
 
@@ -85,7 +84,8 @@ def measure(
 
     Raises:
         ConfigurationError, DataError, ModelError: For what a run would not begin with.
-        PartFailedError: If a batch cannot be loaded.
+        RehearsalError: If a batch cannot be loaded.
+        UserFunctionError: If a function of the user's fails.
     """
     settings.check()
     model = compressible(model)
@@ -95,7 +95,7 @@ def measure(
         in_process = process_bytes() - _bytes_of(model) - sum(map(_data_bytes, splits))
         seed_everything(settings.seed)
         with quiet(), doing("measuring for the plan"):
-            rehearsal = Rehearsal.of(model, settings, *splits)
+            rehearsal = first_batches(model, *splits, settings)
             measuring = [_MeasuredStage(stage, rehearsal, clock) for stage in stages_of(settings)]
             stages, sizes = [], []
             for each in measuring:
@@ -104,7 +104,7 @@ def measure(
                 sizes.append(size)
             exports = _fits_a_file(model)
             files = measure_files(rehearsal, clock) if exports else None
-            speed = _written_bytes_per_second(model, store, clock)
+            speed = written_bytes_per_second(model, store, clock)
     finally:
         set_rng_state(before)
     job = Job(
@@ -226,28 +226,37 @@ class _MeasuredStage:
     def _peak(self, runner: TrainingRunner, rate: float) -> int:
         """The most that an epoch of one step adds to weights, masks and the state of the optimizer."""
         runner.set_rate((0.0,))
-        runner.train_epoch()  # from then on, the optimizer has its state
+        self._train(runner)  # from then on, the optimizer has its state
         runner.model.zero_grad(set_to_none=True)
         gc.collect()
-        with LiveTensors() as live:
+        live = LiveTensors()
+        with live:
             runner.set_rate((rate,))
-            runner.train_epoch()
+            self._train(runner)
         return live.peak
+
+    def _train(self, runner: TrainingRunner) -> None:
+        """Trains for an epoch; a loss that is NaN takes as long as another one."""
+        with contextlib.suppress(DivergedError):
+            self._rehearsal.train(runner)
 
     def _step_seconds(self, controller: ModelController, steps: int, *, distill: bool) -> tuple[float, float]:
         """Seconds before the first step of an epoch, and of a step."""
         few, more = min(FEW, steps), min(MORE, steps)
+        if not takes_data(self._rehearsal.settings.training.function("train_epoch")):
+            few = more = NUM_CALLS  # after which it is ended
         runners = {}
         for number in {few, more}:
             runners[number], training = self._runner(controller, number)
             training.distill(distill)
-        _taken(self._clock, runners[few].train_epoch)  # the first steps allocate, and perhaps compile
-        short = _taken(self._clock, runners[few].train_epoch)
+        trained = {number: partial(self._train, runner) for number, runner in runners.items()}
+        _taken(self._clock, trained[few])  # the first steps allocate, and perhaps compile
+        short = _taken(self._clock, trained[few])
         if few == more or short > SECONDS:
             return 0.0, short / few
-        trained = [_taken(self._clock, runners[more].train_epoch) for _ in range(2)]
-        short = min(short, _taken(self._clock, runners[few].train_epoch))
-        step = max(min(trained) - short, 0.1 * min(trained)) / (more - few)
+        long = min(_taken(self._clock, trained[more]) for _ in range(2))
+        short = min(short, _taken(self._clock, trained[few]))
+        step = max(long - short, 0.1 * long) / (more - few)
         return max(short - few * step, 0.0), step
 
     def _load_seconds(self) -> float:
@@ -268,6 +277,8 @@ class _MeasuredStage:
         rehearsal, clock = self._rehearsal, self._clock
         settings = rehearsal.settings.training
         examples = example_count(rehearsal.validation_data)
+        if settings.validate_ is not None:
+            return _taken(clock, rehearsal.runner(controller, _training(rehearsal, settings, controller)).validate)
         few = validation_batches(rehearsal, MORE)
         training = _training(rehearsal, settings, controller, validation=few)
         runner = rehearsal.runner(controller, training)
@@ -364,28 +375,3 @@ def _fits_a_file(model: nn.Module) -> bool:
     except ExportError:
         return False
     return True
-
-
-@contextmanager
-def _folder_beside(store: Path | None) -> Iterator[Path]:
-    """A temporary folder on the disk of the checkpoints, if there is one yet."""
-    parent = next((each for each in (store, *store.parents) if each.exists()), None) if store else None
-    with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent) as folder:
-        yield Path(folder)
-
-
-def _written_bytes_per_second(model: nn.Module, store: Path | None, clock: Clock) -> float:
-    """Speed of a checkpoint: copied, checked and written."""
-    state: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if state and sum(each.nbytes for each in state.values()) + tensor.nbytes > WRITTEN:
-            break
-        state[name] = tensor
-    with _folder_beside(store) as folder, CheckpointStore(folder).open({"plan": True}) as run:
-
-        def save() -> None:
-            run.save(Checkpoint(0, state, {}, {}), wait=False)
-            run.wait()
-
-        seconds = _taken(clock, save)
-    return max(sum(each.nbytes for each in state.values()), 1) / max(seconds, 1e-9)
