@@ -80,8 +80,9 @@ class Plan:
 
     @property
     def peak_bytes(self) -> float:
-        """Highest memory of the host: in training, or while files are made."""
-        return max(total(self.host or self.device), total(self.delivery))
+        """Highest memory of the host: in training, on a CPU of all processes, or while files are made."""
+        processes = self.job.machine.devices if self.job.machine.kind == "cpu" else 1
+        return max(processes * total(self.host or self.device), total(self.delivery))
 
 
 def plan(job: Job) -> Plan:
@@ -160,6 +161,10 @@ def _work(job: Job, stage: Stage, share: float) -> Iterable[Item]:
     work, model = stage.work, job.model
     gradients = job.value_bytes * model.trainable * share
     in_step = work.example_bytes * work.batch_size / job.machine.devices
+    if work.fixed_bytes is not None and gradients + work.refresh_bytes > work.fixed_bytes * share + in_step:
+        changing = gradients + work.refresh_bytes
+        yield Item("gradients, and a change of the rate", changing, job.origin, "more than a step needs")
+        return
     if work.fixed_bytes is None:
         yield Item("gradients", gradients, "computed", "one value for each trained parameter")
         if stage.algorithm == "filters":
@@ -168,7 +173,7 @@ def _work(job: Job, stage: Stage, share: float) -> Iterable[Item]:
             )
     else:
         fixed = work.fixed_bytes * share
-        yield Item("gradients and temporary copies", fixed, job.origin, "peak of an epoch without its activations")
+        yield Item("gradients and temporary copies", fixed, job.origin, "peak of a step without its activations")
     yield Item("activations", in_step, job.origin, f"{work.example_bytes:,.0f} bytes for each example of a batch")
 
 

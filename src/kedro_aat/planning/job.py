@@ -55,9 +55,10 @@ class Work:
     """What the steps and epochs of a stage need beside the state of the training.
 
     Attributes:
-        fixed_bytes: Part of the peak of an epoch that does not depend on the batch: gradients, temporary copies, and
-            what a change of the rate needs. None computes the gradients, and the cut copy of filter pruning.
-        example_bytes: Part of the peak for each example of a batch: activations.
+        fixed_bytes: Part of the peak of a step that does not depend on the batch: gradients and temporary copies. None
+            computes the gradients, and the cut copy of filter pruning.
+        example_bytes: Part of that peak for each example of a batch: activations.
+        refresh_bytes: What a change of the rate needs, while the gradients of the last step are still there.
         batch_size: Examples in a step, on all devices together.
         steps: Training steps in an epoch.
         step_seconds: Training step on one device, with the loading of its batch.
@@ -70,6 +71,7 @@ class Work:
 
     fixed_bytes: float | None = None
     example_bytes: float = 0.0
+    refresh_bytes: float = 0.0
     batch_size: float = 32.0
     steps: float = 0.0
     step_seconds: float = 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import gc
 import itertools
 import logging
 import time
@@ -71,6 +70,7 @@ def measure(
     *,
     store: Path | None = None,
     clock: Clock = time.perf_counter,
+    with_files: bool = True,
 ) -> Job:
     """Measures what `plan` needs: a few training steps of each stage, and the files of the uncompressed model.
 
@@ -81,6 +81,7 @@ def measure(
         settings: Settings of the pipeline.
         store: Folder of the checkpoints, whose disk is looked at; it need not exist. None for the temporary folder.
         clock: Returns seconds.
+        with_files: Whether to export the model to measure what that takes, which is most of the time for small models.
 
     Raises:
         ConfigurationError, DataError, ModelError: For what a run would not begin with.
@@ -103,7 +104,7 @@ def measure(
                 stages.append(stage)
                 sizes.append(size)
             exports = _fits_a_file(model)
-            files = measure_files(rehearsal, clock) if exports else None
+            files = measure_files(rehearsal, clock) if exports and with_files else None
             speed = written_bytes_per_second(model, store, clock)
     finally:
         set_rng_state(before)
@@ -182,7 +183,7 @@ class _MeasuredStage:
         # Half a batch first, since all that is built once is built then.
         for size in sorted({max(1, settings.batch_size // 2), settings.batch_size}):
             runner, _ = self._runner(controller, 1, batch_size=size, compile=False)
-            peaks[size] = self._peak(runner, rate)
+            refreshing, peaks[size] = self._peaks(runner, rate)
         self.optimizer_values = _optimizer_values(runner, trainable_parameters(controller.model))
         answers_stay = _answers_stay(rehearsal)
         runner, training = self._runner(controller, None)
@@ -199,6 +200,7 @@ class _MeasuredStage:
         return Work(
             fixed_bytes=fixed,
             example_bytes=per_example,
+            refresh_bytes=refreshing,
             batch_size=settings.batch_size,
             steps=steps,
             step_seconds=step,
@@ -223,17 +225,17 @@ class _MeasuredStage:
         runner.reset_training()
         return runner, training
 
-    def _peak(self, runner: TrainingRunner, rate: float) -> int:
-        """The most that an epoch of one step adds to weights, masks and the state of the optimizer."""
+    def _peaks(self, runner: TrainingRunner, rate: float) -> tuple[int, int]:
+        """The most that a change of the rate and a step add to weights, masks and the state of the optimizer."""
         runner.set_rate((0.0,))
         self._train(runner)  # from then on, the optimizer has its state
         runner.model.zero_grad(set_to_none=True)
-        gc.collect()
-        live = LiveTensors()
-        with live:
+        refreshing, training = LiveTensors(), LiveTensors()
+        with refreshing:
             runner.set_rate((rate,))
+        with training:
             self._train(runner)
-        return live.peak
+        return refreshing.peak, training.peak
 
     def _train(self, runner: TrainingRunner) -> None:
         """Trains for an epoch; a loss that is NaN takes as long as another one."""
