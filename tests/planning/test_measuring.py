@@ -35,7 +35,10 @@ DATA = {"inputs": torch.linspace(-1, 1, 70 * 16).view(70, 16), "targets": torch.
 
 
 def job_of(model: nn.Module, *, with_files: bool = False, **training: Any) -> Job:
-    metric = {"class_path": "torchmetrics.classification.MulticlassAccuracy", "init_args": {"num_classes": 4, "average": "micro"}}
+    metric = {
+        "class_path": "torchmetrics.classification.MulticlassAccuracy",
+        "init_args": {"num_classes": 4, "average": "micro"},
+    }
     compression = training.pop("compression", SPARSITY)
     values: dict[str, Any] = {
         "budget": {"max_drop": 0.1},
