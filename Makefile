@@ -95,6 +95,7 @@ types: $(SETUP)  ## Check types
 
 docs: $(SETUP)  ## Build the documentation into build/site; broken links are errors
 	$(BIN)/python -m scripts.settings_page
+	$(BIN)/python -m scripts.scale_page
 	$(BIN)/mkdocs build --quiet
 
 benchmark: $(SETUP)  ## Measure what compression adds to a training step

@@ -38,6 +38,7 @@ COMMANDS = {
     "PYTHONPATH=src python prepare.py": "tests/adoption/test_adoption.py",
     "kedro aat validate": "tests/adoption/test_adoption.py",
     "kedro aat validate --pipeline aat_small": "tests/adoption/test_adoption.py",
+    "kedro aat plan": "tests/adoption/test_plans.py",
     "kedro run --pipelines aat": "tests/adoption/test_adoption.py",
     "kedro run --pipelines aat_small": "tests/adoption/test_templates.py, its wiring",
     "kedro run --pipelines aat_large": "the same with another name",

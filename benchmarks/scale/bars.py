@@ -31,7 +31,17 @@ Measure = Callable[[float], Iterable[Row]]
 
 def measures() -> dict[str, Measure]:
     """The measurements by name; a new one is a module with a function, and a line here."""
-    from benchmarks.scale import checkpoints, ddp_step, divided, policy_cost, refresh, stage_memory, training_step
+    from benchmarks.scale import (
+        checkpoints,
+        ddp_step,
+        divided,
+        kept,
+        plan,
+        policy_cost,
+        refresh,
+        stage_memory,
+        training_step,
+    )
 
     return {
         "refresh": refresh.rows,
@@ -41,6 +51,8 @@ def measures() -> dict[str, Measure]:
         "checkpoints": checkpoints.rows,
         "stage_memory": stage_memory.rows,
         "policy_cost": policy_cost.rows,
+        "kept": kept.rows,
+        "plan": plan.rows,
     }
 
 

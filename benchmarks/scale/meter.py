@@ -14,10 +14,15 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def cost_of(function: Callable[[], object]) -> tuple[float, int]:
     """Processor seconds of a call, and the bytes by which its peak lies above the memory before it; needs Linux."""
     gc.collect()
-    _CLEAR.write_text("5")  # the peak begins anew
-    before, started = _resident("VmRSS:"), time.process_time()
+    clear_peak()
+    before, started = resident("VmRSS:"), time.process_time()
     function()
-    return time.process_time() - started, _resident("VmHWM:") - before
+    return time.process_time() - started, resident("VmHWM:") - before
+
+
+def clear_peak() -> None:
+    """Lets the peak of the resident memory begin anew; needs Linux."""
+    _CLEAR.write_text("5")
 
 
 def ratios_to_first(
@@ -36,6 +41,7 @@ def ratios_to_first(
     return [statistics.median(taken[index] / taken[0] for taken in times) for index in range(len(functions))]
 
 
-def _resident(key: str) -> int:
+def resident(key: str) -> int:
+    """Resident memory in bytes: `VmRSS:` now, `VmHWM:` its peak; needs Linux."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) * 1024

@@ -21,6 +21,8 @@ from kedro_aat.storage import local_path
 if TYPE_CHECKING:
     from kedro.framework.startup import ProjectMetadata
 
+    from kedro_aat.adoption.validation import Trial
+
 
 class _ErrorReportingGroup(click.Group):
     """A group whose commands end with the message of an `AatError` and exit code 1, without a traceback."""
@@ -44,6 +46,12 @@ _pipeline = click.option(
     "--pipeline", help="Name of the pipeline in the registry.  [default: the one that `kedro aat init` uses]"
 )
 _namespace = click.option("--namespace", help="Namespace of the pipeline, if it has one.")
+_run_nodes = click.option(
+    "--run-nodes/--no-run-nodes",
+    default=True,
+    show_default=True,
+    help="Whether to run the nodes that make a missing model or data. What they write goes to a temporary folder.",
+)
 _force = click.option("--force", "-f", is_flag=True, help="Overwrite existing files.")
 
 
@@ -59,26 +67,48 @@ aat.add_command(init)
 @_env
 @_params
 @click.option("--pipeline", default="aat", show_default=True, help="Name of the pipeline in the registry.")
-@click.option(
-    "--run-nodes/--no-run-nodes",
-    default=True,
-    show_default=True,
-    help="Whether to run the nodes that make a missing model or data. What they write goes to a temporary folder.",
-)
+@_run_nodes
 @click.pass_obj
 def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: str, run_nodes: bool) -> None:
     """Check parameters, import paths and datasets, and do everything that the run will do once, in small."""
-    from kedro.framework.session import KedroSession
+    from kedro_aat.adoption.rehearsals import rehearse
 
-    from kedro_aat.adoption.validation import validate_pipeline
+    _try_pipeline(project, env, params, pipeline, run_nodes, rehearse)
 
-    session = KedroSession.create(project.project_path, env=env, runtime_params=parse_params(params))
-    with session:
-        context = session.load_context()
-        find_pipeline(pipeline)
-        with chdir(project.project_path):  # paths in a catalog are relative to the project
-            for line in validate_pipeline(pipeline, registered(), context, run_nodes=run_nodes):
-                click.echo(line)
+
+@aat.command()
+@_env
+@_params
+@click.option("--pipeline", default="aat", show_default=True, help="Name of the pipeline in the registry.")
+@_run_nodes
+@click.option("--devices", type=click.IntRange(1, 1024), help="Devices that train together.  [default: the settings']")
+@click.option("--sharded", is_flag=True, help="Divide weights, gradients and optimizers among the devices (FSDP2).")
+@click.option("--parameters", type=click.FloatRange(1, 1e15), help="Compute for so many parameters, without a model.")
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers to a file.")
+@click.pass_obj
+def plan(
+    project: ProjectMetadata,
+    env: str | None,
+    params: str,
+    pipeline: str,
+    run_nodes: bool,
+    devices: int | None,
+    sharded: bool,
+    parameters: float | None,
+    file: Path | None,
+) -> None:
+    """Say what memory, disk and time a run will take, from a few training steps with the model and its data.
+
+    Nothing is trained, and the test split stays unread. With --parameters nothing is loaded or measured: for AdamW and
+    sparsity, memory and disk are computed.
+    """
+    from kedro_aat.adoption.plans import Planning
+
+    planning = Planning(devices, sharded, None if file is None else local_path(file).absolute())
+    if parameters is not None:
+        planning.computed(parameters)
+        return
+    _try_pipeline(project, env, params, pipeline, run_nodes, planning.measured)
 
 
 @aat.command()
@@ -203,6 +233,23 @@ def certify(
     `certificate` is null.
     """
     Selected(project, env, params, pipeline, namespace).run("certificate={}", first="certify_model")
+
+
+def _try_pipeline(
+    project: ProjectMetadata, env: str | None, params: str, pipeline: str, run_nodes: bool, trial: Trial
+) -> None:
+    """Checks a pipeline, then does with its models and data what `trial` does."""
+    from kedro.framework.session import KedroSession
+
+    from kedro_aat.adoption.validation import validate_pipeline
+
+    session = KedroSession.create(project.project_path, env=env, runtime_params=parse_params(params))
+    with session:
+        context = session.load_context()
+        find_pipeline(pipeline)
+        with chdir(project.project_path):  # paths in a catalog are relative to the project
+            for line in validate_pipeline(pipeline, registered(), context, run_nodes=run_nodes, trial=trial):
+                click.echo(line)
 
 
 def _conf_folder(project: ProjectMetadata) -> Path:

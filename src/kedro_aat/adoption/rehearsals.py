@@ -18,19 +18,20 @@ from kedro_aat.reading import describe
 from kedro_aat.validated import parse
 
 
-def rehearsed_inputs(pipeline: Pipeline, value_of: Callable[[str], Any]) -> list[str]:
+def rehearsed_inputs(pipeline: Pipeline, value_of: Callable[[str], Any], *, if_off: bool = False) -> list[str]:
     """Names of the datasets that the rehearsals of a pipeline read: the model and two splits of each.
 
     Args:
         pipeline: A pipeline with nodes that rehearse.
         value_of: Looks up a parameter by its dotted key, as plain data.
+        if_off: Whether to name those of rehearsals that the settings switch off, too.
     """
     from kedro_aat.config import AatSettings
 
     wanted: list[str] = []
-    for _, names in _nodes(pipeline, "rehearse"):
+    for _, names in nodes_of(pipeline, "rehearse"):
         key = names.pop("settings").removeprefix("params:")
-        if parse(AatSettings, value_of(key), where=key).rehearsal:
+        if parse(AatSettings, value_of(key), where=key).rehearsal or if_off:
             wanted += names.values()
     return wanted
 
@@ -56,7 +57,7 @@ def rehearse(
 
     faults: list[str] = []
     num_parts = 0
-    for node, names in _nodes(pipeline, "rehearse"):
+    for node, names in nodes_of(pipeline, "rehearse"):
         key = names.pop("settings").removeprefix("params:")
         settings = parse(AatSettings, value_of(key), where=key)
         known = pipeline.all_outputs().union(made)
@@ -65,7 +66,7 @@ def rehearse(
             because = f"the run makes {listed(later)}, and then rehearses" if later else "rehearsal is off"
             yield f"{node.name}: not done, because {because}."
             continue
-        inputs = {argument: _loaded(catalog, name) for argument, name in names.items()}
+        inputs = {argument: loaded(catalog, name) for argument, name in names.items()}
         try:
             result = node.func(settings=settings, **inputs)
         except RehearsalError as error:
@@ -89,13 +90,18 @@ def stand_in(pipeline: Pipeline, catalog: DataCatalog) -> None:
         catalog: Its datasets; changed in place.
     """
     missing = free_inputs(pipeline)
-    for _, names in _nodes(pipeline, "evaluate_baseline"):
+    for _, names in nodes_of(pipeline, "evaluate_baseline"):
         name = names.get("rehearsal")
         if name in missing and not catalog.exists(name):
             replace_dataset(catalog, name, MemoryDataset({"outcome": "off", "parts": []}))
 
 
-def _loaded(catalog: DataCatalog, name: str) -> Any:
+def loaded(catalog: DataCatalog, name: str) -> Any:
+    """Loads a dataset.
+
+    Raises:
+        ConfigurationError: If it cannot be loaded.
+    """
     try:
         return catalog.load(name)
     except DatasetError as error:
@@ -103,7 +109,7 @@ def _loaded(catalog: DataCatalog, name: str) -> Any:
         raise ConfigurationError("Data", [f"{name}: {describe(cause)}"]) from error
 
 
-def _nodes(pipeline: Pipeline, function: str) -> Iterator[tuple[Node, dict[str, str]]]:
+def nodes_of(pipeline: Pipeline, function: str) -> Iterator[tuple[Node, dict[str, str]]]:
     """The nodes with a function of ours, and the datasets of their arguments."""
     for node in pipeline.nodes:
         if (node.func.__module__, node.func.__name__) == ("kedro_aat.pipelines.aat.baseline", function):

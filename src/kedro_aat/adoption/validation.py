@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,8 +24,18 @@ if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
 
+# What is done with a pipeline that has no mistakes: its nodes, the catalog, parameters by key, and the datasets that
+# nodes of other pipelines make; yields lines for the user.
+Trial = Callable[["Pipeline", DataCatalog, Callable[[str], Any], Collection[str]], Iterator[str]]
+
+
 def validate_pipeline(
-    pipeline: str, registered: Mapping[str, Pipeline], context: KedroContext, *, run_nodes: bool = True
+    pipeline: str,
+    registered: Mapping[str, Pipeline],
+    context: KedroContext,
+    *,
+    run_nodes: bool = True,
+    trial: Trial = rehearse,
 ) -> Iterator[str]:
     """Checks a pipeline, and does everything that its run will do once, in small.
 
@@ -36,6 +46,7 @@ def validate_pipeline(
         registered: The project's pipelines.
         context: The project's context.
         run_nodes: Whether to run the nodes that make a missing model or data.
+        trial: What to do with models and data instead of that.
 
     Yields:
         Lines for the user.
@@ -73,18 +84,20 @@ def validate_pipeline(
     if mistakes:
         raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
     yield f"Pipeline {pipeline}: no mistakes in parameters, import paths and datasets."
-    makers = makers_of(rehearsed_inputs(nodes, value_of), pipeline, registered, catalog)
+    wanted = rehearsed_inputs(nodes, value_of, if_off=trial is not rehearse)
+    makers = makers_of(wanted, pipeline, registered, catalog)
     with tempfile.TemporaryDirectory(prefix="kedro-aat-") as folder:
         if makers.names and not makers.missing:
             if run_nodes:
+                what = "the rehearsal" if trial is rehearse else "the plan"
                 yield (
-                    f"Running {makers.in_words}, because the rehearsal needs {listed(makers.names)}. What is written "
+                    f"Running {makers.in_words}, because {what} needs {listed(makers.names)}. What is written "
                     "goes to a temporary folder; --no-run-nodes leaves this out."
                 )
                 make(makers, catalog, _parameters_of(context), Path(folder))
             else:
                 yield f"Not run: {makers.what_they_do}. `{makers.command(pipeline)}` runs all, and rehearses first."
-        yield from rehearse(nodes, catalog, value_of, elsewhere.names)
+        yield from trial(nodes, catalog, value_of, elsewhere.names)
 
 
 def _parameters_of(context: KedroContext) -> Callable[[str], Any]:

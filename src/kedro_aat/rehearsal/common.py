@@ -15,6 +15,7 @@ from kedro_aat.errors import DivergedError
 from kedro_aat.rehearsal.faults import part
 from kedro_aat.rehearsal.limited import few_calls
 from kedro_aat.training.data import Data, example_count, example_input, synthetic_input
+from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.few_batches import FewBatches, FewBatchesTraining
 from kedro_aat.training.runner import TrainingRunner, evaluate
 from kedro_aat.training.teacher import as_teacher
@@ -109,7 +110,7 @@ class Rehearsal:
         )
 
     def runner(
-        self, controller: CompressionController, training: FewBatchesTraining, learning_rate_factor: float = 1.0
+        self, controller: CompressionController, training: DefaultTraining, learning_rate_factor: float = 1.0
     ) -> TrainingRunner:
         """Calls the functions that train and validate, as the loop does.
 

@@ -78,7 +78,7 @@ def rehearse(
     before = rng_state()
     try:
         seed_everything(settings.seed)
-        rehearsal = _first_batches(model, train_data, validation_data, settings)
+        rehearsal = first_batches(model, train_data, validation_data, settings)
         content = ContentHash()
         content.add([rehearsal.training.batches, rehearsal.validation.batches])
         finished = FinishedSteps(
@@ -118,7 +118,18 @@ def _refuse_too_large(model: nn.Module) -> None:
         raise RehearsalError([str(Fault("the baseline, export as ONNX file", str(error)))], 1) from error
 
 
-def _first_batches(model: nn.Module, train_data: Data, validation_data: Data, settings: AatSettings) -> Rehearsal:
+def first_batches(model: nn.Module, train_data: Data, validation_data: Data, settings: AatSettings) -> Rehearsal:
+    """Loads the first batches.
+
+    Args:
+        model: The uncompressed model.
+        train_data: Training split.
+        validation_data: Validation split.
+        settings: Settings of the pipeline.
+
+    Raises:
+        RehearsalError: If a batch cannot be loaded.
+    """
     try:
         return Rehearsal.of(model, settings, train_data, validation_data)
     except PartFailedError as error:

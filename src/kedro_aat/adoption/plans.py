@@ -1,0 +1,96 @@
+"""What `kedro aat plan` does: loads models and data as the rehearsal does, measures a few steps, prints the plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+from kedro_aat.adoption.makers import listed
+from kedro_aat.adoption.rehearsals import loaded, nodes_of
+from kedro_aat.planning.formulas import Plan, plan
+from kedro_aat.planning.job import computed_job
+from kedro_aat.validated import parse
+
+if TYPE_CHECKING:
+    from kedro_aat.planning.job import Job
+
+
+@dataclass(frozen=True)
+class Planning:
+    """The options of the command.
+
+    Attributes:
+        devices: Devices that train together; None for the number in the settings.
+        sharded: Whether weights, gradients and optimizers are divided among them.
+        file: Where the numbers go as JSON; None for nowhere.
+    """
+
+    devices: int | None
+    sharded: bool
+    file: Path | None
+
+    def computed(self, parameters: float) -> None:
+        """Prints the plan for a number of parameters, without a model.
+
+        Args:
+            parameters: The number, at least 1.
+        """
+        from kedro_aat.planning.shown import shown
+
+        planned = plan(computed_job(parameters, devices=self.devices or 1, sharded=self.sharded))
+        click.echo(shown(planned, "Computed"))
+        self._write({"computed": planned})
+
+    def measured(
+        self, pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str], Any], made: Collection[str] = ()
+    ) -> Iterator[str]:
+        """Plans each model of a pipeline whose datasets can be loaded.
+
+        Args:
+            pipeline: A pipeline with nodes that rehearse.
+            catalog: Its datasets.
+            value_of: Looks up a parameter by its dotted key, as plain data.
+            made: Datasets that nodes outside the pipeline make.
+
+        Yields:
+            For each model, its plan in tables.
+        """
+        from kedro_aat.config import AatSettings
+        from kedro_aat.planning.measuring import measure
+        from kedro_aat.planning.shown import shown
+
+        plans: dict[str, Plan] = {}
+        for node, names in nodes_of(pipeline, "rehearse"):
+            key = names.pop("settings").removeprefix("params:")
+            settings = parse(AatSettings, value_of(key), where=key)
+            known = pipeline.all_outputs().union(made)
+            later = sorted(name for name in names.values() if name in known and not catalog.exists(name))
+            prefix = node.name.removesuffix("rehearse").rstrip(".")
+            if later:
+                yield f"{prefix or 'aat'}: not planned, because the run makes {listed(later)}."
+                continue
+            inputs = {argument: loaded(catalog, name) for argument, name in names.items()}
+            store = inputs.pop("checkpoint_store", None)
+            job = measure(**inputs, settings=settings, store=None if store is None else store.root)
+            plans[prefix or "aat"] = planned = plan(self._changed(job))
+            yield shown(planned, f"Plan of {prefix}" if prefix else "Plan")
+        self._write(plans)
+
+    def _changed(self, job: Job) -> Job:
+        devices = self.devices or job.machine.devices
+        return replace(job, machine=replace(job.machine, devices=devices, sharded=self.sharded))
+
+    def _write(self, plans: dict[str, Plan]) -> None:
+        from kedro_aat.planning.shown import as_json
+
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({name: as_json(each) for name, each in plans.items()}, indent=2)
+            self.file.write_text(text + "\n", encoding="utf-8")
