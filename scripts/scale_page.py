@@ -55,7 +55,10 @@ def _head(first: str, others: Sequence[str]) -> Iterator[str]:
 def _job(algorithm: Algorithm, values: float, parameters: float = 1e9, *, cpu: bool = False) -> Job:
     job = computed_job(parameters)
     machine = Machine("cpu") if cpu else job.machine
-    return replace(job, stages=(Stage(algorithm),), optimizer_values=values, process_bytes=0.0, machine=machine)
+    model = replace(job.model, maskable=0.0) if algorithm == "int8" else job.model
+    return replace(
+        job, model=model, stages=(Stage(algorithm),), optimizer_values=values, process_bytes=0.0, machine=machine
+    )
 
 
 def _per_parameter() -> Iterator[str]:

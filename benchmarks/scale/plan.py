@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.scale.bars import Row
-from benchmarks.scale.real_run import Case, Measured, run
+from benchmarks.scale.real_run import Case, Measured, prepared, run
 from kedro_aat.planning.formulas import Plan, plan, total
 from kedro_aat.planning.measuring import measure
 
@@ -112,8 +112,10 @@ def _without_process(planned: Plan, number: float) -> float:
 
 def _planned(case: Case) -> Plan:
     torch.set_num_threads(1)
-    data = case.split(case.num_train, 0), case.split(case.num_validation, 1)
-    return plan(measure(case.model(), *data, case.aat, clock=time.process_time))
+    with tempfile.TemporaryDirectory() as folder:
+        catalog = prepared(case, Path(folder))
+        inputs = [catalog[name].load() for name in ("baseline_model", "train_data", "validation_data")]
+        return plan(measure(*inputs, case.aat, clock=time.process_time))
 
 
 def _run(case: Case) -> Measured:

@@ -142,7 +142,7 @@ class Measured:
     Attributes:
         peaks: Node -> highest resident memory while it ran, in bytes.
         seconds: Node -> processor seconds.
-        epoch: Processor seconds of an epoch of the first stage, the median by its cost.
+        epoch: Processor seconds of an epoch of the first stage, the median.
         checkpoints: Bytes of all checkpoints at the end.
         newest: Bytes of the newest checkpoint.
         disk: Bytes of everything at the end.
@@ -189,24 +189,33 @@ def run(case: Case, folder: Path) -> Measured:
     """
     torch.set_num_threads(1)
     pipeline, measured = create_pipeline(), Measured()
-    catalog = _catalog(case, folder)
-    catalog["baseline_model"].save(case.model())
-    for number, name in enumerate(("train_data", "validation_data", "test_data")):
-        catalog[name].save(case.split(case.num_validation if number else case.num_train, number))
+    catalog = prepared(case, folder)
     inputs = _size_of(folder)
     catalog["params:aat"] = MemoryDataset(case.aat)
     hooks: pluggy.PluginManager = _create_hook_manager()
     hooks.register(_Meter(measured))
     SequentialRunner().run(pipeline, catalog, hooks)
     trajectory = catalog["search_trajectory"].load()
-    costs = trajectory["cost"].tolist()
-    seconds = [after - before for before, after in itertools.pairwise(_EPOCHS[: len(costs)])]
-    measured.epoch = statistics.median(each / cost for each, cost in zip(seconds, costs[1:], strict=True))
+    measured.epoch = statistics.median(b - a for a, b in itertools.pairwise(_EPOCHS[: len(trajectory)]))
     checkpoints = sorted((folder / "data/06_models/checkpoints").glob("*/checkpoint-*"))
     measured.checkpoints = sum(map(_size_of, checkpoints))
     measured.newest = _size_of(checkpoints[-1])
     measured.disk = _size_of(folder) - inputs
     return measured
+
+
+def prepared(case: Case, folder: Path) -> DataCatalog:
+    """The catalog of a case, with its model and data on disk.
+
+    Args:
+        case: The job.
+        folder: An empty folder.
+    """
+    catalog = _catalog(case, folder)
+    catalog["baseline_model"].save(case.model())
+    for number, name in enumerate(("train_data", "validation_data", "test_data")):
+        catalog[name].save(case.split(case.num_validation if number else case.num_train, number))
+    return catalog
 
 
 def _catalog(case: Case, folder: Path) -> DataCatalog:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kedro_aat.planning.job import Algorithm, Job, Model, Origin, Stage
+from kedro_aat.planning.job import Job, Model, Origin, Stage
 
 # Checkpoints at the end of a search of E epochs are LEAST_KEPT + KEPT_PER_DOUBLING * log2(E), at most E + 1 and at most
 # MOST_KEPT: the medians of 60 simulated searches of 3, 6, 12, 24 and 60 epochs kept 4, 6, 6, 8 and 11
@@ -25,6 +25,9 @@ FILE_TEXT = 4 / 3
 # perceptron with 41 million weights under sparsity, whose file is as large as its baseline's
 # (`python -m benchmarks.scale plan`).
 DELIVERY_FACTOR = 12.0
+# Memory that glibc keeps of freed tensors below 32 MB, in units of these weights: 2.2 to 3.4 while networks of 3 to 12
+# million parameters train, and 0.2 of one with 41 million, whose tensors are larger (the same benchmark).
+HEAP_FACTOR = 2.5
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,14 @@ def plan(job: Job) -> Plan:
     )
 
 
-def mask_bytes(model: Model, algorithm: Algorithm) -> float:
+def mask_bytes(model: Model) -> float:
     """Masks on the device: a byte for each maskable weight; tensors of at most 65,536 have theirs as numbers, too."""
-    return 0.0 if algorithm == "int8" else model.maskable + 4.0 * model.small
+    return model.maskable + 4.0 * model.small
 
 
-def optimizer_bytes(job: Job) -> float:
-    """The optimizer's state: its values for each trained parameter."""
-    return job.optimizer_values * job.value_bytes * job.model.trainable
+def optimizer_bytes(job: Job, model: Model) -> float:
+    """The optimizer's state: its values for each trained parameter of the model of a stage."""
+    return job.optimizer_values * job.value_bytes * model.trainable
 
 
 def device_memory(job: Job, position: int = 0) -> tuple[Item, ...]:
@@ -132,21 +135,27 @@ def device_memory(job: Job, position: int = 0) -> tuple[Item, ...]:
         job: The job.
         position: Position of the stage.
     """
-    model, machine = job.model, job.machine
-    stage = job.stages[position]
+    machine, stage = job.machine, job.stages[position]
+    model = job.model_of(stage)
     share = 1 / machine.devices if machine.sharded else 1.0
     each = f", divided by {machine.devices} devices" if machine.sharded and machine.devices > 1 else ""
     weights = model.weight_bytes + model.buffer_bytes
     items = [
         Item("weights", weights * share, "computed", f"{model.value_bytes:g} P, and buffers{each}"),
-        Item("masks", mask_bytes(model, stage.algorithm) * share, "computed", f"a byte for each masked weight{each}"),
-        Item("optimizer", optimizer_bytes(job) * share, "computed", f"{job.optimizer_values:g} values of each{each}"),
+        Item("masks", mask_bytes(model) * share, "computed", f"a byte for each masked weight{each}"),
+        Item(
+            "optimizer",
+            optimizer_bytes(job, model) * share,
+            "computed",
+            f"{job.optimizer_values:g} values of each{each}",
+        ),
     ]
     if stage.shadow == "device":
         shadow = model.value_bytes * model.maskable * share
         items.append(Item("shadows", shadow, "computed", "the masked weights once more"))
     if machine.kind == "gpu" and job.distills:
-        items.append(Item("teacher", weights * share, "computed", f"the uncompressed model{each}"))
+        teacher = job.model.weight_bytes + job.model.buffer_bytes
+        items.append(Item("teacher", teacher * share, "computed", f"the uncompressed model{each}"))
     items += _work(job, stage, share)
     if machine.devices > 1 and not machine.sharded:
         buckets = job.value_bytes * model.trainable
@@ -158,7 +167,7 @@ def device_memory(job: Job, position: int = 0) -> tuple[Item, ...]:
 
 def _work(job: Job, stage: Stage, share: float) -> Iterable[Item]:
     """Gradients, activations and temporary copies."""
-    work, model = stage.work, job.model
+    work, model = stage.work, job.model_of(stage)
     gradients = job.value_bytes * model.trainable * share
     in_step = work.example_bytes * work.batch_size / job.machine.devices
     if work.fixed_bytes is not None and gradients + work.refresh_bytes > work.fixed_bytes * share + in_step:
@@ -195,7 +204,7 @@ def host_memory(job: Job, position: int = 0) -> tuple[Item, ...]:
         job: The job.
         position: Position of the stage.
     """
-    model, machine = job.model, job.machine
+    model, machine, stage = job.model, job.machine, job.stages[position]
     share = 1 / machine.devices if machine.sharded else 1.0
     weights = model.weight_bytes + model.buffer_bytes
     items = [
@@ -204,23 +213,29 @@ def host_memory(job: Job, position: int = 0) -> tuple[Item, ...]:
         Item("uncompressed model", weights, "computed", "also the teacher, on a CPU"),
         Item(
             "checkpoint",
-            _state_bytes(job, job.stages[position]) * share,
+            _state_bytes(job, stage) * share,
             "computed",
             "a copy of all state, written while training goes on",
         ),
     ]
-    if job.stages[position].shadow == "host":
-        shadow = model.value_bytes * model.maskable * share
+    if job.model.heap_bytes:
+        items.append(_kept_by_allocator(job))
+    if stage.shadow == "host":
+        shadow = model.value_bytes * job.model_of(stage).maskable * share
         items.append(Item("shadows", shadow, "computed", "the masked weights once more"))
     return tuple(items)
 
 
+def _kept_by_allocator(job: Job) -> Item:
+    formula = f"{HEAP_FACTOR:g} times the tensors below 32 MB, after they are freed"
+    return Item("kept by the allocator", HEAP_FACTOR * job.model.heap_bytes, "empirical", formula)
+
+
 def _state_bytes(job: Job, stage: Stage) -> float:
     """All state of the training: weights, buffers, masks, shadows, optimizer."""
-    model = job.model
-    masks = 0.0 if stage.algorithm == "int8" else model.maskable
+    model = job.model_of(stage)
     shadow = 0.0 if stage.shadow == "none" else model.value_bytes * model.maskable
-    return model.weight_bytes + model.buffer_bytes + masks + shadow + optimizer_bytes(job)
+    return model.weight_bytes + model.buffer_bytes + model.maskable + shadow + optimizer_bytes(job, model)
 
 
 def checkpoint_bytes(job: Job, *, optimizers: bool, stage: int = 0) -> float:
@@ -231,10 +246,11 @@ def checkpoint_bytes(job: Job, *, optimizers: bool, stage: int = 0) -> float:
         optimizers: Whether the state of the optimizers is in it, as in the newest two.
         stage: Position of the stage.
     """
-    model, of = job.model, job.stages[stage]
-    masks = 0.0 if of.algorithm == "int8" else (model.maskable - model.small) / 8 + model.small / 8
+    of = job.stages[stage]
+    model = job.model_of(of)
     shadow = 0.0 if of.shadow == "none" else model.value_bytes * model.maskable
-    return model.weight_bytes + model.buffer_bytes + masks + shadow + (optimizer_bytes(job) if optimizers else 0.0)
+    without = model.weight_bytes + model.buffer_bytes + model.maskable / 8 + shadow
+    return without + (optimizer_bytes(job, model) if optimizers else 0.0)
 
 
 def num_checkpoints(epochs: float) -> float:
@@ -251,7 +267,7 @@ def disk(job: Job) -> tuple[Item, ...]:
     weights = job.model.weight_bytes + job.model.buffer_bytes
     items = []
     for number, stage in enumerate(job.stages):
-        kept = num_checkpoints(stage.epochs)
+        kept = num_checkpoints(stage.num_epochs)
         newest = min(WITH_OPTIMIZER, kept)
         size = newest * checkpoint_bytes(job, optimizers=True, stage=number)
         size += (kept - newest) * checkpoint_bytes(job, optimizers=False, stage=number)
@@ -261,16 +277,17 @@ def disk(job: Job) -> tuple[Item, ...]:
     controllers = _controller_bytes(job, job.stages[0]) + _controllers_bytes(job)
     items.append(Item("controllers", controllers, "computed", "before the search, and after each of three stages"))
     if job.exports:
-        files = 3 * weights
-        items.append(Item("delivered files", files, "computed", "model, ONNX and .pt2, at most; less if it is cut"))
-        finished = FILE_TEXT * weights * (1 + len(job.stages))
+        shares = [stage.file_share for stage in job.stages]
+        formula = f"model, ONNX and .pt2, {min(shares):.3g} of the weights each"
+        items.append(Item("delivered files", 3 * min(shares) * weights, "computed", formula))
+        finished = FILE_TEXT * weights * (1 + sum(shares))
         items.append(Item("finished steps", finished, "computed", "4/3 of the ONNX file of each model, in base64"))
     return tuple(items)
 
 
 def _controller_bytes(job: Job, stage: Stage) -> float:
-    masks = 0.0 if stage.algorithm == "int8" else job.model.maskable
-    return job.model.weight_bytes + job.model.buffer_bytes + masks
+    model = job.model_of(stage)
+    return model.weight_bytes + model.buffer_bytes + model.maskable
 
 
 def _controllers_bytes(job: Job) -> float:
@@ -285,13 +302,14 @@ def delivery_memory(job: Job) -> tuple[Item, ...]:
     return (
         Item("process", job.process_bytes, job.origin, "Python and libraries"),
         Item("data", job.data_bytes, "computed", "splits in memory"),
+        _kept_by_allocator(job),
         Item("models", loaded, "computed", "the uncompressed one, and a controller of each of three stages"),
         Item("files", DELIVERY_FACTOR * weights, "empirical", f"{DELIVERY_FACTOR:g} times the weights, as measured"),
     )
 
 
 def epoch_seconds(job: Job, position: int = 0) -> tuple[Item, ...]:
-    """An epoch of the uncompressed model: steps, validation, a change of the rate, and its checkpoint.
+    """An epoch, of a cut model at a rate of 0.8: steps, validation, a change of the rate, and its checkpoint.
 
     Data parallel devices divide the computation of a step. What they send is `traffic`, if the link is known; then
     nothing of it is taken to overlap with the computation.
@@ -336,7 +354,7 @@ def traffic_seconds(job: Job) -> float | None:
 
 
 def run_seconds(job: Job) -> tuple[Item, ...]:
-    """Seconds of the run by part. Epochs of a cut model take less, and count less, so that the sum is the same."""
+    """Seconds of the run by part. Epochs of a cut model count less than 1, so that there are more of them."""
     origin, files = job.origin, job.files
     baseline = job.stages[0].work.validation_seconds
     items = [Item("baseline", baseline, origin, "one validation")]
@@ -344,8 +362,8 @@ def run_seconds(job: Job) -> tuple[Item, ...]:
         epoch = total(epoch_seconds(job, position))
         name = "search" if len(job.stages) == 1 else f"search, stage {position + 1}"
         # A validation before the first epoch, and one of the model that is returned.
-        seconds = stage.epochs * epoch + 2 * stage.work.validation_seconds + stage.work.teacher_seconds
-        items.append(Item(name, seconds, origin, f"at most {stage.epochs:g} epochs of {epoch:.3g} s"))
+        seconds = stage.num_epochs * epoch + 2 * stage.work.validation_seconds + stage.work.teacher_seconds
+        items.append(Item(name, seconds, origin, f"at most {stage.num_epochs:.3g} epochs of {epoch:.3g} s"))
     if job.exports:
         number = len(job.stages)
         # The program is traced for the comparison, and once more for the file.

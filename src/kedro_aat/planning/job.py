@@ -17,6 +17,8 @@ OPTIMIZER_VALUES = {"SGD": 0, "SGD with momentum": 1, "Adam": 2, "AdamW": 2}
 PROCESS_BYTES = 0.5e9
 # An ONNX file has at most so many bytes; larger models are not exported as one.
 LARGEST_FILE = 2e9
+# Size of a file in int8, as a share of one in float32.
+INT8_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Model:
     Attributes:
         parameters: Number of parameters, at least 1.
         trainable: Number of those that are trained.
-        maskable: Number of weights that have a mask, or that become int8.
+        maskable: Number of weights that have a mask; 0 for int8.
         small: Number of those in tensors of at most 65,536, whose masks are kept as numbers, too.
+        heap_bytes: Bytes of its tensors that are smaller than 32 MB, whose freed memory glibc keeps.
         buffer_bytes: Bytes of its buffers, such as BatchNorm statistics.
         value_bytes: Bytes of a parameter: 4 for float32.
     """
@@ -36,6 +39,7 @@ class Model:
     trainable: float
     maskable: float
     small: float = 0.0
+    heap_bytes: float = 0.0
     buffer_bytes: float = 0.0
     value_bytes: float = 4.0
 
@@ -58,6 +62,8 @@ class Work:
         fixed_bytes: Part of the peak of a step that does not depend on the batch: gradients and temporary copies. None
             computes the gradients, and the cut copy of filter pruning.
         example_bytes: Part of that peak for each example of a batch: activations.
+        cost: What an epoch counts for the search, as a share of one of the whole model, in (0, 1]; that of a cut model
+            at a rate of 0.8.
         refresh_bytes: What a change of the rate needs, while the gradients of the last step are still there.
         batch_size: Examples in a step, on all devices together.
         steps: Training steps in an epoch.
@@ -72,6 +78,7 @@ class Work:
     fixed_bytes: float | None = None
     example_bytes: float = 0.0
     refresh_bytes: float = 0.0
+    cost: float = 1.0
     batch_size: float = 32.0
     steps: float = 0.0
     step_seconds: float = 0.0
@@ -112,12 +119,21 @@ class Stage:
         epochs: Epochs that the search may use, at least 1.
         shadow: Where weights wait that may come back; a search that chooses the ranking needs none.
         work: What its epochs need.
+        model: Sizes of the model that it begins with; None for those of the job.
+        file_share: Size of the files of its model, as a share of those of the uncompressed one.
     """
 
     algorithm: Algorithm = "sparsity"
     epochs: float = 60.0
     shadow: Literal["none", "device", "host"] = "none"
     work: Work = field(default_factory=Work)
+    model: Model | None = None
+    file_share: float = 1.0
+
+    @property
+    def num_epochs(self) -> float:
+        """Epochs that are trained, if all count as one of them does."""
+        return self.epochs / self.work.cost
 
 
 @dataclass(frozen=True)
@@ -178,6 +194,10 @@ class Job:
     certifies: bool = True
     test_share: float = 1.0
     value_bytes: float = 4.0
+
+    def model_of(self, stage: Stage) -> Model:
+        """Sizes of the model in a stage."""
+        return stage.model or self.model
 
     @property
     def origin(self) -> Origin:
