@@ -114,8 +114,10 @@ def _planned(case: Case) -> Plan:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         catalog = prepared(case, Path(folder))
-        inputs = [catalog[name].load() for name in ("baseline_model", "train_data", "validation_data")]
-        return plan(measure(*inputs, case.aat, clock=time.process_time))
+        model, train, validation = (
+            catalog[name].load() for name in ("baseline_model", "train_data", "validation_data")
+        )
+        return plan(measure(model, train, validation, case.aat, clock=time.process_time))
 
 
 def _run(case: Case) -> Measured:

@@ -75,7 +75,7 @@ def test_every_part_of_the_time() -> None:
     work = Work(steps=10, step_seconds=1, validation_seconds=3, refresh_seconds=2, begin_seconds=1, teacher_seconds=5)
     job = Job(
         Model.of(1e6),
-        (Stage(epochs=4, work=work), Stage("int8", 2, work=work)),
+        (Stage(epochs=4, work=work), Stage("int8", 2, work=work, model=replace(Model.of(1e6), maskable=0))),
         files=Files(export=1, program=2, judging=3, judging_onnx=1, measuring=4, latency=10),
         written_bytes_per_second=12.125e6,
     )

@@ -13,10 +13,9 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.makers import listed
-from kedro_aat.adoption.rehearsals import loaded, nodes_of
+from kedro_aat.adoption.rehearsals import rehearsals_of
 from kedro_aat.planning.formulas import Plan, plan
 from kedro_aat.planning.job import computed_job
-from kedro_aat.validated import parse
 
 if TYPE_CHECKING:
     from kedro_aat.planning.job import Job
@@ -28,7 +27,7 @@ class Planning:
 
     Attributes:
         devices: Devices that train together; None for the number in the settings.
-        sharded: Whether weights, gradients and optimizers are divided among them.
+        sharded: Whether weights, gradients and optimizers are divided among them, whatever the settings say.
         file: Where the numbers go as JSON; None for nowhere.
     """
 
@@ -62,30 +61,26 @@ class Planning:
         Yields:
             For each model, its plan in tables.
         """
-        from kedro_aat.config import AatSettings
         from kedro_aat.planning.measuring import measure
         from kedro_aat.planning.shown import shown
 
         plans: dict[str, Plan] = {}
-        for node, names in nodes_of(pipeline, "rehearse"):
-            key = names.pop("settings").removeprefix("params:")
-            settings = parse(AatSettings, value_of(key), where=key)
-            known = pipeline.all_outputs().union(made)
-            later = sorted(name for name in names.values() if name in known and not catalog.exists(name))
-            prefix = node.name.removesuffix("rehearse").rstrip(".")
-            if later:
-                yield f"{prefix or 'aat'}: not planned, because the run makes {listed(later)}."
+        for rehearsal in rehearsals_of(pipeline, catalog, value_of, made):
+            prefix = rehearsal.node.name.removesuffix("rehearse").rstrip(".")
+            if rehearsal.later:
+                yield f"{prefix or 'aat'}: not planned, because the run makes {listed(rehearsal.later)}."
                 continue
-            inputs = {argument: loaded(catalog, name) for argument, name in names.items()}
+            inputs = rehearsal.loaded(catalog)
             store = inputs.pop("checkpoint_store", None)
-            job = measure(**inputs, settings=settings, store=None if store is None else store.root)
+            job = measure(**inputs, settings=rehearsal.settings, store=None if store is None else store.root)
             plans[prefix or "aat"] = planned = plan(self._changed(job))
             yield shown(planned, f"Plan of {prefix}" if prefix else "Plan")
         self._write(plans)
 
     def _changed(self, job: Job) -> Job:
-        devices = self.devices or job.machine.devices
-        return replace(job, machine=replace(job.machine, devices=devices, sharded=self.sharded))
+        machine = job.machine
+        devices, sharded = self.devices or machine.devices, self.sharded or machine.sharded
+        return replace(job, machine=replace(machine, devices=devices, sharded=sharded))
 
     def _write(self, plans: dict[str, Plan]) -> None:
         from kedro_aat.planning.shown import as_json

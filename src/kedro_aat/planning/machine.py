@@ -39,6 +39,7 @@ def machine_of(training: TrainingSettings, store: Path | None = None) -> Machine
     return Machine(
         "cpu" if device.type == "cpu" else "gpu",
         training.devices,
+        training.sharding == "fully_shard",
         memory_bytes=memory,
         host_bytes=_host_bytes(),
         disk_bytes=shutil.disk_usage(there).free,

@@ -40,9 +40,9 @@ from kedro_aat.compression.filters.groups import (
 )
 from kedro_aat.compression.filters.importance import (
     kept_counts,
+    nearest_removal,
     nncf_scores,
     offered_rankings,
-    removal_order,
     unit_scores,
 )
 from kedro_aat.compression.filters.nncf_rates import NncfRates
@@ -194,7 +194,8 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         if self._nncf:
             removed = self._nncf.units(scores, rate, self._ranked_by.ranking)
         else:
-            removed = self._units_of_model(scores, rate)
+            widths = [group.channels_per_unit for group in self.groups]
+            removed = nearest_removal(scores, widths, self._ranked_by, rate, self._rate_without)
         self._warn_of_single_filters(removed)
         kept = []
         for score, number in zip(scores, removed, strict=True):
@@ -214,22 +215,6 @@ class FilterPruningController(ScheduledController[FilterPruning]):
                 ", ".join(sorted(layers)),
                 "" if self._nncf else ", minimal_channels",
             )
-
-    def _units_of_model(self, scores: list[NDArray[np.float32]], rate: float) -> NDArray[np.int64]:
-        """Units to remove from each group, so that the share of the whole model is nearest to the rate."""
-        groups, numbers = removal_order(scores, [group.channels_per_unit for group in self.groups], self._ranked_by)
-
-        def removed_by(count: int) -> NDArray[np.int64]:
-            """Units removed from each group by the first `count` removals."""
-            return np.bincount(groups[:count], numbers[:count], minlength=len(self.groups)).astype(np.int64)
-
-        low, high = 0, len(groups)  # bisection for the smallest number of removals that reaches the rate
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._rate_without(removed_by(middle)) >= rate else (middle + 1, high)
-        if low and rate - self._rate_without(removed_by(low - 1)) <= self._rate_without(removed_by(low)) - rate:
-            low -= 1  # one removal less is at least as near to the rate
-        return removed_by(low)
 
     def _scores(self) -> list[NDArray[np.float32]]:
         def weight(layer: str, name: str) -> Tensor:

@@ -212,6 +212,37 @@ def removal_order(
     return np.array(groups, dtype=np.int64)[order], np.array(numbers, dtype=np.int64)[order]
 
 
+def nearest_removal(
+    scores: Sequence[NDArray[np.float32]],
+    channels_per_unit: Sequence[int],
+    settings: FilterPruning,
+    rate: float,
+    rate_without: Callable[[NDArray[np.int64]], float],
+) -> NDArray[np.int64]:
+    """(groups,) units to remove from each group, so that the rate is nearest to the one asked for.
+
+    Args:
+        scores: As for `removal_order`.
+        channels_per_unit: As for `removal_order`.
+        settings: As for `removal_order`.
+        rate: The rate, in [0, 1).
+        rate_without: Rate if so many units are removed from each group; it rises with them.
+    """
+    groups, numbers = removal_order(scores, channels_per_unit, settings)
+
+    def removed_by(count: int) -> NDArray[np.int64]:
+        """Units removed from each group by the first `count` removals."""
+        return np.bincount(groups[:count], numbers[:count], minlength=len(scores)).astype(np.int64)
+
+    low, high = 0, len(groups)  # bisection for the smallest number of removals that reaches the rate
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if rate_without(removed_by(middle)) >= rate else (middle + 1, high)
+    if low and rate - rate_without(removed_by(low - 1)) <= rate_without(removed_by(low)) - rate:
+        low -= 1  # one removal less is at least as near to the rate
+    return removed_by(low)
+
+
 def kept_counts(num_units: int, channels_per_unit: int, settings: FilterPruning) -> list[int]:
     """Numbers of units that a group may keep, falling from all of them.
 
