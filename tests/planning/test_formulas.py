@@ -121,8 +121,12 @@ def test_checkpoints_that_stay(epochs: float) -> None:
             replace(JOB, machine=replace(JOB.machine, memory_bytes=None, disk_bytes=1e9)),
             "on disk exceed the 1 GB that are free: give checkpoint_store",
         ),
+        (
+            replace(JOB, machine=replace(JOB.machine, devices=2)),
+            "or set training.sharding: fully_shard, or use a device with more memory",
+        ),
     ],
-    ids=["device", "host", "activations", "shadow", "disk"],
+    ids=["device", "host", "activations", "shadow", "disk", "several devices"],
 )
 def test_what_does_not_fit_is_said_with_what_to_do(job: Job, words: str) -> None:
     found = advice(plan(job))

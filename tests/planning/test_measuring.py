@@ -149,3 +149,9 @@ def test_files_are_measured() -> None:
 def test_plans_are_right_within_a_factor() -> None:
     found: list[Row] = list(itertools.chain(rows(0.1)))
     assert not [row for row in found if row.value > FACTOR]
+
+
+def test_devices_and_how_they_share_are_those_of_the_settings() -> None:
+    training: dict[str, Any] = {"sharding": "fully_shard", "devices": 2, "on_out_of_memory": "error"}
+    machine = job_of(network(), **training).machine
+    assert (machine.devices, machine.sharded) == (2, True)
