@@ -234,11 +234,7 @@ class AatSettings(Settings):
     def _can_be_divided(cls, training: TrainingSettings, info: ValidationInfo) -> TrainingSettings:
         if training.sharding == "none":
             return training
-        mistakes = refused(info.data["compression"]) if "compression" in info.data else []
-        for name in ("second_stage", "third_stage"):
-            if (stage := info.data.get(name)) is not None:
-                mistakes += [f"{name}.{mistake}, or {name}: null" for mistake in refused(stage.compression)]
-        if mistakes:
+        if mistakes := _refused_parts(info.data):
             raise ValueError("; ".join(mistakes))
         return training
 
@@ -294,6 +290,11 @@ class AatSettings(Settings):
         searched = self.identity(self.SEARCHED | {"second_stage", *more}, defaults=defaults)
         return searched | {"limits": self.export.limits.model_dump(mode="json")}
 
+    def not_sharded(self) -> list[str]:
+        """Settings that do not allow `training.sharding: fully_shard`, each with what it must be, and is."""
+        goal = [] if self.goal == "size" else [f"goal must be size, but got {self.goal}"]
+        return goal + self.training.not_divided() + _refused_parts(vars(self))
+
     @property
     def trains(self) -> bool:
         """Whether the searches may train."""
@@ -339,3 +340,12 @@ def _names_quantization(compression: Any) -> bool:
         compression = compression.get("algorithms", [compression])
     parts = compression if isinstance(compression, list | tuple) else [compression]
     return any(isinstance(part, Mapping) and part.get("algorithm") == "quantization" for part in parts)
+
+
+def _refused_parts(known: Mapping[str, Any]) -> list[str]:
+    """Mistakes in the compression of the known stages for weights that are divided among devices."""
+    mistakes = refused(known["compression"]) if "compression" in known else []
+    for name in ("second_stage", "third_stage"):
+        if (stage := known.get(name)) is not None:
+            mistakes += [f"{name}.{mistake}, or {name}: null" for mistake in refused(stage.compression)]
+    return mistakes

@@ -13,8 +13,8 @@ from kedro.pipeline import Node, Pipeline
 
 from kedro_aat.adoption.commands import aat
 from kedro_aat.adoption.plans import Planning
-from kedro_aat.pipelines.aat import create_pipeline
-from tests.adoption.test_rehearsals import PIPELINE, catalog_of
+from kedro_aat.errors import ConfigurationError
+from tests.adoption.test_rehearsals import PIPELINE, catalog_of, two_models
 from tests.projects import Project
 from tests.rehearsal.faulty import Case, labeled, settings_of
 from tests.rehearsal.test_faults import SPARSE
@@ -37,10 +37,7 @@ def test_a_plan_without_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_each_model_of_a_pipeline_is_planned(tmp_path: Path) -> None:
-    both = PIPELINE + create_pipeline(namespace="small")
-    catalog = catalog_of(tmp_path)
-    for name, dataset in catalog_of(tmp_path, "small.").items():
-        catalog[name] = dataset
+    both, catalog = two_models(tmp_path)
     planning = Planning(2, False, tmp_path / "plan.json")
     small, plain = sorted(planning.measured(both, catalog, {"aat": settings(), "small.aat": settings()}.get))
     assert plain.startswith("Plan: ")
@@ -49,6 +46,12 @@ def test_each_model_of_a_pipeline_is_planned(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "plan.json").read_text())
     assert {name: each["job"]["machine"]["devices"] for name, each in found.items()} == {"aat": 2, "small": 2}
     assert not list((tmp_path / "store").glob("*"))  # nothing is left there
+
+
+def test_weights_that_cannot_be_divided_are_one_error(tmp_path: Path) -> None:
+    later = settings() | {"second_stage": {"compression": {"algorithm": "quantization"}}}
+    with pytest.raises(ConfigurationError, match=r"--sharded: 1 mistake\n.*second_stage.compression.algorithm"):
+        list(Planning(2, True, None).measured(PIPELINE, catalog_of(tmp_path), {"aat": later}.get))
 
 
 def test_what_the_run_makes_is_not_planned(tmp_path: Path) -> None:

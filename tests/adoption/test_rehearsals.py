@@ -31,6 +31,14 @@ def catalog_of(folder: Path, prefix: str = "", **changes: Any) -> DataCatalog:
     return DataCatalog({prefix + name: MemoryDataset(value, copy_mode="assign") for name, value in values.items()})
 
 
+def two_models(folder: Path) -> tuple[Pipeline, DataCatalog]:
+    """The pipeline with and without a namespace, and the datasets of both."""
+    catalog = catalog_of(folder)
+    for name, dataset in catalog_of(folder, "small.").items():
+        catalog[name] = dataset
+    return PIPELINE + create_pipeline(namespace="small"), catalog
+
+
 def lines_of(pipeline: Pipeline, catalog: DataCatalog, case: Case | None = None) -> list[str]:
     settings = settings_of(case or Case(settings=SPARSE))
     return list(rehearse(pipeline, catalog, {"aat": settings, "small.aat": settings}.get))
@@ -38,10 +46,7 @@ def lines_of(pipeline: Pipeline, catalog: DataCatalog, case: Case | None = None)
 
 @pytest.mark.slow
 def test_each_model_of_a_pipeline_is_rehearsed(tmp_path: Path) -> None:
-    both = PIPELINE + create_pipeline(namespace="small")
-    catalog = catalog_of(tmp_path)
-    for name, dataset in catalog_of(tmp_path, "small.").items():
-        catalog[name] = dataset
+    both, catalog = two_models(tmp_path)
     first, second = sorted(lines_of(both, catalog))
     assert first.startswith("rehearse: passed in ")
     assert second.startswith("small.rehearse: passed in ")

@@ -49,8 +49,20 @@ def test_a_billion_parameters_with_adamw() -> None:
 def test_sharding_divides_what_the_devices_hold() -> None:
     one, many = (plan(computed_job(70e9, devices=number, sharded=True)) for number in (1, 64))
     assert total(many.device) == pytest.approx(total(one.device) / 64)
-    assert values(many.host)["checkpoint"] == pytest.approx(values(one.host)["checkpoint"] / 64)
+    assert "checkpoint" not in values(many.host)  # each rank writes its part without a copy
+    assert values(many.host)["whole teacher"] == values(many.host)["uncompressed model"] == 4 * 70e9
     assert many.checkpoint == one.checkpoint
+
+
+def test_sharded_filters_have_no_cut_copy_and_no_known_time() -> None:
+    work = replace(JOB.stages[0].work, refresh_bytes=16e9)
+    sharded = replace(JOB, machine=replace(JOB.machine, devices=4, sharded=True))
+    changing = plan(replace(sharded, stages=(replace(JOB.stages[0], work=work),)))
+    assert values(changing.device)["gradients, and a change of the rate"] == (4 * GB + 16e9) / 4
+    filters = plan(replace(sharded, stages=(replace(JOB.stages[0], algorithm="filters"),)))
+    assert values(filters.device)["gradients"] == GB
+    assert "cut copy" not in values(filters.device)
+    assert (filters.epoch, filters.time) == ((), ())
 
 
 def test_data_parallel_devices_divide_steps_and_activations_alone() -> None:
@@ -67,8 +79,6 @@ def test_traffic() -> None:
     assert traffic_bytes(computed_job(1e9)) == 0
     assert traffic_bytes(computed_job(1e9, devices=2)) == 4 * GB
     assert traffic_bytes(computed_job(1e9, devices=4, sharded=True)) == 9 * GB
-    link = replace(computed_job(1e9, devices=2), machine=Machine("gpu", 2, link_bytes=1e9))
-    assert "traffic" in values(plan(link).epoch)
 
 
 def test_every_part_of_the_time() -> None:
@@ -131,6 +141,13 @@ def test_checkpoints_that_stay(epochs: float) -> None:
 def test_what_does_not_fit_is_said_with_what_to_do(job: Job, words: str) -> None:
     found = advice(plan(job))
     assert any(words in line for line in found), found
+
+
+def test_sharding_is_not_offered_where_the_settings_refuse_it() -> None:
+    two = replace(JOB, machine=replace(JOB.machine, devices=2))
+    refused = plan(replace(two, not_sharded=("compression.algorithm: must be magnitude_sparsity",)))
+    assert "sharded (computed)" in shown(plan(two))
+    assert "shard" not in shown(refused)
 
 
 def test_tables_and_json_have_the_same_numbers() -> None:

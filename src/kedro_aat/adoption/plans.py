@@ -14,6 +14,7 @@ from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.makers import listed
 from kedro_aat.adoption.rehearsals import rehearsals_of
+from kedro_aat.errors import ConfigurationError
 from kedro_aat.planning.formulas import Plan, plan
 from kedro_aat.planning.job import computed_job
 
@@ -60,6 +61,9 @@ class Planning:
 
         Yields:
             For each model, its plan in tables.
+
+        Raises:
+            ConfigurationError: If data cannot be loaded, or the settings do not allow to divide the weights.
         """
         from kedro_aat.planning.measuring import measure
         from kedro_aat.planning.shown import shown
@@ -70,6 +74,8 @@ class Planning:
             if rehearsal.later:
                 yield f"{prefix or 'aat'}: not planned, because the run makes {listed(rehearsal.later)}."
                 continue
+            if self.sharded and (mistakes := rehearsal.settings.not_sharded()):
+                raise ConfigurationError("--sharded", mistakes)
             inputs = rehearsal.loaded(catalog)
             store = inputs.pop("checkpoint_store", None)
             job = measure(**inputs, settings=rehearsal.settings, store=None if store is None else store.root)

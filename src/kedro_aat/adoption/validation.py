@@ -84,12 +84,13 @@ def validate_pipeline(
     if mistakes:
         raise ConfigurationError(f"Pipeline {pipeline}", mistakes)
     yield f"Pipeline {pipeline}: no mistakes in parameters, import paths and datasets."
-    wanted = rehearsed_inputs(nodes, value_of, if_off=trial is not rehearse)
+    rehearses = trial is rehearse
+    wanted = rehearsed_inputs(nodes, value_of, if_off=not rehearses)
     makers = makers_of(wanted, pipeline, registered, catalog)
     with tempfile.TemporaryDirectory(prefix="kedro-aat-") as folder:
         if makers.names and not makers.missing:
             if run_nodes:
-                what = "the rehearsal" if trial is rehearse else "the plan"
+                what = "the rehearsal" if rehearses else "the plan"
                 yield (
                     f"Running {makers.in_words}, because {what} needs {listed(makers.names)}. What is written "
                     "goes to a temporary folder; --no-run-nodes leaves this out."

@@ -42,7 +42,7 @@ def _mends(plan: Plan) -> list[str]:
         mends.append("set training.distillation: null,")
     if job.optimizer_values > 1:
         mends.append("take SGD as training.optimizer,")
-    if job.machine.devices > 1 and not job.machine.sharded and all(each.algorithm != "int8" for each in job.stages):
+    if job.machine.devices > 1 and not job.machine.sharded and not job.not_sharded:
         mends.append("set training.sharding: fully_shard,")
     mends.append("use a device with more memory")
     return mends

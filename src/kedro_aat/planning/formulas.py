@@ -110,8 +110,8 @@ def plan(job: Job) -> Plan:
         disk(job),
         checkpoint_bytes(job, optimizers=True),
         checkpoint_bytes(job, optimizers=False),
-        epoch_seconds(job),
-        run_seconds(job),
+        () if job.machine.sharded else epoch_seconds(job),
+        () if job.machine.sharded else run_seconds(job),
     )
 
 
@@ -170,18 +170,21 @@ def _work(job: Job, stage: Stage, share: float) -> Iterable[Item]:
     work, model = stage.work, job.model_of(stage)
     gradients = job.value_bytes * model.trainable * share
     in_step = work.example_bytes * work.batch_size / job.machine.devices
-    if work.fixed_bytes is not None and gradients + work.refresh_bytes > work.fixed_bytes * share + in_step:
-        changing = gradients + work.refresh_bytes
+    # A divided model is masked, and never cut: what was measured of a step has the cut copy.
+    has_no_copy = stage.algorithm == "filters" and job.machine.sharded
+    fixed_bytes = None if has_no_copy else work.fixed_bytes
+    if fixed_bytes is not None and gradients + work.refresh_bytes * share > fixed_bytes * share + in_step:
+        changing = gradients + work.refresh_bytes * share
         yield Item("gradients, and a change of the rate", changing, job.origin, "more than a step needs")
         return
-    if work.fixed_bytes is None:
+    if fixed_bytes is None:
         yield Item("gradients", gradients, "computed", "one value for each trained parameter")
-        if stage.algorithm == "filters":
+        if stage.algorithm == "filters" and not has_no_copy:
             yield Item(
                 "cut copy", cut_copy_bytes(job) * share, "computed", "a cut model at rate 0.5, see cut_copy_bytes"
             )
     else:
-        fixed = work.fixed_bytes * share
+        fixed = fixed_bytes * share
         yield Item("gradients and temporary copies", fixed, job.origin, "peak of a step without its activations")
     yield Item("activations", in_step, job.origin, f"{work.example_bytes:,.0f} bytes for each example of a batch")
 
@@ -198,7 +201,8 @@ def cut_copy_bytes(job: Job, rate: float = 0.5) -> float:
 def host_memory(job: Job, position: int = 0) -> tuple[Item, ...]:
     """The process on the host: libraries, data, the uncompressed model, and the copy that a checkpoint is written from.
 
-    The rank that writes has all of it. With `sharded`, each rank copies and writes its own shard.
+    The rank that writes has all of it. With `sharded`, the host has the whole model, the whole teacher beside it, and
+    no copy, since each rank writes its part before it trains on.
 
     Args:
         job: The job.
@@ -211,13 +215,12 @@ def host_memory(job: Job, position: int = 0) -> tuple[Item, ...]:
         Item("process", job.process_bytes, job.origin, "Python and libraries"),
         Item("data", job.data_bytes, "computed", "splits in memory"),
         Item("uncompressed model", weights, "computed", "also the teacher, on a CPU"),
-        Item(
-            "checkpoint",
-            _state_bytes(job, stage) * share,
-            "computed",
-            "a copy of all state, written while training goes on",
-        ),
     ]
+    if not machine.sharded:
+        copied = "a copy of all state, written while training goes on"
+        items.append(Item("checkpoint", _state_bytes(job, stage), "computed", copied))
+    elif job.distills:
+        items.append(Item("whole teacher", weights, "computed", "from which each rank takes its part"))
     if job.model.heap_bytes:
         items.append(_kept_by_allocator(job))
     if stage.shadow == "host":
@@ -311,8 +314,7 @@ def delivery_memory(job: Job) -> tuple[Item, ...]:
 def epoch_seconds(job: Job, position: int = 0) -> tuple[Item, ...]:
     """An epoch, of a cut model at a rate of 0.8: steps, validation, a change of the rate, and its checkpoint.
 
-    Data parallel devices divide the computation of a step. What they send is `traffic`, if the link is known; then
-    nothing of it is taken to overlap with the computation.
+    Data parallel devices divide the computation of a step. What they send (`traffic_bytes`) takes no time here.
 
     Args:
         job: The job.
@@ -329,8 +331,6 @@ def epoch_seconds(job: Job, position: int = 0) -> tuple[Item, ...]:
     if job.written_bytes_per_second:
         size = checkpoint_bytes(job, optimizers=True, stage=position)
         items.append(Item("checkpoint", size / job.written_bytes_per_second, origin, "copied, checked and written"))
-    if (sent := traffic_seconds(job)) is not None:
-        items.append(Item("traffic", work.steps * sent, "computed", "gradients, see traffic_bytes"))
     return tuple(items)
 
 
@@ -345,12 +345,6 @@ def traffic_bytes(job: Job) -> float:
     weights = job.model.weight_bytes
     part = (devices - 1) / devices
     return part * (2 * weights + gradients) if job.machine.sharded else 2 * part * gradients
-
-
-def traffic_seconds(job: Job) -> float | None:
-    """Seconds of a step in which devices wait for each other if nothing overlaps; None if the link is unknown."""
-    link = job.machine.link_bytes
-    return None if link is None or job.machine.devices == 1 else traffic_bytes(job) / link
 
 
 def run_seconds(job: Job) -> tuple[Item, ...]:
@@ -372,7 +366,6 @@ def run_seconds(job: Job) -> tuple[Item, ...]:
         formula = f"baseline and {number}: export, comparison, judgment, measurement"
         items.append(Item("files", seconds, origin, formula))
     if job.exports and job.certifies:
-        seconds = files.export + 2 * job.test_share * files.judging_onnx
-        formula = f"two files on {job.test_share:g} times the validation examples"
-        items.append(Item("certificate", seconds, origin, formula))
+        seconds = files.export + 2 * files.judging_onnx
+        items.append(Item("certificate", seconds, origin, "two files on as many examples as the validation's"))
     return tuple(items)

@@ -11,8 +11,6 @@ from typing import Literal
 Algorithm = Literal["sparsity", "filters", "int8"]
 Origin = Literal["measured", "computed", "empirical"]
 
-# Values that torch's optimizers keep for each parameter.
-OPTIMIZER_VALUES = {"SGD": 0, "SGD with momentum": 1, "Adam": 2, "AdamW": 2}
 # Memory of a process with torch, Kedro and what makes files, as measured with torch 2.13 for CPUs.
 PROCESS_BYTES = 0.5e9
 # An ONNX file has at most so many bytes; larger models are not exported as one.
@@ -147,7 +145,6 @@ class Machine:
         memory_bytes: Memory of a device; None if unknown.
         host_bytes: Memory of the host; None if unknown.
         disk_bytes: Free space for checkpoints; None if unknown.
-        link_bytes: Bytes that a device sends and receives in a second, of `traffic_seconds`.
     """
 
     kind: Literal["cpu", "gpu"] = "cpu"
@@ -156,7 +153,6 @@ class Machine:
     memory_bytes: float | None = None
     host_bytes: float | None = None
     disk_bytes: float | None = None
-    link_bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +162,7 @@ class Job:
     Attributes:
         model: Sizes of the model.
         stages: Search stages in order, at least one.
-        optimizer_values: Values that the optimizer keeps for each trained parameter: see `OPTIMIZER_VALUES`.
+        optimizer_values: Values that the optimizer keeps for each trained parameter: 1 (SGD with momentum), 2 (AdamW).
         distills: Whether the uncompressed model teaches.
         machine: What it runs on.
         files: What the files of a model take.
@@ -176,7 +172,7 @@ class Job:
         data_bytes: Memory of the splits that are loaded.
         exports: Whether files are made; not for models beyond the 2 GB of an ONNX file.
         certifies: Whether the test split is read.
-        test_share: Examples of the test split for each one of the validation split.
+        not_sharded: Settings that do not allow to divide the weights among devices, each with what it must be.
         value_bytes: Bytes of a gradient, and of a value of the optimizer.
     """
 
@@ -192,12 +188,17 @@ class Job:
     data_bytes: float = 0.0
     exports: bool = True
     certifies: bool = True
-    test_share: float = 1.0
+    not_sharded: tuple[str, ...] = ()
     value_bytes: float = 4.0
 
     def model_of(self, stage: Stage) -> Model:
         """Sizes of the model in a stage."""
         return stage.model or self.model
+
+    @property
+    def knows_time(self) -> bool:
+        """Whether times are known; sharded steps are not measured."""
+        return self.measured and not self.machine.sharded
 
     @property
     def origin(self) -> Origin:

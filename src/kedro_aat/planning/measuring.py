@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +18,13 @@ from kedro_aat.messages import doing
 from kedro_aat.model_inputs import tensors_in
 from kedro_aat.modes import quiet
 from kedro_aat.planning.files import measure_files
-from kedro_aat.planning.job import Job, Model, Stage
+from kedro_aat.planning.job import Job, Stage
 from kedro_aat.planning.machine import machine_of, process_bytes, written_bytes_per_second
-from kedro_aat.planning.steps import MeasuredStage
+from kedro_aat.planning.steps import Clock, MeasuredStage
 from kedro_aat.rehearsal.rehearse import first_batches
 from kedro_aat.rehearsal.stages import stages_of
 from kedro_aat.training.data import Data
 from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
-
-Clock = Callable[[], float]
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +76,10 @@ def measure(
             speed = written_bytes_per_second(model, store, clock)
     finally:
         set_rng_state(before)
+    sizes = stages[0].model
+    assert sizes is not None  # of a stage that was measured
     job = Job(
-        stages[0].model or Model.of(_bytes_of(model) / 4),
+        sizes,
         tuple(stages),
         optimizer_values=values,
         distills=settings.training.teaching is not None,
@@ -90,6 +90,7 @@ def measure(
         data_bytes=sum(map(_data_bytes, splits)),
         exports=exports,
         certifies=settings.reads_test_split,
+        not_sharded=tuple(settings.not_sharded()),
     )
     return job if files is None else replace(job, files=files)
 

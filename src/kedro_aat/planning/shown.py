@@ -65,7 +65,7 @@ def _sections(planned: Plan) -> Iterator[tuple[str, tuple[Item, ...], Any]]:
     if planned.delivery:
         yield "memory while files are made", planned.delivery, in_bytes
     yield "disk at the end", planned.disk, in_bytes
-    if planned.job.measured:
+    if planned.job.knows_time:
         yield "an epoch", planned.epoch, _seconds
         yield "the whole run", planned.time, duration
 
@@ -73,7 +73,7 @@ def _sections(planned: Plan) -> Iterator[tuple[str, tuple[Item, ...], Any]]:
 def _alternatives(planned: Plan) -> Table:
     """What other settings would change."""
     table = Table("with", "memory while it trains", box=None)
-    timed = planned.job.measured
+    timed = planned.job.knows_time
     if timed:
         table.add_column("an epoch")
         table.add_column("the whole run")
@@ -92,7 +92,7 @@ def _others(planned: Plan) -> Iterator[tuple[str, Plan, bool]]:
     yield "these settings", planned, True
     for devices in (2 * machine.devices, 8 * machine.devices):
         yield f"devices: {devices}", plan(replace(job, machine=replace(machine, devices=devices))), True
-    if machine.devices > 1 and not machine.sharded:
+    if machine.devices > 1 and not machine.sharded and not job.not_sharded:
         yield "sharded (computed)", plan(replace(job, machine=replace(machine, sharded=True))), False
     size = job.stages[0].work.batch_size
     if size >= 2 and any(stage.work.example_bytes for stage in job.stages):

@@ -249,7 +249,9 @@ def _training(
     *,
     validation: FewBatches | None = None,
 ) -> FewBatchesTraining:
-    """The default training; the teacher answers each batch."""
+    """The default training; the teacher answers each batch. Weights that a device cannot hold whole are on the CPU."""
+    if rehearsal.divides:
+        settings = settings.model_copy(update={"device": "cpu"})
     return FewBatchesTraining(
         nn.Identity() if controller is None else controller.model,
         settings,

@@ -237,8 +237,12 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _can_be_divided(self) -> TrainingSettings:
-        if self.sharding == "none":
-            return self
+        if self.sharding != "none" and (mistakes := self.not_divided()):
+            raise ValueError(f"with sharding: fully_shard, {'; '.join(mistakes)}. Or set sharding: none")
+        return self
+
+    def not_divided(self) -> list[str]:
+        """Settings that do not allow to divide the weights among devices, each with what it must be, and is."""
         # Before each step or call, weights are parts; user functions would meet these, or be called on one rank alone.
         wanted = {"channels_last": False, "compile": False, "on_out_of_memory": "error"}
         wanted |= dict.fromkeys(("train_epoch", "validate_", "configure_optimizers"))
@@ -249,9 +253,7 @@ class TrainingSettings(Settings):
         ]
         if self.precision == "fp16":
             mistakes.append("precision must be fp32 or bf16, but got fp16")
-        if mistakes:
-            raise ValueError(f"with sharding: fully_shard, {'; '.join(mistakes)}. Or set sharding: none")
-        return self
+        return mistakes
 
     @field_validator("num_bootstrap_resamples")
     @classmethod
