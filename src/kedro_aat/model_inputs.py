@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -33,6 +33,27 @@ def arguments_of(model: nn.Module, inputs: ModelInputs) -> tuple[tuple[Any, ...]
     if _is_plain_sequence(inputs) and _accepts(model, tuple(inputs), {}):
         return tuple(inputs), {}
     return (inputs,), {}
+
+
+def inputs_of_arguments(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the mapping with which `call_model` calls a model as with these arguments.
+
+    Args:
+        model: Not called.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Raises:
+        TypeError: If the signature of `forward` does not accept them, or takes positional arguments without names.
+    """
+    signature = inspect.signature(model.forward)
+    inputs: dict[str, Any] = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+            raise TypeError(f"forward takes '{name}' by position alone, so that no mapping can hold it")
+        inputs |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    return inputs
 
 
 def call_model(model: Callable[..., Any], inputs: ModelInputs) -> Any:

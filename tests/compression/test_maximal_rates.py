@@ -150,3 +150,11 @@ def test_a_controller_with_the_rates_of_nncf_can_be_stored() -> None:
     for each in (controller, copied):
         each.compression_rate = 0.3
     assert copied.report() == controller.report()
+
+
+def test_the_highest_share_of_macs_can_be_set() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.Conv2d(32, 4, 3))
+    controller = nncf({"pruning_flops_target": 0.3, "all_weights": True}, model)
+    controller.disable_scheduler()
+    controller.compression_rate = controller.maximal_compression_rate
+    assert controller.report().achieved_rate == pytest.approx(controller.maximal_compression_rate)

@@ -81,6 +81,21 @@ class Container(nn.Module):
         return features if scale is None else features * scale
 
 
+def test_a_dummy_forward_finds_inputs_that_have_no_names() -> None:
+    class Loose(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, image: Tensor, **factors: Tensor) -> Tensor:
+            return self.conv(image) * factors["scale"]  # type: ignore[no-any-return]
+
+    image, scale = torch.ones(1, 1, 6, 6), torch.ones(1)
+    config = {"compression": {"algorithm": "magnitude_sparsity"}}
+    controller, _ = create_compressed_model(Loose(), config, None, lambda model: model(image, scale=scale))
+    assert set(controller.example_input) == {"image", "scale"}  # type: ignore[arg-type]  # a mapping
+
+
 def test_a_dummy_forward_finds_the_inputs() -> None:
     def wrapped(args: Any, kwargs: Any) -> Any:
         return ([nncf_model_input(image) for image in args[0]],), kwargs

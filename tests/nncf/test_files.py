@@ -139,6 +139,21 @@ def converted(folder: Path, contents: dict[str, Any]) -> tuple[str, AatSettings,
     return text, AatSettings.model_validate(plain["aat"]), notes
 
 
+def test_frontier_means_the_same_in_a_file_and_in_a_script(tmp_path: Path) -> None:
+    params = {"params": {"search": {"kind": "frontier"}, "maximal_absolute_accuracy_degradation": 1.0}}
+    contents = {
+        "accuracy_aware_training": {"mode": "adaptive_compression_level", **params},
+        "input_info": {"sample_size": [1, 1, 8, 8]},
+        "compression": {"algorithm": "filter_pruning", "params": {"prune_first_conv": True}},
+    }
+    _, settings, _ = converted(tmp_path, contents)
+    controller, _ = create_compressed_model(SmallNet(), contents)
+    assert isinstance(settings.compression, FilterPruning)
+    made = controller.settings
+    keys = ("rate_of", "rate_meaning", "round_to", "schedule")
+    assert [getattr(settings.compression, key) for key in keys] == [getattr(made, key) for key in keys]
+
+
 @pytest.mark.parametrize("situation", sampled(SITUATIONS["keys"]))
 def test_every_file_with_a_budget_is_converted(situation: dict[str, Any], tmp_path: Path) -> None:
     contents = adaptive(**DROP) | situation["file"]

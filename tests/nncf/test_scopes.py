@@ -92,6 +92,23 @@ def test_frozen_layers_are_refused_unless_they_are_ignored(algorithm: str) -> No
     created({"compression": section | {"target_scopes": [r"{re}Block\[b2\]"]}}, frozen())
 
 
+def test_scopes_see_all_layers_when_the_frozen_ones_are_looked_for() -> None:
+    """An expression that names layers in NNCF's spelling is not searched for in torch's, whatever is frozen."""
+    model = Res()
+    model.stem.requires_grad_(False)
+    section = {"algorithm": "magnitude_sparsity", "ignored_scopes": [r"{re}^(?!.*conv2d)"]}
+    with pytest.raises(ModelError, match=r"1 of the layers that magnitude_sparsity would compress are frozen .*: stem"):
+        created({"compression": section}, model)
+
+
+def test_layers_whose_weights_cannot_be_sparse_stand_in_no_scope() -> None:
+    model = nn.Sequential(nn.Embedding(50, 1), nn.utils.parametrizations.weight_norm(nn.Linear(1, 8)), nn.Linear(8, 4))
+    controller, _ = create_compressed_model(model, {"compression": {"algorithm": "magnitude_sparsity"}})
+    controller.disable_scheduler()
+    controller.compression_rate = 0.5
+    assert (controller.strip().get_parameter("2.weight") == 0).sum() == 16
+
+
 def test_frozen_layers_are_quantized_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     created({"compression": {"algorithm": "quantization"}}, frozen())
     warned = [record.getMessage() for record in caplog.records]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from kedro_aat.errors import ModelError
-from kedro_aat.model_inputs import ModelInputs, arguments_of, map_tensors
+from kedro_aat.model_inputs import ModelInputs, arguments_of, inputs_of_arguments, map_tensors
 from kedro_aat.ranks import group
 from kedro_aat.storage import local_path
 
@@ -88,6 +87,5 @@ def write_stripped(
     inputs = controller.example_input
     if model_args:
         args, kwargs = arguments_of(controller.model, inputs)
-        signature = inspect.signature(controller.model.forward)
-        inputs = dict(signature.bind(*args, *model_args[:-1], **kwargs, **model_args[-1]).arguments)
+        inputs = inputs_of_arguments(controller.model, (*args, *model_args[:-1]), {**kwargs, **model_args[-1]})
     controller.exporter(controller.strip().cpu(), map_tensors(Tensor.cpu, inputs), local_path(path), wishes)

@@ -138,6 +138,11 @@ def matrices_of(model: nn.Module) -> list[PrunableWeight]:
     return [weight for weight, reason in _all_matrices(model) if reason is None]
 
 
+def layers_with_matrices(model: nn.Module) -> set[str]:
+    """Names of the layers whose weights scopes of sparsity can name, also of those that stay dense without a scope."""
+    return {layer for weight, _ in _all_matrices(model) for layer, _ in weight.layers}
+
+
 def _all_matrices(model: nn.Module) -> Iterator[tuple[PrunableWeight, str | None]]:
     """Yields each matrix once, with the reason to leave it dense, if there is one."""
     inside = computing_modules(model)

@@ -134,18 +134,31 @@ def select_weights(
         layers = ", ".join(weight.layer or weight.name for weight in found[:20])
         raise ConfigurationError(f"compression (the layers are {layers})", mistakes)
     for key, scope in operations:
-        logger.warning("%s: '%s' names no layer with weights, but operations, and leaves out no layer.", key, scope)
-    ignored = {id(weight) for scope in ignored_scopes for weight in matching(found, scope)}
-    selected = [weight for weight in found if id(weight) not in ignored]
-    if target_scopes is not None:
-        targets = {id(weight) for scope in target_scopes for weight in matching(found, scope)}
-        selected = [weight for weight in selected if id(weight) in targets]
+        does = "leaves out" if key == "ignored_scopes" else "selects"
+        logger.warning("%s: '%s' names no layer with weights, but operations, and %s no layer.", key, scope, does)
+    selected = selected_by(found, ignored_scopes, target_scopes)
     if not selected:
         raise ModelError(
             f"The scopes select none of the {len(found)} prunable weights: shorten ignored_scopes, or extend "
             "target_scopes."
         )
     return selected
+
+
+def selected_by(found: Sequence[W], ignored: Sequence[str], targets: Sequence[str] | None) -> list[W]:
+    """Those of some weights that scopes select, without a check of the scopes.
+
+    Args:
+        found: The weights.
+        ignored: Scopes to leave out.
+        targets: The only scopes to include; None for all.
+    """
+    left_out = {id(weight) for scope in ignored for weight in matching(found, scope)}
+    selected = [weight for weight in found if id(weight) not in left_out]
+    if targets is None:
+        return selected
+    included = {id(weight) for scope in targets for weight in matching(found, scope)}
+    return [weight for weight in selected if id(weight) in included]
 
 
 def all_layer_weights(model: nn.Module) -> list[PrunableWeight]:

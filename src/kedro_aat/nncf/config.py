@@ -15,7 +15,14 @@ import jsonc
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kedro_aat.budget import BudgetSettings, GuardSettings
-from kedro_aat.compression.settings import ADAPTIVE_FIRST
+from kedro_aat.compression.schedule import ScheduleSettings
+from kedro_aat.compression.settings import (
+    ADAPTIVE_FIRST,
+    FilterPruning,
+    KnowledgeDistillation,
+    MagnitudeSparsity,
+    Quantization,
+)
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
 from kedro_aat.nncf.section import BatchnormAdaptation, Scopes, wrap_in_list
@@ -31,6 +38,7 @@ from kedro_aat.validated import Settings, parse
 
 logger = logging.getLogger(__name__)
 
+Part = MagnitudeSparsity | FilterPruning | Quantization | KnowledgeDistillation
 Mode = Literal["early_exit", "adaptive_compression_level"]
 # The default of the loops' `maximal_compression_rate`, fraction removed. With `frontier`, this very object stands for a
 # higher rate; any other number of the same value, such as 0.95 in a script, does not.
@@ -131,6 +139,24 @@ class NNCFFile(BaseModel):
     def quantizes(self) -> bool:
         """Whether `quantization` is among the algorithms."""
         return any(isinstance(each, QuantizationAlgorithm) for each in self.compression)
+
+    def adapted(self, part: Part, algorithm: Algorithm) -> Part:
+        """Adapts the settings of an algorithm to the rest of the file.
+
+        Args:
+            part: The settings that its section stands for.
+            algorithm: Its section.
+        """
+        if isinstance(part, Quantization) and self.keeps_zeros:
+            part = part.model_copy(update={"keep_zeros": True})
+        if not self.uses_frontier or algorithm is not self.adaptive:
+            return part
+        # The search begins at rate 0, which no masks and no statistics of a schedule's first rate shall disturb.
+        part = part.model_copy(update={"schedule": ScheduleSettings()})
+        if isinstance(part, FilterPruning):
+            rate_of = "parameters" if part.rate_of == "filters" else part.rate_of
+            part = part.model_copy(update={"rate_of": rate_of, "rate_meaning": "model", "round_to": 1})
+        return part
 
     @property
     def num_bn_adaptation_samples(self) -> int:

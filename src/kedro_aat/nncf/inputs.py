@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from kedro_aat.errors import ConfigurationError, ModelError
-from kedro_aat.model_inputs import ModelInputs
+from kedro_aat.model_inputs import ModelInputs, inputs_of_arguments
 from kedro_aat.modes import evaluating
 from kedro_aat.nncf.config import InputInfo
 
@@ -48,7 +47,7 @@ def described_inputs(entries: Sequence[InputInfo], model: nn.Module) -> ModelInp
     if not by_position:
         return by_keyword
     try:  # a mapping alone can hold both kinds
-        return dict(inspect.signature(model.forward).bind(*by_position, **by_keyword).arguments)
+        return inputs_of_arguments(model, by_position, by_keyword)
     except TypeError as error:
         raise ConfigurationError(
             "input_info", [f"{type(model).__name__} does not take these inputs: {error}"]
@@ -76,7 +75,10 @@ def inputs_of_call(model: nn.Module, function: Callable[[nn.Module], object]) ->
         raise ModelError("dummy_forward_fn does not call the model that it gets, so the inputs remain unknown.")
     args, kwargs = calls[0]
     if kwargs:
-        return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+        try:
+            return inputs_of_arguments(model, args, kwargs)
+        except TypeError as error:
+            raise ModelError(f"dummy_forward_fn calls {type(model).__name__} in an unknown way: {error}") from None
     return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from kedro_aat.compression.matrices import layers_with_matrices
 from kedro_aat.compression.quantization.recording import LAYERS, record_model
-from kedro_aat.compression.scopes import prunable_weights
+from kedro_aat.compression.scopes import all_layer_weights, prunable_weights
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs, call_model, placed_like
 from kedro_aat.modes import evaluating
@@ -26,15 +27,18 @@ _SPARSE = (_ConvNd, nn.Linear, nn.Embedding, nn.EmbeddingBag)
 def find_sparse_layers(model: nn.Module) -> tuple[str, ...] | None:
     """Names of the layers that NNCF makes sparse; None if there are none, so that the model's other matrices are.
 
-    Recurrent layers, attention and parameters outside of layers stay dense.
+    Recurrent layers, attention, parameters outside of layers and weights that a parametrization computes stay dense.
 
     Args:
         model: The model before compression.
     """
+    known = layers_with_matrices(model)
     found = (
         name
         for name, module in model.named_modules()
-        if isinstance(module, _SPARSE) and not isinstance(module, NonDynamicallyQuantizableLinear)  # an attention's own
+        if isinstance(module, _SPARSE)
+        and not isinstance(module, NonDynamicallyQuantizableLinear)  # an attention's own
+        and name in known
     )
     return tuple(found) or None
 
@@ -64,7 +68,8 @@ def find_unpruned_layers(
     if as_in_nncf:
         others = (each.layer for each in prunable_weights(model) if not isinstance(each.module, _ConvNd | nn.Linear))
         names |= dict.fromkeys(others) | dict.fromkeys(_find_batched_linear_layers(model, example_input))
-    return list(names)
+    known = {layer for weight in all_layer_weights(model) for layer, _ in weight.layers}
+    return [name for name in names if name in known]  # others, such as parametrized ones, cannot be pruned anyway
 
 
 def _is_downsampling(module: _ConvNd) -> bool:

@@ -15,12 +15,9 @@ from kedro_aat.compression.compressible import compressible
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.exporting import ExportWishes
 from kedro_aat.compression.quantization.controller import QuantizationController
-from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import (
     CompressionSettings,
-    FilterPruning,
     MagnitudeSparsity,
-    Quantization,
     parse_compression,
 )
 from kedro_aat.errors import ConfigurationError, ExportError
@@ -191,15 +188,7 @@ def _translate(file: NNCFFile, model: nn.Module, example_input: ModelInputs | No
                 continue
             assert isinstance(part, MagnitudeSparsity)
             part = keeping_present_zeros(part, model)
-        elif isinstance(part, Quantization) and file.keeps_zeros:
-            part = part.model_copy(update={"keep_zeros": True})
-        if is_searched:
-            # Its search begins at rate 0, which no masks and no statistics of a schedule's first rate shall disturb.
-            part = part.model_copy(update={"schedule": ScheduleSettings()})
-            if isinstance(part, FilterPruning):
-                rate_of = "parameters" if part.rate_of == "filters" else part.rate_of
-                part = part.model_copy(update={"rate_of": rate_of, "rate_meaning": "model", "round_to": 1})
-        parts.append(part)
+        parts.append(file.adapted(part, algorithm))
     return parse_compression([part.model_dump() for part in parts])
 
 

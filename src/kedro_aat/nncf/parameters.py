@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kedro_aat.compression.settings import Quantization
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.nncf.config import AccuracyAwareSettings, NNCFConfig, NNCFFile, read_object
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
@@ -52,15 +51,10 @@ def parameters_from_nncf(path: Path, template: str) -> tuple[str, list[str]]:
     file = config.parsed
     search = aware.early_exit if aware.mode == "early_exit" else aware.search
     algorithms = [
-        algorithm.to_settings(file.ignored_scopes, file.target_scopes)
+        file.adapted(algorithm.to_settings(file.ignored_scopes, file.target_scopes), algorithm)
         for algorithm in file.compression
         if not isinstance(algorithm, ConstSparsityAlgorithm)  # whose rate depends on the model
     ]
-    if file.keeps_zeros:
-        algorithms = [
-            part.model_copy(update={"keep_zeros": True}) if isinstance(part, Quantization) else part
-            for part in algorithms
-        ]
     compression = [_dump(algorithm, "algorithm") for algorithm in algorithms]
     sections = {
         "budget": aware.budget.model_dump(mode="json", exclude_defaults=True),

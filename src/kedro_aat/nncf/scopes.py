@@ -12,7 +12,7 @@ from torch import nn
 from kedro_aat.compression.matrices import find_matrices, matrices_of
 from kedro_aat.compression.operations import names_operation
 from kedro_aat.compression.schedule import ScheduleSettings
-from kedro_aat.compression.scopes import all_layer_weights, matching
+from kedro_aat.compression.scopes import all_layer_weights, matching, selected_by
 from kedro_aat.compression.settings import MagnitudeSparsity
 from kedro_aat.errors import ModelError
 from kedro_aat.nncf.config import NNCFFile
@@ -96,12 +96,9 @@ def refuse_frozen(
         ModelError: If a convolution, a linear, a recurrent or an attention layer is frozen, and the algorithm needs
             to train it.
     """
-    found = [weight for weight in all_layer_weights(model) if not weight.parameter.requires_grad]
-    left_out = {id(weight) for scope in ignored for weight in matching(found, scope)}
-    if targets is not None:
-        named = {id(weight) for scope in targets for weight in matching(found, scope)}
-        left_out |= {id(weight) for weight in found if id(weight) not in named}
-    names = list(dict.fromkeys(weight.layer or weight.name for weight in found if id(weight) not in left_out))
+    selected = selected_by(all_layer_weights(model), ignored, targets)
+    frozen = [weight for weight in selected if not weight.parameter.requires_grad]
+    names = list(dict.fromkeys(weight.layer or weight.name for weight in frozen))
     if not names:
         return
     layers = f"{', '.join(names[:10])}{' and others' if len(names) > 10 else ''}"

@@ -106,8 +106,9 @@ def nncf_scores(
         alone = replace(group, members=(member,))
         score = unit_scores(model, alone, kind, weight, taylor)
         if settings.ranking == "global":
-            for axis in filter_axes(model.get_submodule(member.layer), member.kind):
-                score = score / weight(member.layer, axis.name).float().norm().clamp_min(1e-30)
+            axes_of = filter_axes(model.get_submodule(member.layer), member.kind)
+            weights = torch.cat([weight(member.layer, axis.name).float().flatten() for axis in axes_of])
+            score = score / weights.norm().clamp_min(1e-30)
         scores.append(score)
     return torch.stack(scores).sum(0)
 

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _SHARE_PRECISION = 0.01
 # Largest share of a group's filters that it removes one by one, if the MACs decide (`all_weights`).
 _LARGEST_SHARE = 0.9
+_TOLERANCE = 1e-9  # of a rate
 
 # Filters or units removed from each group -> removed share of the model's MACs.
 MacsShare = Callable[[NDArray[np.int64]], float]
@@ -57,8 +58,7 @@ class NncfRates:
             return 1.0
         if self._settings.ranking == "local":
             return self._macs(self._num_units)
-        most = np.array([math.floor(number * _LARGEST_SHARE) for number in self._num_filters])
-        return self._macs(most // self._per_unit)
+        return self._macs_of_filters(most_of_each(self._num_filters))
 
     def share(self, units: NDArray[np.int64]) -> float:
         """Removed share of the filters of all layers that can lose some.
@@ -93,6 +93,8 @@ class NncfRates:
                 removed = removed_of_all(per_filter, rate)
             else:
                 found = removed_one_by_one(per_filter, rate, self._macs_of_filters)
+                if found is None and rate <= self.maximal + _TOLERANCE:  # more than that rate cannot go, but as much
+                    found = most_of_each(self._num_filters)
                 if found is None:
                     raise ModelError(
                         f"{rate:.4f} of the MACs cannot be removed: with all_weights, at most {self.maximal:.4f} can."
@@ -118,6 +120,18 @@ def removed_of_each(num_filters: Sequence[int], share: float, round_to: int) -> 
     """
     kept = [math.ceil((number - number * share) / round_to) * round_to for number in num_filters]
     return np.maximum(np.array(num_filters, dtype=np.int64) - np.array(kept, dtype=np.int64), 0)
+
+
+def most_of_each(num_filters: Sequence[int]) -> NDArray[np.int64]:
+    """Filters that each group may lose if they are removed one by one: nine tenths of them.
+
+    Args:
+        num_filters: Filters of each group.
+
+    Returns:
+        (groups,)
+    """
+    return np.array([math.floor(number * _LARGEST_SHARE) for number in num_filters], dtype=np.int64)
 
 
 def share_for_macs(num_filters: Sequence[int], rate: float, round_to: int, macs: MacsShare) -> float:
@@ -173,7 +187,7 @@ def removed_one_by_one(scores: Sequence[NDArray[np.float32]], rate: float, macs:
     ranks = np.empty(len(groups), dtype=np.int64)  # the how-manieth filter of its group each one is
     for number in range(len(scores)):
         ranks[groups == number] = np.arange(len(scores[number]))
-    most = np.array([math.floor(len(score) * _LARGEST_SHARE) for score in scores], dtype=np.int64)
+    most = most_of_each([len(score) for score in scores])
     groups = groups[ranks < most[groups]]
 
     def removed(count: int) -> NDArray[np.int64]:

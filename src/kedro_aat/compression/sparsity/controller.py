@@ -163,7 +163,8 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
             )
             for weight, number in zip(weights, zeros, strict=True)
         ]
-        all_zeros = sum(int((parameter == 0).sum()) for parameter in self.model.parameters())
+        parameters = list(self.model.parameters())
+        all_zeros = sum(total(parameters, [int((local(each) == 0).sum()) for each in parameters]))
         return MagnitudeSparsityFigures(
             model_statistics=SparseModel(
                 sparsity_level=all_zeros / self._matrices.num_parameters,
