@@ -80,9 +80,9 @@ def test_nothing_is_said_beside_a_progress_bar(caplog: pytest.LogCaptureFixture)
 
 def test_there_is_no_thread_where_nobody_reads_the_lines() -> None:
     PACKAGE.setLevel(logging.WARNING)
-    before = threading.active_count()
+    before = set(threading.enumerate())  # one of an earlier test may still be ending
     with doing("epoch 3"):
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
 
 
 def test_level_is_set_where_nobody_has_set_one() -> None:

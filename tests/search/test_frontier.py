@@ -300,3 +300,13 @@ def test_margins_of_any_size_end_in_finite_numbers(world: World) -> None:
     problem = world.problem.model_copy(update={"tolerated_drop": 0.0})
     whole = search(Frontier(maximal_total_epochs=12), World(problem, world.answers))
     assert all(math.isfinite(rate) for move in whole.course.moves for rate in move.rate_path or ())
+
+
+def test_a_polish_that_falls_at_the_end_stays_within_the_epochs() -> None:
+    """An epoch at a lower rate costs more than the one before, and only so much is left for one like that."""
+    policy = Frontier(maximal_total_epochs=10, epochs_per_rate=3, num_path_steps=1, polish_share=1.0)
+    problem = Problem(minimal_rate=0.38, maximal_rate=0.69, tolerated_drop=0.0, first_target_rate=0.5, regrows=True)
+    answers = (Answer(margin=0.01, achieved_offset=-0.02),)
+    world = World(problem, answers, granularity=8, feasible_up_to=0.5989, saving=0.9)
+    results = search(policy, world, limit=100).course.results
+    assert 9 < sum(result.cost for result in results) <= 10

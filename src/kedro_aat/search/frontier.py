@@ -165,10 +165,10 @@ class Frontier(Settings):
         if state.polish_epochs is not None:
             is_long = len(state.polish) >= state.polish_epochs and state.is_at_top and state.best is not None
             if num_left <= 0 or is_long:
-                return state, state.stop(state.reason(self.maximal_total_epochs, polish.lr_scale(state, 0)))
-            if polish.fails(state, self.acceptance_z):
-                return self._start_polish(state, num_left)
-            return state, self._next_of_polish(state)
+                return state, self._ending(state)
+            fails = polish.fails(state, self.acceptance_z)
+            following = self._start_polish(state, num_left) if fails else (state, self._next_of_polish(state))
+            return following if self._affords(state, following[1]) else (state, self._ending(state))
         if (attempt := state.current) is not None:
             accepted = attempt.is_within_budget
             if num_left > 0 and not accepted and not self._is_over(state, attempt):
@@ -176,7 +176,7 @@ class Frontier(Settings):
                 return state, Epoch(lr_scale=lr_scale, lr_scale_at_end=lr_scale_at_end)
             state = self._with_ended(state, updated(attempt, accepted=accepted))
         if num_left <= 0:
-            return state, state.stop(state.reason(self.maximal_total_epochs, polish.lr_scale(state, 0)))
+            return state, self._ending(state)
         next_attempt = self._next_of_climb(state)
         if next_attempt is None:
             return self._start_polish(state, num_left)
@@ -191,9 +191,24 @@ class Frontier(Settings):
         )
         return updated(state, current=next_attempt), epoch
 
+    def _left(self, state: FrontierState) -> float:
+        """Epochs of the uncompressed model that may still be spent, with a margin for rounding."""
+        return self.maximal_total_epochs - state.spent + 1e-9
+
+    def _ending(self, state: FrontierState) -> Stop:
+        return state.stop(state.reason(self.maximal_total_epochs, polish.lr_scale(state, 0)))
+
+    def _affords(self, state: FrontierState, epoch: Epoch | Stop) -> bool:
+        """Whether what is left is enough for an epoch, which costs at most what one at its rate or a lower one did."""
+        if self._left(state) >= 1 or isinstance(epoch, Stop) or epoch.rate_path is None:
+            return True
+        rate = min(epoch.rate_path)
+        costs = (result.cost for result in state.judged if result.trained and result.requested_rate <= rate)
+        return self._left(state) >= min(costs, default=1.0)
+
     def _num_left(self, state: FrontierState) -> int:
         """Number of epochs that can still be trained, if each costs as much as the last one."""
-        left = self.maximal_total_epochs - state.spent + 1e-9
+        left = self._left(state)
         # Only the next epoch of a polish is known to cost no more than the last one.
         is_known = state.polish and not state.polish[-1].failed and self.num_path_steps == 1
         return math.floor(left / state.latest_cost) if left >= (state.latest_cost if is_known else 1.0) else 0

@@ -18,7 +18,7 @@ THREE_STAGES = {
     "aat.second_stage.compression.algorithm": "magnitude_sparsity",
     "aat.second_stage.skip_without_gain": "true",
     "aat.second_stage.learning_rate_factor": 1,
-    "aat.second_stage.search.maximal_total_epochs": 3,
+    "aat.second_stage.search.maximal_total_epochs": 8,
     "aat.third_stage.compression.algorithm": "quantization",
     "aat.third_stage.search.kind": "frontier",
     "aat.third_stage.search.maximal_total_epochs": 2,
@@ -44,7 +44,7 @@ def test_filters_then_sparsity_within_then_int8(three: Run) -> None:
     best = min(candidates.values(), key=lambda candidate: candidate["onnx_gzip_bytes"])
     assert summary["delivered_id"] == best["id"]
     assert summary["compressed"]["rate"]["achieved"] == summary["stages"][0]["rate"]["achieved"]
-    assert summary["epochs"]["allowed"] == 5 + 3 + 2
+    assert summary["epochs"]["allowed"] == 5 + 8 + 2
     assert set(three.project.trajectory["stage"]) == {1, 2, 3}
     layers = pd.read_parquet(three.project.folder / "data/08_reporting/layer_statistics.parquet")
     assert set(layers["stage"]) == {1, 2, 3}
