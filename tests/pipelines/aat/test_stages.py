@@ -52,6 +52,7 @@ def test_filters_then_sparsity_within_then_int8(three: Run) -> None:
     assert "Stage 3: quantization" in page
 
 
+@pytest.mark.slow  # tests of quantization with keep_zeros have small twins
 def test_zeros_of_the_second_stage_stay_zero_in_the_third(three: Run) -> None:
     sparse = ControllerDataset(filepath=str(three.project.models / "second_stage_controller")).load()
     integers = ControllerDataset(filepath=str(three.project.models / "third_stage_controller")).load()
