@@ -17,7 +17,7 @@ from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.filters.compact import CompactModel
 from kedro_aat.errors import ModelError
 from kedro_aat.messages import counted
-from kedro_aat.model_inputs import ModelInputs, call_model, precision_of
+from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, precision_of
 from kedro_aat.modes import evaluating, evaluating_with_gradients
 from kedro_aat.ranks.shards import is_divided
 from kedro_aat.training.batch_norms import adapt_batch_norms
@@ -26,6 +26,7 @@ from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.loading.form import BatchForm
 from kedro_aat.training.loading.loaders import Loaders, require_batches, warn_of_chance
+from kedro_aat.training.loading.on_device import copied_ahead
 from kedro_aat.training.loading.parts import BatchParts
 from kedro_aat.training.loading.placement import Placement
 from kedro_aat.training.numerics import fast_training
@@ -109,7 +110,7 @@ class DefaultTraining:
         self._task_loss = TaskLoss(self._loss)
         self._outputs = Outputs(settings.output)
         self._loaders = Loaders(settings, self.device, seed, shard)
-        self._whole_loaders = Loaders(settings, self.device, seed)  # for functions of the user's
+        self._whole_loaders = Loaders(settings, self.device, seed, plain=True)  # for functions of the user's
         without = () if settings.group is None else (settings.group,)
         self._forms = {split: BatchForm(settings.batch, model, split, without) for split in ("training", "validation")}
         self._optimizing = Optimizing(settings, self.device)
@@ -202,7 +203,7 @@ class DefaultTraining:
         with self._fast():
             self._ask_teacher()
         with self._fast(), self._ranks.at_work(self.model):
-            for batch in self.train_batches(epoch):
+            for batch in copied_ahead(self.train_batches(epoch), self.device):
                 num_batches += 1
                 controller.scheduler.step()
                 for each in optimizers:
@@ -308,7 +309,7 @@ class DefaultTraining:
         def run(see: See) -> None:
             num_seen = 0
             with torch.no_grad(), self._ranks.at_work(model, in_evaluation=True):
-                for batch in counted(self.validation_batches()):
+                for batch in counted(copied_ahead(self.validation_batches(), self.device)):
                     for outputs, targets in self._ranks.in_order(partial(self._answered, forward), batch):
                         num_seen += len(outputs)
                         see(outputs, targets)
@@ -322,7 +323,7 @@ class DefaultTraining:
             # As the delivered file computes: without autocast.
             outputs = self._outputs.main(call_model(forward, self._place.inputs(inputs))).float()
             if self.observe is not None:
-                self.observe(outputs, main_target(labels))
+                self.observe(outputs, main_target(map_tensors(Tensor.cpu, labels)))
             yield outputs, main_target(self._place.targets(labels))
 
     def _require_all_seen(self, number: int) -> None:
@@ -373,7 +374,8 @@ class DefaultTraining:
 
         @wraps(function)
         def train_epoch(controller: Any, model: nn.Module, *, epoch: int, **more: Any) -> Any:
-            return bind_known(function, data=self.train_batches(epoch))(controller, model, epoch=epoch, **more)
+            data = self._whole_loaders.training(self._train_data, epoch)
+            return bind_known(function, data=data)(controller, model, epoch=epoch, **more)
 
         return train_epoch
 

@@ -13,9 +13,12 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler
 
 from kedro_aat.errors import DataError
+from kedro_aat.model_inputs import map_tensors
 from kedro_aat.training.guards.watchdog import Watchdog, WatchedLoader
 from kedro_aat.training.loading.datasets import Loaded, Streamed, differs, plain_tensors, stacked
+from kedro_aat.training.loading.on_device import OnDevice, fits
 from kedro_aat.training.loading.settings import function_of
+from kedro_aat.training.loading.workers import LoadedByWorkers, WantedBatches, as_loaded, holds_generator
 from kedro_aat.training.ranks.sharding import Shard, Sharded, ShardedBatches
 from kedro_aat.training.settings import TrainingSettings
 
@@ -41,36 +44,44 @@ class Loaders:
         device: Device of the model.
         seed: Seed of shuffling.
         shard: Which part of each batch this rank loads; None in a single process.
+        plain: Whether loaders are torch's own with its own batches, for functions of the user's.
     """
 
-    def __init__(self, settings: TrainingSettings, device: torch.device, seed: int, shard: Shard | None = None) -> None:
-        self._settings, self._seed, self._shard = settings, seed, shard
-        own = settings.loader
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        device: torch.device,
+        seed: int,
+        shard: Shard | None = None,
+        *,
+        plain: bool = False,
+    ) -> None:
+        self._settings, self._seed, self._shard, self._plain = settings, seed, shard, plain
+        self._device, own = device, settings.loader
         self._collate = None if own.collate_fn is None else function_of(own.collate_fn)
         self._generator = torch.Generator()
-        self._kept: Any = None
+        self._kept: dict[bool, tuple[Any, Any]] = {}  # for training or not: dataset and loader with its workers
+        self._on_device: dict[bool, tuple[Any, Any]] = {}  # the same: dataset and its tensors, or None
         pins = device.type == "cuda" if own.pin_memory is None else own.pin_memory
         self._options: dict[str, Any] = {"num_workers": settings.num_workers, "pin_memory": pins}
         if settings.num_workers:
             init = None if own.worker_init_fn is None else function_of(own.worker_init_fn)
             self._options |= {
                 "worker_init_fn": ignore_ctrl_c if init is None else partial(_initialized, init),
-                "persistent_workers": own.persistent_workers,
                 "prefetch_factor": own.prefetch_factor,
             }
 
     def training(self, dataset: Any, epoch: int) -> Any:
         """The shuffled batches of one epoch, without a last smaller one, whose BatchNorm statistics would be poor."""
-        self._generator = torch.Generator() if self._kept is None else self._generator
+        if True not in self._kept:  # a loader that is kept has this one
+            self._generator = torch.Generator()
         self._generator.manual_seed((self._seed * EPOCHS_PER_SEED + epoch) % 2**63)
         limit = self._settings.loader.steps_per_epoch
         if isinstance(dataset, Loaded):
             _begin_epoch(dataset.loader, epoch, self._generator)
             return self._passed(dataset.loader, limit, is_training=True)
         _set_epoch(dataset.dataset if isinstance(dataset, Streamed) else dataset, epoch)
-        loader = self._kept or self._loader(dataset, is_training=True)
-        if self._settings.loader.persistent_workers and self._settings.num_workers:
-            self._kept = loader
+        loader = self._loader(dataset, is_training=True, epoch=epoch)
         return loader if limit is None else Passed(loader, None, limit)
 
     def validation(self, dataset: Any) -> Any:
@@ -92,15 +103,48 @@ class Loaders:
         loader = DataLoader(loader.dataset, batch_sampler=parts, **options)
         return Sharded(Passed(loader, timeout), self._shard, parts)
 
-    def _loader(self, dataset: Any, *, is_training: bool) -> Any:
-        size, timeout, own = self._settings.batch_size, self._settings.step_timeout_seconds, self._settings.loader
-        loader: Callable[..., DataLoader[Any]] = DataLoader if timeout is None else partial(WatchedLoader, timeout)
-        collate = self._collate or stacked
+    def _loader(self, dataset: Any, *, is_training: bool, epoch: int | None = None) -> Any:
+        own = self._settings.loader
         if isinstance(dataset, Streamed):
             ends = own.steps_per_epoch is None or not is_training
+            size = self._settings.batch_size
             drop_last = is_training and (not ends or len(dataset) > size)
-            whole = loader(dataset, batch_size=size, drop_last=drop_last, collate_fn=collate, **self._options)
+            options: dict[str, Any] = {"batch_size": size, "drop_last": drop_last}
+            whole = self._made(dataset, collate_fn=self._collate or stacked, **options)
             return whole if self._shard is None else Sharded(whole, self._shard)
+        if (kept := self._kept.get(is_training)) is not None and kept[0] is dataset:
+            loader, wanted = kept[1]
+            wanted.epoch = epoch
+            return loader
+        options, batches = self._batches(dataset, is_training=is_training)
+        tensors = self._tensors_on_device(dataset, is_training=is_training)
+        if tensors is not None:
+            made: Any = OnDevice(dataset, tensors, batches, self._device)
+            timeout = self._settings.step_timeout_seconds
+            made = made if timeout is None else Passed(made, timeout)
+        elif batches is not None and self._keeps_workers(dataset):
+            collate = None if plain_tensors(dataset) and self._collate is None else self._collate or stacked
+            wanted = WantedBatches(batches)
+            wanted.epoch = epoch
+            # Seeds are those of the batches; a generator for torch's own leaves the one of the process alone.
+            made = self._made(
+                LoadedByWorkers(dataset, collate),
+                sampler=wanted,
+                batch_size=None,
+                collate_fn=as_loaded,
+                persistent_workers=True,
+                generator=torch.Generator(),
+            )
+            made = made if self._shard is None else Sharded(made, self._shard, batches)
+            self._kept[is_training] = dataset, (made, wanted)
+            return made
+        else:
+            made = self._made(dataset, **options)
+        return made if self._shard is None else Sharded(made, self._shard, batches)
+
+    def _batches(self, dataset: Any, *, is_training: bool) -> tuple[dict[str, Any], Any]:
+        """Arguments of torch's loader that choose the examples of each batch, and what yields their indices."""
+        size, own = self._settings.batch_size, self._settings.loader
         drop_last = is_training and len(dataset) > size
         sampler: Any = SequentialSampler(dataset)
         batches: Any = None
@@ -113,21 +157,45 @@ class Loaders:
                 known |= {"sampler": sampler, "batch_size": size, "drop_last": drop_last}
                 batches = own.batch_sampler.make(**known)
         indexes_many = plain_tensors(dataset) and self._collate is None  # one indexing, with nothing to collate
-        if batches is None and (indexes_many or self._shard is not None):
+        usual = batches is None
+        if batches is None:
             batches = BatchSampler(sampler, size, drop_last)
         if self._shard is not None:
             is_told = is_training and (own.sampler or own.batch_sampler) is not None
             limit = own.steps_per_epoch if is_training else None
             batches = ShardedBatches(batches, self._shard, limit=limit, is_told=is_told)
         if indexes_many:
-            made = loader(dataset, sampler=batches, batch_size=None, **self._options)
-        elif batches is not None:
-            made = loader(dataset, batch_sampler=batches, collate_fn=collate, **self._options)
-        else:
-            made = loader(
-                dataset, sampler=sampler, batch_size=size, drop_last=drop_last, collate_fn=collate, **self._options
-            )
-        return made if self._shard is None else Sharded(made, self._shard, batches)
+            return {"sampler": batches, "batch_size": None}, batches
+        collate = self._collate or stacked
+        if not usual or self._shard is not None:
+            return {"batch_sampler": batches, "collate_fn": collate}, batches
+        chosen = {"sampler": sampler, "batch_size": size, "drop_last": drop_last, "collate_fn": collate}
+        return chosen, batches
+
+    def _made(self, dataset: Any, **options: Any) -> DataLoader[Any]:
+        timeout = self._settings.step_timeout_seconds
+        loader: Callable[..., DataLoader[Any]] = DataLoader if timeout is None else partial(WatchedLoader, timeout)
+        return loader(dataset, **self._options, **options)
+
+    def _keeps_workers(self, dataset: Any) -> bool:
+        """Whether the processes that load a dataset stay from epoch to epoch."""
+        own = self._settings.loader
+        if not self._settings.num_workers or own.persistent_workers is not None:
+            return bool(self._settings.num_workers and own.persistent_workers)
+        return not self._plain and own.worker_init_fn is None and not holds_generator(dataset)
+
+    def _tensors_on_device(self, dataset: Any, *, is_training: bool) -> Any:
+        """The tensors of a dataset on the device of the training, if they stay there; None if not."""
+        stays = self._settings.loader.on_device
+        if self._plain or stays is False or self._collate is not None or not plain_tensors(dataset):
+            return None
+        if (known := self._on_device.get(is_training)) is None or known[0] is not dataset:
+            self._on_device.pop(is_training, None)  # its memory is free again
+            tensors = None
+            if stays or fits(dataset.tensors, self._device):
+                tensors = map_tensors(lambda tensor: tensor.to(self._device), dataset.tensors)
+            known = self._on_device[is_training] = dataset, tensors
+        return known[1]
 
     @property
     def collate(self) -> Callable[[list[Any]], Any] | None:

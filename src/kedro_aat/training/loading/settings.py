@@ -52,8 +52,12 @@ class LoaderSettings(Settings):
         batch_sampler: The same for whole batches; may take `sampler`, `batch_size` and `drop_last`, too.
         worker_init_fn: Function that each worker process calls first, with its number.
         pin_memory: Whether batches are copied to page-locked memory; None does so with a GPU.
-        persistent_workers: Whether worker processes stay from epoch to epoch.
+        persistent_workers: Whether worker processes stay from epoch to epoch; they are seeded anew for each. None lets
+            them stay unless there is a `worker_init_fn`, or the dataset has a random generator of its own, whose state
+            would go on with them. A dataset that yields its examples has new ones in any case.
         prefetch_factor: Batches that each worker loads in advance; None leaves it to torch.
+        on_device: Whether splits of tensors stay on the device of the training; None lets those stay on a CUDA GPU that
+            take at most a tenth of the memory that is free there before the first step.
         steps_per_epoch: Optimizer steps in an epoch, at most; None for one pass over the training split. Needed for a
             split that never ends.
     """
@@ -63,8 +67,9 @@ class LoaderSettings(Settings):
     batch_sampler: ImportedOrPath | None = None
     worker_init_fn: ImportedOrPath | None = None
     pin_memory: bool | None = None
-    persistent_workers: bool = False
+    persistent_workers: bool | None = None
     prefetch_factor: Annotated[int, Field(ge=1, le=1024)] | None = None
+    on_device: bool | None = None
     steps_per_epoch: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
 
     @property
