@@ -80,7 +80,7 @@ class Rehearsal:
         with part("training batch"):
             training = FewBatches(loading.train_batches(0), NUM_STEPS)
         with part("validation batch"):
-            num_last = example_count(validation_data) % settings.training.batch_size
+            num_last = example_count(validation_data) % loading.validation_batch_size
             validation = FewBatches(loading.validation_batches(), 1, num_last)
             inputs = example_input(validation_data, NUM_COMPARED, settings.training, model, "validation")
         with part("made-up inputs like the training data's"):

@@ -28,6 +28,7 @@ from kedro_aat.training.loading.form import BatchForm
 from kedro_aat.training.loading.loaders import Loaders, require_batches, warn_of_chance
 from kedro_aat.training.loading.on_device import copied_ahead
 from kedro_aat.training.loading.parts import BatchParts
+from kedro_aat.training.loading.pieces import InPieces
 from kedro_aat.training.loading.placement import Placement
 from kedro_aat.training.numerics import fast_training
 from kedro_aat.training.optimizing import Optimizing
@@ -114,7 +115,7 @@ class DefaultTraining:
         without = () if settings.group is None else (settings.group,)
         self._forms = {split: BatchForm(settings.batch, model, split, without) for split in ("training", "validation")}
         self._optimizing = Optimizing(settings, self.device)
-        self._parts = BatchParts(settings.batch_size)
+        self._parts, self._pieces = BatchParts(settings.batch_size), InPieces(settings.batch_size)
         self.observe: Callable[[Tensor, Tensor], object] | None = None  # sees outputs and targets of a validation
         self._train_data = None if train_data is None else as_dataset(train_data, "training", settings.batch)
         if self._train_data is not None:
@@ -152,6 +153,11 @@ class DefaultTraining:
         if self.settings.loader.steps_per_epoch is None:
             return len(self._train_data or ())
         return self.steps_per_epoch * self.settings.batch_size
+
+    @property
+    def validation_batch_size(self) -> int:
+        """Examples in a validation batch, except for a loader of the user's."""
+        return self._loaders.validation_batch_size
 
     def train_batches(self, epoch: int) -> Any:
         """The shuffled batches of one epoch, as the data give them; a loader of the user's is used as it is."""
@@ -320,8 +326,9 @@ class DefaultTraining:
     def _answered(self, forward: Forward, batch: Any) -> Iterator[tuple[Tensor, Any]]:
         """Outputs and targets of each part of a batch."""
         for (inputs, labels), _ in self._parts(batch, self._forms["validation"]):
+            moved = self._place.inputs(inputs)
             # As the delivered file computes: without autocast.
-            outputs = self._outputs.main(call_model(forward, self._place.inputs(inputs))).float()
+            outputs = self._pieces(lambda part: self._outputs.main(call_model(forward, part)).float(), moved)
             if self.observe is not None:
                 self.observe(outputs, main_target(map_tensors(Tensor.cpu, labels)))
             yield outputs, main_target(self._place.targets(labels))

@@ -39,7 +39,10 @@ class TrainingSettings(Settings):
     """How a model is trained and validated, for users who write no training code.
 
     Attributes:
-        batch_size: Examples in a training step and in a validation batch.
+        batch_size: Examples in a training step.
+        validation_batch_size: Examples in a validation batch. None takes four times `batch_size` on a CUDA GPU, because
+            gradients need no memory, and `batch_size` elsewhere or with a `collate_fn`. A batch that needs too much
+            memory is computed in pieces of `batch_size`.
         batch: Which parts of a batch are inputs and targets, where their names or positions do not say it.
         loader: How batches are loaded.
         output: Which output loss and metric read, of a model that returns several: its path, such as `logits` or `0`,
@@ -124,6 +127,7 @@ class TrainingSettings(Settings):
     )
 
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    validation_batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     batch: BatchSettings = BatchSettings()
     loader: LoaderSettings = LoaderSettings()
     output: str | list[str] | dict[str, float] | None = None
