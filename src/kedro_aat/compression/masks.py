@@ -159,10 +159,12 @@ class WeightMasks:
 
         Within a call of the whole model that is never so, and the comparison is all that it costs.
         """
-        if not self.is_active or self._are_divided:
+        if self._are_divided:
             return
-        if torch.compiler.is_compiling():  # a graph cannot compare versions, so it holds the module's own masks
+        if _is_recorded():  # a graph cannot compare versions, so it holds the module's own masks
             self._apply_within(module)
+            return
+        if not self.is_active:
             return
         if (seen := self._seen) is not None and self._seen_steps == _FUSED_STEPS[0]:
             for number, owner, name in self._inside[module]:  # as fast as it can be: it runs for each call of a module
@@ -184,13 +186,15 @@ class WeightMasks:
 
     def apply(self) -> None:
         """Sets the masked weights to zero, in place."""
-        if not self.is_active:  # at rate 0 all masks are ones
+        is_recorded = _is_recorded()
+        # At rate 0 all masks are ones. A graph must not depend on the rate, so it is not even asked for then.
+        if not is_recorded and not self.is_active:
             return
         # `.data` does not touch autograd's version counter: if a model is called twice before one backward pass, the
         # masked weights are already zero, so what autograd saved in the first call is still correct.
         parameters = [weight.parameter for weight in self.weights]
         masks = self.masks()
-        if torch.compiler.is_compiling():
+        if is_recorded:
             _multiply([parameter.data for parameter in parameters], masks)
             return
         if self._are_divided:
@@ -314,9 +318,19 @@ def _multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
     torch._foreach_mul_(parts, numbers)
 
 
+def _is_recorded() -> bool:
+    """Whether what is computed now becomes a graph, of the compiler or of CUDA, that runs again when masks change.
+
+    Such a graph multiplies at rate 0 too: a CUDA graph would otherwise leave out the masks for ever.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def _flat_if_large(tensor: Tensor) -> Tensor | None:
     """A view in the order of the memory, if a CPU multiplies the tensor faster in chunks, since it converts masks."""
-    if tensor.numel() <= _CHUNK or tensor.device.type != "cpu" or torch.compiler.is_compiling():
+    if tensor.numel() <= _CHUNK or tensor.device.type != "cpu" or _is_recorded():
         return None
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).flatten()

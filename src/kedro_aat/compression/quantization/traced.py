@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import operator
 import random
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from kedro_aat.compression.masks import MASKS, SHADOW
 from kedro_aat.model_inputs import tensors_in
 
 logger = logging.getLogger(__name__)
@@ -211,7 +212,8 @@ def kind_of(model: nn.Module, args: Any, kwargs: Any) -> tuple[Hashable, list[Te
         (tuple(leaf.shape), leaf.dtype, leaf.device, leaf.requires_grad) if isinstance(leaf, Tensor) else repr(leaf)
         for leaf in leaves
     )
-    state = tuple(map(id, (*model.parameters(), *model.buffers())))
+    buffers = dict(model.named_buffers())
+    state = *model.parameters(), *(buffer for name, buffer in buffers.items() if not _is_shadow(name, buffers))
     # `training`, and whatever else a forward pass may ask for, which is fixed in a graph.
     flags = tuple(
         value
@@ -219,7 +221,12 @@ def kind_of(model: nn.Module, args: Any, kwargs: Any) -> tuple[Hashable, list[Te
         for value in vars(module).values()
         if isinstance(value, bool | int | float | str)
     )
-    return (described, str(structure), state, flags, torch.is_grad_enabled(), _autocast()), tensors
+    return (described, str(structure), tuple(map(id, state)), flags, torch.is_grad_enabled(), _autocast()), tensors
+
+
+def _is_shadow(name: str, buffers: Collection[str]) -> bool:
+    """Whether a buffer keeps the values of masked weights: a new one whenever the rate becomes 0 or leaves it."""
+    return name.endswith(SHADOW) and any(name.removesuffix(SHADOW) + mask in buffers for mask in MASKS)
 
 
 def _tensors_of(model: nn.Module) -> Iterable[Tensor]:
