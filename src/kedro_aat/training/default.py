@@ -21,7 +21,7 @@ from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, precisi
 from kedro_aat.modes import evaluating, evaluating_with_gradients
 from kedro_aat.ranks.shards import is_divided
 from kedro_aat.training.batch_norms import adapt_batch_norms
-from kedro_aat.training.compiling import compiled
+from kedro_aat.training.compiling import compiled, lasting
 from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
 from kedro_aat.training.loading.form import BatchForm
@@ -30,7 +30,7 @@ from kedro_aat.training.loading.on_device import copied_ahead
 from kedro_aat.training.loading.parts import BatchParts
 from kedro_aat.training.loading.pieces import InPieces
 from kedro_aat.training.loading.placement import Placement
-from kedro_aat.training.numerics import fast_training
+from kedro_aat.training.numerics import autocast, fast_training
 from kedro_aat.training.optimizing import Optimizing
 from kedro_aat.training.outputs import Outputs
 from kedro_aat.training.ranks.data_parallel import DataParallel
@@ -52,8 +52,6 @@ LEAST_EPOCH_COST = 0.4
 logger = logging.getLogger(__name__)
 
 Forward = Callable[..., Any]
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DefaultTraining:
@@ -108,7 +106,8 @@ class DefaultTraining:
         self._loss = settings.loss.make_function()
         if isinstance(self._loss, nn.Module):
             self._loss.to(self.device)
-        self._task_loss = TaskLoss(self._loss)
+        self._task_loss = TaskLoss(self._loss, is_compiled=settings.compile)
+        self._autocast = partial(autocast, self.device, settings.precision)
         self._outputs = Outputs(settings.output)
         self._loaders = Loaders(settings, self.device, seed, shard)
         self._whole_loaders = Loaders(settings, self.device, seed, plain=True)  # for functions of the user's
@@ -129,7 +128,12 @@ class DefaultTraining:
         self._distills, self._is_taught = True, False
         if teacher is not None and settings.distillation is not None and self._train_data is not None:
             self._teacher = Teacher(
-                self._place.model(teacher), settings.distillation, self._loss, self._autocast, self._outputs
+                self._place.model(teacher),
+                settings.distillation,
+                self._loss,
+                self._autocast,
+                self._outputs,
+                partial(torch.compile, mode=settings.compile_mode) if settings.compile else None,
             )
 
     def _ask_teacher(self) -> None:
@@ -257,7 +261,7 @@ class DefaultTraining:
             loss = self._outputs.loss(self._task_loss, outputs, targets, in_evaluation)
             if self._teacher is None or not self._distills:
                 return loss
-            answers = self._teacher.answer(moved) if answers is None else self._place.targets(answers)
+            answers = self._teacher.answer(moved, in_step=True) if answers is None else self._place.targets(answers)
             return self._teacher.loss(loss, outputs, answers, in_evaluation)
 
     def halve_batch(self) -> bool:
@@ -329,6 +333,7 @@ class DefaultTraining:
             moved = self._place.inputs(inputs)
             # As the delivered file computes: without autocast.
             outputs = self._pieces(lambda part: self._outputs.main(call_model(forward, part)).float(), moved)
+            outputs = lasting(outputs, self.settings.compile_mode)
             if self.observe is not None:
                 self.observe(outputs, main_target(map_tensors(Tensor.cpu, labels)))
             yield outputs, main_target(self._place.targets(labels))
@@ -389,10 +394,6 @@ class DefaultTraining:
     def _fast(self) -> AbstractContextManager[None]:
         settings = self.settings
         return fast_training(self.device, tf32=settings.tf32, cudnn_benchmark=settings.cudnn_benchmark)
-
-    def _autocast(self) -> torch.autocast:
-        precision = self.settings.precision
-        return torch.autocast(self.device.type, _AUTOCAST.get(precision), enabled=precision != "fp32")
 
 
 def _do_nothing(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:

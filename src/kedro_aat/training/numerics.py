@@ -12,6 +12,13 @@ import torch
 # What multiplies in float32, as torch names backend and operation: https://docs.pytorch.org/docs/stable/notes/cuda.html
 _OPERATIONS = tuple((backend, kind) for backend in ("cuda", "mkldnn") for kind in ("matmul", "conv", "rnn"))
 
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of forward passes in training, which does nothing in `fp32`."""
+    return torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision != "fp32")
+
 
 @contextmanager
 def fast_training(device: torch.device, *, tf32: bool, cudnn_benchmark: bool) -> Iterator[None]:

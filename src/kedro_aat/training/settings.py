@@ -86,8 +86,8 @@ class TrainingSettings(Settings):
         cudnn_benchmark: Whether cuDNN tries its algorithms for each shape of a training batch, and takes the fastest.
             Switch it off if the shapes change all the time.
         channels_last: Whether images have the channels-last memory format.
-        compile: Whether the model is compiled for training. With filter pruning, an epoch then costs the same at
-            every rate.
+        compile: Whether the model is compiled for training, with the teacher where it answers each step, and losses of
+            large outputs. With filter pruning, an epoch then costs the same at every rate.
         compile_mode: Mode of `torch.compile`: `reduce-overhead` saves the time between kernels of small models on a
             GPU, `max-autotune` looks for faster kernels for minutes. None for torch's default.
         gradient_clip_norm: Largest norm of all gradients together; None does not clip.

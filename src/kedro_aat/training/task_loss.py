@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.training.compiling import compiled_if_large
 from kedro_aat.training.target_forms import TargetForm
 
 
@@ -32,10 +33,13 @@ class TaskLoss:
     Args:
         loss: Called as `loss(outputs, targets)`. With weights, it must have an attribute `reduction`, as torch's losses
             have, or return one number per example.
+        is_compiled: Whether a loss of torch is compiled for large outputs, if examples have no weights.
     """
 
-    def __init__(self, loss: Callable[..., Tensor]) -> None:
-        self._loss = loss
+    def __init__(self, loss: Callable[..., Tensor], *, is_compiled: bool = False) -> None:
+        self._loss = self._without_weights = loss
+        if is_compiled and type(loss).__module__ == "torch.nn.modules.loss":
+            self._without_weights = compiled_if_large(loss)
         self._form = TargetForm(loss)
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
@@ -49,7 +53,7 @@ class TaskLoss:
             ConfigurationError: If examples have weights, and the loss gives no number for each of them.
         """
         if not isinstance(targets, Weighted):
-            return self._loss(*self._form(outputs, targets))
+            return self._without_weights(*self._form(outputs, targets))
         weights = targets.weights.reshape(len(targets.weights), -1)
         loss = self._loss
         if hasattr(loss, "reduction"):

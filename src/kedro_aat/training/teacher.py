@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from kedro_aat.compression.distillation import softened_divergence
 from kedro_aat.model_inputs import ModelInputs, call_model, tensors_in
+from kedro_aat.training.compiling import compiled_if_large
 from kedro_aat.training.loading.datasets import Rows, plain_tensors
 from kedro_aat.training.outputs import Loss, Outputs
 from kedro_aat.training.settings import Distillation
@@ -59,6 +60,7 @@ class Teacher:
         task_loss: Loss on the targets.
         autocast: Makes the autocast context in which models are called.
         outputs: Chooses the outputs that are learned: all that the loss reads.
+        compile_as: Compiles what answers each step and compares large outputs, if something is to be compiled.
     """
 
     def __init__(
@@ -68,21 +70,30 @@ class Teacher:
         task_loss: Loss,
         autocast: Callable[[], AbstractContextManager[object]],
         outputs: Outputs | None = None,
+        compile_as: Callable[[nn.Module], Any] | None = None,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
+        self._in_steps = self._model if compile_as is None else compile_as(self._model)
         self._settings = settings
         self._outputs = outputs or Outputs(None)
         kind = settings.kind
         if kind == "auto":
             kind = "softmax" if _compares_classes(task_loss) else "mse"
         self._loss: Loss = self._softmax_loss if kind == "softmax" else F.mse_loss
+        if compile_as is not None:
+            self._loss = compiled_if_large(self._loss)
         self._autocast = autocast
 
     @torch.no_grad()
-    def answer(self, inputs: ModelInputs) -> Answers:
-        """Its outputs for a batch, (B, ...) each."""
+    def answer(self, inputs: ModelInputs, *, in_step: bool = False) -> Answers:
+        """Its outputs for a batch, (B, ...) each.
+
+        Args:
+            inputs: The inputs.
+            in_step: Whether it answers every step, for which it is compiled if the settings say so.
+        """
         with self._autocast():
-            return self._outputs.learned(call_model(self._model, inputs))
+            return self._outputs.learned(call_model(self._in_steps if in_step else self._model, inputs))
 
     def with_answers(self, dataset: Any, inputs_of: Callable[[Any], ModelInputs], batch_size: int) -> Any:
         """The dataset with its outputs beside each example, if examples never change and the outputs are small.
