@@ -23,7 +23,7 @@ from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import TrainingRunner
 from tests.nets import images
-from tests.training.training_run import TrainingRun, settings
+from tests.training.training_run import TrainingRun, plain_sgd, settings
 
 HALVE: dict[str, Any] = {"on_out_of_memory": "halve_batch"}
 
@@ -61,6 +61,28 @@ def test_parts_of_a_batch_make_the_same_steps() -> None:
     parts.model.limit = 4  # type: ignore[assignment]
     assert parts.train_epochs(2) == pytest.approx(whole.train_epochs(2), rel=1e-5)
     torch.testing.assert_close(parts.weights, whole.weights)
+
+
+def step_of(precision: str, num_halvings: int, clip: float | None) -> Tensor:
+    """The change of all weights in one step on 64 examples, by plain SGD with learning rate 1: the gradient."""
+    more: dict[str, Any] = {"precision": precision, "gradient_clip_norm": clip, "batch_size": 64, **HALVE}
+    run = TrainingRun(lambda: Hungry(64), train=images(64), optimizer=plain_sgd(), **more)
+    for _ in range(num_halvings):
+        run.runner.halve_batch("train_epoch")
+    before = run.weights
+    run.train_epochs(1)
+    return torch.cat([(after - before[name]).flatten() for name, after in run.weights.items()])
+
+
+@pytest.mark.parametrize("num_halvings", [1, 3, 6])
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["", "clipped"])
+def test_parts_in_bf16_make_the_step_of_the_large_batch(clip: float | None, num_halvings: int) -> None:
+    """Their gradients are added up in float32, and clipped once, after that; bf16 rounds a number by 2^-8 at most."""
+    exact, whole, parts = step_of("fp32", 0, clip), step_of("bf16", 0, clip), step_of("bf16", num_halvings, clip)
+    assert 0 < float((whole - exact).norm()) < 2**-7 * float(exact.norm())
+    assert float((parts - whole).norm()) < 2**-8 * float(exact.norm())
+    if clip is not None:
+        assert float(parts.norm()) == pytest.approx(clip, rel=1e-4)
 
 
 def test_a_part_has_at_least_one_example() -> None:

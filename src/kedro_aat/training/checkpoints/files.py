@@ -13,7 +13,6 @@ unpickled into arbitrary objects.
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import pickle
@@ -26,7 +25,7 @@ from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from kedro_aat.disk import disk_errors, sync
 from kedro_aat.errors import CheckpointError, DamagedCheckpointError
@@ -261,23 +260,6 @@ def require_known_format(version: object, folder: Path) -> None:
             f"{folder} has format {version}, but this version of kedro-aat reads formats 1 to {FORMAT_VERSION}. Use "
             "the version that wrote it, or a later one"
         )
-
-
-def copied(state: Any) -> Any:
-    """A copy of a nested state, with its tensors on the CPU; one that has several places in it is copied once."""
-    copies: dict[tuple[Any, ...], Tensor] = {}
-
-    def copy_of(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return copy.copy(leaf)
-        if leaf.layout is not torch.strided or not leaf.numel():
-            return leaf.detach().to("cpu", copy=True)
-        key = (leaf.device, leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype)
-        if key not in copies:
-            copies[key] = leaf.detach().to("cpu", copy=True)
-        return copies[key]
-
-    return tree_map(copy_of, state)
 
 
 def require_plain(value: Any, where: str) -> None:

@@ -17,7 +17,6 @@ from kedro_aat.errors import DamagedCheckpointError
 from kedro_aat.training.checkpoints.files import (
     JOURNAL,
     Checkpoint,
-    copied,
     journal_of,
     numbers_in,
     path_in,
@@ -28,6 +27,7 @@ from kedro_aat.training.checkpoints.files import (
     write,
 )
 from kedro_aat.training.checkpoints.journal import Journal, journals_in
+from kedro_aat.training.checkpoints.staging import Staging
 from kedro_aat.training.checkpoints.upgrades import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -174,15 +174,21 @@ class RunCheckpoints:
         line = None
         if checkpoint.growing:
             line, state[JOURNAL] = self._journal.prepare(checkpoint.number, checkpoint.growing)
+        copies = Staging()
         if not wait:  # the copy must not change while training continues
-            checkpoint = replace(checkpoint, model=copied(checkpoint.model), training=copied(checkpoint.training))
+            model, training = copies.copied(checkpoint.model), copies.copied(checkpoint.training)
+            checkpoint = replace(checkpoint, model=model, training=training)
+        copies.finish()
         checkpoint = replace(checkpoint, state=state, growing={})
-        self._pending = self._writer.submit(self._write, writing, checkpoint, parts, line, keep, keep_optimizers)
+        self._pending = self._writer.submit(
+            self._write, copies, writing, checkpoint, parts, line, keep, keep_optimizers
+        )
         if wait:
             self.wait()
 
     def _write(
         self,
+        copies: Staging,
         writing: Path,
         checkpoint: Checkpoint,
         parts: Mapping[str, str],
@@ -190,6 +196,7 @@ class RunCheckpoints:
         keep: Collection[int] | None,
         keep_optimizers: Collection[int] | None,
     ) -> None:
+        copies.wait()
         target = self._path(checkpoint.number)
         with disk_errors(target, needed=checkpoint.num_bytes):
             try:
