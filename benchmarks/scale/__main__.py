@@ -2,7 +2,8 @@
 
 Each measurement runs in a process of its own, with one thread. A size below 1 is for a quick look; the bars are for 1.
 
-    python -m benchmarks.scale [refresh ddp_step divided training_step checkpoints stage_memory policy_cost] [--size 1]
+    python -m benchmarks.scale [refresh ddp_step divided training_step checkpoints stage_memory policy_cost kept
+        plan gpu] [--size 1]
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ def measures() -> dict[str, Measure]:
         checkpoints,
         ddp_step,
         divided,
+        gpu,
         kept,
         plan,
         policy_cost,
@@ -53,6 +54,7 @@ def measures() -> dict[str, Measure]:
         "policy_cost": policy_cost.rows,
         "kept": kept.rows,
         "plan": plan.rows,
+        "gpu": gpu.rows,
     }
 
 
