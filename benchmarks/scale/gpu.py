@@ -29,7 +29,7 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.training.numerics import autocast, fast_training
+from kedro_aat.numerics import autocast, fast_training
 from kedro_aat.training.settings import TrainingSettings
 
 HAS_GPU = torch.cuda.is_available()

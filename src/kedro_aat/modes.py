@@ -10,16 +10,22 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from kedro_aat.numerics import exact_float32
+
 _CHATTY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch.fx.experimental.symbolic_shapes")
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model in evaluation mode, and then restores the mode of every module."""
+    """Puts a model in evaluation mode and computes in exact float32; then restores the mode of every module.
+
+    Whoever compares two models, or a model with its file, would otherwise find what TF32 or bfloat16 round away.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with exact_float32():
+            yield
     finally:
         for module, training in modes:
             module.training = training

@@ -179,7 +179,7 @@ class WeightMasks:
             if weight.module is module:
                 mask = module._buffers[weight.parameter_name + self._suffix]
                 assert mask is not None
-                weight.parameter.data.mul_(mask.view(torch.uint8))
+                weight.parameter.data.mul_(mask)
 
     def _before_state_dict(self, model: nn.Module, prefix: str, keep_vars: bool) -> None:
         self.apply()
@@ -305,6 +305,10 @@ def _count_fused_steps() -> None:
 
 def _multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
     """Multiplies tensors by boolean masks of their shapes, in place."""
+    if torch.compiler.is_compiling():  # compiled, truth values cost nothing, and torch 2.11 cannot compile their view
+        for tensor, mask in zip(tensors, masks, strict=True):
+            tensor.mul_(mask)
+        return
     # As numbers, since a multiplication by truth values takes twice as long.
     parts, numbers = [], []
     for tensor, mask in zip(tensors, masks, strict=True):

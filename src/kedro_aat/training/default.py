@@ -30,7 +30,7 @@ from kedro_aat.training.loading.on_device import copied_ahead
 from kedro_aat.training.loading.parts import BatchParts
 from kedro_aat.training.loading.pieces import InPieces
 from kedro_aat.training.loading.placement import Placement
-from kedro_aat.training.numerics import autocast, fast_training
+from kedro_aat.numerics import autocast, fast_training
 from kedro_aat.training.optimizing import Optimizing
 from kedro_aat.training.outputs import Outputs
 from kedro_aat.training.ranks.data_parallel import DataParallel

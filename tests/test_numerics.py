@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.settings import FilterPruning
+from kedro_aat.numerics import exact_float32, fast_training
 from kedro_aat.training.callables import evaluate
-from kedro_aat.training.numerics import exact_float32, fast_training
 from tests.training.training_run import TrainingRun
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -91,3 +93,26 @@ def test_default_training_validates_exactly(monkeypatch: pytest.MonkeyPatch) -> 
     run.train_epochs(1)
     assert found[:6] == [precisions()] * 6
     assert found[6:] == [["ieee"] * 6] * 3
+
+
+def test_a_cut_model_is_compared_in_exact_float32() -> None:
+    """A GPU's convolutions in TF32, torch's default, differ between widths by more than a wrong cut may."""
+    found: list[list[str]] = []
+
+    class Watching(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            found.append(precisions())
+            output: Tensor = super().forward(x)
+            return output
+
+    torch.set_float32_matmul_precision("medium")
+    torch.manual_seed(0)
+    inputs = torch.randn(4, 3, 8, 8)
+    model = Watching(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 4))
+    controller = build_controller(model, FilterPruning(), example_input=inputs)
+    controller.disable_scheduler()
+    controller.compression_rate = 0.5
+    found.clear()
+    controller.strip()
+    assert len(found) >= 2
+    assert found == [["ieee"] * 6] * len(found)
