@@ -56,6 +56,8 @@ def rows(size: float) -> Iterator[Row]:
         model = make()
         bare = _bare(copy.deepcopy(model), data, batch_size)
         bare()
+        if HAS_GPU:
+            yield Row(f"{name}, bare: the device is idle", _idle(bare), "of the time", None)
         for algorithm, (settings, rate, bar) in _ALGORITHMS.items():
             ours, watched = _ours(copy.deepcopy(model), data, batch_size, settings, rate)
             ours()
@@ -188,15 +190,16 @@ def _peak(make: Callable[[], Callable[[], object]]) -> float:
 
 
 def _idle(epoch: Callable[[], object]) -> float:
-    """Share of an epoch in which no kernel runs."""
-    activities = [torch.profiler.ProfilerActivity.CUDA]
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=activities) as profile:
-        started = time.perf_counter()
-        epoch()
+    """Share of an epoch in which no kernel runs; of the second one that is watched, since the first starts the watch."""
+    seconds = busy = 0.0
+    for _ in range(2):
         torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-    busy: float = sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            started = time.perf_counter()
+            epoch()
+            torch.cuda.synchronize()
+            seconds = time.perf_counter() - started
+        busy = sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
     return max(0.0, 1 - busy / seconds)
 
 

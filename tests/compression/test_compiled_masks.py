@@ -82,6 +82,29 @@ def test_six_changes_of_the_rate_break_and_recompile_nothing(name: str, whole_st
     torch.testing.assert_close(model.state_dict(), plain.state_dict())
 
 
+BOTH = Composite(algorithms=(FilterPruning(), MagnitudeSparsity()))
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS.values(), BOTH], ids=[*ALGORITHMS, "both"])
+def test_masks_are_applied_before_the_graphs_of_a_controller(
+    algorithm: CompressionSettings, compiled_by: CompileCounterWithBackend
+) -> None:
+    """So the graph is that of the model alone: without masks, and written weights, of its own."""
+    (model, controller), (plain, other) = built(algorithm), built(algorithm)
+    forward = controller.compiled()
+    losses = in_steps(controller, lambda: loss_of(forward, INPUTS, TARGETS))
+    assert not counters["graph_break"]
+    assert compiled_by.frame_count == 1
+    assert not any("mul" in node.name for graph in compiled_by.graphs for node in graph.graph.nodes)
+    assert losses == pytest.approx(in_steps(other, lambda: loss_of(plain, INPUTS, TARGETS)), abs=1e-5)
+    torch.testing.assert_close(model.state_dict(), plain.state_dict())
+    model.train()
+    with torch.no_grad():
+        model.get_parameter("conv.weight").add_(1.0)
+    model(INPUTS)  # a call of the model itself applies them, too
+    assert (model.get_parameter("conv.weight") == 0).any()
+
+
 @pytest.fixture
 def compiled_by(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
     """What compiles the graphs that quantization makes itself."""

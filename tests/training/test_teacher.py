@@ -107,6 +107,7 @@ class CountingTeacher(nn.Module):
 def settings(**changes: Any) -> TrainingSettings:
     return TrainingSettings.model_validate(
         {
+            "device": "cpu",
             "batch_size": 8,
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}},
             "metric": {"class_path": "torchmetrics.Accuracy", "init_args": {"task": "multiclass", "num_classes": 4}},

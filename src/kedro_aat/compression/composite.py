@@ -107,6 +107,10 @@ class CompositeController(ModelController):
         """Returns the model for training, as the child that quantizes compiles it, if there is one."""
         return super().compiled(mode) if self.quantization is None else self.quantization.compiled(mode)
 
+    def _mask_before(self, compiled: nn.Module) -> None:
+        for child in self.children:
+            child._mask_before(compiled)
+
     def _restore_model(self) -> None:
         """Undoes the changes to the model, so that the caller can correct the mistake and try again."""
         for child in reversed(self.children):

@@ -330,8 +330,12 @@ class ModelController(ABC):
         Args:
             mode: Mode of `torch.compile`; None for its default.
         """
-        model: Callable[..., Any] = torch.compile(self.model, mode=mode)
-        return model
+        model: Any = torch.compile(self.model, mode=mode)
+        self._mask_before(model)
+        return model  # type: ignore[no-any-return]  # torch's stubs promise a callable, and it is a module
+
+    def _mask_before(self, compiled: nn.Module) -> None:  # noqa: B027 - not all algorithms have masks
+        """Applies the masks before each call of a compiled form of the model, if there are any."""
 
     def divide(self) -> None:
         """Divides masks as `fully_shard` has divided the weights; all ranks then set and measure rates together.

@@ -79,6 +79,7 @@ class WeightMasks:
         self._suffix = suffix
         self._shadow_on_host = shadow_on_host
         self._are_divided = False  # among ranks
+        self._are_applied = False  # before the graph that runs now
         # module -> number, layer and name of each weight in it
         self._inside: dict[nn.Module, list[tuple[int, nn.Module, str]]] = {}
         self._seen: list[int] | None = None  # version of each weight when the masks were last applied
@@ -111,6 +112,22 @@ class WeightMasks:
             if inside and module is not model and not isinstance(module, torch.jit.ScriptModule):
                 self._inside[module] = inside
                 self._hooks.append(module.register_forward_pre_hook(self._before_module))
+
+    def apply_before(self, compiled: nn.Module) -> None:
+        """Applies the masks before each call of a compiled form of the model, so that its graphs leave them out.
+
+        A graph that changes weights writes each of them twice, and starts two kernels for it.
+        """
+
+        def begin(module: nn.Module, args: Any) -> None:
+            self.apply()
+            self._are_applied = True
+
+        def end(module: nn.Module, args: Any, output: Any) -> None:
+            self._are_applied = False
+
+        compiled.register_forward_pre_hook(begin)
+        compiled.register_forward_hook(end, always_call=True)
 
     def divide(self, model: nn.Module) -> None:
         """Divides masks and shadows as the weights have been divided among ranks, by torch's `fully_shard`.
@@ -152,14 +169,15 @@ class WeightMasks:
                 weight.parameter.add_(0.0)  # turns the -0.0 that a mask leaves into 0.0, which compresses better
 
     def _before_forward(self, model: nn.Module, args: Any) -> None:
-        self.apply()
+        if not self._are_applied:
+            self.apply()
 
     def _before_module(self, module: nn.Module, args: Any) -> None:
         """Applies all masks if the optimizer has changed a weight of this module since they were last applied.
 
         Within a call of the whole model that is never so, and the comparison is all that it costs.
         """
-        if self._are_divided:
+        if self._are_divided or self._are_applied:
             return
         if _is_recorded():  # a graph cannot compare versions, so it holds the module's own masks
             self._apply_within(module)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from kedro_aat.budget import require_finite
 from kedro_aat.errors import ConfigurationError, MetricError
 from kedro_aat.messages import doing
+from kedro_aat.numerics import exact_float32
 from kedro_aat.training.fingerprints.identity import hash_sources
 from kedro_aat.training.guards.user_functions import calling
-from kedro_aat.numerics import exact_float32
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.stateful import Stateful

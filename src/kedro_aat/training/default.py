@@ -19,6 +19,7 @@ from kedro_aat.errors import ModelError
 from kedro_aat.messages import counted
 from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, precision_of
 from kedro_aat.modes import evaluating, evaluating_with_gradients
+from kedro_aat.numerics import autocast, fast_training
 from kedro_aat.ranks.shards import is_divided
 from kedro_aat.training.batch_norms import adapt_batch_norms
 from kedro_aat.training.compiling import compiled, lasting
@@ -30,7 +31,6 @@ from kedro_aat.training.loading.on_device import copied_ahead
 from kedro_aat.training.loading.parts import BatchParts
 from kedro_aat.training.loading.pieces import InPieces
 from kedro_aat.training.loading.placement import Placement
-from kedro_aat.numerics import autocast, fast_training
 from kedro_aat.training.optimizing import Optimizing
 from kedro_aat.training.outputs import Outputs
 from kedro_aat.training.ranks.data_parallel import DataParallel

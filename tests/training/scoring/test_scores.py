@@ -43,6 +43,7 @@ def evaluate(
         {
             "batch_size": batch_size,
             "optimizer": "torch.optim.SGD",
+            "device": "cpu",
             "metric": {"class_path": f"torchmetrics.classification.{metric}", "init_args": arguments or {}},
             **changes,
         }

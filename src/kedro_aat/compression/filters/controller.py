@@ -275,6 +275,9 @@ class FilterPruningController(ScheduledController[FilterPruning]):
         """Adds the gradients of a batch to the scores of `taylor`, which the next change of the rate uses up."""
         self._taylor.observe()
 
+    def _mask_before(self, compiled: nn.Module) -> None:
+        self._masks.apply_before(compiled)
+
     def apply_masks(self) -> None:
         """Sets masked weights to zero that an optimizer step has changed since the last forward pass."""
         self._masks.apply()

@@ -111,6 +111,9 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
         super().rank_by(ranking)
         self._masks.forget()
 
+    def _mask_before(self, compiled: nn.Module) -> None:
+        self._masks.apply_before(compiled)
+
     def apply_masks(self) -> None:
         self._masks.apply()
 
