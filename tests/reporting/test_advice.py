@@ -61,6 +61,7 @@ def found(
     tactics: Tactics | None = None,
     trains: bool = True,
     goal: Goal = "size",
+    divides: bool = False,
     **changes: Any,
 ) -> Findings:
     """What is found of a search.
@@ -73,6 +74,7 @@ def found(
         tactics: What the search might try.
         trains: Whether the run trained.
         goal: What is wanted.
+        divides: Whether weights were divided among devices.
         **changes: Changes of the search's result.
     """
     rows = [
@@ -114,7 +116,7 @@ def found(
                 "rejected": {},
             }
         ),
-        Asked(ExportSettings(), {1: Frontier(tactics=tactics or Tactics())}, teaches=False, trains=trains, goal=goal),
+        Asked(ExportSettings(), {1: Frontier(tactics=tactics or Tactics())}, False, trains, goal, divides),
     )
 
 
@@ -135,6 +137,12 @@ def test_a_search_that_ended_by_itself_at_the_top_was_limited_by_nothing() -> No
     assert "maximal_rate: above 0.95" in changes(findings)
     assert not any("maximal_total_epochs" in change for change in changes(findings))
     assert kinds(found([(0.5, 0.03), (0.95, 0.02)], best=2, highest_rate=0.95)) == ["highest_rate"]
+
+
+def test_int8_as_a_second_stage_is_no_advice_for_divided_weights() -> None:
+    steps: list[tuple[float, float] | EpochRecord] = [(0.5, 0.03), (0.95, 0.02)]
+    assert any("second_stage" in change for change in changes(found(steps, best=2)))
+    assert not any("second_stage" in change for change in changes(found(steps, best=2, divides=True)))
 
 
 def test_a_search_that_still_gained_at_its_end_was_limited_by_its_epochs() -> None:

@@ -40,6 +40,7 @@ class Asked:
         teaches: Whether the baseline may teach.
         trains: Whether the run trained, or only took what there was.
         goal: Whether the smallest model is wanted, or the most accurate one.
+        divides: Whether weights are divided among devices, which allows one stage.
     """
 
     export: ExportSettings
@@ -47,6 +48,7 @@ class Asked:
     teaches: bool
     trains: bool = True
     goal: Goal = "size"
+    divides: bool = False
 
 
 def find(
@@ -170,7 +172,7 @@ def _next_steps(
     if not asked.teaches and not first.has_tried_teacher and first.result.algorithms != ["quantization"]:
         words = "the baseline teaches, which often allows a higher rate; the search begins anew"
         steps.append(first.step("training.distillation: {}", words, first.result.epochs.allowed))
-    if len(asked.searches) == 1 and "quantization" not in first.result.algorithms:
+    if len(asked.searches) == 1 and not asked.divides and "quantization" not in first.result.algorithms:
         words = "int8 makes each number a quarter as large, after the search that there is"
         steps.append(first.step("second_stage: { compression: { algorithm: quantization } }", words, USUAL_INT8_EPOCHS))
     unique = {step.change: step for step in steps}

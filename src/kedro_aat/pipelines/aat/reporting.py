@@ -97,7 +97,8 @@ def _findings(
 
     stages = {number: result for number, result in enumerate(results, start=1) if isinstance(result, SearchResult)}
     searches = {1: settings.search} | {number: later.search for number, later in settings.later_stages.items()}
-    asked = Asked(settings.export, searches, settings.teaching is not None, settings.trains, settings.goal)
+    divides = settings.training.sharding != "none"
+    asked = Asked(settings.export, searches, settings.teaching is not None, settings.trains, settings.goal, divides)
     try:
         return find(trajectory, layers, baseline_evaluation, stages, export_result, asked)
     except Exception as error:
