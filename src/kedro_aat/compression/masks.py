@@ -118,16 +118,18 @@ class WeightMasks:
 
         A graph that changes weights writes each of them twice, and starts two kernels for it.
         """
+        forward = compiled.forward
 
-        def begin(module: nn.Module, args: Any) -> None:
+        @functools.wraps(forward)
+        def masked(*args: Any, **kwargs: Any) -> Any:
             self.apply()
-            self._are_applied = True
+            was_applied, self._are_applied = self._are_applied, True
+            try:
+                return forward(*args, **kwargs)
+            finally:  # torch's hooks that are always called are not called for Ctrl-C
+                self._are_applied = was_applied
 
-        def end(module: nn.Module, args: Any, output: Any) -> None:
-            self._are_applied = False
-
-        compiled.register_forward_pre_hook(begin)
-        compiled.register_forward_hook(end, always_call=True)
+        compiled.forward = masked  # type: ignore[method-assign]
 
     def divide(self, model: nn.Module) -> None:
         """Divides masks and shadows as the weights have been divided among ranks, by torch's `fully_shard`.
@@ -146,7 +148,7 @@ class WeightMasks:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what belongs to versions of weights and masks, since copies begin with versions of their own."""
-        return self.__dict__ | {"_seen": None, "_numbers": {}}
+        return self.__dict__ | {"_seen": None, "_numbers": {}, "_are_applied": False}
 
     def detach(self) -> None:
         """Removes hooks and buffers from the model; its weights keep their values."""
