@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -24,23 +26,29 @@ class OnDevice:
         tensors: Its tensors on the device.
         batches: Yields lists of indices.
         device: The device.
+        limit: Number of batches at most; None for all.
 
     Attributes:
         dataset: The dataset.
         sampler: What yields the indices.
     """
 
-    def __init__(self, dataset: Any, tensors: Any, batches: Any, device: torch.device) -> None:
+    def __init__(
+        self, dataset: Any, tensors: Any, batches: Any, device: torch.device, limit: int | None = None
+    ) -> None:
         self.dataset, self.sampler = dataset, batches
-        self._tensors, self._device = tensors, device
+        self._tensors, self._device, self._limit = tensors, device, limit
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
         torch.empty((), dtype=torch.int64).random_()  # as torch's loader, so that random numbers go on alike
-        batches = [list(batch) for batch in self.sampler]
-        order = torch.tensor([index for batch in batches for index in batch], dtype=torch.int64).to(self._device)
+        batches = [list(batch) for batch in itertools.islice(self.sampler, self._limit)]
+        order = torch.tensor([index for batch in batches for index in batch], dtype=torch.int64)
+        # As a dataset on the host takes them: negative ones count from the end, and a wrong one is an error, which on a
+        # GPU would end the process.
+        order = torch.arange(len(self.dataset))[order].to(self._device)
         for indices in order.split([len(batch) for batch in batches]):
             yield map_tensors(partial(torch.index_select, dim=0, index=indices), self._tensors)
 
