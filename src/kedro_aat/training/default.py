@@ -213,7 +213,7 @@ class DefaultTraining:
         with self._fast():
             self._ask_teacher()
         with self._fast(), self._ranks.at_work(self.model):
-            for batch in copied_ahead(self.train_batches(epoch), self.device):
+            for batch in self._ahead(self.train_batches(epoch)):
                 num_batches += 1
                 controller.scheduler.step()
                 for each in optimizers:
@@ -319,7 +319,7 @@ class DefaultTraining:
         def run(see: See) -> None:
             num_seen = 0
             with torch.no_grad(), self._ranks.at_work(model, in_evaluation=True):
-                for batch in counted(copied_ahead(self.validation_batches(), self.device)):
+                for batch in counted(self._ahead(self.validation_batches())):
                     for outputs, targets in self._ranks.in_order(partial(self._answered, forward), batch):
                         num_seen += len(outputs)
                         see(outputs, targets)
@@ -390,6 +390,9 @@ class DefaultTraining:
             return bind_known(function, data=data)(controller, model, epoch=epoch, **more)
 
         return train_epoch
+
+    def _ahead(self, batches: Any) -> Any:
+        return copied_ahead(batches, self.device, self.settings.step_timeout_seconds)
 
     def _fast(self) -> AbstractContextManager[None]:
         settings = self.settings

@@ -18,12 +18,15 @@ from torch.utils.data import Dataset, Sampler, TensorDataset
 
 from kedro_aat.model_inputs import map_tensors
 from kedro_aat.testing.training import assert_same_bits
+from kedro_aat.training.guards import watchdog
+from kedro_aat.training.loading.loaders import Passed
 from kedro_aat.training.loading.on_device import CopiedAhead
 from kedro_aat.training.loading.workers import holds_generator
 from kedro_aat.training.teacher import Answered
 from tests.nets import Pairs
 from tests.training.training_run import TRAIN, VALIDATION, TrainingRun, make_sparse
 
+CPU = torch.device("cpu")
 HALF: dict[str, Any] = {"num_workers": 2}
 
 
@@ -242,13 +245,43 @@ def test_batches_that_are_copied_ahead_come_in_their_order() -> None:
 
     tensors = TensorDataset(torch.arange(12.0), torch.arange(12))
     batches = Batches(Answered(tensors[i : i + 4], {"logits": torch.ones(4) * i}) for i in range(0, 12, 4))
-    ahead, seen = CopiedAhead(batches, torch.device("cpu")), list[Any]()
+    ahead, seen = CopiedAhead(batches, CPU), list[Any]()
     assert (len(ahead), ahead.sampler) == (3, "kept")
     for number, batch in enumerate(ahead):
         assert len(loaded) == min(number + 2, 3)
         assert type(batch) is Answered
         seen.append(batch)
     assert str(seen) == str(list(list.__iter__(batches)))
+
+
+class Scan(tuple[Any, ...]):
+    """A tuple that is made of other arguments than its parts."""
+
+    def __new__(cls, image: Tensor, label: Tensor) -> Scan:
+        return super().__new__(cls, (image, label))
+
+
+def test_batches_of_a_class_of_the_users_come_as_they_are() -> None:
+    batches = [Scan(torch.ones(2), torch.zeros(2)) for _ in range(3)]
+    assert all(one is other for one, other in zip(CopiedAhead(batches, CPU), batches, strict=True))
+
+
+def test_all_batches_are_copied_in_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of a stream is not used again in another one."""
+    used: list[Any] = []
+    original = torch.cpu.stream
+    monkeypatch.setattr(torch.cpu, "stream", lambda stream: used.append(stream) or original(stream))
+    for _ in range(2):
+        assert len(list(CopiedAhead([(torch.ones(2),)] * 3, CPU))) == 3
+    assert len(used) == 6
+    assert len(set(map(id, used))) == 1
+
+
+def test_the_last_step_is_watched_too() -> None:
+    batches = Passed([(torch.ones(2),)] * 3, timeout=60.0)
+    for _ in CopiedAhead(batches, CPU, timeout=60.0):
+        assert watchdog._RUNNING
+    assert not watchdog._RUNNING
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
