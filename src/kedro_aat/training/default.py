@@ -275,8 +275,9 @@ class DefaultTraining:
     def sample_gradients(self, observe: Callable[[], object]) -> None:
         """Computes the gradients of the first training batches, in a fixed order, and calls `observe` after each."""
         # Nothing is dropped, and statistics of BatchNorms stay as they are.
-        with self._fast(), evaluating_with_gradients(self.model):
+        with self._fast():  # as in a step that asks first
             self._ask_teacher()
+        with evaluating_with_gradients(self.model):
             for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
                 self.model.zero_grad(set_to_none=True)
                 for part, share in self._parts(batch, self._forms["training"].weighted):
