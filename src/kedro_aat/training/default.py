@@ -330,11 +330,16 @@ class DefaultTraining:
 
     def _answered(self, forward: Forward, batch: Any) -> Iterator[tuple[Tensor, Any]]:
         """Outputs and targets of each part of a batch."""
+
+        def outputs_of(part: ModelInputs) -> Tensor:
+            # As the delivered file computes: without autocast.
+            outputs = self._outputs.main(call_model(forward, part)).float()
+            return lasting(outputs, self.settings.compile_mode)
+
         for (inputs, labels), _ in self._parts(batch, self._forms["validation"]):
             moved = self._place.inputs(inputs)
-            # As the delivered file computes: without autocast.
-            outputs = self._pieces(lambda part: self._outputs.main(call_model(forward, part)).float(), moved)
-            outputs = lasting(outputs, self.settings.compile_mode)
+            # Several ranks call the model equally often, since they may exchange tensors in it.
+            outputs = self._pieces(outputs_of, moved) if self._ranks.shard is None else outputs_of(moved)
             if self.observe is not None:
                 self.observe(outputs, main_target(map_tensors(Tensor.cpu, labels)))
             yield outputs, main_target(self._place.targets(labels))
