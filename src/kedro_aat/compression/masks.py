@@ -129,7 +129,7 @@ class WeightMasks:
             finally:  # torch's hooks that are always called are not called for Ctrl-C
                 self._are_applied = was_applied
 
-        compiled.forward = masked  # type: ignore[method-assign]
+        compiled.forward = masked
 
     def divide(self, model: nn.Module) -> None:
         """Divides masks and shadows as the weights have been divided among ranks, by torch's `fully_shard`.

@@ -17,6 +17,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 
 def state_on(device: str) -> dict[str, Any]:
     weight = torch.arange(24.0, device=device).view(1, 2, 3, 4).contiguous(memory_format=torch.channels_last)
+    counter: Counter[str] = Counter()
+    counter["total"] = torch.ones(2, device=device)  # type: ignore[assignment]  # checkpoints may hold such
     return {
         "weight": weight,
         "tied": weight,
@@ -27,7 +29,7 @@ def state_on(device: str) -> dict[str, Any]:
         "conjugate": waves.conj(),
         "imaginary": waves.conj().imag,
         "empty": torch.empty(0, device=device),
-        "counter": Counter(total=torch.ones(2, device=device)),
+        "counter": counter,
         "more": OrderedDict(step=torch.tensor(3.0), betas=(0.9, 0.999), name="adam"),
     }
 

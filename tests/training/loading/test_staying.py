@@ -35,7 +35,7 @@ class Augmented(Dataset[Any]):
 
     def __init__(self, own: np.random.Generator | None = None) -> None:
         self.epoch = 0
-        self.more = {"generators": [own]}
+        self.more: Any = {"generators": [own]}
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -174,7 +174,8 @@ def test_a_generator_is_not_looked_for_in_what_a_dataset_loads() -> None:
 
 
 def train_on_the_dataset(controller: Any, model: nn.Module, data: Any, **others: Any) -> float:
-    return float(sum(data.dataset[index][1] for index in range(len(data.dataset)))) + data.dataset.epoch
+    labels = [data.dataset[index][1] for index in range(len(data.dataset))]
+    return float(sum(labels)) + float(data.dataset.epoch)
 
 
 def test_functions_of_the_user_see_the_dataset_behind_workers_that_stay() -> None:
@@ -270,7 +271,12 @@ def test_all_batches_are_copied_in_one_stream(monkeypatch: pytest.MonkeyPatch) -
     """Memory of a stream is not used again in another one."""
     used: list[Any] = []
     original = torch.cpu.stream
-    monkeypatch.setattr(torch.cpu, "stream", lambda stream: used.append(stream) or original(stream))
+
+    def noted(stream: Any) -> Any:
+        used.append(stream)
+        return original(stream)
+
+    monkeypatch.setattr(torch.cpu, "stream", noted)
     for _ in range(2):
         assert len(list(CopiedAhead([(torch.ones(2),)] * 3, CPU))) == 3
     assert len(used) == 6
