@@ -23,8 +23,8 @@ from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import ConfigurationError, ExportError, ModelError
 from kedro_aat.testing.training import sgd, train
 from tests.nets import SmallNet
+from tests.nncf.conformance.recorded import Res, ramps, with_zeros
 from tests.nncf.scripts import DISTILLATION, PRUNING, QUANTIZATION, SPARSITY, outputs
-from tests.nncf.test_scopes import Res
 from tests.nncf.test_scopes import created as described
 
 RECORDED = json.loads((Path(__file__).parent / "nncf_statistics.json").read_text())
@@ -41,12 +41,9 @@ def attribute(statistics: Any, path: str) -> Any:
 @pytest.mark.parametrize("quickly", [False, True])
 def test_statistics_have_the_attributes_that_scripts_read(situation: dict[str, Any], quickly: bool) -> None:
     torch.manual_seed(0)
-    model = Res()
-    with torch.no_grad():  # weights that differ in size, so that no rounding decides
-        for index, parameter in enumerate(model.parameters()):
-            if parameter.dim() > 1:
-                numbers = torch.linspace(0.01, 1.0, parameter.numel()) * (index + 1)
-                parameter.copy_(numbers.view_as(parameter))
+    model = ramps(Res())
+    if "const_sparsity" in situation["names"]:
+        with_zeros(model)
     statistics = described({"compression": situation["compression"]}, model).statistics(quickly_collected_only=quickly)
     assert [name for name, _ in statistics] == situation["names"]
     for path, value in situation["values"].items():

@@ -244,6 +244,19 @@ class WeightMasks:
         found = [weight.module._buffers[weight.parameter_name + self._suffix] for weight in self.weights]
         return [mask for mask in found if mask is not None]  # for mypy; none is None
 
+    def unmasked(self) -> list[Tensor]:
+        """Returns each weight as it would be without masks; empty where that is not known."""
+        found = []
+        for weight in self.weights:
+            shadow = _shadow_of(weight)
+            if self.is_active and not shadow.numel():
+                found.append(weight.parameter.new_empty(0))
+            elif self.is_active:
+                found.append(torch.where(_joint_mask(weight), local(weight.parameter), local(shadow)))
+            else:
+                found.append(weight.parameter)
+        return found
+
     def forget(self) -> None:
         """Lets weights begin at zero from now on when they are no longer masked; see `forgets`."""
         self.forgets = True
