@@ -1,9 +1,9 @@
 """Records what NNCF 2.19 does in the situations that the tests compare with.
 
-It needs torch and NNCF alone, in an environment of their own, and runs from the root of the repository:
+In an environment with NNCF, it runs from the root of the repository:
 
     python -m venv build/nncf
-    build/nncf/bin/pip install torch nncf==2.19.0
+    build/nncf/bin/pip install torch torchvision tensorboard nncf==2.19.0
     build/nncf/bin/python -m tests.nncf.record            # how many recorded values NNCF returns again
     build/nncf/bin/python -m tests.nncf.record --write    # records them anew
 
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["NNCF_TORCH_LEGACY_TRACING"] = "1"  # `create_compressed_model` needs it
+os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")  # its kernels are compiled once, which takes minutes
 
 import torch
 from torch import nn
@@ -244,7 +245,7 @@ def main() -> None:
             print(f"  differs: {json.dumps(before)[:200]}")
         if options.write:
             separators = None if name in {"nncf_statistics.json", "nncf_scopes.json", "nncf_files.json"} else (",", ":")
-            lines = ",\n".join(json.dumps(each, separators=separators) for each in now)
+            lines = ",\n".join(f"{'  ' * bool(key)}{json.dumps(each, separators=separators)}" for each in now)
             text = f'{{\n "nncf": "{nncf.__version__}",\n "{key}": [\n{lines}\n ]\n}}\n' if key else f"[\n{lines}\n]\n"
             path.write_text(text, encoding="utf-8")
 

@@ -14,21 +14,21 @@ def trace(scenario: dict[str, Any]) -> dict[str, Any]:
     """What one of NNCF's loops did with a scripted model: each validation, the result and the statistics."""
     from nncf import NNCFConfig
     from nncf.api.compression import CompressionAlgorithmController, CompressionStage
-    from nncf.common.accuracy_aware_training.training_loop import ADAPTIVE_COMPRESSION_CONTROLLERS
+    from nncf.common.accuracy_aware_training.training_loop import (
+        ADAPTIVE_COMPRESSION_CONTROLLERS,
+        AdaptiveCompressionTrainingLoop,
+        EarlyExitCompressionTrainingLoop,
+    )
     from nncf.common.statistics import NNCFStatistics
-    from nncf.torch import AdaptiveCompressionTrainingLoop, EarlyExitCompressionTrainingLoop
 
-    class Controller(scripted.ScriptedController, CompressionAlgorithmController):
-        name = "scripted"
-
+    class Controller(scripted.ScriptedController):
         def compression_stage(self) -> Any:
             return CompressionStage.PARTIALLY_COMPRESSED if self.is_partial else CompressionStage.FULLY_COMPRESSED
 
         def statistics(self, quickly_collected_only: bool = False) -> Any:
             return NNCFStatistics()
 
-    # These are abstract there, and a loop calls none of them.
-    Controller.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]  # of every abstract class
+    CompressionAlgorithmController.register(Controller)
     ADAPTIVE_COMPRESSION_CONTROLLERS.registry_dict["pt_scripted"] = Controller
     model = scripted.ScriptedModel(scenario["initial_rate"])
     controller = Controller(
@@ -69,16 +69,12 @@ def trace(scenario: dict[str, Any]) -> dict[str, Any]:
         )
         return float(rows[-1]["metric"])
 
-    def train_epoch(controller: Any, model: scripted.ScriptedModel, **more: Any) -> float:
-        controller.scheduler.epoch_step()
-        return scripted.train_epoch(controller, model)
-
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             loop.run(
                 model,
-                train_epoch,
+                scripted.train_epoch,
                 validate,
                 lambda: (torch.optim.SGD(model.parameters(), lr=1.0), None),
                 early_stopping_fn=scripted.early_stopping(scenario.get("early_stopping")),
