@@ -49,6 +49,9 @@ COMMANDS = {
     "kedro aat certify": "tests/pipelines/aat/test_certificate.py",
     "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
     "python -m benchmarks.rivals --environments build/rivals": "by hand; its environments are none of this project's",
+    "python -m venv build/nncf": "by hand, where NNCF can be installed",
+    "build/nncf/bin/pip install torch torchvision tensorboard nncf==2.19.0": "by hand",
+    "build/nncf/bin/python -m tests.nncf.record": "by hand; what it compares with is tested",
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
 }
 # The README's call in seconds: the same, with fewer epochs and measurements.
