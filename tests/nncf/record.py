@@ -126,7 +126,7 @@ def is_solved(scheduler: Any) -> bool:
         return True
     at_last = scheduler.a * math.exp(-scheduler.k * (scheduler.num_pruning_epochs - 1) / 8) + scheduler.b
     is_right_at_last = abs(at_last - 0.75 * scheduler.target_level) < 1e-6
-    return is_right_at_last and abs(scheduler.a + scheduler.b - scheduler.initial_level) < 1e-6
+    return bool(is_right_at_last and abs(scheduler.a + scheduler.b - scheduler.initial_level) < 1e-6)
 
 
 def sparsity(given: Situation) -> Situation:
