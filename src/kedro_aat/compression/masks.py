@@ -246,16 +246,12 @@ class WeightMasks:
 
     def unmasked(self) -> list[Tensor]:
         """Returns each weight as it would be without masks; empty where that is not known."""
-        found = []
-        for weight in self.weights:
-            shadow = _shadow_of(weight)
-            if self.is_active and not shadow.numel():
-                found.append(weight.parameter.new_empty(0))
-            elif self.is_active:
-                found.append(torch.where(_joint_mask(weight), local(weight.parameter), local(shadow)))
-            else:
-                found.append(weight.parameter)
-        return found
+        if not self.is_active:
+            return [weight.parameter for weight in self.weights]
+        return [
+            torch.where(_joint_mask(weight), local(weight.parameter), local(shadow)) if shadow.numel() else shadow
+            for weight, shadow in zip(self.weights, map(_shadow_of, self.weights), strict=True)
+        ]
 
     def forget(self) -> None:
         """Lets weights begin at zero from now on when they are no longer masked; see `forgets`."""
