@@ -182,7 +182,8 @@ class WeightMasks:
         if self._are_divided or self._are_applied:
             return
         if _is_recorded():  # a graph cannot compare versions, so it holds the module's own masks
-            self._apply_within(module)
+            if not torch.compiler.is_exporting() or self.is_active:
+                self._apply_within(module)
             return
         if not self.is_active:
             return
@@ -207,8 +208,9 @@ class WeightMasks:
     def apply(self) -> None:
         """Sets the masked weights to zero, in place."""
         is_recorded = _is_recorded()
-        # At rate 0 all masks are ones. A graph must not depend on the rate, so it is not even asked for then.
-        if not is_recorded and not self.is_active:
+        # At rate 0 all masks are ones. A graph must not depend on the rate, so it is not even asked for then, unless the
+        # graph is exported: that is the model as it is now, and torch cannot export a change of its weights.
+        if (not is_recorded or torch.compiler.is_exporting()) and not self.is_active:
             return
         # `.data` does not touch autograd's version counter: if a model is called twice before one backward pass, the
         # masked weights are already zero, so what autograd saved in the first call is still correct.
