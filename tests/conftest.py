@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.exports import collect_translations_once
+from tests.exports import collect_once
 from tests.forks import ForkServer, collect_garbage_rarely
 from tests.projects import Project
 from tests.servers import ObjectStore, object_store
@@ -38,7 +38,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     if "torch" in sys.modules:
-        collect_translations_once()
+        collect_once()
     collect_garbage_rarely()
 
 

@@ -23,7 +23,7 @@ from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from tests.exports import collect_translations_once, warm_up
+from tests.exports import collect_once, warm_up
 
 ROOT = Path(__file__).parents[1]
 ADDRESS = "KEDRO_AAT_FORK_SERVER"  # environment variable with the path of the server's socket
@@ -152,7 +152,7 @@ def collect_garbage_rarely() -> None:
 def _preload() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
-    collect_translations_once()
+    collect_once()
     warm_up()
     assert "kedro_aat" not in sys.modules
     gc.collect()

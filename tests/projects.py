@@ -23,9 +23,12 @@ SMALL = {
     "aat.second_stage.search.maximal_total_epochs": 2,
     "aat.second_stage.skip_without_gain": "false",  # int8 gains no MACs
     "aat.export.latency_seconds": 0.1,
+    "aat.export.dynamic_axes": "{}",  # the search for others takes two thirds of an export
     "aat.export.objective": "macs",  # what is delivered must not depend on how busy the machine is
     "aat.compression.round_to": 1,  # in so few epochs, eights would make each model of the frontier the same
 }
+# For a run with other settings, whose rehearsal would be another, but is not what is tested.
+UNREHEARSED = {"aat.rehearsal": "false"}
 # CI keeps OpenVINO from sending telemetry when it is imported.
 ENVIRONMENT = {"DO_NOT_TRACK": "1", "CI": "true", "OMP_NUM_THREADS": "1"}
 _COMMAND_NUMBERS = itertools.count()

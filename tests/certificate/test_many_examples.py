@@ -18,7 +18,11 @@ Floats = NDArray[np.float64]
 
 
 @pytest.mark.parametrize(
-    ("num_examples", "drop"), [(100_000, 0.001), (200_000, 0.0), (200_000, -0.01), (300_000, 1e-5), (300_000, 0.1)]
+    ("num_examples", "drop"),
+    [
+        *((100_000, 0.001), (200_000, 0.0), (300_000, 0.1)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((200_000, -0.01), (300_000, 1e-5))),
+    ],
 )
 def test_steps_never_lower_a_p_value(num_examples: int, drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = (-1.3, -1.645, -6.0)
@@ -55,7 +59,8 @@ def test_steps_keep_the_level(num_examples: int, drop: float) -> None:
     ("num_examples", "lost", "won"),
     [
         *(pytest.param(10**6, *case, marks=pytest.mark.slow) for case in ((0, 0), (100_000, 95_000), (20_000, 60_000))),
-        *[(10**6, 300, 200), (198_000, 300, 250), (200_000, 66_000, 66_500)],  # the last two: where steps begin
+        pytest.param(10**6, 300, 200, marks=pytest.mark.slow),
+        *[(198_000, 300, 250), (200_000, 66_000, 66_500)],  # where steps begin
     ],
 )
 def test_certified_exactly_if_the_bound_is_within_the_budget(num_examples: int, lost: int, won: int) -> None:
@@ -135,7 +140,7 @@ def certified_scores(num_examples: int, budget: float) -> Certificate:
     return certify(baseline, candidate, tolerated_drop=budget, score_range=(0, 1))
 
 
-@pytest.mark.parametrize("num_examples", [300, 20_000, 20_001, 1_000_000])
+@pytest.mark.parametrize("num_examples", [300, 20_000, 20_001, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_other_scores_are_certified_exactly_if_the_bound_is_within_the_budget(num_examples: int) -> None:
     first = certified_scores(num_examples, 0.05)
     assert first.upper_bound is not None

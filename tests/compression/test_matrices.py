@@ -39,8 +39,18 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor, list[str], list[str]]] 
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("importance", ["lamp", "abs", "normed_abs"])
+# Each model and each importance is in the default tests.
+PAIRS = [("GPT-2", "lamp"), ("raw matrices", "abs"), ("embeddings", "normed_abs")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "importance"),
+    [
+        pytest.param(kind, importance, marks=() if (kind, importance) in PAIRS else pytest.mark.slow)
+        for kind in MODELS
+        for importance in ("lamp", "abs", "normed_abs")
+    ],
+)
 def test_matrices_are_sparse_in_training_stripped_and_in_the_file(kind: str, importance: str) -> None:
     make, inputs, names, left_out = MODELS[kind]
     torch.manual_seed(0)

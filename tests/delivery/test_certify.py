@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kedro_aat.budget import Budget
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery.certify import Verdict, certify_once
-from kedro_aat.errors import DataError
+from kedro_aat.errors import DataError, ExportError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.training.data import data_fingerprint
 from kedro_aat.training.settings import TrainingSettings
@@ -29,6 +29,7 @@ def certify(
     budget: Budget = BUDGET,
     alpha: float = 0.05,
     training: TrainingSettings | None = None,
+    baseline: nn.Module | None = None,
 ) -> Verdict:
     """Certifies a model that is wrong on a share `drop` of the examples; the baseline is always right.
 
@@ -39,10 +40,11 @@ def certify(
         budget: Accuracy budget.
         alpha: Level of significance.
         training: Settings that define the metric; None for accuracy.
+        baseline: The baseline; None for one that is always right.
     """
     return certify_once(
         export_with_drop(drop),
-        Threshold(0.5),
+        baseline or Threshold(0.5),
         split(num_examples),
         budget,
         training or settings(),
@@ -121,6 +123,23 @@ def test_drop_beyond_the_budget_is_not_certified(ledger: CertificateLedger) -> N
 def test_same_test_returns_the_recorded_verdict(ledger: CertificateLedger) -> None:
     first = certify(ledger, 0.005)
     assert certify(ledger, 0.005) == first
+
+
+class CannotBeExported(Threshold):
+    def forward(self, inputs: Tensor) -> Tensor:
+        raise AssertionError("the model was run")
+
+
+def test_a_split_that_was_read_needs_no_other_file_of_the_baseline(ledger: CertificateLedger) -> None:
+    first = certify(ledger, 0.005)
+    assert certify(ledger, 0.005, baseline=CannotBeExported(0.5)) == first
+    assert certify(ledger, 0.006, baseline=CannotBeExported(0.5)).words.startswith("Not certified: the test split was")
+
+
+def test_a_baseline_that_cannot_be_exported_leaves_the_split_unread(ledger: CertificateLedger) -> None:
+    with pytest.raises(ExportError, match="the model was run"):
+        certify(ledger, 0.005, baseline=CannotBeExported(0.5))
+    assert not ledger.path.exists()
 
 
 def test_interrupted_test_can_be_repeated(ledger: CertificateLedger) -> None:

@@ -45,9 +45,11 @@ def loss(algorithm: str, objective: str, folder: Path | None = None, rate: float
 @pytest.mark.parametrize(
     ("algorithm", "objective"),
     [
-        *(("quantization", objective) for objective in ("bytes", "gzip_bytes", "rate")),
+        *(("quantization", objective) for objective in ("bytes", "rate")),
         *(("magnitude_sparsity", objective) for objective in ("gzip_bytes", "rate")),
-        *(("filter_pruning", objective) for objective in ("bytes", "parameters", "macs")),
+        *(("filter_pruning", objective) for objective in ("parameters", "macs")),
+        pytest.param("quantization", "gzip_bytes", marks=pytest.mark.slow),
+        pytest.param("filter_pruning", "bytes", marks=pytest.mark.slow),
     ],
 )
 def test_a_gain_is_no_loss(algorithm: str, objective: str) -> None:
@@ -73,7 +75,14 @@ def test_a_lower_rate_than_that_of_the_stage_before_is_no_gain() -> None:
     assert found == "would leave 1.34x as much uncompressed (0.0020 instead of 0.0015)"
 
 
-@pytest.mark.parametrize(("times", "is_gain"), [((2.0, 3.0), False), ((2.0, 1.95), False), ((2.0, 1.8), True)])
+@pytest.mark.parametrize(
+    ("times", "is_gain"),
+    [
+        ((2.0, 1.95), False),
+        ((2.0, 1.8), True),
+        pytest.param((2.0, 3.0), False, marks=pytest.mark.slow),
+    ],
+)
 def test_only_a_clear_gain_in_latency_counts_and_a_resumed_run_decides_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: tuple[float, float], is_gain: bool
 ) -> None:

@@ -29,7 +29,11 @@ def names(values: Any) -> list[str]:
     return [value.name for value in values]
 
 
-@pytest.fixture(params=CASES)
+# Others of the same structure are in the default tests.
+SLOW = {"positions", "ids", "heads"}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES])
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Any, list[str], list[str]]:
     torch.manual_seed(0)
     kind, inputs, given, returned = CASES[request.param]

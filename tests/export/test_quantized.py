@@ -41,26 +41,27 @@ def stripped(model: nn.Module, inputs: Tensor, rate: float = 0.999, **settings: 
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "integer_layers"),
+    ("model", "shape", "integer_layers", "search"),
     [
-        (ResidualCNN((8, 16)), (1, 8, 8), {"QLinearConv": 6, "QGemm": 1, "QLinearAdd": 1}),
-        pytest.param(Perceptron([20, 64, 32, 4]), (20,), {"QGemm": 3}, marks=pytest.mark.slow),
-        pytest.param(Separable(), (3, 16, 16), {"QLinearConv": 3, "QGemm": 1}, marks=pytest.mark.slow),
+        (ResidualCNN((8, 16)), (1, 8, 8), {"QLinearConv": 6, "QGemm": 1, "QLinearAdd": 1}, True),
+        pytest.param(Perceptron([20, 64, 32, 4]), (20,), {"QGemm": 3}, True, marks=pytest.mark.slow),
+        pytest.param(Separable(), (3, 16, 16), {"QLinearConv": 3, "QGemm": 1}, True, marks=pytest.mark.slow),
         pytest.param(
-            *(Branching(), (3, 16, 16), {"QLinearConv": 4, "QLinearAdd": 1, "QLinearConcat": 1}),
+            *(Branching(), (3, 16, 16), {"QLinearConv": 4, "QLinearAdd": 1, "QLinearConcat": 1}, True),
             marks=pytest.mark.slow,
         ),
-        (Sequence(), (6, 32), {"MatMulIntegerToFloat": 2, "QGemm": 1}),
+        (Sequence(), (6, 32), {"MatMulIntegerToFloat": 2, "QGemm": 1}, False),
+        pytest.param(Sequence(), (6, 32), {"MatMulIntegerToFloat": 2, "QGemm": 1}, True, marks=pytest.mark.slow),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
 def test_onnxruntime_computes_layers_in_integers(
-    model: nn.Module, shape: tuple[int, ...], integer_layers: dict[str, int], tmp_path: Path
+    model: nn.Module, shape: tuple[int, ...], integer_layers: dict[str, int], search: bool, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(32, *shape)
     small = stripped(model, inputs)
-    file = to_onnx(small, inputs)
+    file = to_onnx(small, inputs, search=search)
     operators = optimized_operators(file, tmp_path)
     assert {name: operators[name] for name in integer_layers} == integer_layers, operators
     # The model output and the convolutions that compute it stay in full precision; attention is not a layer.
@@ -80,7 +81,7 @@ def test_file_is_a_quarter_of_the_size() -> None:
 
 def test_weights_of_the_file_are_int8_under_their_names() -> None:
     inputs = torch.rand(4, 1, 8, 8)
-    file = to_onnx(stripped(ResidualCNN((4, 8)), inputs), inputs)
+    file = to_onnx(stripped(ResidualCNN((4, 8)), inputs), inputs, search=False)
     types = {tensor.name: tensor.data_type for tensor in file.graph.initializer}
     assert types["stem.0.weight"] == types["classifier.weight"] == onnx.TensorProto.INT8
     assert types["stem.0.bias"] == types["classifier.bias"] == onnx.TensorProto.INT32
@@ -91,14 +92,14 @@ def test_layers_left_in_full_precision_agree_too(rate: float) -> None:
     torch.manual_seed(1)
     inputs = torch.rand(32, 1, 8, 8)
     small = stripped(ResidualCNN((8, 16)), inputs, rate)
-    verify_onnx(to_onnx(small, inputs), small, inputs, tolerance=ROUNDING)
+    verify_onnx(to_onnx(small, inputs, search=False), small, inputs, tolerance=ROUNDING)
 
 
 def test_inputs_can_be_left_in_full_precision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(32, 3, 16, 16)
     small = stripped(Separable(), inputs, quantize_inputs=False)
-    file = to_onnx(small, inputs)
+    file = to_onnx(small, inputs, search=False)
     verify_onnx(file, small, inputs, tolerance=ROUNDING)
     assert optimized_operators(file, tmp_path)["QLinearConv"] == 2  # the stem reads the input
 

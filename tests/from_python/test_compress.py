@@ -37,7 +37,7 @@ def note(record: EpochRecord) -> None:
 # What a search of seconds needs, and a choice of the file that does not depend on how busy the machine is.
 SMALL: dict[str, Any] = {
     "compression": {"algorithm": "filter_pruning"},
-    "export": {"latency_seconds": 0.01, "batch_sizes": [1], "objective": "bytes"},
+    "export": {"latency_seconds": 0.01, "batch_sizes": [1], "objective": "bytes", "dynamic_axes": {}},
     "training": {"device": "cpu", "num_threads": 1, "on_epoch": note},
     "rehearsal": False,
 }

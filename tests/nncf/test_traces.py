@@ -126,6 +126,17 @@ class Replay:
         return metric
 
 
+_REPLAYS: dict[str, Replay] = {}
+
+
+@pytest.fixture
+def replay(name: str, tmp_path: Path) -> Replay:
+    """The replay of a trace, once for all tests; they only read it."""
+    if name not in _REPLAYS:
+        _REPLAYS[name] = Replay(TRACES[name]["scenario"], tmp_path)
+    return _REPLAYS[name]
+
+
 ALL = pytest.mark.parametrize("name", sorted(TRACES))
 ADAPTIVE = pytest.mark.parametrize(
     "name", [name for name in sorted(TRACES) if TRACES[name]["scenario"]["mode"] != "early_exit"]
@@ -137,9 +148,8 @@ def test_there_are_34_traces() -> None:
 
 
 @ALL
-def test_loop_follows_the_trace(name: str, tmp_path: Path) -> None:
+def test_loop_follows_the_trace(name: str, replay: Replay) -> None:
     scenario, trace = TRACES[name]["scenario"], TRACES[name]["trace"]
-    replay = Replay(scenario, tmp_path)
     ours, theirs = replay.rows[:-1], trace["per_validation"]  # our loop validates once more after the final load
     if scenario["mode"] == "adaptive_compression_level":
         theirs = theirs[:-1]
@@ -167,9 +177,8 @@ def test_loop_follows_the_trace(name: str, tmp_path: Path) -> None:
 
 
 @ADAPTIVE
-def test_targets_and_steps_follow_the_trace(name: str, tmp_path: Path) -> None:
+def test_targets_and_steps_follow_the_trace(name: str, replay: Replay) -> None:
     scenario, trace = TRACES[name]["scenario"], TRACES[name]["trace"]
-    replay = Replay(scenario, tmp_path)
     keys = set(UniformDecrease.model_fields) & set(scenario["params"])
     policy = UniformDecrease(**{key: scenario["params"][key] for key in keys})
     maximal = min(scenario.get("maximal_compression_rate", 0.95), scenario.get("controller_maximal_rate", 1.0))
@@ -196,9 +205,8 @@ def test_targets_and_steps_follow_the_trace(name: str, tmp_path: Path) -> None:
 
 
 @ALL
-def test_returned_model_and_statistics(name: str, tmp_path: Path) -> None:
-    scenario, trace = TRACES[name]["scenario"], TRACES[name]["trace"]
-    replay = Replay(scenario, tmp_path)
+def test_returned_model_and_statistics(name: str, replay: Replay) -> None:
+    trace = TRACES[name]["trace"]
     statistics = replay.loop.statistics
     # Defect 6: the reported rate is the rate of the model after the final load.
     assert statistics.compression_rate == replay.controller.compression_rate

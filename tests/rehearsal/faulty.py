@@ -254,6 +254,7 @@ def settings_of(case: Case) -> dict[str, Any]:
     usual: dict[str, Any] = {
         "budget": {"max_drop": 0.05},
         "second_stage": {"compression": {"algorithm": "quantization"}},
+        "export": {"dynamic_axes": {}},  # the search for others takes half of a rehearsal
         **_FILTERS,
     }
     return {**usual, **case.settings, "training": {**training, **case.settings.get("training", {})}}

@@ -46,6 +46,18 @@ class CertificateLedger:
     def __init__(self, path: str | Path) -> None:
         self.path = local_path(path)
 
+    def find(self, split: str) -> Entry | None:
+        """Returns the entry of a split, or None if the split was not read under this hash.
+
+        Args:
+            split: Hash of the test split.
+
+        Raises:
+            DataError: If the file is damaged.
+            CheckpointError: If the disk cannot be used.
+        """
+        return self._read().get(split)
+
     def claim(self, split: str, subject: Mapping[str, str | float], also_known_as: Iterable[str] = ()) -> Entry:
         """Returns the entry of a split, and adds one for `subject` if there is none. Call it before scoring the split.
 
@@ -62,7 +74,7 @@ class CertificateLedger:
             DataError: If the file is damaged.
             CheckpointError: If the disk cannot be used.
         """
-        if (known := self._read().get(split)) is not None:  # also on a disk that can only be read
+        if (known := self.find(split)) is not None:  # also on a disk that can only be read
             return known
         with self._locked() as entries:
             if split not in entries:

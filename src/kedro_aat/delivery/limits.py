@@ -93,18 +93,25 @@ class LimitedFile:
 
     def limit(self, rate: float) -> RateLimit:
         """Has a controller keep the limits from a rate on; all but latency, which is too noisy to be repeated."""
-        known: dict[tuple[torch.Size, ...], bool] = {}
+        known: dict[_Shapes, bool] = {}
         limits = _with_latency(self.settings.limits, {})
 
         def holds(controller: ModelController) -> bool:
             model = self.model_of(controller)
-            key = tuple(tensor.shape for tensor in model.state_dict().values())
-            if key not in known:
+            if (key := _shapes(model)) not in known:
                 (costs,) = self.costs([model], [rate], limits)
                 known[key] = not excess_over(limits, costs)
             return known[key]
 
         return RateLimit(rate, holds)
+
+
+_Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
+
+
+def _shapes(model: nn.Module) -> _Shapes:
+    """What the costs of models of one network depend on, but for their latency."""
+    return tuple((tensor.shape, tensor.dtype) for tensor in model.state_dict().values())
 
 
 def highest_rate(controller: ModelController, maximal_rate: float = 1 - 1e-6) -> float:
@@ -142,8 +149,17 @@ def lowest_rate(
         copied.compression_rate = rate
         return file.model_of(copied)
 
+    known: dict[_Shapes, Costs] = {}
+
     def costs_at(rates: Sequence[float], limits: Limits) -> list[Costs]:
-        return file.costs([model_at(rate) for rate in rates], rates, limits)
+        models = [model_at(rate) for rate in rates]
+        if limits.latency_ms:  # several models take turns
+            return file.costs(models, rates, limits)
+        for shapes, model, rate in zip(map(_shapes, models), models, rates, strict=True):
+            if shapes not in known:  # neighboring rates often cut the same filters
+                (known[shapes],) = file.costs([model], [rate], limits)
+        found = [known[_shapes(model)] for model in models]
+        return [costs.model_copy(update={"rate": rate}) for costs, rate in zip(found, rates, strict=True)]
 
     def compute() -> Costs:
         highest = highest_rate(controller, maximal_rate)

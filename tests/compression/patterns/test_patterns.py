@@ -110,7 +110,7 @@ def test_the_file_computes_what_the_cut_model_does(name: str) -> None:
     controller.disable_scheduler()
     controller.compression_rate = 0.5
     cut = controller.strip().eval()
-    assert verify_onnx(to_onnx(cut, batch), cut, batch, tolerance=TOLERANCE).difference <= TOLERANCE
+    assert verify_onnx(to_onnx(cut, batch, search=False), cut, batch, tolerance=TOLERANCE).difference <= TOLERANCE
 
 
 def assert_smaller(whole: nn.Module, cut: nn.Module, layers: tuple[str, ...], names: tuple[str, ...]) -> None:

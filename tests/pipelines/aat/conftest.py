@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.conftest import Once
-from tests.projects import Project
+from tests.projects import UNREHEARSED, Project
 
 
 class Run(NamedTuple):
@@ -44,13 +44,19 @@ def repeated(run_once: Callable[..., Run]) -> Run:
 
 @pytest.fixture(scope="session")
 def restarted(run_once: Callable[..., Run]) -> Run:
-    """From a node in the middle, in the old spelling, and with OpenVINO's files if it is installed."""
+    """From a node in the middle, in the old spelling, and with OpenVINO's files of one stage if it is installed."""
     openvino = "false" if importlib.util.find_spec("openvino") is None else "true"
     arguments = ("--pipeline", "aat", "--from-nodes", "evaluate_baseline")
-    return run_once("restarted", *arguments, **{"aat.export.openvino": openvino})
+    parameters = UNREHEARSED | {"aat.export.openvino": openvino, "aat.second_stage": "null"}
+    return run_once("restarted", *arguments, **parameters)
 
 
-INFEASIBLE = {"aat.budget.max_drop": 0, "aat.minimal_rate": 0.99, "aat.maximal_rate": 0.99, "aat.second_stage": "null"}
+INFEASIBLE = UNREHEARSED | {
+    "aat.budget.max_drop": 0,
+    "aat.minimal_rate": 0.99,
+    "aat.maximal_rate": 0.99,
+    "aat.second_stage": "null",
+}
 
 
 @pytest.fixture(scope="session")

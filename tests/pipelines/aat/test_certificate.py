@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.pipelines.aat.conftest import INFEASIBLE, Run
-from tests.projects import Project, small_parameters
+from tests.projects import UNREHEARSED, Project, small_parameters
 
 # A data set that refuses to be read before all has been chosen, and counts how often it is.
 LOCKED = """
@@ -96,7 +96,7 @@ def test_same_model_keeps_its_certificate(finished: Project, repeated: Run) -> N
 
 def test_another_model_gets_no_certificate(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path)
-    another = {"aat.seed": 7, "aat.search.maximal_total_epochs": 2, "aat.second_stage": "null"}
+    another = UNREHEARSED | {"aat.seed": 7, "aat.search.maximal_total_epochs": 2, "aat.second_stage": "null"}
     output = project.run("--from-nodes", "evaluate_baseline", **another)
     summary = project.summary
     assert summary["outcome"] == "within_budget"

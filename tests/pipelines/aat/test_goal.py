@@ -15,11 +15,11 @@ from kedro_aat.config import AatSettings
 from kedro_aat.delivery.results import SkippedSearch
 from kedro_aat.pipelines.aat.search import finetune_later_stage
 from tests.pipelines.aat.conftest import Run
-from tests.projects import Project
+from tests.projects import UNREHEARSED, Project
 from tests.reporting.runs import summary_of
 
 FROM = ("--from-nodes", "evaluate_baseline")
-GOAL = {"aat.goal": "accuracy", "aat.budget.max_drop": 0.5}
+GOAL = UNREHEARSED | {"aat.goal": "accuracy", "aat.budget.max_drop": 0.5}
 
 
 def limited(key: str, share: float, project: Project) -> dict[str, Any]:
@@ -27,22 +27,30 @@ def limited(key: str, share: float, project: Project) -> dict[str, Any]:
     return GOAL | {f"aat.export.limits.{key}": limit}
 
 
-@pytest.fixture(scope="module")
-def bytes_run(finished: Project, run_once: Callable[..., Run]) -> Run:
-    return run_once("limited_bytes", *FROM, **limited("onnx_bytes", 0.5, finished), **{"aat.second_stage": "null"})
+ONE_STAGE = {"aat.second_stage": "null"}
 
 
-@pytest.fixture(scope="module")
-def macs_run(finished: Project, run_once: Callable[..., Run]) -> Run:
-    """With the rate of another kind, and a second stage."""
-    return run_once("limited_macs", *FROM, **limited("macs", 0.3, finished))
+RunOnce = Callable[..., Run]
 
 
-@pytest.mark.parametrize(("key", "share"), [("onnx_bytes", 0.5), pytest.param("macs", 0.3, marks=pytest.mark.slow)])
+def limited_run(key: str, share: float, second: dict[str, Any], finished: Project, run_once: RunOnce) -> Run:
+    return run_once(f"limited_{key}_{len(second)}", *FROM, **limited(key, share, finished), **second)
+
+
+# For a limit of bytes, the file is exported at each rate that is tried; `tests/delivery/test_limits.py` has a twin.
+@pytest.mark.parametrize(
+    ("key", "share", "second"),
+    [
+        ("macs", 0.3, ONE_STAGE),
+        pytest.param("onnx_bytes", 0.5, ONE_STAGE, marks=pytest.mark.slow),
+        pytest.param("macs", 0.3, {}, marks=pytest.mark.slow),
+    ],
+    ids=["macs", "onnx_bytes", "macs, two stages"],
+)
 def test_delivered_file_keeps_the_limit_and_is_the_most_accurate_that_was_measured(
-    key: str, share: float, request: pytest.FixtureRequest
+    key: str, share: float, second: dict[str, Any], finished: Project, run_once: RunOnce
 ) -> None:
-    run: Run = request.getfixturevalue({"onnx_bytes": "bytes_run", "macs": "macs_run"}[key])
+    run = limited_run(key, share, second, finished, run_once)
     project = run.project
     summary = project.summary
     assert summary["goal"] == "accuracy"
@@ -59,10 +67,10 @@ def test_delivered_file_keeps_the_limit_and_is_the_most_accurate_that_was_measur
     assert "The limits hold from a rate of " in run.output
 
 
-def test_the_same_command_again_trains_nothing(bytes_run: Run, finished: Project, tmp_path: Path) -> None:
-    project = bytes_run.project.copy(tmp_path)
+def test_the_same_command_again_trains_nothing(finished: Project, run_once: RunOnce, tmp_path: Path) -> None:
+    project = limited_run("macs", 0.3, ONE_STAGE, finished, run_once).project.copy(tmp_path)
     before = project.summary
-    output = project.run(*FROM, **limited("onnx_bytes", 0.5, finished), **{"aat.second_stage": "null"})
+    output = project.run(*FROM, **limited("macs", 0.3, finished), **ONE_STAGE)
     assert "epoch 1 " not in output
     assert project.summary["run"] == before["run"]
     assert project.summary["stages"][0]["rate"] == before["stages"][0]["rate"]
@@ -73,7 +81,7 @@ def test_a_latency_is_not_measured_again_after_the_run_has_ended(finished: Proje
     """Another measurement would give another rate."""
     project = finished.copy(tmp_path)
     limit = 0.5 * project.summary["baseline"]["latency_ms"]["1"]
-    parameters = GOAL | {"aat.export.limits.latency_ms": f"{{1: {limit}}}", "aat.second_stage": "null"}
+    parameters = GOAL | ONE_STAGE | {"aat.export.limits.latency_ms": f"{{1: {limit}}}"}
     outputs, rates, runs = [], [], []
     for _ in range(2):
         outputs.append(project.run(*FROM, **parameters))
