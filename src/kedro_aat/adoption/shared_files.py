@@ -41,9 +41,9 @@ class _Place(NamedTuple):
         )
 
 
-def our_nodes(pipeline: Pipeline) -> list[Node]:
-    """The nodes of a pipeline whose functions are ours."""
-    return [node for node in pipeline.nodes if node.func.__module__.startswith("kedro_aat.")]
+def our_nodes(pipeline: Pipeline, package: str = "kedro_aat.") -> list[Node]:
+    """The nodes of a pipeline whose functions are ours, or those of one package of ours."""
+    return [node for node in pipeline.nodes if node.func.__module__.startswith(package)]
 
 
 def shared_file_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
