@@ -77,7 +77,7 @@ def _results(demo: Demo, *arguments: str, names: tuple[str, ...]) -> list[object
     results: list[object] = []
     for name in names:
         trajectory = pd.read_parquet(demo.folder / f"data/08_reporting/{name}/trajectory.parquet")
-        columns = [column for column in trajectory if "second" not in column]
+        columns = [column for column in trajectory.columns.astype(str) if "second" not in column]
         results.append(trajectory[columns].to_json())
         results.append((demo.folder / f"data/06_models/{name}/compressed_model.onnx").read_bytes())
     return results

@@ -287,7 +287,8 @@ def test_a_training_function_without_a_teacher_is_told_of(
         }
     )
     caplog.set_level(logging.INFO, "kedro_aat")
-    build_controller(small_net(), None, settings)
+    baseline: Any = None  # not read
+    build_controller(small_net(), baseline, settings)
     told = [record for record in caplog.records if "The baseline does not teach" in record.getMessage()]
     assert [record.levelno for record in told] == levels
     assert all("training.train_epoch (tests.nets.images)" in record.getMessage() for record in told)
