@@ -106,6 +106,7 @@ def test_two_models_in_threads_are_refused_before_anything_runs(demo: Demo) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_two_models_in_processes_get_what_they_get_one_after_the_other(demo: Demo) -> None:
     add_models(demo)
     names = tuple(NAMESPACES)
