@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow test-ray test-zoo nncf zoo torture mutants fuzz lint types docs benchmark audit lock
+.PHONY: help setup run clean-run viz test test-slow test-ray test-airflow test-zoo nncf zoo torture mutants fuzz lint types docs benchmark audit lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,14 @@ mutants: $(SETUP)  ## Change the source in one place at a time; tests must notic
 test-ray: $(SETUP)  ## Run the page about many searches on a local Ray, minutes
 	$(BIN)/python -m pip install --quiet "$$(sed -n 's/^ray = \["\(.*\)"\]/\1/p' pyproject.toml)"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow "tests/test_pages.py::test_python_of_the_pages_that_search[many-searches.md]" $(ARGS)
+
+# Airflow has an environment of its own, because its dependencies are not ours; torch and Kedro are the locked ones.
+AIRFLOW := build/airflow
+test-airflow: $(SETUP)  ## Run the DAG of kedro-airflow with Airflow's `dags test` on SQLite, minutes
+	$(PYTHON) -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/python -m pip install --quiet -r requirements-torch.lock . \
+		$$(sed -n 's/^airflow = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",') $$(grep -o '^kedro==[^ ]*' requirements.lock)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -m slow tests/adoption/test_airflow.py $(ARGS)
 
 fuzz: $(SETUP)  ## Thousands of odd configurations and files, minutes; `ARGS="--size 0.1"` for a tenth of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,14 @@ def test_a_namespace_has_its_own_files(place: Place) -> None:
     path = other.file(CATALOG)
     path.write_text(path.read_text().replace("small.model_sbom:", "small.other:"))
     assert "\nsmall.model_sbom:\n  type: json.JSONDataset\n" in upgraded(other)[CATALOG]
+
+
+def test_weights_stay_where_they_are_in_a_namespace(place: Place) -> None:
+    other = replace(place, namespace="small")
+    written(other, Choices(weights="data/06_models/net: 1.safetensors"))
+    entries = read(other.file(CATALOG))
+    assert entries["small.baseline_model"]["filepath"] == "data/06_models/net: 1.safetensors"
+    assert entries["small.train_data"]["filepath"] == "data/05_model_input/small/train.safetensors"
 
 
 def test_a_file_that_cannot_be_read_is_left(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kedro_aat.config import AatSettings
 from kedro_aat.errors import ModelError
+from kedro_aat.pipelines.aat.search import build_controller
 from kedro_aat.pipelines.digits.baseline import Uncompressed
 from kedro_aat.testing.training import assert_same_bits, small_net
 from kedro_aat.training.default import DefaultTraining
@@ -257,3 +260,35 @@ def test_teacher_shares_the_weights_of_the_baseline_and_leaves_it_as_it_is() -> 
     assert net.training
     assert all(weight.requires_grad for weight in net.parameters())
     assert_same_bits(net.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("training", "compression", "levels"),
+    [
+        ({"train_epoch": "tests.nets.images"}, {}, [logging.INFO]),
+        ({"train_epoch": "tests.nets.images", "distillation": {}}, {}, [logging.WARNING]),
+        ({"train_epoch": "tests.nets.images", "distillation": None}, {}, []),
+        ({}, {}, []),
+        ({"train_epoch": "tests.nets.images"}, {"algorithm": "knowledge_distillation", "type": "softmax"}, []),
+    ],
+)
+def test_a_training_function_without_a_teacher_is_told_of(
+    training: dict[str, Any], compression: dict[str, Any], levels: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Distillation is on unless it is switched off, and only our own training function computes its loss."""
+    algorithms = [{"algorithm": "magnitude_sparsity"}, *([compression] if compression else [])]
+    settings = AatSettings.model_validate(
+        {
+            "budget": {"max_drop": 0.1},
+            "search": {"kind": "frontier", "maximal_total_epochs": 2},
+            "compression": algorithms if compression else algorithms[0],
+            "second_stage": None,
+            "training": {"metric": "torchmetrics.MeanMetric", "loss": "torch.nn.CrossEntropyLoss", **training},
+        }
+    )
+    caplog.set_level(logging.INFO, "kedro_aat")
+    baseline: Any = None  # not read
+    build_controller(small_net(), baseline, settings)
+    told = [record for record in caplog.records if "The baseline does not teach" in record.getMessage()]
+    assert [record.levelno for record in told] == levels
+    assert all("training.train_epoch (tests.nets.images)" in record.getMessage() for record in told)

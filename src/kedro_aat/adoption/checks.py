@@ -12,6 +12,7 @@ from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import TypeExtractor
 
+from kedro_aat.adoption.outputs import is_written, unwritable
 from kedro_aat.adoption.shared_files import our_nodes, shared_file_mistakes
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings, parse
@@ -22,6 +23,12 @@ def free_inputs(pipeline: Pipeline) -> list[str]:
     return sorted(pipeline.inputs() & {name for node in our_nodes(pipeline) for name in node.inputs})
 
 
+def settings_of(pipeline: Pipeline) -> dict[str, type[Settings]]:
+    """Dotted key of the parameters that a pipeline's nodes read as settings -> the settings class."""
+    expected = TypeExtractor({"": pipeline}).extract_types_from_pipelines()
+    return {key: kind for key, kind in expected.items() if isinstance(kind, type) and issubclass(kind, Settings)}
+
+
 def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> list[str]:
     """Lists the mistakes in the parameters that a pipeline's nodes read as settings.
 
@@ -29,11 +36,8 @@ def parameter_mistakes(pipeline: Pipeline, parameters: Mapping[str, Any]) -> lis
         pipeline: A pipeline whose nodes' type hints name the settings classes.
         parameters: The project's parameters as plain data.
     """
-    expected = TypeExtractor({"": pipeline}).extract_types_from_pipelines()
     mistakes: list[str] = []
-    for key, kind in expected.items():
-        if not (isinstance(kind, type) and issubclass(kind, Settings)):
-            continue
+    for key, kind in settings_of(pipeline).items():
         data = look_up(parameters, key)
         if data is None:
             mistakes.append(f"{key}: these parameters are missing; `kedro aat init` writes them")
@@ -53,7 +57,7 @@ def data_mistakes(
     made: Collection[str] = (),
     maker_of: Callable[[str], str | None] = lambda name: None,
 ) -> list[str]:
-    """Lists the datasets of a pipeline that are invalid, missing, could not be saved, or share a file with another.
+    """Lists the datasets of a pipeline that are invalid, missing, cannot be saved, or share a file with another.
 
     Args:
         pipeline: A pipeline.
@@ -79,6 +83,8 @@ def data_mistakes(
         for names, method in ((inputs, "lookup_mistakes"), (outputs, "save_mistakes")):
             if name in names and (find := getattr(dataset, method, None)):
                 mistakes += find(name)
+        if is_written(name, pipeline, catalog) and (reason := unwritable(name, catalog)) is not None:
+            mistakes.append(f"{name}: {reason}")
     return mistakes + shared_file_mistakes(pipeline, catalog)
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kedro_aat.adoption.init.command import init
-from kedro_aat.adoption.selection import Selected, find_pipeline, parse_params, registered
+from kedro_aat.adoption.init.command import conf_folder, init
+from kedro_aat.adoption.selection import Selected, conf_source_option, find_pipeline, parse_params, registered
 from kedro_aat.errors import AatError
 from kedro_aat.imports import import_path
 from kedro_aat.storage import local_path
@@ -65,19 +65,23 @@ aat.add_command(init)
 
 @aat.command()
 @_env
+@conf_source_option
 @_params
 @click.option("--pipeline", default="aat", show_default=True, help="Name of the pipeline in the registry.")
 @_run_nodes
 @click.pass_obj
-def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: str, run_nodes: bool) -> None:
+def validate(
+    project: ProjectMetadata, env: str | None, conf_source: str | None, params: str, pipeline: str, run_nodes: bool
+) -> None:
     """Check parameters, import paths and datasets, and do everything that the run will do once, in small."""
     from kedro_aat.adoption.rehearsals import rehearse
 
-    _try_pipeline(project, env, params, pipeline, run_nodes, rehearse)
+    _try_pipeline(project, env, conf_source, params, pipeline, run_nodes, rehearse)
 
 
 @aat.command()
 @_env
+@conf_source_option
 @_params
 @click.option("--pipeline", default="aat", show_default=True, help="Name of the pipeline in the registry.")
 @_run_nodes
@@ -89,6 +93,7 @@ def validate(project: ProjectMetadata, env: str | None, params: str, pipeline: s
 def plan(
     project: ProjectMetadata,
     env: str | None,
+    conf_source: str | None,
     params: str,
     pipeline: str,
     run_nodes: bool,
@@ -108,7 +113,7 @@ def plan(
     if parameters is not None:
         planning.computed(parameters)
         return
-    _try_pipeline(project, env, params, pipeline, run_nodes, planning.measured)
+    _try_pipeline(project, env, conf_source, params, pipeline, run_nodes, planning.measured)
 
 
 @aat.command()
@@ -134,14 +139,15 @@ def schema(file: Path, subject: str) -> None:
 @aat.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="[default: conf/base/parameters_aat.yml]")
+@conf_source_option
 @_force
 @click.pass_obj
-def from_nncf(project: ProjectMetadata, file: Path, out: Path | None, force: bool) -> None:
+def from_nncf(project: ProjectMetadata, file: Path, out: Path | None, conf_source: str | None, force: bool) -> None:
     """Translate the NNCF 2.x configuration FILE to parameters, and name the keys that have no counterpart."""
     from kedro_aat.adoption.templates import template, write_new
     from kedro_aat.nncf.parameters import parameters_from_nncf
 
-    target = _conf_folder(project) / "base" / "parameters_aat.yml" if out is None else local_path(out)
+    target = conf_folder(project, conf_source) / "base" / "parameters_aat.yml" if out is None else local_path(out)
     text, notes = parameters_from_nncf(file, template("parameters_aat.yml"))
     write_new({target: text}, force=force)
     click.echo(f"Wrote {target}")
@@ -154,6 +160,7 @@ def from_nncf(project: ProjectMetadata, file: Path, out: Path | None, force: boo
 @click.option("--max-relative-drop", type=click.FloatRange(0, 1), help="Budget as a fraction of the baseline.")
 @click.option("--confirm", is_flag=True, help="Replace the delivered files by this choice, or by the last one.")
 @_env
+@conf_source_option
 @_pipeline
 @_namespace
 @_params
@@ -164,6 +171,7 @@ def choose(
     max_relative_drop: float | None,
     confirm: bool,
     env: str | None,
+    conf_source: str | None,
     pipeline: str | None,
     namespace: str | None,
     params: str,
@@ -179,7 +187,7 @@ def choose(
     if max_drop is not None and max_relative_drop is not None:
         raise click.UsageError("Give --max-drop or --max-relative-drop, not both.")
     key, value = ("max_drop", max_drop) if max_relative_drop is None else ("max_relative_drop", max_relative_drop)
-    selected = Selected(project, env, params, pipeline, namespace)
+    selected = Selected(project, env, params, pipeline, namespace, conf_source)
     if value is None and not confirm:
         with selected.session() as (job, catalog):
             choices.show_front(job, catalog)
@@ -204,56 +212,68 @@ def choose(
 
 @aat.command()
 @_env
+@conf_source_option
 @_pipeline
 @_namespace
 @_params
 @click.pass_obj
 def deliver(
-    project: ProjectMetadata, env: str | None, pipeline: str | None, namespace: str | None, params: str
+    project: ProjectMetadata,
+    env: str | None,
+    conf_source: str | None,
+    pipeline: str | None,
+    namespace: str | None,
+    params: str,
 ) -> None:
     """Deliver the best model that an unfinished search has found so far.
 
     Nothing is trained, and the test split stays unread. `kedro run` continues the search.
     """
-    Selected(project, env, params, pipeline, namespace).run("best_so_far=true")
+    Selected(project, env, params, pipeline, namespace, conf_source).run("best_so_far=true")
 
 
 @aat.command()
 @_env
+@conf_source_option
 @_pipeline
 @_namespace
 @_params
 @click.pass_obj
 def certify(
-    project: ProjectMetadata, env: str | None, pipeline: str | None, namespace: str | None, params: str
+    project: ProjectMetadata,
+    env: str | None,
+    conf_source: str | None,
+    pipeline: str | None,
+    namespace: str | None,
+    params: str,
 ) -> None:
     """Certify the delivered model on the test split, once, after a run with `certificate: null`.
 
     Nothing is trained or chosen. The settings of the certificate are those in the parameters, or the defaults where
     `certificate` is null.
     """
-    Selected(project, env, params, pipeline, namespace).run("certificate={}", first="certify_model")
+    Selected(project, env, params, pipeline, namespace, conf_source).run("certificate={}", first="certify_model")
 
 
 def _try_pipeline(
-    project: ProjectMetadata, env: str | None, params: str, pipeline: str, run_nodes: bool, trial: Trial
+    project: ProjectMetadata,
+    env: str | None,
+    conf_source: str | None,
+    params: str,
+    pipeline: str,
+    run_nodes: bool,
+    trial: Trial,
 ) -> None:
     """Checks a pipeline, then does with its models and data what `trial` does."""
     from kedro.framework.session import KedroSession
 
     from kedro_aat.adoption.validation import validate_pipeline
 
-    session = KedroSession.create(project.project_path, env=env, runtime_params=parse_params(params))
+    runtime = parse_params(params)
+    session = KedroSession.create(project.project_path, env=env, runtime_params=runtime, conf_source=conf_source)
     with session:
         context = session.load_context()
         find_pipeline(pipeline)
         with chdir(project.project_path):  # paths in a catalog are relative to the project
             for line in validate_pipeline(pipeline, registered(), context, run_nodes=run_nodes, trial=trial):
                 click.echo(line)
-
-
-def _conf_folder(project: ProjectMetadata) -> Path:
-    """The project's folder of configuration."""
-    from kedro.framework.project import settings
-
-    return Path(project.project_path) / str(settings.CONF_SOURCE)

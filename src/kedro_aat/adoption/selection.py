@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from kedro_aat.adoption.jobs import Job
 
 
+def _conf_source(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    from kedro.framework.cli.utils import validate_conf_source
+
+    return None if value is None else validate_conf_source(context, option, value)
+
+
+conf_source_option = click.option(
+    "--conf-source",
+    callback=_conf_source,
+    help="Where the configuration is, as for `kedro run`.  [default: the project's folder]",
+)
+
+
 @dataclass(frozen=True)
 class Selected:
     """The pipeline that the options of a command select.
@@ -31,6 +44,7 @@ class Selected:
         params: Additional parameters, as for `kedro run`.
         pipeline: Name in the registry; None for the one that `kedro aat init` uses.
         namespace: Namespace; None for none.
+        conf_source: Where the configuration is; None for the project's own.
     """
 
     project: ProjectMetadata
@@ -38,11 +52,18 @@ class Selected:
     params: str
     pipeline: str | None
     namespace: str | None
+    conf_source: str | None = None
 
     @property
     def in_words(self) -> str:
         """The options that select it, as they follow others on a command line; empty without any."""
-        options = {"env": self.env, "pipeline": self.pipeline, "namespace": self.namespace, "params": self.params}
+        options = {
+            "env": self.env,
+            "conf-source": self.conf_source,
+            "pipeline": self.pipeline,
+            "namespace": self.namespace,
+            "params": self.params,
+        }
         return "".join(f" --{name} {shlex.quote(value)}" for name, value in options.items() if value)
 
     @property
@@ -86,7 +107,9 @@ class Selected:
         job = self.job
         changed = [f"{job.settings}.{setting}" for setting in settings]
         runtime = parse_params(self.params, *changed)
-        session = KedroSession.create(self.project.project_path, env=self.env, runtime_params=runtime)
+        session = KedroSession.create(
+            self.project.project_path, env=self.env, runtime_params=runtime, conf_source=self.conf_source
+        )
         with session:
             yield session, job
 

@@ -18,7 +18,7 @@ from kedro.pipeline.node import Node
 _SAME_PROTOCOL = {"local": "file", "s3a": "s3", "s3n": "s3", "gcs": "gs"}
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """A file or a folder.
 
     Attributes:
@@ -31,19 +31,19 @@ class _Place(NamedTuple):
     path: PurePosixPath
     ending: str
 
-    def overlaps(self, other: _Place) -> bool:
+    def overlaps(self, other: Place) -> bool:
         """Whether one is the other, or is inside it."""
         return self.protocol == other.protocol and (self._may_hold(other) or other._may_hold(self))
 
-    def _may_hold(self, other: _Place) -> bool:
+    def _may_hold(self, other: Place) -> bool:
         return self.path == other.path or (
             other.path.is_relative_to(self.path) and other.path.name.endswith(self.ending)
         )
 
 
-def our_nodes(pipeline: Pipeline) -> list[Node]:
-    """The nodes of a pipeline whose functions are ours."""
-    return [node for node in pipeline.nodes if node.func.__module__.startswith("kedro_aat.")]
+def our_nodes(pipeline: Pipeline, package: str = "kedro_aat.") -> list[Node]:
+    """The nodes of a pipeline whose functions are ours, or those of one package of ours."""
+    return [node for node in pipeline.nodes if node.func.__module__.startswith(package)]
 
 
 def shared_file_mistakes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
@@ -111,19 +111,19 @@ def _ancestors(pipeline: Pipeline) -> dict[Node, set[Node]]:
     return before
 
 
-def _places(names: Iterable[str], catalog: DataCatalog, *, writes: bool) -> dict[str, _Place]:
+def _places(names: Iterable[str], catalog: DataCatalog, *, writes: bool) -> dict[str, Place]:
     places = {}
     for name in names:
         try:
             dataset = catalog.get(name)
         except DatasetError:  # its entry is a mistake of its own
             continue
-        if dataset is not None and (place := _place(dataset, writes=writes)) is not None:
+        if dataset is not None and (place := place_of(dataset, writes=writes)) is not None:
             places[name] = place
     return places
 
 
-def _place(dataset: AbstractDataset[Any, Any], *, writes: bool) -> _Place | None:
+def place_of(dataset: AbstractDataset[Any, Any], *, writes: bool) -> Place | None:
     """Where a dataset is; None if it is no file."""
     while isinstance(dataset, CachedDataset):
         dataset = dataset._dataset
@@ -142,7 +142,7 @@ def _place(dataset: AbstractDataset[Any, Any], *, writes: bool) -> _Place | None
     protocol = _SAME_PROTOCOL.get(protocol, protocol)
     ending = getattr(dataset, "_filename_suffix", "")  # of a PartitionedDataset
     text = os.path.realpath(text) if protocol == "file" else f"/{text.lstrip('/')}"
-    return _Place(protocol, PurePosixPath(text), ending)
+    return Place(protocol, PurePosixPath(text), ending)
 
 
 def stem(name: str) -> str:
@@ -150,7 +150,7 @@ def stem(name: str) -> str:
     return name.partition("@")[0]
 
 
-def _unordered(name: str, readers: list[Node], other: str, writer: Node, place: _Place) -> str:
+def _unordered(name: str, readers: list[Node], other: str, writer: Node, place: Place) -> str:
     nodes = ", ".join(node.name for node in readers)
     return (
         f"{name}: {place.path} is also {other}, which the node {writer.name} writes in the same run. Nothing orders "
@@ -159,7 +159,7 @@ def _unordered(name: str, readers: list[Node], other: str, writer: Node, place: 
     )
 
 
-def _written_twice(name: str, maker: Node, other: str, writer: Node, place: _Place) -> str:
+def _written_twice(name: str, maker: Node, other: str, writer: Node, place: Place) -> str:
     return (
         f"{name}: {place.path} is written twice in a run, by the node {maker.name} as {name} and by {writer.name} as "
         f"{other}, so one replaces the other. Give one of the two entries another path"

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from kedro.io import DataCatalog
 from kedro.io.core import DatasetError
 
-from kedro_aat.adoption.checks import data_mistakes, look_up, parameter_mistakes, withhold_test_data
+from kedro_aat.adoption.checks import data_mistakes, look_up, parameter_mistakes, settings_of, withhold_test_data
+from kedro_aat.adoption.environments import notes_on_environment
 from kedro_aat.adoption.makers import Makers, listed, make, makers_elsewhere, makers_of
+from kedro_aat.adoption.outputs import notes_on_memory, unreachable_outputs
 from kedro_aat.adoption.rehearsals import rehearse, rehearsed_inputs
 from kedro_aat.adoption.shared_files import notes_on_other_runs
 from kedro_aat.errors import ConfigurationError
@@ -63,6 +65,7 @@ def validate_pipeline(
     try:
         parameters = load_config(context.config_loader, "parameters")
         mistakes = parameter_mistakes(nodes, parameters)
+        notes += notes_on_environment(context.config_loader, settings_of(nodes), parameters)
     except ConfigurationError as error:  # a file cannot be read
         mistakes = error.mistakes
     value_of = partial(look_up, parameters)
@@ -72,7 +75,10 @@ def validate_pipeline(
         elsewhere = makers_elsewhere(pipeline, registered, catalog)
         mistakes += data_mistakes(nodes, catalog, elsewhere.names)
         mistakes += _missing_inputs(elsewhere)
-        notes = notes_on_other_runs(pipeline, registered, catalog)
+        if not mistakes:  # asks stores, which may be far away
+            mistakes += unreachable_outputs(nodes, catalog)
+            notes += notes_on_memory(nodes, catalog)
+        notes += notes_on_other_runs(pipeline, registered, catalog)
     except ConfigurationError as error:  # a file cannot be read
         mistakes += error.mistakes
     except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials

@@ -334,6 +334,17 @@ class TrainingSettings(Settings):
         return self.distillation.model_dump()
 
     @property
+    def why_untaught(self) -> str | None:
+        """Why `distillation` has no effect although it is on, and what to do; None if it is off, or has its effect."""
+        if self.distillation is None or self.train_epoch is None:
+            return None
+        return (
+            f"The baseline does not teach, because the loss is computed by training.train_epoch ({self.train_epoch}): "
+            "training.distillation has no effect. Add the algorithm knowledge_distillation, whose part of the loss is "
+            "`controller.loss()`, mix the baseline's answers into your loss, or set distillation to null"
+        )
+
+    @property
     def named_objects(self) -> list[Any]:
         """The classes or functions of loss, metric, optimizer, scheduler and loader."""
         own = [named for _, named in self.loader.imported]

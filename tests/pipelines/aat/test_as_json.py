@@ -8,6 +8,8 @@ import logging
 import os
 import pickle
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -109,6 +111,22 @@ def test_signal_ends_a_node_with_one_sentence(number: int) -> None:
     with pytest.raises(InterruptedRunError, match=r"^The run was stopped; .*Run the same command again to continue.$"):
         JsonNode(node)()
     assert signal.getsignal(number) is before
+
+
+def test_nodes_in_threads_take_turns() -> None:
+    """Two that ran at the same time would meet."""
+    both = threading.Barrier(2, timeout=0.2)
+
+    def node() -> str:
+        try:
+            both.wait()
+        except threading.BrokenBarrierError:
+            return "alone"
+        return "together"
+
+    with ThreadPoolExecutor(2) as threads:
+        results = [thread.result() for thread in [threads.submit(JsonNode(node)) for _ in range(2)]]
+    assert results == ["alone", "alone"]
 
 
 def test_any_json_dataset_can_hold_a_result(tmp_path: Path) -> None:

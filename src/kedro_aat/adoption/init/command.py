@@ -5,6 +5,7 @@ Kedro imports this module for every command of a project, so whatever takes long
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kedro_aat.adoption.init.tasks import DATA, TASKS, Choices
+from kedro_aat.adoption.selection import conf_source_option
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.storage import local_path
 
 if TYPE_CHECKING:
     from kedro.framework.startup import ProjectMetadata
@@ -40,6 +43,7 @@ def _size(_: click.Context, __: click.Parameter, size: tuple[int, ...]) -> tuple
 
 @click.command()
 @click.option("--env", "-e", default="base", show_default=True, help="Environment whose folder is written to.")
+@conf_source_option
 @click.option("--namespace", help="Prefix of datasets and parameters, if a project compresses several models.")
 @click.option("--model", help="Class of the model: its import path, or its name in the project's package.")
 @click.option("--init-args", callback=_arguments, help="Arguments of the class, as a mapping in YAML or JSON.")
@@ -60,6 +64,7 @@ def init(
     project: ProjectMetadata,
     /,
     env: str,
+    conf_source: str | None,
     namespace: str | None,
     channels: str | None,
     ask: bool | None,
@@ -75,9 +80,8 @@ def init(
     from kedro_aat.adoption.init.questions import ask as ask_for
     from kedro_aat.adoption.init.write import Place, write
 
-    place = Place(
-        Path(project.project_path), Path(project.source_dir) / project.package_name, _conf(project), env, namespace
-    )
+    package = Path(project.source_dir) / project.package_name
+    place = Place(Path(project.project_path), package, conf_folder(project, conf_source), env, namespace)
     asks = sys.stdin.isatty() if ask is None else ask
     if upgrade:
         for line in _upgrade(place, asks=asks):
@@ -95,7 +99,7 @@ def init(
 
     for line in write(place, choices, _registered(), confirm, force=force):
         click.echo(line)
-    for line in (*notes, *_next_steps(place, choices)):
+    for line in (*notes, *_next_steps(place, choices, conf_source)):
         click.echo(line)
 
 
@@ -127,7 +131,7 @@ def _with_weights(choices: Choices, place: Place) -> tuple[Choices, list[str]]:
     return replace(choices, weights=shown, weights_key=key), notes
 
 
-def _next_steps(place: Place, choices: Choices) -> Iterator[str]:
+def _next_steps(place: Place, choices: Choices, conf_source: str | None) -> Iterator[str]:
     from kedro_aat.adoption.makers import listed
 
     yield ("If the registry sums all pipelines, as Kedro's template does, a plain `kedro run` now includes this one.")
@@ -148,8 +152,9 @@ def _next_steps(place: Place, choices: Choices) -> Iterator[str]:
         yield f"Name {listed(left)} in {place.shown(place.conf / place.env)}. Then run:"
     else:
         yield "Now run:"
-    yield f"  kedro aat validate{'' if place.namespace is None else f' --pipeline {place.pipeline}'}"
-    yield f"  kedro run --pipelines {'data,' if choices.data == 'node' else ''}{place.pipeline}"
+    same = "" if conf_source is None else f" --conf-source {shlex.quote(conf_source)}"
+    yield f"  kedro aat validate{'' if place.namespace is None else f' --pipeline {place.pipeline}'}{same}"
+    yield f"  kedro run --pipelines {'data,' if choices.data == 'node' else ''}{place.pipeline}{same}"
 
 
 def _upgrade(place: Place, *, asks: bool) -> Iterator[str]:
@@ -167,10 +172,24 @@ def _upgrade(place: Place, *, asks: bool) -> Iterator[str]:
     yield from dependency_lines(place, Choices())
 
 
-def _conf(project: ProjectMetadata) -> Path:
+def conf_folder(project: ProjectMetadata, conf_source: str | None) -> Path:
+    """The folder of configuration that a command writes to.
+
+    Args:
+        project: The project.
+        conf_source: What the command was given; None for the project's own folder.
+
+    Raises:
+        StorageError: If it is not a folder on this machine.
+    """
     from kedro.framework.project import settings
 
-    return Path(project.project_path) / str(settings.CONF_SOURCE)
+    if conf_source is None:
+        return Path(project.project_path) / str(settings.CONF_SOURCE)
+    folder = local_path(conf_source)
+    if not folder.is_dir():
+        raise ConfigurationError("--conf-source", [f"must be a folder to be written to, but {folder} is none"])
+    return folder
 
 
 def _registered() -> Mapping[str, Pipeline]:

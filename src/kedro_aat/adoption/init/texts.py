@@ -37,20 +37,26 @@ def parameters_with(text: str, choices: Choices) -> str:
 
 
 def catalog_with(text: str, choices: Choices) -> str:
-    """The template of the catalog with the model, and one form of the data in place of all."""
+    """The template of the catalog with the model but for its weights, and one form of the data in place of all."""
     if choices.model is not None:
         text = text.replace("my_project.models.MyModel", choices.model)
         text = re.sub(r"(?m)^(  class_path: \S+) #.*$", r"\1", text, count=1)
         arguments = _flow(choices.init_args)
         text = text.replace("init_args: {}", f"init_args: {arguments}")
-    if choices.weights is not None:
-        text = _replaced(text, "data/06_models/my_model.safetensors", _plain(choices.weights))
     if choices.weights_key is not None:
         text = re.sub(r"(?m)^  # key: .*$", f"  key: {_plain(choices.weights_key)}", text, count=1)
     if choices.data is None:
         return text
     start, end = text.index(_FIRST_OF_DATA), text.index(_AFTER_DATA)
     return text[:start] + _data(text[start:end], choices) + text[end:]
+
+
+def with_weights(text: str, weights: str | None) -> str:
+    """A catalog with the file of the model's weights, which a namespace must not move to a folder of its own."""
+    if weights is None:
+        return text
+    line = f"  filepath: {_plain(weights)}"
+    return re.sub(r"(?m)^  filepath: data/06_models/\S*my_model\.safetensors$", lambda _: line, text)
 
 
 def without_entries(text: str, names: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from kedro_aat.adoption import templates
 from kedro_aat.adoption.init.dependency import add_dependency
 from kedro_aat.adoption.init.names import Taken, is_ours, taken_names
 from kedro_aat.adoption.init.tasks import Choices
-from kedro_aat.adoption.init.texts import catalog_with, parameters_with, without_entries
+from kedro_aat.adoption.init.texts import catalog_with, parameters_with, with_weights, without_entries
 from kedro_aat.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def write(
     """
     choices.check()
     parameters = parameters_with(templates.template(PARAMETERS), choices)
-    catalog = catalog_with(templates.template(CATALOG), choices)
+    catalog = templates.in_namespace(CATALOG, catalog_with(templates.template(CATALOG), choices), place.namespace)
     texts = {
         place.file(PARAMETERS): templates.in_namespace(PARAMETERS, parameters, place.namespace),
-        place.file(CATALOG): templates.in_namespace(CATALOG, catalog, place.namespace),
+        place.file(CATALOG): with_weights(catalog, choices.weights),
     }
     if place.module is not None:
         texts[place.module] = templates.pipeline_module(place.namespace)

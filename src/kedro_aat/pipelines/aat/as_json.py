@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
@@ -33,12 +34,16 @@ _RESULTS = (
     Summary,
 )
 
+# Nodes change what all threads of a process share: the random generators, torch's settings, warnings, levels of logs.
+_TURN = threading.RLock()
+
 
 class JsonNode:
     """A node function that reads result models from JSON data and returns its results as JSON data.
 
     Catalogs that users wrote for version 0.1.0 declare results as `json.JSONDataset`. Kedro still sees the name, the
-    signature, the type hints and the source of the function itself. Ctrl-C and SIGTERM end it with one sentence.
+    signature, the type hints and the source of the function itself. Ctrl-C and SIGTERM end it with one sentence. In
+    threads, such as those of ThreadRunner, such nodes take turns.
 
     Args:
         function: Node function, with result models as types of some parameters and of its return value.
@@ -60,7 +65,7 @@ class JsonNode:
             bound.arguments[name] = result.root if isinstance(result, RootModel) else result
         # Here, because of the hooks that set the level, none runs in the processes of ParallelRunner.
         show_progress()
-        with stopped_with_one_sentence(), doing(self.__name__):
+        with _TURN, stopped_with_one_sentence(), doing(self.__name__):
             outputs = self._function(*bound.args, **bound.kwargs)
         return tuple(map(_as_json, outputs)) if isinstance(outputs, tuple) else _as_json(outputs)
 

@@ -31,9 +31,16 @@ from kedro_aat.pipelines.aat.nodes import (
 _BASELINE_AND_DATA = ("baseline_model", "train_data", "validation_data", "baseline_evaluation", "baseline_scores")
 _STORES_AND_SETTINGS = ("checkpoint_store", "tensorboard_log", "params:aat")
 
+# Tags by which schedulers and `kedro run --tags` select nodes. Each node has one of the first three. Those with `gpu`
+# compute on `training.device`; all others compute on the CPU, where files are compared and timed.
+_TRAINING, _EXPORT, _REPORTING = ("training", "gpu"), "export", "reporting"
+
 
 def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
     """Accuracy-aware training of `baseline_model`, certified on `test_data`.
+
+    Each node has a tag: `training` up to the end of the last search, `export` for files and certificate, `reporting`
+    for what is written up. Nodes that compute on `training.device` also have the tag `gpu`.
 
     Args:
         namespace: Prefix of all names, for a project that compresses several models: `small` reads
@@ -45,24 +52,28 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 rehearse,
                 ["baseline_model", "train_data", "validation_data", "params:aat", "checkpoint_store"],
                 "rehearsal",
+                tags=_TRAINING,
             ),
             _node(
                 evaluate_baseline,
                 # The rehearsal is an input so that what cannot work is found first.
                 ["baseline_model", "train_data", "validation_data", "params:aat", "checkpoint_store", "rehearsal"],
                 ["baseline_evaluation", "baseline_scores"],
+                tags=_TRAINING,
             ),
             _node(
                 build_controller,
                 # The evaluation is an input so that a bad baseline or budget is found first.
                 ["baseline_model", "baseline_evaluation", "params:aat", "train_data"],
                 "compression_controller",
+                tags=_TRAINING,
             ),
             _node(
                 finetune_adaptively,
                 ["compression_controller", *_BASELINE_AND_DATA, *_STORES_AND_SETTINGS],
                 ["fine_tuned_controller", "search_result", "search_trajectory"],
                 preview_fn=loop_diagram,
+                tags=_TRAINING,
             ),
             _node(
                 finetune_later_stage,
@@ -74,6 +85,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 ],
                 ["second_stage_controller", "second_stage_result", "second_stage_trajectory"],
                 name="finetune_second_stage",
+                tags=_TRAINING,
             ),
             _node(
                 finetune_later_stage,
@@ -86,6 +98,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 ],
                 ["third_stage_controller", "third_stage_result", "trajectory"],
                 name="finetune_third_stage",
+                tags=_TRAINING,
             ),
             _node(
                 export_model,
@@ -110,8 +123,9 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "compressed_openvino",
                     "export_report",
                 ],
+                tags=_EXPORT,
             ),
-            _node(add_preprocessing, ["compressed_onnx", "params:aat"], "compressed_onnx_raw"),
+            _node(add_preprocessing, ["compressed_onnx", "params:aat"], "compressed_onnx_raw", tags=_EXPORT),
             _node(
                 certify_model,
                 # This node alone reads the test split, after the delivered file is chosen.
@@ -125,6 +139,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "params:aat",
                 ],
                 "certificate",
+                tags=_EXPORT,
             ),
             _node(
                 describe_layers,
@@ -139,6 +154,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "third_stage_result",
                 ],
                 "layer_statistics",
+                tags=_REPORTING,
             ),
             _node(
                 summarize_run,
@@ -154,20 +170,23 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "layer_statistics",
                 ],
                 "aat_summary",
+                tags=_REPORTING,
             ),
             _node(
                 report_run,
                 ["aat_summary", "trajectory", "layer_statistics", "compressed_onnx", "params:aat"],
                 ["aat_report", "model_card", "frontier_figure", "trajectory_figure"],
+                tags=_REPORTING,
             ),
             _node(
                 collect_metrics,
                 ["aat_summary", "trajectory"],
                 ["aat_metrics", "aat_metrics_history"],
+                tags=_REPORTING,
             ),
-            _node(list_packages, ["aat_summary"], "model_sbom"),
+            _node(list_packages, ["aat_summary"], "model_sbom", tags=_REPORTING),
             # The card is an input so that the report is written before the run may end as an error.
-            _node(require_feasible, ["aat_summary", "params:aat", "model_card"], None),
+            _node(require_feasible, ["aat_summary", "params:aat", "model_card"], None, tags=_REPORTING),
         ],
         namespace=namespace,
     )

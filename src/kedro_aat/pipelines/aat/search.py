@@ -63,12 +63,19 @@ def build_controller(
     from kedro_aat.training.controllers import stage_controller
     from kedro_aat.training.data import synthetic_input
 
+    _say_if_untaught(settings)
     model = compressible(model)
     inputs = None if train_data is None else synthetic_input(train_data, training=settings.training, model=model)
     built = stage_controller(copy.deepcopy(model), settings.compression, inputs)
     if train_data is not None:
         calibrate_on(built, settings.training, train_data, settings.seed)
     return built
+
+
+def _say_if_untaught(settings: AatSettings) -> None:
+    if settings.teaching is None and (why := settings.training.why_untaught) is not None:
+        is_default = "distillation" not in settings.training.model_fields_set
+        logger.log(logging.INFO if is_default else logging.WARNING, "%s", why)
 
 
 def limited_rate(
