@@ -123,6 +123,8 @@ def next_u(state: FrontierState, acceptance_z: float | None) -> float:
     increment = max(STEERING * (expected - reserve(state, state.polish, acceptance_z)) / slope, -MAXIMAL_FALL)
     if increment < 0:
         return u + increment if state.problem.regrows else u
+    if u > 0 and not (state.problem.regrows or state.returned_before or _has_kept(state)):
+        return u  # a rise that destroys the model could not be undone
     share_left = max(1 - num_done / (state.polish_epochs or 1), 0.0)  # if epochs became cheaper, there are more
     num_undone = _judged(state, state.polish).num_undone
     if num_undone >= MOST_UNDONE:
@@ -159,19 +161,22 @@ def fails(state: FrontierState, acceptance_z: float | None) -> bool:
     if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
         return False
     expected, _ = expected_at_end(state, state.polish)
-    kept = state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
-    return not kept and expected < reserve(state, state.polish, acceptance_z)
+    return not _has_kept(state) and expected < reserve(state, state.polish, acceptance_z)
 
 
 def to_restore(state: FrontierState) -> Trial | None:
     """Returns the model that the polish had kept, if a rise has destroyed it since; else None."""
     kept = state.safe
-    if kept is None or state.problem.regrows or kept.checkpoint < state.polish[0].checkpoint:
+    if kept is None or state.problem.regrows or not _has_kept(state):
         return None
     latest = [each for each in state.polish[-NUM_LOST:] if each.checkpoint > kept.checkpoint]
     # A failed epoch is undone by itself.
     is_lost = all(not each.failed and state.in_drops(each.margin) < LOST for each in latest)
     return kept if is_lost and len(latest) == NUM_LOST else None
+
+
+def _has_kept(state: FrontierState) -> bool:
+    return state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
 
 
 def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> tuple[float, float]:
