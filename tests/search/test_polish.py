@@ -93,6 +93,19 @@ def test_what_was_cut_does_not_learn_again(world: World) -> None:
             assert may_fall or after.requested_rate >= trained_on.requested_rate - 1e-12
 
 
+@pytest.mark.parametrize("num_scarce", [3, 100])
+def test_the_rate_does_not_rise_before_a_model_was_kept(num_scarce: int) -> None:
+    """A rise that destroys the model could not be undone."""
+
+    def margin(trained: Trained) -> float:
+        return -2.7 if trained.u > 1.3 else 0.02 if trained.age <= num_scarce else 0.7
+
+    polish = polishes(explored(margin, standard_error=0.3))[0]
+    begun, *later = [result.requested_rate for result in polish.results]
+    assert later[: num_scarce - 1] == [begun] * len(later[: num_scarce - 1])
+    assert (max(later) > begun) == (len(later) > num_scarce)
+
+
 def test_an_epoch_that_failed_does_not_change_its_tactic() -> None:
     """The checkpoint to which the model returns may be that of a trial with another tactic."""
     whole = explored(

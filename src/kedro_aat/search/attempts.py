@@ -216,23 +216,27 @@ class FrontierState(SearchState):
         """The smallest learning-rate factor of a trial that diverged; infinite if there is none."""
         return min((each.tactic.lr_factor for each in self.attempts if each.diverged), default=math.inf)
 
-    def least_too_high(self, behind: float) -> float:
+    def least_too_high(self, behind: float, behind_in_race: float) -> float:
         """Returns the smallest learning-rate factor that diverged, or did worse than a lower one at the same rate.
 
         Args:
             behind: How much worse, in drops.
+            behind_in_race: The same for the single epochs of the race, which are too short for high learning rates.
         """
-        # The single epochs of the race are too short for high learning rates.
-        trials = [each for each in self.attempts if not each.race and len(each.results) > 1]
         worse = [
             each.tactic.lr_factor
-            for each in trials
-            for other in trials
+            for each, other in itertools.permutations(self.attempts, 2)
             if each.u == other.u
             and each.tactic.lr_factor > other.tactic.lr_factor
-            and self.in_drops(each.best_margin) < self.in_drops(other.best_margin) - behind
+            and self._is_worse(each, other, behind, behind_in_race)
         ]
         return min(*worse, self.least_diverged, math.inf)
+
+    def _is_worse(self, each: Attempt, other: Attempt, behind: float, behind_in_race: float) -> bool:
+        missing = self.in_drops(other.best_margin) - self.in_drops(each.best_margin)
+        if each.length == other.length == 1:
+            return missing > behind_in_race
+        return missing > behind and all(not one.race and len(one.results) > 1 for one in (each, other))
 
     @property
     def latest_cost(self) -> float:
@@ -268,14 +272,15 @@ class FrontierState(SearchState):
 
     def in_drops(self, value: float) -> float:
         """Converts a margin to tolerated drops, with a bound, so that sums of squares stay finite."""
-        return min(max(value / self._unit, -LARGEST_MARGIN), LARGEST_MARGIN)
+        return min(max(value / self.unit, -LARGEST_MARGIN), LARGEST_MARGIN)
 
     def all_in_drops(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Converts margins likewise, (K,) -> (K,)."""
-        return np.clip(values / self._unit, -LARGEST_MARGIN, LARGEST_MARGIN)
+        return np.clip(values / self.unit, -LARGEST_MARGIN, LARGEST_MARGIN)
 
     @property
-    def _unit(self) -> float:
+    def unit(self) -> float:
+        """A tolerated drop in metric units, above 0."""
         drop = self.problem.tolerated_drop
         return drop if drop > 1e-9 else UNIT_WITHOUT_DROP
 
@@ -290,6 +295,7 @@ class FrontierState(SearchState):
         if known:
             return statistics.fmean(known)
         margins = [self.in_drops(result.margin) for result in results[-NUM_SCATTERED:] if not result.failed]
+        margins = [margin for margin in margins if margin > FAR]  # that a rise destroys a model is no scatter
         differences = [abs(latest - before) for before, latest in itertools.pairwise(margins)]
         return statistics.median(differences) / (0.6745 * math.sqrt(2)) if len(differences) > 1 else 0.0
 
@@ -337,12 +343,13 @@ class FrontierState(SearchState):
             returned_before=self.safe,
         )
 
-    def reason(self, num_epochs: int, polish_lr: float) -> str:
+    def reason(self, num_epochs: int, polish_lr: float, polished: Tactic) -> str:
         """Returns why a search has ended, how its model was trained, and why it is not what was asked for.
 
         Args:
             num_epochs: Epochs that the search could use.
             polish_lr: The highest learning-rate scale of the last polish.
+            polished: How the returned model was trained if it is one of the polish.
         """
         num_epochs = max(num_epochs, math.ceil(self.spent - 1e-9))  # a search may be given fewer than it has used
         if self.spent > num_epochs - 1:
@@ -363,7 +370,7 @@ class FrontierState(SearchState):
             return f"{words}. {ending}"
         if (returned := self.returned) is not None:
             trained = [(each.tactic, each.tactic.lr_factor, each.checkpoints) for each in self.attempts]
-            trained.append((self.tactic, polish_lr, frozenset(result.checkpoint for result in self.polish)))
+            trained.append((polished, polish_lr, frozenset(result.checkpoint for result in self.polish)))
             for tactic, lr_factor, checkpoints in trained:
                 if returned.checkpoint in checkpoints:
                     words = tactic.describe(lr_factor, self.problem.can_distill)

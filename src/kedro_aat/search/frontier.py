@@ -5,8 +5,8 @@ margins are handled in tolerated drops.
 
 The climb: a trial compresses the last accepted model further, and trains it with a new optimizer at a learning rate
 that falls to zero, until an epoch is within budget. After an easy success the increment grows. After a failure that
-came near, the trial goes on with another tactic: first another learning rate, then another ranking. Otherwise the
-increment shrinks.
+came near, the trial goes on with another tactic: first another learning rate, then another ranking. Otherwise, and
+where trials stand still far below the budget, the increment shrinks.
 
 The polish: the rest of the epochs trains the last accepted model at a falling learning rate, in which the rate rises
 as long as the margin expected at the end, estimated from all of its epochs, exceeds a reserve. The reserve grows with
@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kedro_aat.search import polish
+from kedro_aat.search import hopeless, polish
 from kedro_aat.search.attempts import FAR, Attempt, FrontierState, u_of
 from kedro_aat.search.policy import Count, Epoch, EpochResult, Problem, Stop, Trial, updated
 from kedro_aat.search.tactics import LR_RATIO, Ranking, Tactic, Tactics
@@ -39,8 +39,6 @@ MAXIMAL_RACERS = 4
 LEAST_SHRINKING, MOST_SHRINKING = 0.8, 0.35
 # A smaller increment ends the climb. In u: about 4 % in size.
 LEAST_INCREMENT = 0.04
-# Margins in the first, the second and the last third of a trial below which it is given up, if another was accepted.
-HOPELESS = (-15.0, -10.0, -6.0)
 # Trials become twice as long, up to a limit, if one failed above this margin, or above the second while none was
 # accepted yet.
 STRETCHED, STRETCHED_IF_FIRST = -2.0, -8.0
@@ -51,8 +49,10 @@ NEAR = FAR
 RESUMABLE = -3.0
 # Other tactics that are tried after a near failure.
 NUM_CHALLENGERS = 2
-# A challenger with the same learning rate is given up if it is this much behind after as many epochs.
+# A learning rate that was this much behind a lower one at the same rate is too high.
 BEHIND = 1.5
+# The epoch of the race is too short for high learning rates, unless one destroys the model.
+BEHIND_IN_RACE = 15.0
 # Share of the epochs for the polish.
 POLISH_SHARE, POLISH_SHARE_IF_REGROWING = 0.4, 0.5
 
@@ -196,7 +196,9 @@ class Frontier(Settings):
         return self.maximal_total_epochs - state.spent + 1e-9
 
     def _ending(self, state: FrontierState) -> Stop:
-        return state.stop(state.reason(self.maximal_total_epochs, polish.lr_scale(state, 0)))
+        returned = state.returned.checkpoint if state.returned else None
+        polished = polish.tactic(state, self._rankings(state.problem), returned)
+        return state.stop(state.reason(self.maximal_total_epochs, polish.lr_scale(state, 0), polished))
 
     def _affords(self, state: FrontierState, epoch: Epoch | Stop) -> bool:
         """Whether what is left is enough for an epoch, which costs at most what one at its rate or a lower one did."""
@@ -230,18 +232,7 @@ class Frontier(Settings):
         last, num_done = attempt.last, len(attempt.results)
         if last.failed or last.early_stop or num_done >= attempt.length:
             return True
-        latest = state.in_drops(last.margin)
-        third = min(len(HOPELESS) * num_done // (attempt.length + 1), len(HOPELESS) - 1)
-        rivals = [
-            state.in_drops(each.results[num_done - 1].margin)
-            for each in state.failures
-            if (each.u, each.start, each.tactic.lr_factor) == (attempt.u, attempt.start, attempt.tactic.lr_factor)
-            and len(each.results) >= num_done
-        ]
-        # Before the first success nothing is, except that single weights have the polish.
-        may_be_hopeless = bool(state.accepted) or state.problem.regrows
-        is_hopeless = may_be_hopeless and latest < HOPELESS[third]
-        return is_hopeless or latest < max(rivals, default=-math.inf) - BEHIND
+        return hopeless.is_hopeless(state, attempt, lowest=NEAR if state.accepted else STRETCHED_IF_FIRST)
 
     # The climb
 
@@ -272,10 +263,18 @@ class Frontier(Settings):
         return updated(state, increment=increment * factor, tactic=best.tactic, trial_epochs=best.length)
 
     def _with_raced(self, state: FrontierState) -> FrontierState:
-        """Returns the state after an epoch of the race, which follows the learning rates uphill from the usual one."""
+        """Returns the state after an epoch of the race, which follows the learning rates uphill from the usual one.
+
+        Where all learning rates fail alike, the other rankings race; where they do as well, the climb begins lower.
+        """
         racers = state.attempts
         best = max(racers, key=lambda each: each.merit)
         known = [each.tactic for each in racers]
+        fails_alike = hopeless.is_one_level(state, racers)
+        rankings = (updated(best.tactic, ranking=ranking) for ranking in self._rankings(state.problem))
+        others = [each for each in rankings if each not in known]
+        if fails_alike and others and len(racers) < MAXIMAL_RACERS:
+            return updated(state, tactic=others[0])
         directions: tuple[Literal[-1, 1], ...] = (1, -1) if state.in_drops(best.best_margin) <= NEAR else (1,)
         for direction in directions:
             neighbor = self._with_lr(best.tactic, direction)
@@ -283,6 +282,8 @@ class Frontier(Settings):
                 continue
             if direction < 0 or neighbor.lr_factor < state.least_diverged:
                 return updated(state, tactic=neighbor)
+        if fails_alike:  # the increment shrinks as after a trial that missed the budget by far
+            return updated(state, tactic=best.tactic, increment=state.increment * MOST_SHRINKING, raced=True)
         won = best.last.margin >= 0
         attempts = tuple(updated(each, race=each is not best, accepted=won and each is best) for each in racers)
         attempts = (*(each for each in attempts if each.race), *(each for each in attempts if not each.race))
@@ -295,20 +296,21 @@ class Frontier(Settings):
         tactic, known = best.tactic, [each.tactic for each in failures]
         lower = self._with_lr(tactic, -1)
         is_proven = any(each.tactic.lr_factor >= tactic.lr_factor for each in state.accepted)
-        flipped = updated(tactic, distill=not tactic.distill)
         may_flip = state.problem.can_distill and len(self.tactics.distillation or (True, False)) > 1
+        flipped = [updated(tactic, distill=not tactic.distill)] * may_flip
         rankings = self._rankings(state.problem)
         num_tried = {ranking: sum(each.tactic.ranking == ranking for each in state.attempts) for ranking in rankings}
         others = [updated(tactic, ranking=ranking) for ranking in sorted(rankings, key=lambda each: num_tried[each])]
         if state.in_drops(best.best_margin) <= NEAR:  # if anything but the rate, it is the learning rate
             options = [lower] if lower and not is_proven else []
             if state.is_far_again(best, NEAR):  # or it is neither: a teacher can make a rare class disappear
-                options = [*([flipped] if may_flip else []), *([] if state.problem.regrows else others), *options]
+                options = [*flipped, *([] if state.problem.regrows else others), *options]
             return next((option for option in options if option not in known), None)
-        higher = self._with_lr(tactic, 1)
-        options = [higher] if higher and higher.lr_factor < state.least_too_high(BEHIND) else []
-        options += [*others, *([flipped] if may_flip else [])]
-        options += [lower] if lower else []
+        higher, downhill = self._with_lr(tactic, 1), [lower] if lower else []
+        first = [higher] if higher else []
+        if higher and higher.lr_factor >= state.least_too_high(BEHIND, BEHIND_IN_RACE):
+            first = [] if state.accepted else downhill  # nothing has shown yet that this learning rate is low enough
+        options = [*first, *others, *flipped, *downhill]
         return next((option for option in options if option not in known), None)
 
     def _with_lr(self, tactic: Tactic, direction: Literal[-1, 1]) -> Tactic | None:
@@ -384,9 +386,12 @@ class Frontier(Settings):
         if last.early_stop:
             return state.stop("The early-stopping function ended the polish.")
         lr_scale = polish.lr_scale(state, len(state.polish))
+        tactic = polish.tactic(state, rankings := self._rankings(state.problem))
         if (kept := polish.to_restore(state)) is not None:
-            return Epoch(rate_path=(kept.requested_rate,), lr_scale=lr_scale, start_from=kept.checkpoint)
+            changed = None if tactic == polish.tactic(state, rankings, last.checkpoint) else tactic
+            rate = kept.requested_rate
+            return Epoch(rate_path=(rate,), lr_scale=lr_scale, start_from=kept.checkpoint, tactic=changed)
         path = self._path(state.problem, u_of(last.requested_rate), polish.next_u(state, self.acceptance_z))
         if last.failed:  # the model is back in the state before, which may have been that of another tactic
-            return Epoch(rate_path=path[-1:], lr_scale=lr_scale, new_optimizer=True, tactic=state.tactic)
+            return Epoch(rate_path=path[-1:], lr_scale=lr_scale, new_optimizer=True, tactic=tactic)
         return Epoch(rate_path=path, lr_scale=lr_scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ import numpy as np
 from kedro_aat.search.attempts import FrontierState, u_of
 from kedro_aat.search.beliefs import expectation
 from kedro_aat.search.growing import Growing
-from kedro_aat.search.policy import EpochResult, Trial
+from kedro_aat.search.policy import EpochResult, Trial, updated
+from kedro_aat.search.tactics import Ranking, Tactic
 
 # Largest reserve: more would leave nothing of the budget.
 LARGEST_RESERVE = 0.8
@@ -32,6 +34,9 @@ FALL_FACTOR = 2.0
 
 # So many epochs in a row below this margin, in drops, are not recovered from.
 NUM_LOST, LOST = 3, -3.0
+# After each rise that destroyed the model and was undone, the largest rise halves. After so many undone there are no
+# more: each costs NUM_LOST epochs, and the next could gain no more than 2 % in size.
+MOST_UNDONE = 3
 
 # Learning rates of the polish, as shares of that of its tactic.
 POLISH_LR, LOWEST_POLISH_LR = 0.3, 0.01
@@ -50,10 +55,16 @@ MAXIMAL_FALL = 0.15
 class _Judged:
     """Numbers of the epochs of a polish that did not fail: epoch, u, and margin in metric units.
 
+    Epochs of a model that is destroyed say nothing of the one that is polished when it has recovered, or was undone.
+
     Attributes:
+        lost: Margin, in metric units, below which a model is destroyed.
+        num_undone: How often a rise that had destroyed it was undone.
         answer: What `expected_at_end` was asked for last, and the answer; None if epochs were added since.
     """
 
+    lost: float = -math.inf
+    num_undone: int = 0
     num_epochs: int = 0
     epochs: array[float] = field(default_factory=lambda: array("d"))
     u: array[float] = field(default_factory=lambda: array("d"))
@@ -63,15 +74,24 @@ class _Judged:
     def add(self, result: EpochResult) -> Self:
         """Adds an epoch, in place."""
         if not result.failed:
+            u = u_of(result.requested_rate)
+            self.num_undone += bool(self.u) and u < self.u[-1] and self.margins[-1] < self.lost
+            if result.margin >= self.lost and min(self.margins, default=0.0) < self.lost:
+                self._forget_lost()
             self.epochs.append(self.num_epochs)
-            self.u.append(u_of(result.requested_rate))
+            self.u.append(u)
             self.margins.append(result.margin)
         self.num_epochs += 1
         self.answer = None
         return self
 
+    def _forget_lost(self) -> None:
+        is_kept = [margin >= self.lost for margin in self.margins]
+        for name in ("epochs", "u", "margins"):
+            setattr(self, name, array("d", itertools.compress(getattr(self, name), is_kept)))
 
-_JUDGED: Growing[EpochResult, _Judged] = Growing(lambda _: _Judged(), _Judged.add)
+
+_JUDGED: Growing[EpochResult, _Judged] = Growing(_Judged, _Judged.add)
 _KNOWS_ERROR: Growing[EpochResult, bool] = Growing(
     lambda _: False, lambda is_known, result: is_known or result.standard_error is not None
 )
@@ -103,8 +123,31 @@ def next_u(state: FrontierState, acceptance_z: float | None) -> float:
     increment = max(STEERING * (expected - reserve(state, state.polish, acceptance_z)) / slope, -MAXIMAL_FALL)
     if increment < 0:
         return u + increment if state.problem.regrows else u
+    if u > 0 and not (state.problem.regrows or state.returned_before or _has_kept(state)):
+        return u  # a rise that destroys the model could not be undone
     share_left = max(1 - num_done / (state.polish_epochs or 1), 0.0)  # if epochs became cheaper, there are more
-    return u + min(increment, MAXIMAL_RISE) * min(1.0, 2 * share_left)
+    num_undone = _judged(state, state.polish).num_undone
+    if num_undone >= MOST_UNDONE:
+        return u
+    return u + min(increment, MAXIMAL_RISE * 0.5**num_undone) * min(1.0, 2 * share_left)
+
+
+def tactic(state: FrontierState, rankings: tuple[Ranking, ...], until: int | None = None) -> Tactic:
+    """Returns how the polish trains: after a rise that destroyed the model, the next one removes by the next ranking.
+
+    Args:
+        state: State of the search.
+        rankings: The rankings that are allowed.
+        until: The checkpoint of an epoch of the polish; None for the next epoch.
+    """
+    results = tuple(result for result in state.polish if until is None or result.checkpoint <= until)
+    kept = to_restore(state) if until is None and state.polish else None
+    is_undone = kept is not None and kept.requested_rate < state.polish[-1].requested_rate
+    num_undone = _judged(state, results).num_undone + is_undone
+    begun = state.tactic
+    if not num_undone or begun.ranking not in rankings:
+        return begun
+    return updated(begun, ranking=rankings[(rankings.index(begun.ranking) + num_undone) % len(rankings)])
 
 
 def fails(state: FrontierState, acceptance_z: float | None) -> bool:
@@ -118,19 +161,22 @@ def fails(state: FrontierState, acceptance_z: float | None) -> bool:
     if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
         return False
     expected, _ = expected_at_end(state, state.polish)
-    kept = state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
-    return not kept and expected < reserve(state, state.polish, acceptance_z)
+    return not _has_kept(state) and expected < reserve(state, state.polish, acceptance_z)
 
 
 def to_restore(state: FrontierState) -> Trial | None:
     """Returns the model that the polish had kept, if a rise has destroyed it since; else None."""
     kept = state.safe
-    if kept is None or state.problem.regrows or kept.checkpoint < state.polish[0].checkpoint:
+    if kept is None or state.problem.regrows or not _has_kept(state):
         return None
     latest = [each for each in state.polish[-NUM_LOST:] if each.checkpoint > kept.checkpoint]
     # A failed epoch is undone by itself.
     is_lost = all(not each.failed and state.in_drops(each.margin) < LOST for each in latest)
     return kept if is_lost and len(latest) == NUM_LOST else None
+
+
+def _has_kept(state: FrontierState) -> bool:
+    return state.safe is not None and state.safe.checkpoint >= state.polish[0].checkpoint
 
 
 def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> tuple[float, float]:
@@ -140,7 +186,7 @@ def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> t
         state: State of the search.
         results: All epochs of the polish so far.
     """
-    judged = _JUDGED.of(results)
+    judged = _judged(state, results)
     asked = (state.polish_epochs, state.tactic.lr_factor, state.slope, state.problem)
     if judged.answer is None or judged.answer[0] != asked:
         share = np.minimum(np.array(judged.epochs) / _last_epoch(state), 1.0)
@@ -149,6 +195,10 @@ def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> t
         error = state.standard_error(results)
         judged.answer = asked, expectation(np.array(judged.u), lr - LOWEST_POLISH_LR, margins, error, state.slope)
     return judged.answer[1]
+
+
+def _judged(state: FrontierState, results: tuple[EpochResult, ...]) -> _Judged:
+    return _JUDGED.of(results, -math.inf if state.problem.regrows else LOST * state.unit)
 
 
 def reserve(state: FrontierState, results: tuple[EpochResult, ...], acceptance_z: float | None) -> float:
