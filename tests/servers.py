@@ -44,7 +44,7 @@ class ObjectStore(NamedTuple):
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
     """Starts moto's S3 server on a free port; it serves one request at a time, so that conditional puts are atomic."""
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=False)

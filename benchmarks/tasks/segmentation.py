@@ -125,7 +125,7 @@ TASKS: tuple[Task, ...] = (
     Task(
         name="cells_unet",
         source="Generated images of 24x24 pixels: cells, an eighth of which divide, with borders that are ignored.",
-        is_for_choosing=False,
+        is_for_choosing=True,
         is_unlimited=True,
         model=lambda: UNet(1, 3, has_batch_norm=False),
         splits=images_of_cells,
@@ -145,7 +145,7 @@ TASKS: tuple[Task, ...] = (
     Task(
         name="leaves_unet",
         source="Generated color images of 24x24 pixels, each with a leaf in front of a mottled ground.",
-        is_for_choosing=False,
+        is_for_choosing=True,
         is_unlimited=True,
         model=lambda: UNet(3, 2, has_batch_norm=False),
         splits=images_of_leaves,

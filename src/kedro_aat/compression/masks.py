@@ -208,8 +208,8 @@ class WeightMasks:
     def apply(self) -> None:
         """Sets the masked weights to zero, in place."""
         is_recorded = _is_recorded()
-        # At rate 0 all masks are ones. A graph must not depend on the rate, so it is not even asked for then, unless the
-        # graph is exported: that is the model as it is now, and torch cannot export a change of its weights.
+        # At rate 0 all masks are ones. A graph must not depend on the rate, so it is not even asked for then, unless it
+        # is exported: that is the model as it is now, and torch cannot export a change of its weights.
         if (not is_recorded or torch.compiler.is_exporting()) and not self.is_active:
             return
         # `.data` does not touch autograd's version counter: if a model is called twice before one backward pass, the
