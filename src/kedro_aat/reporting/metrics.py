@@ -33,15 +33,15 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
 
 
 def flat_parameters(settings: Settings) -> dict[str, str | int | float | bool]:
-    """Settings with dotted names, without nulls and without sections that are wholly at their defaults.
+    """Settings with dotted names, without nulls and without sections of which the user has written nothing.
 
     A list is JSON. Trackers are left out: their arguments may be secret.
     """
-    flat, stated = (
-        dict(flatten(settings.model_dump(mode="json", by_alias=True, exclude={"trackers"}, exclude_defaults=excluded)))
+    flat, written = (
+        dict(flatten(settings.model_dump(mode="json", by_alias=True, exclude={"trackers"}, exclude_unset=excluded)))
         for excluded in (False, True)
     )
-    sections = {"", *(name[:end] for name in stated for end, sign in enumerate(name) if sign == ".")}
+    sections = {"", *(name[:end] for name in written for end, sign in enumerate(name) if sign == ".")}
     return {
         name: json.dumps(value) if isinstance(value, list) else value
         for name, value in flat.items()

@@ -166,8 +166,8 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 ["aat_metrics", "aat_metrics_history"],
             ),
             _node(list_packages, ["aat_summary"], "model_sbom"),
-            # Card and metrics are inputs so that the report is written, and trackers are told, before the run may end as
-            # an error.
+            # Card and metrics are inputs so that the report is written, and trackers are told, before the run may end
+            # as an error.
             _node(require_feasible, ["aat_summary", "params:aat", "model_card", "aat_metrics"], None),
         ],
         namespace=namespace,
