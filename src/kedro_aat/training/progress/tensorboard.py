@@ -19,6 +19,8 @@ class ScalarsTracker(Tracker):
         writer: A TensorBoard `SummaryWriter`, which others close; None writes nothing.
     """
 
+    ends_run = True  # its files are on the disk of the checkpoints
+
     def __init__(self, writer: Any) -> None:
         self._writer = writer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kedro_aat.training.guards.user_functions import calling
 
@@ -64,8 +64,13 @@ class Tracker:
     collects the numbers at the end: nodes may run in different processes. A tracker is pickled before `start` if
     several processes train. To make one must not connect to anything.
 
-    An error of a method is a warning, and the run goes on; only an `AatError` ends it.
+    An error of a method is a warning, and the run goes on, since a server that cannot be reached should end no search.
+
+    Attributes:
+        ends_run: Whether an error ends the run instead; the same command continues it.
     """
+
+    ends_run: ClassVar[bool] = False
 
     def start(self, search: TrackedSearch) -> None:
         """A search begins, or goes on in this process."""
@@ -86,6 +91,8 @@ class CallbackTracker(Tracker):
     Args:
         function: The function. An error in it ends the run.
     """
+
+    ends_run = True
 
     def __init__(self, function: Callable[[EpochRecord], object]) -> None:
         self._function = function

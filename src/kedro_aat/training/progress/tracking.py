@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from kedro_aat.errors import AatError
 from kedro_aat.training.progress.tracker import Delivered, Parameter, TrackedSearch, Tracker
 from kedro_aat.training.records import EpochRecord, FineTuned
 
@@ -91,12 +90,12 @@ def tell_delivered(trackers: Sequence[Tracker], delivered: Delivered) -> None:
 
 @contextmanager
 def _surviving(tracker: Tracker) -> Iterator[None]:
-    """Turns an error of a tracker into a warning: a server that cannot be reached ends no search."""
+    """Turns an error of a tracker into a warning, unless it ends the run."""
     try:
         yield
-    except AatError:
-        raise
     except Exception as error:
+        if tracker.ends_run:
+            raise
         name = type(tracker).__name__
         logger.warning("%s failed, and the run goes on. %s: %s", name, type(error).__name__, error)
         logger.debug("%s", name, exc_info=error)
