@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RUN_TAG = "kedro_aat.run"
 _MAX_PARAMETERS, _MAX_METRICS = 100, 1000  # in one request, by MLflow's limits
+_MAX_TEXT = 6000  # characters of a parameter
 _NOT_IN_NAMES = re.compile(r"[^\w\-./ :]")
 
 
@@ -65,16 +66,12 @@ class MlflowTracker(Tracker):
         active = mlflow.active_run() if mlflow is not None and hasattr(mlflow, "active_run") else None
         self._run_id: str | None = None if active is None else active.info.run_id
         self._is_own = active is None
-        self._stage = 1
+        self._search: TrackedSearch | None = None
+        self._has_begun = False
         self._waiting: list[EpochRecord] = []  # epochs that could not be logged yet
 
     def start(self, search: TrackedSearch) -> None:
-        self._stage, self._waiting = search.stage, list(search.history)
-        self._open(search.first_run, search.parameters)
-        assert self._run_id is not None
-        points = self._client.get_metric_history(self._run_id, self._name("rate/achieved"))
-        known = {point.step for point in points}
-        self._waiting = [record for record in self._waiting if record.epoch not in known]
+        self._search, self._waiting = search, list(search.history)
         self._log_epochs()
 
     def epoch(self, record: EpochRecord) -> None:
@@ -82,19 +79,20 @@ class MlflowTracker(Tracker):
         self._log_epochs()
 
     def finish(self, result: FineTuned | None) -> None:
+        if self._waiting:
+            self._log_epochs()
         if self._run_id is not None and self._is_own and (result is None or result.outcome is Outcome.INTERRUPTED):
             self._client.set_terminated(self._run_id, "KILLED")
 
     def deliver(self, delivered: Delivered) -> None:
-        self._open(delivered.run, delivered.parameters)
-        assert self._run_id is not None
+        run_id = self._open(delivered.run, delivered.parameters)
         self._log(delivered.metrics, step=0)
         for name, text in delivered.tags.items():
-            self._client.set_tag(self._run_id, name, text)
+            self._client.set_tag(run_id, name, text)
         if delivered.onnx is not None and self._model_name is not None:
             self._log_model(delivered.onnx)
         if self._is_own:
-            self._client.set_terminated(self._run_id, "FINISHED")
+            self._client.set_terminated(run_id, "FINISHED")
 
     @property
     def _client(self) -> Any:
@@ -103,12 +101,12 @@ class MlflowTracker(Tracker):
 
         return mlflow.MlflowClient(self._uri)
 
-    def _open(self, run: str, parameters: Mapping[str, Parameter]) -> None:
-        """Finds or creates the run, and logs its parameters once."""
+    def _open(self, run: str, parameters: Mapping[str, Parameter]) -> str:
+        """Finds or creates the run, and logs its parameters once; returns its identity."""
         from mlflow.entities import Param
 
         client = self._client
-        texts = {_NOT_IN_NAMES.sub("_", name): str(value) for name, value in parameters.items()}
+        texts = {_NOT_IN_NAMES.sub("_", name): str(value)[:_MAX_TEXT] for name, value in parameters.items()}
         if self._run_id is None:
             self._run_id = self._unfinished(run, texts) or self._created()
         client.set_tag(self._run_id, RUN_TAG, run)
@@ -116,6 +114,7 @@ class MlflowTracker(Tracker):
         new = [Param(name, text) for name, text in texts.items() if name not in known]
         for first in range(0, len(new), _MAX_PARAMETERS):
             client.log_batch(self._run_id, params=new[first : first + _MAX_PARAMETERS])
+        return self._run_id
 
     def _unfinished(self, run: str, parameters: Mapping[str, str]) -> str | None:
         """The run of this tracker that has not ended, and has the same parameters; None if there is none.
@@ -144,14 +143,19 @@ class MlflowTracker(Tracker):
         found = client.get_experiment_by_name(name)
         return str(found.experiment_id if found is not None else client.create_experiment(name))
 
-    def _name(self, scalar: str) -> str:
-        return f"stage_{self._stage}/{scalar}"
-
     def _log_epochs(self) -> None:
         """Logs the epochs that wait; they go on to wait if MLflow cannot be reached."""
-        while self._waiting and self._run_id is not None:
+        search = self._search
+        assert search is not None  # a search begins before its epochs
+        curves = f"stage_{search.stage}/"
+        if not self._has_begun:
+            run_id = self._open(search.first_run, search.parameters)
+            known = {point.step for point in self._client.get_metric_history(run_id, f"{curves}rate/achieved")}
+            self._waiting = [record for record in self._waiting if record.epoch not in known]
+            self._has_begun = True
+        while self._waiting:
             record = self._waiting[0]
-            self._log({self._name(name): value for name, value in record.scalars.items()}, step=record.epoch)
+            self._log({f"{curves}{name}": value for name, value in record.scalars.items()}, step=record.epoch)
             del self._waiting[0]
 
     def _log(self, values: Mapping[str, float], *, step: int) -> None:
