@@ -19,9 +19,15 @@ from tests.projects import SMALL, Project
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(find_spec("kedro_mlflow") is None, reason="needs mlflow and kedro-mlflow: make test-trackers"),
 ]
-RUN, PARAMETERS = "0123456789ab", {"seed": 0, "training.optimizer.init_args.lr": 0.1, "name, odd": "x" * 7000}
+RUN = "0123456789ab"
+PARAMETERS: dict[str, str | int | float | bool] = {
+    "seed": 0,
+    "training.optimizer.init_args.lr": 0.1,
+    "name, odd": "x" * 7000,
+}
 TAGS = {"outcome": "within_budget", "certificate": "certified"}
 
 

@@ -18,6 +18,7 @@ from tests.projects import ENVIRONMENT, SMALL, Project
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(find_spec("optuna") is None, reason="needs optuna: make test-trackers"),
 ]
 SCRIPT = titled_blocks(ROOT / "docs/how-to/sweeps.md", "python")["sweep.py"]

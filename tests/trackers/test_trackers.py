@@ -179,7 +179,7 @@ def test_epochs_that_cannot_be_told_are_warnings_and_nothing_delivered_is_told(
     ("tracker", "mistake"),
     [
         ({"class_path": "tests.trackers.test_trackers.Nothing"}, r"trackers.0.class_path: .*Nothing"),
-        ({"class_path": f"{__name__}.Noting", "init_args": {"colour": 1}}, r"trackers.0.*colour"),
+        ({"class_path": f"{__name__}.Noting", "init_args": {"size": 1}}, r"trackers.0.*size"),
         (
             {"class_path": f"{__name__}.made_of", "init_args": {"given": 1}},
             "trackers.0: .* must be a kedro_aat.trackers",

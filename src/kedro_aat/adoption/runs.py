@@ -29,6 +29,7 @@ def _of_pipeline(command: _Command) -> _Command:
     @click.pass_obj
     def with_selected(
         project: ProjectMetadata,
+        /,
         *args: Any,
         env: str | None,
         pipeline: str | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,8 @@ from kedro_aat.training.checkpoints.stored import REMOVING, find_run, remove_run
 from tests.training.checkpoints.small_search import search
 
 SAVED = Path(__file__).parents[2] / "saved_by"
-OLDER, NEWER = {"batch_size": 8}, {"batch_size": 4}
+OLDER: dict[str, Any] = {"batch_size": 8}
+NEWER: dict[str, Any] = {"batch_size": 4}
 
 
 @pytest.fixture(scope="module")
