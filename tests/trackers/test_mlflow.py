@@ -163,6 +163,10 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Project:
     parameters.write_text(yaml.safe_dump(settings))
     command = project.kedro("mlflow", "init")
     assert command.wait() == 0, command.output
+    server = project.folder / "conf/local/mlflow.yml"
+    written = server.read_text()
+    assert "mlflow_tracking_uri: null" in written
+    server.write_text(written.replace("mlflow_tracking_uri: null", "mlflow_tracking_uri: sqlite:///mlflow.db"))
     project.spawn(**SMALL)
     nothing = {"aat.budget.max_drop": 1e-6, "aat.minimal_rate": 0.9, "aat.on_infeasible": "error"}
     output = project.fail("--from-nodes", "evaluate_baseline", **SMALL, **nothing)
