@@ -96,7 +96,7 @@ def test_a_run_of_its_own_goes_on_in_other_processes(uri: str) -> None:
         first.epoch(record(epoch))
     first.finish(None)
     (run,) = runs(uri)
-    assert run.info.status == "KILLED"
+    assert (run.info.status, run.info.run_name) == ("KILLED", RUN)
 
     again = tracker()
     again.start(TrackedSearch(RUN, RUN, 1, PARAMETERS, (record(0), record(1))))

@@ -40,7 +40,7 @@ class MlflowTracker(Tracker):
     Args:
         experiment: Name of the experiment, which is created if there is none; None for MLflow's own choice. An active
             run has its experiment already.
-        run_name: Name of the run; None lets MLflow make one up.
+        run_name: Name of the run; None for that of its folder in the checkpoint store.
         model_name: Name of the logged ONNX model in the run; None logs no model.
         registered_model_name: Name under which the model becomes a version in the registry; None does not register it.
         tracking_uri: Where MLflow keeps its runs; None for what is set there already.
@@ -108,7 +108,7 @@ class MlflowTracker(Tracker):
         client = self._client
         texts = {_NOT_IN_NAMES.sub("_", name): str(value)[:_MAX_TEXT] for name, value in parameters.items()}
         if self._run_id is None:
-            self._run_id = self._unfinished(run, texts) or self._created()
+            self._run_id = self._unfinished(run, texts) or self._created(run)
         client.set_tag(self._run_id, RUN_TAG, run)
         known = client.get_run(self._run_id).data.params
         new = [Param(name, text) for name, text in texts.items() if name not in known]
@@ -132,8 +132,10 @@ class MlflowTracker(Tracker):
                 return str(each.info.run_id)
         return None
 
-    def _created(self) -> str:
-        return str(self._client.create_run(self._experiment_id(), run_name=self._run_name).info.run_id)
+    def _created(self, run: str) -> str:
+        # MLflow makes names up with Python's generator, which has the seed of the settings: all would have one name.
+        name = self._run_name or run
+        return str(self._client.create_run(self._experiment_id(), run_name=name).info.run_id)
 
     def _experiment_id(self) -> str:
         client = self._client
