@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from kedro_aat.budget import Outcome
 from kedro_aat.trackers import Delivered, EpochRecord, FineTuned, MlflowTracker, TrackedSearch
-from tests.projects import SMALL, Project
+from tests.projects import Project
 
 pytestmark = [
     pytest.mark.slow,
@@ -167,9 +167,15 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Project:
     written = server.read_text()
     assert "mlflow_tracking_uri: null" in written
     server.write_text(written.replace("mlflow_tracking_uri: null", "mlflow_tracking_uri: sqlite:///mlflow.db"))
-    project.spawn(**SMALL)
-    nothing = {"aat.budget.max_drop": 1e-6, "aat.minimal_rate": 0.9, "aat.on_infeasible": "error"}
-    output = project.fail("--from-nodes", "evaluate_baseline", **SMALL, **nothing)
+    project.spawn()
+    nothing: dict[str, Any] = {
+        "aat.budget.max_drop": 0,
+        "aat.minimal_rate": 0.99,
+        "aat.maximal_rate": 0.99,
+        "aat.second_stage": "null",
+    }
+    nothing["aat.on_infeasible"] = "error"
+    output = project.fail("--from-nodes", "evaluate_baseline", **nothing)
     assert "Set on_infeasible to keep_baseline" in " ".join(output.split())
     return project
 
