@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow test-ray test-airflow test-zoo nncf zoo torture mutants fuzz lint types docs benchmark audit lock
+.PHONY: help setup run clean-run viz test test-slow test-ray test-airflow test-trackers test-zoo nncf zoo torture mutants fuzz lint types docs benchmark audit lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,15 @@ test-airflow: $(SETUP)  ## Run the DAG of kedro-airflow with Airflow's `dags tes
 	$(AIRFLOW)/bin/python -m pip install --quiet -r requirements-torch.lock . \
 		$$(sed -n 's/^airflow = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",') $$(grep -o '^kedro==[^ ]*' requirements.lock)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -m slow tests/adoption/test_airflow.py $(ARGS)
+
+# MLflow asks for older versions of some packages, so that it gets an environment of its own beside .venv, whose packages
+# it sees.
+TRACKERS := build/trackers
+test-trackers: $(SETUP)  ## Log runs to a real MLflow, and sweep with Optuna, minutes
+	$(BIN)/python -m venv $(TRACKERS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(TRACKERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(TRACKERS)/bin/python -m pip install --quiet $$(sed -n '/^trackers = \[/,/^\]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml)
+	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers $(ARGS)
 
 fuzz: $(SETUP)  ## Thousands of odd configurations and files, minutes; `ARGS="--size 0.1"` for a tenth of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)

@@ -11,7 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs/tutorial.md"
-RUN_ELSEWHERE = ("src/demo/models.py", "prepare.py")  # the adoption test writes and runs these
+# The tests of adoption and sweeps write and run these.
+RUN_ELSEWHERE = ("src/demo/models.py", "prepare.py", "sweep.py")
 
 # A block within a list is indented.
 _BLOCK = re.compile(r'^( *)```(\w*)(?: title="([^"]+)")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)

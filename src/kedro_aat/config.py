@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -18,12 +18,16 @@ from kedro_aat.compression.settings import (
 )
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import ExportSettings, Limits
+from kedro_aat.imports import Imported, ImportedOrPath
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Goal, Rate, require_at_least
 from kedro_aat.training.divided_settings import refused
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
+
+if TYPE_CHECKING:
+    from kedro_aat.training.progress import Tracker
 
 Target = Literal["cpu", "arm", "microcontroller"]
 
@@ -105,6 +109,8 @@ class AatSettings(Settings):
             confirmed.
         choose: Another tolerated drop, for which one of the models that the searches kept is delivered without
             training; the guards stay those of `budget.also`. `kedro aat choose` sets it.
+        trackers: Who is told of each epoch and of what was delivered, such as `kedro_aat.trackers.MlflowTracker`:
+            subclasses of `kedro_aat.trackers.Tracker`. An error of a tracker is a warning. TensorBoard needs no entry.
     """
 
     # The settings that the result of a search depends on; they identify a run.
@@ -128,6 +134,7 @@ class AatSettings(Settings):
     rehearsal: bool = True
     best_so_far: bool = False
     choose: DropSettings | None = None
+    trackers: tuple[ImportedOrPath, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -318,6 +325,37 @@ class AatSettings(Settings):
         if (found := next(filter(None, map(distillation_of, stages)), None)) is not None:
             return {"kind": found.type, "temperature": found.temperature, "weight": found.scale}
         return self.training.teaching
+
+    def lookup_mistakes(self, key: str) -> list[str]:
+        """Mistakes in what the settings name, and trackers that refuse their arguments or are none."""
+        mistakes = super().lookup_mistakes(key)
+        for number, imported in enumerate(self.trackers):
+            name = f"{key}.trackers.{number}"
+            found = imported.lookup_mistakes(name)
+            if not found:
+                try:
+                    self._tracker(imported)
+                except Exception as error:  # a user's class may raise anything
+                    found = [f"{name}: {imported.class_path} refuses its init_args: {error}"]
+            mistakes += found
+        return mistakes
+
+    def make_trackers(self) -> list[Tracker]:
+        """Makes the trackers, each as if it were new.
+
+        Raises:
+            TypeError: If one is not a `Tracker`.
+        """
+        return [self._tracker(imported) for imported in self.trackers]
+
+    @staticmethod
+    def _tracker(imported: Imported) -> Tracker:
+        from kedro_aat.training.progress import Tracker
+
+        made = imported.make()
+        if not isinstance(made, Tracker):
+            raise TypeError(f"must be a kedro_aat.trackers.Tracker, but is {made!r:.60}")
+        return made
 
     def check(self) -> None:
         """Looks up everything that the settings name, before anything is trained.

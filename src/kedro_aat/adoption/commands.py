@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kedro_aat.adoption.init.command import conf_folder, init
+from kedro_aat.adoption.runs import runs
 from kedro_aat.adoption.selection import Selected, conf_source_option, find_pipeline, parse_params, registered
 from kedro_aat.errors import AatError
 from kedro_aat.imports import import_path
@@ -61,6 +62,7 @@ def aat() -> None:
 
 
 aat.add_command(init)
+aat.add_command(runs)
 
 
 @aat.command()

@@ -31,6 +31,7 @@ from kedro_aat.training.fingerprints.identity import fingerprint, ingredients_of
 from kedro_aat.training.guards.user_functions import name_of
 from kedro_aat.training.loop import adaptive_problem, fine_tune
 from kedro_aat.training.progress import LoopProgress
+from kedro_aat.training.progress.tensorboard import ScalarsTracker
 from kedro_aat.training.ranks.leading import Ending, LeadingRunner, follow, leading
 from kedro_aat.training.records import EpochRecord, FineTuned
 from kedro_aat.training.runner import Callables, Evaluation, TrainingRunner
@@ -168,13 +169,15 @@ class BaseEarlyExitCompressionTrainingLoop(FinishedLoop):
     ) -> tuple[FineTuned, str]:
         """Fine-tunes the runner's model; returns how the search ended, and the name of its run."""
         model, controller, limit = runner.model, self.compression_controller, self._policy.maximal_total_epochs
+        scalars = ScalarsTracker(tensorboard_writer)
         progress = LoopProgress(
             verbose=self.verbose,
             total=limit if limit < UNLIMITED_EPOCHS else None,
-            writer=tensorboard_writer,
             algorithm=controller.settings.algorithm if isinstance(controller, ModelController) else "",
+            on_epoch=scalars.epoch,
         )
         with ExitStack() as stack:
+            stack.callback(scalars.finish, None)
             stack.enter_context(shown() if self.verbose else nullcontext())
             folder = local_path(log_dir or "runs")
             if not self.dump_checkpoints:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
 from kedro_aat.budget import Outcome
 from kedro_aat.delivery.results import Summary
 from kedro_aat.training.progress import flatten
+from kedro_aat.validated import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,36 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
         "is_within_budget": float(summary.outcome in (Outcome.CERTIFIED, Outcome.WITHIN_BUDGET)),
         "is_certified": float(summary.outcome is Outcome.CERTIFIED),
         **{key: float(value) for key, value in values if type(value) in (int, float)},
+    }
+
+
+def flat_parameters(settings: Settings) -> dict[str, str | int | float | bool]:
+    """Settings with dotted names, without nulls and without sections of which the user has written nothing.
+
+    A list is JSON. Trackers are left out: their arguments may be secret.
+    """
+    flat, written = (
+        dict(flatten(settings.model_dump(mode="json", by_alias=True, exclude={"trackers"}, exclude_unset=excluded)))
+        for excluded in (False, True)
+    )
+    sections = {"", *(name[:end] for name in written for end, sign in enumerate(name) if sign == ".")}
+    return {
+        name: json.dumps(value) if isinstance(value, list) else value
+        for name, value in flat.items()
+        if value is not None and value != [] and name.rpartition(".")[0] in sections
+    }
+
+
+def tags_of(summary: Summary) -> dict[str, str]:
+    """What a summary says in words: how the run ended, and what the certificate says."""
+    certificate = summary.certificate
+    return {
+        "outcome": str(summary.outcome),
+        "certificate": certificate.words,
+        "certificate.kind": certificate.kind or "none",
+        "metric": summary.metric.name,
+        "delivered": summary.delivered or "nothing",
+        "kedro_aat.version": summary.versions["kedro-aat"],
     }
 
 

@@ -87,6 +87,22 @@ class EpochRecord:
         """Whether the metric is within `budget`, which may be another one than the run's, and the guards are kept."""
         return self.metric is not None and budget.margin(self.metric) >= 0 and self.keeps_guards
 
+    @property
+    def scalars(self) -> dict[str, float]:
+        """Its numbers by name, as trackers show them; without those that are unknown."""
+        values = {
+            "metric/validation": self.metric,
+            "metric/margin": None if self.failed else self.margin,
+            "metric/guard_margin": self.guard_margin,
+            "rate/requested": self.requested_rate,
+            "rate/achieved": self.achieved_rate,
+            "rate/best": self.best_rate,
+            "training/loss": self.loss,
+            "training/learning_rate": self.learning_rate,
+            **{f"guards/{name}": value for name, value in self.guards.items()},
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
     def plain(self) -> dict[str, object]:
         """Returns it as plain data, for a checkpoint."""
         return vars(self) | {"tactic": None if self.tactic is None else self.tactic.model_dump()}

@@ -27,7 +27,14 @@ from kedro_aat.training.ending import end_with_best
 from kedro_aat.training.failures import USER_ERRORS, alone, best_so_far
 from kedro_aat.training.fingerprints.identity import fingerprint, ingredients_of
 from kedro_aat.training.loop import adaptive_problem, fine_tune
-from kedro_aat.training.progress import LoopProgress, write_hyperparameters
+from kedro_aat.training.progress import (
+    CallbackTracker,
+    Following,
+    LoopProgress,
+    TensorBoardTracker,
+    Tracker,
+    Tracking,
+)
 from kedro_aat.training.random_state import seed_everything
 from kedro_aat.training.ranks.data_parallel import DataParallel
 from kedro_aat.training.ranks.divided_model import divide, divided_copy
@@ -93,6 +100,7 @@ class SearchStage:
         stopwatch: Stopwatch | None = None,
         *,
         trains: bool = True,
+        tracking: Tracking | None = None,
     ) -> SearchStageResult:
         """Fine-tunes the controller's model, and leaves it on the CPU at the best rate within budget.
 
@@ -107,6 +115,7 @@ class SearchStage:
             writer_of: Makes a TensorBoard writer.
             stopwatch: Measures the stage since it began; None if it begins with this call.
             trains: Whether the search goes on; otherwise it ends with the best that it has found so far.
+            tracking: Who follows the search, besides TensorBoard and `training.on_epoch`; None for nobody.
 
         Raises:
             InterruptedRunError: If the run was stopped; the same call continues it.
@@ -116,7 +125,16 @@ class SearchStage:
         """
         stopwatch = stopwatch or Stopwatch()
         inputs = StageInputs(
-            controller, teacher, train_data, validation_data, baseline, budget, store, writer_of, stopwatch
+            controller,
+            teacher,
+            train_data,
+            validation_data,
+            baseline,
+            budget,
+            store,
+            writer_of,
+            stopwatch,
+            tracking or Tracking(),
         )
         settings = self.training
         if trains and settings.devices > 1 and launched_world_size() == 1:
@@ -281,29 +299,31 @@ class SearchStage:
         reopen_with_more_epochs(self.policy, checkpoints)
         recover(runner, self.policy, problem, budget, checkpoints)
         known = records_of(checkpoints.latest())
-        writer, is_over = None, checkpoints.is_finished or not checkpoints.is_writable
+        is_over = checkpoints.is_finished or not checkpoints.is_writable
         stopwatch.resume(checkpoints.folder, known, is_over=is_over)
-        if not is_over:
-            writer = inputs.writer_of(checkpoints.folder.name, next_epoch=known[-1].epoch + 1 if known else 0)
-        result = fine_tune(
-            runner,
-            self.policy,
-            problem,
-            budget,
-            checkpoints,
-            LoopProgress(
-                verbose=True,
-                total=self.policy.maximal_total_epochs,
-                writer=writer,
-                algorithm=controller.settings.algorithm,
-                on_epoch=self.training.function("on_epoch"),
-            ),
-            baseline=inputs.baseline,
-            stopwatch=stopwatch,
-            is_later=self.is_later,
-        )
-        if writer is not None:
-            if result.outcome is not Outcome.INTERRUPTED:
-                write_hyperparameters(writer, self.ingredients, result)
-            writer.close()
+        search = inputs.tracking.search(checkpoints.folder.name, known, is_over=is_over)
+        with Following(self._trackers(inputs), search) as following:
+            following.result = result = fine_tune(
+                runner,
+                self.policy,
+                problem,
+                budget,
+                checkpoints,
+                LoopProgress(
+                    verbose=True,
+                    total=self.policy.maximal_total_epochs,
+                    algorithm=controller.settings.algorithm,
+                    on_epoch=following.epoch,
+                ),
+                baseline=inputs.baseline,
+                stopwatch=stopwatch,
+                is_later=self.is_later,
+            )
         return result
+
+    def _trackers(self, inputs: StageInputs) -> list[Tracker]:
+        """All who follow the search."""
+        trackers: list[Tracker] = [TensorBoardTracker(inputs.writer_of, self.ingredients)]
+        if (function := self.training.function("on_epoch")) is not None:
+            trackers.append(CallbackTracker(function))
+        return [*trackers, *inputs.tracking.trackers]

@@ -14,6 +14,7 @@ from kedro_aat.pipelines.aat.stage_steps import (
     estimates_in,
     evaluation_of,
     search_result_of,
+    tracking_of,
 )
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def search_later_stage(
             tensorboard_log.writer,
             stopwatch,
             trains=settings.trains,
+            tracking=tracking_of(settings, number, search_result.run),
         )
     except MissingRunError:
         reason = (

@@ -180,13 +180,14 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
             ),
             _node(
                 collect_metrics,
-                ["aat_summary", "trajectory"],
+                ["aat_summary", "trajectory", "compressed_onnx", "params:aat"],
                 ["aat_metrics", "aat_metrics_history"],
                 tags=_REPORTING,
             ),
             _node(list_packages, ["aat_summary"], "model_sbom", tags=_REPORTING),
-            # The card is an input so that the report is written before the run may end as an error.
-            _node(require_feasible, ["aat_summary", "params:aat", "model_card"], None, tags=_REPORTING),
+            # Card and metrics are inputs so that the report is written, and trackers are told, before the run may end
+            # as an error.
+            _node(require_feasible, ["aat_summary", "params:aat", "model_card", "aat_metrics"], None, tags=_REPORTING),
         ],
         namespace=namespace,
     )

@@ -107,21 +107,33 @@ def _findings(
 
 
 def collect_metrics(
-    summary: Summary, trajectory: DataFrame
+    summary: Summary,
+    trajectory: DataFrame,
+    compressed_onnx: ModelProto | NotExported | None = None,
+    settings: AatSettings | None = None,
 ) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
-    """The numbers of summary and trajectory, for experiment trackers.
+    """The numbers of summary and trajectory, for experiment trackers; those of the settings are told.
 
     Args:
         summary: Summary of the run.
         trajectory: Trajectory of all stages.
+        compressed_onnx: The delivered ONNX file, for the trackers of the settings; without one, they get none.
+        settings: Settings of the pipeline; None for no trackers.
 
     Returns:
         The summary's numbers as `{name: number}`, and the trajectory's as
         `{name: [{"step": epoch, "value": number}]}`.
     """
-    from kedro_aat.reporting.metrics import flat_metrics, metrics_history
+    from kedro_aat.export import NotExported
+    from kedro_aat.reporting.metrics import flat_metrics, flat_parameters, metrics_history, tags_of
+    from kedro_aat.training.progress import Delivered, tell_delivered
 
-    return flat_metrics(summary), metrics_history(trajectory)
+    metrics = flat_metrics(summary)
+    if settings is not None and settings.trackers:
+        onnx = None if isinstance(compressed_onnx, NotExported) else compressed_onnx
+        delivered = Delivered(summary.run, flat_parameters(settings), metrics, tags_of(summary), onnx)
+        tell_delivered(settings.make_trackers(), delivered)
+    return metrics, metrics_history(trajectory)
 
 
 def list_packages(summary: Summary) -> Bom:
@@ -135,13 +147,16 @@ def list_packages(summary: Summary) -> Bom:
     return bill_of_materials(summary)
 
 
-def require_feasible(summary: Summary, settings: AatSettings, model_card: str = "") -> None:
+def require_feasible(
+    summary: Summary, settings: AatSettings, model_card: str = "", metrics: dict[str, float] | None = None
+) -> None:
     """Ends the run as an error if nothing kept the budget and `on_infeasible` says so; everything is saved by then.
 
     Args:
         summary: Summary of the run.
         settings: Settings of the pipeline.
         model_card: Not read. As an input it puts this node after those that write the report.
+        metrics: Not read. As an input it puts this node after the one that tells trackers.
 
     Raises:
         InfeasibleError: If nothing kept the budget and `on_infeasible` is `error`.

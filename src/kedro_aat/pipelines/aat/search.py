@@ -24,6 +24,7 @@ from kedro_aat.pipelines.aat.stage_steps import (
     estimates_in,
     evaluation_of,
     search_result_of,
+    tracking_of,
 )
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def finetune_adaptively(
         tensorboard_log.writer,
         stopwatch,
         trains=settings.trains,
+        tracking=tracking_of(settings),
     )
     num_allowed = settings.search.maximal_total_epochs
     algorithms = algorithms_of(settings.compression)

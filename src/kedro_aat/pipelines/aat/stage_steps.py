@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from kedro_aat.compression.controller import ModelController
+    from kedro_aat.config import AatSettings
     from kedro_aat.delivery.finished import FinishedSteps
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
+    from kedro_aat.training.progress import Tracking
     from kedro_aat.training.ranks.stage_inputs import SearchStageResult
     from kedro_aat.training.runner import Evaluation
     from kedro_aat.training.settings import TrainingSettings
@@ -41,6 +43,20 @@ def calibrate_on(controller: ModelController, training: TrainingSettings, train_
     data = DefaultTraining(controller.model, training, train_data, None)
     controller.calibrate(data.calibration_batches(NUM_CALIBRATION_BATCHES))
     controller.model.to(device)
+
+
+def tracking_of(settings: AatSettings, stage: int = 1, first_run: str | None = None) -> Tracking:
+    """Who follows the search of a stage.
+
+    Args:
+        settings: Settings of the pipeline.
+        stage: Number of the stage.
+        first_run: Name of the first stage's run; None if this is the first stage.
+    """
+    from kedro_aat.reporting.metrics import flat_parameters
+    from kedro_aat.training.progress import Tracking
+
+    return Tracking(settings.make_trackers(), stage, first_run, flat_parameters(settings))
 
 
 def estimates_in(checkpoint_store: CheckpointStore) -> FinishedSteps:

@@ -49,6 +49,12 @@ def log_changes(name: str, ingredients: Mapping[str, Any], records: Sequence[Run
         logger.log(level, "New run %s: %s changed since run %s.", name, _joined(changes), record.folder.name)
 
 
+def changes_between(old: RunRecord, new: RunRecord) -> list[str]:
+    """What is different between two runs, in words: code and data first, then each setting with both values."""
+    code_and_data, settings = _changes_since(old, new.ingredients)
+    return code_and_data + settings
+
+
 def _kind(ingredients: Mapping[str, Any]) -> object:
     """What runs that can be compared have in common; the stages of a search have different settings."""
     settings = ingredients.get("settings")

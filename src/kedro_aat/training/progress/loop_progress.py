@@ -1,4 +1,4 @@
-"""Progress of the loop: a bar in a terminal, the frontier in a notebook, lines in a log, and TensorBoard scalars."""
+"""Progress of the loop: a bar in a terminal, the frontier in a notebook, lines in a log, and those who follow it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from rich import get_console
 
 from kedro_aat.messages import doing
-from kedro_aat.training.guards.user_functions import calling
 from kedro_aat.training.progress.notebook import NotebookView, is_notebook
 from kedro_aat.training.progress.so_far import SoFar, judged
-from kedro_aat.training.progress.tensorboard import write_scalars
 from kedro_aat.training.progress.terminal import TerminalView
 
 if TYPE_CHECKING:
@@ -43,9 +41,8 @@ class LoopProgress:
     Args:
         verbose: Whether to show anything in the terminal, the notebook or the log.
         total: Number of epochs allowed; None if unlimited.
-        writer: A TensorBoard `SummaryWriter` or None.
         algorithm: Name of the compression algorithm; empty if it is unknown.
-        on_epoch: A function of the user's that is called with the record of each epoch; None for none.
+        on_epoch: Called with the record of each epoch; None for none.
     """
 
     def __init__(
@@ -53,11 +50,9 @@ class LoopProgress:
         *,
         verbose: bool,
         total: int | None,
-        writer: Any = None,
         algorithm: str = "",
         on_epoch: Callable[[EpochRecord], object] | None = None,
     ) -> None:
-        self._writer = writer
         self._on_epoch = on_epoch
         self._verbose = verbose
         self._algorithm, self._total = algorithm, total
@@ -84,8 +79,6 @@ class LoopProgress:
         if self._view is not None:
             self._view.close()
             self._view = None
-        if self._writer is not None:
-            self._writer.flush()
 
     def begin(self, budget: Budget, history: list[EpochRecord], num_used: int) -> None:
         """Shows where a search begins.
@@ -112,7 +105,7 @@ class LoopProgress:
             logger.info("%s", cost)
 
     def show(self, record: EpochRecord, num_used: int) -> None:
-        """Shows one epoch, writes its scalars to TensorBoard, and tells the user's function.
+        """Shows one epoch, and tells those who follow.
 
         Args:
             record: The epoch.
@@ -126,11 +119,8 @@ class LoopProgress:
             self._show()
         if self._verbose and self._view is None:
             logger.info("%s", line_of(record))
-        if self._writer is not None and record.trained:
-            write_scalars(self._writer, record)
         if self._on_epoch is not None:
-            with calling(self._on_epoch, "on_epoch", f"epoch {record.epoch}"):
-                self._on_epoch(record)
+            self._on_epoch(record)
 
     def _show(self) -> None:
         if self._view is not None and self._so_far is not None:

@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from kedro_aat.budget import Outcome
+from kedro_aat.training.progress.tracker import TrackedSearch, Tracker
 
 if TYPE_CHECKING:
     from kedro_aat.training.records import EpochRecord, FineTuned
 
 
-def write_scalars(writer: Any, record: EpochRecord) -> None:
-    """Writes what is known of an epoch.
+class ScalarsTracker(Tracker):
+    """Writes the scalars of each epoch.
 
     Args:
-        writer: A TensorBoard `SummaryWriter`.
-        record: The epoch.
+        writer: A TensorBoard `SummaryWriter`, which others close; None writes nothing.
     """
-    scalars = {
-        "metric/validation": record.metric,
-        "metric/margin": None if record.failed else record.margin,
-        "metric/guard_margin": record.guard_margin,
-        "rate/requested": record.requested_rate,
-        "rate/achieved": record.achieved_rate,
-        "rate/best": record.best_rate,
-        "training/loss": record.loss,
-        "training/learning_rate": record.learning_rate,
-        **{f"guards/{name}": value for name, value in record.guards.items()},
-    }
-    for name, value in scalars.items():
-        if value is not None:
-            writer.add_scalar(name, value, record.epoch)
+
+    ends_run = True  # its files are on the disk of the checkpoints
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def epoch(self, record: EpochRecord) -> None:
+        if self._writer is not None and record.trained:
+            for name, value in record.scalars.items():
+                self._writer.add_scalar(name, value, record.epoch)
+
+    def finish(self, result: FineTuned | None) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+
+class TensorBoardTracker(ScalarsTracker):
+    """Writes the scalars of each epoch, and at the end a row of the table of runs, to a file of its own.
+
+    Args:
+        writer_of: Makes a writer for a run, from its name and `next_epoch`.
+        settings: Settings of the search, as JSON data, for the table of runs.
+    """
+
+    def __init__(self, writer_of: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+        super().__init__(None)
+        self._writer_of, self._settings = writer_of, settings
+
+    def start(self, search: TrackedSearch) -> None:
+        if not search.is_over:
+            known = search.history
+            self._writer = self._writer_of(search.run, next_epoch=known[-1].epoch + 1 if known else 0)
+
+    def finish(self, result: FineTuned | None) -> None:
+        if self._writer is None:
+            return
+        if result is not None and result.outcome is not Outcome.INTERRUPTED:
+            write_hyperparameters(self._writer, self._settings, result)
+        self._writer.close()
+        self._writer = None
 
 
 def write_hyperparameters(writer: Any, settings: Mapping[str, Any], result: FineTuned) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from kedro_aat.budget import Budget
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.data import Data
+from kedro_aat.training.progress import Tracking
 from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.stopwatch import Stopwatch
@@ -33,6 +34,7 @@ class StageInputs:
         store: Checkpoint store that keeps the run.
         writer_of: Makes a TensorBoard writer; None writes nothing.
         stopwatch: Measures the stage.
+        tracking: Who follows the search.
         num_halvings: Times that a batch has already been halved for lack of memory.
     """
 
@@ -45,6 +47,7 @@ class StageInputs:
     store: CheckpointStore
     writer_of: WriterOf
     stopwatch: Stopwatch
+    tracking: Tracking = field(default_factory=Tracking)
     num_halvings: int = 0
 
 
