@@ -237,7 +237,7 @@ def test_export_with_further_arguments(tmp_path: Path) -> None:
     sparse = {"compression": {"algorithm": "magnitude_sparsity"}}
     example = ([torch.ones(1, 3, 8, 8)],)
     controller, _ = create_compressed_model(Container(), sparse, example_input=example)
-    scale = torch.ones(1, 8, 4, 4)
+    scale = torch.ones(1, 16, 4, 4)
     path = tmp_path / "model.onnx"
     controller.export_model(path, input_names=["image", "scale"], model_args=({"scale": scale},))
     assert names_in(path)[0] == ["image", "scale"]
