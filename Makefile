@@ -93,10 +93,12 @@ test-airflow: $(SETUP)  ## Run the DAG of kedro-airflow with Airflow's `dags tes
 # it sees.
 TRACKERS := build/trackers
 test-trackers: $(SETUP)  ## Log runs to a real MLflow, and sweep with Optuna, minutes
-	$(BIN)/python -m venv $(TRACKERS)
+	$(BIN)/python -m venv --clear $(TRACKERS)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(TRACKERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
-	$(TRACKERS)/bin/python -m pip install --quiet $$(sed -n '/^trackers = \[/,/^\]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml)
-	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers $(ARGS)
+	$(TRACKERS)/bin/python -m pip install --quiet "$$(sed -n 's/^optuna = \["\(.*\)"\]/\1/p' pyproject.toml)"
+	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers/test_sweeps.py $(ARGS)
+	$(TRACKERS)/bin/python -m pip install --quiet $$(sed -n 's/^trackers = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers/test_mlflow.py $(ARGS)
 
 fuzz: $(SETUP)  ## Thousands of odd configurations and files, minutes; `ARGS="--size 0.1"` for a tenth of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)
