@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -37,13 +37,18 @@ def local_path(path: str | Path) -> Path:
         return Path(url["path"])
     if (protocol := _PROTOCOL.match(text)) is None:
         return Path(text)
-    shown = _PASSWORD.sub("//", text)
+    shown = without_password(text)
     if protocol["name"].lower() in ("file", "local"):
         raise StorageError(f"{shown} is not an absolute path: write file:///folder/name, or a path without file://.")
     raise StorageError(
         f"{shown} cannot be used, because only paths on this machine are supported so far: give a local path, such as "
         "data/06_models/name, and copy what a run writes there."
     )
+
+
+def without_password(text: str) -> str:
+    """A text without the user names and passwords of the addresses in it."""
+    return _PASSWORD.sub("//", text)
 
 
 def is_ours(path: Path) -> bool:
@@ -74,10 +79,12 @@ class FileGroup:
         names: Names of all files that the group can have.
         prefix: Start of the hidden names, which tells the groups of one folder apart. A group without it has the
             folder to itself: others' files in it are refused.
+        copy_of: Address of the folder of which `folder` is a copy, for messages; empty if it is none.
     """
 
-    def __init__(self, folder: Path, names: tuple[str, ...], prefix: str = "") -> None:
+    def __init__(self, folder: Path, names: tuple[str, ...], prefix: str = "", *, copy_of: str = "") -> None:
         self.folder = folder
+        self._copy_of = copy_of
         self._names = names
         self._prefix = prefix
         self._pending = folder / _hidden(prefix, _PENDING)
@@ -87,6 +94,14 @@ class FileGroup:
         waiting = (self._pending / name, self._pending / f"{name}{_REMOVED}")
         is_waiting = self._is_pending() and any(path.exists() for path in waiting)
         return waiting[0] if is_waiting else self.folder / name
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return self.path(name).exists()
+
+    def shown(self, name: str) -> str:
+        """A file's path for messages; of a copy, the address of the original."""
+        return f"{self._copy_of}/{name}" if self._copy_of else str(self.path(name))
 
     def replace(self, files: Mapping[str, bytes]) -> None:
         """Replaces all files of the group; those that are not among `files` are removed.
@@ -123,14 +138,7 @@ class FileGroup:
             return []
         # Hidden files are left alone: file managers, network file systems and Git's users put them anywhere.
         names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
-        others = sorted(names.difference(self._names))
-        if not others:
-            return []
-        listed = ", ".join([*others[:_MAX_LISTED], *(["..."] if len(others) > _MAX_LISTED else [])])
-        return [
-            f"{len(others)} other {'entry' if len(others) == 1 else 'entries'} in {self.folder}: {listed}. It may hold "
-            f"only {', '.join(self._names)}, so nothing is written: give a folder of its own, or move the others away."
-        ]
+        return others_mistake(self.folder, names, self._names)
 
     def _is_pending(self) -> bool:
         """Whether there is a folder with complete files.
@@ -154,6 +162,24 @@ class FileGroup:
                 removed.unlink()
         sync(self.folder)
         self._pending.rmdir()
+
+
+def others_mistake(folder: object, names: Collection[str], own: Collection[str]) -> list[str]:
+    """Says which names in a folder are not its own; empty if all are.
+
+    Args:
+        folder: The folder, for the message.
+        names: What is in it.
+        own: What may be in it.
+    """
+    others = sorted(set(names).difference(own))
+    if not others:
+        return []
+    listed = ", ".join([*others[:_MAX_LISTED], *(["..."] if len(others) > _MAX_LISTED else [])])
+    return [
+        f"{len(others)} other {'entry' if len(others) == 1 else 'entries'} in {folder}: {listed}. It may hold only "
+        f"{', '.join(own)}, so nothing is written: give a folder of its own, or move the others away."
+    ]
 
 
 @contextmanager

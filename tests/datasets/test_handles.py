@@ -16,10 +16,11 @@ from kedro_aat.training.checkpoints import CheckpointStore
 def test_loaded_store_writes_by_itself(catalog: DataCatalog, tmp_path: Path) -> None:
     store = catalog.load("store")
     assert isinstance(store, CheckpointStore)
-    assert catalog.exists("store")
+    assert not catalog.exists("store")
     with store.open({"seed": 0}) as run:
         run.save(checkpoint(3))
         assert run.folder.is_relative_to(tmp_path / "models" / "store")
+    assert catalog.exists("store")
     with catalog.load("store").open({"seed": 0}) as run:
         assert run.numbers == [3]
 
@@ -43,11 +44,12 @@ def scalars(folder: Path) -> list[tuple[int, float]]:
 def test_log_continues_after_a_killed_run(catalog: DataCatalog, tmp_path: Path) -> None:
     log = catalog.load("tensorboard")
     assert isinstance(log, TensorBoardLog)
-    assert catalog.exists("tensorboard")
+    assert not catalog.exists("tensorboard")
     writer = log.writer("run-a")
     for epoch in range(5):
         writer.add_scalar("metric", epoch / 8, epoch)
     writer.flush()
+    assert catalog.exists("tensorboard")
     folder = tmp_path / "models" / "tensorboard" / "run-a"
     assert scalars(folder) == [(epoch, epoch / 8) for epoch in range(5)]
 

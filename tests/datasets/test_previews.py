@@ -244,13 +244,15 @@ def test_a_damaged_file_is_one_error_that_names_it(
         ImportedModelDataset: "file.safetensors",
         ImageFolderDataset: "folder/a/0.png",
         ModelDataset: "folder/recipe.json",
-        ControllerDataset: "folder/compression.json",
+        ControllerDataset: "folder/recipe.json",
         CheckpointStoreDataset: "folder/run/run.json",
         TensorBoardDataset: "folder/run/events.out.1",
     }
     file = tmp_path / names.get(kind, "file")
     file.parent.mkdir(exist_ok=True, parents=True)
     file.write_bytes(b"\xff\xfe" + bytes(100))
+    if kind is ControllerDataset:
+        file.with_name("compression.json").write_text("{}")
     path = tmp_path / names.get(kind, "file").split("/")[0]
     dataset = kind(filepath=str(path), **arguments)
     if kind in (CheckpointStoreDataset, CertificateLedgerDataset, TensorBoardDataset):

@@ -27,8 +27,7 @@ class ReportsDamage:
 def _reporting_damage(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        path = getattr(self, "_path", None) or getattr(self, "_filepath", type(self).__name__)
-        with reading(path, but=DatasetError):
+        with reading(getattr(self, "where", type(self).__name__), but=DatasetError):
             return method(self, *args, **kwargs)
 
     return wrapper

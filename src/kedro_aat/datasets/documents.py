@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
+import fsspec
 from kedro.io import DatasetError, Version
-from kedro.io.core import get_filepath_str
-from kedro_datasets.text import TextDataset
 
-from kedro_aat.datasets.local import KedroFileDataset, require_kedro_path
+from kedro_aat.datasets.files import FileDataset
 from kedro_aat.datasets.previews import require_small
-from kedro_aat.disk import disk_errors
-from kedro_aat.errors import StorageError
+from kedro_aat.datasets.remote import storage_errors
 from kedro_aat.export import NotExported
 
 if TYPE_CHECKING:
@@ -23,30 +21,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-class _Utf8Dataset(KedroFileDataset, TextDataset):  # type: ignore[misc]  # untyped in kedro-datasets
-    """A text in UTF-8 on every system; `text.TextDataset` uses the encoding of the system."""
-
-    DEFAULT_FS_ARGS: ClassVar = {
-        "open_args_load": {"mode": "r", "encoding": "utf-8"},
-        "open_args_save": {"mode": "w", "encoding": "utf-8"},
-    }
-
-    def __init__(
-        self,
-        *,
-        filepath: str | os.PathLike[str],
-        version: Version | None = None,
-        credentials: dict[str, Any] | None = None,
-        fs_args: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            filepath=require_kedro_path(filepath),
-            version=version,
-            credentials=credentials,
-            fs_args=fs_args,
-            metadata=metadata,
-        )
+class _Utf8Dataset(FileDataset[Any, Any]):
+    """A text in UTF-8 on every system; `text.TextDataset` of kedro-datasets uses the encoding of the system."""
 
     def load(self) -> str:
         """Reads the text."""
@@ -61,24 +37,32 @@ class _Utf8Dataset(KedroFileDataset, TextDataset):  # type: ignore[misc]  # unty
         self._write(data)
 
     def _write(self, text: str) -> None:
-        with self._new_file() as path, self._fs.open(path, **self._fs_open_args_save) as file:
-            file.write(text)
+        how = {"mode": "w", "encoding": "utf-8", **self._place.save}
+        path = self._get_save_path()
+        if "a" in how["mode"] or (self._place.save and not self._place.is_here):
+            with storage_errors(self._place.url(path)), self._fs.open(self._place.text(path), **how) as file:
+                file.write(text)
+        else:
+            with self._writing() as new, fsspec.filesystem("file").open(str(new), **how) as file:
+                file.write(text)
 
-    def _read(self) -> str:
-        text: str = TextDataset.load.__wrapped__(self)  # whose errors Kedro has not wrapped yet
+    def _read(self, *, is_shown: bool = False) -> str:
+        how = {"mode": "r", "encoding": "utf-8", **self._place.load}
+        path = self._get_load_path()
+        with nullcontext() if self._place.is_here else storage_errors(self._place.url(path)):
+            if is_shown:
+                require_small(self.where, self._place.size(path))
+            with self._fs.open(self._place.text(path), **how) as file:
+                text: str = file.read()
         return text
 
     def _shown_text(self) -> str | None:
         """The text for a preview; None if there is none."""
-        if not self.exists():
-            return None
-        path = get_filepath_str(self._get_load_path(), self._protocol)
-        require_small(Path(path), self._fs.size(path) or 0)
-        return self._read()
+        return self._read(is_shown=True) if self.exists() else None
 
 
 class MarkdownDataset(_Utf8Dataset):
-    """A text in Markdown; takes the arguments of `text.TextDataset`."""
+    """A text in Markdown, with the arguments of `text.TextDataset`."""
 
     def preview(self) -> HTMLPreview:
         """The text, with its tables in HTML: Kedro-Viz renders all of Markdown except tables."""
@@ -87,7 +71,7 @@ class MarkdownDataset(_Utf8Dataset):
 
 
 class PageDataset(_Utf8Dataset):
-    """An HTML page for a browser; takes the arguments of `text.TextDataset`."""
+    """An HTML page for a browser, with the arguments of `text.TextDataset`."""
 
     def preview(self) -> HTMLPreview:
         """The header of the page: Kedro-Viz runs no scripts, so the figures would be missing."""
@@ -98,12 +82,38 @@ class PageDataset(_Utf8Dataset):
 
 
 class FigureDataset(_Utf8Dataset):
-    """A Plotly figure, in the bytes that `plotly.JSONDataset` writes; takes the arguments of `text.TextDataset`.
+    """A Plotly figure, in the bytes that `plotly.JSONDataset` writes, and with its arguments.
 
     `plotly.JSONDataset` cannot even be created without Plotly; this dataset needs it only to load a figure. Saving
     `NotExported` removes the file. If the entry is versioned, it writes an empty figure with the reason as its title,
     because Kedro requires each version of a run to exist.
+
+    Args:
+        filepath: The file, here or at an address such as `s3://bucket/figure.json`.
+        load_args: More arguments of `plotly.io.from_json`.
+        save_args: More arguments of `to_json` of a figure.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system, and of its `open`.
+        metadata: For Kedro-Viz and other plugins.
     """
+
+    def __init__(
+        self,
+        *,
+        filepath: str | os.PathLike[str],
+        load_args: dict[str, Any] | None = None,
+        save_args: dict[str, Any] | None = None,
+        version: Version | None = None,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            filepath=filepath, version=version, credentials=credentials, fs_args=fs_args, metadata=metadata
+        )
+        self._load_args = load_args or {}
+        self._save_args = save_args or {}
 
     def load(self) -> Figure:
         """Reads the figure.
@@ -115,19 +125,18 @@ class FigureDataset(_Utf8Dataset):
             from plotly.io import from_json
         except ImportError as error:
             raise DatasetError(f"Plotly cannot be imported ({error}); install it with `pip install plotly`.") from None
-        return from_json(self._read())
+        return from_json(self._read(), **self._load_args)
 
     def save(self, data: Figure | NotExported) -> None:
         """Writes the figure; `NotExported` removes the file, or writes the reason as a version of its own."""
         if not isinstance(data, NotExported):
-            text = data.to_json()
+            text = data.to_json(**self._save_args)
         elif self._version is not None:
             text = json.dumps({"data": [], "layout": {"title": {"text": f"No figure: {data.reason}"}}})
         else:
-            if self._exists():
-                with disk_errors(Path(self._filepath), kind=StorageError):
-                    self._fs.rm_file(get_filepath_str(self._filepath, self._protocol))
-                self._invalidate_cache()
+            with storage_errors(self.where):
+                if self._exists():
+                    self._place.remove(self._filepath)
             return
         self._write(text)
 

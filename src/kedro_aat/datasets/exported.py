@@ -7,11 +7,13 @@ import itertools
 import json
 import zipfile
 from collections.abc import Iterator, MutableSequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from kedro_aat.datasets.local import LocalDataset
+from kedro.io import Version
+
+from kedro_aat.datasets.files import GroupDataset
 from kedro_aat.datasets.previews import open_small, require_small, shape_text, table
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export import NotExported
@@ -27,22 +29,15 @@ if TYPE_CHECKING:
 _MAX_ONNX_BYTES = 1 << 30  # of a file to show; it contains the weights
 
 
-class _FileDataset(LocalDataset[Any, Any]):
+class _FileDataset(GroupDataset[Any, Any]):
     """Files in one format, or a text file with the reason if nothing was exported; they are replaced together."""
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
-        self._filepath = self._path  # Kedro-Viz looks for this name to show the size of the file
-        self._names = self._file_names()
-        self._reason = f"{self._path.name}.not_exported.txt"
-        self._group = FileGroup(self._path.parent, (*self._names, self._reason), prefix=self._path.name)
 
     def load(self) -> Any:
         """Reads the file; returns `NotExported` if the run ended without a file."""
-        paths, reason = self._paths()
-        if reason.exists() and not paths[0].exists():
-            return NotExported(reason.read_text(encoding="utf-8"))
-        return self._read(*paths)
+        with self._reading_group() as files:
+            if (reason := self._reason(files)) is not None:
+                return NotExported(reason)
+            return self._read(*(files.path(name) for name in self._formats(self._get_load_path())))
 
     def save(self, data: Any) -> None:
         """Writes the file, or the reason why there is none.
@@ -50,19 +45,23 @@ class _FileDataset(LocalDataset[Any, Any]):
         Raises:
             StorageError: The file system refuses, or another process is writing the file.
         """
-        if isinstance(data, NotExported) and not data.is_asked:
-            self._group.replace({})
-        elif isinstance(data, NotExported):
-            self._group.replace({self._reason: data.reason.encode()})
+        path = self._get_save_path()
+        if not isinstance(data, NotExported):
+            self._replace(dict(zip(self._formats(path), self._contents(data), strict=True)))
+        elif data.is_asked or self._version is not None:  # Kedro wants each version of a run to exist
+            self._replace({_reason_of(path): data.reason.encode()})
         else:
-            self._group.replace(dict(zip(self._names, self._contents(data), strict=True)))
+            self._replace({})
 
     def preview(self, nrows: int = 100) -> TablePreview:
         """The operators in their order, or the reason why there are none; for Kedro-Viz."""
-        paths, reason = self._paths()
-        if paths[0].exists():
-            return table(["operator", "weights"], itertools.islice(self._operators(paths[0]), nrows))
-        return table(["not exported"], [[reason.read_text(encoding="utf-8")]]) if reason.exists() else None
+        if not self.exists():
+            return None
+        with self._reading_group(is_shown=True) as files:
+            if (reason := self._reason(files)) is not None:
+                return table(["not exported"], [[reason]])
+            path = files.path(self._formats(self._get_load_path())[0])
+            return table(["operator", "weights"], itertools.islice(self._operators(path), nrows))
 
     def _operators(self, path: Path) -> Iterator[tuple[str, str]]:
         raise NotImplementedError  # each format has its own
@@ -73,23 +72,39 @@ class _FileDataset(LocalDataset[Any, Any]):
     def _contents(self, data: Any) -> tuple[bytes, ...]:
         raise NotImplementedError  # each format has its own
 
-    def _file_names(self) -> tuple[str, ...]:
-        return (self._path.name,)
+    def _formats(self, path: PurePosixPath) -> tuple[str, ...]:
+        """Names of the files of the format."""
+        return (path.name,)
 
-    def _paths(self) -> tuple[list[Path], Path]:
-        """Where the files of the format and the file with the reason are now."""
-        return [self._group.path(name) for name in self._names], self._group.path(self._reason)
+    def _reason(self, files: FileGroup) -> str | None:
+        """Why there is no file; None if there is one, or nothing at all."""
+        path = self._get_load_path()
+        is_missing = not files.has(self._formats(path)[0]) and files.has(_reason_of(path))
+        return files.path(_reason_of(path)).read_text(encoding="utf-8") if is_missing else None
 
-    def _exists(self) -> bool:
-        paths, reason = self._paths()
-        return paths[0].exists() or reason.exists()
+    def _names(self, path: PurePosixPath) -> tuple[str, ...]:
+        return (*self._formats(path), _reason_of(path))
+
+    def _is_folder(self) -> bool:
+        return False
+
+    def _exists_at(self, path: str) -> bool:
+        at = PurePosixPath(path)
+        return not self._present(at).isdisjoint({self._formats(at)[0], _reason_of(at)})
+
+
+def _reason_of(path: PurePosixPath) -> str:
+    return f"{path.name}.not_exported.txt"
 
 
 class OnnxDataset(_FileDataset):
     """An ONNX model.
 
     Args:
-        filepath: The file.
+        filepath: The file, here or at an address such as `s3://bucket/model.onnx`.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system, and of its `open`.
         metadata: For Kedro-Viz and other plugins.
     """
 
@@ -100,7 +115,7 @@ class OnnxDataset(_FileDataset):
         # onnxruntime would read any file that the model names.
         if names := list(_names_of_external_tensors(model)):
             raise ModelError(
-                f"{self._filepath} refers to other files for {len(names)} of its tensors, such as {names[0]!r}; they "
+                f"{self.where} refers to other files for {len(names)} of its tensors, such as {names[0]!r}; they "
                 "are not read. Save the model as one file: onnx.save(model, path)."
             )
         return model
@@ -134,24 +149,41 @@ class ExportedProgramDataset(_FileDataset):
     """A `torch.export` program in PyTorch's own `.pt2` format.
 
     Args:
-        filepath: The file.
+        filepath: The file, as for `OnnxDataset`.
         trusted: Whether the file may be loaded. It contains pickles and expressions, with which `torch.export.load`
             runs any code that is in the file.
+        save_args: More arguments of `torch.export.save`, such as `pickle_protocol`.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system, and of its `open`.
         metadata: For Kedro-Viz and other plugins.
     """
 
-    def __init__(self, *, filepath: str, trusted: bool = False, metadata: dict[str, Any] | None = None) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        trusted: bool = False,
+        save_args: dict[str, Any] | None = None,
+        version: Version | None = None,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            filepath=filepath, version=version, credentials=credentials, fs_args=fs_args, metadata=metadata
+        )
         if not isinstance(trusted, bool):
             raise ConfigurationError("trusted", [f"must be true or false, but got {trusted!r}"])
         self._trusted = trusted
+        self._save_args = save_args or {}
 
     def _read(self, *paths: Path) -> ExportedProgram:
         import torch
 
         if paths[0].exists() and not self._trusted:
             raise ModelError(
-                f"{self._filepath} was not loaded: loading a .pt2 file runs any code that is in it. Load the model "
+                f"{self.where} was not loaded: loading a .pt2 file runs any code that is in it. Load the model "
                 "folder or the ONNX file of the same run instead, which run none (in the catalog of `kedro aat init`: "
                 "compressed_model, compressed_onnx). If you know where the file comes from, add this line to its "
                 "catalog entry:\n  trusted: true"
@@ -176,7 +208,7 @@ class ExportedProgramDataset(_FileDataset):
         import torch
 
         archive = io.BytesIO()
-        torch.export.save(data, archive)
+        torch.export.save(data, archive, **self._save_args)
         return (archive.getvalue(),)
 
 
@@ -184,12 +216,15 @@ class OpenvinoDataset(_FileDataset):
     """OpenVINO's two files: the graph as `.xml`, and the weights with the same stem as `.bin`.
 
     Args:
-        filepath: The `.xml` file.
+        filepath: The `.xml` file, as for `OnnxDataset`.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system, and of its `open`.
         metadata: For Kedro-Viz and other plugins.
     """
 
-    def _file_names(self) -> tuple[str, ...]:
-        return self._path.name, self._path.with_suffix(".bin").name
+    def _formats(self, path: PurePosixPath) -> tuple[str, ...]:
+        return path.name, path.with_suffix(".bin").name
 
     def _read(self, *paths: Path) -> OpenvinoFiles:
         from kedro_aat.export.openvino_file import OpenvinoFiles

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import shlex
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from kedro_aat.certificate.ledger import CertificateLedger
-from kedro_aat.datasets.local import ReadOnlyDataset
+from kedro_aat.datasets.files import ReadOnlyDataset
 from kedro_aat.datasets.previews import open_small, table
+from kedro_aat.datasets.remote import Place
+from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints import CheckpointStore
 
 if TYPE_CHECKING:
@@ -25,15 +27,44 @@ _Loaded = TypeVar("_Loaded")
 
 
 class _HandleDataset(ReadOnlyDataset[_Loaded]):
-    def _exists(self) -> bool:
-        return True  # even if nothing has been written: an empty store is a store
+    """A handle has no versions, since it is written while a node runs.
+
+    Attributes:
+        LOADS_EMPTY: It loads before anything is written, while `exists` says whether something is.
+        MUST_BE_HERE: Whether it can only be on this machine.
+    """
+
+    LOADS_EMPTY: ClassVar[bool] = True
+    MUST_BE_HERE: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, credentials=credentials, fs_args=fs_args, metadata=metadata)
+        if self.MUST_BE_HERE:
+            self._here()
+
+    def _here(self) -> Path:
+        """The path on this machine.
+
+        Raises:
+            StorageError: It is elsewhere.
+        """
+        return local_path(self.where)
 
 
 class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
     """A folder of checkpoints; `load` returns the store, which writes by itself.
 
     Args:
-        filepath: The folder.
+        filepath: The folder, on this machine.
+        credentials: As for other datasets.
+        fs_args: As for other datasets.
         metadata: For Kedro-Viz and other plugins.
     """
 
@@ -44,11 +75,11 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
 
     def load(self) -> CheckpointStore:
         """Returns the store; its folder is created when the first run is opened."""
-        return CheckpointStore(self._path)
+        return CheckpointStore(self._here())
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """The runs with their checkpoints, latest run first; for Kedro-Viz."""
-        runs = sorted(self._path.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        runs = sorted(self._here().glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         rows = []
         for path in runs[:nrows]:
             run = path.parent
@@ -64,7 +95,9 @@ class CertificateLedgerDataset(_HandleDataset[CertificateLedger]):
     """The ledger of the test splits that were read; `load` returns the ledger, which writes by itself.
 
     Args:
-        filepath: A JSON file. If it is lost, a test split can be used twice without notice.
+        filepath: A JSON file, on this machine. If it is lost, a test split can be used twice without notice.
+        credentials: As for other datasets.
+        fs_args: As for other datasets.
         metadata: For Kedro-Viz and other plugins.
     """
 
@@ -75,21 +108,28 @@ class CertificateLedgerDataset(_HandleDataset[CertificateLedger]):
 
     def load(self) -> CertificateLedger:
         """Returns the ledger; its file is created with the first entry."""
-        return CertificateLedger(self._path)
+        return CertificateLedger(self._here())
 
     def preview(self) -> JSONPreview:
         """The entries; for Kedro-Viz."""
-        if not self._path.exists():
+        if not self.exists():
             return None
-        with open_small(self._path) as file:
+        with open_small(self._here()) as file:
             return file.read().decode()
 
 
 class TensorBoardLog:
-    """A folder of TensorBoard event files."""
+    """A folder of TensorBoard event files.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The folder, on this machine.
+        place: Storage of the folder, if it is not on this machine: events are written to a temporary folder, and copied
+            when the writer is flushed or closed, and once a minute.
+    """
+
+    def __init__(self, folder: Path, place: Place | None = None) -> None:
         self.folder = folder
+        self._place = place
 
     def writer(self, run: str, *, next_epoch: int = 0) -> SummaryWriter:
         """Opens a writer for one run.
@@ -98,28 +138,37 @@ class TensorBoardLog:
             run: Name of the run, which becomes a subfolder.
             next_epoch: The first epoch that will be written. TensorBoard hides what a killed run wrote from it on.
         """
-        from torch.utils.tensorboard import SummaryWriter
+        if self._place is None:
+            from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self.folder / run), purge_step=next_epoch)
+            return SummaryWriter(str(self.folder / run), purge_step=next_epoch)
+        from kedro_aat.datasets.tensorboard import CopyingWriter
+
+        return CopyingWriter(self._place, PurePosixPath(self.folder, run), next_epoch)
 
 
 class TensorBoardDataset(_HandleDataset[TensorBoardLog]):
     """A TensorBoard log; `load` returns the log, which is written while a node runs.
 
     Args:
-        filepath: The folder for `tensorboard --logdir`.
+        filepath: The folder for `tensorboard --logdir`, here or at an address such as `s3://bucket/tensorboard`.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system.
         metadata: For Kedro-Viz and other plugins.
     """
 
+    MUST_BE_HERE: ClassVar[bool] = False
     REFUSAL: ClassVar[str] = (
         "A TensorBoard log cannot be saved as a whole: make it an input of the node, and write with log.writer(run)."
     )
 
     def load(self) -> TensorBoardLog:
         """Returns the log; its folder is created with the first run."""
-        return TensorBoardLog(self._path)
+        return TensorBoardLog(Path(self._filepath), None if self._place.is_here else self._place)
 
     def preview(self) -> JSONPreview:
         """The command that shows the log, and the runs in it; for Kedro-Viz."""
-        runs = sorted({str(file.parent.relative_to(self._path)) for file in self._path.rglob("events.out.*")})
-        return json.dumps({"command": f"tensorboard --logdir {shlex.quote(str(self._path))}", "runs": runs})
+        files = [PurePosixPath(each) for each in self._fs.glob(f"{self._place.text(self._filepath)}/**/events.out.*")]
+        root = PurePosixPath(self._fs._strip_protocol(str(self._filepath)))
+        runs = sorted({str(file.parent.relative_to(root)) for file in files})
+        return json.dumps({"command": f"tensorboard --logdir {shlex.quote(self.where)}", "runs": runs})

@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 import io
 import math
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from kedro.io import DatasetError
+from kedro.io import DatasetError, Version
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kedro_aat.datasets.local import ReadOnlyDataset
+from kedro_aat.datasets.files import ReadOnlyDataset
+from kedro_aat.datasets.remote import Place, storage_errors
 from kedro_aat.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,11 +82,16 @@ class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
     Classes and files are ordered by name, so that every machine sees the same examples in the same order.
 
     Args:
-        filepath: The folder. Images are .png, .jpg or .jpeg files in the subfolders, at any depth.
+        filepath: The folder, here or at an address such as `s3://bucket/train`; of the latter, the images are copied to
+            a temporary folder, which stays until `release` or the end of the process. Images are .png, .jpg or .jpeg
+            files in the subfolders, at any depth.
         size: Height and width in pixels to which each image is scaled, or one number for both.
         channels: 1 for grayscale, 3 for color.
         classes: Names of the subfolders in the order of the classes; None sorts them by name. Set it if a split
             lacks a class.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system.
         metadata: For Kedro-Viz and other plugins.
 
     Raises:
@@ -98,9 +107,14 @@ class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
         size: int | list[int] | tuple[int, int],
         channels: int = 3,
         classes: list[str] | None = None,
+        version: Version | None = None,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
+        super().__init__(
+            filepath=filepath, version=version, credentials=credentials, fs_args=fs_args, metadata=metadata
+        )
         _pillow()  # if it is missing, the error comes before the run
         sizes = [size, size] if isinstance(size, int) else list(size)
         if len(sizes) != 2 or min(sizes) < 1 or max(sizes) > _MAX_SIDE:
@@ -112,6 +126,7 @@ class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
         self._size = (sizes[0], sizes[1])
         self._channels = channels
         self._classes = classes
+        self._fetched: Path | None = None
 
     def load(self) -> ImageFolder:
         """Lists the files; each is read when its example is requested.
@@ -119,23 +134,24 @@ class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
         Raises:
             DataError: The folder has no subfolder with images, or has a subfolder that is not among `classes`.
         """
-        subfolders = sorted(path.name for path in self._path.iterdir() if path.is_dir() and path.name[0] != ".")
+        folder = self._folder_here()
+        subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
         classes = subfolders if self._classes is None else self._classes
         if unknown := sorted(set(subfolders) - set(classes)):
-            raise DataError(f"{self._path} has folders that are not among `classes`: {', '.join(unknown)}.")
-        files = [
-            (path, label) for label, name in enumerate(classes) for path in sorted(_image_files(self._path / name))
-        ]
+            raise DataError(f"{self.where} has folders that are not among `classes`: {', '.join(unknown)}.")
+        files = [(path, label) for label, name in enumerate(classes) for path in sorted(_image_files(folder / name))]
         if not files:
             raise DataError(
-                f"{self._path} contains no images: create one folder per class in it, with "
+                f"{self.where} contains no images: create one folder per class in it, with "
                 f"{', '.join(_SUFFIXES)} files."
             )
         return ImageFolder(files, self._size, self._channels, classes)
 
     def preview(self) -> ImagePreview:
         """One image from each of the first classes, side by side in squares; for Kedro-Viz."""
-        folders = sorted(path for path in self._path.glob("[!.]*") if path.is_dir())[:_MAX_PREVIEW_CLASSES]
+        if (shown := self._fetched or self.local_path) is None:  # a folder elsewhere is not copied only to be shown
+            return None
+        folders = sorted(path for path in shown.glob("[!.]*") if path.is_dir())[:_MAX_PREVIEW_CLASSES]
         # Any file of the class: to find the first by name, all files would have to be listed.
         files = [file for folder in folders if (file := next(_image_files(folder), None)) is not None]
         if not files:
@@ -153,8 +169,30 @@ class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
         sheet.save(png, "PNG")
         return base64.b64encode(png.getvalue()).decode()
 
-    def _exists(self) -> bool:
-        return self._path.is_dir()
+    def _folder_here(self) -> Path:
+        """The folder on this machine, or the copy of one that is elsewhere."""
+        path = self._get_load_path()
+        if self._place.is_here:
+            return Path(path)
+        if self._fetched is None:
+            copy = Path(tempfile.mkdtemp(prefix="kedro-aat-"))
+            weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
+            with storage_errors(self._place.url(path)):
+                _copy_images(self._place, path, copy)
+            self._fetched = copy
+        return self._fetched
+
+    def _exists_at(self, path: str) -> bool:
+        return Path(path).is_dir() if self._place.is_here else super()._exists_at(path)
+
+    def _release(self) -> None:
+        super()._release()
+        if self._fetched is not None:
+            shutil.rmtree(self._fetched, ignore_errors=True)
+            self._fetched = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fetched": None}  # a process of its own makes its own copy
 
     def _describe(self) -> dict[str, Any]:
         return {**super()._describe(), "size": self._size, "channels": self._channels}
@@ -167,6 +205,26 @@ def _pillow() -> ModuleType:
     except ImportError as error:
         raise DatasetError(f"Pillow cannot be imported ({error}); install it with `pip install pillow`.") from None
     return Image
+
+
+def _copy_images(place: Place, folder: PurePosixPath, target: Path) -> None:
+    """Copies the images below a folder of another storage, with their subfolders.
+
+    Raises:
+        DataError: A name leads out of the folder, which a bucket allows.
+    """
+    found = [PurePosixPath(each) for each in place.system.find(place.text(folder))]
+    sources = [each for each in found if each.suffix.lower() in _SUFFIXES]
+    targets = []
+    for each in sources:
+        parts = each.parts[len(folder.parts) :]
+        if ".." in parts:
+            raise DataError(f"{place.url(each)} leads out of its folder. Rename or remove it.")
+        targets.append(target.joinpath(*parts))
+    for parent in {path.parent for path in targets}:
+        parent.mkdir(parents=True, exist_ok=True)
+    if sources:
+        place.system.get([str(each) for each in sources], [str(each) for each in targets])
 
 
 def _image_files(folder: Path) -> Iterator[Path]:

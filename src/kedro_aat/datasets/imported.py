@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractDataset
+from kedro.io import Version
 
-from kedro_aat.datasets.arguments import RecordedArguments
-from kedro_aat.datasets.damage import ReportsDamage
+from kedro_aat.datasets.files import FileDataset
 from kedro_aat.datasets.previews import read_tensor_info, require_small, state_dict_table
 from kedro_aat.datasets.recipe import build_module
 from kedro_aat.errors import ModelError
 from kedro_aat.imports import Imported
-from kedro_aat.storage import local_path, replacing
 from kedro_aat.tensors import load_tensors, save_tensors
 from kedro_aat.wrapped import unwrapped, without_wrappers
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn.Module", "nn.Module"]):
+class ImportedModelDataset(FileDataset["nn.Module", "nn.Module"]):
     """A module that is built from its import path and loaded with a state dict.
 
     A node that returns such a module writes its state dict; the file then holds nothing else.
@@ -34,13 +32,17 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
         class_path: Import path of a module class, or of a class method or function that returns a module, such as
             `my_models.Net.from_config`. It stands in your own configuration, so the other entries of the catalog trust
             it.
-        filepath: The state dict, as `.safetensors` or as written by `torch.save`; from the latter, only tensors and
-            plain values are read. None keeps the initial weights of the module.
+        filepath: The state dict, here or at an address such as `s3://bucket/model.pt`, as `.safetensors` or as written
+            by `torch.save`; from the latter, only tensors and plain values are read. None keeps the initial weights of
+            the module.
         init_args: Keyword arguments of the class, class method or function. A mapping of `class_path` and `init_args`
             stands for the object that they build.
         key: Key of the state dict in the file, such as `state_dict`, if the file contains more than the state dict.
         prefix: Prefix to remove from the names in the state dict, such as `model.` in a Lightning checkpoint. Names
             without the prefix are ignored. What is saved gets the key and the prefix.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system, and of its `open`.
         metadata: For Kedro-Viz and other plugins.
     """
 
@@ -52,13 +54,17 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
         init_args: dict[str, Any] | None = None,
         key: str | None = None,
         prefix: str = "",
+        version: Version | None = None,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
+        super().__init__(
+            filepath=filepath, version=version, credentials=credentials, fs_args=fs_args, metadata=metadata
+        )
         self._imported = Imported(class_path=class_path, init_args=init_args or {})
-        self._path = None if filepath is None else local_path(filepath)
         self._key = key
         self._prefix = prefix
-        self.metadata = metadata
 
     def lookup_mistakes(self, name: str) -> list[str]:
         """Lists mistakes in the import path and the names of the arguments, without building the module.
@@ -76,8 +82,9 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
             ModelError: The file does not contain a state dict for this module.
         """
         module = build_module(self._imported, stated="call")
-        if self._path is not None:
-            contents = _read(self._path)
+        if self._has_file:
+            with self._reading() as path:
+                contents = _read(path, self.where)
             state = without_wrappers(self._own_part(contents), module.state_dict())
             try:
                 module.load_state_dict(state)
@@ -85,32 +92,34 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
                 keys = state_dict_keys(contents) if self._key is None else []
                 if len(keys) == 1:
                     raise ModelError(
-                        f"{self._path} holds its state dict under one of its keys ({', '.join(map(str, contents))}): "
+                        f"{self.where} holds its state dict under one of its keys ({', '.join(map(str, contents))}): "
                         f"set key: {keys[0]} in the catalog entry."
                     ) from None
                 raise ModelError(
-                    f"{self._path} does not match {self._imported.class_path}: {error}. Correct init_args, or select "
+                    f"{self.where} does not match {self._imported.class_path}: {error}. Correct init_args, or select "
                     "the part of the file that belongs to the model with key or prefix."
                 ) from None
         return module.eval()
 
     def preview(self, nrows: int = 100) -> TablePreview:
         """The layers in the file of weights; for Kedro-Viz."""
-        if self._path is None or not self._path.exists():
+        if not self._has_file or not self.exists():
             return None
-        if self._path.suffix == ".safetensors":
-            return state_dict_table(self._own_part(read_tensor_info(self._path)), nrows)
-        if zipfile.is_zipfile(self._path):
-            with zipfile.ZipFile(self._path) as archive:
-                names = (part for part in archive.infolist() if part.filename.endswith("data.pkl"))
-                require_small(self._path, sum(part.file_size for part in names))
-        state = self._own_part(_read(self._path, "meta"))  # on this device, tensors have no data to read
+        with self._reading(is_shown=True) as path:
+            if path.suffix == ".safetensors":
+                return state_dict_table(self._own_part(read_tensor_info(path)), nrows)
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    names = (part for part in archive.infolist() if part.filename.endswith("data.pkl"))
+                    require_small(self.where, sum(part.file_size for part in names))
+            # On the device `meta`, tensors have no data to read.
+            state = self._own_part(_read(path, self.where, "meta"))
         return state_dict_table({name: (tuple(tensor.shape), _kind(tensor)) for name, tensor in state.items()}, nrows)
 
     def _own_part(self, contents: Mapping[str, Any]) -> dict[str, Any]:
         if self._key is not None:
             if self._key not in contents:
-                raise ModelError(f"{self._path} has no key {self._key!r}; it has {', '.join(map(str, contents))}.")
+                raise ModelError(f"{self.where} has no key {self._key!r}; it has {', '.join(map(str, contents))}.")
             contents = contents[self._key]
         length = len(self._prefix)
         return {name[length:]: value for name, value in contents.items() if name.startswith(self._prefix)}
@@ -129,24 +138,23 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
 
         for mistake in self._file_mistakes():
             raise ModelError(mistake)
-        assert self._path is not None  # or there is a mistake
         data = unwrapped(data) if isinstance(data, torch.nn.Module) else data
         self._require_fit(data)
         state = {
             f"{self._prefix}{name}": value.detach().cpu() if isinstance(value, torch.Tensor) else value
             for name, value in data.state_dict().items()
         }
-        with replacing(self._path) as new:
-            if self._path.suffix == ".safetensors":
+        with self._writing() as new:
+            if new.suffix == ".safetensors":
                 save_tensors(state, new)
                 return
             torch.save(state if self._key is None else {self._key: state}, new)
             try:
-                _read(new)
+                _read(new, self.where)
             except ModelError:
                 raise ModelError(
                     f"The state dict of this {type(data).__name__} has more than tensors and plain values, so "
-                    f"{self._path} could be read only by unpickling it. Return plain values from get_extra_state."
+                    f"{self.where} could be read only by unpickling it. Return plain values from get_extra_state."
                 ) from None
 
     def save_mistakes(self, name: str) -> list[str]:
@@ -158,12 +166,12 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
         return [*self.lookup_mistakes(name), *(f"{name}: {mistake}" for mistake in self._file_mistakes())]
 
     def _file_mistakes(self) -> list[str]:
-        if self._path is None:
+        if not self._has_file:
             return ["no filepath says where the weights of a module are saved; add one to the catalog entry."]
-        if self._path.is_dir():
-            return [f"{self._path} is a folder, so no weights are written there: give another path, or move it away."]
-        if self._key is not None and self._path.suffix == ".safetensors":
-            return [f"{self._path} cannot have the key {self._key!r}: remove `key`, or give a path that ends with .pt."]
+        if self._is_at_a_folder():
+            return [f"{self.where} is a folder, so no weights are written there: give another path, or move it away."]
+        if self._key is not None and self._filepath.suffix == ".safetensors":
+            return [f"{self.where} cannot have the key {self._key!r}: remove `key`, or give a path that ends with .pt."]
         return []
 
     def _require_fit(self, module: nn.Module) -> None:
@@ -188,11 +196,8 @@ class ImportedModelDataset(ReportsDamage, RecordedArguments, AbstractDataset["nn
                     "module.float(), or build it in that type."
                 )
 
-    def _exists(self) -> bool:
-        return self._path is None or self._path.exists()
-
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": None if self._path is None else str(self._path), "class_path": self._imported.class_path}
+        return {**super()._describe(), "class_path": self._imported.class_path}
 
 
 def _kind(tensor: Tensor) -> str:
@@ -219,13 +224,13 @@ def key_of_weights(path: Path) -> str | None:
     if path.suffix == ".safetensors":
         return None
     try:
-        keys = state_dict_keys(_read(path, "meta"))
+        keys = state_dict_keys(_read(path, path, "meta"))
     except ModelError:
         return None  # `kedro aat validate` says why
     return keys[0] if len(keys) == 1 else None
 
 
-def _read(path: Path, device: str = "cpu") -> Mapping[str, Any]:
+def _read(path: Path, shown: object, device: str = "cpu") -> Mapping[str, Any]:
     import torch
 
     if path.suffix == ".safetensors":
@@ -234,14 +239,14 @@ def _read(path: Path, device: str = "cpu") -> Mapping[str, Any]:
         contents = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(
-            f"{path} contains more than tensors and plain values, and is not unpickled. Save only the weights: "
+            f"{shown} contains more than tensors and plain values, and is not unpickled. Save only the weights: "
             "torch.save(model.state_dict(), path)."
         ) from None
     except (EOFError, RuntimeError) as error:  # damaged; or TorchScript, which is code
         raise ModelError(
-            f"{path} cannot be read as the weights of a model: {error}. Save them with "
+            f"{shown} cannot be read as the weights of a model: {error}. Save them with "
             "torch.save(model.state_dict(), path), or as safetensors."
         ) from None
     if not isinstance(contents, Mapping):
-        raise ModelError(f"{path} must contain a state dict, but contains a {type(contents).__name__}.")
+        raise ModelError(f"{shown} must contain a state dict, but contains a {type(contents).__name__}.")
     return contents

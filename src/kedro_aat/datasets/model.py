@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
-from kedro.io import DatasetError
+from kedro.io import DatasetError, Version
 from pydantic import Field
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from kedro_aat.compression.controller import ModelController
 from kedro_aat.compression.frozen import frozen_parameters
 from kedro_aat.compression.masks import SHADOW, SPARSITY_MASK
 from kedro_aat.compression.settings import CompressionSettings
-from kedro_aat.datasets.local import LocalDataset
+from kedro_aat.datasets.files import GroupDataset
 from kedro_aat.datasets.previews import open_small, read_tensor_info, state_dict_table
 from kedro_aat.datasets.recipe import Recipe, build_module, recipe_of
 from kedro_aat.datasets.structure import StructureText, described, restored
@@ -42,6 +42,7 @@ _RECIPE = "recipe.json"
 _TENSORS = "model.safetensors"
 _COMPRESSION = "compression.json"
 _EXAMPLE = "example_input.safetensors"
+_REASON = "not_exported.txt"  # of a version without a model
 
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
@@ -67,26 +68,17 @@ class _SavedCompression(Settings):
     example: StructureText | None = None
 
 
-class _FolderDataset(LocalDataset[_Saved, _Loaded]):
+class _FolderDataset(GroupDataset[_Saved, _Loaded]):
     """A folder whose files are replaced together, and which holds nothing else.
 
     Attributes:
-        FILES: Names of the files.
+        FILES: Names of the files. Without the first one, nothing is saved.
     """
 
     FILES: ClassVar[tuple[str, ...]]
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
-        self._files = FileGroup(self._path, self.FILES)
-
-    def save_mistakes(self, name: str) -> list[str]:
-        """Lists why nothing could be saved.
-
-        Args:
-            name: Key to report the mistakes under, such as the name of the catalog entry.
-        """
-        return [f"{name}: {mistake}" for mistake in self._files.mistakes()]
+    def _names(self, path: PurePosixPath) -> tuple[str, ...]:
+        return self.FILES
 
 
 class ModelDataset(_FolderDataset[nn.Module | NotExported, nn.Module]):
@@ -96,17 +88,20 @@ class ModelDataset(_FolderDataset[nn.Module | NotExported, nn.Module]):
     and the tensors are those integers.
 
     Args:
-        filepath: The folder.
+        filepath: The folder, here or at an address such as `s3://bucket/model`.
         recipe: `class_path` and `init_args` of the module, if it was not built by `build_module`.
         class_path: The only class, class method or function that the folder may have built when it is loaded.
         trusted: Without a `class_path`, the folder may name module classes of `torch.nn`, `kedro_aat`, the project's
             own package and of the packages and modules in this list, and functions of those in this list that are
             annotated to return a module. A full import path allows that class or function alone. In a Kedro project,
             what other entries of the catalog build from a `class_path` is trusted, too.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system, and of its `open`.
         metadata: For Kedro-Viz and other plugins.
     """
 
-    FILES: ClassVar[tuple[str, ...]] = (_RECIPE, _TENSORS)
+    FILES: ClassVar[tuple[str, ...]] = (_RECIPE, _TENSORS, _REASON)
 
     def __init__(
         self,
@@ -115,9 +110,14 @@ class ModelDataset(_FolderDataset[nn.Module | NotExported, nn.Module]):
         recipe: dict[str, Any] | None = None,
         class_path: str | None = None,
         trusted: Trusted | None = None,
+        version: Version | None = None,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
+        super().__init__(
+            filepath=filepath, version=version, credentials=credentials, fs_args=fs_args, metadata=metadata
+        )
         self._recipe = None if recipe is None else Imported.model_validate(recipe)
         self._trust = Trust(class_path, trusted, self._recipe)
 
@@ -125,30 +125,43 @@ class ModelDataset(_FolderDataset[nn.Module | NotExported, nn.Module]):
         """Builds the module on the CPU in evaluation mode, and loads its tensors.
 
         Raises:
-            ModelError: The recipe names what the catalog entry does not trust, or a file is damaged.
+            ModelError: The recipe names what the catalog entry does not trust, a file is damaged, or the version of a
+                run has no model.
         """
-        module, _ = _load_module(self._files, self._trust)
-        _load_state(module, self._files.path(_TENSORS))
+        with self._reading_group() as files:
+            if files.has(_REASON) and not files.has(_RECIPE):
+                reason = files.path(_REASON).read_text(encoding="utf-8")
+                raise ModelError(f"{files.shown(_RECIPE)} was not written: {reason}. Choose another version.")
+            module, _ = _load_module(files, self._trust)
+            _load_state(module, files)
         return module.eval()
 
     def save(self, data: nn.Module | NotExported) -> None:
-        """Writes the module; `NotExported` removes the folder.
+        """Writes the module; `NotExported` removes the folder, or writes the reason as a version of its own.
 
         Raises:
             StorageError: The folder holds files of others, another process is writing it, or the file system refuses.
         """
-        if isinstance(data, NotExported):
-            self._files.remove()
-        else:
+        if not isinstance(data, NotExported):
             data = unwrapped(data)
-            self._files.replace(_module_files(data, recipe_of(data, self._recipe)))
+            self._replace(_module_files(data, recipe_of(data, self._recipe)))
+        elif self._version is None:
+            self._group(self._get_save_path()).remove()
+        else:  # Kedro wants each version of a run to exist
+            self._replace({_REASON: data.reason.encode()})
 
     def preview(self, nrows: int = 100) -> TablePreview:
         """The layers as they are after the cut; for Kedro-Viz."""
-        return state_dict_table(read_tensor_info(self._files.path(_TENSORS)), nrows) if self._exists() else None
+        if not self.exists():
+            return None
+        with self._reading_group(is_shown=True) as files:
+            return state_dict_table(read_tensor_info(files.path(_TENSORS)), nrows)
 
     def _exists(self) -> bool:
-        return self._files.path(_RECIPE).exists()
+        return _RECIPE in self._present(self._get_load_path())
+
+    def _exists_at(self, path: str) -> bool:
+        return not self._present(PurePosixPath(path)).isdisjoint({_RECIPE, _REASON})
 
 
 class ControllerDataset(_FolderDataset[ModelController, ModelController]):
@@ -159,6 +172,9 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
             `example_input.safetensors` if the controller has an example input: made-up values in place of yours.
         class_path: As for `ModelDataset`.
         trusted: As for `ModelDataset`.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system, and of its `open`.
         metadata: For Kedro-Viz and other plugins.
     """
 
@@ -170,9 +186,14 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
         filepath: str,
         class_path: str | None = None,
         trusted: Trusted | None = None,
+        version: Version | None = None,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
+        super().__init__(
+            filepath=filepath, version=version, credentials=credentials, fs_args=fs_args, metadata=metadata
+        )
         self._trust = Trust(class_path, trusted)
 
     def load(self) -> ModelController:
@@ -181,16 +202,17 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
         Raises:
             ModelError: The recipe names what the catalog entry does not trust, or a file is damaged.
         """
-        module, saved = _load_module(self._files, self._trust)
-        compression = _SavedCompression.model_validate(_read_json(self._files.path(_COMPRESSION)))
-        path, example = self._files.path(_EXAMPLE), None
-        if path.exists():
-            tensors = load_tensors(path)
-            example = tensors["input"] if compression.example is None else restored(compression.example, tensors)
-            if saved.sha256:  # versions before 0.2.0 saved the user's example
-                mark_made_up(example)
-        controller = build_controller(module, compression.settings, example_input=example)
-        _load_state(controller.model, self._files.path(_TENSORS))
+        with self._reading_group() as files:
+            module, saved = _load_module(files, self._trust)
+            compression = _SavedCompression.model_validate(_read_json(files, _COMPRESSION))
+            example = None
+            if files.has(_EXAMPLE):
+                tensors = load_tensors(files.path(_EXAMPLE))
+                example = tensors["input"] if compression.example is None else restored(compression.example, tensors)
+                if saved.sha256:  # versions before 0.2.0 saved the user's example
+                    mark_made_up(example)
+            controller = build_controller(module, compression.settings, example_input=example)
+            _load_state(controller.model, files)
         controller.load_state(compression.state)
         return controller
 
@@ -214,17 +236,18 @@ class ControllerDataset(_FolderDataset[ModelController, ModelController]):
                 state["example"] = text
             more[_EXAMPLE] = serialize_tensors(tensors)
         more[_COMPRESSION] = json.dumps(state, indent=2).encode()
-        self._files.replace(_module_files(data.model, recipe, more))
+        self._replace(_module_files(data.model, recipe, more))
 
     def preview(self) -> JSONPreview:
         """How the model is built and compressed; for Kedro-Viz."""
-        if not self._exists():
+        if not self.exists():
             return None
         names = {"recipe": _RECIPE, "compression": _COMPRESSION}
-        return json.dumps({key: _read_json(self._files.path(name)) for key, name in names.items()})
+        with self._reading_group(is_shown=True) as files:
+            return json.dumps({key: _read_json(files, name) for key, name in names.items()})
 
-    def _exists(self) -> bool:
-        return self._files.path(_COMPRESSION).exists()
+    def _exists_at(self, path: str) -> bool:
+        return self._present(PurePosixPath(path)) >= {_RECIPE, _COMPRESSION}
 
 
 def _module_files(module: nn.Module, recipe: Imported, more: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
@@ -259,14 +282,13 @@ def _made_up_example(model: nn.Module, example: ModelInputs) -> ModelInputs:
 
 def _load_module(files: FileGroup, trust: Trust) -> tuple[nn.Module, _SavedRecipe]:
     """Builds the module of a folder, without its tensors, if it is trusted and no file of the folder is damaged."""
-    saved = _SavedRecipe.model_validate(_read_json(files.path(_RECIPE)))
+    saved = _SavedRecipe.model_validate(_read_json(files, _RECIPE))
     stated = trust.require(saved)
     for name in (_TENSORS, _COMPRESSION, _EXAMPLE):  # not what the file names: that could be any path
-        path = files.path(name)
-        if name in saved.sha256 and hash_file(path) != saved.sha256[name]:
+        if name in saved.sha256 and hash_file(files.path(name)) != saved.sha256[name]:
             raise ModelError(
-                f"{path} is damaged: its SHA-256 is not the one in {_RECIPE}. Copy the folder again, or run the node "
-                "that wrote it."
+                f"{files.shown(name)} is damaged: its SHA-256 is not the one in {_RECIPE}. Copy the folder again, or run "
+                "the node that wrote it."
             )
     module = build_module(saved, stated=stated)
     if saved.frozen is not None:
@@ -276,16 +298,18 @@ def _load_module(files: FileGroup, trust: Trust) -> tuple[nn.Module, _SavedRecip
     return module, saved
 
 
-def _load_state(module: nn.Module, path: Path) -> None:
+def _load_state(module: nn.Module, files: FileGroup) -> None:
     try:
-        state = load_tensors(path)
+        state = load_tensors(files.path(_TENSORS))
         # Version 0.1.0 masked fewer weights than this one; what they left dense begins dense.
         dense = {name: tensor for name, tensor in module.state_dict().items() if name.endswith((SPARSITY_MASK, SHADOW))}
         module.load_state_dict(dense | state)
     except (SafetensorError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{path} does not have the tensors of this {type(module).__name__}: {error}") from None
+        raise ModelError(
+            f"{files.shown(_TENSORS)} does not have the tensors of this {type(module).__name__}: {error}"
+        ) from None
 
 
-def _read_json(path: Path) -> Any:
-    with open_small(path) as file:
+def _read_json(files: FileGroup, name: str) -> Any:
+    with open_small(files.path(name)) as file:
         return json.load(file)

@@ -20,7 +20,7 @@ _MAX_BYTES = 64 << 20  # of a file to show
 TensorInfo = Mapping[str, tuple[Sequence[int], str]]  # name -> shape, type
 
 
-def require_small(path: Path, num_bytes: int, limit: int = _MAX_BYTES) -> None:
+def require_small(path: object, num_bytes: int, limit: int = _MAX_BYTES) -> None:
     """Refuses to show what would fill the memory.
 
     Args:

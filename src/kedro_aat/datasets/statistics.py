@@ -11,7 +11,7 @@ from typing import Any
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from kedro_aat.datasets.local import LocalDataset
+from kedro_aat.datasets.files import FileDataset
 from kedro_aat.datasets.previews import read_tensor_info
 from kedro_aat.datasets.tensors import TensorsDataset
 from kedro_aat.storage import replacing
@@ -67,11 +67,13 @@ def add_statistics(project: Path, pipeline: Pipeline, catalog: DataCatalog) -> N
 
 def _files_of(dataset: Any) -> Iterator[Path]:
     """The files of a dataset that are on this machine; hidden ones are none."""
-    if isinstance(dataset, LocalDataset):
-        path = dataset.path
+    if isinstance(dataset, FileDataset):
+        path = dataset.local_path
     elif getattr(dataset, "_protocol", None) == "file" and hasattr(dataset, "_get_load_path"):
         path = Path(dataset._get_load_path())
     else:
+        return
+    if path is None:
         return
     if path.is_file():
         yield path
