@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Generic, Never, TypeVar
+from typing import Any, ClassVar, Never, TypeVar
 
 from kedro.io import AbstractVersionedDataset, DatasetError, Version
 
@@ -23,9 +23,7 @@ _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
 
 
-class FileDataset(
-    ReportsDamage, RecordedArguments, AbstractVersionedDataset[_Saved, _Loaded], Generic[_Saved, _Loaded]
-):
+class FileDataset(ReportsDamage, RecordedArguments, AbstractVersionedDataset[_Saved, _Loaded]):
     """Base of datasets that are one file or one folder, here or in any storage that fsspec knows.
 
     Subclasses read and write files on this machine: those of another storage are copied to a temporary folder first, or
@@ -57,7 +55,8 @@ class FileDataset(
         # Kedro, Kedro-Viz and our own checks look for these names.
         self._protocol, self._fs = self._place.protocol, self._place.system
         self.metadata = metadata
-        path: Any = None if filepath is None else self._place.path
+        self._has_file = filepath is not None
+        path: Any = self._place.path if self._has_file else None
         super().__init__(path, version, exists_function=self._exists_at, glob_function=self._versions_at)
         if version is not None and (path is None or self._protocol.startswith("http")):
             raise ConfigurationError("versioned", [f"{self.where} cannot have versions; remove `versioned`"])
@@ -65,12 +64,12 @@ class FileDataset(
     @property
     def where(self) -> str:
         """The path or address, for messages; of a versioned entry, that of all versions."""
-        return "no file" if self._filepath is None else self._place.url(self._filepath)
+        return "no file" if not self._has_file else self._place.url(self._filepath)
 
     @property
     def local_path(self) -> Path | None:
         """Where the present file or folder is on this machine; None if it is elsewhere, or there is no version yet."""
-        if not self._place.is_here or self._filepath is None or (self._version is not None and not self.exists()):
+        if not self._place.is_here or not self._has_file or (self._version is not None and not self.exists()):
             return None
         return Path(self._get_load_path())
 
@@ -89,7 +88,7 @@ class FileDataset(
             copy = Path(folder) / path.name
             with storage_errors(self._place.url(path)):
                 if not self._place.has(path):
-                    raise DataError(f"Nothing is saved at {self._place.url(path)}. Correct the path, or make the file.")
+                    raise DataError(_nothing_at(self._place.url(path)))
                 if is_shown:
                     require_small(self.where, self._place.size(path))
                 self._place.download(path, copy)
@@ -114,7 +113,7 @@ class FileDataset(
         return self._place.is_here and self._version is None and Path(self._filepath).is_dir()
 
     def _exists(self) -> bool:
-        return self._filepath is None or self._exists_at(str(self._get_load_path()))
+        return not self._has_file or self._exists_at(str(self._get_load_path()))
 
     def _exists_at(self, path: str) -> bool:
         """Whether something is saved at the path of a version, or of the dataset."""
@@ -130,7 +129,7 @@ class FileDataset(
         self._fs.invalidate_cache()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": None if self._filepath is None else self.where, "version": self._version}
+        return {"filepath": self.where if self._has_file else None, "version": self._version}
 
 
 class GroupDataset(FileDataset[_Saved, _Loaded]):
@@ -170,9 +169,7 @@ class GroupDataset(FileDataset[_Saved, _Loaded]):
             return
         with storage_errors(self._place.url(path)):
             if not self._exists_at(str(path)):
-                raise DataError(
-                    f"Nothing is saved at {self._place.url(path)}. Correct the path, or run what writes it."
-                )
+                raise DataError(_nothing_at(self._place.url(path)))
         with tempfile.TemporaryDirectory(prefix="kedro-aat-") as folder:
             with storage_errors(self._place.url(path)):
                 if is_shown:
@@ -183,9 +180,9 @@ class GroupDataset(FileDataset[_Saved, _Loaded]):
     def _present(self, path: PurePosixPath) -> set[str]:
         """Names of the files that are at a path."""
         group = self._group(path)
-        return (
-            {name for name in self._names(path) if group.has(name)} if isinstance(group, FileGroup) else group.present()
-        )
+        if isinstance(group, FileGroup):
+            return {name for name in self._names(path) if group.has(name)}
+        return group.present()
 
     def _folder(self, path: PurePosixPath) -> PurePosixPath:
         return path if self._is_folder() else path.parent
@@ -209,3 +206,7 @@ class ReadOnlyDataset(FileDataset[Never, _Loaded]):
     def save(self, data: Never) -> None:
         """Refuses."""
         raise DatasetError(self.REFUSAL)
+
+
+def _nothing_at(where: str) -> str:
+    return f"Nothing is saved at {where}. Correct the path, or run what writes it."

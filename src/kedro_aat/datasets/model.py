@@ -287,8 +287,8 @@ def _load_module(files: FileGroup, trust: Trust) -> tuple[nn.Module, _SavedRecip
     for name in (_TENSORS, _COMPRESSION, _EXAMPLE):  # not what the file names: that could be any path
         if name in saved.sha256 and hash_file(files.path(name)) != saved.sha256[name]:
             raise ModelError(
-                f"{files.shown(name)} is damaged: its SHA-256 is not the one in {_RECIPE}. Copy the folder again, or run "
-                "the node that wrote it."
+                f"{files.shown(name)} is damaged: its SHA-256 is not the one in {_RECIPE}. Copy the folder again, or "
+                "run the node that wrote it."
             )
     module = build_module(saved, stated=stated)
     if saved.frozen is not None:

@@ -67,6 +67,7 @@ class TableDataset(FileDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str,
         self._columns = columns
         self._groups = groups
         self._classes = classes
+        self._suffix = self._filepath.suffix
         self._load_args = load_args or {}
         self._save_args = save_args or {}
 
@@ -122,7 +123,7 @@ class TableDataset(FileDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str,
         return [f"{name}: {mistake}" for mistake in self._path_mistakes()]
 
     def _path_mistakes(self) -> list[str]:
-        if self._filepath.suffix not in _SUFFIXES:
+        if self._suffix not in _SUFFIXES:
             return [f"{self.where}: a table must be a .csv or .parquet file; give another filepath."]
         if self._is_at_a_folder():
             return [f"{self.where} is a folder, so no table is written there: give another path, or move it away."]
@@ -195,9 +196,7 @@ class TableDataset(FileDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str,
         )
         columns = self._columns or list(itertools.islice(unnamed, split["inputs"].shape[1]))
         inputs, targets = split["inputs"].numpy(), split["targets"].numpy()
-        if (
-            self._filepath.suffix == ".csv"
-        ):  # all digits of a float64, since pandas reads a float64 and may miss the last
+        if self._suffix == ".csv":  # all digits of a float64, since pandas reads a float64 and may miss the last
             inputs = inputs.astype("float64")
             targets = targets.astype("float64") if targets.dtype == "float32" else targets
         frame = pd.DataFrame(inputs, columns=columns)
@@ -229,7 +228,8 @@ class TableDataset(FileDataset["Mapping[str, Tensor | NDArray[Any]]", "dict[str,
         import pandas as pd
 
         if path.suffix == ".csv":
-            return pd.read_csv(path, **{"nrows": nrows, **self._load_args})
+            frame: pd.DataFrame = pd.read_csv(path, **{"nrows": nrows, **self._load_args})
+            return frame
         if path.suffix == ".parquet":
             return pd.read_parquet(path, **self._load_args) if nrows is None else _first_rows(path, nrows)
         raise DataError(f"{self.where}: a table must be a .csv or .parquet file; convert it to one of these.")
