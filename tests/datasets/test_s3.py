@@ -1,0 +1,139 @@
+"""Datasets in a bucket of an S3 server, with keys from the catalog's credentials."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from kedro.io import DataCatalog, DatasetError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kedro_aat.datasets.handles import TensorBoardDataset
+from kedro_aat.datasets.model import ModelDataset
+from kedro_aat.export import NotExported
+from tests.buckets import Bucket, new_bucket, s3_server
+from tests.datasets.kinds import KINDS, MORE_KINDS, Kind
+from tests.datasets.saved import built
+
+# One that replaces several files, one that replaces one, one that streams a file, and a text.
+TRIED = {name: (KINDS | MORE_KINDS)[name] for name in ("model", "onnx", "openvino", "tensors", "table", "markdown")}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(server: str) -> Bucket:
+    return new_bucket(server)
+
+
+def catalog_of(bucket: Bucket, save: str, load: dict[str, str] | None = None, **more: Any) -> DataCatalog:
+    entries = {
+        name: kind.entry(f"{bucket.url}/06_models/{kind.name}", credentials="keys", **more)
+        for name, kind in TRIED.items()
+    }
+    return DataCatalog.from_config(entries, {"keys": bucket.credentials}, load_versions=load, save_version=save)
+
+
+def saved(bucket: Bucket, name: str, kind: Kind, **more: Any) -> dict[str, object]:
+    """Saves all versions, and returns what each of them loads."""
+    seen = {}
+    for number, data in enumerate(kind.versions()):
+        if not isinstance(data, NotExported):
+            catalog = catalog_of(bucket, f"v{number}", **more)
+            catalog.save(name, data)
+            seen[f"v{number}"] = kind.seen(catalog.load(name))
+    return seen
+
+
+def test_what_is_saved_in_a_bucket_is_loaded(bucket: Bucket) -> None:
+    for name, kind in TRIED.items():
+        assert not catalog_of(bucket, "v0").exists(name)
+        seen = saved(bucket, name, kind)
+        assert catalog_of(bucket, "v9").exists(name)
+        assert kind.seen(catalog_of(bucket, "v9").load(name)) == [*seen.values()][-1]
+        again = DataCatalog.from_config(*catalog_of(bucket, "v9").to_config())
+        assert kind.seen(again.load(name)) == [*seen.values()][-1]
+    assert bucket.keys == [
+        "06_models/card.md",
+        "06_models/model.bin",
+        "06_models/model.onnx",
+        "06_models/model.xml",
+        "06_models/model/model.safetensors",
+        "06_models/model/recipe.json",
+        "06_models/split.csv",
+        "06_models/split.safetensors",
+    ]
+
+
+def test_versions_in_a_bucket_are_loaded_by_name(bucket: Bucket) -> None:
+    for name, kind in TRIED.items():
+        seen = saved(bucket, name, kind, versioned=True)
+        for version, expected in seen.items():
+            pinned = catalog_of(bucket, "v9", {name: version}, versioned=True)
+            assert kind.seen(pinned.load(name)) == expected
+        latest = catalog_of(bucket, "v9", versioned=True)
+        assert kind.seen(latest.load(name)) == seen[max(seen)]
+        assert latest[name].list_versions(full_path=False) == sorted(seen, reverse=True)
+    assert "06_models/model/v0/model/recipe.json" in bucket.keys
+    assert "06_models/model.onnx/v0/model.onnx" in bucket.keys
+
+
+def test_another_process_is_seen_at_once(bucket: Bucket) -> None:
+    reader = ModelDataset(filepath=f"{bucket.url}/model", credentials=bucket.credentials, trusted=["tests"])
+    assert not reader.exists()
+    # Another client, whose writing does not reach the first one's cache of listings.
+    other = {**bucket.credentials, "default_block_size": 6 << 20}
+    ModelDataset(filepath=f"{bucket.url}/model", credentials=other).save(built(num_classes=4))
+    assert reader.exists()
+    assert reader.load().classifier.out_features == 4
+
+
+def test_missing_bucket_is_one_error(bucket: Bucket) -> None:
+    dataset = ModelDataset(filepath="s3://no-such-bucket/model", credentials=bucket.credentials, trusted=["tests"])
+    assert not dataset.exists()
+    with pytest.raises(DatasetError, match=r"s3://no-such-bucket/model: .*bucket does not exist.*Look whether"):
+        dataset.save(built())
+    with pytest.raises(DatasetError, match="Nothing is saved at s3://no-such-bucket/model"):
+        dataset.load()
+
+
+def test_damaged_model_in_a_bucket_is_refused_and_named(bucket: Bucket) -> None:
+    dataset = ModelDataset(filepath=f"{bucket.url}/model", credentials=bucket.credentials, trusted=["tests"])
+    dataset.save(built())
+    system = fsspec.filesystem("s3", **bucket.credentials)
+    path = f"{bucket.name}/model/model.safetensors"
+    system.pipe_file(path, system.cat_file(path)[:-4] + b"abcd")
+    with pytest.raises(DatasetError, match=f"{bucket.url}/model/model.safetensors is damaged: its SHA-256"):
+        dataset.load()
+
+
+def test_recipe_in_a_bucket_is_not_trusted_more(bucket: Bucket) -> None:
+    ModelDataset(filepath=f"{bucket.url}/model", credentials=bucket.credentials).save(built())
+    with pytest.raises(DatasetError, match=r"recipe names tests\.nets\.SmallNet, but its catalog entry trusts only"):
+        ModelDataset(filepath=f"{bucket.url}/model", credentials=bucket.credentials).load()
+
+
+def test_tensorboard_log_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    dataset = TensorBoardDataset(filepath=f"{bucket.url}/log", credentials=bucket.credentials)
+    assert not dataset.exists()
+    writer = dataset.load().writer("run-a")
+    for epoch in range(3):
+        writer.add_scalar("metric", epoch / 8, epoch)
+    writer.flush()
+    assert dataset.exists()
+    assert json.loads(dataset.preview()) == {"command": f"tensorboard --logdir {bucket.url}/log", "runs": ["run-a"]}
+    writer.add_scalar("metric", 1.0, 3)
+    writer.close()
+    system = fsspec.filesystem("s3", **bucket.credentials)
+    system.get(f"{bucket.name}/log/run-a", str(tmp_path), recursive=True)
+    events = EventAccumulator(str(tmp_path / "run-a" if (tmp_path / "run-a").exists() else tmp_path))
+    events.Reload()
+    assert [event.value for event in events.Scalars("metric")] == [0.0, 0.125, 0.25, 1.0]

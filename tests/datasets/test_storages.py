@@ -1,0 +1,232 @@
+"""All datasets of files behave alike on this machine and in other storages, with and without versions."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from kedro.io import DataCatalog, DatasetError
+
+from kedro_aat.datasets.images import ImageFolderDataset
+from kedro_aat.datasets.model import ModelDataset
+from kedro_aat.errors import AatError, StorageError
+from kedro_aat.export import NotExported
+from tests.datasets.kinds import KINDS as SAVED
+from tests.datasets.kinds import MORE_KINDS, NONE, Kind
+from tests.datasets.saved import built
+from tests.fuzzing.harness import our_error
+
+KINDS = SAVED | MORE_KINDS
+MEMORY = "memory://bucket"
+
+
+# A program takes seconds to save, and its class shares all that it does with the file of ONNX.
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name == "program" else ()) for name in KINDS])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    yield {"path": str(tmp_path), "file": f"file://{tmp_path}", "memory": "memory://bucket"}[request.param]
+    forget_memory()
+
+
+def forget_memory() -> None:
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def catalog_of(kind: Kind, root: str, save: str = "v1", load: str | None = None, **more: Any) -> DataCatalog:
+    """A catalog with one entry, as a run has it."""
+    entry = kind.entry(f"{root}/folder/{kind.name}", **more)
+    versions = None if load is None else {"entry": load}
+    return DataCatalog.from_config({"entry": entry}, load_versions=versions, save_version=save)
+
+
+def test_what_is_saved_is_loaded_and_replaced(kind: Kind, root: str) -> None:
+    catalog = catalog_of(kind, root)
+    assert not catalog.exists("entry")
+    with pytest.raises(DatasetError, match="entry"):
+        catalog.load("entry")
+    for data in kind.versions():
+        if data is NONE:
+            continue
+        catalog.save("entry", data)
+        assert catalog.exists("entry")
+        first = kind.seen(catalog.load("entry"))
+        catalog.release("entry")
+        assert catalog.exists("entry")
+        again = DataCatalog.from_config(*catalog.to_config())
+        assert kind.seen(again.load("entry")) == first
+        assert repr(again["entry"]) == repr(catalog["entry"])
+    assert first == kind.seen(pickle.loads(pickle.dumps(catalog["entry"])).load())
+
+
+def test_versions_are_kept_and_loaded_by_name(kind: Kind, root: str) -> None:
+    expected = {}
+    for number, data in enumerate(kind.versions()):
+        catalog = catalog_of(kind, root, f"v{number}", versioned=True)
+        catalog.save("entry", data)
+        if not isinstance(data, NotExported):
+            expected[f"v{number}"] = kind.seen(catalog.load("entry"))
+        with pytest.raises(DatasetError, match="must not exist if versioning is enabled"):
+            catalog.save("entry", data)
+    assert len(expected) >= 2
+    for version, seen in expected.items():
+        pinned = catalog_of(kind, root, "v9", load=version, versioned=True)
+        assert pinned.exists("entry")
+        assert kind.seen(pinned.load("entry")) == seen
+        again = DataCatalog.from_config(*pinned.to_config())
+        assert kind.seen(again.load("entry")) == seen
+    assert not catalog_of(kind, root, "v9", load="v8", versioned=True).exists("entry")
+    latest = catalog_of(kind, root, "v9", versioned=True)["entry"]
+    assert latest.list_versions(full_path=False) == [f"v{number}" for number in range(number, -1, -1)]
+
+
+@pytest.mark.parametrize("kind", ["model", "onnx", "openvino", "figure"], indirect=True)
+def test_without_a_model_there_is_no_file(kind: Kind, root: str) -> None:
+    catalog = catalog_of(kind, root)
+    catalog.save("entry", kind.versions()[0])
+    catalog.save("entry", NONE)
+    if kind.name in ("model", "figure.json"):
+        assert not catalog.exists("entry")
+    else:
+        assert catalog.load("entry") == NONE
+    catalog.save("entry", NotExported("not asked for", is_asked=False))
+    assert not catalog.exists("entry")
+
+
+def test_version_without_a_model_says_why(root: str) -> None:
+    kind = KINDS["model"]
+    catalog_of(kind, root, "v1", versioned=True).save("entry", built(num_classes=3))
+    catalog = catalog_of(kind, root, "v2", versioned=True)
+    catalog.save("entry", NONE)
+    assert not catalog.exists("entry")
+    with pytest.raises(DatasetError, match=r"model/v2/model.* was not written: no rate was within budget"):
+        catalog.load("entry")
+    assert kind.seen(catalog_of(kind, root, load="v1", versioned=True).load("entry")) == 3
+
+
+@pytest.mark.parametrize("kind", ["model", "controller", "onnx", "openvino"], indirect=True)
+@pytest.mark.parametrize("versioned", [False, True])
+def test_cut_off_upload_never_looks_complete(kind: Kind, versioned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = kind.versions()[:2]
+    before, after = (seen_after(kind, data) for data in (old, new))
+    for failing in itertools.count():
+        forget_memory()
+        catalog_of(kind, MEMORY, "v1", versioned=versioned).save("entry", old)
+        catalog = catalog_of(kind, MEMORY, "v2", versioned=versioned)
+        with monkeypatch.context() as patched:
+            cut_off(patched, failing)
+            try:
+                catalog.save("entry", new)
+                break
+            except DatasetError as raised:
+                error = raised
+        assert "the network is gone" in str(error)
+        assert isinstance(our_error(error), StorageError)
+        seen = kind.seen(catalog.load("entry")) if catalog.exists("entry") else None
+        assert seen in ((before,) if versioned else (None, before))
+        catalog = catalog_of(kind, MEMORY, "v2", versioned=versioned)  # the next run
+        catalog.save("entry", new)
+        assert kind.seen(catalog.load("entry")) == after
+    assert failing >= 1
+    assert kind.seen(catalog.load("entry")) == after
+
+
+def cut_off(patched: pytest.MonkeyPatch, num_calls: int) -> None:
+    """Lets so many calls that change the storage pass, and no more."""
+    calls, kind = itertools.count(), type(fsspec.filesystem("memory"))
+
+    def counted(call: Callable[..., None]) -> Callable[..., None]:
+        def counting(*args: Any, **kwargs: Any) -> None:
+            if next(calls) >= num_calls:
+                raise ConnectionError("the network is gone")
+            call(*args, **kwargs)
+
+        return counting
+
+    for name in ("pipe_file", "rm_file"):
+        patched.setattr(kind, name, counted(getattr(kind, name)))
+
+
+def seen_after(kind: Kind, data: Any) -> object:
+    """What is loaded after data were saved."""
+    catalog = catalog_of(kind, "memory://another")
+    catalog.save("entry", data)
+    return kind.seen(catalog.load("entry"))
+
+
+def test_folder_with_files_of_others_is_refused_and_kept(root: str) -> None:
+    dataset = ModelDataset(filepath=f"{root}/model", trusted=["tests"])
+    system, path = fsspec.core.url_to_fs(f"{root}/model/mine.pt")
+    system.makedirs(system._parent(path), exist_ok=True)
+    system.pipe_file(path, b"mine")
+    (mistake,) = dataset.save_mistakes("model")
+    assert "1 other entry in " in mistake
+    for data in (built(), NONE):
+        with pytest.raises(DatasetError, match="1 other entry in"):
+            dataset.save(data)
+    assert [each.rpartition("/")[2] for each in system.find(system._parent(path))] == ["mine.pt"]
+
+
+def test_error_of_a_storage_is_no_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ModelDataset(filepath="memory://bucket/model")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", refuse)
+    with pytest.raises(DatasetError, match="Forbidden"):
+        dataset.exists()
+    with pytest.raises(DatasetError, match=r"memory://bucket/model: PermissionError: Forbidden\. Look whether") as info:
+        dataset.load()
+    assert isinstance(info.value.__cause__, AatError)
+
+
+def test_arguments_of_open_reach_the_storage() -> None:
+    forget_memory()
+    how = {"open_args_save": {"compression": "gzip"}, "open_args_load": {"compression": "gzip"}}
+    for name in ("model", "onnx", "tensors", "markdown", "table"):
+        kind = KINDS[name]
+        catalog = catalog_of(kind, "memory://bucket", fs_args=how)
+        catalog.save("entry", kind.versions()[0])
+        assert kind.seen(catalog.load("entry")) is not None
+    system = fsspec.filesystem("memory")
+    assert all(system.cat_file(path).startswith(b"\x1f\x8b") for path in system.find("/bucket"))
+    forget_memory()
+
+
+def test_images_elsewhere_are_copied_until_they_are_released() -> None:
+    from PIL import Image
+
+    system = fsspec.filesystem("memory")
+    for name in ("cats/a.png", "cats/.hidden/b.png", "dogs/deep/c.png", "dogs/notes.txt"):
+        with system.open(f"/bucket/train/{name}", "wb") as file:
+            Image.new("RGB", (4, 4)).save(file, "PNG")
+    dataset = ImageFolderDataset(filepath="memory://bucket/train", size=2)
+    assert dataset.exists()
+    data = dataset.load()
+    assert [(path.name, label) for path, label in data.files] == [("a.png", 0), ("c.png", 1)]
+    assert data[1][0].shape == (3, 2, 2)
+    assert dataset.load().files == data.files
+    assert dataset.preview() is not None
+    dataset.release()
+    assert not any(path.exists() for path, _ in data.files)
+    assert len(dataset.load()) == 2
+    forget_memory()
+    assert not dataset.exists()
+
+
+def test_image_whose_name_leads_out_of_its_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["/bucket/train/a/one.png", "/bucket/train/../../etc/one.png"]
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "find", lambda *_: names)
+    with pytest.raises(DatasetError, match=r"memory://bucket/train/\.\./\.\./etc/one\.png leads out of its folder"):
+        ImageFolderDataset(filepath="memory://bucket/train", size=2).load()
