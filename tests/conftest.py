@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from filelock import FileLock
 from tests.exports import collect_translations_once
 from tests.forks import ForkServer, collect_garbage_rarely
 from tests.projects import Project
+from tests.servers import ObjectStore, object_store
 
 # OpenVINO sends telemetry when it is imported, unless this package cannot be imported.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -77,3 +78,10 @@ def finished(once: Once) -> Project:
         Project.create(folder).spawn("--pipelines", "aat")
 
     return Project(once("finished", make))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[ObjectStore]:
+    """An S3 server; each test makes buckets of its own."""
+    with object_store() as store:
+        yield store

@@ -37,18 +37,13 @@ def local_path(path: str | Path) -> Path:
         return Path(url["path"])
     if (protocol := _PROTOCOL.match(text)) is None:
         return Path(text)
-    shown = without_password(text)
+    shown = _PASSWORD.sub("//", text)
     if protocol["name"].lower() in ("file", "local"):
         raise StorageError(f"{shown} is not an absolute path: write file:///folder/name, or a path without file://.")
     raise StorageError(
         f"{shown} cannot be used, because only paths on this machine are supported so far: give a local path, such as "
         "data/06_models/name, and copy what a run writes there."
     )
-
-
-def without_password(text: str) -> str:
-    """A text without the user names and passwords of the addresses in it."""
-    return _PASSWORD.sub("//", text)
 
 
 def is_ours(path: Path) -> bool:

@@ -186,7 +186,9 @@ def test_error_of_a_storage_is_no_missing_file(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", refuse)
     with pytest.raises(DatasetError, match="Forbidden"):
         dataset.exists()
-    with pytest.raises(DatasetError, match=r"memory://bucket/model: PermissionError: Forbidden\. Look whether") as info:
+    with pytest.raises(
+        DatasetError, match=r"memory://bucket/model: cannot read it \(PermissionError: Forbidden\)"
+    ) as info:
         dataset.load()
     assert isinstance(info.value.__cause__, AatError)
 

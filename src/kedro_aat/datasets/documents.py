@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -13,7 +13,8 @@ from kedro.io import DatasetError, Version
 
 from kedro_aat.datasets.files import FileDataset
 from kedro_aat.datasets.previews import require_small
-from kedro_aat.datasets.remote import storage_errors
+from kedro_aat.disk import disk_errors
+from kedro_aat.errors import StorageError
 from kedro_aat.export import NotExported
 
 if TYPE_CHECKING:
@@ -40,21 +41,22 @@ class _Utf8Dataset(FileDataset[Any, Any]):
         how = {"mode": "w", "encoding": "utf-8", **self._place.save}
         path = self._get_save_path()
         if "a" in how["mode"] or (self._place.save and not self._place.is_here):
-            with storage_errors(self._place.url(path)), self._fs.open(self._place.text(path), **how) as file:
+            with self._place.writing(path), self._fs.open(self._place.text(path), **how) as file:
                 file.write(text)
         else:
             with self._writing() as new, fsspec.filesystem("file").open(str(new), **how) as file:
                 file.write(text)
 
     def _read(self, *, is_shown: bool = False) -> str:
-        how = {"mode": "r", "encoding": "utf-8", **self._place.load}
         path = self._get_load_path()
-        with nullcontext() if self._place.is_here else storage_errors(self._place.url(path)):
-            if is_shown:
-                require_small(self.where, self._place.size(path))
-            with self._fs.open(self._place.text(path), **how) as file:
+        if self._place.load:
+            how = {"mode": "r", "encoding": "utf-8", **self._place.load}
+            with self._place.reading(path), self._fs.open(self._place.text(path), **how) as file:
                 text: str = file.read()
-        return text
+                return text
+        with self._reading(is_shown=is_shown) as copy:
+            require_small(self.where, copy.stat().st_size if is_shown else 0)
+            return copy.read_text(encoding="utf-8")
 
     def _shown_text(self) -> str | None:
         """The text for a preview; None if there is none."""
@@ -134,8 +136,8 @@ class FigureDataset(_Utf8Dataset):
         elif self._version is not None:
             text = json.dumps({"data": [], "layout": {"title": {"text": f"No figure: {data.reason}"}}})
         else:
-            with storage_errors(self.where):
-                if self._exists():
+            if self._exists():
+                with self._place.writing(self._filepath), disk_errors(Path(self._filepath), kind=StorageError):
                     self._place.remove(self._filepath)
             return
         self._write(text)

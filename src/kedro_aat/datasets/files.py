@@ -15,7 +15,7 @@ from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro_aat.datasets.arguments import RecordedArguments
 from kedro_aat.datasets.damage import ReportsDamage
 from kedro_aat.datasets.previews import require_small
-from kedro_aat.datasets.remote import RemoteGroup, place_of, storage_errors
+from kedro_aat.datasets.remote import RemoteGroup, place_of
 from kedro_aat.errors import ConfigurationError, DataError
 from kedro_aat.storage import FileGroup, replacing
 
@@ -86,7 +86,7 @@ class FileDataset(ReportsDamage, RecordedArguments, AbstractVersionedDataset[_Sa
             return
         with tempfile.TemporaryDirectory(prefix="kedro-aat-") as folder:
             copy = Path(folder) / path.name
-            with storage_errors(self._place.url(path)):
+            with self._place.reading(path):
                 if not self._place.has(path):
                     raise DataError(_nothing_at(self._place.url(path)))
                 if is_shown:
@@ -105,7 +105,7 @@ class FileDataset(ReportsDamage, RecordedArguments, AbstractVersionedDataset[_Sa
         with tempfile.TemporaryDirectory(prefix="kedro-aat-") as folder:
             new = Path(folder) / path.name
             yield new
-            with storage_errors(self._place.url(path)):
+            with self._place.writing(path):
                 self._place.upload(new, path)
 
     def _is_at_a_folder(self) -> bool:
@@ -167,11 +167,11 @@ class GroupDataset(FileDataset[_Saved, _Loaded]):
         if isinstance(group, FileGroup):
             yield group
             return
-        with storage_errors(self._place.url(path)):
+        with self._place.reading(path):
             if not self._exists_at(str(path)):
                 raise DataError(_nothing_at(self._place.url(path)))
         with tempfile.TemporaryDirectory(prefix="kedro-aat-") as folder:
-            with storage_errors(self._place.url(path)):
+            with self._place.reading(path):
                 if is_shown:
                     require_small(self.where, group.size())
                 group.download(Path(folder))

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kedro_aat.datasets.files import ReadOnlyDataset
-from kedro_aat.datasets.remote import Place, storage_errors
+from kedro_aat.datasets.remote import Place
 from kedro_aat.errors import DataError
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class ImageFolderDataset(ReadOnlyDataset[ImageFolder]):
         if self._fetched is None:
             copy = Path(tempfile.mkdtemp(prefix="kedro-aat-"))
             weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
-            with storage_errors(self._place.url(path)):
+            with self._place.reading(path):
                 _copy_images(self._place, path, copy)
             self._fetched = copy
         return self._fetched

@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import fsspec
 from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
 
-from kedro_aat.errors import AatError, StorageError
-from kedro_aat.reading import describe
-from kedro_aat.storage import local_path, others_mistake, without_password
+from kedro_aat.errors import StorageError
+from kedro_aat.remote import file_system, remote_errors, without_password
+from kedro_aat.storage import local_path, others_mistake
 
 _URL = re.compile(r"(?P<protocol>[A-Za-z][\w+.-]*)://")
 _NOT_ONE_URL = re.compile(r"(?!file:|local:)[A-Za-z][\w+.-]+:(?::|/(?!/))", re.IGNORECASE)
@@ -60,6 +59,14 @@ class Place(NamedTuple):
     def url(self, path: PurePosixPath) -> str:
         """A path for messages."""
         return str(path) if self.is_here else f"{self.protocol}://{path.as_posix().lstrip('/')}"
+
+    def reading(self, path: PurePosixPath) -> AbstractContextManager[None]:
+        """Turns what another storage refuses while a path is read into one error of ours."""
+        return nullcontext() if self.is_here else remote_errors(self.url(path), "read it", kind=StorageError)
+
+    def writing(self, path: PurePosixPath) -> AbstractContextManager[None]:
+        """The same while it is written."""
+        return nullcontext() if self.is_here else remote_errors(self.url(path), "write it", kind=StorageError)
 
     def has(self, path: PurePosixPath) -> bool:
         """Whether a file or a folder is there; unlike `exists` of fsspec, errors such as a wrong key are raised."""
@@ -139,29 +146,8 @@ def place_of(
         system = fsspec.filesystem("file", **{"auto_mkdir": True, **options})
         return Place("file", system, PurePosixPath(local_path(text)), load, save)
     protocol = url["protocol"].lower()
-    system, path = url_to_fs(text, **options)
+    system, path = file_system(text, options)
     return Place(protocol, system, PurePosixPath(path.removeprefix(f"{protocol}://")), load, save)
-
-
-@contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Turns what another storage refuses into one error of ours.
-
-    Args:
-        what: Address of what is written or read, for the message.
-
-    Raises:
-        StorageError: In place of any error that is not ours.
-    """
-    try:
-        yield
-    except (AatError, UnicodeError):  # the latter is about the contents
-        raise
-    except Exception as error:
-        raise StorageError(
-            f"{what}: {without_password(describe(error))}. Look whether the address is right, the network works, and "
-            "`credentials` of the catalog entry allow it. Then run the same command again."
-        ) from error
 
 
 class RemoteGroup:
@@ -204,7 +190,7 @@ class RemoteGroup:
         Raises:
             StorageError: The storage refuses, or others' files are in the way.
         """
-        with storage_errors(self._place.url(self._folder)):
+        with self._place.writing(self._folder):
             for mistake in self.mistakes():
                 raise StorageError(mistake)
             left = self.present()

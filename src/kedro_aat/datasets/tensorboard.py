@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from kedro_aat.datasets.remote import Place, storage_errors
+from kedro_aat.datasets.remote import Place
 from kedro_aat.errors import StorageError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class CopyingWriter(SummaryWriter):
         super().flush()
         self._copied = time.monotonic()
         try:
-            with storage_errors(self._place.url(self._folder)):
+            with self._place.writing(self._folder):
                 for file in Path(self._here.name).iterdir():
                     self._place.upload(file, self._folder / file.name)
         except StorageError as error:
