@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from kedro.io import DataCatalog, DatasetError
+from kedro.io import DataCatalog, DatasetError, Version
 
+from kedro_aat.datasets.files import FileDataset
 from kedro_aat.datasets.images import ImageFolderDataset
 from kedro_aat.datasets.model import ModelDataset
 from kedro_aat.errors import AatError, StorageError
@@ -50,6 +52,12 @@ def catalog_of(kind: Kind, root: str, save: str = "v1", load: str | None = None,
     return DataCatalog.from_config({"entry": entry}, load_versions=versions, save_version=save)
 
 
+def rewritten(catalog: DataCatalog) -> DataCatalog:
+    """The catalog that another one writes as its configuration."""
+    configuration: tuple[Any, ...] = catalog.to_config()
+    return DataCatalog.from_config(*configuration)
+
+
 def test_what_is_saved_is_loaded_and_replaced(kind: Kind, root: str) -> None:
     catalog = catalog_of(kind, root)
     assert not catalog.exists("entry")
@@ -63,7 +71,7 @@ def test_what_is_saved_is_loaded_and_replaced(kind: Kind, root: str) -> None:
         first = kind.seen(catalog.load("entry"))
         catalog.release("entry")
         assert catalog.exists("entry")
-        again = DataCatalog.from_config(*catalog.to_config())
+        again = rewritten(catalog)
         assert kind.seen(again.load("entry")) == first
         assert repr(again["entry"]) == repr(catalog["entry"])
     assert first == kind.seen(pickle.loads(pickle.dumps(catalog["entry"])).load())
@@ -83,11 +91,21 @@ def test_versions_are_kept_and_loaded_by_name(kind: Kind, root: str) -> None:
         pinned = catalog_of(kind, root, "v9", load=version, versioned=True)
         assert pinned.exists("entry")
         assert kind.seen(pinned.load("entry")) == seen
-        again = DataCatalog.from_config(*pinned.to_config())
-        assert kind.seen(again.load("entry")) == seen
+        assert kind.seen(rewritten(pinned).load("entry")) == seen
     assert not catalog_of(kind, root, "v9", load="v8", versioned=True).exists("entry")
     latest = catalog_of(kind, root, "v9", versioned=True)["entry"]
+    assert isinstance(latest, FileDataset)
     assert latest.list_versions(full_path=False) == [f"v{number}" for number in range(number, -1, -1)]
+
+
+def test_version_that_a_dataset_chooses_itself(kind: Kind, root: str) -> None:
+    dataset = kind.dataset(filepath=f"{root}/{kind.name}", version=Version(None, None), **kind.arguments)
+    data = kind.versions()[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Kedro warns if what it loads is not what it saved
+        dataset.save(data)
+    assert len(dataset.list_versions()) == 1
+    assert dataset.exists()
 
 
 @pytest.mark.parametrize("kind", ["model", "onnx", "openvino", "figure"], indirect=True)

@@ -13,8 +13,9 @@ from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog, MemoryDatase
 from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.checks import replace_dataset
+from kedro_aat.datasets.remote import Place, place_of
 from kedro_aat.errors import StorageError
-from kedro_aat.storage import is_ours, local_path
+from kedro_aat.storage import is_ours
 
 FOLDER = "chosen"  # beside the files of the run
 
@@ -46,31 +47,33 @@ def redirect_outputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
 
 
 def beside(name: str, dataset: AbstractDataset[Any, Any]) -> AbstractDataset[Any, Any]:
-    """A dataset like another one, with a path in a folder named `chosen`; in memory, if that has no local path.
+    """A dataset like another one, with a path in a folder named `chosen`; in memory, if that has no path.
 
     Args:
         name: Name of the dataset.
         dataset: The other dataset.
     """
     catalog, credentials, *_ = DataCatalog({name: dataset}).to_config()
-    path = _path_of(dataset)
-    if path is None:
+    place = _place_of(dataset)
+    if place is None:
         return MemoryDataset()
-    catalog[name] |= {"filepath": str(path.parent / FOLDER / path.name)}
+    catalog[name] |= {"filepath": place.url(place.path.parent / FOLDER / place.path.name)}
     catalog[name].pop("versioned", None)
     found = DataCatalog.from_config(catalog, credentials).get(name)
     assert found is not None  # it was just given
     return found
 
 
-def _path_of(dataset: AbstractDataset[Any, Any] | None) -> Path | None:
-    """Path of a dataset's file or folder; None if it has none, or one that is not on this machine."""
+def _place_of(dataset: AbstractDataset[Any, Any] | None) -> Place | None:
+    """Where a dataset's file or folder is; None if it has none, or one whose address cannot be used."""
     if dataset is None or isinstance(dataset, MemoryDataset):
         return None
-    config, *_ = DataCatalog({"it": dataset}).to_config()
-    path = config["it"].get("filepath")
+    config, credentials, *_ = DataCatalog({"it": dataset}).to_config()
+    entry = config["it"]
+    if (path := entry.get("filepath")) is None:
+        return None
     try:
-        return None if path is None else local_path(path)
+        return place_of(path, credentials.get(entry.get("credentials", "")), entry.get("fs_args"))
     except StorageError:
         return None
 
@@ -96,14 +99,17 @@ def remove_beside(catalog: CatalogProtocol[Any, Any], names: list[str]) -> None:
         names: Names of the datasets.
     """
     for name in names:
-        if (path := _path_of(catalog.get(name))) is None:
+        if (place := _place_of(catalog.get(name))) is None:
             continue
-        folder = path.parent / FOLDER
+        folder, own = place.path.parent / FOLDER, place.path.name
         # OpenVINO's weights are beside its graph, and so is the reason why there is no file.
-        written = [folder / path.name, (folder / path.name).with_suffix(".bin"), *folder.glob(f"{path.name}.*")]
-        for each in written:
-            with suppress(OSError):
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
+        written = {own, place.path.with_suffix(".bin").name}
+        left = place.listed(folder)
+        for each in sorted(left):
+            if each in written or each.startswith(f"{own}."):
+                left.remove(each)
+                with suppress(OSError, StorageError), place.writing(folder / each):
+                    place.system.rm(place.text(folder / each), recursive=True)
         with suppress(OSError):
-            if all(is_ours(each) for each in folder.iterdir()):
+            if place.is_here and all(is_ours(Path(each)) for each in left):
                 shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 from abc import abstractmethod
@@ -41,6 +42,11 @@ class FileDataset(ReportsDamage, RecordedArguments, AbstractVersionedDataset[_Sa
         StorageError: The address is not one.
         ConfigurationError: An address of the web, or no file, is to have versions.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "save" not in vars(cls):  # Kedro would wrap it once more, and each wrapper makes a version of its own
+            cls.save = inspect.unwrap(cls.save)  # type: ignore[method-assign]  # as Kedro does
+        super().__init_subclass__(**kwargs)
 
     def __init__(
         self,

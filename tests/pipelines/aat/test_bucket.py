@@ -1,0 +1,146 @@
+"""Runs whose every output is in a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from kedro.io import Version
+
+from kedro_aat.datasets.model import ModelDataset
+from tests.projects import Project
+from tests.servers import ObjectStore
+
+# They stay on a disk while a run works: the store has files that grow, and the ledger locks its file.
+ON_DISK = ("CheckpointStoreDataset", "CertificateLedgerDataset")
+
+
+class Moved:
+    """A project whose datasets are in a bucket.
+
+    Attributes:
+        project: The project.
+        url: Address of the bucket.
+        temporary: Folder in which its runs make temporary files, and what must stay on a disk.
+    """
+
+    def __init__(self, project: Project, s3: ObjectStore, name: str, versioned: Collection[str] = ()) -> None:
+        self.project, self._s3 = project, s3
+        self.url = s3.bucket(name)
+        self.temporary = project.folder.parent / f"{name}-temporary"
+        self.temporary.mkdir()
+        entries: dict[str, Any] = yaml.safe_load((project.folder / "conf/base/catalog.yml").read_text())
+        for key, entry in entries.items():
+            if entry["type"].endswith(ON_DISK):
+                entry["filepath"] = str(self.temporary / entry["filepath"])
+                continue
+            entry |= {"filepath": f"${{globals:root}}/{entry['filepath']}", "credentials": "bucket"}
+            if key in versioned:
+                entry["versioned"] = True
+        (project.folder / "conf/local/catalog.yml").write_text(yaml.safe_dump(entries))
+        (project.folder / "conf/base/globals.yml").write_text(f"root: {self.url}\n")
+        (project.folder / "conf/local/credentials.yml").write_text(yaml.safe_dump({"bucket": s3.options}))
+
+    def upload(self, folder: str) -> None:
+        """Moves a folder of the project to the bucket, or to the disk of what must stay there."""
+        for file in sorted((self.project.folder / folder).rglob("*")):
+            name = str(file.relative_to(self.project.folder))
+            if not file.is_file() or file.name.startswith("."):
+                continue
+            if "checkpoint" in name or "ledger" in name:
+                target = self.temporary / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read_bytes())
+            else:
+                self._s3.files.pipe_file(f"{self.url}/{name}", file.read_bytes())
+            file.unlink()
+
+    def run(self, *arguments: str, **parameters: Any) -> str:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("TMPDIR", str(self.temporary))
+            return self.project.run(*arguments, **parameters)
+
+    @property
+    def keyed(self) -> dict[str, Any]:
+        """The argument of datasets that reach the bucket."""
+        return {"credentials": self._s3.options}
+
+    @property
+    def keys(self) -> set[str]:
+        self._s3.files.invalidate_cache()
+        return {path.partition("/")[2] for path in self._s3.files.find(self.url)}
+
+    def read(self, key: str) -> Any:
+        return json.loads(self._s3.files.cat_file(f"{self.url}/{key}"))
+
+    def on_disk(self) -> list[str]:
+        """Names of all files in the project that are data, and of temporary ones that were left."""
+        data = [path for path in (self.project.folder / "data").rglob("*") if path.is_file()]
+        left = [path for path in self.temporary.iterdir() if path.name != "data"]
+        return sorted(path.name for path in (*data, *left) if not path.name.startswith("."))
+
+
+def test_report_of_a_run_in_a_bucket(finished: Project, s3: ObjectStore, tmp_path: Path) -> None:
+    moved = Moved(finished.copy(tmp_path / "project"), s3, "report")
+    moved.upload("data")
+    before = moved.keys
+    made_before = ("tensorboard/", "08_reporting/trajectory.parquet")
+    for key in before:
+        if key.startswith("data/08_reporting/") and not any(name in key for name in made_before):
+            s3.files.rm_file(f"{moved.url}/{key}")
+    summary = finished.summary
+    moved.run("--from-nodes", "describe_layers")
+    assert moved.keys == before
+    assert moved.read("data/08_reporting/aat_summary.json")["outcome"] == summary["outcome"]
+    assert moved.on_disk() == []
+
+
+@pytest.mark.slow
+def test_whole_run_in_a_bucket(project: Project, finished: Project, s3: ObjectStore) -> None:
+    moved = Moved(project, s3, "whole")
+    moved.upload("data/01_raw")
+    moved.run("--pipelines", "aat")
+    expected = {
+        str(path.relative_to(finished.folder))
+        for path in (finished.folder / "data").rglob("*")
+        if path.is_file() and not path.name.startswith((".", "events.out"))
+    }
+    expected = {name for name in expected if "checkpoints/" not in name and "ledger" not in name}
+    events = {key for key in moved.keys if "events.out" in key}
+    assert len(events) >= 2
+    assert moved.keys - events == expected
+    assert moved.on_disk() == []
+    summary = moved.read("data/08_reporting/aat_summary.json")
+    for key in ("outcome", "epochs", "certificate"):
+        assert summary[key] == finished.summary[key]
+    assert summary["compressed"]["parameters"] == finished.summary["compressed"]["parameters"]
+
+
+@pytest.mark.slow
+def test_models_of_two_runs_are_loaded_by_version(finished: Project, s3: ObjectStore, tmp_path: Path) -> None:
+    names = ("compressed_model", "compressed_onnx")
+    moved = Moved(finished.copy(tmp_path / "project"), s3, "versions", versioned=names)
+    moved.upload("data")
+    for objective in ("macs", "onnx_bytes"):
+        moved.run("--nodes", "export_model", **{"aat.export.objective": objective})
+    files = [key for key in moved.keys if key.endswith("/compressed_model.onnx")]
+    old, new = sorted(key.split("/")[3] for key in files)
+    models = [
+        ModelDataset(
+            filepath=f"{moved.url}/data/06_models/compressed_model", version=Version(version, None), **moved.keyed
+        )
+        for version in (old, new, None)
+    ]
+    are_quantized = [any(tensor.dtype == torch.int8 for tensor in each.load().state_dict().values()) for each in models]
+    assert are_quantized == [False, True, True]
+    for version in (old, new):
+        moved.run("--nodes", "report_run", "--load-versions", f"compressed_onnx:{version}")
+        content = s3.files.cat_file(f"{moved.url}/data/06_models/compressed_model.onnx/{version}/compressed_model.onnx")
+        card = s3.files.cat_file(f"{moved.url}/data/06_models/compressed_model.md").decode()
+        assert hashlib.sha256(content).hexdigest() in card
