@@ -49,8 +49,9 @@ COMMANDS = {
     "kedro aat certify": "tests/pipelines/aat/test_certificate.py",
     "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
     "python -m benchmarks.rivals --environments build/rivals": "by hand; its environments are none of this project's",
-    "kedro run --nodes report_run --load-versions compressed_onnx:2026-11-27T09.30.00.000Z": "tests/pipelines/aat/test_bucket.py",
-    'pip install "kedro-aat[s3]"': "tests/datasets/test_s3.py, its package",
+    "kedro run --nodes report_run --load-versions compressed_onnx:2026-11-27T09.30.00.000Z": (
+        "tests/pipelines/aat/test_bucket.py"
+    ),
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
 }
 # The README's call in seconds: the same, with fewer epochs and measurements.

@@ -98,12 +98,11 @@ def test_output_that_could_not_be_saved_is_found_before_the_run(tmp_path: Path) 
     assert mistake.startswith(f"compressed_model: 1 other entry in {tmp_path}: mine.pt. It may hold only")
 
 
-def test_output_with_a_protocol_is_found_before_the_run() -> None:
-    (mistake,) = output_mistakes({"filepath": "s3://bucket/model"})
+def test_output_with_an_address_that_is_none_is_found_before_the_run() -> None:
+    (mistake,) = output_mistakes({"filepath": "dbfs:/model"})
     assert mistake == (
-        "compressed_model: its catalog entry is wrong: s3://bucket/model cannot be used, because only paths on this "
-        "machine are supported so far: give a local path, such as data/06_models/name, and copy what a run writes "
-        "there."
+        "compressed_model: its catalog entry is wrong: dbfs:/model cannot be used: give a path on this machine, or an "
+        "address with two slashes and one protocol, such as s3://bucket/folder/name."
     )
 
 

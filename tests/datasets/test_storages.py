@@ -204,6 +204,8 @@ def test_error_of_a_storage_is_no_missing_file(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", refuse)
     with pytest.raises(DatasetError, match="Forbidden"):
         dataset.exists()
+    (mistake,) = dataset.save_mistakes("baseline_model")  # before the run
+    assert mistake.startswith("baseline_model: memory://bucket/model: cannot read it (PermissionError: Forbidden)")
     with pytest.raises(
         DatasetError, match=r"memory://bucket/model: cannot read it \(PermissionError: Forbidden\)"
     ) as info:

@@ -17,7 +17,7 @@ from kedro_aat.datasets.arguments import RecordedArguments
 from kedro_aat.datasets.damage import ReportsDamage
 from kedro_aat.datasets.previews import require_small
 from kedro_aat.datasets.remote import RemoteGroup, place_of
-from kedro_aat.errors import ConfigurationError, DataError
+from kedro_aat.errors import ConfigurationError, DataError, StorageError
 from kedro_aat.storage import FileGroup, replacing
 
 _Saved = TypeVar("_Saved")
@@ -156,10 +156,11 @@ class GroupDataset(FileDataset[_Saved, _Loaded]):
             name: Key to report the mistakes under, such as the name of the catalog entry.
         """
         try:
-            group = self._group(self._get_save_path())
-        except DatasetError as error:
+            path = self._get_save_path()
+            with self._place.reading(path):
+                return [f"{name}: {mistake}" for mistake in self._group(path).mistakes()]
+        except (DatasetError, StorageError) as error:
             return [f"{name}: {error}"]
-        return [f"{name}: {mistake}" for mistake in group.mistakes()]
 
     def _replace(self, files: Mapping[str, bytes]) -> None:
         """Writes the files in place of the present ones."""
