@@ -18,6 +18,7 @@ from kedro_aat.datasets.images import ImageFolderDataset
 from kedro_aat.datasets.model import ModelDataset
 from kedro_aat.errors import AatError, StorageError
 from kedro_aat.export import NotExported
+from kedro_aat.training.data import data_fingerprint
 from tests.datasets.kinds import KINDS as SAVED
 from tests.datasets.kinds import MORE_KINDS, NONE, Kind
 from tests.datasets.saved import built
@@ -240,9 +241,12 @@ def test_images_elsewhere_are_copied_until_they_are_released() -> None:
     assert data[1][0].shape == (3, 2, 2)
     assert dataset.load().files == data.files
     assert dataset.preview() is not None
+    fingerprint = data_fingerprint(data)
     dataset.release()
     assert not any(path.exists() for path, _ in data.files)
-    assert len(dataset.load()) == 2
+    again = dataset.load()
+    assert {path.name for path, _ in again.files} == {"a.png", "c.png"}
+    assert data_fingerprint(again) == fingerprint  # a run is found again, wherever the copies are
     forget_memory()
     assert not dataset.exists()
 

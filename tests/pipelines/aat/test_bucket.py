@@ -127,7 +127,7 @@ def test_models_of_two_runs_are_loaded_by_version(finished: Project, s3: ObjectS
     names = ("compressed_model", "compressed_onnx")
     moved = Moved(finished.copy(tmp_path / "project"), s3, "versions", versioned=names)
     moved.upload("data")
-    for objective in ("macs", "onnx_bytes"):
+    for objective in ("macs", "bytes"):
         moved.run("--nodes", "export_model", **{"aat.export.objective": objective})
     files = [key for key in moved.keys if key.endswith("/compressed_model.onnx")]
     old, new = sorted(key.split("/")[3] for key in files)
