@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from kedro.io import AbstractDataset, CatalogConfigResolver, DataCatalog, DatasetError
+from kedro.io import AbstractDataset, CatalogConfigResolver, DataCatalog, DatasetError, Version
 
 import kedro_aat.datasets
 from kedro_aat.datasets.documents import MarkdownDataset, PageDataset
@@ -111,6 +111,21 @@ def test_user_class_may_inherit_or_extend_the_arguments(tmp_path: Path) -> None:
     inheriting, extending = Inheriting(filepath=path), Extending(filepath=path, note="mine")
     assert inheriting._init_config()["filepath"] == extending._init_config()["filepath"] == path
     assert extending._init_config()["note"] == extending.note == "mine"
+
+
+def test_class_that_a_tracker_derives_may_wrap_saving(tmp_path: Path) -> None:
+    """kedro-mlflow's MlflowArtifactDataset does so, with a class that it makes at run time."""
+
+    class Logged(PageDataset):
+        def _save(self, data: str) -> None:
+            path = self._get_save_path().as_posix()
+            super().save.__wrapped__(self, data)  # type: ignore[attr-defined]
+            self.logged = Path(path).read_text()
+
+    for version in (None, Version(None, "v1")):
+        page = Logged(filepath=str(tmp_path / f"{version is None}.html"), version=version)
+        page.save("text")
+        assert page.logged == page.load() == "text"
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

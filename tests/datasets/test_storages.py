@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import pickle
 import warnings
@@ -11,16 +12,20 @@ from typing import Any
 
 import fsspec
 import pytest
+import torch
 from kedro.io import DataCatalog, DatasetError, Version
+from onnx import TensorProto
 
+from kedro_aat.datasets.exported import ExportedProgramDataset, OnnxDataset
 from kedro_aat.datasets.files import FileDataset
 from kedro_aat.datasets.images import ImageFolderDataset
+from kedro_aat.datasets.imported import ImportedModelDataset
 from kedro_aat.datasets.model import ModelDataset
 from kedro_aat.errors import AatError, StorageError
 from kedro_aat.export import NotExported
 from kedro_aat.training.data import data_fingerprint
 from tests.datasets.kinds import KINDS as SAVED
-from tests.datasets.kinds import MORE_KINDS, NONE, Kind
+from tests.datasets.kinds import MORE_KINDS, NONE, Kind, onnx_model
 from tests.datasets.saved import built
 from tests.fuzzing.harness import our_error
 
@@ -194,6 +199,30 @@ def test_folder_with_files_of_others_is_refused_and_kept(root: str) -> None:
         with pytest.raises(DatasetError, match="1 other entry in"):
             dataset.save(data)
     assert [each.rpartition("/")[2] for each in system.find(system._parent(path))] == ["mine.pt"]
+
+
+def test_files_elsewhere_are_not_trusted_more() -> None:
+    forget_memory()
+    system = fsspec.filesystem("memory")
+    program = ExportedProgramDataset(filepath=f"{MEMORY}/model.pt2")
+    system.pipe_file("/bucket/model.pt2", b"")
+    with pytest.raises(DatasetError, match=r"memory://bucket/model\.pt2 was not loaded: .* runs any code"):
+        program.load()
+
+    whole = io.BytesIO()
+    torch.save(torch.nn.Linear(2, 1), whole)
+    system.pipe_file("/bucket/weights.pt", whole.getvalue())
+    entry: dict[str, Any] = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 1}}
+    with pytest.raises(DatasetError, match=r"memory://bucket/weights\.pt contains .* is not unpickled"):
+        ImportedModelDataset(filepath=f"{MEMORY}/weights.pt", **entry).load()
+
+    model = onnx_model("Relu")
+    tensor = model.graph.initializer.add(name="w", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    system.pipe_file("/bucket/model.onnx", model.SerializeToString())
+    with pytest.raises(DatasetError, match=r"memory://bucket/model\.onnx refers to other files"):
+        OnnxDataset(filepath=f"{MEMORY}/model.onnx").load()
+    forget_memory()
 
 
 def test_error_of_a_storage_is_no_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
