@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, Version
 from kedro_datasets.json import JSONDataset
 
-from kedro_aat.adoption.beside import beside
+from kedro_aat.adoption.beside import beside, loaded_beside, remove_beside
 from kedro_aat.adoption.choices import last_drop, print_choice
 from kedro_aat.adoption.jobs import Job
 from kedro_aat.budget import Outcome
+from kedro_aat.datasets.documents import MarkdownDataset
+from kedro_aat.datasets.exported import OnnxDataset
 from kedro_aat.errors import ConfigurationError
+from kedro_aat.export import NotExported
 from kedro_aat.pipelines.aat import create_pipeline
 from tests.delivery.test_candidates import search_result
 from tests.reporting.runs import summary_of
@@ -46,3 +49,21 @@ def test_a_choice_without_a_model_is_not_confirmed(tmp_path: Path) -> None:
     chosen.save(result.model_copy(update={"outcome": Outcome.INFEASIBLE}).model_dump(mode="json"))
     with pytest.raises(ConfigurationError, match="no model to deliver"):
         last_drop(job, catalog)
+
+
+def test_a_choice_in_a_bucket_is_beside_what_is_delivered_until_it_is_removed() -> None:
+    catalog = DataCatalog(
+        {
+            "model_card": MarkdownDataset(filepath="memory://choices/models/card.md", version=Version(None, "v1")),
+            "compressed_onnx": OnnxDataset(filepath="memory://choices/models/model.onnx"),
+        }
+    )
+    catalog.save("model_card", "delivered")
+    beside("model_card", catalog["model_card"]).save("chosen")
+    beside("compressed_onnx", catalog["compressed_onnx"]).save(NotExported("too large"))
+    assert catalog.load("model_card") == "delivered"
+    assert loaded_beside(catalog, "model_card") == "chosen"
+    assert loaded_beside(catalog, "compressed_onnx") == NotExported("too large")
+    remove_beside(catalog, list(catalog))
+    assert loaded_beside(catalog, "model_card") is loaded_beside(catalog, "compressed_onnx") is None
+    assert catalog.load("model_card") == "delivered"
