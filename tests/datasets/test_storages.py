@@ -39,9 +39,9 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-@pytest.fixture(params=["path", "file", "memory"])
+@pytest.fixture(params=["file", "memory"])  # paths without a protocol are those of all other tests
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    yield {"path": str(tmp_path), "file": f"file://{tmp_path}", "memory": "memory://bucket"}[request.param]
+    yield {"file": f"file://{tmp_path}", "memory": "memory://bucket"}[request.param]
     forget_memory()
 
 

@@ -129,8 +129,8 @@ def test_models_of_two_runs_are_loaded_by_version(finished: Project, s3: ObjectS
     moved.upload("data")
     for objective in ("macs", "bytes"):
         moved.run("--nodes", "export_model", **{"aat.export.objective": objective})
-    files = [key for key in moved.keys if key.endswith("/compressed_model.onnx")]
-    old, new = sorted(key.split("/")[3] for key in files)
+    paths = [Path(key) for key in moved.keys]
+    old, new = sorted(path.parts[3] for path in paths if path.parts[2:5:2] == ("compressed_model.onnx",) * 2)
     models = [
         ModelDataset(
             filepath=f"{moved.url}/data/06_models/compressed_model", version=Version(version, None), **moved.keyed
