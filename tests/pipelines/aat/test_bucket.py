@@ -127,7 +127,7 @@ def test_models_of_two_runs_are_loaded_by_version(finished: Project, s3: ObjectS
     names = ("compressed_model", "compressed_onnx")
     moved = Moved(finished.copy(tmp_path / "project"), s3, "versions", versioned=names)
     moved.upload("data")
-    for objective in ("macs", "bytes"):
+    for objective in ("macs", "parameters"):
         moved.run("--nodes", "export_model", **{"aat.export.objective": objective})
     paths = [Path(key) for key in moved.keys]
     old, new = sorted(path.parts[3] for path in paths if path.parts[2:5:2] == ("compressed_model.onnx",) * 2)
