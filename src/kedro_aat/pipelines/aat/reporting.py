@@ -17,6 +17,7 @@ from kedro_aat.delivery.results import (
     SearchResult,
     Summary,
 )
+from kedro_aat.pipelines.aat.stage_steps import require_runs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -183,10 +184,12 @@ def describe_layers(
 
     Raises:
         CheckpointError: If the checkpoint of the delivered model is damaged since the export.
+        MissingRunError: If the store does not have the runs of the searches.
     """
     from kedro_aat.delivery.candidates import controller_at
     from kedro_aat.errors import DamagedCheckpointError
 
+    require_runs(checkpoint_store, search_result, second_result, third_result)
     delivered = export_result.compressed
     stages = {
         1: (controller, search_result),

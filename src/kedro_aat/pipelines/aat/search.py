@@ -23,6 +23,7 @@ from kedro_aat.pipelines.aat.stage_steps import (
     calibrate_on,
     estimates_in,
     evaluation_of,
+    require_runs,
     search_result_of,
 )
 
@@ -221,6 +222,9 @@ def finetune_later_stage(
 
     Returns:
         The stage's controller, the result of its search, and the trajectory of all stages so far.
+
+    Raises:
+        MissingRunError: If the store does not have the runs of the stages before.
     """
     from kedro_aat.compression.settings import algorithms_of
     from kedro_aat.errors import ends_run
@@ -236,6 +240,7 @@ def finetune_later_stage(
     found_nothing = is_limited and search_result.outcome is Outcome.INFEASIBLE
     if later is None or found_nothing:
         return controller, SkippedSearch(outcome="skipped"), known
+    require_runs(checkpoint_store, search_result, second_result)
     try:
         return search_later_stage(
             number,
