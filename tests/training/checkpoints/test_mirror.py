@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -158,15 +158,15 @@ class Watched(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
 
     protocol = "watched"
     cachable = False
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
-    calls: list[str] = []
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    calls: ClassVar[list[str]] = []
     fails = False
     waits = threading.Event()
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.replace("watched://", "memory://"))
+        return str(super()._strip_protocol(path.replace("watched://", "memory://")))
 
     def _note(self, what: str, path: str) -> None:
         assert self.waits.wait(60)

@@ -118,7 +118,7 @@ def evaluate_baseline(
     hashes = checkpoint_store.file_hashes if checkpoint_store else None
     split = data_fingerprint(validation_data, hashes, settings.training.batch)
     # Nothing is searched for if the ledger was lost.
-    registration = certificate_ledger and register(certificate_ledger, checkpoint_store, model, split)
+    registration = register(certificate_ledger, checkpoint_store, model, split)
     finished = FinishedSteps(
         checkpoint_store.root / "finished_steps" if checkpoint_store else None,
         validation_data=split,

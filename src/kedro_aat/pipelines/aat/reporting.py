@@ -17,7 +17,6 @@ from kedro_aat.delivery.results import (
     SearchResult,
     Summary,
 )
-from kedro_aat.pipelines.aat.stage_steps import require_runs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -184,12 +183,11 @@ def describe_layers(
 
     Raises:
         CheckpointError: If the checkpoint of the delivered model is damaged since the export.
-        MissingRunError: If the store does not have the runs of the searches.
+        MissingRunError: If the store does not have the run of that checkpoint.
     """
     from kedro_aat.delivery.candidates import controller_at
     from kedro_aat.errors import DamagedCheckpointError
 
-    require_runs(checkpoint_store, search_result, second_result, third_result)
     delivered = export_result.compressed
     stages = {
         1: (controller, search_result),
@@ -202,6 +200,7 @@ def describe_layers(
             continue
         described[number] = stage
         if delivered and delivered.stage == number and delivered.checkpoint not in (None, result.best_checkpoint):
+            checkpoint_store.require(result.run)
             try:
                 other = controller_at(stage, checkpoint_store, result.run, delivered.checkpoint)
             except DamagedCheckpointError as error:

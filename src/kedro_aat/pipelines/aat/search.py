@@ -23,7 +23,6 @@ from kedro_aat.pipelines.aat.stage_steps import (
     calibrate_on,
     estimates_in,
     evaluation_of,
-    require_runs,
     search_result_of,
 )
 
@@ -240,7 +239,6 @@ def finetune_later_stage(
     found_nothing = is_limited and search_result.outcome is Outcome.INFEASIBLE
     if later is None or found_nothing:
         return controller, SkippedSearch(outcome="skipped"), known
-    require_runs(checkpoint_store, search_result, second_result)
     try:
         return search_later_stage(
             number,

@@ -194,7 +194,7 @@ class Mirror:
         for name in SHARED:
             for inner in self.files(name):
                 path, target = f"{name}/{inner}", root / name / inner
-                if target.exists():
+                if target.exists() or path in known:  # or it was removed here, and will be there
                     continue
                 with disk_errors(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
