@@ -47,6 +47,7 @@ COMMANDS = {
     "kedro aat choose --confirm": "tests/pipelines/aat/test_choose.py",
     "kedro aat deliver": "tests/pipelines/aat/test_killed.py",
     "kedro aat certify": "tests/pipelines/aat/test_certificate.py",
+    "kedro aat import-ledger data/07_model_output/certificate_ledger.json": "tests/adoption/test_ledgers.py",
     "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
     "python -m benchmarks.rivals --environments build/rivals": "by hand; its environments are none of this project's",
     "kedro run --nodes report_run --load-versions compressed_onnx:2026-11-27T09.30.00.000Z": (
