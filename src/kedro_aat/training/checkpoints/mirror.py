@@ -229,7 +229,13 @@ class Mirror:
 
 
 def failure(mirror: str, error: Exception, folder: Path) -> str:
-    """What a failed upload means, and what to do."""
+    """What a failed upload means, and what to do.
+
+    Args:
+        mirror: The mirror, as it may be shown.
+        error: Why it failed.
+        folder: Where everything is.
+    """
     cause = explained(error.__cause__ if error.__cause__ is not None else error)
     return (
         f"The mirror {mirror} lacks what was saved last ({cause}). The run goes on, and everything is in {folder}. "
