@@ -40,7 +40,7 @@ def import_ledger(job: Job, catalog: CatalogProtocol[Any, Any], file: Path) -> s
     words = f"{entries} {'entry' if entries == 1 else 'entries'} of {file} imported into {ledger.place}."
     if splits := [split for split in differing if is_of_split(split)]:
         words += (
-            f" For {len(splits)} of them it has another model, and keeps that: {', '.join(splits)}. So these test splits "
-            "were read twice, and only what was certified first holds."
+            f" For {len(splits)} of them it has another model, and keeps that: {', '.join(splits)}. These test splits "
+            "were read twice, so only what was certified first holds."
         )
     return words

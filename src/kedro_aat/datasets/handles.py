@@ -151,7 +151,7 @@ class CertificateLedgerDataset(ReportsDamage, RecordedArguments, AbstractDataset
         if place is None:
             raise ConfigurationError("The certificate ledger", ["filepath: missing; or give credentials with `con`"])
         self._ledger = CertificateLedger(place, options | (fs_args or {}))
-        self._filepath = self._ledger.place  # for messages
+        self._filepath = self.where = self._ledger.place  # for messages
         self.metadata = metadata
 
     def load(self) -> CertificateLedger:
