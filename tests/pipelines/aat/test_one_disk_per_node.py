@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import uuid
@@ -18,7 +19,7 @@ from kedro.pipeline import Pipeline
 from kedro_aat.certificate.ledger import CertificateLedger, is_of_split
 from kedro_aat.config import AatSettings
 from kedro_aat.datasets.handles import CertificateLedgerDataset, CheckpointStoreDataset, TensorBoardDataset
-from kedro_aat.errors import LostLedgerError, MissingRunError
+from kedro_aat.errors import InterruptedRunError, LostLedgerError, MissingRunError
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.pipelines.aat import create_pipeline
 from kedro_aat.pipelines.digits.pipeline import create_pipeline as create_digits_pipeline
@@ -71,8 +72,10 @@ class Machine:
 
     def run(self, pipeline: Pipeline) -> None:
         for node in pipeline.nodes:
+            # A node changes its controller in place, and what travels is as it was saved.
             inputs = [
-                self._handles[name].load() if name in self._handles else self._values[name] for name in node.inputs
+                self._handles[name].load() if name in self._handles else copy.deepcopy(self._values[name])
+                for name in node.inputs
             ]
             outputs = node.func(*inputs)
             self._values.update(zip(node.outputs, outputs if len(node.outputs) > 1 else [outputs], strict=True))
@@ -116,6 +119,26 @@ def test_certificate_ledger_and_frontier_survive(ended: Ended, tmp_path: Path) -
     kept = store.numbers_of(run)
     assert {0, ended.values["search_result"]["best_checkpoint"]} < {*kept}
     assert [store.load(run, number).number for number in kept] == kept
+
+
+def test_interrupted_search_goes_on_on_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = {**SETTINGS["training"], "on_epoch": "tests.pipelines.aat.stopping.after_two_epochs"}
+    settings = AatSettings.model_validate({**SETTINGS, "training": training})
+    mirror, ledger = f"memory://{uuid.uuid4().hex}", f"sqlite:///{tmp_path}/ledger.db"
+    expected, values = ({**started(), "params:aat": settings} for _ in range(2))
+    Machine(tmp_path / "single", expected, None, None).run(FIRST_STAGE)
+    monkeypatch.setenv("STOPS", "1")
+    with pytest.raises(InterruptedRunError):
+        Machine(tmp_path / "one", values, mirror, ledger).run(FIRST_STAGE)
+    monkeypatch.delenv("STOPS")
+    Machine(tmp_path / "two", values, mirror, ledger).run(FIRST_STAGE.only_nodes("finetune_adaptively"))
+    trajectory = values["search_trajectory"]
+    pd.testing.assert_frame_equal(trajectory[COLUMNS], expected["search_trajectory"][COLUMNS])
+    assert caplog.text.count(" epoch 1  rate ") == 2  # not again on the last machine
+    assert caplog.text.count(" epoch 3  rate ") == 2
+    assert values["search_result"]["run"] == expected["search_result"]["run"]
 
 
 def test_ledger_on_a_disk_of_its_own_is_one_that_is_lost(ended: Ended, tmp_path: Path) -> None:
