@@ -22,8 +22,10 @@ from kedro_aat.testing.store_saving import IDENTITY, checkpoint
 from kedro_aat.training.checkpoints import CheckpointStore, Mirror, RunCheckpoints
 from tests.servers import ObjectStore
 
+EVERYWHERE = ["memory", "file", "s3"]
 
-@pytest.fixture(params=["memory", "file", "s3"])
+
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.slow) for name in EVERYWHERE[1:])])
 def mirror(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mirror]:
     match request.param:
         case "s3":
@@ -54,6 +56,7 @@ def on_disk(folder: Path) -> set[str]:
     }
 
 
+@pytest.mark.parametrize("mirror", EVERYWHERE, indirect=True)
 def test_another_machine_goes_on(machine: Callable[[str], CheckpointStore]) -> None:
     with machine("one").open(IDENTITY) as run:
         for number in range(3):
