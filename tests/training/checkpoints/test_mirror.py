@@ -160,7 +160,6 @@ class Watched(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A storage that notes what is written and removed, and fails or waits on demand."""
 
     protocol = "watched"
-    cachable = False
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     calls: ClassVar[list[str]] = []

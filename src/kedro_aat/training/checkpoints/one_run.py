@@ -71,8 +71,10 @@ class RunCheckpoints:
             self.wait()
         finally:
             self._writer.shutdown()
-            self._uploads.close()
-            self._lock.close()
+            try:
+                self._uploads.close()
+            finally:  # also if Ctrl-C ends the waiting
+                self._lock.close()
 
     @property
     def is_writable(self) -> bool:
