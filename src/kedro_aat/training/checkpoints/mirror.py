@@ -123,7 +123,7 @@ class Mirror:
                 run, _, inner = path.partition("/")
                 if run in runs and inner == "finished":
                     (Path(name) / run / inner).touch()
-                elif run in runs and inner.endswith("/manifest.json"):
+                elif run in runs and MANIFEST.fullmatch(inner):
                     (Path(name) / run / inner).parent.mkdir(parents=True)
             yield Path(name)
 
