@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedro_aat import CompressionStage
-
 
 class ScriptedModel(nn.Module):
     """Model whose `state` holds (rate, epochs at this rate, epochs of these weights), in float64."""
@@ -78,7 +76,9 @@ class ScriptedController:
     def compression_rate(self, rate: float) -> None:
         self.model.state[0], self.model.state[1] = rate, 0.0
 
-    def compression_stage(self) -> CompressionStage:
+    def compression_stage(self) -> Any:
+        from kedro_aat import CompressionStage  # NNCF has its own, where the traces are recorded
+
         return CompressionStage.PARTIALLY_COMPRESSED if self.is_partial else CompressionStage.FULLY_COMPRESSED
 
     def disable_scheduler(self) -> None:

@@ -13,7 +13,9 @@ from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import FilterPruning
 from kedro_aat.numerics import exact_float32, fast_training
 from kedro_aat.training.callables import evaluate
-from tests.training.training_run import TrainingRun
+from kedro_aat.training.default import DefaultTraining
+from tests.nets import SmallNet
+from tests.training.training_run import TRAIN, TrainingRun, settings
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 OPERATIONS: tuple[Any, ...] = (
@@ -93,6 +95,17 @@ def test_default_training_validates_exactly(monkeypatch: pytest.MonkeyPatch) -> 
     run.train_epochs(1)
     assert found[:6] == [precisions()] * 6
     assert found[6:] == [["ieee"] * 6] * 3
+
+
+def test_the_teacher_answers_as_in_training_whoever_asks_first() -> None:
+    """Its answers are kept, so a resumed run, which may ask at another time, has the same ones."""
+    found: list[list[str]] = []
+    torch.set_float32_matmul_precision("medium")
+    teacher = SmallNet()
+    teacher.register_forward_hook(lambda module, args, out: found.append(precisions()))
+    training = DefaultTraining(SmallNet(), settings(), TRAIN, None, teacher=teacher)
+    training.sample_gradients(lambda: None)
+    assert found == [precisions()] * 2  # the first example, and then all
 
 
 def test_a_cut_model_is_compared_in_exact_float32() -> None:

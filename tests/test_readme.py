@@ -53,6 +53,9 @@ COMMANDS = {
     "kedro run --nodes report_run --load-versions compressed_onnx:2026-11-27T09.30.00.000Z": (
         "tests/pipelines/aat/test_bucket.py"
     ),
+    "python -m venv build/nncf": "by hand, where NNCF can be installed",
+    "build/nncf/bin/pip install torch torchvision tensorboard nncf==2.19.0": "by hand",
+    "build/nncf/bin/python -m tests.nncf.record": "by hand; what it compares with is tested",
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
 }
 # The README's call in seconds: the same, with fewer epochs and measurements.

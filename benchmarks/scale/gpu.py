@@ -27,9 +27,9 @@ from benchmarks.scale.meter import ratios_to_first
 from benchmarks.scale.shapes import ViT, resnet50
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity, Quantization
+from kedro_aat.numerics import autocast, fast_training
 from kedro_aat.training.checkpoints import Checkpoint, CheckpointStore
 from kedro_aat.training.default import DefaultTraining
-from kedro_aat.numerics import autocast, fast_training
 from kedro_aat.training.settings import TrainingSettings
 
 HAS_GPU = torch.cuda.is_available()
@@ -190,7 +190,7 @@ def _peak(make: Callable[[], Callable[[], object]]) -> float:
 
 
 def _idle(epoch: Callable[[], object]) -> float:
-    """Share of an epoch in which no kernel runs; of the second one that is watched, since the first starts the watch."""
+    """Share of an epoch in which no kernel runs; of the second one that is watched: the first starts the watch."""
     seconds = busy = 0.0
     for _ in range(2):
         torch.cuda.synchronize()

@@ -105,6 +105,40 @@ def test_masks_are_applied_before_the_graphs_of_a_controller(
     assert (model.get_parameter("conv.weight") == 0).any()
 
 
+class Failing(nn.Sequential):
+    """Fails in its forward pass when it is told to."""
+
+    error: BaseException | None = None
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's stubs lack it; a graph raises nothing
+    def forward(self, x: Tensor) -> Tensor:
+        if self.error is not None:
+            raise self.error
+        result: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return result
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_masks_are_applied_after_a_compiled_call_has_failed(
+    error: type[BaseException], compiled_by: CompileCounterWithBackend
+) -> None:
+    model = Failing(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    controller = build_controller(model, MagnitudeSparsity(), example_input=torch.ones(2, 8))
+    controller.disable_scheduler()
+    controller.compression_rate = 0.5
+    forward = controller.compiled()
+    model.error = error()
+    with pytest.raises(error):
+        forward(torch.ones(2, 8))
+    model.error = None
+    weight = model.get_parameter("0.weight")
+    expected = weight != 0
+    with torch.no_grad():
+        weight.add_(1.0)
+    model(torch.ones(2, 8))
+    assert torch.equal(weight != 0, expected)
+
+
 @pytest.fixture
 def compiled_by(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
     """What compiles the graphs that quantization makes itself."""

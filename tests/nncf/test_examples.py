@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,21 @@ from kedro_aat import (
     prepare_for_tensorboard,
 )
 from kedro_aat.compression.controller import ModelController
+from kedro_aat.compression.settings import Importance
+from kedro_aat.compression.sparsity.importance import LayerScores
 from kedro_aat.errors import ConfigurationError, ExportError, ModelError
 from kedro_aat.testing.training import sgd, train
 from tests.nets import SmallNet
+from tests.nncf.conformance.recorded import Res, ramps, with_zeros
 from tests.nncf.scripts import DISTILLATION, PRUNING, QUANTIZATION, SPARSITY, outputs
-from tests.nncf.test_scopes import Res
 from tests.nncf.test_scopes import created as described
 
 RECORDED = json.loads((Path(__file__).parent / "nncf_statistics.json").read_text())
 STATISTICS: list[dict[str, Any]] = RECORDED["statistics"]
+ALGORITHMS = {
+    *("const_sparsity", "filter_pruning", "magnitude_sparsity"),
+    *("movement_sparsity", "quantization", "rb_sparsity"),
+}
 
 
 def attribute(statistics: Any, path: str) -> Any:
@@ -41,22 +48,90 @@ def attribute(statistics: Any, path: str) -> Any:
 @pytest.mark.parametrize("quickly", [False, True])
 def test_statistics_have_the_attributes_that_scripts_read(situation: dict[str, Any], quickly: bool) -> None:
     torch.manual_seed(0)
-    model = Res()
-    with torch.no_grad():  # weights that differ in size, so that no rounding decides
-        for index, parameter in enumerate(model.parameters()):
-            if parameter.dim() > 1:
-                numbers = torch.linspace(0.01, 1.0, parameter.numel()) * (index + 1)
-                parameter.copy_(numbers.view_as(parameter))
+    model = ramps(Res())
+    if "const_sparsity" in situation["names"]:
+        with_zeros(model)
     statistics = described({"compression": situation["compression"]}, model).statistics(quickly_collected_only=quickly)
     assert [name for name, _ in statistics] == situation["names"]
     for path, value in situation["values"].items():
         found = attribute(statistics, path)
         if isinstance(value, dict):
             found = {str(key): number for key, number in found.items()}
-        assert found == (value if isinstance(value, str | list) else pytest.approx(value)), path
-    for name in {"magnitude_sparsity", "filter_pruning", "quantization"} - set(situation["names"]):
+        assert found == (value if isinstance(value, str | list) else pytest.approx(value, rel=situation.get("rel"))), (
+            path
+        )
+    for name in ALGORITHMS - set(situation["names"]):
         assert getattr(statistics, name) is None
     assert statistics.to_str()
+
+
+@pytest.mark.parametrize("importance", ["abs", "normed_abs", "lamp"])
+@pytest.mark.parametrize("mode", ["global", "local"])
+def test_weights_below_the_thresholds_are_zero(importance: Importance, mode: str) -> None:
+    params = {"weight_importance": importance, "sparsity_level_setting_mode": mode}
+    section = {"algorithm": "magnitude_sparsity", "sparsity_init": 0.5, "params": params}
+    model, before = ramps(Res()), ramps(Res())
+    figures = described({"compression": section}, model).statistics().magnitude_sparsity
+    assert figures is not None
+    assert len(figures.thresholds) == 7
+    assert len({each.threshold for each in figures.thresholds}) == (1 if mode == "global" else 7)
+    for each, layer in zip(figures.thresholds, figures.model_statistics.sparsified_layers_summary, strict=True):
+        assert each.name == layer.name
+        name = ".".join(re.findall(r"\[([^\]]+)\]", each.name)) + ".weight"
+        zero = (model.get_parameter(name) == 0).flatten()
+        scores = LayerScores(before.get_parameter(name), importance).all()
+        assert zero[scores < each.threshold * (1 - 1e-3)].all()  # sums of squares are rounded
+        assert not zero[scores > each.threshold * (1 + 1e-3)].any()
+
+
+def test_activations_are_counted_once_the_model_was_called() -> None:
+    controller = described({"compression": {"algorithm": "quantization"}}, ramps(Res()))
+    figures = controller.statistics().quantization
+    assert figures is not None
+    assert (figures.aq_counter.total_count, figures.num_aq_per_bitwidth) == (0, {})
+    controller.model(torch.rand(1, 3, 8, 8))
+    figures = controller.statistics().quantization
+    assert figures is not None
+    counter = figures.aq_counter
+    assert counter.total_count == counter.potential_count == counter.num_asymmetric == counter.num_per_tensor > 5
+    assert figures.num_aq_per_bitwidth == {8: counter.total_count}
+    assert figures.ratio_of_enabled_quantizations == 100
+    controller.compression_rate = 0.5
+    figures = controller.statistics().quantization
+    assert figures is not None
+    assert 0 < figures.wq_counter.total_count < figures.wq_counter.potential_count == 7
+    assert figures.num_wq_per_bitwidth == {8: figures.wq_counter.total_count}
+    assert figures.aq_counter.total_count < figures.aq_counter.potential_count == counter.total_count
+    assert 0 < figures.ratio_of_enabled_quantizations < 100
+
+
+def test_layers_that_lost_filters() -> None:
+    section = {"algorithm": "filter_pruning", "pruning_init": 0.5, "params": {"prune_first_conv": True}}
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 3))
+    figures = described({"compression": section}, model).statistics().filter_pruning
+    assert figures is not None
+    layers = figures.model_statistics.pruned_layers_summary
+    assert [(each.name, each.weight_shape, each.mask_shape, each.filter_pruning_level) for each in layers] == [
+        ("Sequential/NNCFConv2d[0]", [16, 3, 3, 3], [16], 0.5),
+        ("Sequential/NNCFConv2d[2]", [32, 16, 3, 3], [32], 0.5),
+    ]
+    printed = figures.to_str()
+    assert "target_pruning_level: 0.5" in printed
+    assert "Sequential/NNCFConv2d[2], [32, 16, 3, 3], [32], 0.5" in printed
+
+
+def test_zeros_that_stay_are_named_so_after_a_resume() -> None:
+    contents = {"compression": {"algorithm": "const_sparsity"}}
+    controller = described(contents, with_zeros(ramps(Res())))
+    again, _ = create_compressed_model(Res(), contents, controller.get_compression_state())
+    load_state(again.model, controller.model.state_dict(), is_resume=True)
+    figures = again.statistics().const_sparsity
+    assert figures == controller.statistics().const_sparsity
+    assert figures is not None
+    assert prepare_for_tensorboard(again.statistics()) == {
+        "const_sparsity/sparsity_level_for_model": figures.model_statistics.sparsity_level,
+        "const_sparsity/sparsity_level_for_sparsified_layers": figures.model_statistics.sparsity_level_for_layers,
+    }
 
 
 def test_figures_for_tensorboard() -> None:

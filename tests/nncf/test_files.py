@@ -60,6 +60,31 @@ def test_every_key_of_the_schema_is_known(situation: dict[str, Any], caplog: pyt
         assert situation["key"].rpartition(".")[2] in warned
 
 
+def test_keys_have_the_names_of_the_first_versions_of_nncf_2(caplog: pytest.LogCaptureFixture) -> None:
+    now = {
+        "maximal_relative_accuracy_degradation": 1.0,
+        "initial_compression_rate_step": 0.2,
+        "compression_rate_step_reduction_factor": 0.6,
+    }
+    former = dict(
+        zip(
+            ("maximal_accuracy_degradation", "compression_rate_step", "step_reduction_factor"),
+            now.values(),
+            strict=True,
+        )
+    )
+    assert NNCFConfig.from_dict(adaptive(**former)).parsed == NNCFConfig.from_dict(adaptive(**now)).parsed
+    with pytest.raises(ConfigurationError, match="maximal_accuracy_degradation: unknown key"):
+        NNCFConfig.from_dict(adaptive(**now, maximal_accuracy_degradation=2.0))
+    quantization = {"algorithm": "quantization", "disable_saturation_fix": True}
+    (section,) = NNCFConfig.from_dict({"compression": quantization}).parsed.compression
+    assert not section.to_settings().overflow_fix  # type: ignore[union-attr]  # it is quantization
+    assert not caplog.records
+    quantization["activations"] = {"linked_quantizer_scopes": [["Net/a", "Net/b"]]}
+    NNCFConfig.from_dict({"compression": quantization})
+    assert "activations.linked_quantizer_scopes has no effect" in caplog.text
+
+
 @pytest.mark.parametrize("compression", [None, [], {"algorithm": "knowledge_distillation", "type": "mse"}], ids=str)
 def test_a_file_without_a_rate_leaves_the_model_as_it_is(compression: Any) -> None:
     contents = {"input_info": {"sample_size": [1, 1, 8, 8]}, **early_exit(maximal_total_epochs=2)}

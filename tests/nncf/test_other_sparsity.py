@@ -95,6 +95,7 @@ def test_an_adaptive_loop_does_not_move_zeros_that_stay() -> None:
         ({"algorithm": "rb_sparsity"}, "magnitude_sparsity"),
         ({"algorithm": "movement_sparsity", "params": {"warmup_start_epoch": 1, "power": 3}}, "magnitude_sparsity"),
         ({"algorithm": "experimental_quantization", "preset": "mixed"}, "quantization"),
+        ({"algorithm": "binarization", "mode": "xnor", "params": {"weights_quant_start_epoch": 3}}, "quantization"),
     ],
     ids=lambda value: value["algorithm"] if isinstance(value, dict) else value,
 )

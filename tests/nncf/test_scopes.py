@@ -14,33 +14,9 @@ from torch import Tensor, nn
 from kedro_aat import create_compressed_model
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.errors import ConfigurationError, ModelError
+from tests.nncf.conformance.recorded import Res
 
 SITUATIONS = json.loads((Path(__file__).parent / "nncf_scopes.json").read_text())["scopes"]
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.p, self.q = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        changed: Tensor = self.q(self.p(x).relu())
-        return x + changed
-
-
-class Res(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.b1, self.b2 = Block(), Block()
-        self.seq = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.fc = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.seq(self.b2(self.b1(self.stem(x))))
-        x = nn.functional.interpolate(x, scale_factor=2.0)
-        logits: Tensor = self.fc(x.mean((2, 3)))
-        return logits
 
 
 def created(contents: dict[str, Any], model: nn.Module | None = None) -> ModelController:

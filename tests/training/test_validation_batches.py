@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kedro_aat.ranks import group
+from kedro_aat.training.default import DefaultTraining
 from kedro_aat.training.loading.loaders import Loaders
+from kedro_aat.training.ranks.sharding import Shard
 from tests.nets import images
 from tests.training.test_out_of_memory import Hungry
 from tests.training.training_run import METRIC, TrainingRun, make_probed_net, settings
@@ -75,6 +78,39 @@ def test_too_large_a_batch_is_computed_in_pieces(caplog: pytest.LogCaptureFixtur
         assert evaluations[0].scores is not None
         torch.testing.assert_close(evaluations[0].scores, evaluations[1].scores)
     assert caplog.text.count("validation batches of 64 are computed in pieces of 16") == 1
+
+
+class OverwritesOutputs(HungryInValidation):
+    """Returns the same memory each time, as a CUDA graph does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(100, 4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits if self.training else self.get_buffer("memory")[: len(x)].copy_(logits)
+
+
+def test_pieces_outlive_the_next_run_of_a_cuda_graph() -> None:
+    runs = (
+        TrainingRun(make, validation=VALIDATION, validation_batch_size=64, compile_mode="reduce-overhead")
+        for make in (OverwritesOutputs, Hungry)
+    )
+    graph, usual = (run.runner.validate() for run in runs)
+    assert graph.scores is not None
+    assert usual.scores is not None
+    torch.testing.assert_close(graph.scores, usual.scores)
+
+
+def test_several_ranks_compute_no_pieces() -> None:
+    """Each of them calls the model equally often, since it may exchange tensors: the loop halves batches on all."""
+    with group.of_one():
+        training = DefaultTraining(
+            HungryInValidation(), settings(validation_batch_size=64), None, VALIDATION, shard=Shard(0, 1)
+        )
+        with pytest.raises(RuntimeError, match="memory"):
+            training.validate(training.model)
 
 
 def test_other_errors_of_a_large_batch_are_raised() -> None:

@@ -24,7 +24,7 @@ class LayerTable(ByAlgorithm):
         notes: Layer -> why it was not compressed, or not completely. May name layers that have no row.
         note_format: The line that prints a note, with `{layer}` and `{reason}`.
         number_formats: Column of floats -> how to print them; four decimal places for the others.
-        figures: What NNCF's scripts read, such as `statistics().magnitude_sparsity`; None if there is nothing to read.
+        figures: What NNCF's scripts read, such as `statistics().magnitude_sparsity`.
     """
 
     algorithm: str
@@ -34,15 +34,15 @@ class LayerTable(ByAlgorithm):
     notes: Mapping[str, str] = field(default_factory=dict)
     note_format: str = "{layer}: {reason}"
     number_formats: Mapping[str, str] = field(default_factory=dict)
-    figures: Figures | None = None
+    figures: Sequence[Figures] = ()
 
     @property
     def tables(self) -> tuple[LayerTable, ...]:
         """This table alone; see `LayerTables`."""
         return (self,)
 
-    def _all_figures(self) -> Iterable[Figures | None]:
-        return (self.figures,)
+    def _all_figures(self) -> Iterable[Figures]:
+        return self.figures
 
     def as_frame(self) -> pd.DataFrame:
         """One row per layer, without the notes."""
@@ -74,8 +74,8 @@ class LayerTables(ByAlgorithm):
 
     tables: tuple[LayerTable, ...]
 
-    def _all_figures(self) -> Iterable[Figures | None]:
-        return (table.figures for table in self.tables)
+    def _all_figures(self) -> Iterable[Figures]:
+        return (figures for table in self.tables for figures in table.figures)
 
     @property
     def rate(self) -> float:

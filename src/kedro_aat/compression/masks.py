@@ -118,16 +118,18 @@ class WeightMasks:
 
         A graph that changes weights writes each of them twice, and starts two kernels for it.
         """
+        forward = compiled.forward
 
-        def begin(module: nn.Module, args: Any) -> None:
+        @functools.wraps(forward)
+        def masked(*args: Any, **kwargs: Any) -> Any:
             self.apply()
-            self._are_applied = True
+            was_applied, self._are_applied = self._are_applied, True
+            try:
+                return forward(*args, **kwargs)
+            finally:  # torch's hooks that are always called are not called for Ctrl-C
+                self._are_applied = was_applied
 
-        def end(module: nn.Module, args: Any, output: Any) -> None:
-            self._are_applied = False
-
-        compiled.register_forward_pre_hook(begin)
-        compiled.register_forward_hook(end, always_call=True)
+        compiled.forward = masked
 
     def divide(self, model: nn.Module) -> None:
         """Divides masks and shadows as the weights have been divided among ranks, by torch's `fully_shard`.
@@ -146,7 +148,7 @@ class WeightMasks:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what belongs to versions of weights and masks, since copies begin with versions of their own."""
-        return self.__dict__ | {"_seen": None, "_numbers": {}}
+        return self.__dict__ | {"_seen": None, "_numbers": {}, "_are_applied": False}
 
     def detach(self) -> None:
         """Removes hooks and buffers from the model; its weights keep their values."""
@@ -241,6 +243,15 @@ class WeightMasks:
         # Not with `get_buffer`, which looks for dots in names: that took longer than the multiplication itself.
         found = [weight.module._buffers[weight.parameter_name + self._suffix] for weight in self.weights]
         return [mask for mask in found if mask is not None]  # for mypy; none is None
+
+    def unmasked(self) -> list[Tensor]:
+        """Returns each weight as it would be without masks; empty where that is not known."""
+        if not self.is_active:
+            return [weight.parameter for weight in self.weights]
+        return [
+            torch.where(_joint_mask(weight), local(weight.parameter), local(shadow)) if shadow.numel() else shadow
+            for weight, shadow in zip(self.weights, map(_shadow_of, self.weights), strict=True)
+        ]
 
     def forget(self) -> None:
         """Lets weights begin at zero from now on when they are no longer masked; see `forgets`."""

@@ -29,12 +29,17 @@ def nncf_scope(model: nn.Module, layer: str) -> str:
     return scope
 
 
+def nncf_layer(scope: str) -> str:
+    """Returns a layer's scope as NNCF prints it, e.g. `Net/NNCFConv2d[conv1]`."""
+    head, slash, last = scope.rpartition("/")
+    return f"{head}{slash}NNCF{last}"
+
+
 def nncf_operation(scope: str) -> str:
     """Returns a layer's scope as NNCF prints it, with the operation, e.g. `Net/NNCFConv2d[conv1]/conv2d_0`."""
-    head, _, last = scope.rpartition("/")
-    kind = last.partition("[")[0]
+    kind = scope.rpartition("/")[2].partition("[")[0]
     operation = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
-    return f"{head}/NNCF{last}/{operation}_0"
+    return f"{nncf_layer(scope)}/{operation}_0"
 
 
 def split_operation(scope: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from kedro_aat.compression.settings import (
 )
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.nncf.quantization_section import QuantizationAlgorithm
-from kedro_aat.nncf.section import BatchnormAdaptation, Scopes, wrap_in_list
+from kedro_aat.nncf.section import BatchnormAdaptation, Scopes, renamed, wrap_in_list
 from kedro_aat.nncf.sections import (
     Algorithm,
     CompressingAlgorithm,
@@ -53,6 +53,12 @@ _SCHEDULE_KEYS = {
 # Types of an input; any other name stands for float32, as in NNCF.
 KNOWN_TYPES = (None, "float", "long")
 Percent = Annotated[float, Field(ge=0, le=100)]
+# Names in NNCF 2.0.
+_FORMER_NAMES = {
+    "maximal_accuracy_degradation": "maximal_relative_accuracy_degradation",
+    "compression_rate_step": "initial_compression_rate_step",
+    "step_reduction_factor": "compression_rate_step_reduction_factor",
+}
 
 
 class AccuracyAwareParams(SteppingSettings):
@@ -63,6 +69,11 @@ class AccuracyAwareParams(SteppingSettings):
     higher_is_better: bool = True
     search: AdaptivePolicy | None = None
     also: tuple[GuardSettings, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, data: Any) -> Any:
+        return renamed(data, _FORMER_NAMES)
 
     @field_validator("also")
     @classmethod

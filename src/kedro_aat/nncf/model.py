@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from kedro_aat.compression.settings import (
     MagnitudeSparsity,
     parse_compression,
 )
+from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.errors import ConfigurationError, ExportError
 from kedro_aat.export.settings import FileSettings
 from kedro_aat.model_inputs import ModelInputs
@@ -146,11 +147,18 @@ def create_compressed_model(
         example_input=example_input,
     )
     controller.exporter = _write_onnx
+    for child in _children(controller):
+        if isinstance(child, MagnitudeSparsityController):
+            child.keeps_zeros_only = file.keeps_zeros
     if compression_state is not None:
         controller.load_state(compression_state["state"])
     else:
         _initialize(controller, file, loader, config.device or next(model.parameters()).device)
     return controller, model
+
+
+def _children(controller: ModelController) -> Sequence[ModelController]:
+    return controller.children if isinstance(controller, CompositeController) else [controller]
 
 
 def _write_onnx(model: nn.Module, example_input: ModelInputs, path: Path, wishes: ExportWishes) -> None:
@@ -209,7 +217,7 @@ def _initialize(controller: ModelController, file: NNCFFile, loader: Iterable[An
         assert isinstance(controller, QuantizationController | CompositeController)
         inputs = inputs_of(take_batches(loader, algorithm.num_init_samples), controller.model, device)
         controller.calibrate((each, None) for each in inputs)  # of a tuple, it would take the first input alone
-    children = controller.children if isinstance(controller, CompositeController) else [controller]
     num_samples = file.num_bn_adaptation_samples
-    if loader is not None and num_samples and any(child.report().requested_rate > 0 for child in children):
+    is_compressed = any(child.report().requested_rate > 0 for child in _children(controller))
+    if loader is not None and num_samples and is_compressed:
         adapt_batch_norms(controller.model, inputs_of(take_batches(loader, num_samples), controller.model, device))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kedro_aat.compression.schedule import ScheduleSettings
 from kedro_aat.compression.settings import Quantization
@@ -15,6 +15,8 @@ from kedro_aat.validated import Settings
 
 # Rate that stands for "quantize all layers": the maximal rate of the `aat` pipeline, since a rate of 1 is not allowed.
 _RATE_OF_ALL_LAYERS = 0.998
+# Keys of `activations` that let several of them share a scale; NNCF 2.0 had the second one.
+_SCALES = ("unified_scale_ops", "linked_quantizer_scopes")
 
 
 class QuantizerParams(Settings):
@@ -29,6 +31,7 @@ class QuantizerParams(Settings):
     validate_scopes: bool = True
     logarithm_scale: bool | None = None
     unified_scale_ops: Any = None
+    linked_quantizer_scopes: Any = None
 
 
 class QuantizationParams(Settings):
@@ -71,6 +74,15 @@ class QuantizationAlgorithm(AlgorithmSection):
     export_to_onnx_standard_ops: bool | None = None
     params: QuantizationParams | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("disable_saturation_fix"), bool):  # of NNCF 2.0
+            is_disabled = data["disable_saturation_fix"]
+            data = {key: value for key, value in data.items() if key != "disable_saturation_fix"}
+            return {"overflow_fix": "disable" if is_disabled else "enable", **data}
+        return data
+
     @property
     def num_init_samples(self) -> int:
         """Examples from which the ranges of activations are taken: the most that any range initializer names."""
@@ -104,7 +116,7 @@ class QuantizationAlgorithm(AlgorithmSection):
         for side, quantizer in (("weights", weights), ("activations", activations)):
             if quantizer.bits != 8:
                 yield f"{side}.bits: {quantizer.bits} bits are 8 here, the only width that every runtime computes in"
-            for key in ("ignored_scopes", "target_scopes", "logarithm_scale", "unified_scale_ops"):
+            for key in ("ignored_scopes", "target_scopes", "logarithm_scale", *_SCALES):
                 if getattr(quantizer, key):
                     yield f"{side}.{key} has no effect: a layer is quantized together with its input, or not at all"
         if self.initializer is not None:

@@ -46,6 +46,10 @@ REPLACEMENTS = {
         "thresholds: set sparsity_target and sparsity_target_epoch",
         _as_magnitude,
     ),
+    "binarization": _Replacement(
+        "binarization is not here. quantization has 8 bits instead of one",
+        lambda section: {**{key: section[key] for key in section if key != "mode"}, "algorithm": "quantization"},
+    ),
     "experimental_quantization": _Replacement(
         "experimental_quantization is not here. quantization has the same keys",
         lambda section: {**section, "algorithm": "quantization"},

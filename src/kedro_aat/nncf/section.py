@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -14,6 +14,18 @@ from kedro_aat.validated import Settings
 def wrap_in_list(value: Any) -> Any:
     """Puts a value that a file may write without its list into one; leaves lists and None as they are."""
     return value if isinstance(value, list | tuple) or value is None else [value]
+
+
+def renamed(data: Any, names: Mapping[str, str]) -> Any:
+    """Gives keys that NNCF renamed their later names; a file that has both keeps its mistake.
+
+    Args:
+        data: A section, or what a file has in its place.
+        names: Name of a key in the first versions of NNCF 2 -> its name since.
+    """
+    if not isinstance(data, Mapping):
+        return data
+    return {names[key] if key in names and names[key] not in data else key: value for key, value in data.items()}
 
 
 Scopes = Annotated[tuple[str, ...], BeforeValidator(wrap_in_list)]

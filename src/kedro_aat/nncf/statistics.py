@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kedro_aat.compression.nncf_statistics import ByAlgorithm, ConstSparsityFigures, MagnitudeSparsityFigures
+
 if TYPE_CHECKING:
     from kedro_aat.budget import Budget
-    from kedro_aat.compression.nncf_statistics import ByAlgorithm
     from kedro_aat.training.records import FineTuned
 
 
@@ -70,12 +71,12 @@ def prepare_for_tensorboard(statistics: ByAlgorithm) -> dict[str, float]:
             "filter_pruning/model_params_pruning_level": model.params_pruning_level,
             "filter_pruning/model_filters_pruning_level": model.filter_pruning_level,
         }
-    if (sparse := statistics.magnitude_sparsity) is not None:
-        found |= {
-            "magnitude_sparsity/sparsity_level_for_model": sparse.model_statistics.sparsity_level,
-            "magnitude_sparsity/sparsity_level_for_sparsified_layers": (
-                sparse.model_statistics.sparsity_level_for_layers
-            ),
-            "magnitude_sparsity/target_sparsity_level": sparse.target_sparsity_level,
-        }
+    for name, figures in statistics:
+        if isinstance(figures, ConstSparsityFigures | MagnitudeSparsityFigures):
+            found |= {
+                f"{name}/sparsity_level_for_model": figures.model_statistics.sparsity_level,
+                f"{name}/sparsity_level_for_sparsified_layers": figures.model_statistics.sparsity_level_for_layers,
+            }
+        if isinstance(figures, MagnitudeSparsityFigures):
+            found[f"{name}/target_sparsity_level"] = figures.target_sparsity_level
     return found

@@ -213,7 +213,7 @@ class DefaultTraining:
         with self._fast():
             self._ask_teacher()
         with self._fast(), self._ranks.at_work(self.model):
-            for batch in copied_ahead(self.train_batches(epoch), self.device):
+            for batch in self._ahead(self.train_batches(epoch)):
                 num_batches += 1
                 controller.scheduler.step()
                 for each in optimizers:
@@ -275,8 +275,9 @@ class DefaultTraining:
     def sample_gradients(self, observe: Callable[[], object]) -> None:
         """Computes the gradients of the first training batches, in a fixed order, and calls `observe` after each."""
         # Nothing is dropped, and statistics of BatchNorms stay as they are.
-        with self._fast(), evaluating_with_gradients(self.model):
+        with self._fast():  # as in a step that asks first
             self._ask_teacher()
+        with evaluating_with_gradients(self.model):
             for batch in itertools.islice(self.train_batches(0), NUM_SAMPLED_BATCHES):
                 self.model.zero_grad(set_to_none=True)
                 for part, share in self._parts(batch, self._forms["training"].weighted):
@@ -319,7 +320,7 @@ class DefaultTraining:
         def run(see: See) -> None:
             num_seen = 0
             with torch.no_grad(), self._ranks.at_work(model, in_evaluation=True):
-                for batch in counted(copied_ahead(self.validation_batches(), self.device)):
+                for batch in counted(self._ahead(self.validation_batches())):
                     for outputs, targets in self._ranks.in_order(partial(self._answered, forward), batch):
                         num_seen += len(outputs)
                         see(outputs, targets)
@@ -329,11 +330,16 @@ class DefaultTraining:
 
     def _answered(self, forward: Forward, batch: Any) -> Iterator[tuple[Tensor, Any]]:
         """Outputs and targets of each part of a batch."""
+
+        def outputs_of(part: ModelInputs) -> Tensor:
+            # As the delivered file computes: without autocast.
+            outputs = self._outputs.main(call_model(forward, part)).float()
+            return lasting(outputs, self.settings.compile_mode)
+
         for (inputs, labels), _ in self._parts(batch, self._forms["validation"]):
             moved = self._place.inputs(inputs)
-            # As the delivered file computes: without autocast.
-            outputs = self._pieces(lambda part: self._outputs.main(call_model(forward, part)).float(), moved)
-            outputs = lasting(outputs, self.settings.compile_mode)
+            # Several ranks call the model equally often, since they may exchange tensors in it.
+            outputs = self._pieces(outputs_of, moved) if self._ranks.shard is None else outputs_of(moved)
             if self.observe is not None:
                 self.observe(outputs, main_target(map_tensors(Tensor.cpu, labels)))
             yield outputs, main_target(self._place.targets(labels))
@@ -390,6 +396,9 @@ class DefaultTraining:
             return bind_known(function, data=data)(controller, model, epoch=epoch, **more)
 
         return train_epoch
+
+    def _ahead(self, batches: Any) -> Any:
+        return copied_ahead(batches, self.device, self.settings.step_timeout_seconds)
 
     def _fast(self) -> AbstractContextManager[None]:
         settings = self.settings

@@ -41,8 +41,8 @@ class TrainingSettings(Settings):
     Attributes:
         batch_size: Examples in a training step.
         validation_batch_size: Examples in a validation batch. None takes four times `batch_size` on a CUDA GPU, because
-            gradients need no memory, and `batch_size` elsewhere or with a `collate_fn`. A batch that needs too much
-            memory is computed in pieces of `batch_size`.
+            gradients need no memory, and `batch_size` elsewhere, with a `collate_fn`, or with several ranks. In one
+            process, outputs of a batch that needs too much memory are computed in pieces of `batch_size`.
         batch: Which parts of a batch are inputs and targets, where their names or positions do not say it.
         loader: How batches are loaded.
         output: Which output loss and metric read, of a model that returns several: its path, such as `logits` or `0`,

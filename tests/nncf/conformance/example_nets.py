@@ -248,6 +248,39 @@ class ICNet(nn.Module):
         return self.last(F.interpolate(merged, scale_factor=2.0, mode="bilinear"))  # type: ignore[no-any-return]
 
 
+class ShuffleNet(nn.Module):
+    """Two units that split the channels, change a half and shuffle both (Ma et al. 2018, figure 3c)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 32)
+        self.units = nn.ModuleList(
+            nn.Sequential(ConvNorm(16, 16, 1), ConvNorm(16, 16, groups=16, activation=None), ConvNorm(16, 16, 1))
+            for _ in range(2)
+        )
+        self.last, self.fc = ConvNorm(32, 64, 1), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for unit in self.units:
+            same, changed = x.chunk(2, 1)
+            x = F.channel_shuffle(torch.cat([same, unit(changed)], 1), 2)
+        return self.fc(self.last(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Halves(nn.Module):
+    """The halves of one layer's channels go to two branches, whose results are concatenated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wide = ConvNorm(3, 16), ConvNorm(16, 64)
+        self.left, self.right, self.last = ConvNorm(32, 32), ConvNorm(32, 48), nn.Conv2d(80, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.wide(self.first(x)).chunk(2, 1)
+        return self.last(torch.cat([self.left(left), self.right(right)], 1))  # type: ignore[no-any-return]
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "cifar_resnet": (cifar_resnet, (1, 3, 32, 32)),
     "resnet18": (lambda: imagenet_resnet((2, 2, 2, 2)), (1, 3, 64, 64)),
@@ -256,6 +289,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "inception_v3": (inception_v3, (1, 3, 96, 96)),
     "unet": (UNet, (1, 3, 32, 32)),
     "icnet": (ICNet, (1, 3, 128, 128)),
+    "shufflenet": (ShuffleNet, (1, 3, 16, 16)),
+    "halves": (Halves, (1, 3, 16, 16)),
 }
 
 

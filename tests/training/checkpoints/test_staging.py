@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,19 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 
 def state_on(device: str) -> dict[str, Any]:
     weight = torch.arange(24.0, device=device).view(1, 2, 3, 4).contiguous(memory_format=torch.channels_last)
+    counter: Counter[str] = Counter()
+    counter["total"] = torch.ones(2, device=device)  # type: ignore[assignment]  # checkpoints may hold such
     return {
         "weight": weight,
         "tied": weight,
         "transposed": torch.arange(6, device=device).view(2, 3).T,
         "part": torch.arange(10, device=device)[2:7:2],
+        "columns": torch.arange(24, device=device).view(4, 6)[:, ::2].T,
+        "complex": (waves := torch.tensor([1 + 2j, 3 - 1j], device=device)),
+        "conjugate": waves.conj(),
+        "imaginary": waves.conj().imag,
         "empty": torch.empty(0, device=device),
+        "counter": counter,
         "more": OrderedDict(step=torch.tensor(3.0), betas=(0.9, 0.999), name="adam"),
     }
 
@@ -34,15 +41,18 @@ def test_a_copy_stays_when_the_state_changes(device: str) -> None:
     copies.finish()
     state["weight"].zero_()  # the next optimizer step
     state["transposed"].zero_()
+    state["complex"].zero_()
+    state["counter"]["total"].zero_()
     state["more"]["step"] += 1
     copies.wait()
     expected = state_on("cpu")
-    for key in ("weight", "tied", "transposed", "part", "empty"):
+    for key in ("weight", "tied", "transposed", "part", "columns", "complex", "conjugate", "imaginary", "empty"):
         assert torch.equal(copied[key], expected[key])
         assert copied[key].device.type == "cpu"
     assert copied["weight"] is copied["tied"]
     assert copied["weight"].is_contiguous(memory_format=torch.channels_last)
     assert copied["more"] == expected["more"]
+    assert torch.equal(copied["counter"]["total"], torch.ones(2))
 
 
 @pytest.mark.parametrize("device", DEVICES)

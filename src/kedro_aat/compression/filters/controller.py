@@ -329,7 +329,7 @@ class FilterPruningController(ScheduledController[FilterPruning]):
             columns=layer_columns(self.model, costs, removed, self.cut_plan()),
             notes=self.not_cut,
             note_format="not cut: {layer}: {reason}",
-            figures=pruning_figures(costs, removed, rate, self.settings),
+            figures=(pruning_figures(self.model, self.groups, costs, removed, rate, self.settings),),
         )
 
     @property

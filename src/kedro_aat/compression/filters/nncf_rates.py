@@ -44,7 +44,8 @@ class NncfRates:
         self._num_layers = np.array([len({member.layer for member in group.producers}) for group in groups])
         self._macs = macs
         self._num_filters = [int(number) for number in self._num_units * self._per_unit]
-        if settings.ranking == "local" and max(self._num_filters) <= settings.round_to:
+        self._round_to = [_filters_in_step(group, settings.round_to) for group in groups]
+        if settings.ranking == "local" and (np.array(self._num_filters) <= np.array(self._round_to)).all():
             logger.warning(
                 "No filter will be removed at any rate: %d or a multiple of it remain in each layer, and none that can "
                 "be cut has more. Use wider layers, or all_weights.",
@@ -83,7 +84,7 @@ class NncfRates:
         Raises:
             ModelError: If all that may be removed one by one has not so many MACs.
         """
-        round_to, by_macs = self._settings.round_to, self._settings.rate_of == "macs"
+        round_to, by_macs = self._round_to, self._settings.rate_of == "macs"
         if ranking == "local":
             share = share_for_macs(self._num_filters, rate, round_to, self._macs_of_filters) if by_macs else rate
             removed = removed_of_each(self._num_filters, share, round_to)
@@ -107,18 +108,29 @@ class NncfRates:
         return self._macs(removed // self._per_unit)
 
 
-def removed_of_each(num_filters: Sequence[int], share: float, round_to: int) -> NDArray[np.int64]:
+def _filters_in_step(group: ChannelGroup, round_to: int) -> int:
+    """Smallest number of the group's filters that is a multiple of `round_to` in each layer that makes them.
+
+    The layers of a channel shuffle have unlike parts of the same units.
+    """
+    widths = {member.indices.shape[1] for member in group.producers}
+    return group.filters_per_unit * math.lcm(*(round_to // math.gcd(round_to, width) for width in widths))
+
+
+def removed_of_each(num_filters: Sequence[int], share: float, round_to: Sequence[int]) -> NDArray[np.int64]:
     """Filters that each group loses if a share of them is removed; the number that remains is rounded up.
 
     Args:
         num_filters: Filters of each group.
         share: Share to remove, in [0, 1].
-        round_to: What the number of remaining filters is a multiple of, unless a group has fewer.
+        round_to: What the number of remaining filters of each group is a multiple of, unless the group has fewer.
 
     Returns:
         (groups,); all filters of a group only if the share is 1.
     """
-    kept = [math.ceil((number - number * share) / round_to) * round_to for number in num_filters]
+    kept = [
+        math.ceil((number - number * share) / step) * step for number, step in zip(num_filters, round_to, strict=True)
+    ]
     return np.maximum(np.array(num_filters, dtype=np.int64) - np.array(kept, dtype=np.int64), 0)
 
 
@@ -134,7 +146,7 @@ def most_of_each(num_filters: Sequence[int]) -> NDArray[np.int64]:
     return np.array([math.floor(number * _LARGEST_SHARE) for number in num_filters], dtype=np.int64)
 
 
-def share_for_macs(num_filters: Sequence[int], rate: float, round_to: int, macs: MacsShare) -> float:
+def share_for_macs(num_filters: Sequence[int], rate: float, round_to: Sequence[int], macs: MacsShare) -> float:
     """The share of filters to remove from every group, so that at least this share of the MACs goes.
 
     Args:

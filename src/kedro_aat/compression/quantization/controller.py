@@ -24,7 +24,12 @@ from kedro_aat.compression.layer_choice import least_damaged, relative_energy
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import ZEROS_MASK, WeightMasks
 from kedro_aat.compression.matrices import matrices_of
-from kedro_aat.compression.nncf_statistics import QuantizationFigures
+from kedro_aat.compression.nncf_statistics import (
+    ConstSparsityFigures,
+    Figures,
+    QuantizationFigures,
+    QuantizersCounter,
+)
 from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.quantization.arithmetic import (
     HIGHEST_SAFE_WEIGHT,
@@ -37,6 +42,7 @@ from kedro_aat.compression.quantization.placement import Placement
 from kedro_aat.compression.quantization.weights import choose_weights
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.settings import Quantization
+from kedro_aat.compression.sparsity.figures import count_zeros, sparse_model
 from kedro_aat.errors import ModelError
 from kedro_aat.model_inputs import ModelInputs, call_model, map_tensors, placed_like, tensors_in
 from kedro_aat.modes import evaluating
@@ -192,11 +198,20 @@ class QuantizationController(ScheduledController[Quantization]):
             notes=self._choice.left_float,
             note_format="{layer} stays in full precision: {reason}",
             number_formats={"sensitivity": "{:.2e}", "rate": "{:.0f}"},
-            figures=QuantizationFigures(
-                ratio_of_enabled_quantizations=100 * bits.count(8) / len(bits),
-                num_wq_per_bitwidth={8: bits.count(8)},
-            ),
+            figures=self._figures(),
         )
+
+    def _figures(self) -> list[Figures]:
+        """What NNCF's scripts read."""
+        num_sites = len(self._fake.placement.sites) if self._fake.placement else 0
+        weights = QuantizersCounter.of_weights(len(self._fake.active), len(self._layers))
+        activations = QuantizersCounter.of_activations(len(self._fake.active_sites()), num_sites)
+        found: list[Figures] = [QuantizationFigures.of(weights, activations)]
+        if zeros := self._zeros.weights:
+            self._zeros.apply()
+            numbers = count_zeros([weight.parameter for weight in zeros])
+            found.append(ConstSparsityFigures(sparse_model(self.model, zeros, numbers)))
+        return found
 
     def get_state(self) -> dict[str, Any]:
         """Includes what was recorded of the forward pass, so that a fresh controller can be stripped."""

@@ -13,12 +13,12 @@ from kedro_aat.compression.computed_weights import listed_reasons
 from kedro_aat.compression.layer_table import LayerTable, shape_text
 from kedro_aat.compression.masks import SPARSITY_MASK, WeightMasks
 from kedro_aat.compression.matrices import find_matrices
-from kedro_aat.compression.nncf_statistics import MagnitudeSparsityFigures, SparseLayer, SparseModel
-from kedro_aat.compression.operations import nncf_operation
+from kedro_aat.compression.nncf_statistics import ConstSparsityFigures, Figures, MagnitudeSparsityFigures
 from kedro_aat.compression.own_buffers import exclude_from_ddp
 from kedro_aat.compression.scheduled import ScheduledController
 from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.compression.settings import MagnitudeSparsity
+from kedro_aat.compression.sparsity.figures import count_zeros, layer_thresholds, sparse_model
 from kedro_aat.compression.sparsity.patterns import Pattern, keep_in_pattern
 from kedro_aat.compression.sparsity.selection import keep_most_important
 from kedro_aat.errors import ModelError
@@ -34,6 +34,10 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
     With `settings.pattern`, the zeros form a pattern, and the rate is at most `maximal_compression_rate`. Arguments
     and exceptions are those of `ScheduledController`.
 
+    Attributes:
+        keeps_zeros_only: Whether the zeros are those that the model began with: `statistics` then has them as NNCF's
+            `const_sparsity`.
+
     Raises:
         ConfigurationError: If a scope matches no layer.
         ModelError: If the model has no layer that can be pruned or have the pattern.
@@ -43,6 +47,7 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
     settings_type = MagnitudeSparsity
     first_target_rate = 0.7
     regrows = True
+    keeps_zeros_only = False
 
     def _prepare(self) -> None:
         settings = self.settings
@@ -120,8 +125,7 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
     def _num_zeros(self) -> list[int]:
         """Returns the number of zeros in each weight; where weights are divided, all ranks must call it."""
         self._masks.apply()
-        weights = [weight.parameter for weight in self._masks.weights]
-        return total(weights, [int((local(weight) == 0).sum()) for weight in weights])
+        return count_zeros([weight.parameter for weight in self._masks.weights])
 
     @property
     def achieved_rate(self) -> float:
@@ -151,28 +155,25 @@ class MagnitudeSparsityController(ScheduledController[MagnitudeSparsity]):
             },
             notes=notes,
             note_format="{layer} stays dense, since it {reason}",
-            figures=self._figures(zeros),
+            figures=(self._figures(zeros),),
         )
 
-    def _figures(self, zeros: Sequence[int]) -> MagnitudeSparsityFigures:
+    def _figures(self, zeros: Sequence[int]) -> Figures:
         """What NNCF's scripts read, from the number of zeros in each weight."""
-        weights, num_weights = self._masks.weights, self._matrices.num_weights
-        layers = [
-            SparseLayer(
-                name=nncf_operation(weight.scope),
-                weight_shape=list(weight.parameter.shape),
-                sparsity_level=number / weight.parameter.numel(),
-                weight_percentage=100 * weight.parameter.numel() / num_weights,
-            )
-            for weight, number in zip(weights, zeros, strict=True)
-        ]
-        parameters = list(self.model.parameters())
-        all_zeros = sum(total(parameters, [int((local(each) == 0).sum()) for each in parameters]))
+        masks, ranked_by = self._masks, self._ranked_by
+        found = sparse_model(self.model, masks.weights, zeros)
+        if self.keeps_zeros_only:
+            return ConstSparsityFigures(found)
         return MagnitudeSparsityFigures(
-            model_statistics=SparseModel(
-                sparsity_level=all_zeros / self._matrices.num_parameters,
-                sparsity_level_for_layers=sum(zeros) / num_weights,
-                sparsified_layers_summary=layers,
+            model_statistics=found,
+            thresholds=[]
+            if self._pattern
+            else layer_thresholds(
+                masks.weights,
+                masks.masks(),
+                masks.unmasked(),
+                ranked_by.importance,
+                is_global=ranked_by.ranking == "global",
             ),
             target_sparsity_level=self._requested_rate,
         )

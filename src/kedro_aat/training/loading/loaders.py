@@ -66,7 +66,7 @@ class Loaders:
         enlarges = device.type == "cuda" and self._collate is None and shard is None and not plain
         self.validation_batch_size = settings.validation_batch_size or settings.batch_size * (4 if enlarges else 1)
         self._generator = torch.Generator()
-        self._kept: dict[bool, tuple[Any, Any]] = {}  # for training or not: dataset and loader with its workers
+        self._kept: dict[bool, tuple[Any, Any, WantedBatches]] = {}  # for training or not: dataset, loader, its sampler
         self._on_device: dict[bool, tuple[Any, Any]] = {}  # the same: dataset and its tensors, or None
         pins = device.type == "cuda" if own.pin_memory is None else own.pin_memory
         self._options: dict[str, Any] = {"num_workers": settings.num_workers, "pin_memory": pins}
@@ -79,8 +79,7 @@ class Loaders:
 
     def training(self, dataset: Any, epoch: int) -> Any:
         """The shuffled batches of one epoch, without a last smaller one, whose BatchNorm statistics would be poor."""
-        if True not in self._kept:  # a loader that is kept has this one
-            self._generator = torch.Generator()
+        self._generator = torch.Generator()
         self._generator.manual_seed((self._seed * EPOCHS_PER_SEED + epoch) % 2**63)
         limit = self._settings.loader.steps_per_epoch
         if isinstance(dataset, Loaded):
@@ -118,20 +117,26 @@ class Loaders:
             options: dict[str, Any] = {"batch_size": size, "drop_last": drop_last}
             whole = self._made(dataset, collate_fn=self._collate or stacked, **options)
             return whole if self._shard is None else Sharded(whole, self._shard)
-        if (kept := self._kept.get(is_training)) is not None and kept[0] is dataset:
-            loader, wanted = kept[1]
-            wanted.epoch = epoch
-            return loader
         options, batches = self._batches(dataset, is_training=is_training)
         tensors = self._tensors_on_device(dataset, is_training=is_training)
         if tensors is not None:
-            made: Any = OnDevice(dataset, tensors, batches, self._device)
+            limit = own.steps_per_epoch if is_training else None
+            made: Any = OnDevice(dataset, tensors, batches, self._device, limit)
             timeout = self._settings.step_timeout_seconds
             made = made if timeout is None else Passed(made, timeout)
-        elif batches is not None and self._keeps_workers(dataset):
+        elif self._keeps_workers(dataset):
+            made = self._with_kept_workers(dataset, batches, is_training=is_training, epoch=epoch)
+        else:
+            made = self._made(dataset, **options)
+        return made if self._shard is None else Sharded(made, self._shard, batches)
+
+    def _with_kept_workers(
+        self, dataset: Any, batches: Any, *, is_training: bool, epoch: int | None
+    ) -> DataLoader[Any]:
+        """A loader whose workers stay; batches are chosen anew for each pass, as a sampler may belong to one epoch."""
+        if (kept := self._kept.get(is_training)) is None or kept[0] is not dataset:
             collate = None if plain_tensors(dataset) and self._collate is None else self._collate or stacked
-            wanted = WantedBatches(batches)
-            wanted.epoch = epoch
+            wanted = WantedBatches()
             # Seeds are those of the batches; a generator for torch's own leaves the one of the process alone.
             made = self._made(
                 LoadedByWorkers(dataset, collate),
@@ -141,12 +146,10 @@ class Loaders:
                 persistent_workers=True,
                 generator=torch.Generator(),
             )
-            made = made if self._shard is None else Sharded(made, self._shard, batches)
-            self._kept[is_training] = dataset, (made, wanted)
-            return made
-        else:
-            made = self._made(dataset, **options)
-        return made if self._shard is None else Sharded(made, self._shard, batches)
+            kept = self._kept[is_training] = dataset, made, wanted
+        _, loader, wanted = kept
+        wanted.choose(batches, epoch)
+        return loader
 
     def _batches(self, dataset: Any, *, is_training: bool) -> tuple[dict[str, Any], Any]:
         """Arguments of torch's loader that choose the examples of each batch, and what yields their indices."""

@@ -56,8 +56,9 @@ class LoaderSettings(Settings):
             them stay unless there is a `worker_init_fn`, or the dataset has a random generator of its own, whose state
             would go on with them. A dataset that yields its examples has new ones in any case.
         prefetch_factor: Batches that each worker loads in advance; None leaves it to torch.
-        on_device: Whether splits of tensors stay on the device of the training; None lets those stay on a CUDA GPU that
-            take at most a tenth of the memory that is free there before the first step.
+        on_device: Whether splits of tensors without a `collate_fn` stay on the device of the training, where later
+            changes of them are not seen; None lets those stay on a CUDA GPU that take at most a tenth of its free
+            memory.
         steps_per_epoch: Optimizer steps in an epoch, at most; None for one pass over the training split. Needed for a
             split that never ends.
     """

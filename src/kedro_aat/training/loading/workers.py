@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,23 +33,25 @@ class Wanted:
 
 
 class WantedBatches(Sampler[Wanted]):
-    """Batches of indices, with a new seed in each pass, which is drawn as torch's loader draws one.
+    """Batches of indices, with a new seed in each pass, which is drawn as torch's loader draws one."""
 
-    Args:
-        batches: Yields lists of indices.
+    def __init__(self) -> None:
+        self._batches: Any = ()
+        self._epoch: int | None = None
 
-    Attributes:
-        epoch: Number of the epoch that begins with the next pass.
-    """
+    def choose(self, batches: Any, epoch: int | None) -> None:
+        """Sets what the next pass loads; one that has begun goes on as it is.
 
-    def __init__(self, batches: Any) -> None:
-        self._batches = batches
-        self.epoch: int | None = None
+        Args:
+            batches: Yields lists of indices.
+            epoch: Number of the epoch; None for none.
+        """
+        self._batches, self._epoch = batches, epoch
 
     def __iter__(self) -> Iterator[Wanted]:
-        seed = int(torch.empty((), dtype=torch.int64).random_())
+        seed, epoch = int(torch.empty((), dtype=torch.int64).random_()), self._epoch
         for indices in self._batches:
-            yield Wanted(self.epoch, seed, indices)
+            yield Wanted(epoch, seed, indices)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -56,6 +59,8 @@ class WantedBatches(Sampler[Wanted]):
 
 class LoadedByWorkers(Dataset[Any]):
     """Whole batches of a dataset; the first one of a pass in a process seeds this process, as if it were new.
+
+    For functions of the user's that ask a loader for its dataset, it also has the dataset's attributes and examples.
 
     Args:
         dataset: The dataset.
@@ -69,7 +74,14 @@ class LoadedByWorkers(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def __getattr__(self, name: str) -> Any:
+        if "dataset" not in vars(self):  # it is being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
     def __getitem__(self, wanted: Any) -> Any:
+        if not isinstance(wanted, Wanted):
+            return self.dataset[wanted]
         if self._begun != (wanted.epoch, wanted.seed):
             self._begun = wanted.epoch, wanted.seed
             self._begin(wanted)
@@ -110,10 +122,10 @@ def holds_generator(dataset: Any) -> bool:
         if id(value) in seen or isinstance(value, type | str | bytes | int | float | torch.Tensor | np.ndarray):
             continue
         seen.add(id(value))
-        if isinstance(value, Mapping):
-            left += list(value.values())[:_MOST_ITEMS]
+        if isinstance(value, dict):  # another mapping may load what it holds when it is asked for it
+            left += itertools.islice(value.values(), _MOST_ITEMS)
         elif isinstance(value, list | tuple | set | frozenset):
-            left += list(value)[:_MOST_ITEMS]
+            left += itertools.islice(value, _MOST_ITEMS)
         else:
             left += list(getattr(value, "__dict__", {}).values())
     return False
