@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow test-ray test-airflow test-trackers test-zoo nncf zoo torture mutants fuzz lint types docs benchmark audit lock
+.PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-trackers test-zoo nncf zoo torture mutants fuzz lint types docs benchmark audit lock
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ torture: $(SETUP)  ## Kill real runs at random instants, and compare how they en
 
 test-slow: $(SETUP)  ## Run the slow tests
 	$(BIN)/pytest -m slow $(ARGS)
+
+# On Debian: apt-get install postgresql. The server runs in a temporary folder.
+test-database: $(SETUP)  ## Check the certificate's ledger on PostgreSQL, with many processes at a time
+	$(BIN)/pytest -m slow tests/certificate/test_ledger_places.py $(ARGS)
 
 nncf: $(SETUP)  ## Compare rates, schedules and losses with recordings of NNCF 2.19, minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow or not slow" tests/nncf/conformance tests/nncf/test_traces.py $(ARGS)

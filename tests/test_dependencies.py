@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # The `digits` pipeline and Kedro's settings belong to this repository's project, not to the plugin.
-EXTRAS = ("report", "images", "openvino", "mlflow", "testing", "project")
+EXTRAS = ("report", "images", "openvino", "mlflow", "database", "testing", "project")
 
 
 def imported_modules() -> set[str]:

@@ -54,14 +54,15 @@ COMMANDS = {
     "kedro aat runs list": "tests/adoption/test_runs.py",
     "kedro aat runs compare 3f2a91 8b04cd": "tests/adoption/test_runs.py, with the names of its runs",
     "kedro aat runs prune --keep 5": "tests/adoption/test_runs.py, with another number",
+    "kedro aat import-ledger data/07_model_output/certificate_ledger.json": "tests/adoption/test_ledgers.py",
     "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
     "python -m benchmarks.rivals --environments build/rivals": "by hand; its environments are none of this project's",
-    "python -m venv build/nncf": "by hand, where NNCF can be installed",
-    "build/nncf/bin/pip install torch torchvision tensorboard nncf==2.19.0": "by hand",
-    "build/nncf/bin/python -m tests.nncf.record": "by hand; what it compares with is tested",
     "kedro run --nodes report_run --load-versions compressed_onnx:2026-11-27T09.30.00.000Z": (
         "tests/pipelines/aat/test_bucket.py"
     ),
+    "python -m venv build/nncf": "by hand, where NNCF can be installed",
+    "build/nncf/bin/pip install torch torchvision tensorboard nncf==2.19.0": "by hand",
+    "build/nncf/bin/python -m tests.nncf.record": "by hand; what it compares with is tested",
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
 }
 # The README's call in seconds: the same, with fewer epochs and measurements.

@@ -85,7 +85,11 @@ class CheckpointError(StorageError):
 
 
 class MissingRunError(CheckpointError):
-    """There is no run with these settings, model and data, of which a result could be read."""
+    """There is no run with these settings, model and data, or none that a result names, of which it could be read."""
+
+
+class LostLedgerError(CheckpointError):
+    """The ledger does not know a baseline that was registered in it, so it was lost or is another one."""
 
 
 class DamagedCheckpointError(CheckpointError):

@@ -46,6 +46,13 @@ def local_path(path: str | Path) -> Path:
     )
 
 
+def is_local_path(path: str | Path) -> bool:
+    """Whether a path is on this machine."""
+    text = os.fspath(path)
+    protocol = _PROTOCOL.match(text)
+    return protocol is None or protocol["name"].lower() in ("file", "local")
+
+
 def is_ours(path: Path) -> bool:
     """Whether a path is a hidden one that this module makes beside the files that it replaces."""
     return path.name.startswith(".") and any(mark in path.name for mark in (_NEW, _PENDING, _LOCK))

@@ -145,7 +145,7 @@ def test_entries_of_factories_and_namespaces_are_compared(tmp_path: Path) -> Non
         ("aat_summary", "table", 0),  # after them
         ("baseline_evaluation", "table", 1),  # some have read the old file
         (None, ["table", "checkpoint_store"], 0),
-        (None, ["table", "certificate_ledger"], 1),  # only the last node waits
+        (None, ["table", "certificate_ledger"], 1),  # the rehearsal does not wait
     ],
 )
 def test_an_order_that_is_certain_is_no_mistake(needs: Any, makes: Any, num_mistakes: int, tmp_path: Path) -> None:

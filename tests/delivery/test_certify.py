@@ -79,7 +79,7 @@ def test_a_drop_as_large_as_the_budget_cannot_be_certified(ledger: CertificateLe
 
 def test_a_ledger_of_another_version_knows_the_same_question(ledger: CertificateLedger) -> None:
     certify(ledger, 0.005)
-    ((_, entry),) = ledger._read().items()
+    ((_, entry),) = ledger.entries().items()
     assert list(entry.subject) == ["model", "baseline", "metric", "tolerated_drop", "alpha", "metric_variant"]
     assert re.fullmatch("[0-9a-f]{32}", str(entry.subject["model"]))
 
@@ -144,7 +144,7 @@ def test_a_baseline_that_cannot_be_exported_leaves_the_split_unread(ledger: Cert
 
 def test_interrupted_test_can_be_repeated(ledger: CertificateLedger) -> None:
     expected = certify(ledger, 0.005)
-    (number, entry), *_ = ledger._read().items()
+    (number, entry), *_ = ledger.entries().items()
     other_ledger = CertificateLedger(ledger.path.with_name("other.json"))
     other_ledger.claim(number, entry.subject)  # then the process was killed
     assert certify(other_ledger, 0.005) == expected
@@ -290,7 +290,7 @@ def test_what_the_examples_show_first_ends_no_run(
 
 def test_a_verdict_of_a_version_that_knew_no_range_is_not_repeated(ledger: CertificateLedger) -> None:
     certify_error(ledger, None)
-    ((split, entry),) = ledger._read().items()
+    ((split, entry),) = ledger.entries().items()
     assert entry.result is not None
     old = {**entry.result["certificate"], "kind": "exact", "p_value": 0.001, "statistic": -9, "upper_bound": 0.02}
     ledger.record(split, {**entry.result, "certificate": {**old, "standard_error": None, "reason": None}})

@@ -25,6 +25,7 @@ def show_front(job: Job, catalog: CatalogProtocol[Any, Any]) -> None:
 
     Raises:
         ConfigurationError: A result of the search is missing, or is none.
+        MissingRunError: The store does not have the runs of the searches.
         DataError: A file cannot be read.
     """
     from pydantic import RootModel
@@ -42,11 +43,9 @@ def show_front(job: Job, catalog: CatalogProtocol[Any, Any]) -> None:
     names = [first, *(name for name in later if catalog.exists(name))]
     loaded = {name: _load(catalog, name) for name in (*names, evaluation, store)}
     results = [parse(RootModel[LaterSearchResult], loaded[name], where=name).root for name in names]
-    print_front(
-        parse(BaselineEvaluation, loaded[evaluation], where=evaluation),
-        [result for result in results if isinstance(result, SearchResult)],
-        loaded[store],
-    )
+    searches = [result for result in results if isinstance(result, SearchResult)]
+    loaded[store].require(*(result.run for result in searches))
+    print_front(parse(BaselineEvaluation, loaded[evaluation], where=evaluation), searches, loaded[store])
 
 
 def last_drop(job: Job, catalog: CatalogProtocol[Any, Any]) -> float:

@@ -257,6 +257,34 @@ def certify(
     Selected(project, env, params, pipeline, namespace, conf_source).run("certificate={}", first="certify_model")
 
 
+@aat.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_env
+@conf_source_option
+@_pipeline
+@_namespace
+@_params
+@click.pass_obj
+def import_ledger(
+    project: ProjectMetadata,
+    file: Path,
+    env: str | None,
+    conf_source: str | None,
+    pipeline: str | None,
+    namespace: str | None,
+    params: str,
+) -> None:
+    """Add the entries of a certificate ledger in a JSON FILE to the ledger in the catalog.
+
+    For a ledger that has moved to an object store or a database. FILE stays as it is, and entries that the ledger has
+    stay, so that the command can be repeated.
+    """
+    from kedro_aat.adoption.ledgers import import_ledger as take_over
+
+    with Selected(project, env, params, pipeline, namespace, conf_source).session() as (job, catalog):
+        click.echo(take_over(job, catalog, local_path(file).absolute()))
+
+
 def _try_pipeline(
     project: ProjectMetadata,
     env: str | None,

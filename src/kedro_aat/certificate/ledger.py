@@ -1,50 +1,66 @@
 """Records which model each test split was read for: a split certifies one model, once.
 
 A test split says something about a model only as long as it influenced no choice. So it can be read for one model, and
-the ledger remembers which one, across runs and processes.
+the ledger remembers which one, across runs, processes and machines.
+
+A baseline is registered in the ledger before anything is searched for. So a ledger that was lost, or another one, is
+told from one that is new: it does not know the baseline.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kedro_aat.disk import disk_errors, hold, new_file
-from kedro_aat.errors import DataError
-from kedro_aat.storage import local_path
-from kedro_aat.validated import Settings
+from kedro_aat.certificate.ledger_database import DatabaseEntries, is_database
+from kedro_aat.certificate.ledger_entry import Entries, Entry
+from kedro_aat.certificate.ledger_file import FileEntries
+from kedro_aat.certificate.ledger_objects import ObjectEntries
+from kedro_aat.remote import without_password
+from kedro_aat.storage import is_local_path, local_path
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+__all__ = ["CertificateLedger", "Entry"]
 
-
-class Entry(Settings):
-    """The one reading of a test split.
-
-    Attributes:
-        subject: Identifies the certified model, its baseline and its budget.
-        claimed: When the split was first read, in ISO 8601, UTC.
-        result: The result of the test; None if the process that read the split ended before it.
-    """
-
-    subject: dict[str, str | float]
-    claimed: str
-    result: dict[str, Any] | None = None
+_BASELINE = "baseline-"  # start of the names of entries that are not of test splits
+_ID = "id"
 
 
 class CertificateLedger:
-    """A JSON file with an entry for each test split that was read. It is a handle, which is cheap to copy.
+    """An entry for each test split that was read. It is a handle, which is cheap to copy.
 
     Args:
-        path: Path of the file, which is created with the first entry.
+        place: Path of a JSON file on this machine, which is created with the first entry; or a folder of an object
+            store, such as `s3://bucket/ledger`; or the URL of a database, such as `postgresql://user@host/name`.
+        options: Of an object store: credentials and other arguments of fsspec's class. Of a database: arguments of
+            SQLAlchemy's `create_engine`.
+
+    Raises:
+        StorageError: If the place cannot hold a ledger.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = local_path(path)
+    def __init__(self, place: str | Path, options: Mapping[str, Any] | None = None) -> None:
+        self._place = os.fspath(place)
+        self._entries: Entries
+        if is_database(self._place):
+            self._entries = DatabaseEntries(self._place, options or {})
+        elif is_local_path(self._place):
+            self._entries = FileEntries(local_path(self._place))
+        else:
+            self._entries = ObjectEntries(self._place, options or {})
+
+    @property
+    def place(self) -> str:
+        """Where the entries are, without a password."""
+        return without_password(self._place)
+
+    @property
+    def path(self) -> Path:
+        """Path of the file, of a ledger in a file."""
+        return local_path(self._place)
 
     def find(self, split: str) -> Entry | None:
         """Returns the entry of a split, or None if the split was not read under this hash.
@@ -53,10 +69,10 @@ class CertificateLedger:
             split: Hash of the test split.
 
         Raises:
-            DataError: If the file is damaged.
-            CheckpointError: If the disk cannot be used.
+            DataError: If the entry is damaged.
+            CheckpointError: If the disk, the store or the database cannot be used.
         """
-        return self._read().get(split)
+        return self._entries.read(split)
 
     def claim(self, split: str, subject: Mapping[str, str | float], also_known_as: Iterable[str] = ()) -> Entry:
         """Returns the entry of a split, and adds one for `subject` if there is none. Call it before scoring the split.
@@ -71,17 +87,10 @@ class CertificateLedger:
             The split's only entry. It has another subject if the split was read for that one before.
 
         Raises:
-            DataError: If the file is damaged.
-            CheckpointError: If the disk cannot be used.
+            DataError: If the entry is damaged.
+            CheckpointError: If the disk, the store or the database cannot be used.
         """
-        if (known := self.find(split)) is not None:  # also on a disk that can only be read
-            return known
-        with self._locked() as entries:
-            if split not in entries:
-                time = datetime.now(UTC).isoformat(timespec="seconds")
-                new = Entry(subject=dict(subject), claimed=time)
-                entries[split] = next((entries[name] for name in also_known_as if name in entries), new)
-            return entries[split]
+        return self._entries.claim(split, Entry(subject=dict(subject), claimed=_now()), also_known_as)
 
     def record(self, split: str, result: Mapping[str, Any]) -> None:
         """Records the result of the test on a claimed split.
@@ -91,31 +100,63 @@ class CertificateLedger:
             result: The result as JSON data.
 
         Raises:
-            DataError: If the file is damaged.
-            CheckpointError: If the disk cannot be used.
+            DataError: If the entry is damaged.
+            CheckpointError: If the disk, the store or the database cannot be used.
         """
-        with self._locked() as entries:
-            entries[split] = Entry(**{**dict(entries[split]), "result": dict(result)})
+        self._entries.record(split, result)
 
-    @contextmanager
-    def _locked(self) -> Iterator[dict[str, Entry]]:
-        """Yields all entries, and writes them back when the context ends."""
-        with disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with hold(self.path.with_name(self.path.name + ".lock"), self.path, wait=True):
-                entries = self._read()
-                yield entries
-                text = json.dumps({split: entry.model_dump() for split, entry in entries.items()}, indent=2)
-                with new_file(self.path) as new:
-                    new.write_text(text)
+    def register(self, baseline: str, about: Mapping[str, str | float]) -> str:
+        """Lets the ledger know a baseline, if it does not, and returns the number that it has in this ledger alone.
 
-    def _read(self) -> dict[str, Entry]:
-        try:
-            with disk_errors(self.path):
-                contents = self.path.read_bytes() if self.path.exists() else b"{}"
-            return {split: Entry(**entry) for split, entry in json.loads(contents).items()}
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(
-                f"{self.path}, which records the test splits that were read, is damaged: {error}. Restore it from a "
-                "backup; if there is none, remove it and use test examples that no model was ever tested on."
-            ) from None
+        Args:
+            baseline: Hash of the baseline and of the data that judges it.
+            about: What else is written into its entry.
+
+        Raises:
+            DataError: If the entry is damaged.
+            CheckpointError: If the disk, the store or the database cannot be used.
+        """
+        entry = self.claim(f"{_BASELINE}{baseline}", {_ID: uuid.uuid4().hex, **about})
+        return str(entry.subject.get(_ID))
+
+    def registered(self, baseline: str) -> str | None:
+        """The number of a baseline in this ledger; None if the ledger does not know it. Raises as `register` does."""
+        entry = self.find(f"{_BASELINE}{baseline}")
+        return None if entry is None else str(entry.subject.get(_ID))
+
+    def take_over(self, other: CertificateLedger) -> tuple[int, list[str]]:
+        """Adds the entries of another ledger, such as one in a file from before this one. It can be repeated.
+
+        Args:
+            other: The other ledger, which stays as it is.
+
+        Returns:
+            The number of its entries, and the hashes of those splits that this ledger has for another subject: their
+            entries stay as they are.
+
+        Raises:
+            DataError: If an entry is damaged.
+            CheckpointError: If a disk, a store or a database cannot be used.
+        """
+        differing = []
+        theirs = other.entries()
+        for split, entry in theirs.items():
+            kept = self._entries.claim(split, entry, ())
+            if kept.subject != entry.subject:
+                differing.append(split)
+            elif kept.result is None and entry.result is not None:
+                self._entries.record(split, entry.result)
+        return len(theirs), differing
+
+    def entries(self) -> dict[str, Entry]:
+        """All entries, by hash."""
+        return self._entries.all()
+
+
+def is_of_split(name: str) -> bool:
+    """Whether an entry is that of a test split, by its name; others are those of baselines."""
+    return not name.startswith(_BASELINE)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -10,14 +10,20 @@ import json
 import shlex
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeVar
+
+from kedro.io import AbstractDataset, DatasetError
 
 from kedro_aat.certificate.ledger import CertificateLedger
+from kedro_aat.datasets.arguments import RecordedArguments
+from kedro_aat.datasets.damage import ReportsDamage
 from kedro_aat.datasets.files import ReadOnlyDataset
 from kedro_aat.datasets.previews import open_small, table
 from kedro_aat.datasets.remote import Place
-from kedro_aat.storage import local_path
+from kedro_aat.errors import ConfigurationError
+from kedro_aat.storage import is_local_path, local_path
 from kedro_aat.training.checkpoints import CheckpointStore
+from kedro_aat.training.checkpoints.mirror import Mirror
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import JSONPreview, TablePreview
@@ -63,8 +69,10 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
 
     Args:
         filepath: The folder, on this machine.
-        credentials: As for other datasets.
-        fs_args: As for other datasets.
+        mirror: Folder to which everything in it is copied while nodes run, such as `s3://bucket/checkpoints`; any that
+            fsspec knows. Another machine, whose folder is empty, goes on from there. None copies nothing.
+        credentials: Arguments of the mirror's file system, such as keys.
+        fs_args: More arguments of the mirror's file system.
         metadata: For Kedro-Viz and other plugins.
     """
 
@@ -73,9 +81,29 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
         "store.open(identity).save(checkpoint)."
     )
 
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        mirror: str | None = None,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._mirror = None if mirror is None else Mirror(mirror, {**(credentials or {}), **(fs_args or {})})
+
     def load(self) -> CheckpointStore:
-        """Returns the store; its folder is created when the first run is opened."""
-        return CheckpointStore(self._here())
+        """Returns the store; its folder is created when the first run is opened, or when its mirror is read."""
+        store = CheckpointStore(self._here(), self._mirror)
+        store.fetch_shared()
+        return store
+
+    def _exists(self) -> bool:
+        return super()._exists() or (self._mirror is not None and bool(self._mirror.files()))
+
+    def _describe(self) -> dict[str, Any]:
+        return super()._describe() | ({} if self._mirror is None else {"mirror": self._mirror.shown})
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """The runs with their checkpoints, latest run first; for Kedro-Viz."""
@@ -83,7 +111,7 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
         rows = []
         for path in runs[:nrows]:
             run = path.parent
-            numbers = self.load().numbers_of(run.name)
+            numbers = CheckpointStore(self._here()).numbers_of(run.name)
             size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
             begun = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "minutes")
             state = "finished" if (run / "finished").exists() else "not finished"
@@ -91,31 +119,65 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
         return table(["run", "begun", "state", "checkpoints", "MB"], rows)
 
 
-class CertificateLedgerDataset(_HandleDataset[CertificateLedger]):
+class CertificateLedgerDataset(ReportsDamage, RecordedArguments, AbstractDataset[Never, CertificateLedger]):
     """The ledger of the test splits that were read; `load` returns the ledger, which writes by itself.
 
     Args:
-        filepath: A JSON file, on this machine. If it is lost, a test split can be used twice without notice.
-        credentials: As for other datasets.
-        fs_args: As for other datasets.
+        filepath: A JSON file on this machine; a folder of an object store (`s3://`, `gs://`, `abfs://`), such as
+            `s3://bucket/ledger`; or the URL of a database, such as `postgresql://user@host/name`. If it is lost, a test
+            split can be used twice.
+        credentials: Arguments of fsspec's class for the object store; or, under the key `con`, the URL of the database,
+            in place of `filepath`.
+        fs_args: Further arguments of fsspec's class, or of SQLAlchemy's `create_engine`.
         metadata: For Kedro-Viz and other plugins.
     """
 
+    LOADS_EMPTY: ClassVar[bool] = True
     REFUSAL: ClassVar[str] = (
         "A ledger cannot be saved as a whole: make it an input of the node, and write with "
         "ledger.claim(split, subject)."
     )
 
+    def __init__(
+        self,
+        *,
+        filepath: str | None = None,
+        credentials: dict[str, Any] | None = None,
+        fs_args: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        options = dict(credentials or {})
+        place = options.pop("con", None) or filepath
+        if place is None:
+            raise ConfigurationError("The certificate ledger", ["filepath: missing; or give credentials with `con`"])
+        self._ledger = CertificateLedger(place, options | (fs_args or {}))
+        self._filepath = self.where = self._ledger.place  # for messages
+        self.metadata = metadata
+
     def load(self) -> CertificateLedger:
-        """Returns the ledger; its file is created with the first entry."""
-        return CertificateLedger(self._here())
+        """Returns the ledger; its file, folder or table is created with the first entry."""
+        return self._ledger
+
+    def save(self, data: Never) -> None:
+        """Refuses."""
+        raise DatasetError(self.REFUSAL)
 
     def preview(self) -> JSONPreview:
         """The entries; for Kedro-Viz."""
-        if not self.exists():
+        if not is_local_path(self._ledger.place):
+            return json.dumps({split: entry.model_dump() for split, entry in self._ledger.entries().items()}, indent=2)
+        if not self._ledger.path.exists():
             return None
-        with open_small(self._here()) as file:
+        with open_small(self._ledger.path) as file:
             return file.read().decode()
+
+    def _exists(self) -> bool:
+        if is_local_path(self._ledger.place):
+            return self._ledger.path.exists()
+        return bool(self._ledger.entries())
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._ledger.place}
 
 
 class TensorBoardLog:

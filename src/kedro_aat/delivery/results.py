@@ -18,6 +18,7 @@ from kedro_aat.delivery.environment import DistillationSummary, Environment
 from kedro_aat.delivery.findings import Findings
 from kedro_aat.delivery.guard_results import GuardResult, GuardSummary
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
+from kedro_aat.delivery.registration_result import Registration
 from kedro_aat.search.policy import Goal
 
 
@@ -71,6 +72,7 @@ class BaselineEvaluation(Result):
         examples: Sizes of the splits.
         guards: The guards, worked out for the baseline.
         class_names: Names of the classes by number, if the dataset has them.
+        registration: The baseline in the ledger; None in files of versions before 0.2.0.
     """
 
     metric: MetricInfo
@@ -81,6 +83,7 @@ class BaselineEvaluation(Result):
     examples: SplitSizes | None = None
     guards: list[GuardResult] = Field(default_factory=list)
     class_names: tuple[str, ...] | None = None
+    registration: Registration | None = None
 
     def budget_of(self, budget: BudgetResult | None = None) -> Budget:
         """The budget as the object that judges metrics.

@@ -138,6 +138,8 @@ def test_a_certificate_that_fails_is_told_in_its_words(monkeypatch: pytest.Monke
 
 
 class _Evaluation:
+    registration = None
+
     def budget_of(self, budget: object) -> object:
         return budget
 

@@ -67,6 +67,9 @@ class JsonNode:
         show_progress()
         with _TURN, stopped_with_one_sentence(), doing(self.__name__):
             outputs = self._function(*bound.args, **bound.kwargs)
+            for value in bound.arguments.values():
+                if callable(push := getattr(value, "push_shared", None)):  # a checkpoint store, without importing torch
+                    push()
         return tuple(map(_as_json, outputs)) if isinstance(outputs, tuple) else _as_json(outputs)
 
     def __reduce__(self) -> tuple[type[JsonNode], tuple[Callable[..., Any]]]:

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from kedro_aat.budget import Budget
+    from kedro_aat.certificate.ledger import CertificateLedger
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
     from kedro_aat.training.runner import Evaluation
 else:
     # Kedro resolves the type hints, and importing these takes seconds; see `search.py`.
-    DataFrame = Module = CheckpointStore = Budget = Data = Evaluation = Any
+    DataFrame = Module = CertificateLedger = CheckpointStore = Budget = Data = Evaluation = Any
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,9 @@ def evaluate_baseline(
     settings: AatSettings,
     checkpoint_store: CheckpointStore | None = None,
     rehearsal: Any = None,
+    certificate_ledger: CertificateLedger | None = None,
 ) -> tuple[BaselineEvaluation, DataFrame]:
-    """Evaluates the uncompressed model, works out its budget, and forecasts the certificate.
+    """Evaluates the uncompressed model, works out its budget, forecasts the certificate, and registers the baseline.
 
     Everything that can be checked without training is checked here: import paths, splits, targets, metric and budget.
 
@@ -77,10 +79,15 @@ def evaluate_baseline(
         checkpoint_store: Store in which the evaluation is kept, so that the same call does not repeat it; None keeps
             nothing.
         rehearsal: Not read. As an input it makes sure that what cannot work is found first.
+        certificate_ledger: Ledger in which the baseline is registered, so that one that is lost until the certificate
+            is told from a new one; None registers nothing. The test split is not read.
 
     Returns:
         The evaluation, and a table with one `score` per validation example or, for a metric that is not a mean over
         examples, with the metric on each of the `resampled` splits.
+
+    Raises:
+        LostLedgerError: If the ledger does not know the baseline, although it was registered in it before.
     """
     import copy
 
@@ -90,6 +97,7 @@ def evaluate_baseline(
     from kedro_aat.compression.frozen import trainable_parameters
     from kedro_aat.delivery.expected_certificate import expected_certificate
     from kedro_aat.delivery.finished import FinishedSteps, MetricValues, training_inputs
+    from kedro_aat.delivery.registration import register
     from kedro_aat.training.checks.baseline import BaselineCheck
     from kedro_aat.training.checks.dependence import dependence_warning
     from kedro_aat.training.class_names import class_names_of
@@ -107,11 +115,13 @@ def evaluate_baseline(
     model = copy.deepcopy(model)
     guards = settings.budget.also
     training = DefaultTraining(model, settings.training, train_data, validation_data, seed=settings.seed, guards=guards)
+    hashes = checkpoint_store.file_hashes if checkpoint_store else None
+    split = data_fingerprint(validation_data, hashes, settings.training.batch)
+    # Nothing is searched for if the ledger was lost.
+    registration = register(certificate_ledger, checkpoint_store, model, split)
     finished = FinishedSteps(
         checkpoint_store.root / "finished_steps" if checkpoint_store else None,
-        validation_data=data_fingerprint(
-            validation_data, checkpoint_store.file_hashes if checkpoint_store else None, settings.training.batch
-        ),
+        validation_data=split,
         **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, guards),
         seed=settings.seed,
@@ -134,10 +144,7 @@ def evaluate_baseline(
     ) is not None:
         logger.warning("%s", dependence)
     budget = settings.budget.budget(evaluation.metric, higher_is_better=higher_is_better, also=evaluation.also)
-    logger.info("Baseline metric %.4f; %s %.4f", evaluation.metric, budget.limit_in_words, budget.lowest_tolerated)
-    for guard in budget.also:
-        limit = guard.limit_in_words, guard.lowest_tolerated
-        logger.info("Guard %s %.4f; %s %.4f", guard.name, guard.baseline, *limit)
+    _log_budget(budget)
     values = {"score": evaluation.scores} if evaluation.resampled is None else {"resampled": evaluation.resampled}
     scores = {name: [] if value is None else value.tolist() for name, value in values.items()}
     sizes = SplitSizes(training=training.num_train_examples, validation=example_count(validation_data))
@@ -155,8 +162,16 @@ def evaluate_baseline(
         examples=sizes,
         guards=[GuardResult.model_validate(guard) for guard in budget.also],
         class_names=class_names_of(validation_data),
+        registration=registration,
     )
     return result, pd.DataFrame(scores, dtype="float64")
+
+
+def _log_budget(budget: Budget) -> None:
+    logger.info("Baseline metric %.4f; %s %.4f", budget.baseline, budget.limit_in_words, budget.lowest_tolerated)
+    for guard in budget.also:
+        limit = guard.limit_in_words, guard.lowest_tolerated
+        logger.info("Guard %s %.4f; %s %.4f", guard.name, guard.baseline, *limit)
 
 
 def _warn_if_unresolved(evaluation: Evaluation, standard_error: float, budget: Budget, num_examples: int) -> None:

@@ -13,6 +13,7 @@ from kedro_aat.delivery.results import (
     LaterSearchResult,
     SearchResult,
 )
+from kedro_aat.pipelines.aat.stage_steps import require_runs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -80,6 +81,7 @@ def export_model(
 
     Raises:
         ExportError: If no file keeps the budget that its model kept.
+        MissingRunError: If the store does not have the runs of the searches.
     """
     from kedro_aat.budget import Outcome
     from kedro_aat.delivery.candidates import front_candidates, stage_candidates
@@ -90,6 +92,7 @@ def export_model(
     from kedro_aat.training.data import data_fingerprint
     from kedro_aat.training.scoring.groups import identity_of_groups
 
+    require_runs(checkpoint_store, search_result, second_result, third_result)
     budget = baseline_evaluation.budget_of(search_result.budget)
     controllers = (controller, second_controller, third_controller)
     results = (search_result, second_result, third_result)
@@ -168,8 +171,12 @@ def certify_model(
         search_result: Result of the first stage, which states the budget.
         certificate_ledger: Remembers for which model each test split was read.
         settings: Settings of the pipeline.
+
+    Raises:
+        LostLedgerError: If the ledger does not know the baseline, in which case the test split is not read.
     """
     from kedro_aat.delivery.certify import WITHHELD, Verdict, certify_once
+    from kedro_aat.delivery.registration import require_registered
     from kedro_aat.errors import ends_run
     from kedro_aat.export import NotExported
 
@@ -177,6 +184,7 @@ def certify_model(
         return Verdict(words="Nothing was exported, so there is nothing to certify.").result
     if settings.certificate is None or not settings.reads_test_split:
         return Verdict(words=WITHHELD).result
+    require_registered(certificate_ledger, baseline_evaluation.registration)
     try:
         verdict = certify_once(
             compressed_onnx,

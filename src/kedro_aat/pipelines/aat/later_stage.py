@@ -13,6 +13,7 @@ from kedro_aat.pipelines.aat.stage_steps import (
     calibrate_on,
     estimates_in,
     evaluation_of,
+    require_runs,
     search_result_of,
     tracking_of,
 )
@@ -67,6 +68,9 @@ def search_later_stage(
 
     Returns:
         The stage's controller, the result of its search, and the trajectory of all stages so far.
+
+    Raises:
+        MissingRunError: If the store does not have the runs of the stages before.
     """
     import pandas as pd
 
@@ -76,6 +80,7 @@ def search_later_stage(
     from kedro_aat.reporting.summary import trajectory
     from kedro_aat.training.stage import SearchStage
 
+    require_runs(checkpoint_store, search_result, second_result)
     name, later = LATER_STAGES[number], settings.later_stages[number]
     is_limited = settings.goal == "accuracy"
     earlier = [search_result, *([second_result] if isinstance(second_result, SearchResult) else [])]

@@ -57,7 +57,10 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
             _node(
                 evaluate_baseline,
                 # The rehearsal is an input so that what cannot work is found first.
-                ["baseline_model", "train_data", "validation_data", "params:aat", "checkpoint_store", "rehearsal"],
+                [
+                    *("baseline_model", "train_data", "validation_data", "params:aat", "checkpoint_store"),
+                    *("rehearsal", "certificate_ledger"),
+                ],
                 ["baseline_evaluation", "baseline_scores"],
                 tags=_TRAINING,
             ),

@@ -198,6 +198,7 @@ def describe_layers(
 
     Raises:
         CheckpointError: If the checkpoint of the delivered model is damaged since the export.
+        MissingRunError: If the store does not have the run of that checkpoint.
     """
     from kedro_aat.delivery.candidates import controller_at
     from kedro_aat.errors import DamagedCheckpointError
@@ -214,6 +215,7 @@ def describe_layers(
             continue
         described[number] = stage
         if delivered and delivered.stage == number and delivered.checkpoint not in (None, result.best_checkpoint):
+            checkpoint_store.require(result.run)
             try:
                 other = controller_at(stage, checkpoint_store, result.run, delivered.checkpoint)
             except DamagedCheckpointError as error:

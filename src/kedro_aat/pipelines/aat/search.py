@@ -230,6 +230,9 @@ def finetune_later_stage(
 
     Returns:
         The stage's controller, the result of its search, and the trajectory of all stages so far.
+
+    Raises:
+        MissingRunError: If the store does not have the runs of the stages before.
     """
     from kedro_aat.compression.settings import algorithms_of
     from kedro_aat.errors import ends_run

@@ -66,6 +66,15 @@ def estimates_in(checkpoint_store: CheckpointStore) -> FinishedSteps:
     return FinishedSteps(checkpoint_store.root / "estimates")
 
 
+def require_runs(checkpoint_store: CheckpointStore, *results: object) -> None:
+    """Checks that the store has the runs that the results of searches name; others need none.
+
+    Raises:
+        MissingRunError: If it does not: it is on the disk of another machine, or was removed.
+    """
+    checkpoint_store.require(*(result.run for result in results if isinstance(result, SearchResult)))
+
+
 def search_result_of(
     number: int,
     controller: ModelController,

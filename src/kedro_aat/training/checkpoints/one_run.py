@@ -27,8 +27,10 @@ from kedro_aat.training.checkpoints.files import (
     write,
 )
 from kedro_aat.training.checkpoints.journal import Journal, journals_in
+from kedro_aat.training.checkpoints.mirror import Mirror
 from kedro_aat.training.checkpoints.staging import Staging
 from kedro_aat.training.checkpoints.upgrades import RunRecord
+from kedro_aat.training.checkpoints.uploads import RunUploads
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +42,12 @@ class RunCheckpoints:
         folder: Folder of the run.
         lock: Releases its lock.
         refusal: Why the folder cannot be written; None if it can.
+        mirror: Where a copy is kept; None for none.
     """
 
-    def __init__(self, folder: Path, lock: ExitStack, refusal: OSError | None = None) -> None:
+    def __init__(
+        self, folder: Path, lock: ExitStack, refusal: OSError | None = None, mirror: Mirror | None = None
+    ) -> None:
         self.folder = folder
         self._lock = lock
         self._refusal = refusal
@@ -50,6 +55,7 @@ class RunCheckpoints:
         self._pending: Future[None] | None = None
         self._lost: set[int] = set()
         self._journal = Journal(folder)
+        self._uploads = RunUploads(mirror if refusal is None else None, folder)
 
     def __enter__(self) -> Self:
         return self
@@ -60,12 +66,15 @@ class RunCheckpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits until everything is on disk, then releases the run's lock."""
+        """Waits until everything is on disk and in the mirror, then releases the run's lock."""
         try:
             self.wait()
         finally:
             self._writer.shutdown()
-            self._lock.close()
+            try:
+                self._uploads.close()
+            finally:  # also if Ctrl-C ends the waiting
+                self._lock.close()
 
     @property
     def is_writable(self) -> bool:
@@ -111,6 +120,7 @@ class RunCheckpoints:
             with disk_errors(self.folder / "finished"):
                 (self.folder / "finished").touch()
                 sync(self.folder)
+            self._uploads.request()
 
     def reopen(self, *, after: int) -> None:
         """Goes back to a checkpoint: removes those after it, and the mark that the search has ended.
@@ -126,6 +136,7 @@ class RunCheckpoints:
                     shutil.rmtree(self._path(number))
             sync(self.folder)
         self._journal.begin_anew()
+        self._uploads.request()
 
     @property
     def numbers(self) -> list[int]:
@@ -218,6 +229,7 @@ class RunCheckpoints:
             if keep_optimizers is not None:
                 for number in {*numbers_in(self.folder)} - {checkpoint.number, *keep_optimizers}:
                     remove_optimizers(self._path(number))
+        self._uploads.request()
 
     def _remove_journals(self) -> None:
         """Removes the journals that no checkpoint needs."""

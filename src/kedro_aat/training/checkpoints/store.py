@@ -17,7 +17,7 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kedro_aat.errors import CheckpointError, HeldError, MissingRunError
 from kedro_aat.storage import local_path
 from kedro_aat.training.checkpoints.changes import log_changes
 from kedro_aat.training.checkpoints.files import Checkpoint, numbers_in, path_in, read
+from kedro_aat.training.checkpoints.mirror import Mirror
 from kedro_aat.training.checkpoints.one_run import RunCheckpoints
 from kedro_aat.training.checkpoints.upgrades import AfterUpgrade, RunRecord, alike, as_json, choose_run
 
@@ -36,10 +37,16 @@ NO_RUN = "There is no run with these settings, model and data yet. Run the pipel
 
 
 class CheckpointStore:
-    """A folder of runs. A handle: it holds no open file and is cheap to copy."""
+    """A folder of runs. A handle: it holds no open file and is cheap to copy.
 
-    def __init__(self, root: str | Path) -> None:
+    Args:
+        root: The folder.
+        mirror: Where a copy of it is kept, from which another machine goes on; None for none.
+    """
+
+    def __init__(self, root: str | Path, mirror: Mirror | None = None) -> None:
         self.root = local_path(root)
+        self.mirror = mirror
 
     @property
     def file_hashes(self) -> Path:
@@ -80,13 +87,15 @@ class CheckpointStore:
         """
         name = hashlib.sha256(as_json(identity).encode()).hexdigest()[:12]
         known: dict[str, Any] = json.loads(as_json(ingredients or identity))
+        if self.mirror is not None:
+            self._fetch_same(self.mirror, name, known, identity, may_differ)
         with disk_errors(self.root):
             for folder in self._folders(name, known, identity, reuse_finished, after_upgrade, may_differ):
                 if not create and not numbers_in(folder):
                     raise MissingRunError(NO_RUN)
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
-                    run = self._locked(folder)
+                    run = self._locked(folder, self.mirror)
                 except HeldError as error:
                     if reuse_finished:
                         raise CheckpointError(str(error)) from None
@@ -116,8 +125,27 @@ class CheckpointStore:
     ) -> Iterator[Path]:
         """Folders that the run may have: those of this version, then one of another version, then new ones."""
         folders = sorted(path for path in self.root.glob("*") if path.is_dir())
+        own, others = self._same(folders, name, ingredients, identity, reuse_finished, may_differ)
+        yield from own
+        if others and not own:
+            chosen = choose_run(others, ingredients, after_upgrade)
+            if chosen is not None:
+                yield chosen.folder
+        names = (name if attempt == 1 else f"{name}-{attempt}" for attempt in itertools.count(1))
+        yield from (self.root / new for new in names if self.root / new not in folders)
+
+    @staticmethod
+    def _same(
+        folders: Iterable[Path],
+        name: str,
+        ingredients: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        reuse_finished: bool,
+        may_differ: Collection[str],
+    ) -> tuple[list[Path], list[RunRecord]]:
+        """Those of some folders that are the same run: of this version, and of another one."""
         records = {folder: RunRecord.read(folder) for folder in folders}
-        is_open = {folder: reuse_finished or not (folder / "finished").exists() for folder in folders}
+        is_open = {folder: reuse_finished or not (folder / "finished").exists() for folder in records}
         own = [
             folder
             for folder, record in records.items()
@@ -131,7 +159,6 @@ class CheckpointStore:
         if not own and may_differ:
             open_records = [record for folder, record in records.items() if record is not None and is_open[folder]]
             own = [record.folder for record in alike(open_records, ingredients, may_differ)]
-        yield from own
         others = [
             record
             for record in records.values()
@@ -140,15 +167,39 @@ class CheckpointStore:
             and record.is_of_another_version(ingredients)
             and (record.is_named(name) or record.is_same_as(ingredients, identity))
         ]
-        if others and not own:
-            chosen = choose_run(others, ingredients, after_upgrade)
-            if chosen is not None:
-                yield chosen.folder
-        names = (name if attempt == 1 else f"{name}-{attempt}" for attempt in itertools.count(1))
-        yield from (self.root / new for new in names if self.root / new not in folders)
+        return own, others
+
+    def _fetch_same(
+        self,
+        mirror: Mirror,
+        name: str,
+        ingredients: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        may_differ: Collection[str],
+    ) -> None:
+        """Copies those runs of the mirror here that are the same run."""
+        with mirror.outline() as outline:
+            own, others = self._same(outline.iterdir(), name, ingredients, identity, True, may_differ)
+            found = {folder.name for folder in (*own, *(record.folder for record in others))}
+        for run in sorted(found):
+            mirror.fetch(self.root, run)
+
+    def fetch_shared(self) -> None:
+        """Copies what runs share from the mirror, if there is one.
+
+        Raises:
+            CheckpointError: If the mirror cannot be read, or the disk cannot be written.
+        """
+        if self.mirror is not None:
+            self.mirror.fetch_shared(self.root)
+
+    def push_shared(self) -> None:
+        """Copies what runs share to the mirror, if there is one; a failure is a warning."""
+        if self.mirror is not None:
+            self.mirror.push_shared(self.root)
 
     @staticmethod
-    def _locked(folder: Path) -> RunCheckpoints:
+    def _locked(folder: Path, mirror: Mirror | None = None) -> RunCheckpoints:
         lock = ExitStack()
         try:
             lock.enter_context(hold(folder / ".lock", folder, wait=False))
@@ -158,7 +209,29 @@ class CheckpointStore:
                 raise
             logger.info("%s cannot be written; its run is only read.", folder)
             return RunCheckpoints(folder, lock, error)
-        return RunCheckpoints(folder, lock)
+        return RunCheckpoints(folder, lock, mirror=mirror)
+
+    def require(self, *runs: str) -> None:
+        """Makes sure that runs that results name are here, so that none of their models is forgotten.
+
+        Those that are not come from the mirror, if there is one.
+
+        Args:
+            runs: Names of their folders.
+
+        Raises:
+            MissingRunError: If one of them is not here.
+            CheckpointError: If the disk cannot be used.
+        """
+        for run in runs:
+            if self.mirror is not None:
+                self.mirror.fetch(self.root, run)
+            if not numbers_in(self.root / run):
+                raise MissingRunError(
+                    f"{self.root} does not have the run {run}, which the search's result names. If it is on the disk "
+                    "of another machine, give the store a `mirror` that all of them reach, such as s3://bucket/folder. "
+                    "If it was removed, run the pipeline again from the search on, which trains it anew."
+                )
 
     def numbers_of(self, run: str) -> list[int]:
         """Numbers of the checkpoints of a run, by its folder's name; none if there is no such run."""
