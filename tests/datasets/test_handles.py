@@ -8,7 +8,7 @@ import pytest
 from kedro.io import DataCatalog, DatasetError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kedro_aat.datasets.handles import TensorBoardLog
+from kedro_aat.datasets.handles import CertificateLedgerDataset, CheckpointStoreDataset, TensorBoardLog
 from kedro_aat.testing.store_saving import checkpoint
 from kedro_aat.training.checkpoints import CheckpointStore
 
@@ -57,3 +57,22 @@ def test_log_continues_after_a_killed_run(catalog: DataCatalog, tmp_path: Path) 
     writer.add_scalar("metric", 1.0, 3)
     writer.close()
     assert scalars(folder) == [(0, 0.0), (1, 0.125), (2, 0.25), (3, 1.0)]
+
+
+def test_store_exists_if_its_mirror_has_a_run(tmp_path: Path) -> None:
+    def on_disk(name: str) -> CheckpointStoreDataset:
+        return CheckpointStoreDataset(filepath=str(tmp_path / name), mirror="memory://handles/checkpoints")
+
+    assert not on_disk("first").exists()
+    with on_disk("first").load().open({"seed": 0}) as run:
+        run.save(checkpoint(3))
+        run.finish()
+    assert on_disk("second").exists()
+    assert not (tmp_path / "second").exists()
+
+
+def test_ledger_exists_once_it_has_an_entry(tmp_path: Path) -> None:
+    ledger = CertificateLedgerDataset(filepath=str(tmp_path / "ledger.json"))
+    assert not ledger.exists()
+    ledger.load().claim("split", {})
+    assert ledger.exists()
