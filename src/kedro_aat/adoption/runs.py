@@ -149,7 +149,7 @@ def remove(selected: Selected, names: tuple[str, ...], force: bool, yes: bool) -
                 f"{len(kept)} of {len(found)} runs ({', '.join(kept)}) made what the results of the last run name: its "
                 "files could not be delivered again, or chosen for another budget. --force removes them nevertheless."
             )
-        _remove(found, yes)
+        _remove(store, found, yes)
 
 
 @runs.command()
@@ -167,7 +167,7 @@ def prune(selected: Selected, keep: int, yes: bool) -> None:
         if not found:
             click.echo("There is nothing to remove.")
             return
-        _remove(found, yes)
+        _remove(store, found, yes)
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def _cells(run: StoredRun) -> dict[str, str]:
     }
 
 
-def _remove(found: Sequence[StoredRun], yes: bool) -> None:
+def _remove(store: CheckpointStore, found: Sequence[StoredRun], yes: bool) -> None:
     from kedro_aat.training.checkpoints.stored import remove_run
 
     size = sum(run.num_bytes for run in found) / 1e6
@@ -206,5 +206,5 @@ def _remove(found: Sequence[StoredRun], yes: bool) -> None:
     if not yes:
         click.confirm(f"Remove {words}?", abort=True)
     for run in found:
-        remove_run(run)
+        remove_run(store, run)
     click.echo(f"Removed {words}.")

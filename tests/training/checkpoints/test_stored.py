@@ -11,8 +11,10 @@ import pytest
 
 from kedro_aat.disk import hold
 from kedro_aat.errors import CheckpointError, InterruptedRunError, MissingRunError
+from kedro_aat.testing.store_saving import checkpoint
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.checkpoints.changes import changes_between
+from kedro_aat.training.checkpoints.mirror import Mirror
 from kedro_aat.training.checkpoints.stored import REMOVING, find_run, remove_run, stored_runs
 from tests.training.checkpoints.small_search import search
 
@@ -92,7 +94,7 @@ def test_what_is_different(store: CheckpointStore) -> None:
 def test_a_removed_run_is_gone_and_the_other_stays(store: CheckpointStore) -> None:
     newer, older = stored_runs(store)
     (store.root / f"{REMOVING}{newer.name}").mkdir()  # of a process that was killed
-    remove_run(newer)
+    remove_run(store, newer)
     assert [run.name for run in stored_runs(store)] == [older.name]
     assert not list(store.root.glob(f"{REMOVING}*"))
     assert search(store.root, epochs=2, **NEWER).trained
@@ -102,5 +104,16 @@ def test_a_run_in_use_is_not_removed(store: CheckpointStore) -> None:
     (run, _) = stored_runs(store)
     folder = run.record.folder
     with hold(folder / ".lock", folder, wait=False), pytest.raises(CheckpointError, match="The run is not removed"):
-        remove_run(run)
+        remove_run(store, run)
     assert len(stored_runs(store)) == 2
+
+
+def test_a_run_is_removed_from_the_mirror_too(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, Mirror("memory://stored/checkpoints"))
+    for number in (0, 1):
+        with store.open({"seed": number}) as run:
+            run.save(checkpoint(3))
+            run.finish()
+    kept, removed = stored_runs(store)
+    remove_run(store, removed)
+    assert {path.partition("/")[0] for path in Mirror("memory://stored/checkpoints").files()} == {kept.name}

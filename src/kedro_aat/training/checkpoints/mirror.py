@@ -184,6 +184,18 @@ class Mirror:
                     copied[path] = stamp_of(target)
         MirrorState(upload, copied).write(new / run)
 
+    def remove(self, run: str) -> None:
+        """Removes a run, first what identifies it, so that a removal that is cut off leaves no run.
+
+        Raises:
+            CheckpointError: If the mirror cannot be written.
+        """
+        with remote_errors(self._url, "remove a run from the mirror of the checkpoints"):
+            fs, root = file_system(self._url, self._options)
+            for path in (f"{root}/{run}/{RUN}", f"{root}/{run}"):
+                with suppress(FileNotFoundError):
+                    fs.rm(path, recursive=True)
+
     def fetch_shared(self, root: Path) -> None:
         """Copies what runs share and this disk lacks into a store.
 

@@ -105,11 +105,13 @@ def find_run(store: CheckpointStore, name: str) -> StoredRun:
     raise MissingRunError(f"{store.root} has no run {name}, but these: {names}.")
 
 
-def remove_run(run: StoredRun) -> None:
-    """Removes a run with all its checkpoints; a process that is killed meanwhile leaves nothing that looks like a run.
+def remove_run(store: CheckpointStore, run: StoredRun) -> None:
+    """Removes a run with all its checkpoints, first from the mirror of the store.
+
+    A process that is killed meanwhile leaves nothing on the disk that looks like a run.
 
     Raises:
-        CheckpointError: If a process works on it, or the disk cannot be written.
+        CheckpointError: If a process works on it, or the disk or the mirror cannot be written.
     """
     folder = run.record.folder
     removing = folder.with_name(f"{REMOVING}{folder.name}")
@@ -118,6 +120,8 @@ def remove_run(run: StoredRun) -> None:
             with hold(folder / ".lock", folder, wait=False):
                 if removing.exists():  # of a process that was killed
                     shutil.rmtree(removing)
+                if store.mirror is not None:
+                    store.mirror.remove(run.name)
                 folder.rename(removing)
         except HeldError as error:
             raise CheckpointError(f"{error} The run is not removed.") from None
