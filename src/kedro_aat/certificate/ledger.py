@@ -26,7 +26,7 @@ from kedro_aat.storage import is_local_path, local_path
 __all__ = ["CertificateLedger", "Entry"]
 
 _BASELINE = "baseline-"  # start of the names of entries that are not of test splits
-_ID = "id"
+_ID = "registration"
 
 
 class CertificateLedger:
