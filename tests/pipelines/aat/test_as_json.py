@@ -21,6 +21,7 @@ from kedro_datasets.json import JSONDataset
 
 from kedro_aat.delivery.results import LaterSearchResult, SearchResult, SkippedSearch, Summary
 from kedro_aat.errors import ConfigurationError, InterruptedRunError
+from kedro_aat.export import NotExported
 from kedro_aat.pipelines.aat import nodes
 from kedro_aat.pipelines.aat.as_json import JsonNode
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
@@ -140,6 +141,9 @@ def test_any_json_dataset_can_hold_a_result(tmp_path: Path) -> None:
     )
     catalog.save("aat_summary", summary.model_dump(mode="json"))
     catalog["trajectory"] = trajectory_of(summary)
+    catalog["compressed_onnx"] = NotExported("no file is needed without trackers")
+    training = {"batch_size": 8, "optimizer": "torch.optim.SGD", "metric": "torchmetrics.MeanMetric"}
+    catalog["params:aat"] = {"budget": {"max_drop": 0.1}, "training": training}
     pipeline: Pipeline = create_pipeline().only_nodes("collect_metrics")
     SequentialRunner().run(pipeline, catalog)
     assert json.loads((tmp_path / "metrics.json").read_text())["is_certified"] == 1.0
