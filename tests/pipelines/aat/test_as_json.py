@@ -19,6 +19,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro.runner import ParallelRunner, SequentialRunner
 from kedro_datasets.json import JSONDataset
 
+from kedro_aat.config import AatSettings
 from kedro_aat.delivery.results import LaterSearchResult, SearchResult, SkippedSearch, Summary
 from kedro_aat.errors import ConfigurationError, InterruptedRunError
 from kedro_aat.export import NotExported
@@ -143,7 +144,7 @@ def test_any_json_dataset_can_hold_a_result(tmp_path: Path) -> None:
     catalog["trajectory"] = trajectory_of(summary)
     catalog["compressed_onnx"] = NotExported("no file is needed without trackers")
     training = {"batch_size": 8, "optimizer": "torch.optim.SGD", "metric": "torchmetrics.MeanMetric"}
-    catalog["params:aat"] = {"budget": {"max_drop": 0.1}, "training": training}
+    catalog["params:aat"] = AatSettings.model_validate({"budget": {"max_drop": 0.1}, "training": training})
     pipeline: Pipeline = create_pipeline().only_nodes("collect_metrics")
     SequentialRunner().run(pipeline, catalog)
     assert json.loads((tmp_path / "metrics.json").read_text())["is_certified"] == 1.0
