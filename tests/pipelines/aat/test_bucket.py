@@ -93,7 +93,8 @@ def test_report_of_a_run_in_a_bucket(finished: Project, s3: ObjectStore, tmp_pat
             s3.files.rm_file(f"{moved.url}/{key}")
     summary = finished.summary
     moved.run("--from-nodes", "describe_layers")
-    assert moved.keys == before
+    mirrored = {key for key in moved.keys - before if "/checkpoints/" in key}
+    assert moved.keys - mirrored == before
     assert moved.read("data/08_reporting/aat_summary.json")["outcome"] == summary["outcome"]
     assert moved.on_disk() == []
 

@@ -32,6 +32,7 @@ RENAMED: dict[str, tuple[str, str]] = {
     "frontier_figure": _FIGURE,
     "trajectory_figure": _FIGURE,
     "checkpoint_store": ("layer: fine_tuning", "layer: baseline"),
+    "certificate_ledger": ("layer: certificate", "layer: baseline"),
     "trajectory": ("layer: second_stage", "layer: third_stage"),
 }
 # An entry with other keys, such as `versioned`, is the user's own, and its dataset may be the only one that takes them.
