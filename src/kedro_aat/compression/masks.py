@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
+from kedro_aat.compression.multiplying import multiply, records_graph
 from kedro_aat.compression.scopes import PrunableWeight
 from kedro_aat.ranks.shards import is_sharded, like, local, part_of, whole
 
@@ -32,8 +33,6 @@ MASKS = (MASK, SPARSITY_MASK, ZEROS_MASK)
 _SMALL = 1 << 16
 # Steps of all fused optimizers. They change weights without telling autograd, whose versions stay.
 _FUSED_STEPS = [0]
-# Numbers in a chunk, so that a CPU keeps it in its cache while it converts the mask.
-_CHUNK = 1 << 17
 
 
 def carries_masks(model: nn.Module) -> bool:
@@ -181,11 +180,11 @@ class WeightMasks:
         """
         if self._are_divided or self._are_applied:
             return
-        if _is_recorded():  # a graph cannot compare versions, so it holds the module's own masks
-            if not torch.compiler.is_exporting() or self.is_active:
-                self._apply_within(module)
+        is_recorded = records_graph()
+        if self._are_ones(is_recorded):
             return
-        if not self.is_active:
+        if is_recorded:  # a graph cannot compare versions, so it holds the module's own masks
+            self._apply_within(module)
             return
         if (seen := self._seen) is not None and self._seen_steps == _FUSED_STEPS[0]:
             for number, owner, name in self._inside[module]:  # as fast as it can be: it runs for each call of a module
@@ -207,20 +206,18 @@ class WeightMasks:
 
     def apply(self) -> None:
         """Sets the masked weights to zero, in place."""
-        is_recorded = _is_recorded()
-        # At rate 0 all masks are ones. A graph must not depend on the rate, so it is not even asked for then, unless it
-        # is exported: that is the model as it is now, and torch cannot export a change of its weights.
-        if (not is_recorded or torch.compiler.is_exporting()) and not self.is_active:
+        is_recorded = records_graph()
+        if self._are_ones(is_recorded):
             return
         # `.data` does not touch autograd's version counter: if a model is called twice before one backward pass, the
         # masked weights are already zero, so what autograd saved in the first call is still correct.
         parameters = [weight.parameter for weight in self.weights]
         masks = self.masks()
         if is_recorded:
-            _multiply([parameter.data for parameter in parameters], masks)
+            multiply([parameter.data for parameter in parameters], masks)
             return
         if self._are_divided:
-            _multiply([local(parameter) for parameter in parameters], [local(mask) for mask in masks])
+            multiply([local(parameter) for parameter in parameters], [local(mask) for mask in masks])
             return
         small, numbers, large, truths = [], [], [], []
         for parameter, mask in zip(parameters, masks, strict=True):
@@ -236,9 +233,17 @@ class WeightMasks:
         if small:
             torch._foreach_mul_(small, numbers)
         if large:
-            _multiply(large, truths)
+            multiply(large, truths)
         self._seen = [parameter._version for parameter in parameters]
         self._seen_steps = _FUSED_STEPS[0]
+
+    def _are_ones(self, is_recorded: bool) -> bool:
+        """Whether all masks are known to be ones, as at rate 0.
+
+        A graph must not depend on the rate, so it is not even asked for then, unless the graph is exported: that is the
+        model as it is now, and torch cannot export a change of its weights.
+        """
+        return (not is_recorded or torch.compiler.is_exporting()) and not self.is_active
 
     def masks(self) -> list[Tensor]:
         """Returns one boolean mask per weight, true where this algorithm keeps the weight."""
@@ -272,7 +277,7 @@ class WeightMasks:
             mask, shadow = _joint_mask(weight), _shadow_of(weight)
             values = local(weight.parameter)
             if self.forgets or not shadow.numel():
-                _multiply([values.detach()], [mask])
+                multiply([values.detach()], [mask])
             else:
                 torch.where(mask, values, local(shadow).to(values.device), out=values)
         for weight, name in self.statistics:
@@ -300,7 +305,7 @@ class WeightMasks:
             # Where several algorithms mask a weight, any of them may need the value.
             needs_shadow = (self.is_active and not self.forgets) if _is_alone(weight) else True
             _set_shadow(weight, weight.parameter if needs_shadow else None, on_host=self._shadow_on_host)
-            _multiply([local(weight.parameter).detach()], [_joint_mask(weight)])
+            multiply([local(weight.parameter).detach()], [_joint_mask(weight)])
         self._seen = None
         self._numbers = {}  # of masks that are no longer there, too
 
@@ -332,44 +337,6 @@ def _count_fused_steps() -> None:
         _FUSED_STEPS[0] += any(group.get("fused") for group in optimizer.param_groups)
 
     register_optimizer_step_post_hook(count)
-
-
-def _multiply(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-    """Multiplies tensors by boolean masks of their shapes, in place."""
-    if torch.compiler.is_compiling():  # compiled, truth values cost nothing, and torch 2.11 cannot compile their view
-        for tensor, mask in zip(tensors, masks, strict=True):
-            tensor.mul_(mask)
-        return
-    # As numbers, since a multiplication by truth values takes twice as long.
-    parts, numbers = [], []
-    for tensor, mask in zip(tensors, masks, strict=True):
-        flat, flat_mask = _flat_if_large(tensor), _flat_if_large(mask)
-        if flat is None or flat_mask is None or tensor.stride() != mask.stride():
-            parts.append(tensor)
-            numbers.append(mask.view(torch.uint8))
-        else:
-            parts += flat.split(_CHUNK)
-            numbers += flat_mask.view(torch.uint8).split(_CHUNK)
-    torch._foreach_mul_(parts, numbers)
-
-
-def _is_recorded() -> bool:
-    """Whether what is computed now becomes a graph, of the compiler or of CUDA, that runs again when masks change.
-
-    Such a graph multiplies at rate 0 too: a CUDA graph would otherwise leave out the masks for ever.
-    """
-    if torch.compiler.is_compiling():
-        return True
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-
-
-def _flat_if_large(tensor: Tensor) -> Tensor | None:
-    """A view in the order of the memory, if a CPU multiplies the tensor faster in chunks, since it converts masks."""
-    if tensor.numel() <= _CHUNK or tensor.device.type != "cpu" or _is_recorded():
-        return None
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return tensor.permute(0, 2, 3, 1).flatten()
-    return tensor.view(-1) if tensor.is_contiguous() else None
 
 
 def _masks_on(weight: PrunableWeight) -> list[Tensor]:

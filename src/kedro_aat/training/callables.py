@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -202,3 +202,13 @@ def bind_known(function: Callable[..., Any], **extra: Any) -> Callable[..., Any]
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     return partial(function, **{key: value for key, value in extra.items() if takes_all or key in parameters})
+
+
+def with_batches(train_epoch: Callable[..., Any], batches: Callable[[int], Any]) -> Callable[..., Any]:
+    """A training function of the user's; if it has a parameter `data`, it gets `batches(epoch)`."""
+
+    @wraps(train_epoch)
+    def train(controller: Any, model: nn.Module, *, epoch: int, **more: Any) -> Any:
+        return bind_known(train_epoch, data=batches(epoch))(controller, model, epoch=epoch, **more)
+
+    return train

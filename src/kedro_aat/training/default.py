@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from functools import partial, wraps
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,6 +21,7 @@ from kedro_aat.modes import evaluating, evaluating_with_gradients
 from kedro_aat.numerics import autocast, fast_training
 from kedro_aat.ranks.shards import is_divided
 from kedro_aat.training.batch_norms import adapt_batch_norms
+from kedro_aat.training.callables import with_batches
 from kedro_aat.training.compiling import compiled, lasting
 from kedro_aat.training.data import Data, as_dataset, require_all_seen
 from kedro_aat.training.device import pick_device
@@ -108,6 +108,8 @@ class DefaultTraining:
             self._loss.to(self.device)
         self._task_loss = TaskLoss(self._loss, is_compiled=settings.compile)
         self._autocast = partial(autocast, self.device, settings.precision)
+        self._fast = partial(fast_training, self.device, tf32=settings.tf32, cudnn_benchmark=settings.cudnn_benchmark)
+        self._ahead = partial(copied_ahead, device=self.device, timeout=settings.step_timeout_seconds)
         self._outputs = Outputs(settings.output)
         self._loaders = Loaders(settings, self.device, seed, shard)
         self._whole_loaders = Loaders(settings, self.device, seed, plain=True)  # for functions of the user's
@@ -355,7 +357,9 @@ class DefaultTraining:
         cannot_sample = train or self._train_data is None or self._ranks.is_divided
         in_parts = ("train_epoch", "sample_gradients", "adapt", *(() if validate else ("validate",)))
         return Callables(
-            train_epoch=self._with_train_data(train) if train else self.train_epoch,
+            train_epoch=with_batches(train, partial(self._whole_loaders.training, self._train_data))
+            if train
+            else self.train_epoch,
             validate=bind_known(evaluate, data=self._whole_loaders.validation(self._validation_data))
             if validate
             else self._validation.guards.added_to(evaluate),
@@ -386,23 +390,6 @@ class DefaultTraining:
         self._distills = state.get("distills", True)
         # What did not fit into memory does not fit after the return to an earlier checkpoint either.
         self._parts.number = max(self._parts.number, state.get("num_parts", 1))
-
-    def _with_train_data(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Passes the epoch's batches to a user's training function that has a parameter `data`."""
-
-        @wraps(function)
-        def train_epoch(controller: Any, model: nn.Module, *, epoch: int, **more: Any) -> Any:
-            data = self._whole_loaders.training(self._train_data, epoch)
-            return bind_known(function, data=data)(controller, model, epoch=epoch, **more)
-
-        return train_epoch
-
-    def _ahead(self, batches: Any) -> Any:
-        return copied_ahead(batches, self.device, self.settings.step_timeout_seconds)
-
-    def _fast(self) -> AbstractContextManager[None]:
-        settings = self.settings
-        return fast_training(self.device, tf32=settings.tf32, cudnn_benchmark=settings.cudnn_benchmark)
 
 
 def _do_nothing(lr_scheduler: Any, epoch: int, metric: float, loss: float | None) -> None:

@@ -112,10 +112,7 @@ class CopiedAhead:
     def _copied(self, batch: Any) -> Any:
         try:
             return map_tensors(lambda tensor: tensor.to(self._device, non_blocking=True), batch)
-        except (
-            TypeError,
-            ValueError,
-        ):  # a class of the user's that is made of other arguments: `Placement` copies later
+        except (TypeError, ValueError):  # a class of the user's that takes other arguments: `Placement` copies later
             return batch
 
     def _arrived(self, copied: Any, event: Any, batch: Any) -> Any:
