@@ -45,15 +45,24 @@ class ResNet18(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention and a wide layer, each with a shortcut."""
+    """Self-attention, then a wide layer, each behind a LayerNorm and with a shortcut.
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    Args:
+        width: Numbers of a token.
+        num_heads: Heads of the attention.
+        times: How many times as wide the wide layer is.
+        activation: Follows it.
+    """
+
+    def __init__(
+        self, width: int, num_heads: int, times: int = 2, activation: Callable[[Tensor], Tensor] = F.relu
+    ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.activation = num_heads, activation
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
-        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.wide, self.narrow = nn.Linear(width, times * width), nn.Linear(times * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, tokens, width) to the same shape."""
@@ -62,7 +71,7 @@ class Attention(nn.Module):
             layer(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
         x = x + self.output(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-        out: Tensor = x + self.narrow(F.relu(self.wide(self.norm2(x))))
+        out: Tensor = x + self.narrow(self.activation(self.wide(self.norm2(x))))
         return out
 
 

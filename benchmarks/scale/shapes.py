@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.nets import Attention
+
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with a shortcut (He et al. 2016, figure 5)."""
@@ -40,28 +42,6 @@ def resnet50(width: int = 64, num_classes: int = 1000) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, num_classes))
 
 
-class Block(nn.Module):
-    """Self-attention, then a layer that is four times as wide, each behind a LayerNorm and with a shortcut."""
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.output = nn.Linear(width, width)
-        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, tokens, width) to the same shape."""
-        y = self.norm1(x)
-        query, key, value = (
-            layer(y).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
-        x = x + self.output(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-        out: Tensor = x + self.narrow(F.gelu(self.wide(self.norm2(x))))
-        return out
-
-
 class ViT(nn.Module):
     """A vision transformer (Dosovitskiy et al. 2021, table 1) without a class token; ViT-B has 86M parameters."""
 
@@ -69,7 +49,7 @@ class ViT(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(3, width, 16, 16)
         self.position = nn.Parameter(torch.zeros((pixels // 16) ** 2, width))
-        self.blocks = nn.Sequential(*(Block(width, width // 64) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Attention(width, width // 64, 4, F.gelu) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

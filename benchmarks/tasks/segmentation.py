@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.tasks.images import convolution
-from benchmarks.tasks.task import Split, Splits, Task
+from benchmarks.tasks.task import Split, Splits, Task, generated
 
 SIDE = 24
 # The class of pixels that neither loss nor metric reads.
@@ -62,19 +62,14 @@ def leaves(size: int, generator: torch.Generator) -> Split:
     return {"inputs": images, "targets": inside.long()}
 
 
-def _generators(seed: int) -> list[torch.Generator]:
-    """One for each split, so that the number of its examples does not change the other splits."""
-    return [torch.Generator().manual_seed(3 * seed + index) for index in range(3)]
-
-
 def images_of_cells(seed: int) -> Splits:
     """Images of 24x24 pixels, (N, 1, 24, 24)."""
-    return Splits(*(cells(size, one) for size, one in zip((120, 100, 2048), _generators(seed), strict=True)))
+    return generated(seed, (120, 100, 2048), cells)
 
 
 def images_of_leaves(seed: int) -> Splits:
     """Images of 24x24 pixels, (N, 3, 24, 24)."""
-    return Splits(*(leaves(size, one) for size, one in zip((120, 100, 2048), _generators(seed), strict=True)))
+    return generated(seed, (120, 100, 2048), leaves)
 
 
 def plain(before: int, after: int) -> nn.Sequential:
@@ -83,31 +78,37 @@ def plain(before: int, after: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Two halvings of the resolution, two convolutions at each (Ronneberger et al. 2015).
+    """Two halvings of the resolution, and shortcuts to the layers that double it again (Ronneberger et al. 2015).
 
     Args:
         channels: Channels of the images.
         num_classes: Classes of the pixels.
         width: Channels at the highest resolution.
-        has_batch_norm: Whether a BatchNorm follows each convolution.
+        block: Makes a convolution, two of which follow each other on the way down.
+        is_deep: Whether there are two on the way up, too, instead of one.
     """
 
-    def __init__(self, channels: int, num_classes: int, *, width: int = 12, has_batch_norm: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        width: int = 12,
+        block: Callable[[int, int], nn.Module] = plain,
+        is_deep: bool = True,
+    ) -> None:
         super().__init__()
-        block = convolution if has_batch_norm else plain
 
         def pair(before: int, after: int) -> nn.Sequential:
             return nn.Sequential(block(before, after), block(after, after))
 
-        self.down1, self.down2, self.bottom = (
-            pair(channels, width),
-            pair(width, 2 * width),
-            pair(2 * width, 4 * width),
-        )
+        up = pair if is_deep else block
+        self.down1, self.down2 = pair(channels, width), pair(width, 2 * width)
+        self.bottom = pair(2 * width, 4 * width)
         self.raise2 = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
-        self.up2 = pair(4 * width, 2 * width)
+        self.up2 = up(4 * width, 2 * width)
         self.raise1 = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
-        self.up1 = pair(2 * width, width)
+        self.up1 = up(2 * width, width)
         self.pool = nn.MaxPool2d(2)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
@@ -127,7 +128,7 @@ TASKS: tuple[Task, ...] = (
         source="Generated images of 24x24 pixels: cells, an eighth of which divide, with borders that are ignored.",
         is_for_choosing=True,
         is_unlimited=True,
-        model=lambda: UNet(1, 3, has_batch_norm=False),
+        model=lambda: UNet(1, 3),
         splits=images_of_cells,
         training={
             "batch_size": 8,
@@ -147,7 +148,7 @@ TASKS: tuple[Task, ...] = (
         source="Generated color images of 24x24 pixels, each with a leaf in front of a mottled ground.",
         is_for_choosing=True,
         is_unlimited=True,
-        model=lambda: UNet(3, 2, has_batch_norm=False),
+        model=lambda: UNet(3, 2),
         splits=images_of_leaves,
         training={
             "batch_size": 8,

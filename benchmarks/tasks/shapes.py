@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.tasks.images import convolution
-from benchmarks.tasks.task import Split, Splits, Task
+from benchmarks.tasks.segmentation import UNet
+from benchmarks.tasks.task import Split, Splits, Task, generated
 
 SHAPES = ("disk", "square", "triangle", "cross", "ring", "bar", "star", "crescent")
 
@@ -81,27 +82,19 @@ def segmented(size: int, side: int, generator: torch.Generator) -> Split:
     return {"inputs": noisy(images, 0.2, generator), "targets": targets}
 
 
-def _generators(seed: int) -> list[torch.Generator]:
-    """One for each split, so that the number of its examples does not change the other splits."""
-    return [torch.Generator().manual_seed(3 * seed + index) for index in range(3)]
-
-
 def kinds_of_shapes(seed: int) -> Splits:
     """Images of 20x20 pixels."""
-    sizes = (1500, 1000, 20_000)
-    return Splits(*(labeled(size, 20, 0.28, 0.17, one) for size, one in zip(sizes, _generators(seed), strict=True)))
+    return generated(seed, (1500, 1000, 20_000), lambda size, one: labeled(size, 20, 0.28, 0.17, one))
 
 
 def kinds_of_clear_shapes(seed: int) -> Splits:
     """Images of 16x16 pixels with less noise."""
-    sizes = (1600, 1000, 20_000)
-    return Splits(*(labeled(size, 16, 0.38, 0.15, one) for size, one in zip(sizes, _generators(seed), strict=True)))
+    return generated(seed, (1600, 1000, 20_000), lambda size, one: labeled(size, 16, 0.38, 0.15, one))
 
 
 def places_of_shapes(seed: int) -> Splits:
     """Images of 24x24 pixels."""
-    sizes = (300, 200, 4096)
-    return Splits(*(segmented(size, 24, one) for size, one in zip(sizes, _generators(seed), strict=True)))
+    return generated(seed, (300, 200, 4096), lambda size, one: segmented(size, 24, one))
 
 
 def small_cnn() -> nn.Module:
@@ -115,31 +108,6 @@ def small_cnn() -> nn.Module:
         nn.Flatten(),
         nn.Linear(48, len(SHAPES)),
     )
-
-
-class UNet(nn.Module):
-    """Two halvings of the resolution, and shortcuts to the layers that double it again (Ronneberger et al. 2015)."""
-
-    def __init__(self, width: int = 8, num_classes: int = 3) -> None:
-        super().__init__()
-        self.down1 = nn.Sequential(convolution(1, width), convolution(width, width))
-        self.down2 = nn.Sequential(convolution(width, 2 * width), convolution(2 * width, 2 * width))
-        self.bottom = nn.Sequential(convolution(2 * width, 4 * width), convolution(4 * width, 4 * width))
-        self.raise2 = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
-        self.up2 = convolution(4 * width, 2 * width)
-        self.raise1 = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
-        self.up1 = convolution(2 * width, width)
-        self.pool = nn.MaxPool2d(2)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps images (B, 1, H, W) to logits (B, num_classes, H, W)."""
-        first = self.down1(x)
-        second = self.down2(self.pool(first))
-        y = self.raise2(self.bottom(self.pool(second)))
-        y = self.raise1(self.up2(torch.cat([second, y], 1)))
-        logits: Tensor = self.classifier(self.up1(torch.cat([first, y], 1)))
-        return logits
 
 
 class Block(nn.Module):
@@ -203,7 +171,7 @@ TASKS: tuple[Task, ...] = (
         source="Generated images of 24x24 pixels: large shapes, and in a third of the images a small triangle.",
         is_for_choosing=False,
         is_unlimited=True,
-        model=UNet,
+        model=lambda: UNet(1, 3, width=8, block=convolution, is_deep=False),
         splits=places_of_shapes,
         training={  # the learning rate is a third of a good one
             "batch_size": 10,

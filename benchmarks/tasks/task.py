@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from kedro_aat.budget import Budget
@@ -27,6 +28,18 @@ class Splits:
     train: Split
     validation: Split
     test: Split
+
+
+def generated(seed: int, sizes: tuple[int, int, int], make: Callable[[int, torch.Generator], Split]) -> Splits:
+    """Splits of made-up examples.
+
+    Args:
+        seed: Seed. Each split has a generator of its own, so that the size of one does not change the others.
+        sizes: Examples of each split.
+        make: Makes so many examples.
+    """
+    generators = [torch.Generator().manual_seed(3 * seed + index) for index in range(3)]
+    return Splits(*(make(size, generator) for size, generator in zip(sizes, generators, strict=True)))
 
 
 @dataclass(frozen=True)
