@@ -107,11 +107,13 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """The runs with their checkpoints, latest run first; for Kedro-Viz."""
-        runs = sorted(self._here().glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        store = CheckpointStore(self._here())
+        found = [path for folder in store.folders if (path := folder / "run.json").exists()]
+        runs = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
         rows = []
         for path in runs[:nrows]:
             run = path.parent
-            numbers = CheckpointStore(self._here()).numbers_of(run.name)
+            numbers = store.numbers_of(run.name)
             size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
             begun = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "minutes")
             state = "finished" if (run / "finished").exists() else "not finished"

@@ -100,6 +100,18 @@ def test_a_removed_run_is_gone_and_the_other_stays(store: CheckpointStore) -> No
     assert search(store.root, epochs=2, **NEWER).trained
 
 
+def test_a_run_whose_removal_was_cut_off_is_not_continued(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    with store.open({"seed": 0}) as run:
+        run.save(checkpoint(3))
+    run.folder.rename(tmp_path / f"{REMOVING}{run.folder.name}")
+    assert stored_runs(store) == []
+    with store.open({"seed": 0}) as again:
+        assert again.numbers == []
+        again.save(checkpoint(0))
+    assert again.folder == run.folder
+
+
 def test_a_run_in_use_is_not_removed(store: CheckpointStore) -> None:
     (run, _) = stored_runs(store)
     folder = run.record.folder

@@ -110,8 +110,13 @@ class CheckpointStore:
                         return run
         raise AssertionError("there is always another name")
 
+    @property
+    def folders(self) -> list[Path]:
+        """Folders that may be runs, by name. A hidden one is a run that is being copied here, or removed."""
+        return sorted(path for path in self.root.glob("*") if path.is_dir() and not path.name.startswith("."))
+
     def _others(self, folder: Path) -> list[RunRecord]:
-        found = (RunRecord.read(each) for each in self.root.glob("*") if each != folder and each.is_dir())
+        found = (RunRecord.read(each) for each in self.folders if each != folder)
         return [record for record in found if record is not None]
 
     def _folders(
@@ -124,7 +129,7 @@ class CheckpointStore:
         may_differ: Collection[str],
     ) -> Iterator[Path]:
         """Folders that the run may have: those of this version, then one of another version, then new ones."""
-        folders = sorted(path for path in self.root.glob("*") if path.is_dir())
+        folders = self.folders
         own, others = self._same(folders, name, ingredients, identity, reuse_finished, may_differ)
         yield from own
         if others and not own:

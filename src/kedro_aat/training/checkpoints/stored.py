@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from kedro_aat.training.records import EpochRecord, epochs_used, read_records
 
 logger = logging.getLogger(__name__)
 
-REMOVING = ".removing-"  # begins the name of a folder that is being removed
+REMOVING = ".removing-"  # begins the name of a folder that is being removed, which is hidden
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def stored_runs(store: CheckpointStore) -> list[StoredRun]:
         CheckpointError: If the disk cannot be read.
     """
     with disk_errors(store.root):
-        records = [RunRecord.read(folder) for folder in _folders(store.root)]
+        records = [RunRecord.read(folder) for folder in store.folders]
         found = [_stored(record) for record in records if record is not None]
     return sorted(found, key=lambda run: (run.last_used, run.name), reverse=True)
 
@@ -126,12 +126,6 @@ def remove_run(store: CheckpointStore, run: StoredRun) -> None:
         except HeldError as error:
             raise CheckpointError(f"{error} The run is not removed.") from None
         shutil.rmtree(removing)
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    for path in root.iterdir() if root.exists() else ():
-        if path.is_dir() and not path.name.startswith(REMOVING):
-            yield path
 
 
 def _stored(record: RunRecord) -> StoredRun:
