@@ -176,7 +176,10 @@ def test_what_the_ledger_has_already_stays(place: Place, tmp_path: Path) -> None
 # --- places that cannot hold a ledger --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["memory://ledger", "sftp://host/ledger", "hdfs://host/ledger", "github://a:b@c/d"])
+@pytest.mark.parametrize(
+    "url",
+    ["memory://ledger", "sftp://host/ledger", "hdfs://host/ledger", "github://a:b@c/d", "adl://store/ledger"],
+)
 def test_storage_without_conditional_creation_is_refused_by_name(url: str) -> None:
     protocol = url.partition(":")[0]
     with pytest.raises(CheckpointError, match=f"{protocol}:// has no way to create a file only if it is not there"):

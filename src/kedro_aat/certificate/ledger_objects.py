@@ -22,7 +22,7 @@ from kedro_aat.remote import explained, file_system, remote_errors, without_pass
 
 # Whose fsspec classes pass the condition on to the store. Others look first and write then, so that two processes can
 # both claim a split.
-CONDITIONAL = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
+CONDITIONAL = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 _CHECK = ".created-once"
 _ENTRY, _RESULT = ".json", ".result.json"
 _ATTEMPTS = 5
