@@ -140,6 +140,26 @@ def test_what_runs_share_is_copied_too(machine: Callable[[str], CheckpointStore]
     assert {*mirror.files("finished_steps")} == {"b.json"}
 
 
+@pytest.mark.parametrize("mirror", ["memory"], indirect=True)
+def test_processes_of_one_disk_copy_what_runs_share_at_the_same_time(
+    machine: Callable[[str], CheckpointStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, fresh = machine("one"), machine("two")
+    (one.root / "ledgers").mkdir(parents=True)
+    (one.root / "ledgers/a.json").write_text("a")
+    one.push_shared()
+    get_file, is_first = MemoryFileSystem.get_file, iter([True])
+
+    def get_while_another_does(fs: MemoryFileSystem, source: str, target: str, **kwargs: Any) -> None:
+        get_file(fs, source, target, **kwargs)
+        if next(is_first, False):
+            fresh.fetch_shared()
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", get_while_another_does)
+    fresh.fetch_shared()
+    assert on_disk(fresh.root) == {"ledgers/a.json"}
+
+
 def test_torn_upload_is_damage_like_any_other(machine: Callable[[str], CheckpointStore], mirror: Mirror) -> None:
     """A machine may end between any two files of an upload."""
     with machine("one").open(IDENTITY) as run:

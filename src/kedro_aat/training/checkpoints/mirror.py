@@ -14,6 +14,7 @@ import logging
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ RUN, MARKER = "run.json", "mirror.json"
 # Hidden files of a store: what the mirror has of a run, and of the shared folders.
 STATE = ".mirror"
 _HIDDEN = "."
+_FETCHING = ".fetching-"  # begins the names of folders for what is being copied here
 MANIFEST = re.compile(r"checkpoint-(\d{6,})/manifest\.json")
 
 # Size and time of change of a file that was copied; None if it is not known what was.
@@ -65,9 +67,13 @@ class MirrorState:
     def write(self, folder: Path) -> None:
         """Writes it into a folder. If it is lost, files are copied once more."""
         copied = {name: each for name, each in self.copied.items() if each is not None}
-        new = folder / f"{STATE}-new"
-        new.write_text(json.dumps({"upload": self.upload, "copied": copied}))
-        new.replace(folder / STATE)
+        # The name is new, since another process of the same store may write it at the same time.
+        new = folder / f"{STATE}-{uuid.uuid4().hex}"
+        try:
+            new.write_text(json.dumps({"upload": self.upload, "copied": copied}))
+            new.replace(folder / STATE)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 class Mirror:
@@ -156,7 +162,7 @@ class Mirror:
             return
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
-            new = Path(tempfile.mkdtemp(prefix=".fetching-", dir=root))
+            new = Path(tempfile.mkdtemp(prefix=_FETCHING, dir=root))
             try:
                 self._download(run, files, new, upload)
                 if folder.exists():
@@ -210,10 +216,11 @@ class Mirror:
                     continue
                 with disk_errors(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    new = target.with_name(f".fetching-{target.name}")
-                    with self.opened() as (fs, folder):
-                        fs.get_file(f"{folder}/{path}", str(new))
-                    new.replace(target)
+                    # A folder of its own, since other processes may copy the same file at the same time.
+                    with tempfile.TemporaryDirectory(prefix=_FETCHING, dir=root) as new:
+                        with self.opened() as (fs, folder):
+                            fs.get_file(f"{folder}/{path}", f"{new}/{target.name}")
+                        (Path(new) / target.name).replace(target)
                     known[path] = stamp_of(target)
         if known:
             with disk_errors(root):
