@@ -15,6 +15,7 @@ from torch import nn
 
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery.registration_result import Registration
+from kedro_aat.disk import disk_errors
 from kedro_aat.errors import LostLedgerError, StorageError
 from kedro_aat.storage import is_local_path, replacing
 from kedro_aat.tensors import hash_tensors
@@ -46,7 +47,7 @@ def register(
     Raises:
         LostLedgerError: If the baseline was registered in a ledger at this place, which does not know it any more.
         DataError: If its entry is damaged.
-        CheckpointError: If the ledger cannot be read or written.
+        CheckpointError: If the ledger cannot be read or written, or the disk refuses what the store remembers.
     """
     if ledger is None:
         return None
@@ -99,9 +100,10 @@ def _file(store: CheckpointStore, ledger: CertificateLedger, name: str) -> Path:
 def _read(file: Path | None) -> Registration | None:
     if file is None or not file.exists():
         return None
+    with disk_errors(file):
+        contents = file.read_bytes()
     try:
-        return Registration.model_validate_json(file.read_bytes())
-    except (OSError, ValueError) as error:
+        return Registration.model_validate_json(contents)
+    except ValueError as error:
         logger.warning("%s cannot be read (%s), and is written anew.", file, error)
-        file.unlink(missing_ok=True)
         return None
