@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from kedro_aat.certificate import ledger_objects
 from kedro_aat.certificate.ledger import CertificateLedger, is_of_split
-from kedro_aat.errors import CheckpointError, DataError, StorageError
+from kedro_aat.errors import CheckpointError, DataError, LostLedgerError, StorageError
 from tests.servers import ObjectStore, postgresql
 
 ONE: dict[str, str | float] = {"model": "a", "tolerated_drop": 0.1 + 0.2, "alpha": 1 / 3}
@@ -83,6 +83,13 @@ def test_result_is_kept_and_replaced(place: Place) -> None:
     again = place.ledger.claim("split", OTHER)
     assert again.result == {"p_value": 0.1 + 0.2, "certificate": None}
     assert again.subject == ONE
+
+
+def test_a_result_without_its_entry_is_an_error(place: Place) -> None:
+    """The ledger was lost in between; a result in another one would say nothing of it."""
+    with pytest.raises(LostLedgerError, match="has no entry split"):
+        place.ledger.record("split", {"verdict": "certified"})
+    assert place.ledger.entries() == {}
 
 
 def test_a_split_keeps_the_entry_under_its_former_name(place: Place) -> None:

@@ -20,6 +20,7 @@ from kedro_aat.certificate.ledger_database import DatabaseEntries, is_database
 from kedro_aat.certificate.ledger_entry import Entries, Entry
 from kedro_aat.certificate.ledger_file import FileEntries
 from kedro_aat.certificate.ledger_objects import ObjectEntries
+from kedro_aat.errors import LostLedgerError
 from kedro_aat.remote import without_password
 from kedro_aat.storage import is_local_path, local_path
 
@@ -101,8 +102,14 @@ class CertificateLedger:
 
         Raises:
             DataError: If the entry is damaged.
+            LostLedgerError: If the ledger does not have the entry that was claimed.
             CheckpointError: If the disk, the store or the database cannot be used.
         """
+        if self.find(split) is None:
+            raise LostLedgerError(
+                f"{self.place} was lost since the test split was claimed in it: it has no entry {split[:12]}. Restore "
+                "it; without it, other models could be certified on the same split."
+            )
         self._entries.record(split, result)
 
     def register(self, baseline: str, about: Mapping[str, str | float]) -> str:
