@@ -71,11 +71,12 @@ def test_relative_or_foreign_file_url_is_refused(text: str) -> None:
         local_path(text)
 
 
-def test_password_in_a_url_is_not_shown() -> None:
+@pytest.mark.parametrize("secret", ["secret", "secret/with/slashes"])
+def test_password_in_a_url_is_not_shown(secret: str) -> None:
     with pytest.raises(StorageError) as info:
-        local_path("s3://key:secret@bucket/model")
+        local_path(f"s3://key:{secret}@bucket/model")
     assert "secret" not in str(info.value)
-    assert "s3://bucket/model" in str(info.value)
+    assert "s3://key:***@bucket/model" in str(info.value)
 
 
 # --- one file ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from fsspec.core import url_to_fs
 
 from kedro_aat.errors import AatError, CheckpointError, StorageError
 
-_PASSWORD = re.compile(r"//([^/@:]*):[^/@]*@")
+_PASSWORD = re.compile(r"//([^/@:]*):[^@]*@")  # SQLAlchemy takes a password with a slash, and secret keys have them
 
 
 def without_password(url: str) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from kedro_aat.disk import disk_errors, hold, new_file, sync
 from kedro_aat.errors import StorageError
+from kedro_aat.remote import without_password
 
 _PROTOCOL = re.compile(r"(?P<name>[A-Za-z][\w+.-]+):(?=:|/)")  # a Windows drive has one letter
 _FILE_URL = re.compile(r"(?:file|local):(?://(?:localhost)?)?(?P<path>/(?!/).*)", re.IGNORECASE)
-_PASSWORD = re.compile(r"//[^/@:]*:[^/@]*@")
 
 # Endings of hidden names beside the files that are replaced. Only this module uses such names.
 _NEW = ".kedro-aat-new-"  # the start of the name of a folder with files that are being written
@@ -37,7 +37,7 @@ def local_path(path: str | Path) -> Path:
         return Path(url["path"])
     if (protocol := _PROTOCOL.match(text)) is None:
         return Path(text)
-    shown = _PASSWORD.sub("//", text)
+    shown = without_password(text)
     if protocol["name"].lower() in ("file", "local"):
         raise StorageError(f"{shown} is not an absolute path: write file:///folder/name, or a path without file://.")
     raise StorageError(

@@ -67,3 +67,12 @@ def test_a_choice_in_a_bucket_is_beside_what_is_delivered_until_it_is_removed() 
     remove_beside(catalog, list(catalog))
     assert loaded_beside(catalog, "model_card") is loaded_beside(catalog, "compressed_onnx") is None
     assert catalog.load("model_card") == "delivered"
+
+
+def test_a_choice_is_on_the_host_of_what_is_delivered() -> None:
+    delivered = MarkdownDataset(filepath="webhdfs://me:secret@host:9870/models/card.md")
+    assert delivered.where == "webhdfs://me:***@host:9870/models/card.md"
+    chosen = beside("model_card", delivered)
+    assert isinstance(chosen, MarkdownDataset)
+    assert chosen.where == "webhdfs://me:***@host:9870/models/chosen/card.md"
+    assert chosen._fs.storage_options == delivered._fs.storage_options

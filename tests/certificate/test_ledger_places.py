@@ -225,5 +225,6 @@ def test_database_that_cannot_be_used_is_an_error_without_its_password(url: str)
     assert "secret" not in str(caught.value)
 
 
-def test_place_is_shown_without_a_password() -> None:
-    assert CertificateLedger("postgresql://me:secret@host/name").place == "postgresql://me:***@host/name"
+@pytest.mark.parametrize("password", ["secret", "sec/ret"])
+def test_place_is_shown_without_a_password(password: str) -> None:
+    assert CertificateLedger(f"postgresql://me:{password}@host/name").place == "postgresql://me:***@host/name"

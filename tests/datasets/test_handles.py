@@ -9,6 +9,7 @@ from kedro.io import DataCatalog, DatasetError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kedro_aat.datasets.handles import CertificateLedgerDataset, CheckpointStoreDataset, TensorBoardLog
+from kedro_aat.errors import StorageError
 from kedro_aat.testing.store_saving import checkpoint
 from kedro_aat.training.checkpoints import CheckpointStore
 
@@ -69,6 +70,11 @@ def test_store_exists_if_its_mirror_has_a_run(tmp_path: Path) -> None:
         run.finish()
     assert on_disk("second").exists()
     assert not (tmp_path / "second").exists()
+
+
+def test_store_is_on_this_machine() -> None:
+    with pytest.raises(StorageError, match="memory://handles/store cannot be used, because only paths on this machine"):
+        CheckpointStoreDataset(filepath="memory://handles/store")
 
 
 def test_ledger_exists_once_it_has_an_entry(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def beside(name: str, dataset: AbstractDataset[Any, Any]) -> AbstractDataset[Any
     place = _place_of(dataset)
     if place is None:
         return MemoryDataset()
-    catalog[name] |= {"filepath": place.url(place.path.parent / FOLDER / place.path.name)}
+    catalog[name] |= {"filepath": place.address(place.path.parent / FOLDER / place.path.name)}
     catalog[name].pop("versioned", None)
     found = DataCatalog.from_config(catalog, credentials).get(name)
     assert found is not None  # it was just given

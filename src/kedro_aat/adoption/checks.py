@@ -12,7 +12,7 @@ from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import TypeExtractor
 
-from kedro_aat.adoption.outputs import is_written, unwritable
+from kedro_aat.adoption.outputs import is_handle, is_written, unwritable
 from kedro_aat.adoption.shared_files import our_nodes, shared_file_mistakes
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings, parse
@@ -140,7 +140,7 @@ def exists(catalog: CatalogProtocol[Any, Any], name: str) -> bool:
     dataset = catalog.get(name)
     if dataset is not None and type(dataset)._exists is AbstractDataset._exists:
         return True
-    if getattr(dataset, "LOADS_EMPTY", False):  # a handle
+    if is_handle(dataset):
         return True
     return catalog.exists(name)
 

@@ -14,7 +14,16 @@ import click
 
 from kedro_aat.adoption.init.command import conf_folder, init
 from kedro_aat.adoption.runs import runs
-from kedro_aat.adoption.selection import Selected, conf_source_option, find_pipeline, parse_params, registered
+from kedro_aat.adoption.selection import (
+    Selected,
+    conf_source_option,
+    env_option,
+    find_pipeline,
+    of_pipeline,
+    params_option,
+    parse_params,
+    registered,
+)
 from kedro_aat.errors import AatError
 from kedro_aat.imports import import_path
 from kedro_aat.storage import local_path
@@ -41,12 +50,6 @@ _SCHEMAS = {
     "summary": ("kedro_aat.delivery.results.Summary", "serialization"),
 }
 
-_env = click.option("--env", "-e", help="Kedro environment.")
-_params = click.option("--params", default="", help="Additional parameters of the run, as for `kedro run`.")
-_pipeline = click.option(
-    "--pipeline", help="Name of the pipeline in the registry.  [default: the one that `kedro aat init` uses]"
-)
-_namespace = click.option("--namespace", help="Namespace of the pipeline, if it has one.")
 _run_nodes = click.option(
     "--run-nodes/--no-run-nodes",
     default=True,
@@ -66,9 +69,9 @@ aat.add_command(runs)
 
 
 @aat.command()
-@_env
+@env_option
 @conf_source_option
-@_params
+@params_option
 @click.option("--pipeline", default="aat", show_default=True, help="Name of the pipeline in the registry.")
 @_run_nodes
 @click.pass_obj
@@ -82,9 +85,9 @@ def validate(
 
 
 @aat.command()
-@_env
+@env_option
 @conf_source_option
-@_params
+@params_option
 @click.option("--pipeline", default="aat", show_default=True, help="Name of the pipeline in the registry.")
 @_run_nodes
 @click.option("--devices", type=click.IntRange(1, 1024), help="Devices that train together.  [default: the settings']")
@@ -161,23 +164,8 @@ def from_nncf(project: ProjectMetadata, file: Path, out: Path | None, conf_sourc
 @click.option("--max-drop", type=click.FloatRange(min=0), help="Budget in units of the metric.")
 @click.option("--max-relative-drop", type=click.FloatRange(0, 1), help="Budget as a fraction of the baseline.")
 @click.option("--confirm", is_flag=True, help="Replace the delivered files by this choice, or by the last one.")
-@_env
-@conf_source_option
-@_pipeline
-@_namespace
-@_params
-@click.pass_obj
-def choose(
-    project: ProjectMetadata,
-    max_drop: float | None,
-    max_relative_drop: float | None,
-    confirm: bool,
-    env: str | None,
-    conf_source: str | None,
-    pipeline: str | None,
-    namespace: str | None,
-    params: str,
-) -> None:
+@of_pipeline
+def choose(selected: Selected, max_drop: float | None, max_relative_drop: float | None, confirm: bool) -> None:
     """Show the models that the searches kept, or choose the best one for another budget.
 
     Nothing is trained. The chosen model is written into folders named `chosen` beside the delivered files, and compared
@@ -189,7 +177,6 @@ def choose(
     if max_drop is not None and max_relative_drop is not None:
         raise click.UsageError("Give --max-drop or --max-relative-drop, not both.")
     key, value = ("max_drop", max_drop) if max_relative_drop is None else ("max_relative_drop", max_relative_drop)
-    selected = Selected(project, env, params, pipeline, namespace, conf_source)
     if value is None and not confirm:
         with selected.session() as (job, catalog):
             choices.show_front(job, catalog)
@@ -213,67 +200,30 @@ def choose(
 
 
 @aat.command()
-@_env
-@conf_source_option
-@_pipeline
-@_namespace
-@_params
-@click.pass_obj
-def deliver(
-    project: ProjectMetadata,
-    env: str | None,
-    conf_source: str | None,
-    pipeline: str | None,
-    namespace: str | None,
-    params: str,
-) -> None:
+@of_pipeline
+def deliver(selected: Selected) -> None:
     """Deliver the best model that an unfinished search has found so far.
 
     Nothing is trained, and the test split stays unread. `kedro run` continues the search.
     """
-    Selected(project, env, params, pipeline, namespace, conf_source).run("best_so_far=true")
+    selected.run("best_so_far=true")
 
 
 @aat.command()
-@_env
-@conf_source_option
-@_pipeline
-@_namespace
-@_params
-@click.pass_obj
-def certify(
-    project: ProjectMetadata,
-    env: str | None,
-    conf_source: str | None,
-    pipeline: str | None,
-    namespace: str | None,
-    params: str,
-) -> None:
+@of_pipeline
+def certify(selected: Selected) -> None:
     """Certify the delivered model on the test split, once, after a run with `certificate: null`.
 
     Nothing is trained or chosen. The settings of the certificate are those in the parameters, or the defaults where
     `certificate` is null.
     """
-    Selected(project, env, params, pipeline, namespace, conf_source).run("certificate={}", first="certify_model")
+    selected.run("certificate={}", first="certify_model")
 
 
 @aat.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@_env
-@conf_source_option
-@_pipeline
-@_namespace
-@_params
-@click.pass_obj
-def import_ledger(
-    project: ProjectMetadata,
-    file: Path,
-    env: str | None,
-    conf_source: str | None,
-    pipeline: str | None,
-    namespace: str | None,
-    params: str,
-) -> None:
+@of_pipeline
+def import_ledger(selected: Selected, file: Path) -> None:
     """Add the entries of a certificate ledger in a JSON FILE to the ledger in the catalog.
 
     For a ledger that has moved to an object store or a database. FILE stays as it is, and entries that the ledger has
@@ -281,7 +231,7 @@ def import_ledger(
     """
     from kedro_aat.adoption.ledgers import import_ledger as take_over
 
-    with Selected(project, env, params, pipeline, namespace, conf_source).session() as (job, catalog):
+    with selected.session() as (job, catalog):
         click.echo(take_over(job, catalog, local_path(file).absolute()))
 
 

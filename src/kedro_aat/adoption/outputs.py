@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kedro.io import AbstractDataset, DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.shared_files import our_nodes, place_of
 
-_HANDLES = "kedro_aat.datasets.handles"  # inputs that nodes write to while they run
 _MAX_LISTED = 5
+
+
+def is_handle(dataset: AbstractDataset[Any, Any] | None) -> bool:
+    """Whether a dataset is a handle, to which nodes write while they run; it loads before anything is written."""
+    return getattr(dataset, "LOADS_EMPTY", False) is True
 
 
 def is_written(name: str, pipeline: Pipeline, catalog: DataCatalog) -> bool:
@@ -23,7 +28,7 @@ def is_written(name: str, pipeline: Pipeline, catalog: DataCatalog) -> bool:
         pipeline: The nodes of the run.
         catalog: The project's datasets.
     """
-    return name in pipeline.all_outputs() or type(catalog.get(name)).__module__ == _HANDLES
+    return name in pipeline.all_outputs() or is_handle(catalog.get(name))
 
 
 def unwritable(name: str, catalog: DataCatalog) -> str | None:

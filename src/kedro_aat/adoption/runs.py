@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from kedro_aat.adoption.selection import Selected, conf_source_option
+from kedro_aat.adoption.selection import Selected, of_pipeline
 
 if TYPE_CHECKING:
-    from kedro.framework.startup import ProjectMetadata
     from kedro.io import CatalogProtocol
 
     from kedro_aat.adoption.jobs import Job
@@ -20,41 +19,6 @@ if TYPE_CHECKING:
 
 KEPT = 5
 WIDTH = 120
-_Command = Callable[..., None]
-
-
-def _of_pipeline(command: _Command) -> _Command:
-    """Adds the options that select a pipeline; the command gets it as `selected`."""
-
-    @click.pass_obj
-    def with_selected(
-        project: ProjectMetadata,
-        /,
-        *args: Any,
-        env: str | None,
-        conf_source: str | None,
-        pipeline: str | None,
-        namespace: str | None,
-        params: str,
-        **options: Any,
-    ) -> None:
-        command(Selected(project, env, params, pipeline, namespace, conf_source), *args, **options)
-
-    with_selected.__doc__ = command.__doc__
-    with_selected.__name__ = command.__name__
-    for option in reversed(
-        (
-            click.option("--env", "-e", help="Kedro environment."),
-            conf_source_option,
-            click.option("--pipeline", help="Name of the pipeline in the registry."),
-            click.option("--namespace", help="Namespace of the pipeline, if it has one."),
-            click.option("--params", default="", help="Additional parameters, as for `kedro run`."),
-        )
-    ):
-        with_selected = option(with_selected)
-    return with_selected
-
-
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 
@@ -64,7 +28,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@_of_pipeline
+@of_pipeline
 def list_runs(selected: Selected) -> None:
     """List the runs, the last used first."""
     from rich.console import Console
@@ -92,7 +56,7 @@ def list_runs(selected: Selected) -> None:
 
 @runs.command()
 @click.argument("run")
-@_of_pipeline
+@of_pipeline
 def show(selected: Selected, run: str) -> None:
     """Show the settings of RUN, what it found, and its models within the budget. The begin of its name will do."""
     with _store(selected) as (store, _):
@@ -113,7 +77,7 @@ def show(selected: Selected, run: str) -> None:
 @runs.command()
 @click.argument("first")
 @click.argument("second")
-@_of_pipeline
+@of_pipeline
 def compare(selected: Selected, first: str, second: str) -> None:
     """Show what is different between two runs: what they found, code, data and settings."""
     with _store(selected) as (store, _):
@@ -135,7 +99,7 @@ def compare(selected: Selected, first: str, second: str) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="RUN...")
 @click.option("--force", "-f", is_flag=True, help="Also runs of what is delivered; nothing can be chosen of them then.")
 @_yes
-@_of_pipeline
+@of_pipeline
 def remove(selected: Selected, names: tuple[str, ...], force: bool, yes: bool) -> None:
     """Remove runs with all their checkpoints. A run that a process works on stays."""
     with _store(selected) as (store, delivered):
@@ -157,7 +121,7 @@ def remove(selected: Selected, names: tuple[str, ...], force: bool, yes: bool) -
     "--keep", type=click.IntRange(min=0), default=KEPT, show_default=True, help="Runs to keep, those used last."
 )
 @_yes
-@_of_pipeline
+@of_pipeline
 def prune(selected: Selected, keep: int, yes: bool) -> None:
     """Remove all runs but those used last, and those that the results of the last run name."""
     with _store(selected) as (store, delivered):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from kedro_aat.adoption.jobs import Job
 
+_Command = Callable[..., None]
+
 
 def _conf_source(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     from kedro.framework.cli.utils import validate_conf_source
@@ -27,11 +30,17 @@ def _conf_source(context: click.Context, option: click.Parameter, value: str | N
     return None if value is None else validate_conf_source(context, option, value)
 
 
+env_option = click.option("--env", "-e", help="Kedro environment.")
 conf_source_option = click.option(
     "--conf-source",
     callback=_conf_source,
     help="Where the configuration is, as for `kedro run`.  [default: the project's folder]",
 )
+params_option = click.option("--params", default="", help="Additional parameters of the run, as for `kedro run`.")
+_pipeline_option = click.option(
+    "--pipeline", help="Name of the pipeline in the registry.  [default: the one that `kedro aat init` uses]"
+)
+_namespace_option = click.option("--namespace", help="Namespace of the pipeline, if it has one.")
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,34 @@ class Selected:
         )
         with session:
             yield session, job
+
+
+def of_pipeline(command: _Command) -> _Command:
+    """Adds the options that select a pipeline to a command, whose first argument is then what they select.
+
+    Args:
+        command: A function that takes a `Selected`, then its own options by name.
+    """
+
+    @click.pass_obj
+    @wraps(command)
+    def with_selected(
+        project: ProjectMetadata,
+        /,
+        *,
+        env: str | None,
+        conf_source: str | None,
+        pipeline: str | None,
+        namespace: str | None,
+        params: str,
+        **options: Any,
+    ) -> None:
+        command(Selected(project, env, params, pipeline, namespace, conf_source), **options)
+
+    selecting = (env_option, conf_source_option, _pipeline_option, _namespace_option, params_option)
+    for option in reversed(selecting):  # the help lists the last one that is added first
+        with_selected = option(with_selected)
+    return with_selected
 
 
 def parse_params(params: str, *assignments: str) -> dict[str, Any]:

@@ -37,11 +37,9 @@ class _HandleDataset(ReadOnlyDataset[_Loaded]):
 
     Attributes:
         LOADS_EMPTY: It loads before anything is written, while `exists` says whether something is.
-        MUST_BE_HERE: Whether it can only be on this machine.
     """
 
     LOADS_EMPTY: ClassVar[bool] = True
-    MUST_BE_HERE: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -52,16 +50,6 @@ class _HandleDataset(ReadOnlyDataset[_Loaded]):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, credentials=credentials, fs_args=fs_args, metadata=metadata)
-        if self.MUST_BE_HERE:
-            self._here()
-
-    def _here(self) -> Path:
-        """The path on this machine.
-
-        Raises:
-            StorageError: It is elsewhere.
-        """
-        return local_path(self.where)
 
 
 class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
@@ -74,6 +62,9 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
         credentials: Arguments of the mirror's file system, such as keys.
         fs_args: More arguments of the mirror's file system.
         metadata: For Kedro-Viz and other plugins.
+
+    Raises:
+        StorageError: The folder is not on this machine.
     """
 
     REFUSAL: ClassVar[str] = (
@@ -91,11 +82,12 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
+        self._folder = local_path(self.where)
         self._mirror = None if mirror is None else Mirror(mirror, {**(credentials or {}), **(fs_args or {})})
 
     def load(self) -> CheckpointStore:
         """Returns the store; its folder is created when the first run is opened, or when its mirror is read."""
-        store = CheckpointStore(self._here(), self._mirror)
+        store = CheckpointStore(self._folder, self._mirror)
         store.fetch_shared()
         return store
 
@@ -107,7 +99,7 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """The runs with their checkpoints, latest run first; for Kedro-Viz."""
-        store = CheckpointStore(self._here())
+        store = CheckpointStore(self._folder)
         found = [path for folder in store.folders if (path := folder / "run.json").exists()]
         runs = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
         rows = []
@@ -221,7 +213,6 @@ class TensorBoardDataset(_HandleDataset[TensorBoardLog]):
         metadata: For Kedro-Viz and other plugins.
     """
 
-    MUST_BE_HERE: ClassVar[bool] = False
     REFUSAL: ClassVar[str] = (
         "A TensorBoard log cannot be saved as a whole: make it an input of the node, and write with log.writer(run)."
     )

@@ -39,6 +39,7 @@ class Place(NamedTuple):
         path: Path in it.
         load: More arguments of its `open` for reading.
         save: More arguments of its `open` for writing.
+        root: Start of all addresses in it, such as `s3://` or `sftp://me@host/`.
     """
 
     protocol: str
@@ -46,6 +47,7 @@ class Place(NamedTuple):
     path: PurePosixPath
     load: OpenArguments
     save: OpenArguments
+    root: str = ""
 
     @property
     def is_here(self) -> bool:
@@ -56,9 +58,13 @@ class Place(NamedTuple):
         """A path as the file system takes it."""
         return f"{self.protocol}://{path}" if self.protocol in _WITH_ADDRESS else path.as_posix()
 
+    def address(self, path: PurePosixPath) -> str:
+        """A path as a catalog entry takes it."""
+        return str(path) if self.is_here else f"{self.root}{path.as_posix().lstrip('/')}"
+
     def url(self, path: PurePosixPath) -> str:
-        """A path for messages."""
-        return str(path) if self.is_here else f"{self.protocol}://{path.as_posix().lstrip('/')}"
+        """A path for messages, without a password."""
+        return str(path) if self.is_here else without_password(self.address(path))
 
     def reading(self, path: PurePosixPath) -> AbstractContextManager[None]:
         """Turns what another storage refuses while a path is read into one error of ours."""
@@ -146,8 +152,11 @@ def place_of(
         system = fsspec.filesystem("file", **{"auto_mkdir": True, **options})
         return Place("file", system, PurePosixPath(local_path(text)), load, save)
     protocol = url["protocol"].lower()
-    system, path = file_system(text, options)
-    return Place(protocol, system, PurePosixPath(path.removeprefix(f"{protocol}://")), load, save)
+    system, found = file_system(text, options)
+    path = PurePosixPath(found.removeprefix(f"{protocol}://"))
+    rest, own = text[url.end() :].rstrip("/"), path.as_posix().lstrip("/")
+    host = rest.removesuffix(own) if rest.endswith(f"/{own}") else ""  # of sftp and others, whose paths are without it
+    return Place(protocol, system, path, load, save, f"{protocol}://{host}")
 
 
 class RemoteGroup:

@@ -180,7 +180,8 @@ def conf_folder(project: ProjectMetadata, conf_source: str | None) -> Path:
         conf_source: What the command was given; None for the project's own folder.
 
     Raises:
-        StorageError: If it is not a folder on this machine.
+        StorageError: If it is not on this machine.
+        ConfigurationError: If it is not a folder.
     """
     from kedro.framework.project import settings
 
