@@ -14,6 +14,7 @@ from kedro_aat.export.described import CardSettings, Preprocessing
 from kedro_aat.validated import Settings
 
 Objective = Literal["bytes", "gzip_bytes", "latency", "parameters", "macs", "rate"]
+TargetName = Literal["onnx", "pt2", "openvino", "executorch", "litert"]
 
 
 class Limits(Settings):
