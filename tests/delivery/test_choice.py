@@ -16,8 +16,8 @@ from tests.delivery.made_up import BASELINE, BUDGET, DATA, KINDS, TRAINING, Tool
 
 
 def test_delivered_candidate_and_everything_known_of_it(tools: Tools) -> None:
-    metrics = {"ONNX": 0.6, ".pt2": 0.61, "OpenVINO": 0.62}
-    differences = {"ONNX": 0.0001, ".pt2": 0.0002, "OpenVINO": 0.0003}
+    metrics = {"onnx": 0.6, "pt2": 0.61, "openvino": 0.62}
+    differences = {"onnx": 0.0001, "pt2": 0.0002, "openvino": 0.0003}
     candidate = made("only", 0.5, ["weight"], metrics=metrics, differences=differences, zeros=(60, 100))
     exported, result = chosen(candidate, openvino=True)
     assert exported is not None
@@ -84,7 +84,7 @@ def test_every_file_must_keep_the_budget_and_its_model(tools: Tools, kind: str) 
 
 
 def test_quantized_models_have_a_tolerance_of_their_own(tools: Tools) -> None:
-    quantized = made("quantized", spec="int8", differences={"ONNX": 0.05, ".pt2": 0.05})
+    quantized = made("quantized", spec="int8", differences={"onnx": 0.05, "pt2": 0.05})
     assert chosen(quantized)[1].delivered == "quantized"
     with pytest.raises(ExportError, match="the ONNX file differs"):
         chosen(quantized, quantized_tolerance=0.04)
@@ -124,7 +124,7 @@ def test_each_objective_has_its_best(tools: Tools, objective: str, best: str) ->
 
 
 def test_fallbacks_are_tried_one_by_one(tools: Tools, caplog: pytest.LogCaptureFixture) -> None:
-    broken: dict[str, Any] = {"metrics": {"ONNX": 0.1}}
+    broken: dict[str, Any] = {"metrics": {"onnx": 0.1}}
     others = iter([made("second", **broken), made("third"), made("fourth")])
     _, result = deliver(
         [made("first", **broken)], others, BASELINE, DATA, BUDGET, TRAINING, ExportSettings(), "The search ended."
@@ -137,7 +137,7 @@ def test_fallbacks_are_tried_one_by_one(tools: Tools, caplog: pytest.LogCaptureF
 
 
 def test_all_reasons_are_told_if_no_file_keeps_the_budget(tools: Tools) -> None:
-    broken: dict[str, Any] = {"metrics": {"ONNX": 0.1}}
+    broken: dict[str, Any] = {"metrics": {"onnx": 0.1}}
     with pytest.raises(ExportError, match=r"kept:\n  - first: its ONNX file.*tolerated\n  - second: its"):
         chosen(made("first", **broken), others=[made("second", **broken)])
 
@@ -170,9 +170,9 @@ def test_without_others_no_latency_is_compared(tools: Tools) -> None:
 def test_a_file_that_breaks_a_guard_is_rejected_with_its_name_and_figures(tools: Tools) -> None:
     """Whichever of its files it is; a value that is exactly tolerated is kept."""
     budget = Budget.model_validate(BUDGET.model_dump() | {"also": [{"name": "recall", "baseline": 0.9, "drop": 0.2}]})
-    good = made("good", bytes=500, guards={"ONNX": 0.7})
-    bad = made("bad", bytes=100, guards={".pt2": 0.65})
-    undefined = made("undefined", bytes=100, guards={"ONNX": float("nan")})
+    good = made("good", bytes=500, guards={"onnx": 0.7})
+    bad = made("bad", bytes=100, guards={"pt2": 0.65})
+    undefined = made("undefined", bytes=100, guards={"onnx": float("nan")})
     exported, result = chosen(bad, good, undefined, budget=budget)
     assert exported is not None
     assert result.delivered == "good"

@@ -68,7 +68,7 @@ def option(number: int, metric: float, *, stage: int = 1, rate: float = 0.5, **p
         best_rate=None,
         seconds=1.0,
     )
-    properties = {"metrics": dict.fromkeys(("ONNX", ".pt2", "OpenVINO"), metric)} | properties
+    properties = {"metrics": dict.fromkeys(("onnx", "pt2", "openvino"), metric)} | properties
     return Option(name, stage, record, lambda: made(name, rate, **properties))
 
 
@@ -122,7 +122,7 @@ def test_a_larger_budget_never_gives_a_worse_file_and_every_file_is_within_it(
 ) -> None:
     options = []
     for number, model in enumerate(models):
-        metrics = dict.fromkeys(("ONNX", ".pt2", "OpenVINO"), model["metric"] - model["lost"])
+        metrics = dict.fromkeys(("onnx", "pt2", "openvino"), model["metric"] - model["lost"])
         properties = {key: model[key] for key in ("stage", "rate", "bytes", "parameters", "macs")}
         fastest = {1: float(model["fast"]), 4: 1.0}
         options.append(option(number, model["metric"], metrics=metrics, fastest=fastest, **properties))
@@ -156,7 +156,7 @@ def test_what_cannot_be_delivered_is_said_and_the_next_is_taken() -> None:
 
     damaged = option(3, 0.9, bytes=10)
     damaged = Option(damaged.name, damaged.stage, damaged.record, lost)
-    broken = option(4, 0.9, bytes=20, metrics={"ONNX": 0.5})
+    broken = option(4, 0.9, bytes=20, metrics={"onnx": 0.5})
     result = chosen([damaged, broken, option(5, 0.88, bytes=30), option(6, 0.5, bytes=5)], 0.05, objective="bytes")
     assert result.delivered == "stage 1, checkpoint 5"
     assert result.rejected["stage 1, checkpoint 3"] == "checkpoint-000003 is damaged"

@@ -15,7 +15,7 @@ from torch import nn
 from kedro_aat.budget import Budget, DropSettings, GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.delivery.candidates import Candidate, controller_at, rejection
-from kedro_aat.delivery.costs import Costs, cost_by, costs_of
+from kedro_aat.delivery.costs import Costs, cost_by, costs_by_objective
 from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, ExportResult, SearchResult
@@ -210,9 +210,8 @@ def _costs(
 
     Latencies depend on what is measured beside a model, so they are those of all options together.
     """
-    is_timed = settings.objective == "latency"
-    sizes, with_files = settings.batch_sizes[:1] if is_timed else (), settings.objective in ("bytes", "gzip_bytes")
-    export = settings.model_dump(mode="json", exclude={"limits", "openvino"})
+    is_timed = settings.objective_kind == "latency"
+    export = settings.model_dump(mode="json", exclude={"limits", "openvino", "targets"})
 
     def measured(some: Sequence[tuple[Option, Candidate]]) -> list[Costs]:
         models = [candidate.model.eval() for _, candidate in some]
@@ -220,7 +219,7 @@ def _costs(
         return finished.result(
             "costs",
             list[Costs],
-            lambda: costs_of(models, rates, inputs, settings, with_files=with_files, batch_sizes=sizes),
+            lambda: costs_by_objective(models, rates, inputs, settings),
             *models,
             export=export,
             rates=rates,

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from torch import nn
 
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
-from kedro_aat.delivery.files import in_milliseconds
-from kedro_aat.delivery.measurements import CandidateResult, Latencies
+from kedro_aat.delivery.files import files_of, in_milliseconds, target_costs
+from kedro_aat.delivery.measurements import CandidateResult, Latencies, TargetCosts
+from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import measure_latency
-from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.registry import TARGETS, TargetName
 from kedro_aat.model_inputs import ModelInputs
 
 
@@ -37,6 +38,9 @@ class Costs(Latencies):
         parts = [f"{self.parameters:,} parameters", f"{self.macs:,} MACs"]
         parts += [f"{self.onnx_bytes:,} bytes"] if self.onnx_bytes is not None else []
         parts += [f"{time:.3g} ms at batch {size}" for size, time in (self.latency_ms or {}).items()]
+        for name, costs in self.targets.items():
+            times = [f"{time:.3g} ms at batch {size}" for size, time in (costs.latency_ms or {}).items()]
+            parts.append(" and ".join([f"{costs.bytes:,} bytes", *times]) + f" for {TARGETS[name].title}")
         return ", ".join(parts)
 
 
@@ -51,6 +55,7 @@ def costs_of(
     *,
     with_files: bool,
     batch_sizes: Sequence[int],
+    targets: Sequence[TargetName] = (),
 ) -> list[Costs]:
     """What models cost; the times of all are measured in alternating turns.
 
@@ -61,12 +66,26 @@ def costs_of(
         settings: Says how latency is measured.
         with_files: Whether sizes of files are needed.
         batch_sizes: Batch sizes at which latency is needed; none if it is not.
+        targets: Targets beside ONNX whose files are needed.
     """
     with_files = with_files or bool(batch_sizes)
-    files = [to_onnx(model, inputs, settings).SerializeToString() if with_files else b"" for model in models]
+    files = [files_of(model, inputs, settings, targets) if with_files else None for model in models]
+    serialized = [each.onnx.SerializeToString() if each else b"" for each in files]
+    others = {name: [each.others[name] for each in files if each] for name in (targets if with_files else ())}
     latencies = measure_latency(
-        files, inputs, batch_sizes=batch_sizes, num_threads=settings.num_threads, seconds=settings.latency_seconds
+        [*serialized, *(file for some in others.values() for file in some)],
+        inputs,
+        batch_sizes=batch_sizes,
+        num_threads=settings.num_threads,
+        seconds=settings.latency_seconds,
     )
+
+    def of_targets(number: int) -> dict[TargetName, TargetCosts]:
+        return {
+            name: target_costs(some[number], latencies[(place + 1) * len(models) + number])
+            for place, (name, some) in enumerate(others.items())
+        }
+
     return [
         Costs(
             rate=rate,
@@ -74,21 +93,45 @@ def costs_of(
             macs=num_macs(model, inputs),
             onnx_bytes=len(file) if file else None,
             onnx_gzip_bytes=len(gzip.compress(file, mtime=0)) if file else None,
-            **in_milliseconds(latency),
+            targets=of_targets(number),
+            **in_milliseconds(latencies[number]),
         )
-        for model, rate, file, latency in zip(models, rates, files, latencies, strict=True)
+        for number, (model, rate, file) in enumerate(zip(models, rates, serialized, strict=True))
     ]
+
+
+def costs_by_objective(
+    models: Sequence[nn.Module], rates: Sequence[float], inputs: ModelInputs, settings: ExportSettings
+) -> list[Costs]:
+    """What models cost, as far as the objective needs it; see `costs_of`."""
+    kind = settings.objective_kind
+    return costs_of(
+        models,
+        rates,
+        inputs,
+        settings,
+        with_files=kind in ("bytes", "gzip_bytes"),
+        batch_sizes=[settings.objective_batch_size] if kind == "latency" else [],
+        targets=[settings.shipped] if settings.shipped != "onnx" else [],
+    )
 
 
 def cost_by(settings: ExportSettings, measured: Measured) -> float:
     """The number that the objective minimizes; what it needs must have been measured."""
-    match settings.objective:
+    target = None if settings.shipped == "onnx" else measured.targets[settings.shipped]
+    cost: float | None
+    match settings.objective_kind:
         case "rate":
-            cost: float | None = 1 - measured.rate
+            cost = 1 - measured.rate
         case "latency":
-            cost = (measured.latency_fastest_ms or {})[settings.batch_sizes[0]]
+            size = settings.objective_batch_size
+            if (cost := ((target or measured).latency_fastest_ms or {}).get(size)) is None:
+                raise ExportError(
+                    f"the file for {TARGETS[settings.shipped].title} cannot be run with batch {size}, at which its "
+                    "latency is the objective: name a batch size in export.objective.latency_ms that it takes"
+                )
         case "bytes":
-            cost = measured.onnx_bytes
+            cost = measured.onnx_bytes if target is None else target.bytes
         case "gzip_bytes":
             cost = measured.onnx_gzip_bytes
         case "parameters":

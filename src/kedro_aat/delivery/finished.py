@@ -22,6 +22,7 @@ from torch import nn
 import kedro_aat
 from kedro_aat.budget import GuardSettings
 from kedro_aat.errors import StorageError
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.storage import replacing
 from kedro_aat.training.callables import Linearization
 from kedro_aat.training.device import pick_device
@@ -35,7 +36,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # What exports, runs and judges a file.
-_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "openvino", "torch", "torchmetrics")
+_PACKAGES = (
+    *("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch", "torchmetrics"),
+    *(package for target in TARGETS.values() for package in target.packages),
+)
 
 
 class FinishedSteps:

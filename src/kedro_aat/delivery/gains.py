@@ -7,11 +7,12 @@ import copy
 from torch import nn
 
 from kedro_aat.compression.controller import ModelController
-from kedro_aat.delivery.costs import Costs, cost_by, costs_of
+from kedro_aat.delivery.costs import Costs, cost_by, costs_by_objective
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.limits import highest_rate
 from kedro_aat.errors import ExportError
 from kedro_aat.export.settings import ExportSettings, Objective
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.model_inputs import ModelInputs, named_tensors
 
 # A file gains if it costs less than this share of the file before. Latency is measured, and its ratio repeats within a
@@ -52,17 +53,15 @@ def loss_of(
         settings: Settings of the export, with the objective.
         finished: Keeps what was measured, so that a run that goes on decides the same.
     """
-    objective, compressed = settings.objective, copy.deepcopy(controller)
+    objective, compressed = settings.objective_kind, copy.deepcopy(controller)
     compressed.compression_rate = highest_rate(compressed, maximal_rate)
     rates = [rate_before, compressed.achieved_rate]
     models = [model.cpu().eval() for model in (before, compressed.strip(do_copy=False))]
 
     def compute() -> list[Costs]:
-        with_files, is_timed = objective in ("bytes", "gzip_bytes"), objective == "latency"
-        sizes = settings.batch_sizes[:1] if is_timed else ()
-        return costs_of(models, rates, inputs, settings, with_files=with_files, batch_sizes=sizes)
+        return costs_by_objective(models, rates, inputs, settings)
 
-    known = settings.model_dump(mode="json", exclude={"limits", "openvino"})
+    known = settings.model_dump(mode="json", exclude={"limits", "openvino", "targets"})
     shapes = {name: list(tensor.shape) for name, tensor in named_tensors(inputs)}
     try:
         costs = finished.result(
@@ -75,4 +74,5 @@ def loss_of(
         return None
     words, form = _WORDS[objective]
     ratio = new / old if old else 1.0
-    return f"would {words.format(ratio=ratio)} ({form.format(new)} instead of {form.format(old)})"
+    where = "" if settings.shipped == "onnx" else f" for {TARGETS[settings.shipped].title}"
+    return f"would {words.format(ratio=ratio)}{where} ({form.format(new)} instead of {form.format(old)})"

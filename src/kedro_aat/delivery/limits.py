@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,10 @@ from kedro_aat.compression.rate_limit import RateLimit
 from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.delivery.costs import Costs, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
-from kedro_aat.delivery.measurements import Measurements
+from kedro_aat.delivery.measurements import Measurements, Timing
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import ExportSettings, Limits
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.messages import doing
 from kedro_aat.model_inputs import ModelInputs, describe_inputs
 from kedro_aat.search.tactics import Ranking
@@ -41,12 +42,34 @@ def excess_over(limits: Limits, measured: Costs | Measurements) -> list[tuple[st
         value, limit = getattr(measured, key), getattr(limits, key)
         if limit is not None and value is not None and value > limit:
             excess.append((f"{key} are {value:,}, above the limit of {limit:,}", value / limit))
-    for batch_size, longest in limits.latency_ms.items():
-        latency = (measured.latency_ms or {}).get(batch_size, 0.0)
-        if latency > longest:
-            words = f"the median latency at batch {batch_size} is {latency:.3g} ms, above the limit of {longest:.3g} ms"
-            excess.append((words, latency / longest))
+    excess += _slower(measured, limits.latency_ms, "")
+    for name, own in limits.targets.items():
+        if (costs := measured.targets.get(name)) is None:  # not measured yet
+            continue
+        title = TARGETS[name].title
+        for label, value, limit in (
+            ("bytes", costs.bytes, own.bytes),
+            ("bytes of the arena", costs.details.arena_bytes, own.arena_bytes),
+        ):
+            if limit is not None and value is not None and value > limit:
+                excess.append((f"{title}'s {label} are {value:,}, above the limit of {limit:,}", value / limit))
+        excess += _slower(costs, own.latency_ms, f" in {title}")
+        unknown = own.latency_ms.keys() - (costs.latency_ms or own.latency_ms).keys()
+        excess += [
+            (f"{title}'s file cannot be run with batch {size}, whose latency is limited", math.inf) for size in unknown
+        ]
     return excess
+
+
+def _slower(measured: Timing, longest: Mapping[int, float], where: str) -> list[tuple[str, float]]:
+    return [
+        (
+            f"the median latency at batch {size}{where} is {latency:.3g} ms, above the limit of {limit:.3g} ms",
+            latency / limit,
+        )
+        for size, limit in longest.items()
+        if (latency := (measured.latency_ms or {}).get(size, 0.0)) > limit
+    ]
 
 
 @dataclass(frozen=True)
@@ -87,14 +110,15 @@ class LimitedFile:
             rates,
             self.inputs,
             self.settings,
-            with_files=limits.onnx_bytes is not None,
-            batch_sizes=list(limits.latency_ms),
+            with_files=limits.onnx_bytes is not None or bool(limits.targets),
+            batch_sizes=limits.sizes,
+            targets=list(limits.targets),
         )
 
     def limit(self, rate: float) -> RateLimit:
         """Has a controller keep the limits from a rate on; all but latency, which is too noisy to be repeated."""
         known: dict[_Shapes, bool] = {}
-        limits = _with_latency(self.settings.limits, {})
+        limits = _with_latency(self.settings.limits, None)
 
         def holds(controller: ModelController) -> bool:
             model = self.model_of(controller)
@@ -139,7 +163,7 @@ def lowest_rate(
         ConfigurationError: If no rate keeps the limits, or if the uncompressed model does.
     """
     limits = file.settings.limits
-    below = _with_latency(limits, {size: LATENCY_SHARE * longest for size, longest in limits.latency_ms.items()})
+    below = _with_latency(limits, LATENCY_SHARE)
 
     def model_at(rate: float) -> nn.Module:
         copied = copy.deepcopy(controller)
@@ -153,7 +177,7 @@ def lowest_rate(
 
     def costs_at(rates: Sequence[float], limits: Limits) -> list[Costs]:
         models = [model_at(rate) for rate in rates]
-        if limits.latency_ms:  # several models take turns
+        if limits.sizes:  # several models take turns
             return file.costs(models, rates, limits)
         for shapes, model, rate in zip(map(_shapes, models), models, rates, strict=True):
             if shapes not in known:  # neighboring rates often cut the same filters
@@ -175,9 +199,9 @@ def lowest_rate(
                 f"the uncompressed model keeps them already ({uncompressed}). Lower them, or set goal to size"
             )
         found = uncompressed
-        if excess_over(_with_latency(limits, {}), uncompressed):
-            found = _bisected(costs_at, found.rate, smallest, _with_latency(limits, {}), 1, PRECISION)
-        if limits.latency_ms:
+        if excess_over(_with_latency(limits, None), uncompressed):
+            found = _bisected(costs_at, found.rate, smallest, _with_latency(limits, None), 1, PRECISION)
+        if limits.sizes:
             found = _bisected(costs_at, found.rate, smallest, below, NUM_IN_TURNS, LATENCY_PRECISION)
         return found
 
@@ -227,8 +251,16 @@ def _bisected(
     return high
 
 
-def _with_latency(limits: Limits, latency_ms: dict[int, float]) -> Limits:
-    return Limits(**{**dict(limits), "latency_ms": latency_ms})
+def _with_latency(limits: Limits, share: float | None) -> Limits:
+    """The limits with this share of those of latency; None leaves these out."""
+
+    def shared(longest: Mapping[int, float]) -> dict[int, float]:
+        return {} if share is None else {size: share * limit for size, limit in longest.items()}
+
+    targets = {
+        name: own.model_copy(update={"latency_ms": shared(own.latency_ms)}) for name, own in limits.targets.items()
+    }
+    return limits.model_copy(update={"latency_ms": shared(limits.latency_ms), "targets": targets})
 
 
 def _mistake(words: str) -> ConfigurationError:

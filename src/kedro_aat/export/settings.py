@@ -4,17 +4,48 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import import_module
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from kedro_aat.errors import ExportError
 from kedro_aat.export.described import CardSettings, Preprocessing
+from kedro_aat.export.targets.registry import TARGETS, TargetName, missing
 from kedro_aat.validated import Settings
 
 Objective = Literal["bytes", "gzip_bytes", "latency", "parameters", "macs", "rate"]
-TargetName = Literal["onnx", "pt2", "openvino", "executorch", "litert"]
+
+
+def _batch_size(value: Any) -> Any:
+    """The number of `batch 1`."""
+    return value.removeprefix("batch ") if isinstance(value, str) else value
+
+
+class TargetObjective(Settings):
+    """The file of one target decides; by its latency if a batch size is named, else by its bytes.
+
+    Attributes:
+        target: The target.
+        latency_ms: Batch size at which its latency decides, as `1` or `batch 1`, one of `ExportSettings.batch_sizes`;
+            None for its bytes.
+    """
+
+    target: TargetName
+    latency_ms: Annotated[int, Field(ge=1), BeforeValidator(_batch_size)] | None = None
+
+
+class TargetLimits(Settings):
+    """Limits of the file of one target; None means no limit.
+
+    Attributes:
+        bytes: Maximal size of its files in bytes.
+        arena_bytes: Maximal memory that the file's plan takes, where the target plans one.
+        latency_ms: Batch size -> maximal median time of one run in milliseconds.
+    """
+
+    bytes: Annotated[int, Field(ge=1)] | None = None
+    arena_bytes: Annotated[int, Field(ge=1)] | None = None
+    latency_ms: dict[int, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
 class Limits(Settings):
@@ -26,12 +57,20 @@ class Limits(Settings):
         macs: Maximal number of multiply-accumulate operations per example.
         latency_ms: Batch size -> maximal median time of one run in milliseconds. The batch sizes must be among
             `ExportSettings.batch_sizes`.
+        targets: Name of a target -> limits of its file.
     """
 
     onnx_bytes: Annotated[int, Field(ge=1)] | None = None
     parameters: Annotated[int, Field(ge=1)] | None = None
     macs: Annotated[int, Field(ge=1)] | None = None
     latency_ms: dict[int, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    targets: dict[TargetName, TargetLimits] = Field(default_factory=dict)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Batch sizes whose latency is limited, for any target."""
+        limited = [self.latency_ms, *(limits.latency_ms for limits in self.targets.values())]
+        return sorted({size for latencies in limited for size in latencies})
 
 
 def _bounded_by_processors(number: int) -> int:
@@ -110,15 +149,19 @@ class ExportSettings(FileSettings):
         num_threads: Number of threads that onnxruntime and OpenVINO use while latency is measured, at most 64 or as
             many as there are processors.
         latency_seconds: Time in seconds to measure each batch size; more time gives more precise results.
+        targets: What the model is written for: `onnx`, which every run needs, `pt2`, `openvino`, `executorch` and
+            `litert`. All files of a model must keep the budget, and are measured. A target beside ONNX and `.pt2` needs
+            the extra of its name, such as `kedro-aat[executorch]`.
         objective: Property by which the delivered file is chosen from those within budget. Latency is the time of
             the fastest turn at the first of `batch_sizes`, `gzip_bytes` the size of the gzipped ONNX file, as a
-            download or an update over the air takes it; only there do zeros take less.
+            download or an update over the air takes it; only there do zeros take less. `{target: executorch}` chooses
+            by the bytes of that target's file, `{target: executorch, latency_ms: 1}` by its latency at batch 1; that
+            file is then the one that is certified.
         limits: Limits that the file must meet in addition to the budget.
         card: What the model card says beside what the run knows.
         preprocessing: How the file's inputs are prepared: for the model card and, on request, for a second ONNX file
             that takes raw numbers. None says nothing of it.
-        openvino: Whether the ONNX file is also converted to OpenVINO's files, which are then judged and measured
-            like it; needs the extra `kedro-aat[openvino]`.
+        openvino: True is the older way to name `openvino` among the targets.
     """
 
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
@@ -129,7 +172,8 @@ class ExportSettings(FileSettings):
     )
     num_threads: NumThreads = 1
     latency_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
-    objective: Objective = "bytes"
+    targets: tuple[TargetName, ...] = ("onnx", "pt2")
+    objective: Objective | TargetObjective = "bytes"
     limits: Limits = Limits()
     openvino: bool = False
     card: CardSettings = CardSettings()
@@ -138,26 +182,73 @@ class ExportSettings(FileSettings):
     # What these say changes no file that is judged and measured.
     UNJUDGED: ClassVar = {"objective", "limits", "card", "preprocessing"}
 
+    @field_validator("targets")
+    @classmethod
+    def _targets_have_onnx(cls, targets: tuple[TargetName, ...]) -> tuple[TargetName, ...]:
+        if "onnx" not in targets:
+            raise ValueError("must name onnx, in whose file zeros are counted; add it")
+        return tuple(dict.fromkeys(targets))
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_is_measured(
+        cls, objective: Objective | TargetObjective, info: ValidationInfo
+    ) -> Objective | TargetObjective:
+        size = getattr(objective, "latency_ms", None)
+        if size is not None and size not in info.data.get("batch_sizes", (size,)):
+            raise ValueError(f"latency_ms names batch {size}, which is not measured; add it to batch_sizes")
+        if isinstance(objective, TargetObjective) and objective.target == "pt2":
+            raise ValueError("must name another target than pt2, whose files are not measured; name onnx")
+        return objective
+
     @field_validator("limits")
     @classmethod
     def _limits_are_measured(cls, limits: Limits, info: ValidationInfo) -> Limits:
-        measured = info.data.get("batch_sizes", limits.latency_ms)  # invalid batch sizes are reported on their own
-        if missing := [size for size in limits.latency_ms if size not in measured]:
+        measured = info.data.get("batch_sizes", limits.sizes)  # invalid batch sizes are reported on their own
+        if unmeasured := [size for size in limits.sizes if size not in measured]:
             raise ValueError(
-                f"latency_ms limits batch sizes that are not measured: {missing}; add them to batch_sizes, "
+                f"latency_ms limits batch sizes that are not measured: {unmeasured}; add them to batch_sizes, "
                 f"which are {list(measured)}"
+            )
+        if own := {"onnx", "pt2"} & limits.targets.keys():
+            raise ValueError(
+                f"targets names {' and '.join(sorted(own))}; onnx_bytes and latency_ms limit the ONNX file, and that "
+                "of .pt2 has no limits"
             )
         return limits
 
+    @property
+    def more_targets(self) -> tuple[TargetName, ...]:
+        """The targets beside ONNX and `.pt2`, in the order of their names here, with those that other settings name."""
+        named = [*self.targets, *(["openvino"] if self.openvino else []), self.shipped, *self.limits.targets]
+        return tuple(name for name in dict.fromkeys(named) if name not in ("onnx", "pt2"))  # type: ignore[misc]
+
+    @property
+    def shipped(self) -> TargetName:
+        """The target whose file decides, and is certified."""
+        return self.objective.target if isinstance(self.objective, TargetObjective) else "onnx"
+
+    @property
+    def objective_kind(self) -> Objective:
+        """The property that decides, whatever the target."""
+        if not isinstance(self.objective, TargetObjective):
+            return self.objective
+        return "bytes" if self.objective.latency_ms is None else "latency"
+
+    @property
+    def objective_words(self) -> str:
+        """The objective in a few words, such as `latency for LiteRT`."""
+        return self.objective_kind + ("" if self.shipped == "onnx" else f" for {TARGETS[self.shipped].title}")
+
+    @property
+    def objective_batch_size(self) -> int:
+        """The batch size at which latency decides."""
+        size = self.objective.latency_ms if isinstance(self.objective, TargetObjective) else None
+        return self.batch_sizes[0] if size is None else size
+
     def lookup_mistakes(self, key: str) -> list[str]:
-        """Report OpenVINO if it is switched on but not installed."""
+        """Reports targets that are asked for but not installed."""
         mistakes = super().lookup_mistakes(key)
-        if self.openvino:
-            try:
-                import_module("openvino")
-            except ImportError as error:
-                mistakes.append(
-                    f"{key}.openvino: OpenVINO cannot be imported ({error}); install it with "
-                    "`pip install openvino`, or set this to false"
-                )
-        return mistakes
+        return mistakes + [
+            f"{key}.targets: {reason}" for name in self.more_targets if (reason := missing(name)) is not None
+        ]

@@ -141,7 +141,7 @@ def _why(export: ExportResult, evaluation: BaselineEvaluation, asked: Asked) -> 
             return f"{file.validation:.4f}"
         return _value(cost_by(asked.export, file))
 
-    by = evaluation.metric.name if asked.goal == "accuracy" else f"export.objective {asked.export.objective}"
+    by = evaluation.metric.name if asked.goal == "accuracy" else f"export.objective {asked.export.objective_words}"
     shown = ", ".join(f"{each.name} {value(each)}" for each in others)
     best = f"{delivered.name} is delivered: the best of {len(others) + 1} files by {by} ({value(delivered)})"
     return [f"{best}; the others: {shown}."]

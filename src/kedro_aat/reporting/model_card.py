@@ -11,6 +11,7 @@ from kedro_aat.export import NotExported
 from kedro_aat.export.opset import oldest_onnxruntime, opset_of
 from kedro_aat.export.sample import dtype_of
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.reporting.card_code import example, plain, preprocessing_words
 from kedro_aat.reporting.numbers import comparison, guard_words, tolerated
 
@@ -167,7 +168,8 @@ def _limitations(summary: Summary) -> str:
         points.append("The drop is not certified; see the evidence.")
     versions = summary.versions
     processor = summary.baseline.processor or summary.environment.processor
-    runtimes = " and ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "openvino") if name in versions)
+    measured = ["onnxruntime", *(TARGETS[name].runtime for name in summary.baseline.targets)]
+    runtimes = " and ".join(f"{name} {versions[name]}" for name in measured if name in versions)
     points.append(
         f"Latencies were measured with {runtimes} on one machine ({plain(processor)}); on "
         "another machine, expect similar ratios but other milliseconds."

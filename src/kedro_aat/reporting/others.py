@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kedro_aat.delivery.measurements import CandidateResult
 from kedro_aat.delivery.results import Summary
-from kedro_aat.export.settings import Objective
+from kedro_aat.export.settings import Objective, TargetObjective
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.reporting.numbers import tolerated
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Choice(NamedTuple):
         search: Kind of the search policy of the first stage.
     """
 
-    objective: Objective = "bytes"
+    objective: Objective | TargetObjective = "bytes"
     minimal_rate: float = 0.0
     search: str = "frontier"
 
@@ -124,7 +125,8 @@ def _why(row: Any, chosen: Any, summary: Summary, ending: str, choice: Choice) -
         if summary.goal == "accuracy":
             return f"It is larger: its rate is {row.achieved_rate:.4f}, and export.limits needs more."
         smaller = f"It is larger: its rate is {row.achieved_rate:.4f}, and another within budget has "
-        slower = ", and not faster" if choice.objective == "latency" else ""
+        is_timed = choice.objective == "latency" or getattr(choice.objective, "latency_ms", None)
+        slower = ", and not faster" if is_timed else ""
         return f"{smaller}{chosen.achieved_rate:.4f}{slower}."
     # The ending of the search names a checkpoint that was lost, or that broke the budget when it was validated again.
     if f"heckpoint {row.checkpoint} " in ending:
@@ -138,7 +140,7 @@ def _why(row: Any, chosen: Any, summary: Summary, ending: str, choice: Choice) -
     return "It kept the budget in this epoch, but the search returned another model."
 
 
-def reasons_not_delivered(summary: Summary, objective: Objective) -> dict[str, str]:
+def reasons_not_delivered(summary: Summary, objective: Objective | TargetObjective) -> dict[str, str]:
     """Why each other candidate is not delivered, by name.
 
     Args:
@@ -158,8 +160,19 @@ def reasons_not_delivered(summary: Summary, objective: Objective) -> dict[str, s
     return reasons
 
 
-def _by_objective(objective: Objective, chosen: CandidateResult, other: CandidateResult) -> tuple[str, str, str]:
+def _by_objective(
+    objective: Objective | TargetObjective, chosen: CandidateResult, other: CandidateResult
+) -> tuple[str, str, str]:
     """The objective in words, and both candidates' values."""
+    if isinstance(objective, TargetObjective) and objective.target != "onnx":
+        title, size = TARGETS[objective.target].title, objective.latency_ms
+        costs = [candidate.targets[objective.target] for candidate in (chosen, other)]
+        if size is None:
+            return f"the fewest bytes for {title}", f"{costs[0].bytes:,}", f"{costs[1].bytes:,}"
+        times = [f"{(each.latency_fastest_ms or {})[size]:.3f} ms" for each in costs]
+        return f"the lowest latency at batch {size} in {title}", times[0], times[1]
+    if isinstance(objective, TargetObjective):
+        objective = "bytes" if objective.latency_ms is None else "latency"
     match objective:
         case "rate":
             return "the highest rate", f"{chosen.rate:.4f}", f"{other.rate:.4f}"

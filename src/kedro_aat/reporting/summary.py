@@ -33,6 +33,7 @@ from kedro_aat.delivery.results import (
     Summary,
     WallTime,
 )
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.reporting.numbers import comparison, cost_rows, guard_words
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.records import EpochRecord
@@ -116,7 +117,7 @@ def summarize(
         advice = BUDGET_ADVICE
     stages = [search, *(stage for stage in later if isinstance(stage, SearchResult))]
     skipped = [stage for stage in later if isinstance(stage, SkippedSearch) and stage.reason]
-    libraries = LIBRARIES if export.baseline.openvino_bytes is None else (*LIBRARIES, "openvino")
+    libraries = (*LIBRARIES, *(package for name in export.baseline.targets for package in TARGETS[name].packages))
     if delivered is None:  # then the model is the baseline
         validation, standard_error, rate = evaluation.validation, None, Rates(requested=0.0, achieved=0.0)
     else:

@@ -1,4 +1,5 @@
-"""The runtimes that a model can be delivered for: ONNX Runtime, OpenVINO, ExecuTorch, LiteRT and torch's own.
+"""The runtimes that a model can be delivered for beside ONNX Runtime and torch: OpenVINO, ExecuTorch and LiteRT.
 
-Start with `target.py`. A target that is not installed costs nothing: its packages are imported when it is used.
+Start with `target.py`; `registry.py` lists all. The packages of a target are imported when it is used, so one that is
+not installed costs nothing.
 """

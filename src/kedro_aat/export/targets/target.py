@@ -5,54 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any
 
 import onnx
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from kedro_aat.errors import ExportError
 from kedro_aat.export.session import FileModel
-from kedro_aat.export.settings import FileSettings, TargetName
+from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.details import TargetDetails
+from kedro_aat.export.targets.registry import TargetName
 from kedro_aat.model_inputs import ModelInputs
-
-
-class QuantizedPort(BaseModel):
-    """How an input or output of a file stores numbers as integers.
-
-    Attributes:
-        dtype: Type of the integers, such as `int8`.
-        scale: Difference between two numbers whose integers differ by 1.
-        zero_point: The integer that stands for 0.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    dtype: str
-    scale: float
-    zero_point: int
-
-
-class TargetDetails(BaseModel):
-    """What a device needs to run a file.
-
-    Attributes:
-        operators: Operators of the runtime that the file calls, each once, by the runtime's own names.
-        arena_bytes: Memory that the file's plan takes for inputs, outputs and values in between, for the batch size
-            that was planned; None if the runtime plans none.
-        quantized_inputs: Name of an input -> how it stores numbers; empty if inputs are floating-point numbers.
-        quantized_outputs: The same of outputs.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    operators: tuple[str, ...] = ()
-    arena_bytes: int | None = None
-    quantized_inputs: dict[str, QuantizedPort] = {}
-    quantized_outputs: dict[str, QuantizedPort] = {}
 
 
 @dataclass(frozen=True)
@@ -84,47 +49,18 @@ class TargetFile:
 
 
 class Target(ABC):
-    """Writes models for a runtime, reads them back and runs them. It has no state.
-
-    Attributes:
-        name: As in `export.targets`.
-        title: As people write it.
-        extra: Extra of this package that installs the runtime; None if every installation has it.
-        modules: Modules that must be importable.
-        round_to: Multiple of channels that the runtime's kernels are fast with; 1 if any number will do.
-    """
-
-    name: ClassVar[TargetName]
-    title: ClassVar[str]
-    extra: ClassVar[str | None] = None
-    modules: ClassVar[tuple[str, ...]] = ()
-    round_to: ClassVar[int] = 1
-
-    def require(self) -> None:
-        """Checks that the runtime is installed.
-
-        Raises:
-            ExportError: If it is not; the message names the extra.
-        """
-        for module in self.modules:
-            try:
-                import_module(module)
-            except ImportError as error:
-                raise ExportError(
-                    f"{self.title} cannot be imported ({error}): install it with `pip install 'kedro-aat[{self.extra}]'`, "
-                    f"or remove {self.name} from export.targets."
-                ) from error
+    """Writes models for a runtime, reads them back and runs them; it has no state. `registry.py` lists all targets."""
 
     @abstractmethod
     def write(
-        self, model: nn.Module, inputs: ModelInputs, settings: FileSettings, onnx_model: onnx.ModelProto
+        self, model: nn.Module, inputs: ModelInputs, settings: ExportSettings, onnx_model: onnx.ModelProto
     ) -> TargetFile:
         """Writes a model for the runtime.
 
         Args:
             model: On the CPU, in evaluation mode; it may be quantized by this package.
             inputs: Example inputs, in any structure; their shapes, types and ranges matter.
-            settings: Which outputs are exported, under which names, and which axes may have any size.
+            settings: Which outputs are exported, which axes may have any size, and the target's own settings.
             onnx_model: The ONNX file of the model.
 
         Raises:
