@@ -24,7 +24,7 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
     monkeypatch.setattr(judging, "verify_file", lambda title, *args, **settings: tools.verify_read(*args, **settings))
     for name, kind in {"OnnxModel": "onnx", "read_back": "pt2"}.items():
         monkeypatch.setattr(judging, name, lambda file, kind=kind: (kind, file))
-    monkeypatch.setattr(judging, "target_of", lambda name: MadeTarget(name))
+    monkeypatch.setattr(judging, "target_of", MadeTarget)
     monkeypatch.setattr(judging, "quantized_spec", lambda model: model.spec)
     return tools
 

@@ -12,6 +12,7 @@ from kedro_aat.delivery.deliver import deliver
 from kedro_aat.delivery.files import Files
 from kedro_aat.errors import ExportError
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.registry import TARGETS, TargetName
 from tests.delivery.made_up import BASELINE, BUDGET, DATA, KINDS, TRAINING, Tools, chosen, fast, made
 
 
@@ -23,7 +24,7 @@ def test_delivered_candidate_and_everything_known_of_it(tools: Tools) -> None:
     assert exported is not None
     assert exported.candidate is candidate
     assert cast(object, exported.program) is candidate.model
-    assert exported.files == Files(candidate.model, candidate.model)  # type: ignore[arg-type]
+    assert exported.files == Files(candidate.model, {"openvino": candidate.model})  # type: ignore[arg-type,dict-item]
     assert (result.outcome, result.reason, result.delivered) == (Outcome.WITHIN_BUDGET, "The search ended.", "only")
     assert result.baseline.onnx_bytes == 9000
     assert result.rejected == {}
@@ -35,9 +36,10 @@ def test_delivered_candidate_and_everything_known_of_it(tools: Tools) -> None:
     assert (delivered.validation, delivered.validation_program, delivered.validation_openvino) == (0.6, 0.61, 0.62)
     agreement = delivered.agreement
     assert agreement is not None
-    assert agreement.openvino is not None
-    found = [part.difference for part in (agreement.onnx, agreement.program, agreement.openvino)]
-    assert found == [0.0001, 0.0002, 0.0003]
+    parts = (agreement.onnx, agreement.program, agreement.openvino, agreement.targets["openvino"])
+    found = [part and part.difference for part in parts]
+    assert found == [0.0001, 0.0002, 0.0003, 0.0003]
+    assert delivered.validations == {"openvino": 0.62}
     assert agreement.exported_rate == 0.6
     assert tools.calls == [
         ("files", BASELINE, 64, True, True),
@@ -69,15 +71,16 @@ def test_examples_to_compare_are_as_many_as_the_largest_batch(tools: Tools) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_file_must_keep_the_budget_and_its_model(tools: Tools, kind: str) -> None:
+def test_every_file_must_keep_the_budget_and_its_model(tools: Tools, kind: TargetName) -> None:
     breaking = made("breaking", metrics={kind: 0.49})
     differing = made("differing", differences={kind: 0.002})
     undefined = made("undefined", metrics={kind: float("nan")})
     on_the_budget = made("on the budget", bytes=2000, metrics={kind: 0.5})
     _, result = chosen(breaking, differing, undefined, on_the_budget, openvino=True)
     assert result.delivered == "on the budget"
+    title = TARGETS[kind].title
     assert result.rejected == {
-        "breaking": f"its {kind} file breaks the budget: 0.4900 on the validation split, where 0.5000 is tolerated",
+        "breaking": f"its {title} file breaks the budget: 0.4900 on the validation split, where 0.5000 is tolerated",
         "differing": f"the {kind} file differs",
         "undefined": f"the metric of the {kind} file is NaN",
     }
@@ -86,7 +89,7 @@ def test_every_file_must_keep_the_budget_and_its_model(tools: Tools, kind: str) 
 def test_quantized_models_have_a_tolerance_of_their_own(tools: Tools) -> None:
     quantized = made("quantized", spec="int8", differences={"onnx": 0.05, "pt2": 0.05})
     assert chosen(quantized)[1].delivered == "quantized"
-    with pytest.raises(ExportError, match="the ONNX file differs"):
+    with pytest.raises(ExportError, match="the onnx file differs"):
         chosen(quantized, quantized_tolerance=0.04)
 
 

@@ -23,21 +23,21 @@ ACCURACY = 0.9  # of the baseline
 
 @pytest.fixture(autouse=True)
 def costs(monkeypatch: pytest.MonkeyPatch, tools: Tools) -> None:
-    """Costs of made-up models, as `costs_of` measures them."""
+    """Costs of made-up models, as `costs_by_objective` measures them."""
 
-    def costs_of(models: list[Any], rates: list[float], *_: Any, batch_sizes: Any, **__: Any) -> list[Costs]:
+    def by_objective(models: list[Any], rates: list[float], _: Any, settings: ExportSettings) -> list[Costs]:
         return [
             Costs(
                 rate=rate,
                 parameters=model.parameters_,
                 macs=model.macs,
                 onnx_bytes=model.bytes,
-                latency_fastest_ms=model.fastest if batch_sizes else None,
+                latency_fastest_ms=model.fastest if settings.objective == "latency" else None,
             )
             for model, rate in zip(models, rates, strict=True)
         ]
 
-    monkeypatch.setattr(choosing, "costs_of", costs_of)
+    monkeypatch.setattr(choosing, "costs_by_objective", by_objective)
 
 
 def option(number: int, metric: float, *, stage: int = 1, rate: float = 0.5, **properties: Any) -> Option:

@@ -172,6 +172,15 @@ class CandidateResult(Measurements):
     guards: dict[str, float] = Field(default_factory=dict)
     agreement: FileAgreements | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _validation_of_openvino(cls, data: Any) -> Any:
+        """Has the metric that versions before 0.2.0 wrote for OpenVINO among the others."""
+        known = data.get("validation_openvino") if isinstance(data, Mapping) else None
+        if known is None:
+            return data
+        return {**data, "validations": {"openvino": known, **(data.get("validations") or {})}}
+
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
     @property
     def id(self) -> str:

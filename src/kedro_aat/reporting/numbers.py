@@ -141,10 +141,10 @@ def _latency_rows(label: str, baseline: Timing, compressed: Timing | None) -> li
 
 def _target_rows(title: str, baseline: TargetCosts, compressed: TargetCosts | None) -> list[Row | None]:
     """What two files of a target cost."""
-    arena, after = baseline.details.arena_bytes, compressed and compressed.details.arena_bytes
+    num_bytes, arena = (None, None) if compressed is None else (compressed.bytes, compressed.details.arena_bytes)
     return [
-        _ratio(f"{title} file, bytes", baseline.bytes, compressed and compressed.bytes, "{:,.0f}"),
-        _ratio("  arena, bytes", arena, after, "{:,.0f}"),
+        _ratio(f"{title} file, bytes", baseline.bytes, num_bytes, "{:,.0f}"),
+        _ratio("  arena, bytes", baseline.details.arena_bytes, arena, "{:,.0f}"),
         *_latency_rows(f"{title} latency", baseline, compressed),
     ]
 

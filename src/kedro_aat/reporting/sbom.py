@@ -67,8 +67,8 @@ def bill_of_materials(summary: Summary) -> Bom:
         files["compressed_model.onnx"] = "onnxruntime"
         if delivered.validation_program is not None:
             files["compressed_model.pt2"] = "torch"
-        for name in delivered.targets:
-            files[f"compressed_model{TARGETS[name].suffixes[0]}"] = TARGETS[name].runtime
+        for target in delivered.validations:
+            files[f"compressed_model{TARGETS[target].suffixes[0]}"] = TARGETS[target].runtime
     requirements = _closure(files.values())
     references = {name: f"pkg:pypi/{name}@{quote(distribution(name).version)}" for name in requirements}
     components: list[Component] = [{"type": "machine-learning-model", "bom-ref": file, "name": file} for file in files]

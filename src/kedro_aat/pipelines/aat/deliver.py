@@ -206,6 +206,7 @@ def certify_model(
     from kedro_aat.delivery.registration import require_registered
     from kedro_aat.errors import ends_run
     from kedro_aat.export import NotExported
+    from kedro_aat.export.openvino_file import OpenvinoFiles
     from kedro_aat.export.targets.openvino import from_files
 
     shipped: ModelProto | TargetFile | NotExported | None
@@ -214,7 +215,9 @@ def certify_model(
             shipped = compressed_executorch
         case "litert":
             shipped = compressed_litert
-        case "openvino" if not isinstance(compressed_openvino, NotExported | None):
+        case "openvino" if not isinstance(compressed_onnx, NotExported) and isinstance(
+            compressed_openvino, OpenvinoFiles
+        ):
             shipped = from_files(compressed_openvino, compressed_onnx)
         case _:
             shipped = compressed_onnx
