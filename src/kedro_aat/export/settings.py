@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from kedro_aat.errors import ExportError
 from kedro_aat.export.described import CardSettings, Preprocessing
@@ -32,6 +32,16 @@ class TargetObjective(Settings):
 
     target: TargetName
     latency_ms: Annotated[int, Field(ge=1), BeforeValidator(_batch_size)] | None = None
+
+
+def _form(value: Any) -> str:
+    return "property" if isinstance(value, str) else "file"
+
+
+# With a tag, a mistake is reported for the form that was meant, not for both.
+ObjectiveOrTarget = Annotated[
+    Annotated[Objective, Tag("property")] | Annotated[TargetObjective, Tag("file")], Discriminator(_form)
+]
 
 
 class TargetLimits(Settings):
@@ -173,7 +183,7 @@ class ExportSettings(FileSettings):
     num_threads: NumThreads = 1
     latency_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
     targets: tuple[TargetName, ...] = ("onnx", "pt2")
-    objective: Objective | TargetObjective = "bytes"
+    objective: ObjectiveOrTarget = "bytes"
     limits: Limits = Limits()
     openvino: bool = False
     card: CardSettings = CardSettings()

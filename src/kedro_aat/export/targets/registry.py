@@ -67,6 +67,7 @@ TARGETS: Mapping[TargetName, TargetInfo] = {
         "litert",
         ("litert_torch", "ai_edge_litert"),
         ("ai-edge-litert", "litert-torch", "litert-converter"),
+        round_to=4,  # CMSIS-NN's int8 kernels handle four channels at once
     ),
 }
 
