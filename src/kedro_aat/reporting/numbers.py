@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kedro_aat.delivery.measurements import Measurements, TargetCosts, Timing
 from kedro_aat.delivery.results import CompressedSummary, Rates, Summary
-from kedro_aat.export.targets.registry import TARGETS
+from kedro_aat.export.targets.registry import TARGETS, TargetInfo
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,7 @@ def cost_rows(baseline: Measurements, compressed: Measurements | CompressedSumma
     ]
     rows += _latency_rows("latency", baseline, compressed)
     for name, before in baseline.targets.items():
-        rows += _target_rows(TARGETS[name].title, before, compressed.targets.get(name))
+        rows += _target_rows(TARGETS[name], before, compressed.targets.get(name))
     for size, memory in (baseline.peak_memory_bytes or {}).items():
         after = (compressed.peak_memory_bytes or {}).get(size)
         rows.append(_ratio(f"peak memory, batch {size}, MB", memory / 1e6, after and after / 1e6, "{:.1f}"))
@@ -139,13 +139,18 @@ def _latency_rows(label: str, baseline: Timing, compressed: Timing | None) -> li
     return rows
 
 
-def _target_rows(title: str, baseline: TargetCosts, compressed: TargetCosts | None) -> list[Row | None]:
+def _target_rows(target: TargetInfo, baseline: TargetCosts, compressed: TargetCosts | None) -> list[Row | None]:
     """What two files of a target cost."""
     num_bytes, arena = (None, None) if compressed is None else (compressed.bytes, compressed.details.arena_bytes)
     return [
-        _ratio(f"{title} file, bytes", baseline.bytes, num_bytes, "{:,.0f}"),
+        _ratio(
+            f"{target.title} {'files' if len(target.suffixes) > 1 else 'file'}, bytes",
+            baseline.bytes,
+            num_bytes,
+            "{:,.0f}",
+        ),
         _ratio("  arena, bytes", baseline.details.arena_bytes, arena, "{:,.0f}"),
-        *_latency_rows(f"{title} latency", baseline, compressed),
+        *_latency_rows(f"{target.title} latency", baseline, compressed),
     ]
 
 
