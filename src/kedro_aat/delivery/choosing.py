@@ -15,7 +15,7 @@ from torch import nn
 from kedro_aat.budget import Budget, DropSettings, GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.delivery.candidates import Candidate, controller_at, rejection
-from kedro_aat.delivery.costs import Costs, cost_by, costs_by_objective
+from kedro_aat.delivery.costs import Costs, cost_by, kept_costs
 from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, ExportResult, SearchResult
@@ -127,7 +127,7 @@ def choose(
     finished = finished or FinishedSteps()
     rejected: dict[str, str] = {}
     inputs = example_input(validation_data, max(settings.batch_sizes), training, baseline_model)
-    costs = _costs(options, budget, settings, inputs, finished, rejected)
+    decides, costs = _costs(options, budget, settings, inputs, finished, rejected)
     within = [option for option in options if option.name in costs and option.record.keeps(budget)]
     within.sort(key=lambda option: -option.record.margin)
     if goal == "size":  # and among equals, the most accurate one
@@ -142,7 +142,7 @@ def choose(
                 validation_data,
                 budget,
                 training,
-                settings,
+                decides,
                 reason,
                 finished,
                 goal,
@@ -205,41 +205,35 @@ def _costs(
     inputs: ModelInputs,
     finished: FinishedSteps,
     rejected: dict[str, str],
-) -> dict[str, float]:
+) -> tuple[ExportSettings, dict[str, float]]:
     """What models cost by the objective, by name; what cannot be loaded or exported is rejected.
 
-    Latencies depend on what is measured beside a model, so they are those of all options together.
+    Latencies depend on what is measured beside a model, so they are those of all options together. So is what a device
+    measures: if it fails for one, another objective decides among all, which is that of the settings returned.
     """
-    is_timed = settings.objective_kind == "latency"
-    export = settings.model_dump(mode="json", exclude={"limits", "openvino", "targets"})
+    is_joint = settings.objective_kind in ("latency", "device_latency", "device_memory")
 
-    def measured(some: Sequence[tuple[Option, Candidate]]) -> list[Costs]:
+    def measured(some: Sequence[tuple[Option, Candidate]]) -> tuple[ExportSettings, list[Costs]]:
         models = [candidate.model.eval() for _, candidate in some]
         rates = [candidate.rate for _, candidate in some]
-        return finished.result(
-            "costs",
-            list[Costs],
-            lambda: costs_by_objective(models, rates, inputs, settings),
-            *models,
-            export=export,
-            rates=rates,
-        )
+        return kept_costs("costs", models, rates, inputs, settings, finished)
 
     loaded: list[tuple[Option, Candidate]] = []
     costs: dict[str, float] = {}
     for option in options:
-        if not is_timed and not option.record.keeps(budget):
+        if not is_joint and not option.record.keeps(budget):
             continue
         try:
             pair = option, option.make()
-            if is_timed:
+            if is_joint:
                 loaded.append(pair)
             else:
-                costs[option.name] = cost_by(settings, measured([pair])[0])
+                costs[option.name] = cost_by(settings, measured([pair])[1][0])
         except Exception as error:
             if ends_run(error) and not isinstance(error, DamagedCheckpointError):
                 raise
             rejected[option.name] = rejection(option.name, error)
     if loaded:
-        costs = {pair[0].name: cost_by(settings, each) for pair, each in zip(loaded, measured(loaded), strict=True)}
-    return costs
+        settings, found = measured(loaded)
+        costs = {pair[0].name: cost_by(settings, each) for pair, each in zip(loaded, found, strict=True)}
+    return settings, costs
