@@ -23,7 +23,7 @@ from kedro_aat.delivery.guard_results import broken
 from kedro_aat.delivery.judging import NUM_COMPARED, Judgment, Steps
 from kedro_aat.delivery.limits import excess_over
 from kedro_aat.delivery.measurements import CandidateResult, Measurements
-from kedro_aat.delivery.on_device import fall_back, failure_among, objective_among
+from kedro_aat.delivery.on_device import failure_among, fall_back, objective_among
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import DeviceError, ExportError, ends_run
 from kedro_aat.export.program import to_program

@@ -94,7 +94,7 @@ class Device:
 
 def contents_of(file: ModelProto | TargetFile) -> dict[str, bytes]:
     """Names of the files that a device needs, with their contents; the first one is the graph."""
-    if isinstance(file, ModelProto):
+    if not isinstance(file, TargetFile):
         return {"model.onnx": file.SerializeToString()}
     parts = {f"model{suffix}": data for suffix, data in file.parts.items()}
     return parts if len(parts) > 1 else {**parts, f"{next(iter(parts))}.json": file.description}
