@@ -263,8 +263,9 @@ def dying(process: subprocess.Popen[str], port: int, num_answers: int) -> dict[s
 
 
 @needs_fork
+@pytest.mark.usefixtures("tools")
 def test_a_delivery_goes_on_if_the_board_dies(
-    board: tuple[subprocess.Popen[str], int], tools: Tools, monkeypatch: pytest.MonkeyPatch
+    board: tuple[subprocess.Popen[str], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     baseline, *contents = (small_file(number).onnx.SerializeToString() for number in range(3))
     monkeypatch.setattr(BASELINE, "on_device", baseline)
@@ -322,7 +323,7 @@ INPUTS = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
 def test_a_gain_is_judged_here_if_the_device_fails(
     is_exported: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not is_exported:  # which takes seconds
+    if not is_exported:
         monkeypatch.setattr("kedro_aat.delivery.costs.files_of", lambda *_: small_file(1.0))
     torch.manual_seed(0)
     model = Perceptron([32, 64, 4])
@@ -372,7 +373,10 @@ def _cut(controller: Any, rate: float) -> torch.nn.Module:
     return model
 
 
-def test_a_rate_cannot_be_found_without_the_device() -> None:
+@pytest.mark.parametrize("is_exported", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_a_rate_cannot_be_found_without_the_device(is_exported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_exported:
+        monkeypatch.setattr("kedro_aat.delivery.costs.files_of", lambda *_: small_file(1.0))
     controller, file = limited("unreachable", device_latency_ms=3.0)
     with pytest.raises(ConfigurationError, match="no route to the board") as caught:
         lowest_rate(controller, file, 0.99, controller.rankings[0], FinishedSteps())

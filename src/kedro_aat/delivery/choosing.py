@@ -18,8 +18,9 @@ from kedro_aat.delivery.candidates import Candidate, controller_at, rejection
 from kedro_aat.delivery.costs import Costs, cost_by, kept_costs
 from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.on_device import fall_back
 from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, ExportResult, SearchResult
-from kedro_aat.errors import DamagedCheckpointError, ExportError, ends_run
+from kedro_aat.errors import DamagedCheckpointError, DeviceError, ExportError, ends_run
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.search.policy import Goal
@@ -127,7 +128,12 @@ def choose(
     finished = finished or FinishedSteps()
     rejected: dict[str, str] = {}
     inputs = example_input(validation_data, max(settings.batch_sizes), training, baseline_model)
-    decides, costs = _costs(options, budget, settings, inputs, finished, rejected)
+    decides = settings
+    try:
+        costs = _costs(options, budget, decides, inputs, finished, rejected)
+    except DeviceError as error:
+        decides = fall_back(settings, str(error))
+        costs = _costs(options, budget, decides, inputs, finished, rejected)
     within = [option for option in options if option.name in costs and option.record.keeps(budget)]
     within.sort(key=lambda option: -option.record.margin)
     if goal == "size":  # and among equals, the most accurate one
@@ -205,15 +211,17 @@ def _costs(
     inputs: ModelInputs,
     finished: FinishedSteps,
     rejected: dict[str, str],
-) -> tuple[ExportSettings, dict[str, float]]:
+) -> dict[str, float]:
     """What models cost by the objective, by name; what cannot be loaded or exported is rejected.
 
-    Latencies depend on what is measured beside a model, so they are those of all options together. So is what a device
-    measures: if it fails for one, another objective decides among all, which is that of the settings returned.
-    """
-    is_joint = settings.objective_kind in ("latency", "device_latency", "device_memory")
+    Latencies depend on what is measured beside a model, so they are those of all options together.
 
-    def measured(some: Sequence[tuple[Option, Candidate]]) -> tuple[ExportSettings, list[Costs]]:
+    Raises:
+        DeviceError: If the objective needs the device, and it does not measure one of them.
+    """
+    is_timed = settings.objective_kind == "latency"
+
+    def measured(some: Sequence[tuple[Option, Candidate]]) -> list[Costs]:
         models = [candidate.model.eval() for _, candidate in some]
         rates = [candidate.rate for _, candidate in some]
         return kept_costs("costs", models, rates, inputs, settings, finished)
@@ -221,19 +229,20 @@ def _costs(
     loaded: list[tuple[Option, Candidate]] = []
     costs: dict[str, float] = {}
     for option in options:
-        if not is_joint and not option.record.keeps(budget):
+        if not is_timed and not option.record.keeps(budget):
             continue
         try:
             pair = option, option.make()
-            if is_joint:
+            if is_timed:
                 loaded.append(pair)
             else:
-                costs[option.name] = cost_by(settings, measured([pair])[1][0])
+                costs[option.name] = cost_by(settings, measured([pair])[0])
+        except DeviceError:
+            raise
         except Exception as error:
             if ends_run(error) and not isinstance(error, DamagedCheckpointError):
                 raise
             rejected[option.name] = rejection(option.name, error)
     if loaded:
-        settings, found = measured(loaded)
-        costs = {pair[0].name: cost_by(settings, each) for pair, each in zip(loaded, found, strict=True)}
-    return settings, costs
+        costs = {pair[0].name: cost_by(settings, each) for pair, each in zip(loaded, measured(loaded), strict=True)}
+    return costs

@@ -12,8 +12,8 @@ from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.delivery.files import Files, files_of, in_milliseconds, target_costs
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.measurements import CandidateResult, DeviceCosts, Latencies, TargetCosts
-from kedro_aat.delivery.on_device import Device, fall_back
-from kedro_aat.errors import DeviceError, ExportError
+from kedro_aat.delivery.on_device import Device
+from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.targets.registry import TARGETS, TargetName
@@ -152,8 +152,8 @@ def kept_costs(
     settings: ExportSettings,
     finished: FinishedSteps,
     **more: Any,
-) -> tuple[ExportSettings, list[Costs]]:
-    """What models cost by the objective, measured once; by the latency or bytes here if the device fails for one.
+) -> list[Costs]:
+    """What models cost by the objective, measured once.
 
     Args:
         step: As what the costs are kept.
@@ -164,25 +164,21 @@ def kept_costs(
         finished: Keeps the costs.
         **more: What else they depend on, as JSON data.
 
-    Returns:
-        The settings with the objective that decides, and the costs.
+    Raises:
+        DeviceError: If the objective needs the device, and it does not measure one of them.
     """
     device = None if settings.without_device is settings else Device.of(settings, finished)
     known = settings.model_dump(mode="json", exclude={"limits", "openvino", "targets", "measure_with"})
-    try:
-        return settings, finished.result(
-            step,
-            list[Costs],
-            lambda: costs_by_objective(models, rates, inputs, settings, finished),
-            *models,
-            export=known,
-            rates=rates,
-            **more,
-            **({} if device is None else {"device": device.identity}),
-        )
-    except DeviceError as error:
-        local = fall_back(settings, str(error))
-        return kept_costs(step, models, rates, inputs, local, finished, **more)
+    return finished.result(
+        step,
+        list[Costs],
+        lambda: costs_by_objective(models, rates, inputs, settings, finished),
+        *models,
+        export=known,
+        rates=rates,
+        **more,
+        **({} if device is None else {"device": device.identity}),
+    )
 
 
 def cost_by(settings: ExportSettings, measured: Measured) -> float:

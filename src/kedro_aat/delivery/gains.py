@@ -10,7 +10,8 @@ from kedro_aat.compression.controller import ModelController
 from kedro_aat.delivery.costs import cost_by, kept_costs
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.limits import highest_rate
-from kedro_aat.errors import ExportError
+from kedro_aat.delivery.on_device import fall_back
+from kedro_aat.errors import DeviceError, ExportError
 from kedro_aat.export.settings import ExportSettings, Objective
 from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.model_inputs import ModelInputs, named_tensors
@@ -61,8 +62,13 @@ def loss_of(
     models = [model.cpu().eval() for model in (before, compressed.strip(do_copy=False))]
 
     shapes = {name: list(tensor.shape) for name, tensor in named_tensors(inputs)}
+    shape = shapes.get("", shapes)
     try:
-        settings, costs = kept_costs("gain", models, rates, inputs, settings, finished, shape=shapes.get("", shapes))
+        try:
+            costs = kept_costs("gain", models, rates, inputs, settings, finished, shape=shape)
+        except DeviceError as error:
+            settings = fall_back(settings, str(error))
+            costs = kept_costs("gain", models, rates, inputs, settings, finished, shape=shape)
     except ExportError as error:
         return f"would make a file that cannot be used ({error})"
     old, new = (cost_by(settings, each) for each in costs)
