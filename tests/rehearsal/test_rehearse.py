@@ -75,7 +75,10 @@ def no_board(path: Path) -> None:
     raise TimeoutError("no answer in 60 s")
 
 
-def test_a_device_that_does_not_answer_is_an_error_before_the_search(plain: Plain) -> None:
+def test_a_device_that_does_not_answer_is_an_error_before_the_search(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "stages_of", lambda settings: [])  # they take seconds, and ask no device
     data = labeled()
     with pytest.raises(RehearsalError) as caught:
         rehearse(plain, data, data, settings(export={"measure_with": f"{__name__}.no_board"}))

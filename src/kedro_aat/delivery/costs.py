@@ -129,7 +129,15 @@ def costs_by_objective(
     settings: ExportSettings,
     finished: FinishedSteps,
 ) -> list[Costs]:
-    """What models cost, as far as the objective needs it; see `costs_of`."""
+    """What models cost, as far as the objective needs it; see `costs_of`.
+
+    Args:
+        models: Models as they would be exported.
+        rates: Rate of each.
+        inputs: Example inputs on the CPU, in any structure.
+        settings: Settings of the export, with the objective.
+        finished: Keeps what the device says.
+    """
     kind = settings.objective_kind
     is_on_device = kind in ("device_latency", "device_memory")
     return costs_of(

@@ -168,11 +168,9 @@ def _by_objective(
     objective: Objective | TargetObjective, chosen: CandidateResult, other: CandidateResult
 ) -> tuple[str, str, str]:
     """The objective in words, and both candidates' values."""
-    if (name := device_property(objective)) is not None:
-        on_device = [getattr(candidate.device, name) for candidate in (chosen, other)]
-        if name == "latency_ms":
-            return "the lowest latency on the device", f"{on_device[0]:.3f} ms", f"{on_device[1]:.3f} ms"
-        return "the least memory on the device", f"{on_device[0]:,} bytes", f"{on_device[1]:,} bytes"
+    on_device = [getattr(candidate.device, device_property(objective) or "", None) for candidate in (chosen, other)]
+    if isinstance(objective, TargetObjective) and objective.device is not None:
+        objective = "device_latency" if objective.device == "latency" else "device_memory"
     if isinstance(objective, TargetObjective) and objective.target != "onnx":
         title, size = TARGETS[objective.target].title, objective.latency_ms
         costs = [candidate.targets[objective.target] for candidate in (chosen, other)]
@@ -198,3 +196,7 @@ def _by_objective(
             return "the fewest parameters", f"{chosen.parameters:,}", f"{other.parameters:,}"
         case "macs":
             return "the fewest MACs", f"{chosen.macs:,}", f"{other.macs:,}"
+        case "device_latency":
+            return "the lowest latency on the device", f"{on_device[0]:.3f} ms", f"{on_device[1]:.3f} ms"
+        case "device_memory":
+            return "the least memory on the device", f"{on_device[0]:,} bytes", f"{on_device[1]:,} bytes"

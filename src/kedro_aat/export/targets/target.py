@@ -46,7 +46,7 @@ class TargetFile:
     @property
     def description(self) -> bytes:
         """All but the parts as JSON, which is written beside the file."""
-        described = RootModel[TargetFile](self).model_dump(mode="json", exclude={"parts"})  # type: ignore[arg-type]
+        described = RootModel[TargetFile](self).model_dump(mode="json", exclude={"parts"})
         return json.dumps(described, indent=2).encode()
 
     @property
