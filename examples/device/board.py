@@ -2,7 +2,7 @@
 
     python -m examples.device.board
 
-prints its port, and then a line for each file. It needs onnxruntime and a system that forks, such as Linux.
+prints its port, and then a line for each file. It needs onnxruntime and Linux.
 
 A request is the length of the file in 8 bytes, and the file. The answer is a line of JSON: `latency_ms`, the median of
 many runs at batch 1, and `memory_bytes`, the peak memory of the process that ran it; or `error`.

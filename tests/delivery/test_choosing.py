@@ -39,7 +39,9 @@ def costs(monkeypatch: pytest.MonkeyPatch, tools: Tools) -> None:
                 macs=model.macs,
                 onnx_bytes=model.bytes,
                 latency_fastest_ms=model.fastest if settings.objective == "latency" else None,
-                device=device and DeviceCosts(target="onnx", **device.measured(Files(model)).model_dump()),
+                device=None
+                if device is None
+                else DeviceCosts(target="onnx", **device.measured(Files(model)).model_dump()),
             )
             for model, rate in zip(models, rates, strict=True)
         ]

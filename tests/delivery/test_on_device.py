@@ -32,6 +32,7 @@ from kedro_aat.errors import ConfigurationError, DeviceError
 from kedro_aat.export.device import Measured
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.targets.target import TargetFile
+from kedro_aat.imports import Imported
 from kedro_aat.training.settings import TrainingSettings
 from tests.compression.filters.pruned import pruned
 from tests.delivery.made_up import BASELINE, chosen, fast, made
@@ -70,7 +71,7 @@ class DyingBoard(Board):
     def __call__(self, path: Path) -> Measured:
         if self.num_left == 0:
             os.kill(self.process, signal.SIGKILL)
-            os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOWAIT)
+            os.waitpid(self.process, 0)
         self.num_left -= 1
         return super().__call__(path)
 
@@ -183,10 +184,11 @@ def test_an_answer_without_what_is_needed_is_a_failure() -> None:
 def small_file(number: float) -> Files:
     """An ONNX file that adds a number."""
     value = numpy_helper.from_array(np.full((1, 4), number, np.float32), "number")
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("input", "output")]
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["input", "number"], ["output"])], "g", *([p] for p in ports), [value]
+    taken, given = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("input", "output")
     )
+    node = helper.make_node("Add", ["input", "number"], ["output"])
+    graph = helper.make_graph([node], "graph", [taken], [given], [value])
     return Files(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8))
 
 
@@ -206,6 +208,10 @@ def test_answers_are_kept_per_file_and_function(tmp_path: Path) -> None:
     assert len(ASKED) == 2
     FinishedSteps(tmp_path).remove_others()
     device(named("bytes_of"), tmp_path).measured(small_file(2.0))
+    of_a_choice = FinishedSteps(tmp_path / "chosen", [tmp_path])  # which uses what the run has kept
+    export = ExportSettings.model_validate({"measure_with": named("bytes_of"), "objective": "device_memory"})
+    again = Device(Imported.model_validate(named("bytes_of")), export, of_a_choice)
+    again.measured(small_file(2.0))
     assert len(ASKED) == 2
     assert "no route" in (device(named("unreachable"), tmp_path).costs(small_file(1.0)).failure or "")
     assert len(ASKED) == 3
@@ -242,10 +248,10 @@ def lines_of(process: subprocess.Popen[str]) -> list[str]:
     return process.stdout.read().splitlines()
 
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the board of the example forks")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the board of the example runs on Linux")
 
 
-@needs_fork
+@needs_linux
 def test_a_process_as_the_board_measures_real_files(board: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
     process, port = board
     for _ in range(2):
@@ -262,7 +268,7 @@ def dying(process: subprocess.Popen[str], port: int, num_answers: int) -> dict[s
     return named("DyingBoard", port=port, process=process.pid, num_answers=num_answers)
 
 
-@needs_fork
+@needs_linux
 @pytest.mark.usefixtures("tools")
 def test_a_delivery_goes_on_if_the_board_dies(
     board: tuple[subprocess.Popen[str], int], monkeypatch: pytest.MonkeyPatch
@@ -281,7 +287,7 @@ def test_a_delivery_goes_on_if_the_board_dies(
     assert "Connection" in (result.candidates[1].device.failure or "")
 
 
-@needs_fork
+@needs_linux
 @pytest.mark.slow
 def test_real_files_are_delivered_if_the_board_dies(
     board: tuple[subprocess.Popen[str], int], caplog: pytest.LogCaptureFixture
