@@ -253,7 +253,7 @@ class AatSettings(Settings):
         if "training" in known and known["training"].sharding != "none":
             raise ValueError(f"must be size with training.sharding: {known['training'].sharding}, but got accuracy")
         if "export" in known and known["export"].limits == Limits():
-            raise ValueError("accuracy needs a limit in export.limits: onnx_bytes, parameters, macs or latency_ms")
+            raise ValueError("accuracy needs a limit in export.limits: onnx_bytes, parameters, macs, latency_ms, ...")
         if "search" in known and known["search"].kind != "frontier":
             raise ValueError(f"accuracy needs the search frontier, but got {known['search'].kind}")
         if "search" in known and known["search"].num_path_steps > 1:  # the limits hold for rates that are set at once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,11 @@ class Made(nn.Module):
         self.median: dict[int, float] = properties.pop("median", {1: 1.5, 4: 3.0})
         self.zeros: tuple[int, int] | None = properties.pop("zeros", None)
         self.spec: str | None = properties.pop("spec", None)
+        self.on_device: Any = properties.pop("on_device", None)
         assert not properties
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 as ONNX calls it
+        return self.on_device if isinstance(self.on_device, bytes) else json.dumps(self.on_device).encode()
 
 
 @dataclass

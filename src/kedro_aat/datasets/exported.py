@@ -281,15 +281,12 @@ class TargetDataset(_FileDataset):
                 yield str(operator), ""
 
     def _contents(self, data: TargetFile) -> tuple[bytes, ...]:
-        from pydantic import RootModel
-
         from kedro_aat.export.targets.target import TargetFile
 
         if not isinstance(data, TargetFile) or data.target != self.TARGET:
             raise ModelError(f"{self.where} takes a file for {TARGETS[self.TARGET].title}, but got {data!r:.60}.")
-        described = RootModel[TargetFile](data).model_dump(mode="json", exclude={"parts"})
         (contents,) = data.parts.values()
-        return contents, json.dumps(described, indent=2).encode()
+        return contents, data.description
 
 
 class ExecutorchDataset(TargetDataset):

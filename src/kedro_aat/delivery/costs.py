@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
-from kedro_aat.delivery.files import files_of, in_milliseconds, target_costs
-from kedro_aat.delivery.measurements import CandidateResult, Latencies, TargetCosts
+from kedro_aat.delivery.files import Files, files_of, in_milliseconds, target_costs
+from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.measurements import CandidateResult, DeviceCosts, Latencies, TargetCosts
+from kedro_aat.delivery.on_device import Device
 from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.settings import ExportSettings
@@ -41,6 +44,10 @@ class Costs(Latencies):
         for name, costs in self.targets.items():
             times = [f"{time:.3g} ms at batch {size}" for size, time in (costs.latency_ms or {}).items()]
             parts.append(" and ".join([f"{costs.bytes:,} bytes", *times]) + f" for {TARGETS[name].title}")
+        if self.device is not None:
+            parts += [f"{self.device.latency_ms:.3g} ms on the device"] if self.device.latency_ms is not None else []
+            memory = self.device.memory_bytes
+            parts += [f"{memory:,} bytes of the device's memory"] if memory is not None else []
         return ", ".join(parts)
 
 
@@ -56,6 +63,7 @@ def costs_of(
     with_files: bool,
     batch_sizes: Sequence[int],
     targets: Sequence[TargetName] = (),
+    device: Device | None = None,
 ) -> list[Costs]:
     """What models cost; the times of all are measured in alternating turns.
 
@@ -67,8 +75,14 @@ def costs_of(
         with_files: Whether sizes of files are needed.
         batch_sizes: Batch sizes at which latency is needed; none if it is not.
         targets: Targets beside ONNX whose files are needed.
+        device: Measures the files, too; None if that is not needed.
+
+    Raises:
+        DeviceError: If the device does not measure one of them.
     """
-    with_files = with_files or bool(batch_sizes)
+    with_files = with_files or bool(batch_sizes) or device is not None
+    if device is not None and settings.shipped != "onnx":
+        targets = list(dict.fromkeys([*targets, settings.shipped]))
     files = [files_of(model, inputs, settings, targets) if with_files else None for model in models]
     serialized = [each.onnx.SerializeToString() if each else b"" for each in files]
     others = {name: [each.others[name] for each in files if each] for name in (targets if with_files else ())}
@@ -79,6 +93,13 @@ def costs_of(
         num_threads=settings.num_threads,
         seconds=settings.latency_seconds,
     )
+
+    def on_device(each: Files | None) -> DeviceCosts | None:
+        if device is None or each is None:
+            return None
+        return DeviceCosts(target=settings.shipped, **device.measured(each).model_dump())
+
+    measured = [on_device(each) for each in files]
 
     def of_targets(number: int) -> dict[TargetName, TargetCosts]:
         return {
@@ -94,6 +115,7 @@ def costs_of(
             onnx_bytes=len(file) if file else None,
             onnx_gzip_bytes=len(gzip.compress(file, mtime=0)) if file else None,
             targets=of_targets(number),
+            device=measured[number],
             **in_milliseconds(latencies[number]),
         )
         for number, (model, rate, file) in enumerate(zip(models, rates, serialized, strict=True))
@@ -101,10 +123,23 @@ def costs_of(
 
 
 def costs_by_objective(
-    models: Sequence[nn.Module], rates: Sequence[float], inputs: ModelInputs, settings: ExportSettings
+    models: Sequence[nn.Module],
+    rates: Sequence[float],
+    inputs: ModelInputs,
+    settings: ExportSettings,
+    finished: FinishedSteps,
 ) -> list[Costs]:
-    """What models cost, as far as the objective needs it; see `costs_of`."""
+    """What models cost, as far as the objective needs it; see `costs_of`.
+
+    Args:
+        models: Models as they would be exported.
+        rates: Rate of each.
+        inputs: Example inputs on the CPU, in any structure.
+        settings: Settings of the export, with the objective.
+        finished: Keeps what the device says.
+    """
     kind = settings.objective_kind
+    is_on_device = kind in ("device_latency", "device_memory")
     return costs_of(
         models,
         rates,
@@ -113,6 +148,44 @@ def costs_by_objective(
         with_files=kind in ("bytes", "gzip_bytes"),
         batch_sizes=[settings.objective_batch_size] if kind == "latency" else [],
         targets=[settings.shipped] if settings.shipped != "onnx" else [],
+        device=Device.of(settings, finished) if is_on_device else None,
+    )
+
+
+def kept_costs(
+    step: str,
+    models: Sequence[nn.Module],
+    rates: Sequence[float],
+    inputs: ModelInputs,
+    settings: ExportSettings,
+    finished: FinishedSteps,
+    **more: Any,
+) -> list[Costs]:
+    """What models cost by the objective, measured once.
+
+    Args:
+        step: As what the costs are kept.
+        models: Models as they would be exported.
+        rates: Rate of each.
+        inputs: Example inputs on the CPU, in any structure.
+        settings: Settings of the export, with the objective.
+        finished: Keeps the costs.
+        **more: What else they depend on, as JSON data.
+
+    Raises:
+        DeviceError: If the objective needs the device, and it does not measure one of them.
+    """
+    device = None if settings.without_device is settings else Device.of(settings, finished)
+    known = settings.model_dump(mode="json", exclude={"limits", "openvino", "targets", "measure_with"})
+    return finished.result(
+        step,
+        list[Costs],
+        lambda: costs_by_objective(models, rates, inputs, settings, finished),
+        *models,
+        export=known,
+        rates=rates,
+        **more,
+        **({} if device is None else {"device": device.identity}),
     )
 
 
@@ -138,5 +211,9 @@ def cost_by(settings: ExportSettings, measured: Measured) -> float:
             cost = measured.parameters
         case "macs":
             cost = measured.macs
+        case "device_latency":
+            cost = None if measured.device is None else measured.device.latency_ms
+        case "device_memory":
+            cost = None if measured.device is None else measured.device.memory_bytes
     assert cost is not None
     return cost

@@ -23,8 +23,9 @@ from kedro_aat.delivery.guard_results import broken
 from kedro_aat.delivery.judging import NUM_COMPARED, Judgment, Steps
 from kedro_aat.delivery.limits import excess_over
 from kedro_aat.delivery.measurements import CandidateResult, Measurements
+from kedro_aat.delivery.on_device import failure_among, fall_back, objective_among
 from kedro_aat.delivery.results import ExportResult
-from kedro_aat.errors import ExportError, ends_run
+from kedro_aat.errors import DeviceError, ExportError, ends_run
 from kedro_aat.export.program import to_program
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.targets.registry import TARGETS, TargetName
@@ -138,9 +139,11 @@ def deliver(
         reasons = "".join(f"\n  - {name}: {reason}" for name, reason in rejected.items())
         raise ExportError(f"No exported file keeps the budget that its model kept:{reasons}")
     rest: list[Candidate] = []
-    if settings.objective_kind == "latency":
+    has_fallen_back = False
+    if settings.objective_kind in ("latency", "device_latency"):
         rest = list(others)
-        if fastest := _fastest(rest, kept, steps):
+        fastest, has_fallen_back = _fastest(rest, kept, steps)
+        if fastest:
             rest.remove(fastest)
             consider(fastest)
     baseline, results = measure_all()
@@ -159,7 +162,11 @@ def deliver(
     if goal == "accuracy":
         exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].validation_of(settings.shipped)))
     else:
-        exported, delivered = min(within, key=lambda pair: cost_by(settings, pair[1]))
+        failure = failure_among(settings, [result for _, result in within])
+        if failure is not None and len(within) > 1 and not has_fallen_back:
+            fall_back(settings, failure)
+        decides = objective_among(settings, [result for _, result in within])
+        exported, delivered = min(within, key=lambda pair: cost_by(decides, pair[1]))
     return exported, _export_result(delivered, reason, baseline, results, rejected)
 
 
@@ -181,17 +188,25 @@ def _export_result(
     )
 
 
-def _fastest(others: Sequence[Candidate], kept: Sequence[Exported], steps: Steps) -> Candidate | None:
-    """The fastest of the other models by the objective, if it is faster than all that were kept."""
+def _fastest(others: Sequence[Candidate], kept: Sequence[Exported], steps: Steps) -> tuple[Candidate | None, bool]:
+    """The fastest of the other models by the objective, if it is faster than all that were kept.
+
+    Returns:
+        The model or None, and whether the device failed, so that the latency here decided.
+    """
     if not others:
-        return None
+        return None, False
     models = [exported.candidate.model for exported in kept] + [other.model.eval() for other in others]
     files = [exported.files for exported in kept] + [steps.files(other.model, only_shipped=True) for other in others]
-    milliseconds = steps.latencies(models, files)
+    settings = steps.settings
+    try:
+        milliseconds = steps.latencies(models, files, settings)
+    except DeviceError as error:
+        settings = fall_back(settings, str(error))
+        milliseconds = steps.latencies(models, files, settings)
     known, new = milliseconds[: len(kept)], milliseconds[len(kept) :]
-    if min(new) > WORTHWHILE_LATENCY * min(known):
-        return None
-    return others[new.index(min(new))]
+    is_faster = min(new) <= WORTHWHILE_LATENCY * min(known)
+    return others[new.index(min(new))] if is_faster else None, settings is not steps.settings
 
 
 def _export(candidate: Candidate, budget: Budget, steps: Steps) -> Exported:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -15,6 +16,7 @@ from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.measurements import FileAgreements, Measurements, Result
+from kedro_aat.delivery.on_device import Device
 from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.session import OnnxModel
@@ -57,6 +59,11 @@ class Steps:
     budget: Budget
     guards: Sequence[GuardSettings]
 
+    @cached_property
+    def device(self) -> Device | None:
+        """The device that measures files; None if the settings name none."""
+        return Device.of(self.settings, self.finished)
+
     def files(self, model: nn.Module, *, only_shipped: bool = False) -> Files:
         """The files of a model for all targets, or for ONNX and the one whose file decides."""
         settings = self.settings
@@ -77,9 +84,21 @@ class Steps:
             guards=[guard.name for guard in self.budget.also],
         )
 
-    def latencies(self, models: Sequence[nn.Module], files: Sequence[Files]) -> list[float]:
-        """Time of each model's fastest turn at the batch size of the objective, in milliseconds."""
-        settings = self.settings
+    def latencies(self, models: Sequence[nn.Module], files: Sequence[Files], settings: ExportSettings) -> list[float]:
+        """Time of each model's file by the objective, in milliseconds: of the fastest turn here, or on the device.
+
+        Args:
+            models: The models.
+            files: Their files.
+            settings: Have the objective.
+
+        Raises:
+            DeviceError: If the device does not measure one of them.
+        """
+        if settings.objective_kind == "device_latency":
+            assert self.device is not None  # the settings made sure of it
+            answers = [self.device.measured(each).latency_ms for each in files]
+            return [time for time in answers if time is not None]
         size = settings.objective_batch_size
 
         def compute() -> list[float]:
@@ -95,13 +114,17 @@ class Steps:
         return self.finished.result("latencies", list[float], compute, *models, target=settings.shipped, size=size)
 
     def measurements(self, models: Sequence[nn.Module], files: Sequence[Files]) -> list[Measurements]:
-        """What models and their files cost."""
-        return self.finished.result(
+        """What models and their files cost, here and on the device."""
+        found = self.finished.result(
             "measurements",
             list[Measurements],
             lambda: measure(models, files, self.inputs, self.settings),
             *models,
         )
+        if self.device is None:
+            return found
+        answers = [self.device.costs(each) for each in files]
+        return [each.model_copy(update={"device": answer}) for each, answer in zip(found, answers, strict=True)]
 
     def _judge(self, candidate: Candidate, files: Files, program: ExportedProgram | None) -> Judgment:
         model, inputs, settings = candidate.model, self.inputs, self.settings

@@ -47,6 +47,22 @@ class TargetCosts(Timing):
     details: TargetDetails = TargetDetails()
 
 
+class DeviceCosts(Result):
+    """What the function of `export.measure_with` measured of a file; None for what it did not.
+
+    Attributes:
+        target: Target whose file it got.
+        latency_ms: Time of one run in milliseconds.
+        memory_bytes: Peak memory in bytes.
+        failure: Why it measured nothing, in words; None if it did.
+    """
+
+    target: TargetName
+    latency_ms: float | None = None
+    memory_bytes: int | None = None
+    failure: str | None = None
+
+
 _OPENVINO = "openvino_"
 
 
@@ -58,6 +74,7 @@ class Latencies(Timing):
         oldest_onnxruntime: The oldest version of onnxruntime that loads the ONNX file, from its opset and IR version.
         peak_memory_bytes: Batch size -> growth of a process that runs the file; None outside Linux.
         targets: Name of each other target -> what its file costs.
+        device: What the user's device says of the file; None if there is no device.
         openvino_bytes: That of OpenVINO, as versions before 0.2.0 wrote it, and so the next three.
         openvino_latency_ms: As above.
         openvino_latency_quartiles_ms: As above.
@@ -68,6 +85,7 @@ class Latencies(Timing):
     oldest_onnxruntime: str | None = None
     peak_memory_bytes: dict[BatchSize, int] | None = None
     targets: dict[TargetName, TargetCosts] = Field(default_factory=dict)
+    device: DeviceCosts | None = None
     openvino_bytes: int | None = None
     openvino_latency_ms: dict[BatchSize, float] | None = None
     openvino_latency_quartiles_ms: dict[BatchSize, tuple[float, float]] | None = None

@@ -6,7 +6,7 @@ from torch import nn
 
 from kedro_aat.compression.filters.costs import num_macs
 from kedro_aat.compression.quantization.layers import quantized_spec
-from kedro_aat.delivery.files import files_of
+from kedro_aat.delivery.files import Files, files_of
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.preprocessing import verified_with_preprocessing
 from kedro_aat.export.program import to_program
@@ -21,13 +21,16 @@ from kedro_aat.training.few_batches import FewBatchesTraining
 ROUGHLY = 5.0
 
 
-def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> None:
+def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> Files:
     """Exports a model as files for runtimes, reads them back, and has them validated and measured.
 
     Args:
         model: The model on the CPU, in evaluation mode.
         rehearsal: What all parts share.
         search: Whether to search for axes that may have any size, as the run does; a search that fails leaves them.
+
+    Returns:
+        The files.
 
     Raises:
         PartFailedError: If one of these fails.
@@ -44,7 +47,7 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> N
     for name in settings.more_targets:
         title = TARGETS[name].title
         with part(f"export for {title}"):
-            written = target_of(name).write(model, inputs, settings, files.onnx)
+            files.others[name] = written = target_of(name).write(model, inputs, settings, files.onnx)
         with part(f"{title} file, read back"):
             runnable[title] = module = target_of(name).read_back(written)
             verify_file(f"{title} file", module, model, inputs, tolerance=tolerance)
@@ -63,6 +66,7 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> N
     with part("measuring the ONNX file"):
         num_macs(model, inputs)
         measure_latency([files.onnx], inputs, batch_sizes=[1], num_threads=settings.num_threads, seconds=1e-3)
+    return files
 
 
 def rehearse_program(model: nn.Module, rehearsal: Rehearsal) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kedro_aat.delivery.measurements import Measurements, TargetCosts, Timing
+from kedro_aat.delivery.measurements import DeviceCosts, Measurements, TargetCosts, Timing
 from kedro_aat.delivery.results import CompressedSummary, Rates, Summary
 from kedro_aat.export.targets.registry import TARGETS, TargetInfo
 
@@ -119,6 +119,7 @@ def cost_rows(baseline: Measurements, compressed: Measurements | CompressedSumma
     rows += _latency_rows("latency", baseline, compressed)
     for name, before in baseline.targets.items():
         rows += _target_rows(TARGETS[name], before, compressed.targets.get(name))
+    rows += _device_rows(baseline.device, compressed.device)
     for size, memory in (baseline.peak_memory_bytes or {}).items():
         after = (compressed.peak_memory_bytes or {}).get(size)
         rows.append(_ratio(f"peak memory, batch {size}, MB", memory / 1e6, after and after / 1e6, "{:.1f}"))
@@ -152,6 +153,24 @@ def _target_rows(target: TargetInfo, baseline: TargetCosts, compressed: TargetCo
         _ratio("  arena, bytes", baseline.details.arena_bytes, arena, "{:,.0f}"),
         *_latency_rows(f"{target.title} latency", baseline, compressed),
     ]
+
+
+def _device_rows(baseline: DeviceCosts | None, compressed: DeviceCosts | None) -> list[Row]:
+    """What the user's device says of two files, and of which it says nothing, and why."""
+    rows: list[Row] = []
+    both = (baseline, compressed)
+    for label, field, form in (
+        ("latency on the device, ms", "latency_ms", "{:.3f}"),
+        ("memory on the device, bytes", "memory_bytes", "{:,.0f}"),
+    ):
+        before, after = (None if each is None else getattr(each, field) for each in both)
+        if before is not None or after is not None:
+            shown = ("-" if value is None else form.format(value) for value in (before, after))
+            rows.append((label, *shown, "" if before is None or after is None else _factor(after / before)))  # type: ignore[arg-type]
+    for name, each in zip(("baseline", "compressed"), both, strict=True):
+        if each is not None and each.failure is not None:
+            rows.append((f"device failed, {name}", "", "", each.failure))
+    return rows
 
 
 def _milliseconds(time: float | None) -> str:

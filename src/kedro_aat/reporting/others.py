@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kedro_aat.delivery.measurements import CandidateResult
 from kedro_aat.delivery.results import Summary
-from kedro_aat.export.settings import Objective, TargetObjective
+from kedro_aat.export.settings import Objective, TargetObjective, device_property, local_objective
 from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.reporting.numbers import tolerated
 
@@ -126,6 +126,7 @@ def _why(row: Any, chosen: Any, summary: Summary, ending: str, choice: Choice) -
             return f"It is larger: its rate is {row.achieved_rate:.4f}, and export.limits needs more."
         smaller = f"It is larger: its rate is {row.achieved_rate:.4f}, and another within budget has "
         is_timed = choice.objective == "latency" or getattr(choice.objective, "latency_ms", None)
+        is_timed = is_timed or device_property(choice.objective) == "latency_ms"
         slower = ", and not faster" if is_timed else ""
         return f"{smaller}{chosen.achieved_rate:.4f}{slower}."
     # The ending of the search names a checkpoint that was lost, or that broke the budget when it was validated again.
@@ -149,6 +150,9 @@ def reasons_not_delivered(summary: Summary, objective: Objective | TargetObjecti
     """
     reasons = dict(summary.rejected)
     delivered = summary.delivered_candidate
+    compared = [candidate for candidate in summary.candidates if candidate.name not in reasons]
+    if any(each.device is not None and each.device.failure is not None for each in compared):
+        objective = local_objective(objective, next(iter(compared[0].latency_fastest_ms or [1])))
     for candidate in summary.candidates:
         if delivered is not None and candidate.id != delivered.id and candidate.name not in reasons:
             if summary.goal == "accuracy":
@@ -164,6 +168,9 @@ def _by_objective(
     objective: Objective | TargetObjective, chosen: CandidateResult, other: CandidateResult
 ) -> tuple[str, str, str]:
     """The objective in words, and both candidates' values."""
+    on_device = [getattr(candidate.device, device_property(objective) or "", None) for candidate in (chosen, other)]
+    if isinstance(objective, TargetObjective) and objective.device is not None:
+        objective = "device_latency" if objective.device == "latency" else "device_memory"
     if isinstance(objective, TargetObjective) and objective.target != "onnx":
         title, size = TARGETS[objective.target].title, objective.latency_ms
         costs = [candidate.targets[objective.target] for candidate in (chosen, other)]
@@ -189,3 +196,7 @@ def _by_objective(
             return "the fewest parameters", f"{chosen.parameters:,}", f"{other.parameters:,}"
         case "macs":
             return "the fewest MACs", f"{chosen.macs:,}", f"{other.macs:,}"
+        case "device_latency":
+            return "the lowest latency on the device", f"{on_device[0]:.3f} ms", f"{on_device[1]:.3f} ms"
+        case "device_memory":
+            return "the least memory on the device", f"{on_device[0]:,} bytes", f"{on_device[1]:,} bytes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import onnx
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import ConfigDict, RootModel
 from torch import Tensor, nn
 
 from kedro_aat.export.session import FileModel
@@ -41,6 +42,12 @@ class TargetFile:
     outputs: tuple[str, ...]
     batch_size: int | None = None
     details: TargetDetails = field(default_factory=TargetDetails)
+
+    @property
+    def description(self) -> bytes:
+        """All but the parts as JSON, which is written beside the file."""
+        described = RootModel[TargetFile](self).model_dump(mode="json", exclude={"parts"})
+        return json.dumps(described, indent=2).encode()
 
     @property
     def num_bytes(self) -> int:
