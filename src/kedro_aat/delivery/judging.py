@@ -73,7 +73,13 @@ class Steps:
         )
 
     def judgment(self, candidate: Candidate, files: Files, trace: Callable[[], ExportedProgram] | None) -> Judgment:
-        """Whether the files compute what the model computes, and how well they do on the validation split."""
+        """Whether the files compute what the model computes, and how well they do on the validation split.
+
+        Args:
+            candidate: The model.
+            files: Its files for all targets but `.pt2`.
+            trace: Makes the program of its `.pt2` file; None if there is none.
+        """
         return self.finished.result(
             "judgment",
             Judgment,

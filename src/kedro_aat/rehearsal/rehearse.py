@@ -92,6 +92,7 @@ def rehearse(
             seed=settings.seed,
             stages=[stage.identity for stage in stages_of(settings)],
             export=settings.export.model_dump(mode="json", exclude=_NOT_REHEARSED),
+            targets=list(settings.export.more_targets),
             training=dict(training_inputs(settings.training, settings.budget.also)),
             functions=rehearsal.default_training(nn.Identity()).callables().fingerprint,
             batches=content.hexdigest(),

@@ -22,7 +22,14 @@ class OpenvinoTarget(Target):
     def write(
         self, model: nn.Module, inputs: ModelInputs, settings: ExportSettings, onnx_model: onnx.ModelProto
     ) -> TargetFile:
-        """Converts the ONNX model."""
+        """Converts the ONNX model.
+
+        Args:
+            model: As in `Target.write`; not used.
+            inputs: As there; not used.
+            settings: As there; not used.
+            onnx_model: The ONNX file of the model.
+        """
         return from_files(to_openvino(onnx_model), onnx_model)
 
     def read_back(self, file: TargetFile) -> FileModel:
@@ -30,7 +37,13 @@ class OpenvinoTarget(Target):
         return OpenvinoModel(to_files(file), names=(file.inputs, file.outputs))
 
     def bind(self, file: TargetFile, batch: Sequence[NDArray[Any]], num_threads: int) -> Callable[[], object]:
-        """Runs OpenVINO with the arrays in place."""
+        """Runs OpenVINO with the arrays in place.
+
+        Args:
+            file: OpenVINO's graph and weights.
+            batch: As in `Target.bind`.
+            num_threads: As there.
+        """
         return bind_openvino(compile_openvino(to_files(file), num_threads), batch)
 
 

@@ -36,7 +36,7 @@ else:
 logger = logging.getLogger(__name__)
 
 
-def export_model(
+def export_for_targets(
     controller: ModelController,
     second_controller: ModelController,
     baseline_model: Module,
@@ -169,6 +169,62 @@ def export_model(
         written.get("executorch") or nothing("executorch"),
         written.get("litert") or nothing("litert"),
     )
+
+
+def export_model(
+    controller: ModelController,
+    second_controller: ModelController,
+    baseline_model: Module,
+    validation_data: Data,
+    baseline_evaluation: BaselineEvaluation,
+    search_result: SearchResult,
+    second_result: LaterSearchResult,
+    search_trajectory: DataFrame,
+    checkpoint_store: CheckpointStore,
+    settings: AatSettings,
+    third_controller: ModelController | None = None,
+    third_result: LaterSearchResult | None = None,
+) -> tuple[
+    Module | NotExported,
+    ModelProto | NotExported,
+    ExportedProgram | NotExported,
+    OpenvinoFiles | NotExported,
+    ExportResult,
+]:
+    """Exports the model as `export_for_targets` does, for pipelines and notebooks that take its first five results.
+
+    Args:
+        controller: As there, and so all others.
+        second_controller: As there.
+        baseline_model: As there.
+        validation_data: As there.
+        baseline_evaluation: As there.
+        search_result: As there.
+        second_result: As there.
+        search_trajectory: As there.
+        checkpoint_store: As there.
+        settings: As there.
+        third_controller: As there.
+        third_result: As there.
+
+    Returns:
+        The delivered model, its files (ONNX, `.pt2`, OpenVINO's), and the result of the export.
+    """
+    model, onnx_model, program, openvino, result, *_ = export_for_targets(
+        controller,
+        second_controller,
+        baseline_model,
+        validation_data,
+        baseline_evaluation,
+        search_result,
+        second_result,
+        search_trajectory,
+        checkpoint_store,
+        settings,
+        third_controller,
+        third_result,
+    )
+    return model, onnx_model, program, openvino, result
 
 
 def certify_model(

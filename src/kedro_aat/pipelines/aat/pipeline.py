@@ -17,7 +17,7 @@ from kedro_aat.pipelines.aat.nodes import (
     collect_metrics,
     describe_layers,
     evaluate_baseline,
-    export_model,
+    export_for_targets,
     finetune_adaptively,
     finetune_later_stage,
     list_packages,
@@ -104,7 +104,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 tags=_TRAINING,
             ),
             _node(
-                export_model,
+                export_for_targets,
                 [
                     "fine_tuned_controller",
                     "second_stage_controller",
@@ -128,6 +128,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "compressed_executorch",
                     "compressed_litert",
                 ],
+                name="export_model",
                 tags=_EXPORT,
             ),
             _node(add_preprocessing, ["compressed_onnx", "params:aat"], "compressed_onnx_raw", tags=_EXPORT),
