@@ -1,0 +1,67 @@
+"""Imports ExecuTorch and runs it without its messages: it writes to the process's standard error, past Python."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from kedro_aat.errors import ExportError
+
+_LOG = re.compile(r"^\[\w+\.(?:cpp|h|cc):\d+\] ?")  # how ExecuTorch's lines begin
+
+
+def quiet_import(name: str) -> Any:
+    """Imports a module of ExecuTorch, without warnings and without its changes to the root logger.
+
+    Returns:
+        The module (ExecuTorch ships no types that mypy reads).
+    """
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    with warnings.catch_warnings(), quiet_runtime("ExecuTorch cannot be imported"):
+        warnings.simplefilter("ignore")
+        module = import_module(name)
+    root.handlers[:], root.level = handlers, level
+    return module
+
+
+@contextlib.contextmanager
+def quiet_runtime(what: str) -> Iterator[None]:
+    """Keeps ExecuTorch's own lines from the terminal; if it fails, they are in the error.
+
+    Args:
+        what: Begin of the message, such as "ExecuTorch cannot load the file".
+
+    Raises:
+        ExportError: If anything fails.
+    """
+    with tempfile.TemporaryFile() as taken:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(taken.fileno(), 2)
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as failure:  # its errors are RuntimeErrors with a number
+            error = failure
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+        taken.seek(0)
+        lines = taken.read().decode(errors="replace").splitlines()
+    own = [_LOG.sub("", line) for line in lines if _LOG.match(line)]
+    for line in lines:
+        if not _LOG.match(line) and "torchao" not in line:  # another thread's
+            print(line, file=sys.stderr)
+    if error is not None:
+        said = [line for line in own if "cpuinfo" not in line and "midr" not in line]
+        raise ExportError(f"{what}: {' '.join(said[:3]) or error}") from error
