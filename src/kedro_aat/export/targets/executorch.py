@@ -17,7 +17,7 @@ from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.errors import ExportError
 from kedro_aat.export.session import FileModel
 from kedro_aat.export.settings import ExportSettings
-from kedro_aat.export.subject import Subject, require_cpu
+from kedro_aat.export.subject import Operators, Subject, require_cpu
 from kedro_aat.export.targets.details import TargetDetails
 from kedro_aat.export.targets.executorch_graph import for_xnnpack
 from kedro_aat.export.targets.executorch_quiet import quiet_import, quiet_runtime
@@ -45,7 +45,7 @@ class ExecutorchTarget(Target):
         has_xnnpack = options.backend == "xnnpack"
         is_integer = has_xnnpack and quantized_spec(model) is not None
         # Portable kernels have no operators of PT2E, so integers are converted by plain arithmetic there.
-        operators = "decomposed" if is_integer else "plain"
+        operators: Operators = "decomposed" if is_integer else "plain"
         default = max(settings.batch_sizes) if options.dynamic_batch else settings.batch_sizes[0]
         batch_size = options.batch_size or default
         is_dynamic = options.dynamic_batch and batch_size > 1 and bool(subject.batched)
@@ -150,7 +150,7 @@ def _lower(program: ExportedProgram, name: str, *, has_xnnpack: bool) -> Any:
         partitioners = [xnnpack.XnnpackPartitioner()]
     try:
         # With oneDNN, torch asks whether a batch is smaller than 16, and so bounds it by 15.
-        with quiet(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+        with quiet(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
             edge = exir.to_edge_transform_and_lower(program, partitioner=partitioners)
             left = sorted({str(node.target) for node in edge.exported_program().graph.nodes if _is_of_pt2e(node)})
             if left:
