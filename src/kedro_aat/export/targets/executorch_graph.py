@@ -1,8 +1,8 @@
 """Rewrites the program of a quantized model so that XNNPACK computes its layers in integers.
 
-XNNPACK takes a layer in int8 in two forms. *Static*: the input is dequantized from a given range, the weight has a scale
-per output channel, and the output, perhaps after a ReLU, is quantized to a given range. *Dynamic*: the output is a
-float, and the range of each row of the input is found when it runs. A layer of ours whose output is rounded takes the
+XNNPACK takes a layer in int8 in two forms. *Static*: the input is dequantized from a given range, the weight has a
+scale per output channel, and the output, perhaps after a ReLU, is quantized to a given range. *Dynamic*: the output is
+a float, and the range of each row of the input is found when it runs. A layer of ours whose output is rounded takes the
 static form with the trained ranges, and computes what was trained. The others, such as the last layer, take the dynamic
 form behind the trained rounding, so that only the second rounding is new: at most half of 1/255 of the row's range.
 
@@ -137,7 +137,8 @@ def _can_be_dynamic(reader: fx.Node, weight: fx.Node) -> bool:
 def _is_plain_conv2d(layer: fx.Node) -> bool:
     if layer.target not in {_ATEN.conv2d.default, _ATEN.conv2d.padding}:
         return False
-    return len(layer.args) < 7 or layer.args[6] == 1  # number of groups
+    groups = layer.args[6] if len(layer.args) > 6 else 1
+    return isinstance(groups, int) and groups == 1
 
 
 def _only_reader(node: fx.Node) -> fx.Node | None:

@@ -19,18 +19,21 @@ _LOG = re.compile(r"^\[\w+\.(?:cpp|h|cc):\d+\] ?")  # how ExecuTorch's lines beg
 
 
 def quiet_import(name: str) -> Any:
-    """Imports a module of ExecuTorch, without warnings and without its changes to the root logger.
+    """Imports a module of a runtime, without warnings for its own developers and without its changes to logging.
 
     Returns:
         The module (ExecuTorch ships no types that mypy reads).
     """
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    with warnings.catch_warnings(), quiet_runtime("ExecuTorch cannot be imported"):
-        warnings.simplefilter("ignore")
-        module = import_module(name)
-    root.handlers[:], root.level = handlers, level
-    return module
+    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return import_module(name)
+    finally:
+        logging.disable(disabled)
+        root.handlers[:], root.level = handlers, level
 
 
 @contextlib.contextmanager
@@ -60,7 +63,7 @@ def quiet_runtime(what: str) -> Iterator[None]:
         lines = taken.read().decode(errors="replace").splitlines()
     own = [_LOG.sub("", line) for line in lines if _LOG.match(line)]
     for line in lines:
-        if not _LOG.match(line) and "torchao" not in line:  # another thread's
+        if not _LOG.match(line):  # another thread's
             print(line, file=sys.stderr)
     if error is not None:
         said = [line for line in own if "cpuinfo" not in line and "midr" not in line]
