@@ -70,7 +70,7 @@ def test_any_batch_size_is_run(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == ""
 
 
-def test_a_batch_larger_than_oneDNN_would_allow() -> None:
+def test_a_batch_larger_than_onednn_would_allow() -> None:
     torch.manual_seed(0)
     model, inputs = (
         settled(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), torch.randn(4, 1, 8, 8)),
@@ -138,7 +138,7 @@ def test_int8_weights_take_a_quarter() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_any_tensors_are_taken_and_returned(name: str) -> None:
     torch.manual_seed(0)
-    kind, inputs, names, outputs = CASES[name]
+    kind, inputs, names, _ = CASES[name]
     model = kind().eval()
     file = write(model, inputs, settings(batch_size=8))
     assert list(file.inputs) == names
