@@ -153,6 +153,18 @@ def test_latency_is_measured_in_turns_with_onnxruntime() -> None:
     assert [list(latency) for latency in latencies] == [[1, 16], [1, 16]]
 
 
+def test_other_files_still_run_after_the_number_of_threads_changed() -> None:
+    torch.manual_seed(0)
+    model, inputs = settled(SHAPES["cnn"][0], torch.randn(8, 1, 8, 8)), torch.randn(8, 1, 8, 8)
+    file, target = write(model, inputs), target_of("executorch")
+    loaded = target.read_back(file)
+    runs = [target.bind(file, [inputs.numpy()], number) for number in (1, 2, 1)]
+    for run in runs:
+        run()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+
+
 class Spectrum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.fft.rfft(x).abs()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import onnx
 import torch
@@ -74,8 +75,8 @@ class ExecutorchTarget(Target):
 
         The threads are those of the whole process: ExecuTorch has one pool, which XNNPACK and its kernels share.
         """
-        model = _ExecutorchModel(file)
         _use_threads(num_threads)
+        model = _ExecutorchModel(file)
         pieces = [list(piece) for piece in model.pieces([torch.from_numpy(array) for array in batch])]
         return partial(_run_all, model.execute, pieces)
 
@@ -89,19 +90,29 @@ class _ExecutorchModel(FileModel):
 
     def __init__(self, file: TargetFile) -> None:
         super().__init__(file.inputs, file.outputs)
-        runtime = quiet_import("executorch.runtime").Runtime.get()
-        with quiet_runtime("ExecuTorch cannot load the file"):
-            # In a list, so that it is no submodule; the program keeps what the method needs.
-            self._loaded = [program := runtime.load_program(file.parts[_SUFFIX]), program.load_method(_METHOD)]
-        meta = self._loaded[1].metadata
+        self._loaded: list[Any] = []
+        self._file = file  # after what reads its bytes, since attributes are deleted in this order
+        meta = self._method().metadata
         shapes = [meta.input_tensor_meta(number).sizes() for number in range(meta.num_inputs())]
         self._most = shapes[0][0] if shapes and shapes[0] else None
-        self._only = file.batch_size
 
     def execute(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Runs the program once."""
-        outputs: Sequence[Tensor] = self._loaded[1].execute(tensors)
+        outputs: Sequence[Tensor] = self._method().execute(tensors)
         return outputs
+
+    def release(self) -> None:
+        """Removes the program from memory; it is loaded again when it is run."""
+        self._loaded.clear()
+
+    def _method(self) -> Any:
+        if not self._loaded:
+            runtime = quiet_import("executorch.runtime").Runtime.get()
+            with quiet_runtime("ExecuTorch cannot load the file"):
+                program = runtime.load_program(self._file.parts[_SUFFIX])
+                self._loaded[:] = [program.load_method(_METHOD), program]
+            _LOADED.add(self)
+        return self._loaded[0]
 
     def pieces(self, tensors: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         """The batch in pieces that the program takes; the last is filled up if it takes one size only."""
@@ -110,10 +121,10 @@ class _ExecutorchModel(FileModel):
         if self._most is None or len(sizes) != 1 or any(not tensor.dim() for tensor in tensors):
             return [tensors]  # something has no batch
         (size,) = sizes
-        if size <= self._most and self._only in (None, size):
+        if size <= self._most and self._file.batch_size in (None, size):
             return [tensors]
         parts = [torch.arange(start, min(start + self._most, size)) for start in range(0, size, self._most)]
-        if self._only is not None:
+        if self._file.batch_size is not None:
             parts[-1] = torch.cat([parts[-1], parts[-1][:1].expand(self._most - len(parts[-1]))])
         return [[tensor[part] for tensor in tensors] for part in parts]
 
@@ -128,16 +139,24 @@ class _ExecutorchModel(FileModel):
         return [torch.cat([result[port] for result in results])[:size] for port in range(len(results[0]))]
 
 
+_LOADED: WeakSet[_ExecutorchModel] = WeakSet()  # the programs that may be in memory
+
+
 def _run_all(execute: Callable[[Sequence[Tensor]], object], pieces: Sequence[Sequence[Tensor]]) -> None:
     for piece in pieces:
         execute(piece)
 
 
 def _use_threads(number: int) -> None:
-    """Sets the number of threads of ExecuTorch in this process."""
+    """Sets the number of threads of ExecuTorch in this process.
+
+    XNNPACK keeps a pointer to the old threads for each program that is loaded, so none may be.
+    """
     library = quiet_import("executorch.extension.pybindings.portable_lib")
     with quiet_runtime("ExecuTorch cannot set its threads"):
         if library._threadpool_get_thread_count() != number:
+            for model in list(_LOADED):
+                model.release()
             library._unsafe_reset_threadpool(number)
 
 
