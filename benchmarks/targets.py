@@ -124,10 +124,10 @@ def trained(name: str) -> tuple[nn.Module, nn.Module, Data]:
     torch.manual_seed(0)
     train, validation = load(is_dense=name == "U-Net")
     model = MODELS[name]()
-    fit(model, train, 15, 0.003)
+    fit(model, train, 5, 0.003)
     controller = QuantizationController(copy.deepcopy(model))
     controller.calibrate(train.inputs.split(64)[:4])
-    fit(controller.model, train, 3, 0.0005)
+    fit(controller.model, train, 1, 0.0005)
     controller.disable_scheduler()
     return model, controller.strip().eval(), validation
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.export.verify import Agreement, verify_file
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from tests.compression.quantization.quantized import Branching, Separable, Sequence, quantized, settled
+from tests.documents import ROOT, blocks
 from tests.export.nets import Recurrent
 from tests.export.structured import CASES
 from tests.nets import Perceptron
@@ -26,6 +31,8 @@ pytest.importorskip("executorch")
 
 # Fraction of the largest output: a second rounding to 8 bits, and sums that differ in their last bits.
 ROUNDING = 0.03
+PAGE = ROOT / "docs/targets/executorch.md"
+IMAGES = torch.randn(19, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 SHAPES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "cnn": (ResidualCNN((8, 16)), (1, 8, 8)),
     "perceptron": (Perceptron([20, 256, 256, 4]), (20,)),
@@ -187,3 +194,19 @@ def test_wrong_inputs_are_an_error() -> None:
     loaded = target_of("executorch").read_back(write(model, inputs))
     with pytest.raises(ExportError, match="ExecuTorch cannot run the file"):
         loaded(torch.from_numpy(np.zeros((2, 21), np.float32)))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_program_of_the_page_runs_the_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = settled(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)), IMAGES)
+    (tmp_path / "compressed_model.pte").write_bytes(write(model, IMAGES).parts[".pte"])
+    (source,) = (text for _, text in blocks(PAGE, "cpp"))
+    (build,) = (text for _, text in blocks(PAGE, "text") if "g++" in text)
+    (tmp_path / "main.cpp").write_text(source)
+    build = build.replace("python -c", f"{sys.executable} -c")
+    subprocess.run(["bash", "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(["./run"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    printed = torch.tensor([float(line.split()[1]) for line in done.stdout.splitlines()])
+    with torch.no_grad():
+        torch.testing.assert_close(printed, model(torch.zeros(1, 1, 8, 8))[0], rtol=1e-4, atol=1e-5)
