@@ -19,10 +19,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 _ATEN = torch.ops.aten
-_CONVOLUTIONS = {
-    *(_ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv2d.default, _ATEN.conv2d.padding),
-    *(_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input),
-}
+_CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv2d.default, _ATEN.conv2d.padding}
 _RELUS = {_ATEN.relu.default, _ATEN.hardtanh.default, _ATEN.relu6.default}
 # Operators that only move numbers, so that their results are quantized with the range of their input.
 _MOVES = {
