@@ -93,8 +93,8 @@ class _ExecutorchModel(FileModel):
         self._loaded: list[Any] = []
         self._file = file  # after what reads its bytes, since attributes are deleted in this order
         meta = self._method().metadata
-        shapes = [meta.input_tensor_meta(number).sizes() for number in range(meta.num_inputs())]
-        self._most = shapes[0][0] if shapes and shapes[0] else None
+        self._shapes = [tuple(meta.input_tensor_meta(number).sizes()) for number in range(meta.num_inputs())]
+        self._most = self._shapes[0][0] if self._shapes and self._shapes[0] else None
 
     def execute(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Runs the program once."""
@@ -117,6 +117,12 @@ class _ExecutorchModel(FileModel):
     def pieces(self, tensors: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         """The batch in pieces that the program takes; the last is filled up if it takes one size only."""
         tensors = [tensor.contiguous() for tensor in tensors]
+        for name, tensor, shape in zip(self.names[0], tensors, self._shapes, strict=True):
+            # ExecuTorch takes any shape that fits into the memory of the largest.
+            if tuple(tensor.shape[1:]) != shape[1:]:
+                raise ExportError(
+                    f"{name} must be of shape (batch, {', '.join(map(str, shape[1:]))}), but got {tuple(tensor.shape)}."
+                )
         sizes = {len(tensor) for tensor in tensors if tensor.dim()}
         if self._most is None or len(sizes) != 1 or any(not tensor.dim() for tensor in tensors):
             return [tensors]  # something has no batch
@@ -130,8 +136,8 @@ class _ExecutorchModel(FileModel):
 
     def compute(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Runs ExecuTorch."""
+        pieces = self.pieces(tensors)
         with quiet_runtime("ExecuTorch cannot run the file"):
-            pieces = self.pieces(tensors)
             results = [self.execute(piece) for piece in pieces]
         if len(results) == 1 and len(pieces[0][0]) == len(tensors[0]):
             return results[0]

@@ -16,6 +16,7 @@ from typing import Any
 from kedro_aat.errors import ExportError
 
 _LOG = re.compile(r"^\[\w+\.(?:cpp|h|cc):\d+\] ?")  # how ExecuTorch's lines begin
+_ABOUT_THE_PROCESSOR = re.compile(r"midr|# of cpus|/sys/devices")  # on every machine that is no phone
 
 
 def quiet_import(name: str) -> Any:
@@ -46,25 +47,31 @@ def quiet_runtime(what: str) -> Iterator[None]:
     Raises:
         ExportError: If anything fails.
     """
+    said: list[str] = []
+    try:
+        with _taken_lines(said):
+            yield
+    except Exception as error:  # its errors are RuntimeErrors with a number
+        reasons = [line for line in said if not _ABOUT_THE_PROCESSOR.search(line)]
+        raise ExportError(f"{what}: {' '.join(reasons[:3]) or error}") from error
+
+
+@contextlib.contextmanager
+def _taken_lines(said: list[str]) -> Iterator[None]:
+    """Takes ExecuTorch's lines from the process's standard error; what others write there meanwhile is passed on."""
     with tempfile.TemporaryFile() as taken:
         sys.stderr.flush()
         kept = os.dup(2)
         os.dup2(taken.fileno(), 2)
-        error: Exception | None = None
         try:
             yield
-        except Exception as failure:  # its errors are RuntimeErrors with a number
-            error = failure
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
-        taken.seek(0)
-        lines = taken.read().decode(errors="replace").splitlines()
-    own = [_LOG.sub("", line) for line in lines if _LOG.match(line)]
-    for line in lines:
-        if not _LOG.match(line):  # another thread's
-            print(line, file=sys.stderr)
-    if error is not None:
-        said = [line for line in own if "cpuinfo" not in line and "midr" not in line]
-        raise ExportError(f"{what}: {' '.join(said[:3]) or error}") from error
+            taken.seek(0)
+            for line in taken.read().decode(errors="replace").splitlines():
+                if _LOG.match(line):
+                    said.append(_LOG.sub("", line))
+                else:
+                    print(line, file=sys.stderr)
