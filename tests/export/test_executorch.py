@@ -115,6 +115,14 @@ def test_portable_operators_are_listed(quantize: bool) -> None:
     assert (b"Xnnpack" in file.parts[".pte"]) is False
 
 
+def test_a_gru_gets_a_file_for_a_batch_of_one() -> None:
+    torch.manual_seed(0)
+    model, inputs = SHAPES["gru"][0].eval(), torch.randn(5, 5, 8)
+    file = write(model, inputs, settings(batch_size=4))
+    assert file.batch_size == 1
+    verify(file, model, inputs, 1e-5)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_int8_models_compute_what_was_trained(name: str) -> None:
     _, small, inputs = int8(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakSet
 
 import onnx
@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.errors import ExportError
+from kedro_aat.export.axes import resized
 from kedro_aat.export.session import FileModel
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.subject import Operators, Subject, require_cpu
@@ -47,24 +48,16 @@ class ExecutorchTarget(Target):
         is_integer = has_xnnpack and quantized_spec(model) is not None
         # Portable kernels have no operators of PT2E, so integers are converted by plain arithmetic there.
         operators: Operators = "decomposed" if is_integer else "plain"
-        default = max(settings.batch_sizes) if options.dynamic_batch else settings.batch_sizes[0]
-        batch_size = options.batch_size or default
-        is_dynamic = options.dynamic_batch and batch_size > 1 and bool(subject.batched)
-        if is_dynamic:
-            program = subject.trace(free={}, kind=Dim.DYNAMIC, operators=operators, most=batch_size)
-        else:
-            program = subject.trace_batch(batch_size, operators)
-        if is_integer:
-            program = for_xnnpack(program)
-        lowered = _lower(program, subject.name, has_xnnpack=has_xnnpack)
-        return TargetFile(
-            "executorch",
-            {_SUFFIX: bytes(lowered.buffer)},
-            tuple(subject.inputs),
-            tuple(subject.outputs),
-            batch_size=None if is_dynamic or not subject.batched else batch_size,
-            details=_details(lowered),
-        )
+        if options.dynamic_batch and subject.batched:
+            most = options.batch_size or max(settings.batch_sizes)
+            if most > 1:
+                program = subject.trace(free={}, kind=Dim.DYNAMIC, operators=operators, most=most)
+                file = _file(subject, program, options.backend, None)
+                if _takes_any_size(file, subject, most):
+                    return file
+        batch_size = (options.batch_size or settings.batch_sizes[0]) if not options.dynamic_batch else 1
+        program = subject.trace_batch(batch_size, operators)
+        return _file(subject, program, options.backend, batch_size if subject.batched else None)
 
     def read_back(self, file: TargetFile) -> FileModel:
         """The file in ExecuTorch's own runtime; batches larger than the file takes are run in pieces."""
@@ -146,6 +139,31 @@ class _ExecutorchModel(FileModel):
 
 
 _LOADED: WeakSet[_ExecutorchModel] = WeakSet()  # the programs that may be in memory
+
+
+def _file(
+    subject: Subject, program: ExportedProgram, backend: Literal["xnnpack", "portable"], batch_size: int | None
+) -> TargetFile:
+    """The lowered program with its names; `batch_size` is the only one that it takes, or None."""
+    if is_integer := any(_is_of_pt2e(node) for node in program.graph.nodes):
+        program = for_xnnpack(program)
+    assert backend == "xnnpack" or not is_integer  # portable operators cannot compute them
+    lowered = _lower(program, subject.name, has_xnnpack=backend == "xnnpack")
+    parts = {_SUFFIX: bytes(lowered.buffer)}
+    names = tuple(subject.inputs), tuple(subject.outputs)
+    return TargetFile("executorch", parts, *names, batch_size=batch_size, details=_details(lowered))
+
+
+def _takes_any_size(file: TargetFile, subject: Subject, most: int) -> bool:
+    """Whether a program takes other batch sizes than the one that was traced: a GRU's is lowered for that one alone."""
+    model = _ExecutorchModel(file)
+    for size in (1, most):
+        inputs = resized(subject.inputs, {name: [0] for name in subject.batched}, size)
+        try:
+            model.run(list(inputs.values()))
+        except ExportError:
+            return False
+    return True
 
 
 def _run_all(execute: Callable[[Sequence[Tensor]], object], pieces: Sequence[Sequence[Tensor]]) -> None:

@@ -1,13 +1,12 @@
-"""Imports ExecuTorch and runs it without its messages: it writes to the process's standard error, past Python."""
+"""Imports ExecuTorch and runs it without its messages, which it writes to standard error past `logging`."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
-import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
@@ -58,20 +57,14 @@ def quiet_runtime(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _taken_lines(said: list[str]) -> Iterator[None]:
-    """Takes ExecuTorch's lines from the process's standard error; what others write there meanwhile is passed on."""
-    with tempfile.TemporaryFile() as taken:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(taken.fileno(), 2)
-        try:
+    """Takes ExecuTorch's lines from standard error; what others write there meanwhile is passed on."""
+    taken = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(taken):
             yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            taken.seek(0)
-            for line in taken.read().decode(errors="replace").splitlines():
-                if _LOG.match(line):
-                    said.append(_LOG.sub("", line))
-                else:
-                    print(line, file=sys.stderr)
+    finally:
+        for line in taken.getvalue().splitlines():
+            if _LOG.match(line):
+                said.append(_LOG.sub("", line))
+            else:
+                print(line, file=sys.stderr)
