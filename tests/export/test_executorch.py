@@ -137,7 +137,7 @@ def test_layers_with_rounded_outputs_agree_to_the_integer() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(32, 3, 16, 16)
     small = quantized(settled(Separable(), inputs), inputs).strip().eval()
-    small.head = nn.Identity()  # type: ignore[assignment]  # the model returns its rounded means
+    small.head = nn.Identity()
     with torch.no_grad():
         expected = small(inputs)
         got = target_of("executorch").read_back(write(small, inputs))(inputs)
@@ -182,7 +182,7 @@ def test_other_files_still_run_after_the_number_of_threads_changed() -> None:
 
 class Spectrum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.rfft(x).abs()
+        return torch.fft.rfft(x).abs()  # type: ignore[no-any-return]
 
 
 def test_an_operator_without_a_kernel_is_named() -> None:
