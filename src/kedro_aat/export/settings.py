@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from kedro_aat.errors import ExportError
 from kedro_aat.export.described import CardSettings, Preprocessing
 from kedro_aat.export.device import DeviceProperty
+from kedro_aat.export.targets.executorch_settings import ExecutorchSettings
 from kedro_aat.export.targets.registry import TARGETS, TargetName, missing
 from kedro_aat.imports import ImportedOrPath
 from kedro_aat.validated import Settings
@@ -221,6 +222,7 @@ class ExportSettings(FileSettings):
         preprocessing: How the file's inputs are prepared: for the model card and, on request, for a second ONNX file
             that takes raw numbers. None says nothing of it.
         openvino: True is the older way to name `openvino` among the targets.
+        executorch: How the file of the target `executorch` is lowered.
     """
 
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
@@ -236,6 +238,7 @@ class ExportSettings(FileSettings):
     objective: ObjectiveOrTarget = "bytes"
     limits: Limits = Limits()
     openvino: bool = False
+    executorch: ExecutorchSettings = ExecutorchSettings()
     card: CardSettings = CardSettings()
     preprocessing: Preprocessing | None = None
 

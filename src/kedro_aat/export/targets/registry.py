@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
+from kedro_aat.export.targets.executorch_quiet import quiet_import
+
 if TYPE_CHECKING:
     from kedro_aat.export.targets.target import Target
 
@@ -77,7 +79,7 @@ def missing(name: TargetName) -> str | None:
     info = TARGETS[name]
     for module in info.modules:
         try:
-            import_module(module)
+            quiet_import(module)
         except Exception as error:  # a package that is installed beside wrong ones raises anything
             return (
                 f"{info.title} cannot be imported ({error}); install it with `pip install 'kedro-aat[{info.extra}]'`, "
