@@ -1,0 +1,209 @@
+"""Completes the rounding of a quantized program, so that every operator which LiteRT has in int8 is computed in int8.
+
+A quantized model rounds what its layers read, with trained ranges. LiteRT's int8 kernels also write int8, and each
+needs the range of its result. Results whose range was not trained (the last layer's, those of a layer whose reader is
+computed in float32, and those between two rounded tensors) get one from examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from kedro_aat.compression.quantization.arithmetic import activation_scales, broadcast_along
+
+_LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear"}
+# Fused with the operator before them.
+_ACTIVATIONS = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_"}
+# Their results are among the integers that they read.
+_REARRANGING = _ACTIVATIONS | {
+    *("max_pool1d", "max_pool2d", "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze"),
+    *("contiguous", "clone", "dropout", "upsample_nearest2d"),
+}
+_JOINING = {"add", "add_", "cat", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"}
+# Their int8 kernels read and write with one scale.
+_OF_ONE_SCALE = {"cat", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"}
+# An output of the model may exceed what the examples gave by this share of its range.
+_MARGIN = 0.1
+
+Parameters = tuple[float, int]  # scale, zero point
+
+
+@torch.no_grad()
+def complete(module: GraphModule, examples: Iterable[Sequence[Tensor]]) -> None:
+    """Rounds what LiteRT's int8 kernels write, in place.
+
+    Args:
+        module: Of a program that was traced with operators of PT2E.
+        examples: What the module is called with.
+    """
+    _hold_floats(module)
+    whole = _computed_in_integers(module)
+    _Rounds(module, whole, examples).insert()
+    module.recompile()
+
+
+def _hold_floats(module: GraphModule) -> None:
+    """Lets int8 weights be constants in float32 that are rounded, as LiteRT's converter wants them."""
+    for number, node in enumerate(_calls(module, "dequantize_per_channel")):
+        integers, scales, *others = node.args
+        assert isinstance(integers, Node)
+        assert isinstance(scales, Node)
+        tensors = _constant(module, integers), _constant(module, scales)
+        axis = others[1]
+        assert isinstance(axis, int)
+        name = f"_weight_{number}"
+        module.register_buffer(name, tensors[0] * broadcast_along(axis, tensors[1], tensors[0]))
+        with module.graph.inserting_before(node):
+            weight = module.graph.get_attr(name)
+            operator = torch.ops.quantized_decomposed.quantize_per_channel.default
+            node.args = (module.graph.call_function(operator, (weight, *node.args[1:])), *node.args[1:])
+    module.graph.eliminate_dead_code()
+
+
+def _computed_in_integers(module: GraphModule) -> set[Node]:
+    """Operators whose results can be int8: what they read is int8, and so is what reads them."""
+    layers = {node for node in module.graph.nodes if _name(node) in _LAYERS}
+    joining = {node for node in module.graph.nodes if _name(node) in _JOINING}
+    whole = layers | joining | {node for node in module.graph.nodes if _name(node) in _REARRANGING}
+    while True:
+        wrong = set()
+        for node in whole:
+            reads = _data(node)
+            if not reads or not all(each in whole or _name(each) == "dequantize_per_tensor" for each in reads):
+                wrong.add(node)
+            elif node in layers and _name(node.args[1]) != "dequantize_per_channel":
+                wrong.add(node)
+            elif node in joining and not all(
+                user in whole or user.op == "output" or _name(user) == "quantize_per_tensor" for user in node.users
+            ):
+                wrong.add(node)
+        if not wrong:
+            return whole
+        whole -= wrong
+
+
+class _Rounds:
+    """Inserts the missing rounding.
+
+    Args:
+        module: Changed in place.
+        whole: Operators that are computed in integers.
+        examples: What the module is called with.
+    """
+
+    def __init__(self, module: GraphModule, whole: set[Node], examples: Iterable[Sequence[Tensor]]) -> None:
+        self._module = module
+        # What an activation reads is not written.
+        nodes = [node for node in module.graph.nodes if node in whole]
+        self._nodes = [node for node in nodes if not self._is_fused(node, whole)]
+        self._fused = {node for node in nodes if self._is_fused(node, whole)}
+        ranges = _Ranges(module, self._nodes)
+        for example in examples:
+            ranges.run(*example)
+        self._ranges = ranges.found
+        self._known: dict[Node, Parameters] = {}
+        for node in _calls(module, "dequantize_per_tensor"):
+            self._known[node] = node.args[1:3]  # type: ignore[assignment]  # a number and an integer
+
+    @staticmethod
+    def _is_fused(node: Node, whole: set[Node]) -> bool:
+        return _name(node) not in _REARRANGING and all(
+            _name(user) in _ACTIVATIONS and user in whole for user in node.users
+        )
+
+    def insert(self) -> None:
+        """Inserts it, from the inputs to the outputs."""
+        for node in self._nodes:
+            written = self._parameters(node)
+            if _name(node) in _OF_ONE_SCALE:
+                self._read_with(node, written)
+            rounding = [user for user in node.users if _name(user) == "quantize_per_tensor"]
+            if rounding:  # trained
+                (rounded,) = rounding[0].users
+                others = [user for user in node.users if user not in rounding]
+                for user in others:
+                    user.replace_input_with(node, rounded)
+            else:
+                self._round(node, written, list(node.users), after=node)
+
+    def _parameters(self, node: Node) -> Parameters:
+        """Scale and zero point of a result: trained, those of what is rearranged, or from examples."""
+        for user in node.users:
+            if _name(user) == "quantize_per_tensor":
+                return user.args[1:3]  # type: ignore[return-value]  # a number and an integer
+        (first, *_) = _data(node)
+        if _name(node) in _REARRANGING and first not in self._fused:
+            return self._known[first]
+        low, high = self._ranges[node]
+        if any(user.op == "output" for user in node.users):
+            low, high = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
+        scale, zero_point = activation_scales(torch.tensor([[low, high]]))
+        return float(scale), int(zero_point) - 128
+
+    def _read_with(self, node: Node, parameters: Parameters) -> None:
+        for read in _data(node):
+            if self._known[read] != parameters:
+                self._round(read, parameters, [node], after=read)
+
+    def _round(self, node: Node, parameters: Parameters, users: Sequence[Node], after: Node) -> None:
+        operators = torch.ops.quantized_decomposed
+        arguments = (*parameters, -128, 127, torch.int8)
+        with self._module.graph.inserting_after(after):
+            integers = self._module.graph.call_function(operators.quantize_per_tensor.default, (node, *arguments))
+        with self._module.graph.inserting_after(integers):
+            rounded = self._module.graph.call_function(
+                operators.dequantize_per_tensor.default, (integers, *arguments)
+            )
+        self._known[rounded] = parameters
+        for user in users:
+            user.replace_input_with(node, rounded)
+
+
+class _Ranges(Interpreter):
+    """Runs a module and records the lowest and highest number of some results."""
+
+    def __init__(self, module: GraphModule, nodes: Iterable[Node]) -> None:
+        super().__init__(module)
+        self._watched = set(nodes)
+        self.found: dict[Node, tuple[float, float]] = {}
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if n in self._watched and result.numel():
+            low, high = self.found.get(n, (0.0, 0.0))
+            self.found[n] = min(low, float(result.min())), max(high, float(result.max()))
+        return result
+
+
+def _data(node: Node) -> list[Node]:
+    """The tensors that an operator computes with, without weights; empty if one is a constant."""
+    if _name(node) == "cat":
+        found: Any = node.args[0]
+    elif _name(node) in {"add", "add_"}:
+        found = node.args[:2]
+    else:
+        found = node.args[:1]
+    return list(found) if all(isinstance(each, Node) and each.op != "get_attr" for each in found) else []
+
+
+def _calls(module: GraphModule, name: str) -> list[Node]:
+    return [node for node in module.graph.nodes if _name(node) == name]
+
+
+def _name(node: Any) -> str:
+    """Name of an operator without its overload; empty for what is none."""
+    target = getattr(node, "target", None)
+    return target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else ""
+
+
+def _constant(module: GraphModule, node: Node) -> Tensor:
+    value: Any = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    assert isinstance(value, Tensor)
+    return value.detach()
