@@ -28,7 +28,7 @@ from kedro_aat.export.settings import FileSettings, TargetName
 from kedro_aat.export.signature import input_tensors
 from kedro_aat.export.subject import Subject, require_cpu
 from kedro_aat.export.targets.litert_file import Flatbuffer
-from kedro_aat.export.targets.litert_integers import complete
+from kedro_aat.export.targets.litert_integers import Rescaling, complete
 from kedro_aat.export.targets.target import QuantizedPort, Target, TargetFile, in_pieces
 from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.modes import evaluating, first_cause, quiet
@@ -89,13 +89,15 @@ class LitertTarget(Target):
         tensors = tuple(
             tensor[:1] if name in subject.batched else tensor for name, tensor in subject.inputs.items()
         )
+        rescalings: set[Rescaling] = set()
         if is_quantized:
             given = input_tensors(model, inputs)
             with evaluating(model), quiet():
-                complete(module, list(_single_examples(given, subject.batched)))
+                rescalings = complete(module, list(_single_examples(given, subject.batched)))
         flat = Flatbuffer(_converted(module, tensors, is_quantized, subject.name))
         names = settings.input_names or tuple(subject.inputs), settings.output_names or tuple(subject.outputs)
         flat.name_ports(*names)
+        flat.rescale(rescalings)
         if not settings.litert.integer_io:
             flat.take_floats()
         return TargetFile(

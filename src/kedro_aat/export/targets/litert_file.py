@@ -6,7 +6,7 @@ The format is a flatbuffer whose schema ships with `ai-edge-litert`; tensors of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from math import prod
 from typing import Any
@@ -98,6 +98,20 @@ class Flatbuffer:
                 self._graph.operators.insert(0 if kind == "inputs" else len(self._graph.operators), operator)
                 getattr(self._graph, kind)[position] = new
                 port.tensorIndex = new
+
+    def rescale(self, rescalings: Iterable[tuple[tuple[float, int], tuple[float, int]]]) -> None:
+        """Lets operators that stand for changes of scale compute these.
+
+        Args:
+            rescalings: Scale and zero point before and after.
+        """
+        wanted = {(_rounded(*before), _rounded(*after)) for before, after in rescalings}
+        for each in self._graph.operators:
+            if self._name(each) == "ABS":
+                found = (_quantization(self._graph.tensors[numbers[0]]) for numbers in (each.inputs, each.outputs))
+                if tuple(_rounded(*how) if how else None for how in found) in wanted:
+                    each.opcodeIndex = self._operator_code("QUANTIZE")
+                    each.builtinOptionsType, each.builtinOptions = self._schema.BuiltinOptions.NONE, None
 
     def _operator_code(self, name: str) -> int:
         builtin = getattr(self._schema.BuiltinOperator, name)
@@ -202,6 +216,11 @@ def _quantization(tensor: Any) -> tuple[float, int] | None:
     if how is None or how.scale is None or len(how.scale) != 1:
         return None
     return float(how.scale[0]), int(how.zeroPoint[0])
+
+
+def _rounded(scale: float, zero_point: int) -> tuple[float, int]:
+    """As the file stores them."""
+    return float(np.float32(scale)), zero_point
 
 
 def _names_of(enumeration: type) -> dict[int, str]:

@@ -22,29 +22,37 @@ _ACTIVATIONS = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_"}
 # Their results are among the integers that they read.
 _REARRANGING = _ACTIVATIONS | {
     *("max_pool1d", "max_pool2d", "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze"),
-    *("contiguous", "clone", "dropout", "upsample_nearest2d"),
+    *("contiguous", "clone", "dropout", "upsample_nearest2d", "select", "slice"),
 }
-_JOINING = {"add", "add_", "cat", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"}
-# Their int8 kernels read and write with one scale.
-_OF_ONE_SCALE = {"cat", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"}
+_POOLING = {"avg_pool1d", "avg_pool2d"}  # their int8 kernels read and write with one scale
+_JOINING = _POOLING | {"add", "add_", "cat", "mean", "adaptive_avg_pool2d"}
+# Stands for a change of scale, since the converter drops a rounding that follows another one.
+RESCALING = torch.ops.aten.abs.default
 # An output of the model may exceed what the examples gave by this share of its range.
 _MARGIN = 0.1
 
 Parameters = tuple[float, int]  # scale, zero point
+Rescaling = tuple[Parameters, Parameters]  # before and after
 
 
 @torch.no_grad()
-def complete(module: GraphModule, examples: Iterable[Sequence[Tensor]]) -> None:
+def complete(module: GraphModule, examples: Iterable[Sequence[Tensor]]) -> set[Rescaling]:
     """Rounds what LiteRT's int8 kernels write, in place.
 
     Args:
         module: Of a program that was traced with operators of PT2E.
         examples: What the module is called with.
+
+    Returns:
+        The changes of scale for which the module calls `RESCALING`, which must not be computed.
     """
     _hold_floats(module)
+    _pool_by_means(module)
     whole = _computed_in_integers(module)
-    _Rounds(module, whole, examples).insert()
+    rounds = _Rounds(module, whole, examples)
+    rounds.insert()
     module.recompile()
+    return rounds.rescalings
 
 
 def _hold_floats(module: GraphModule) -> None:
@@ -63,6 +71,13 @@ def _hold_floats(module: GraphModule) -> None:
             operator = torch.ops.quantized_decomposed.quantize_per_channel.default
             node.args = (module.graph.call_function(operator, (weight, *node.args[1:])), *node.args[1:])
     module.graph.eliminate_dead_code()
+
+
+def _pool_by_means(module: GraphModule) -> None:
+    """Lets a one-dimensional global average be a mean, which writes with a scale of its own."""
+    for node in _calls(module, "adaptive_avg_pool1d"):
+        if node.args[1] in ([1], (1,)):
+            node.target, node.args = torch.ops.aten.mean.dim, (node.args[0], [-1], True)
 
 
 def _computed_in_integers(module: GraphModule) -> set[Node]:
@@ -106,6 +121,7 @@ class _Rounds:
         for example in examples:
             ranges.run(*example)
         self._ranges = ranges.found
+        self.rescalings: set[Rescaling] = set()
         self._known: dict[Node, Parameters] = {}
         for node in _calls(module, "dequantize_per_tensor"):
             self._known[node] = node.args[1:3]  # type: ignore[assignment]  # a number and an integer
@@ -119,17 +135,24 @@ class _Rounds:
     def insert(self) -> None:
         """Inserts it, from the inputs to the outputs."""
         for node in self._nodes:
-            written = self._parameters(node)
-            if _name(node) in _OF_ONE_SCALE:
-                self._read_with(node, written)
-            rounding = [user for user in node.users if _name(user) == "quantize_per_tensor"]
-            if rounding:  # trained
-                (rounded,) = rounding[0].users
-                others = [user for user in node.users if user not in rounding]
-                for user in others:
+            parameters = self._parameters(node)
+            if _name(node) == "cat":  # its int8 kernel reads and writes with one scale
+                for read in _data(node):
+                    if self._known[read] != parameters:
+                        self._round(self._rescaled(read, parameters), parameters, [node])
+            trained = [user for user in node.users if _name(user) == "quantize_per_tensor"]
+            if not trained:
+                self._round(node, parameters, list(node.users))
+                continue
+            (rounded,) = trained[0].users
+            for user in list(node.users):
+                if user not in trained:
                     user.replace_input_with(node, rounded)
-            else:
-                self._round(node, written, list(node.users), after=node)
+            read = self._known.get(_data(node)[0], parameters)
+            if _name(node) in _POOLING and read != parameters:
+                rescaled = self._rescaled(self._round(node, read, []), parameters)
+                for user in trained:
+                    user.replace_input_with(node, rescaled)
 
     def _parameters(self, node: Node) -> Parameters:
         """Scale and zero point of a result: trained, those of what is rearranged, or from examples."""
@@ -137,7 +160,7 @@ class _Rounds:
             if _name(user) == "quantize_per_tensor":
                 return user.args[1:3]  # type: ignore[return-value]  # a number and an integer
         (first, *_) = _data(node)
-        if _name(node) in _REARRANGING and first not in self._fused:
+        if _name(node) in _REARRANGING | _POOLING and first not in self._fused:
             return self._known[first]
         low, high = self._ranges[node]
         if any(user.op == "output" for user in node.users):
@@ -145,23 +168,24 @@ class _Rounds:
         scale, zero_point = activation_scales(torch.tensor([[low, high]]))
         return float(scale), int(zero_point) - 128
 
-    def _read_with(self, node: Node, parameters: Parameters) -> None:
-        for read in _data(node):
-            if self._known[read] != parameters:
-                self._round(read, parameters, [node], after=read)
+    def _rescaled(self, node: Node, parameters: Parameters) -> Node:
+        """Stands for the change of a rounded tensor's scale, and is to be rounded with the parameters."""
+        self.rescalings.add((self._known[node], parameters))
+        with self._module.graph.inserting_after(node):
+            return self._module.graph.call_function(RESCALING, (node,))
 
-    def _round(self, node: Node, parameters: Parameters, users: Sequence[Node], after: Node) -> None:
+    def _round(self, node: Node, parameters: Parameters, users: Sequence[Node]) -> Node:
+        """Rounds a tensor for some of its users; returns the rounded one."""
         operators = torch.ops.quantized_decomposed
         arguments = (*parameters, -128, 127, torch.int8)
-        with self._module.graph.inserting_after(after):
+        with self._module.graph.inserting_after(node):
             integers = self._module.graph.call_function(operators.quantize_per_tensor.default, (node, *arguments))
         with self._module.graph.inserting_after(integers):
-            rounded = self._module.graph.call_function(
-                operators.dequantize_per_tensor.default, (integers, *arguments)
-            )
+            rounded = self._module.graph.call_function(operators.dequantize_per_tensor.default, (integers, *arguments))
         self._known[rounded] = parameters
         for user in users:
             user.replace_input_with(node, rounded)
+        return rounded
 
 
 class _Ranges(Interpreter):
