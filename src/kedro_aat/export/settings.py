@@ -12,6 +12,7 @@ from kedro_aat.errors import ExportError
 from kedro_aat.export.described import CardSettings, Preprocessing
 from kedro_aat.export.device import DeviceProperty
 from kedro_aat.export.targets.executorch_settings import ExecutorchSettings
+from kedro_aat.export.targets.litert_settings import LitertSettings
 from kedro_aat.export.targets.registry import TARGETS, TargetName, missing
 from kedro_aat.imports import ImportedOrPath
 from kedro_aat.validated import Settings
@@ -145,17 +146,6 @@ NumThreads = Annotated[int, Field(ge=1, le=1024), AfterValidator(_bounded_by_pro
 AxisNames = dict[int, Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] | tuple[int, ...]
 
 
-class LitertSettings(Settings):
-    """What LiteRT's file takes and returns.
-
-    Attributes:
-        integer_io: Whether the file of a quantized model takes and returns int8, as microcontrollers like it, instead
-            of float32.
-    """
-
-    integer_io: bool = False
-
-
 class FileSettings(Settings):
     """What the exported files take and return, and which runtimes load them.
 
@@ -170,7 +160,6 @@ class FileSettings(Settings):
             `output.0`, `output.1` ... for a tuple, and `output` for a single tensor.
         opset: Version of ONNX's operators; by default the oldest that the exporter has for the model, usually 18, which
             onnxruntime 1.15 loads. An opset below 18 is converted to.
-        litert: What LiteRT's file takes and returns.
     """
 
     dynamic_axes: dict[str, AxisNames] | None = None
@@ -178,7 +167,6 @@ class FileSettings(Settings):
     outputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     output_names: tuple[str, ...] | None = None
     opset: Annotated[int, Field(ge=13, le=26)] | None = None
-    litert: LitertSettings = LitertSettings()
 
     def axes_among(self, inputs: Mapping[str, int]) -> dict[str, dict[int, str | None]] | None:
         """The axes that were asked for, with their names; None if they are to be found.
@@ -236,6 +224,7 @@ class ExportSettings(FileSettings):
             that takes raw numbers. None says nothing of it.
         openvino: True is the older way to name `openvino` among the targets.
         executorch: How the file of the target `executorch` is lowered.
+        litert: What the file of the target `litert` takes and returns.
     """
 
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
@@ -252,6 +241,7 @@ class ExportSettings(FileSettings):
     limits: Limits = Limits()
     openvino: bool = False
     executorch: ExecutorchSettings = ExecutorchSettings()
+    litert: LitertSettings = LitertSettings()
     card: CardSettings = CardSettings()
     preprocessing: Preprocessing | None = None
 

@@ -8,104 +8,71 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.errors import ExportError
 from kedro_aat.export.session import FileModel
-from kedro_aat.export.settings import FileSettings, TargetName
+from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.signature import input_tensors
 from kedro_aat.export.subject import Subject, require_cpu
 from kedro_aat.export.targets.litert_file import Flatbuffer
 from kedro_aat.export.targets.litert_integers import Rescaling, complete
-from kedro_aat.export.targets.target import QuantizedPort, Target, TargetFile, in_pieces
+from kedro_aat.export.targets.target import Target, TargetFile, in_pieces
 from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.modes import evaluating, first_cause, quiet
 from kedro_aat.wrapped import unwrapped
 
-SUFFIX = ".tflite"
+_SUFFIX = ".tflite"
+_OPERATOR = re.compile(r"\b(?:aten|tfl|stablehlo|quantized_decomposed)(?:::|\.)\w+(?:\.\w+)*")
 # Examples from which ranges are taken that were not trained.
 _MOST_EXAMPLES = 256
 
 
 class LitertTarget(Target):
-    """LiteRT."""
-
-    name: ClassVar[TargetName] = "litert"
-    title: ClassVar[str] = "LiteRT"
-    extra: ClassVar[str | None] = "litert"
-    modules: ClassVar[tuple[str, ...]] = ("ai_edge_litert", "litert_torch")
-    round_to: ClassVar[int] = 4  # int8 kernels of Arm's CMSIS-NN load four channels at a time
-
-    def require(self) -> None:
-        """Checks that LiteRT is installed, without the 15 seconds that an import of its converter takes.
-
-        Raises:
-            ExportError: If it is not; the message names the extra.
-        """
-        for module in self.modules:
-            if find_spec(module) is None:
-                raise ExportError(
-                    f"LiteRT is not installed (no module {module}): install it with `pip install "
-                    f"'kedro-aat[{self.extra}]'`, or remove {self.name} from export.targets."
-                )
+    """A `.tflite` file for one example, in float32 or int8."""
 
     def write(
-        self, model: nn.Module, inputs: ModelInputs, settings: FileSettings, onnx_model: onnx.ModelProto
+        self, model: nn.Module, inputs: ModelInputs, settings: ExportSettings, onnx_model: onnx.ModelProto
     ) -> TargetFile:
-        """Writes a `.tflite` file for one example.
+        """Traces the model and converts it; all axes keep the size of the example.
 
-        A quantized model becomes int8 where LiteRT has int8 kernels, with its trained ranges; ranges that it lacks
-        are those of up to 256 examples.
-
-        Args:
-            model: On the CPU; it may be quantized by this package.
-            inputs: Example inputs, in any structure.
-            settings: Which outputs are exported, and under which names.
-            onnx_model: Unused; the file is written from the model.
-
-        Raises:
-            ExportError: If LiteRT is not installed or cannot express the model.
+        A quantized model becomes int8 where LiteRT has int8 kernels, with its trained ranges; ranges that were not
+        trained are those of up to 256 examples.
         """
-        self.require()
         model = unwrapped(model)
         require_cpu(model)
         subject = Subject(model, inputs, settings)
         is_quantized = quantized_spec(model) is not None
-        program = subject.trace_batch(1, "decomposed" if is_quantized else "plain")
-        module = program.module(check_guards=False)
-        module.training = False  # or the converter warns
-        tensors = tuple(
-            tensor[:1] if name in subject.batched else tensor for name, tensor in subject.inputs.items()
-        )
+        # Neither the guards nor the mode of training concern the converter.
+        module = subject.trace_batch(1, "decomposed" if is_quantized else "plain").module(check_guards=False)
+        module.training = False
         rescalings: set[Rescaling] = set()
         if is_quantized:
-            given = input_tensors(model, inputs)
             with evaluating(model), quiet():
-                rescalings = complete(module, list(_single_examples(given, subject.batched)))
+                rescalings = complete(module, _single_examples(input_tensors(model, inputs), subject.batched))
+        tensors = _first(subject.inputs, subject.batched)
         flat = Flatbuffer(_converted(module, tensors, is_quantized, subject.name))
-        names = settings.input_names or tuple(subject.inputs), settings.output_names or tuple(subject.outputs)
-        flat.name_ports(*names)
+        flat.name_ports(settings.input_names or tuple(subject.inputs), settings.output_names or tuple(subject.outputs))
         flat.rescale(rescalings)
         if not settings.litert.integer_io:
             flat.take_floats()
         return TargetFile(
-            target=self.name,
-            parts={SUFFIX: flat.to_bytes()},
-            inputs=tuple(subject.inputs),
-            outputs=tuple(subject.outputs),
-            batch_size=1,
+            "litert",
+            {_SUFFIX: flat.to_bytes()},
+            tuple(subject.inputs),
+            tuple(subject.outputs),
+            batch_size=1 if subject.batched else None,
             details=flat.details(),
         )
 
@@ -156,11 +123,10 @@ class _LitertModel(FileModel):
 
 def _interpreter(file: TargetFile, num_threads: int) -> Any:
     """An `ai_edge_litert.interpreter.Interpreter` that is ready to run."""
-    LitertTarget().require()
     try:
         with _silent():
             interpreter = import_module("ai_edge_litert.interpreter").Interpreter(
-                model_content=file.parts[SUFFIX], num_threads=num_threads
+                model_content=file.parts[_SUFFIX], num_threads=num_threads
             )
             interpreter.allocate_tensors()
     except Exception as error:  # ValueError, RuntimeError and others
@@ -174,7 +140,8 @@ def _to_port(array: NDArray[Any], port: Mapping[str, Any]) -> NDArray[Any]:
     if not scale:
         return np.ascontiguousarray(array, dtype=port["dtype"])
     limits = np.iinfo(port["dtype"])
-    return np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(port["dtype"])
+    integers: NDArray[Any] = np.clip(np.round(array / scale) + zero_point, limits.min, limits.max).astype(port["dtype"])
+    return integers
 
 
 def _from_port(array: NDArray[Any], port: Mapping[str, Any]) -> NDArray[Any]:
@@ -185,10 +152,15 @@ def _from_port(array: NDArray[Any], port: Mapping[str, Any]) -> NDArray[Any]:
 
 def _single_examples(tensors: Mapping[str, Tensor], batched: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
     size = min([len(tensors[name]) for name in batched] + [_MOST_EXAMPLES])
-    for number in range(size):
-        yield tuple(
-            tensor[number : number + 1] if name in batched else tensor for name, tensor in tensors.items()
+    for number in range(size if batched else 1):
+        yield _first(
+            {name: tensor[number:] if name in batched else tensor for name, tensor in tensors.items()}, batched
         )
+
+
+def _first(tensors: Mapping[str, Tensor], batched: Sequence[str]) -> tuple[Tensor, ...]:
+    """The first example of a batch, as a batch of 1."""
+    return tuple(tensor[:1] if name in batched else tensor for name, tensor in tensors.items())
 
 
 def _converted(module: nn.Module, tensors: tuple[Tensor, ...], is_quantized: bool, name: str) -> bytes:
@@ -206,7 +178,11 @@ def _converted(module: nn.Module, tensors: tuple[Tensor, ...], is_quantized: boo
                 )
             content: bytes = litert_torch.convert(module, tensors, quant_config=config).model_content()
     except Exception as error:  # the converter raises many kinds of error
-        raise ExportError(f"LiteRT cannot express {name}: {first_cause(error)}") from error
+        found = _OPERATOR.findall(str(error))
+        operator = f" because of the operator {found[-1]}" if found else ""
+        raise ExportError(
+            f"{name} cannot be written for LiteRT{operator}. LiteRT says: {first_cause(error)}"
+        ) from error
     return content
 
 

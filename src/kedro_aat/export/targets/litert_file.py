@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kedro_aat.export.targets.target import QuantizedPort, TargetDetails
+from kedro_aat.export.targets.details import QuantizedPort, TargetDetails
 
 _ALIGNMENT = 16  # bytes, of a tensor in the arena of LiteRT for Microcontrollers
 # What `MicroMutableOpResolver` of LiteRT for Microcontrollers can register, in the names of the schema
@@ -28,7 +28,7 @@ _MICRO_OPERATORS = frozenset(
     "NOT_EQUAL PACK PAD PADV2 PRELU QUANTIZE READ_VARIABLE REDUCE_MAX RELU RELU6 RESHAPE RESIZE_BILINEAR "
     "RESIZE_NEAREST_NEIGHBOR ROUND RSQRT SELECT_V2 SHAPE SIN SLICE SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT "
     "SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM SVDF TANH TRANSPOSE TRANSPOSE_CONV "
-    "UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE".split()
+    "UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE".split()  # noqa: SIM905  # a list would take a hundred lines
 )
 
 
@@ -170,9 +170,7 @@ class Flatbuffer:
                     first.setdefault(number, time)
                     last[number] = time
         last |= dict.fromkeys(self._graph.outputs, len(self._graph.operators))
-        return plan_arena(
-            {number: (self._num_bytes(number), first[number], last.get(number, 0)) for number in first}
-        )
+        return plan_arena({number: (self._num_bytes(number), first[number], last.get(number, 0)) for number in first})
 
     def _num_bytes(self, number: int) -> int:
         tensor = self._graph.tensors[number]

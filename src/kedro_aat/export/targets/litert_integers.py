@@ -86,20 +86,21 @@ def _computed_in_integers(module: GraphModule) -> set[Node]:
     joining = {node for node in module.graph.nodes if _name(node) in _JOINING}
     whole = layers | joining | {node for node in module.graph.nodes if _name(node) in _REARRANGING}
     while True:
-        wrong = set()
-        for node in whole:
-            reads = _data(node)
-            if not reads or not all(each in whole or _name(each) == "dequantize_per_tensor" for each in reads):
-                wrong.add(node)
-            elif node in layers and _name(node.args[1]) != "dequantize_per_channel":
-                wrong.add(node)
-            elif node in joining and not all(
-                user in whole or user.op == "output" or _name(user) == "quantize_per_tensor" for user in node.users
-            ):
-                wrong.add(node)
+        wrong = {node for node in whole if not _reads_integers(node, whole)}
+        wrong |= {node for node in layers & whole if _name(node.args[1]) != "dequantize_per_channel"}
+        wrong |= {node for node in joining & whole if not _gives_integers(node, whole)}
         if not wrong:
             return whole
         whole -= wrong
+
+
+def _reads_integers(node: Node, whole: set[Node]) -> bool:
+    reads = _data(node)
+    return bool(reads) and all(each in whole or _name(each) == "dequantize_per_tensor" for each in reads)
+
+
+def _gives_integers(node: Node, whole: set[Node]) -> bool:
+    return all(user in whole or user.op == "output" or _name(user) == "quantize_per_tensor" for user in node.users)
 
 
 class _Rounds:
@@ -148,9 +149,9 @@ class _Rounds:
             for user in list(node.users):
                 if user not in trained:
                     user.replace_input_with(node, rounded)
-            read = self._known.get(_data(node)[0], parameters)
-            if _name(node) in _POOLING and read != parameters:
-                rescaled = self._rescaled(self._round(node, read, []), parameters)
+            inner = self._known.get(_data(node)[0], parameters)
+            if _name(node) in _POOLING and inner != parameters:
+                rescaled = self._rescaled(self._round(node, inner, []), parameters)
                 for user in trained:
                     user.replace_input_with(node, rescaled)
 
