@@ -19,7 +19,7 @@ from kedro_aat.export.targets.details import QuantizedPort, TargetDetails
 _ALIGNMENT = 16  # bytes, of a tensor in the arena of LiteRT for Microcontrollers
 # What `MicroMutableOpResolver` of LiteRT for Microcontrollers can register, in the names of the schema
 # (github.com/tensorflow/tflite-micro, tensorflow/lite/micro/micro_mutable_op_resolver.h).
-_MICRO_OPERATORS = frozenset(
+_MICRO_OPERATORS = (
     "ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND BROADCAST_ARGS "
     "BROADCAST_TO CALL_ONCE CAST CEIL CONCATENATION CONV_2D COS CUMSUM DEPTH_TO_SPACE DEPTHWISE_CONV_2D DEQUANTIZE DIV "
     "DYNAMIC_UPDATE_SLICE ELU EMBEDDING_LOOKUP EQUAL EXP EXPAND_DIMS FILL FLOOR FLOOR_DIV FLOOR_MOD FULLY_CONNECTED "
@@ -28,7 +28,7 @@ _MICRO_OPERATORS = frozenset(
     "NOT_EQUAL PACK PAD PADV2 PRELU QUANTIZE READ_VARIABLE REDUCE_MAX RELU RELU6 RESHAPE RESIZE_BILINEAR "
     "RESIZE_NEAREST_NEIGHBOR ROUND RSQRT SELECT_V2 SHAPE SIN SLICE SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT "
     "SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM SVDF TANH TRANSPOSE TRANSPOSE_CONV "
-    "UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE".split()  # noqa: SIM905  # a list would take a hundred lines
+    "UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE"
 )
 
 
@@ -144,8 +144,11 @@ class Flatbuffer:
 
     def details(self) -> TargetDetails:
         """What a device needs to run the file."""
+        operators = sorted({name for name, _, _ in self.calls()})
+        known = _MICRO_OPERATORS.split()
         return TargetDetails(
-            operators=tuple(sorted({name for name, _, _ in self.calls()})),
+            operators=tuple(operators),
+            not_on_microcontrollers=tuple(name for name in operators if name not in known),
             arena_bytes=self._arena_bytes(),
             quantized_inputs=self._quantized(self._graph.inputs),
             quantized_outputs=self._quantized(self._graph.outputs),
@@ -201,11 +204,6 @@ def plan_arena(tensors: Mapping[int, tuple[int, int, int]]) -> int:
                 start = max(start, end)
         placed.append((start, start + needed, first, last))
     return max((end for _, end, _, _ in placed), default=0)
-
-
-def not_for_microcontrollers(details: TargetDetails) -> tuple[str, ...]:
-    """Operators of a file that LiteRT for Microcontrollers does not have."""
-    return tuple(name for name in details.operators if name not in _MICRO_OPERATORS)
 
 
 def _quantization(tensor: Any) -> tuple[float, int] | None:
