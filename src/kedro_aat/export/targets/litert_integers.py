@@ -7,6 +7,7 @@ computed in float32, and those between two rounded tensors) get one from example
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from kedro_aat.compression.quantization.arithmetic import activation_scales, broadcast_along
+from kedro_aat.compression.quantization.arithmetic import HIGHEST_WEIGHT, activation_scales, broadcast_along
 
 _LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear"}
 # Fused with the operator before them.
@@ -47,7 +48,7 @@ def complete(module: GraphModule, examples: Iterable[Sequence[Tensor]]) -> set[R
         The changes of scale for which the module calls `RESCALING`, which must not be computed.
     """
     _hold_floats(module)
-    _pool_by_means(module)
+    _average_by_layers(module)
     whole = _computed_in_integers(module)
     rounds = _Rounds(module, whole, examples)
     rounds.insert()
@@ -73,11 +74,34 @@ def _hold_floats(module: GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
-def _pool_by_means(module: GraphModule) -> None:
-    """Lets a one-dimensional global average be a mean, which writes with a scale of its own."""
+def _average_by_layers(module: GraphModule) -> None:
+    """Lets averages with a trained range be means or convolutions, which write with a scale of their own."""
+    operators = torch.ops.quantized_decomposed
     for node in _calls(module, "adaptive_avg_pool1d"):
-        if node.args[1] in ([1], (1,)):
+        if list(node.args[1]) == [1]:  # type: ignore[arg-type]  # a list of integers
             node.target, node.args = torch.ops.aten.mean.dim, (node.args[0], [-1], True)
+    for number, node in enumerate(_calls(module, "avg_pool2d")):
+        read, kernel, *others = node.args
+        assert isinstance(read, Node)
+        stride, padding = (*others, *([kernel, 0][len(others) :]))[:2]
+        if len(others) > 2 or not any(_name(user) == "quantize_per_tensor" for user in node.users):
+            continue  # parts of windows at the border count otherwise
+        weight = torch.ones(read.meta["val"].shape[1], 1, *_pair(kernel)) / math.prod(_pair(kernel))
+        names = f"_average_{number}", f"_average_{number}_scale", f"_average_{number}_zero_point"
+        tensors = weight, weight[:, 0, 0, 0] / HIGHEST_WEIGHT, torch.zeros(len(weight), dtype=torch.int64)
+        for name, tensor in zip(names, tensors, strict=True):
+            module.register_buffer(name, tensor)
+        with module.graph.inserting_before(node):
+            average, *constants = (module.graph.get_attr(name) for name in names)
+            arguments: tuple[Any, ...] = (*constants, 0, -HIGHEST_WEIGHT, HIGHEST_WEIGHT, torch.int8)
+            integers = module.graph.call_function(operators.quantize_per_channel.default, (average, *arguments))
+            floats = module.graph.call_function(operators.dequantize_per_channel.default, (integers, *arguments))
+        node.target = torch.ops.aten.conv2d.default
+        node.args = (read, floats, None, _pair(stride or kernel), _pair(padding), [1, 1], len(weight))
+
+
+def _pair(size: Any) -> list[int]:
+    return [size, size] if isinstance(size, int) else [size[0], size[-1]]
 
 
 def _computed_in_integers(module: GraphModule) -> set[Node]:
