@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 from torch.fx import Node
 
 from kedro_aat.errors import ExportError
@@ -48,3 +49,29 @@ def test_every_result_of_a_layer_is_rounded() -> None:
     expected = run(model, inputs)
     # The output has 255 steps over its range and a tenth of it on both sides.
     assert (got - expected).abs().max() <= 4 * 1.2 * (expected.max() - expected.min()) / 255
+
+
+def test_scales_that_xnnpack_refuses_are_widened() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(16, 6)
+    first, second = nn.Linear(6, 8), nn.Linear(8, 4)
+    net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        first.weight[0].zero_()  # a channel of zeros
+        second.weight.abs_().neg_()  # and a ReLU that gives nothing but zeros
+        second.bias.fill_(-1.0)
+    model = quantized(net.eval(), inputs).strip().eval()
+    module = Subject(model, inputs, ExportSettings()).trace_batch(1, "decomposed").module(check_guards=False)
+    complete(module, [(each[None],) for each in inputs])
+    modules = dict(module.named_buffers()) | dict(module.named_parameters())
+    ratios = []
+    for node in module.graph.nodes:
+        if "aten.linear" in str(node.target):
+            (user,) = node.users
+            user = next(iter(user.users)) if "relu" in str(user.target) else user
+            products = node.args[0].args[1] * modules[node.args[1].args[1].target]
+            ratios += (products / user.args[1]).tolist()
+    assert len(ratios) == 15
+    assert all(2**-32 < ratio < 256 for ratio in ratios)
+    with torch.no_grad():
+        assert (module(inputs[:1]) - run(model, inputs[:1])).abs().max() < 0.02

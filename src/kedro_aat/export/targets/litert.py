@@ -49,6 +49,12 @@ class LitertTarget(Target):
 
         A quantized model becomes int8 where LiteRT has int8 kernels, with its trained ranges; ranges that were not
         trained are those of up to 256 examples.
+
+        Args:
+            model: On the CPU; it may be quantized by this package.
+            inputs: Example inputs; with a quantized model, their values matter.
+            settings: Which outputs are exported, under which names, and whether the file takes integers.
+            onnx_model: Unused, since the file is written from the model.
         """
         model = unwrapped(model)
         require_cpu(model)

@@ -32,6 +32,10 @@ RESCALING = torch.ops.aten.abs.default
 # An output of the model may exceed what the examples gave by this share of its range.
 _MARGIN = 0.1
 
+# XNNPACK takes scales of products that are 2**-32 to 256 times that of the result.
+_MOST_RATIO = 200.0
+_LEAST_RATIO = 2.0**-16  # of the scale of one channel and another
+
 Parameters = tuple[float, int]  # scale, zero point
 Rescaling = tuple[Parameters, Parameters]  # before and after
 
@@ -49,6 +53,7 @@ def complete(module: GraphModule, examples: Iterable[Sequence[Tensor]]) -> set[R
     """
     _hold_floats(module)
     _average_by_layers(module)
+    _widen(module)
     whole = _computed_in_integers(module)
     rounds = _Rounds(module, whole, examples)
     rounds.insert()
@@ -62,16 +67,49 @@ def _hold_floats(module: GraphModule) -> None:
         integers, scales, *others = node.args
         assert isinstance(integers, Node)
         assert isinstance(scales, Node)
-        tensors = _constant(module, integers), _constant(module, scales)
+        held, scale = _constant(module, integers), _constant(module, scales)
         axis = others[1]
         assert isinstance(axis, int)
-        name = f"_weight_{number}"
-        module.register_buffer(name, tensors[0] * broadcast_along(axis, tensors[1], tensors[0]))
+        names = f"_weight_{number}", f"_weight_{number}_scale"
+        module.register_buffer(names[0], held * broadcast_along(axis, scale, held))
+        module.register_buffer(names[1], _usual(held, scale, axis))
         with module.graph.inserting_before(node):
-            weight = module.graph.get_attr(name)
+            weight, usual = (module.graph.get_attr(name) for name in names)
             operator = torch.ops.quantized_decomposed.quantize_per_channel.default
-            node.args = (module.graph.call_function(operator, (weight, *node.args[1:])), *node.args[1:])
+            arguments = (usual, *node.args[2:])
+            node.args = (module.graph.call_function(operator, (weight, *arguments)), *arguments)
     module.graph.eliminate_dead_code()
+
+
+def _usual(integers: Tensor, scales: Tensor, axis: int) -> Tensor:
+    """The scales of a weight; those of channels that are zero, or as good as, are within the range of the others."""
+    is_zero = (integers == 0).transpose(0, axis).flatten(1).all(1)
+    largest = scales.masked_fill(is_zero, 0.0).max()
+    if largest == 0:
+        return torch.ones_like(scales) * 1e-3  # all are zero, and any scale will do
+    return scales.masked_fill(is_zero, float(largest)).clamp(min=float(largest) * _LEAST_RATIO)
+
+
+def _widen(module: GraphModule) -> None:
+    """Widens trained ranges that are so small, beside the products of a layer, that XNNPACK refuses the layer.
+
+    Such are those of tensors that were always zero in training. The scale of the products may be that of the result
+    times 256 at most; a coarser result is then still finer than the products.
+    """
+    for node in module.graph.nodes:
+        source: Any = node.args[0] if _name(node) == "quantize_per_tensor" else None
+        while _name(source) in _ACTIVATIONS:
+            source = source.args[0]
+        if _name(source) not in _LAYERS or any(
+            _name(read) != kind
+            for read, kind in zip(source.args[:2], ("dequantize_per_tensor", "dequantize_per_channel"), strict=True)
+        ):
+            continue
+        read, weight = source.args[:2]
+        least = read.args[1] * float(_constant(module, weight.args[1]).max()) / _MOST_RATIO
+        if node.args[1] < least:
+            for each in (node, *node.users):
+                each.args = (each.args[0], least, *each.args[2:])
 
 
 def _average_by_layers(module: GraphModule) -> None:
