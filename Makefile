@@ -106,12 +106,12 @@ test-trackers: $(SETUP)  ## Log runs to a real MLflow, and sweep with Optuna, mi
 
 # Their packages pin versions that others do not take, so they get an environment of their own beside .venv.
 TARGETS := build/targets
-test-targets: $(SETUP)  ## Write and run files for ExecuTorch, minutes
+test-targets: $(SETUP)  ## Write and run files for ExecuTorch and LiteRT, minutes
 	$(BIN)/python -m venv --clear $(TARGETS)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(TARGETS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	$(TARGETS)/bin/python -m pip install --quiet \
-		"$$(sed -n '/^executorch = \[/,/^\]/s/^ *"\(.*\)".*/\1/p' pyproject.toml)"
-	OMP_NUM_THREADS=1 $(TARGETS)/bin/python -m pytest -n 0 tests/export/test_executorch.py $(ARGS)
+		$$(sed -n '/^\(executorch\|litert\) = \[/,/^\]/s/^ *"\(.*\)".*/\1/p' pyproject.toml)
+	OMP_NUM_THREADS=1 $(TARGETS)/bin/python -m pytest -n 0 tests/export/test_executorch.py tests/export/test_litert.py $(ARGS)
 
 fuzz: $(SETUP)  ## Thousands of odd configurations and files, minutes; `ARGS="--size 0.1"` for a tenth of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)

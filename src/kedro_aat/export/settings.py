@@ -12,6 +12,7 @@ from kedro_aat.errors import ExportError
 from kedro_aat.export.described import CardSettings, Preprocessing
 from kedro_aat.export.device import DeviceProperty
 from kedro_aat.export.targets.executorch_settings import ExecutorchSettings
+from kedro_aat.export.targets.litert_settings import LitertSettings
 from kedro_aat.export.targets.registry import TARGETS, TargetName, missing
 from kedro_aat.imports import ImportedOrPath
 from kedro_aat.validated import Settings
@@ -223,6 +224,7 @@ class ExportSettings(FileSettings):
             that takes raw numbers. None says nothing of it.
         openvino: True is the older way to name `openvino` among the targets.
         executorch: How the file of the target `executorch` is lowered.
+        litert: What the file of the target `litert` takes and returns.
     """
 
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
@@ -239,6 +241,7 @@ class ExportSettings(FileSettings):
     limits: Limits = Limits()
     openvino: bool = False
     executorch: ExecutorchSettings = ExecutorchSettings()
+    litert: LitertSettings = LitertSettings()
     card: CardSettings = CardSettings()
     preprocessing: Preprocessing | None = None
 

@@ -26,6 +26,7 @@ class TargetDetails(BaseModel):
 
     Attributes:
         operators: Operators of the runtime that the file calls, each once, by the runtime's own names.
+        not_on_microcontrollers: Those of them that the runtime lacks on microcontrollers.
         arena_bytes: Memory that the file's plan takes for inputs, outputs and values in between, for the batch size
             that was planned; None if the runtime plans none.
         quantized_inputs: Name of an input -> how it stores numbers; empty if inputs are floating-point numbers.
@@ -35,6 +36,7 @@ class TargetDetails(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     operators: tuple[str, ...] = ()
+    not_on_microcontrollers: tuple[str, ...] = ()
     arena_bytes: int | None = None
     quantized_inputs: dict[str, QuantizedPort] = {}
     quantized_outputs: dict[str, QuantizedPort] = {}
