@@ -84,7 +84,7 @@ def frontier_figure(trajectory: pd.DataFrame, summary: Summary, others: Sequence
         side = "top left" if summary.metric.higher_is_better else "bottom left"
         _add_line(figure, panel, summary.budget.lowest_tolerated, limit, RED, "dash", side)
         _add_line(figure, panel, summary.baseline.validation, "baseline", GRAY, "dot")
-    return _finished(figure, height=height)
+    return finished(figure, height=height)
 
 
 def trajectory_figure(
@@ -161,7 +161,7 @@ def trajectory_figure(
         figure.update_yaxes(type="log", tickformat=".0e", dtick=1, row=rows_of["learning rate"], col=1)
     figure.update_xaxes(range=[-1, len(trajectory)])
     figure.update_xaxes(title="Validations, in order", row=len(panels), col=1)
-    return _finished(figure, height=60 + 200 * len(panels))
+    return finished(figure, height=60 + 200 * len(panels))
 
 
 def _finish_metric(figure: go.Figure, trajectory: pd.DataFrame, summary: Summary, panel: int) -> None:
@@ -235,7 +235,7 @@ def costs_figure(summary: Summary) -> go.Figure:
     shares = [share for trace in figure.data for share in trace.x if share]
     figure.update_xaxes(title="Times the baseline", **ratio_axis([1.0, *shares], "x"))
     figure.update_yaxes(autorange="reversed")
-    return _finished(figure, height=420)
+    return finished(figure, height=420)
 
 
 def _add_epochs(
@@ -336,7 +336,13 @@ def _numbers(values: pd.Series[float]) -> list[float | None]:
     return [None if math.isnan(value) else float(value) for value in values]
 
 
-def _finished(figure: go.Figure, height: int) -> go.Figure:
+def finished(figure: go.Figure, height: int) -> go.Figure:
+    """Applies what all figures have in common.
+
+    Args:
+        figure: The figure, which is changed and returned.
+        height: Its height in pixels.
+    """
     figure.update_layout(
         height=height,
         template="none",

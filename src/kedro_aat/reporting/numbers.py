@@ -197,9 +197,9 @@ def _ratio(label: str, before: float | None, after: float | None, form: str) -> 
     if before is None:
         return None
     shown = "-" if after is None else form.format(after)
-    return label, form.format(before), shown, _factor(after / before) if after is not None and before else ""
+    return label, form.format(before), shown, factor(after / before) if after is not None and before else ""
 
 
-def _factor(ratio: float) -> str:
+def factor(ratio: float) -> str:
     """Two significant digits: 0.67x, but 0.012x."""
     return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"
