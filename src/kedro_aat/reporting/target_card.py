@@ -14,7 +14,7 @@ import torch
 from kedro_aat.export.sample import dtype_of, is_quantized, made_up, made_up_code, shape_of
 from kedro_aat.export.session import paths_of
 from kedro_aat.export.targets.details import QuantizedPort
-from kedro_aat.export.targets.registry import TARGETS, target_of
+from kedro_aat.export.targets.registry import TARGETS, missing, target_of
 from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.reporting.card_code import plain, tolerance_lines
 from kedro_aat.reporting.target_code import Port, Runnable, cpp_code, python_code
@@ -144,6 +144,8 @@ def _port(name: str, known: Mapping[str, ValueInfoProto], stored: Mapping[str, Q
 
 def _fixed_shapes(file: TargetFile) -> list[tuple[int, ...]] | None:
     """Shape of each input as the file has it, of one that fixes sizes which ONNX leaves free; None if unknown."""
+    if missing(file.target) is not None:
+        return None
     try:
         content = next(iter(file.parts.values()))
         if file.target == "litert":
@@ -153,7 +155,7 @@ def _fixed_shapes(file: TargetFile) -> list[tuple[int, ...]] | None:
             runtime = import_module("executorch.runtime").Runtime.get()
             meta = runtime.load_program(content).load_method("forward").metadata
             return [tuple(meta.input_tensor_meta(number).sizes()) for number in range(meta.num_inputs())]
-    except Exception as error:  # the runtime may be missing here, and each has errors of its own
+    except Exception as error:  # each runtime has errors of its own
         logger.debug("The shapes of the %s file are unknown: %s", file.target, error)
     return None
 

@@ -132,7 +132,7 @@ def _openvino_cpp(file: Runnable) -> str:
         "  auto request = model.create_infer_request();",
     ]
     for number, port in enumerate(file.inputs):
-        kind, element = _c_type(port), _ELEMENTS.get(port.dtype, "f32")
+        kind, element = _filled(port), _ELEMENTS.get(port.dtype, "f32")
         lines += [
             f"  std::vector<{kind}> input{number}({math.prod(port.shape)});  // {port.name}: fill it",
             f"  request.set_input_tensor({number}, ov::Tensor(ov::element::{element}, "
@@ -160,7 +160,7 @@ def _executorch_cpp(file: Runnable) -> str:
     for number, port in enumerate(file.inputs):
         size, shape = math.prod(port.shape), _braced(port.shape)
         lines += [
-            f"  std::vector<{_c_type(port)}> values{number}({size});  // {port.name}: fill it",
+            f"  std::vector<{_filled(port)}> values{number}({size});  // {port.name}: fill it",
             f"  auto input{number} = from_blob(values{number}.data(), {shape}{_scalar_type(port)});",
         ]
     given = [f"input{number}" for number in range(len(file.inputs))]
@@ -217,6 +217,11 @@ _SCALARS = {"int64": "Long", "int32": "Int", "uint8": "Byte", "int8": "Char", "f
 
 def _c_type(port: Port) -> str:
     return {"float32": "float", "float64": "double", "bool": "bool"}.get(port.dtype, f"{port.dtype}_t")
+
+
+def _filled(port: Port) -> str:
+    """Type of a vector's numbers; `std::vector<bool>` has no array."""
+    return "uint8_t" if port.dtype == "bool" else _c_type(port)
 
 
 def _stored_type(port: Port) -> str:
