@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.settings import ExportSettings
@@ -19,7 +20,6 @@ from kedro_aat.export.targets.details import QuantizedPort, TargetDetails
 from kedro_aat.export.targets.registry import TARGETS, TargetName, missing, target_of
 from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.reporting.model_card import model_card
-from tests.export.structured import CASES
 from tests.reporting.runs import onnx_model, summary_of
 
 
@@ -88,16 +88,30 @@ def test_file_that_cannot_be_run_here_has_no_outputs() -> None:
     assert "from_blob(values0.data(), {1, 3})" in code_of(card, "cpp")[0]
 
 
+class Words(nn.Module):
+    """Numbers of words and their weights -> scores, for any number of words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+        scores: Tensor = self.head((self.embedding(ids) * weights[..., None]).sum(1))
+        return scores
+
+
 @pytest.mark.parametrize("name", [name for name in TARGETS if name not in ("onnx", "pt2")])
 def test_the_examples_of_a_target_run(name: TargetName, tmp_path: Path) -> None:
-    """Of an image, and of two inputs of other types with axes of any size."""
+    """Of an image, and of two inputs of two types with an axis of any size."""
     if (reason := missing(name)) is not None:
         pytest.skip(reason)
     torch.manual_seed(0)
     target, settings = target_of(name), ExportSettings()
-    codes = []
+    codes: list[str] = []
     image = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)), torch.rand(2, 1, 8, 8)
-    for model, inputs in (image, (CASES["mask"][0](), CASES["mask"][1])):
+    words = Words(), (torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.rand(2, 3))
+    cases: list[tuple[nn.Module, Any]] = [image, words]
+    for model, inputs in cases:
         onnx = to_onnx(model.eval(), inputs)
         file = target.write(model, inputs, settings, onnx)
         stem = f"model{len(codes)}"

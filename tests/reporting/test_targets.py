@@ -34,12 +34,12 @@ def with_litert(*, delivered: float = 0.1, delivered_bytes: int = 410) -> Summar
     """A run whose int8 file, which is delivered, costs this much in LiteRT, where the float one costs half."""
     data = summary_of("certified").model_dump()
     floats, int8 = data["candidates"]
-    costs = {"share": delivered, "bytes_": delivered_bytes}
+    costs = litert(delivered, bytes_=delivered_bytes)
     for part, own in (
         (data["baseline"], litert(1, bytes_=4100)),
         (floats, litert(0.5, bytes_=2050)),
-        (int8, litert(**costs)),
-        (data["compressed"], litert(**costs)),
+        (int8, costs),
+        (data["compressed"], costs),
     ):
         part["targets"]["litert"] = own
     agreed = {"difference": 0.0123, "same_labels": None, "batch_sizes": (1, 64)}

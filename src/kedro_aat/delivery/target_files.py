@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kedro_aat.delivery.measurements import BatchSize, CandidateResult, Timing
+from kedro_aat.delivery.measurements import BatchSize, CandidateResult, FileAgreement, Timing
 from kedro_aat.export.targets.registry import TargetName
 
 
@@ -38,24 +38,27 @@ def files_of_candidate(candidate: CandidateResult) -> list[TargetFileResult]:
             target="onnx",
             bytes=candidate.onnx_bytes,
             validation=candidate.validation,
-            difference=agreement and agreement.onnx.difference,
+            difference=_difference(agreement.onnx if agreement else None),
             peak_memory_bytes=candidate.peak_memory_bytes,
             **{name: getattr(candidate, name) for name in Timing.model_fields},
         )
     ]
     if candidate.validation_program is not None:
-        difference = agreement and agreement.program and agreement.program.difference
+        difference = _difference(agreement.program if agreement else None)
         files.append(TargetFileResult(target="pt2", validation=candidate.validation_program, difference=difference))
     for target, costs in candidate.targets.items():
-        agreed = agreement and agreement.targets.get(target)
         files.append(
             TargetFileResult(
                 target=target,
                 bytes=costs.bytes,
                 validation=candidate.validation_of(target),
-                difference=agreed and agreed.difference,
+                difference=_difference(agreement.targets.get(target) if agreement else None),
                 arena_bytes=costs.details.arena_bytes,
                 **{name: getattr(costs, name) for name in Timing.model_fields},
             )
         )
     return files
+
+
+def _difference(agreement: FileAgreement | None) -> float | None:
+    return None if agreement is None else agreement.difference

@@ -19,7 +19,7 @@ from plotly.subplots import make_subplots
 
 from kedro_aat.delivery.results import Summary
 from kedro_aat.reporting.figure_axes import mark_off_axis, metric_range, ratio_axis
-from kedro_aat.reporting.numbers import COSTS, smallest_margins, stage_name
+from kedro_aat.reporting.numbers import COSTS, files_title, smallest_margins, stage_name
 from kedro_aat.reporting.others import NotDelivered, pareto_front, row_of
 
 if TYPE_CHECKING:
@@ -208,18 +208,22 @@ def costs_figure(summary: Summary) -> go.Figure:
     known = [(label, key) for label, key in COSTS if getattr(baseline, key) is not None]
     baseline_latencies = baseline.latency_fastest_ms or {}
     latencies = list(baseline_latencies)
-    labels = [label for label, _ in known] + [f"latency, batch {size}" for size in latencies]
+    files = [f"{files_title(target)}, bytes" for target in baseline.targets]
+    labels = [*(label for label, _ in known), *files, *(f"latency, batch {size}" for size in latencies)]
     for candidate, color in zip(summary.candidates, itertools.cycle((BLUE, ORANGE, GREEN, RED, GRAY))):
         pairs = [
             (getattr(baseline, key), getattr(candidate, key), f"{getattr(candidate, key):,.0f}") for _, key in known
         ]
+        for target, before in baseline.targets.items():
+            own = candidate.targets.get(target)
+            pairs.append((before.bytes, own and own.bytes, "" if own is None else f"{own.bytes:,}"))
         for size in latencies:
             measured = (candidate.latency_fastest_ms or {})[size]
             pairs.append((baseline_latencies[size], measured, f"{measured:.3f} ms"))
         is_delivered = candidate.id == summary.delivered_id
         name = escape(candidate.name.replace("_", " ")) + (", delivered" if is_delivered else "")
         figure.add_scatter(
-            x=[after / before if before else None for before, after, _ in pairs],
+            x=[after / before if before and after is not None else None for before, after, _ in pairs],
             y=labels,
             mode="markers",
             name=name,

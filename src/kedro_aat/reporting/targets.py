@@ -163,7 +163,7 @@ def bytes_of(costs: Measurements, target: TargetName) -> int | None:
     if target == "onnx":
         return costs.onnx_bytes
     known = costs.targets.get(target)
-    return known and known.bytes
+    return None if known is None else known.bytes
 
 
 def timing_of(costs: Measurements, target: TargetName) -> Timing | TargetCosts | None:

@@ -307,8 +307,10 @@ def _other_files(
         return [from_files(openvino, onnx_model), *files]
     # The machine that writes the card need not have OpenVINO, which keeps the order of inputs and outputs.
     paths, graph = paths_of(onnx_model), onnx_model.graph
-    names = [tuple(paths.get(each.name, each.name) for each in values) for values in (graph.input, graph.output)]
-    return [TargetFile("openvino", {".xml": openvino.graph, ".bin": openvino.weights}, *names), *files]
+    inputs, outputs = (
+        tuple(paths.get(each.name, each.name) for each in values) for values in (graph.input, graph.output)
+    )
+    return [TargetFile("openvino", {".xml": openvino.graph, ".bin": openvino.weights}, inputs, outputs), *files]
 
 
 def _page_and_figures(
