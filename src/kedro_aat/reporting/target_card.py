@@ -44,9 +44,9 @@ def target_section(file: TargetFile, onnx_model: ModelProto, name: str) -> str:
         name: Name of the file, with its suffix.
     """
     title, runtime = TARGETS[file.target].title, TARGETS[file.target].runtime
-    known, shapes = _values(onnx_model), _fixed_shapes(file)
+    known, own = _values(onnx_model), _own_inputs(file)
     details = file.details
-    inputs = [_input(each, file, known, shapes) for each in file.inputs]
+    inputs = [_input(each, file, known, own) for each in file.inputs]
     outputs = [_port(each, known, details.quantized_outputs) for each in file.outputs]
     runnable = Runnable(name, inputs, outputs, details.operators, details.arena_bytes)
     code = python_code(file.target, runnable)
@@ -122,13 +122,13 @@ def _values(model: ModelProto) -> dict[str, ValueInfoProto]:
     return {paths.get(value.name, value.name): value for value in values} | {value.name: value for value in values}
 
 
-def _input(
-    name: str, file: TargetFile, known: Mapping[str, ValueInfoProto], shapes: Sequence[tuple[int, ...]] | None
-) -> Port:
+def _input(name: str, file: TargetFile, known: Mapping[str, ValueInfoProto], own: Sequence[_OwnInput]) -> Port:
     port = _port(name, known, file.details.quantized_inputs)
     shape = port.shape
-    if shapes is not None and len(shapes) == len(file.inputs):
-        shape = shapes[file.inputs.index(name)]
+    if len(own) == len(file.inputs):
+        shape, dtype = own[file.inputs.index(name)]
+        if dtype is not None and port.stored is None:
+            port = port._replace(dtype=dtype)
     if shape and _has_free_batch(known.get(name)):
         shape = (file.batch_size or 1, *shape[1:])
     return port._replace(shape=shape, code=made_up_code(shape, np.dtype(port.dtype)))
@@ -142,22 +142,26 @@ def _port(name: str, known: Mapping[str, ValueInfoProto], stored: Mapping[str, Q
     return Port(shown, shape_of(value), str(dtype_of(value)), stored.get(shown) or stored.get(name))
 
 
-def _fixed_shapes(file: TargetFile) -> list[tuple[int, ...]] | None:
-    """Shape of each input as the file has it, of one that fixes sizes which ONNX leaves free; None if unknown."""
+_OwnInput = tuple[tuple[int, ...], str | None]  # shape, and numpy's name of the type; None if it is the model's
+
+
+def _own_inputs(file: TargetFile) -> list[_OwnInput]:
+    """The inputs of a file that fixes sizes which ONNX leaves free, or takes other types; empty if unknown."""
     if missing(file.target) is not None:
-        return None
+        return []
     try:
         content = next(iter(file.parts.values()))
         if file.target == "litert":
             interpreter = import_module("ai_edge_litert.interpreter").Interpreter(model_content=content)
-            return [tuple(map(int, port["shape"])) for port in interpreter.get_input_details()]
+            ports = interpreter.get_input_details()
+            return [(tuple(map(int, port["shape"])), np.dtype(port["dtype"]).name) for port in ports]
         if file.target == "executorch":
             runtime = import_module("executorch.runtime").Runtime.get()
             meta = runtime.load_program(content).load_method("forward").metadata
-            return [tuple(meta.input_tensor_meta(number).sizes()) for number in range(meta.num_inputs())]
+            return [(tuple(meta.input_tensor_meta(number).sizes()), None) for number in range(meta.num_inputs())]
     except Exception as error:  # each runtime has errors of its own
-        logger.debug("The shapes of the %s file are unknown: %s", file.target, error)
-    return None
+        logger.debug("The inputs of the %s file are unknown: %s", file.target, error)
+    return []
 
 
 def _outputs(file: TargetFile, inputs: Sequence[Port]) -> list[NDArray[Any]] | None:

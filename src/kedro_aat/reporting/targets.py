@@ -48,7 +48,7 @@ def files_table(summary: Summary) -> Table | None:
     columns = [
         ("file", False),
         ("bytes", True),
-        (f"{summary.metric.name}, validation", True),
+        (summary.metric.name, True),
         ("difference", True),
         *((f"batch {size}, ms", True) for size in sizes),
         ("memory", True),
