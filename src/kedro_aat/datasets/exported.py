@@ -18,7 +18,7 @@ from kedro_aat.datasets.files import GroupDataset
 from kedro_aat.datasets.previews import open_small, require_small, shape_text, table
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export import NotExported
-from kedro_aat.export.targets.registry import TARGETS, TargetName
+from kedro_aat.export.targets.registry import TARGETS, TargetName, not_asked_for
 from kedro_aat.storage import FileGroup
 
 if TYPE_CHECKING:
@@ -33,10 +33,18 @@ _MAX_ONNX_BYTES = 1 << 30  # of a file to show; it contains the weights
 
 
 class _FileDataset(GroupDataset[Any, Any]):
-    """Files in one format, or a text file with the reason if nothing was exported; they are replaced together."""
+    """Files in one format, or a text file with the reason if nothing was exported; they are replaced together.
+
+    Attributes:
+        OPTIONAL: Name of the target whose files are written on request only; None if every run writes them.
+    """
+
+    OPTIONAL: ClassVar[TargetName | None] = None
 
     def load(self) -> Any:
-        """Reads the file; returns `NotExported` if the run ended without a file."""
+        """Reads the file; returns `NotExported` if the run ended without a file, or none was asked for."""
+        if self.OPTIONAL is not None and self._version is None and not self._present(self._get_load_path()):
+            return not_asked_for(self.OPTIONAL)
         with self._reading_group() as files:
             if (reason := self._reason(files)) is not None:
                 return NotExported(reason)
@@ -226,6 +234,8 @@ class OpenvinoDataset(_FileDataset):
         metadata: For Kedro-Viz and other plugins.
     """
 
+    OPTIONAL = "openvino"
+
     def _formats(self, path: PurePosixPath) -> tuple[str, ...]:
         return path.name, path.with_suffix(".bin").name
 
@@ -300,7 +310,7 @@ class ExecutorchDataset(TargetDataset):
         metadata: For Kedro-Viz and other plugins.
     """
 
-    TARGET = "executorch"
+    TARGET = OPTIONAL = "executorch"
 
 
 class LitertDataset(TargetDataset):
@@ -314,4 +324,4 @@ class LitertDataset(TargetDataset):
         metadata: For Kedro-Viz and other plugins.
     """
 
-    TARGET = "litert"
+    TARGET = OPTIONAL = "litert"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kedro_aat.delivery.measurements import DeviceCosts, Measurements, TargetCosts, Timing
 from kedro_aat.delivery.results import CompressedSummary, Rates, Summary
-from kedro_aat.export.targets.registry import TARGETS, TargetInfo
+from kedro_aat.export.targets.registry import TARGETS, TargetName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,7 @@ def cost_rows(baseline: Measurements, compressed: Measurements | CompressedSumma
     ]
     rows += _latency_rows("latency", baseline, compressed)
     for name, before in baseline.targets.items():
-        rows += _target_rows(TARGETS[name], before, compressed.targets.get(name))
+        rows += _target_rows(name, before, compressed.targets.get(name))
     rows += _device_rows(baseline.device, compressed.device)
     for size, memory in (baseline.peak_memory_bytes or {}).items():
         after = (compressed.peak_memory_bytes or {}).get(size)
@@ -140,18 +140,13 @@ def _latency_rows(label: str, baseline: Timing, compressed: Timing | None) -> li
     return rows
 
 
-def _target_rows(target: TargetInfo, baseline: TargetCosts, compressed: TargetCosts | None) -> list[Row | None]:
+def _target_rows(name: TargetName, baseline: TargetCosts, compressed: TargetCosts | None) -> list[Row | None]:
     """What two files of a target cost."""
     num_bytes, arena = (None, None) if compressed is None else (compressed.bytes, compressed.details.arena_bytes)
     return [
-        _ratio(
-            f"{target.title} {'files' if len(target.suffixes) > 1 else 'file'}, bytes",
-            baseline.bytes,
-            num_bytes,
-            "{:,.0f}",
-        ),
+        _ratio(f"{files_title(name)}, bytes", baseline.bytes, num_bytes, "{:,.0f}"),
         _ratio("  arena, bytes", baseline.details.arena_bytes, arena, "{:,.0f}"),
-        *_latency_rows(f"{target.title} latency", baseline, compressed),
+        *_latency_rows(f"{TARGETS[name].title} latency", baseline, compressed),
     ]
 
 
@@ -166,11 +161,17 @@ def _device_rows(baseline: DeviceCosts | None, compressed: DeviceCosts | None) -
         before, after = (None if each is None else getattr(each, field) for each in both)
         if before is not None or after is not None:
             shown = ("-" if value is None else form.format(value) for value in (before, after))
-            rows.append((label, *shown, "" if before is None or after is None else _factor(after / before)))  # type: ignore[arg-type]
+            rows.append((label, *shown, "" if before is None or after is None else factor(after / before)))  # type: ignore[arg-type]
     for name, each in zip(("baseline", "compressed"), both, strict=True):
         if each is not None and each.failure is not None:
             rows.append((f"device failed, {name}", "", "", each.failure))
     return rows
+
+
+def files_title(target: TargetName) -> str:
+    """What the file of a target is called, as in `OpenVINO files`."""
+    info = TARGETS[target]
+    return f"{info.title} {'files' if len(info.suffixes) > 1 else 'file'}"
 
 
 def _milliseconds(time: float | None) -> str:
@@ -197,9 +198,9 @@ def _ratio(label: str, before: float | None, after: float | None, form: str) -> 
     if before is None:
         return None
     shown = "-" if after is None else form.format(after)
-    return label, form.format(before), shown, _factor(after / before) if after is not None and before else ""
+    return label, form.format(before), shown, factor(after / before) if after is not None and before else ""
 
 
-def _factor(ratio: float) -> str:
+def factor(ratio: float) -> str:
     """Two significant digits: 0.67x, but 0.012x."""
     return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"

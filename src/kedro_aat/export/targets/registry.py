@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
+from kedro_aat.export import NotExported
 from kedro_aat.export.targets.executorch_quiet import quiet_import
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ def missing(name: TargetName) -> str | None:
                 f"or remove {name} from export.targets"
             )
     return None
+
+
+def not_asked_for(name: TargetName) -> NotExported:
+    """Stands for the file of a target that the settings do not name."""
+    words = f"Name {name} in export.targets to get a file for {TARGETS[name].title}."
+    return NotExported(words, is_asked=False)
 
 
 def target_of(name: TargetName) -> Target:

@@ -92,7 +92,7 @@ def export_for_targets(
     from kedro_aat.delivery.finished import FinishedSteps, training_inputs
     from kedro_aat.export import NotExported
     from kedro_aat.export.targets.openvino import to_files
-    from kedro_aat.export.targets.registry import TARGETS, TargetName
+    from kedro_aat.export.targets.registry import TargetName, not_asked_for
     from kedro_aat.training.data import data_fingerprint
     from kedro_aat.training.scoring.groups import identity_of_groups
 
@@ -151,10 +151,7 @@ def export_for_targets(
     asked = {*settings.export.targets, *settings.export.more_targets}
 
     def nothing(name: TargetName) -> NotExported:
-        if name not in asked:
-            words = f"Name {name} in export.targets to get a file for {TARGETS[name].title}."
-            return NotExported(words, is_asked=False)
-        return NotExported(result.reason)
+        return NotExported(result.reason) if name in asked else not_asked_for(name)
 
     if exported is None:
         none = [nothing(name) for name in ("onnx", "pt2", "openvino", "executorch", "litert")]

@@ -181,7 +181,10 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
             ),
             _node(
                 report_run,
-                ["aat_summary", "trajectory", "layer_statistics", "compressed_onnx", "params:aat"],
+                [
+                    *("aat_summary", "trajectory", "layer_statistics", "compressed_onnx", "params:aat"),
+                    *("compressed_openvino", "compressed_executorch", "compressed_litert"),
+                ],
                 ["aat_report", "model_card", "frontier_figure", "trajectory_figure"],
                 tags=_REPORTING,
             ),
