@@ -41,6 +41,8 @@ COMMANDS = {
     "kedro aat plan": "tests/adoption/test_plans.py",
     "kedro run --pipelines aat": "tests/adoption/test_adoption.py",
     "kedro run --pipelines aat_small": "tests/adoption/test_templates.py, its wiring",
+    "kedro run --namespaces small,large": "tests/adoption/test_factories.py",
+    "kedro aat runs list --namespace small": "tests/adoption/test_factories.py",
     "kedro run --pipelines aat_large": "the same with another name",
     "kedro run --pipelines aat --tags training": "tests/pipelines/aat/test_tags.py, its wiring",
     "kedro run --pipelines aat --tags export": "tests/pipelines/aat/test_tags.py, its wiring",
