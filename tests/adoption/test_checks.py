@@ -141,6 +141,7 @@ def test_a_tensorboard_log_that_there_is_stays_and_a_wrong_entry_is_told() -> No
     catalog = DataCatalog.from_config({"tensorboard_log": log})
     allow_no_log(create_pipeline(), catalog)
     assert catalog["tensorboard_log"].load().folder.name == "log"
-    wrong = DataCatalog.from_config({"tensorboard_log": {**log, "folders": 2}})
-    allow_no_log(create_pipeline(), wrong)
-    assert "tensorboard_log: its catalog entry is wrong: " in " ".join(data_mistakes(create_pipeline(), wrong))
+    for mistake in ({"folders": 2}, {"type": "nowhere.Dataset"}):
+        wrong = DataCatalog.from_config({"tensorboard_log": log | mistake})
+        allow_no_log(create_pipeline(), wrong)
+        assert "tensorboard_log: its catalog entry is wrong: " in " ".join(data_mistakes(create_pipeline(), wrong))

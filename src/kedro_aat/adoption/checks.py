@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog, MemoryDataset
@@ -124,8 +125,9 @@ def allow_no_log(pipeline: Pipeline, catalog: DataCatalog) -> None:
         if name is None or name in pipeline.all_outputs():
             continue
         # An entry with a mistake is left alone: a catalog that fails to create a dataset forgets it, and says nothing.
-        if name not in catalog or (catalog.get_type(name) == _IN_MEMORY and not catalog.exists(name)):
-            replace_dataset(catalog, name, MemoryDataset(None))
+        with suppress(DatasetError):
+            if name not in catalog or (catalog.get_type(name) == _IN_MEMORY and not catalog.exists(name)):
+                replace_dataset(catalog, name, MemoryDataset(None))
 
 
 def replace_dataset(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -> None:
