@@ -49,7 +49,8 @@ def mistakes_in(root: Path) -> list[str]:
     version, mistakes = version_of(root), []
     if changed := _git(root, "status", "--porcelain").splitlines():
         names = ", ".join(line[3:] for line in changed[:5])
-        mistakes.append(f"{len(changed)} files are changed or not in git: {names}; commit or remove them")
+        counted = "1 file is" if len(changed) == 1 else f"{len(changed)} files are"
+        mistakes.append(f"{counted} changed or not in git: {names}; commit or remove what is not released")
     if not re.fullmatch(r"\d+\.\d+\.\d+(?:rc\d+)?", version):
         final = re.split(r"\.?dev|a|b|\+", version)[0]
         mistakes.append(f"__version__ is {version}: write the version that is released, such as {final}")
@@ -97,8 +98,8 @@ def build(root: Path, folder: Path) -> tuple[Path, Path]:
     with tarfile.open(archive) as opened:
         opened.extractall(tree, filter="data")
     os.environ["SOURCE_DATE_EPOCH"] = _git(root, "log", "-1", "--format=%ct")
-    _run(tools, "-m", "build", "--outdir", dist, tree)
-    _run(tools, "-m", "build", "--wheel", "--outdir", again, tree)
+    _run(tools, "-m", "build", "--quiet", "--outdir", dist, tree)
+    _run(tools, "-m", "build", "--quiet", "--wheel", "--outdir", again, tree)
     (sdist,), (wheel,), (other,) = dist.glob("*.tar.gz"), dist.glob("*.whl"), again.glob("*.whl")
     _run(tools, "-m", "twine", "check", "--strict", sdist, wheel)
     if _contents(wheel) != _contents(other):

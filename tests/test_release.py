@@ -79,7 +79,7 @@ def test_all_reasons_not_to_release_at_once(clone: Path) -> None:
     (clone / "src/kedro_aat/__init__.py").write_text('__version__ = "1.3.0.dev0"\n')
     (clone / "new.txt").write_text("")
     assert mistakes_in(clone) == [
-        "2 files are changed or not in git: src/kedro_aat/__init__.py, new.txt; commit or remove them",
+        "2 files are changed or not in git: src/kedro_aat/__init__.py, new.txt; commit or remove what is not released",
         "__version__ is 1.3.0.dev0: write the version that is released, such as 1.3.0",
         "CHANGELOG.md has no section '## 1.3.0.dev0 (YYYY-MM-DD)'",
     ]
