@@ -20,10 +20,14 @@ class Net(nn.Sequential):
         super().__init__(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
 """
 _PREPARE = """
+from pathlib import Path
+
 import torch
 from demo.models import Net
 from safetensors.torch import save_file
 
+for folder in ("05_model_input", "06_models"):
+    Path("data", folder).mkdir(parents=True, exist_ok=True)
 torch.manual_seed(0)
 splits = {}
 for split in ("train", "validation", "test"):
@@ -46,8 +50,8 @@ session = onnxruntime.InferenceSession("data/06_models/compressed_model.onnx")
 (got,) = session.run(None, {put.name: [[1.0, 1.0, 1.0, 1.0]]})
 assert got.shape == (1, 2), got.shape
 """
-_INIT = ("--model", "Net", "--weights", "data/06_models/net.safetensors", "--data", "tensors")
-_TASK = ("--task", "classification", "--outputs", "2")
+_INIT = ("--model", "Net", "--init-args", "width: 32", "--weights", "data/06_models/net.safetensors")
+_TASK = ("--data", "tensors", "--task", "classification", "--outputs", "2")
 _SHORT = (
     "aat.budget.max_drop=0.1,aat.compression.round_to=1,aat.search.maximal_total_epochs=3,"
     "aat.second_stage.search.maximal_total_epochs=1,aat.export.latency_seconds=0.1"
