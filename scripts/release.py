@@ -24,7 +24,13 @@ from scripts import release_trial
 TOOLS = ("build==1.6.1", "twine==7.0.0")
 # What the selection of tests needs besides the extra `testing`; see tests/conftest.py and [tool.pytest.ini_options].
 TEST_TOOLS = ("filelock", "pytest-timeout", "pytest-xdist")
-TESTS = ("tests/search", "tests/certificate", "tests/test_budget.py", "tests/test_config.py", "tests/test_release.py")
+# Some of every kind that needs neither the sources nor other packages: laws of a search, torch, files of the package.
+TESTS = (
+    "tests/search/test_policy.py",
+    "tests/test_budget.py",
+    "tests/test_model_inputs.py",
+    "tests/adoption/test_init.py",
+)
 _RELATIVE = re.compile(r"\]\((?!\w+:|#)([^()\s]+)\)")
 
 
