@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,6 @@ def test_two_namespaces_in_one_run_and_their_site(demo: Demo) -> None:
         assert "finished, delivered" in demo.kedro("aat", "runs", "list", "--namespace", name)
     assert "{namespace}.compressed_onnx" in demo.kedro("catalog", "list-patterns")
     demo.kedro("viz", "build")
-    site = yaml.safe_load((demo.folder / "build/api/main").read_text())
+    site = json.loads((demo.folder / "build/api/main").read_text())
     assert site["layers"][:2] == ["model_input", "baseline"]
     assert site["layers"][-2:] == ["certificate", "reporting"]
