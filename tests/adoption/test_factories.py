@@ -95,7 +95,7 @@ def test_datasets_of_the_project_are_not_caught(place: Place) -> None:
 
 
 def test_a_dataset_that_is_caught_later_is_noted(place: Place) -> None:
-    reader = Pipeline([Node(lambda onnx: None, "small.compressed_onnx", None, name="ship")])
+    reader = Pipeline([Node(lambda onnx: None, "compressed_onnx", None, name="ship")], namespace="small")
     registered = {"aat_small": create_pipeline("small"), "other": OTHER, "ship": reader}
     _write(place)
     (note,) = notes_on_factories(registered, _catalog(place))
