@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-trackers test-targets test-zoo nncf zoo torture mutants fuzz lint types docs benchmark audit lock
+.PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-trackers test-targets test-zoo nncf zoo torture mutants fuzz lint types docs site benchmark audit lock release
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -130,6 +130,13 @@ docs: $(SETUP)  ## Build the documentation into build/site; broken links are err
 	$(BIN)/python -m scripts.scale_page
 	$(BIN)/mkdocs build --quiet
 
+# `.readthedocs.yaml` makes the same on Read the Docs. Elsewhere the folder is all that a host needs.
+site: docs  ## Build the documentation for a host: build/site as a folder, and as dist/kedro-aat-site.zip
+	mkdir -p dist
+	touch build/site/.nojekyll
+	cd build/site && $(CURDIR)/$(BIN)/python -m zipfile -c $(CURDIR)/dist/kedro-aat-site.zip .
+	@echo "To GitHub Pages: $(BIN)/mkdocs gh-deploy --strict. It pushes to the branch gh-pages, which this command does not."
+
 benchmark: $(SETUP)  ## Measure what compression adds to a training step
 	$(BIN)/python benchmarks/step_overhead.py $(ARGS)
 
@@ -165,3 +172,7 @@ lock:  ## Refresh requirements.lock; `make lock TORCH=2.14.0` for another torch
 		--override build/lock/left_out.txt build/lock/architectures.txt >> build/lock/requirements-architectures.lock
 	mv build/lock/requirements-architectures.lock requirements-architectures.lock
 	sed -i.old 's/^torch==.*/torch==$(TORCH)/' requirements-torch.lock && rm requirements-torch.lock.old
+
+# Only git and Python are needed. Nothing is pushed or uploaded; docs/how-to/release.md says what follows.
+release:  ## Build what is uploaded, try the wheel in a fresh environment, and tag; `ARGS=--no-tag` only builds and tries
+	$(PYTHON) -m scripts.release $(ARGS)

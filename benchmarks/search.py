@@ -1,15 +1,16 @@
 """Compares search policies on simulated problems: how small, how often the budget is truly broken, how fast.
 
     python benchmarks/search.py [problems.json] [--policies frontier uniform_decrease] [--epochs 40] [--seed 0 1]
-        [--validation 360 10000 50000] [--first 100] [--z 0 0.5 1] [--noise paired] [--plain]
+        [--validation 360 10000 50000] [--first 100] [--z 0 0.5 1] [--noise paired] [--plain] [--regrows]
         [--test 2500 --alpha 0.05 --discordance 0.03]
 
 `problems.json` has the format of search_problems.json in this folder; there is a table for each number of validation
 examples, and one of all. The policy is told what the training loop would tell it, and the right learning rate and
 ranking are drawn (simulator.py says how); `--noise unpaired --plain` is the problems as they were published, without
-either. Everything is compared with `uniform_decrease`,
-which starts at a rate of 0.5 and may go up to 0.95. `nncf` is `uniform_decrease` as in NNCF, which stops before it
-trains at the maximal rate. A search that returns no model counts as rate 0.
+either. With `--regrows` the policy is told that what it removed learns again when it comes back, as single weights do.
+Everything is compared with `uniform_decrease`, which starts at a rate of 0.5 and may go up to 0.95. `nncf` is
+`uniform_decrease` as in NNCF, which stops before it trains at the maximal rate. A search that returns no model counts
+as rate 0.
 
 With `--test` each returned model is certified once on this number of freshly drawn test examples, and the table shows
 how often a model is certified although it truly breaks its budget, with its 95% interval (Clopper and Pearson).
@@ -99,6 +100,7 @@ def endings(
     *,
     maximal_rate: float,
     noise: Noise = "paired",
+    regrows: bool = False,
 ) -> list[Ending]:
     """Runs one search for each seed and problem.
 
@@ -109,12 +111,13 @@ def endings(
         seeds: Seeds of the noise.
         maximal_rate: Highest rate that `frontier` may try.
         noise: What the validation measures.
+        regrows: Whether the policy is told that what comes back learns again.
     """
     rates = {"initial_rate": 0.0, "maximal_rate": maximal_rate} if isinstance(policy, Frontier) else STEPPING_RATES
     runs = [(problem, seed) for seed in seeds for problem in problems]
     console = Console(stderr=True)
     return [
-        simulate(policy, problem, seed, noise=noise, **rates)
+        simulate(policy, problem, seed, noise=noise, regrows=regrows, **rates)
         for problem, seed in track(runs, description=name, console=console, transient=True)
     ]
 
@@ -203,6 +206,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, help="only the first problems with each number of validation examples")
     parser.add_argument("--noise", default="paired", choices=list(VALIDATIONS))
     parser.add_argument("--plain", action="store_true", help="without a choice of learning rate, ranking, distillation")
+    parser.add_argument("--regrows", action="store_true", help="what comes back learns again, as single weights do")
     parser.add_argument("--z", type=float, nargs="+", default=[0.0, 0.5, 1.0])
     parser.add_argument("--test", type=int, help="test examples on which each returned model is certified")
     parser.add_argument("--alpha", type=float, default=0.05)
@@ -217,7 +221,15 @@ def main() -> None:
     if not arguments.plain:
         problems = [with_tactics(problem) for problem in problems]
     found = {
-        name: endings(name, policy, problems, arguments.seed, maximal_rate=maximal_rate, noise=arguments.noise)
+        name: endings(
+            name,
+            policy,
+            problems,
+            arguments.seed,
+            maximal_rate=maximal_rate,
+            noise=arguments.noise,
+            regrows=arguments.regrows,
+        )
         for name, policy in policies(arguments.policies, arguments.epochs, arguments.z).items()
     }
     sizes = [problem.N for _ in arguments.seed for problem in problems]  # of the searches of each policy

@@ -40,6 +40,8 @@ SLOWNESS = 6
 GOOD_LR = (0.3, 30.0)
 # The rankings that are offered, the controller's own first.
 OFFERED = (("l2", "local"), ("batch_norm_scale", "global"), ("l2", "global"), ("taylor", "global"))
+# Rate of the first trial: of filters, and of single weights, which learn again when they come back.
+FIRST_RATES = (0.5, 0.7)
 # Standard deviation of the log of a cliff's position from ranking to ranking.
 RANKING_SPREAD = 0.4
 # Median of the factor that distillation has on the time of recovery, and the standard deviation of its log.
@@ -291,6 +293,7 @@ def simulate(
     maximal_rate: float,
     initial_rate: float,
     noise: Noise = "paired",
+    regrows: bool = False,
 ) -> Ending:
     """Runs a whole search.
 
@@ -301,9 +304,11 @@ def simulate(
         maximal_rate: Highest rate that the search may try, in [0, 1).
         initial_rate: Rate of the model at the beginning, in [0, 1).
         noise: What the validation measures, and the standard error that it tells.
+        regrows: Whether the policy is told that what comes back learns again, as single weights do.
     """
     run = SimulatedRun(problem, seed, initial_rate, noise)
-    state, num_epochs = policy.initial(posed(problem, maximal_rate=maximal_rate, initial_rate=initial_rate)), 0
+    told = posed(problem, maximal_rate=maximal_rate, initial_rate=initial_rate, regrows=regrows)
+    state, num_epochs = policy.initial(told), 0
     rises: list[tuple[int, float]] = []
     seconds, began = 0.0, time.perf_counter()
     while isinstance(move := policy.ask(state), Epoch):
@@ -328,7 +333,7 @@ def simulate(
     )
 
 
-def posed(problem: SimulatedProblem, *, maximal_rate: float, initial_rate: float) -> Problem:
+def posed(problem: SimulatedProblem, *, maximal_rate: float, initial_rate: float, regrows: bool = False) -> Problem:
     """What a policy is told of a problem; see `simulate`."""
     rankings = tuple(ranking for ranking, _ in problem.effects.cliffs)
     has_tactics = len(rankings) > 1
@@ -336,6 +341,8 @@ def posed(problem: SimulatedProblem, *, maximal_rate: float, initial_rate: float
         maximal_rate=maximal_rate,
         initial_rate=initial_rate,
         tolerated_drop=problem.drop,
+        first_target_rate=FIRST_RATES[regrows],
+        regrows=regrows,
         rankings=rankings if has_tactics else (),
         can_sample=has_tactics,
         can_distill=has_tactics,

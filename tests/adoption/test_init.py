@@ -18,6 +18,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
 from kedro_aat.adoption.checks import parameter_mistakes
+from kedro_aat.adoption.factories import FILE
 from kedro_aat.adoption.init.dependency import add_dependency
 from kedro_aat.adoption.init.models import find_model, model_mistakes
 from kedro_aat.adoption.init.names import Taken, taken_names
@@ -315,8 +316,8 @@ def test_a_namespace_has_its_own_files(place: Place) -> None:
     with pytest.raises(ConfigurationError, match=r"conf/base/parameters_aat_small.yml is missing; `kedro aat init`"):
         upgraded(other)
     list(write(other, Choices(), {}, lambda _: False))
-    path = other.file(CATALOG)
-    path.write_text(path.read_text().replace("small.model_sbom:", "small.other:"))
+    path = other.file(FILE)
+    path.write_text(path.read_text().replace('"{namespace}.model_sbom":', "small.other:"))
     assert "\nsmall.model_sbom:\n  type: json.JSONDataset\n" in upgraded(other)[CATALOG]
 
 

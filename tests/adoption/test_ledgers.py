@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_entries_are_imported(tmp_path: Path) -> None:
     assert ledger.claim("split", {"model": "b"}).result == {"p_value": 0.25}
     assert ledger.registered("baseline") == CertificateLedger(file).registered("baseline")
     assert file.read_bytes() == before
+
+
+def test_a_ledger_that_0_1_0_has_written_is_imported(tmp_path: Path) -> None:
+    subject = {"model": "5f3a", "baseline": "b60c", "lowest_tolerated": 0.9862}
+    entry = {"subject": subject, "claimed": "2026-11-24T10:12:13+00:00", "result": {"p_value": 0.25, "outcome": "x"}}
+    file, catalog = tmp_path / "old.json", catalog_of(tmp_path)
+    file.write_text(json.dumps({"9c1e": entry, "4d2b": entry | {"result": None}}, indent=2))
+    assert import_ledger(JOB, catalog, file).startswith(f"2 entries of {file} imported")
+    found = catalog.load("certificate_ledger").entries()
+    assert {split: each.model_dump() for split, each in found.items()} == json.loads(file.read_text())
 
 
 def test_split_that_both_ledgers_know_is_told(tmp_path: Path) -> None:

@@ -61,7 +61,19 @@ def test_noise_never_reverses_the_slope() -> None:
     assert slope > 0
 
 
-def dense(u: Floats, lr: Floats, margins: Floats, standard_error: float, slope: float) -> tuple[float, float]:
+def test_epochs_say_more_than_belief_where_a_rate_that_is_too_high_can_fall_again() -> None:
+    """A flat margin is not taken for a steep one, and the slope still never reverses."""
+    u = np.linspace(0, 1, 20)
+    for margins in (np.full(20, 0.5), 3 * u):
+        (_, believed), (_, learned) = (
+            expectation(u, FALLING, margins, 0.05, SLOPE, regrows=regrows) for regrows in (False, True)
+        )
+        assert 0 < learned < believed / 2
+
+
+def dense(
+    u: Floats, lr: Floats, margins: Floats, standard_error: float, slope: float, *, regrows: bool
+) -> tuple[float, float]:
     """The same with the whole covariance, as the regression is written down."""
     epochs = np.arange(len(u))
     kept = beliefs.KEPT * beliefs.PERSISTENCE ** np.abs(epochs[:, None] - epochs)
@@ -70,12 +82,15 @@ def dense(u: Floats, lr: Floats, margins: Floats, standard_error: float, slope: 
     features = np.stack([np.ones(len(u)), gained, -lr, -(beliefs.RECOVERY_RATIO**epochs)], axis=1)
     weighted = np.linalg.solve(drawn + beliefs.JITTER**2 * np.eye(len(u)), features).T
     means = np.array([0.0, slope, LR_COST, beliefs.DAMAGE])
-    spreads = [beliefs.MARGIN_SPREAD, beliefs.SLOPE_SPREAD * slope, beliefs.LR_COST_SPREAD, beliefs.DAMAGE_SPREAD]
+    spread, least = beliefs.SLOPE_SPREAD, beliefs.LEAST_SLOPE
+    if regrows:
+        spread, least = beliefs.SLOPE_SPREAD_IF_REGROWING, beliefs.LEAST_SLOPE_IF_REGROWING
+    spreads = [beliefs.MARGIN_SPREAD, spread * slope, beliefs.LR_COST_SPREAD, beliefs.DAMAGE_SPREAD]
     precision = np.array(spreads) ** -2.0
     expected, inferred, *_ = np.linalg.solve(
         weighted @ features + np.diag(precision), weighted @ margins + precision * means
     )
-    return float(expected), max(float(inferred), beliefs.LEAST_SLOPE * slope)
+    return float(expected), max(float(inferred), least * slope)
 
 
 def numbers(low: float, high: float, num_epochs: int) -> st.SearchStrategy[Floats]:
@@ -83,10 +98,12 @@ def numbers(low: float, high: float, num_epochs: int) -> st.SearchStrategy[Float
 
 
 @settings(deadline=None)
-@given(st.data(), st.integers(1, 200), st.floats(0, 10), st.floats(1, 8))
+@given(st.data(), st.integers(1, 200), st.floats(0, 10), st.floats(1, 8), st.booleans())
 def test_time_that_is_linear_in_the_epochs_changes_no_number(
-    data: st.DataObject, num_epochs: int, standard_error: float, slope: float
+    data: st.DataObject, num_epochs: int, standard_error: float, slope: float, regrows: bool
 ) -> None:
     u, lr, margins = (data.draw(numbers(low, high, num_epochs)) for low, high in ((0, 6), (0, 1), (-20, 20)))
-    expected = dense(u, lr, margins, standard_error, slope)
-    assert expectation(u, lr, margins, standard_error, slope) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    expected = dense(u, lr, margins, standard_error, slope, regrows=regrows)
+    assert expectation(u, lr, margins, standard_error, slope, regrows=regrows) == pytest.approx(
+        expected, rel=1e-9, abs=1e-9
+    )

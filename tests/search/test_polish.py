@@ -291,3 +291,60 @@ def test_a_model_is_kept_only_with_its_reserve() -> None:
     assert all(result.margin >= 0 for result in polish.results)
     assert [phase.is_polish for phase in phases(whole)].count(True) >= 1
     assert whole.states[-1].safe == before.safe
+
+
+# Single weights, which learn again when they come back
+
+REGROWING = Problem(maximal_rate=0.998, tolerated_drop=DROP, regrows=True, first_target_rate=0.7, can_distill=True)
+NUM_CLIMBED = round((1 - POLISH_SHARE_IF_REGROWING) * 40)
+
+
+def test_falls_in_time_where_the_climb_was_lucky_far_above_the_boundary() -> None:
+    """What is returned is near the boundary, not the model of the race."""
+
+    def margin(trained: Trained) -> float:
+        if trained.number < NUM_CLIMBED:
+            return 1.0 if trained.u < 1.3 else 0.05 if trained.u < 4.5 else -9.0
+        return 1 - math.exp(0.7 * (trained.u - 3))
+
+    whole = explored(margin, problem=REGROWING, standard_error=0.4)
+    assert polishes(whole)[0].u > 4
+    assert 2 < u_of(returned(whole).requested_rate) < 3
+
+
+def test_begins_anew_from_the_model_with_its_reserve_where_a_fall_gains_nothing() -> None:
+    """What the polish has learned wrong stays so at any rate."""
+
+    def margin(trained: Trained) -> float:
+        if trained.number < NUM_CLIMBED:
+            return 0.9 if trained.u < 1.3 else 0.05 if trained.u < 4 else -9.0
+        is_first_polish = trained.number - trained.age < NUM_CLIMBED + Frontier().epochs_per_rate
+        return -0.1 if is_first_polish else 0.9 - 0.3 * (trained.u - 1.2)
+
+    whole = explored(margin, problem=REGROWING, standard_error=0.4)
+    first, second = polishes(whole)
+    assert len(first.moves) >= len(second.moves)
+    assert second.moves[0].lr_scale == pytest.approx(first.moves[0].lr_scale)
+    assert u_of(REGROWING.first_target_rate) <= second.u < first.u
+    assert returned(whole).requested_rate > second.results[0].requested_rate
+
+
+@laws
+@given(world=worlds)
+def test_does_not_fall_below_the_model_that_is_returned_otherwise(world: World) -> None:
+    whole = search(Frontier(maximal_total_epochs=15), world)
+    for state in whole.states:
+        if len(state.polish) < 2 or state.safe is None or state.safe.checkpoint >= state.polish[0].checkpoint:
+            continue
+        before, latest = state.polish[-2:]
+        lowest = min(before.requested_rate, state.safe.requested_rate)
+        assert before.failed or latest.requested_rate >= lowest - 1e-9
+
+
+def test_the_polish_keeps_the_teacher_of_the_model_that_was_accepted() -> None:
+    """Trials that failed far below the budget without it say nothing against it."""
+    whole = explored(
+        lambda trained: 0.5 if trained.u < 1.3 else -8.0 if trained.tactic.distill else -7.0, problem=REGROWING
+    )
+    assert {trial.tactic.distill for trial in trials(whole)} == {True, False}
+    assert polishes(whole)[0].tactic.distill

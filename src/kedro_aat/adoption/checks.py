@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
-from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog
+from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog, MemoryDataset
 from kedro.io.core import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.validation import TypeExtractor
@@ -16,6 +17,8 @@ from kedro_aat.adoption.outputs import is_handle, is_written, unwritable
 from kedro_aat.adoption.shared_files import our_nodes, shared_file_mistakes
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings, parse
+
+_IN_MEMORY = f"{MemoryDataset.__module__}.{MemoryDataset.__qualname__}"
 
 
 def free_inputs(pipeline: Pipeline) -> list[str]:
@@ -108,6 +111,23 @@ def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Calla
         is_read = any(name in other.inputs for other in pipeline.nodes if other is not node)
         if is_withheld and not is_read and (dataset := catalog.get(name)) is not None:
             replace_dataset(catalog, name, WithheldDataset(dataset))
+
+
+def allow_no_log(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Lets searches write nothing for TensorBoard where the catalog has no entry for it, or one in memory.
+
+    Args:
+        pipeline: A pipeline with nodes that search.
+        catalog: Its datasets; changed in place.
+    """
+    for node in our_nodes(pipeline, "kedro_aat.pipelines.aat."):
+        name = inspect.signature(node.func).bind(*node.inputs).arguments.get("tensorboard_log")
+        if name is None or name in pipeline.all_outputs():
+            continue
+        # An entry with a mistake is left alone: a catalog that fails to create a dataset forgets it, and says nothing.
+        with suppress(DatasetError):
+            if name not in catalog or (catalog.get_type(name) == _IN_MEMORY and not catalog.exists(name)):
+                replace_dataset(catalog, name, MemoryDataset(None))
 
 
 def replace_dataset(catalog: DataCatalog, name: str, dataset: AbstractDataset[Any, Any]) -> None:

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 from kedro.io import DataCatalog
 from kedro.io.core import DatasetError
 
-from kedro_aat.adoption.checks import data_mistakes, look_up, parameter_mistakes, settings_of, withhold_test_data
+from kedro_aat.adoption.checks import (
+    allow_no_log,
+    data_mistakes,
+    look_up,
+    parameter_mistakes,
+    settings_of,
+    withhold_test_data,
+)
 from kedro_aat.adoption.environments import notes_on_environment
+from kedro_aat.adoption.factories import notes_on_factories
 from kedro_aat.adoption.makers import Makers, listed, make, makers_elsewhere, makers_of
 from kedro_aat.adoption.outputs import notes_on_memory, unreachable_outputs
 from kedro_aat.adoption.rehearsals import rehearse, rehearsed_inputs
@@ -72,6 +80,7 @@ def validate_pipeline(
     try:
         catalog = _make_catalog(context)
         withhold_test_data(nodes, catalog, value_of)
+        allow_no_log(nodes, catalog)
         elsewhere = makers_elsewhere(pipeline, registered, catalog)
         mistakes += data_mistakes(nodes, catalog, elsewhere.names)
         mistakes += _missing_inputs(elsewhere)
@@ -79,6 +88,7 @@ def validate_pipeline(
             mistakes += unreachable_outputs(nodes, catalog)
             notes += notes_on_memory(nodes, catalog)
         notes += notes_on_other_runs(pipeline, registered, catalog)
+        notes += notes_on_factories(registered, catalog)
     except ConfigurationError as error:  # a file cannot be read
         mistakes += error.mistakes
     except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials

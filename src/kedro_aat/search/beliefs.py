@@ -27,13 +27,15 @@ LR_COST_SPREAD = 0.3
 # Damage that has not recovered when the polish begins. In drops.
 DAMAGE = 0.3
 DAMAGE_SPREAD = 0.3
-# Standard deviation of the slope, as a share of the believed slope.
-SLOPE_SPREAD = 0.25
+# Standard deviation of the slope, as a share of the believed slope. Where a rate that is too high can fall again, the
+# epochs may say more than the belief, which comes from failed trials. Of 0.25, 0.5 and 1, the best on simulated
+# problems with weights that come back.
+SLOPE_SPREAD, SLOPE_SPREAD_IF_REGROWING = 0.25, 1.0
 # Standard deviation from epoch to epoch, apart from the sampling of examples. In drops.
 JITTER = 0.1
 
 # The lowest slope that is ever inferred, as a share of the believed slope.
-LEAST_SLOPE = 0.7
+LEAST_SLOPE, LEAST_SLOPE_IF_REGROWING = 0.7, 0.2
 
 # Where the variance of a margin comes from. This share stays for some epochs, since weights change slowly.
 KEPT = 0.25
@@ -43,7 +45,9 @@ DRAWN_ANEW = 0.25
 PERSISTENCE = 0.8
 
 
-def expectation(u: Floats, lr: Floats, margins: Floats, standard_error: float, slope: float) -> tuple[float, float]:
+def expectation(
+    u: Floats, lr: Floats, margins: Floats, standard_error: float, slope: float, *, regrows: bool = False
+) -> tuple[float, float]:
     """Estimates the margin at the latest u when the learning rate has fallen, and the loss of margin per u there.
 
     A linear regression of all margins on the curve over u, on the learning rate and on damage that recovers, by
@@ -58,9 +62,10 @@ def expectation(u: Floats, lr: Floats, margins: Floats, standard_error: float, s
         margins: Margins of the epochs, (K,).
         standard_error: Standard error of a margin.
         slope: Loss of margin per u that was believed before the polish.
+        regrows: Whether what comes back, when the rate falls, learns again.
 
     Returns:
-        The margin, and the loss of margin per u, which is at least `LEAST_SLOPE` of the believed one.
+        The margin, and the loss of margin per u, which is at least a share of the believed one.
     """
     # Along the curve, in units in which its slope at the latest u is the coefficient.
     gained = -np.expm1(np.clip(slope / HEIGHT * (u - u[-1]), -20, 2)) / (slope / HEIGHT)
@@ -69,14 +74,16 @@ def expectation(u: Floats, lr: Floats, margins: Floats, standard_error: float, s
     features = np.stack([np.ones(len(u)), gained, -lr, -damage])
     kept, new = KEPT * standard_error**2, DRAWN_ANEW * standard_error**2 + JITTER**2
     weighted = _times_inverse(features, kept, new)
+    spread = SLOPE_SPREAD_IF_REGROWING if regrows else SLOPE_SPREAD
     # In the order of the features: margin, slope, cost of the learning rate, damage.
     prior_mean = np.array([0.0, slope, LR_COST, DAMAGE])
-    precision = np.array([MARGIN_SPREAD, SLOPE_SPREAD * slope, LR_COST_SPREAD, DAMAGE_SPREAD]) ** -2.0
+    precision = np.array([MARGIN_SPREAD, spread * slope, LR_COST_SPREAD, DAMAGE_SPREAD]) ** -2.0
     expected, inferred_slope, *_ = np.linalg.solve(
         weighted @ features.T + np.diag(precision), weighted @ margins + precision * prior_mean
     )
     # A slope that noise made flat or negative must not reverse the steering, or let the rate run away.
-    return float(expected), max(float(inferred_slope), LEAST_SLOPE * slope)
+    least = LEAST_SLOPE_IF_REGROWING if regrows else LEAST_SLOPE
+    return float(expected), max(float(inferred_slope), least * slope)
 
 
 def _times_inverse(rows: Floats, kept: float, new: float) -> Floats:

@@ -347,7 +347,7 @@ class Frontier(Settings):
         assert state.first is not None
         start, start_u, tactic, u = state.first.checkpoint, 0.0, state.tactic, 0.0
         highest = u_of(state.problem.maximal_rate)
-        before = u_of(state.polish[0].requested_rate) - polish.LEAST_FALL if state.polish else math.inf
+        before, lower = polish.begun_anew(state, self.acceptance_z) if state.polish else (math.inf, 0.0)
         below = [each for each in state.accepted if each.u < before]
         nearest = state.nearest
         if not below and nearest is not None and nearest.u < before:
@@ -356,15 +356,17 @@ class Frontier(Settings):
             base = below[-1]
             start, start_u, tactic = base.last.checkpoint, base.u, base.tactic
             if state.failures and state.failures[0].u > base.u:  # it knows more of the learning rates up there
-                tactic = max(state.failures, key=lambda each: each.merit).tactic
+                best = max(state.failures, key=lambda each: each.merit)
+                if not state.problem.regrows:
+                    tactic = best.tactic
+                elif state.in_drops(best.best_margin) > NEAR:  # not of the teacher: this one has succeeded
+                    tactic = updated(tactic, lr_factor=best.tactic.lr_factor)
         elif nearest is not None:  # the climb found nothing, not even far below its first target
             u, tactic = min(each.u for each in state.attempts) / 2, nearest.tactic
         if state.wants_accuracy:
             u = u_of(state.problem.minimal_rate)
         elif state.polish:
-            expected, slope = polish.expected_at_end(state, state.polish)
-            missing = polish.reserve(state, state.polish, self.acceptance_z) - expected
-            u = max(before - max(polish.FALL_FACTOR * missing / slope - polish.LEAST_FALL, 0.0), 0.0)
+            u = lower
         if state.polish_epochs is not None:
             num_left = min(num_left, state.polish_epochs - len(state.polish))
         elif below and below[-1].accepted and start_u >= highest and not state.wants_accuracy:

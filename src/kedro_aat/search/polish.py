@@ -31,6 +31,8 @@ SHORTEST_POLISH = 4
 # short trials is too steep.
 LEAST_FALL = 0.2
 FALL_FACTOR = 2.0
+# Of positions that were computed from rates.
+ROUNDING = 1e-9
 
 # So many epochs in a row below this margin, in drops, are not recovered from.
 NUM_LOST, LOST = 3, -3.0
@@ -47,8 +49,12 @@ STEERING = 0.5
 # The largest rise per epoch of the polish, in u. It shrinks to nothing over the second half: a rise causes damage that
 # takes epochs to recover from, and a fall causes none.
 MAXIMAL_RISE = 0.15
-# The largest fall per epoch of the polish, in u.
-MAXIMAL_FALL = 0.15
+# The largest fall per epoch of the polish, in u. A climb that ended at 200 times the size has far to fall.
+MAXIMAL_FALL = 0.3
+# The fall after an epoch that failed.
+FALL_IF_FAILED = 0.15
+# A polish that has kept no model, and does not expect to, when this share of it is over, begins anew lower.
+HALF = 0.5
 
 
 @dataclass
@@ -118,11 +124,11 @@ def next_u(state: FrontierState, acceptance_z: float | None) -> float:
     if state.wants_accuracy:
         return u
     if last.failed:
-        return max(u - MAXIMAL_FALL, 0.0)
+        return max(u - FALL_IF_FAILED, 0.0)
     expected, slope = expected_at_end(state, state.polish)
-    increment = max(STEERING * (expected - reserve(state, state.polish, acceptance_z)) / slope, -MAXIMAL_FALL)
+    increment = STEERING * (expected - reserve(state, state.polish, acceptance_z)) / slope
     if increment < 0:
-        return u + increment if state.problem.regrows else u
+        return u - _fall(state, -increment, acceptance_z) if state.problem.regrows else u
     if u > 0 and not (state.problem.regrows or state.returned_before or _has_kept(state)):
         return u  # a rise that destroys the model could not be undone
     share_left = max(1 - num_done / (state.polish_epochs or 1), 0.0)  # if epochs became cheaper, there are more
@@ -130,6 +136,36 @@ def next_u(state: FrontierState, acceptance_z: float | None) -> float:
     if num_undone >= MOST_UNDONE:
         return u
     return u + min(increment, MAXIMAL_RISE * 0.5**num_undone) * min(1.0, 2 * share_left)
+
+
+def _fall(state: FrontierState, intended: float, acceptance_z: float | None) -> float:
+    """Returns by how much the next epoch lowers the rate, if the reserve is not expected.
+
+    As long as the polish has kept no model, it falls fast enough to be where it is sure of one when half of it is over,
+    but not below the model that is returned otherwise.
+    """
+    if _has_kept(state):
+        return min(intended, MAXIMAL_FALL)
+    u = u_of(state.polish[-1].requested_rate)
+    num_left = max(HALF * _last_epoch(state) + 1 - len(state.polish), 1.0)
+    fall = max(intended, (u - surely(state, acceptance_z)) / num_left)
+    lowest = 0.0 if state.safe is None else u_of(state.safe.requested_rate)
+    return min(fall, MAXIMAL_FALL, max(u - lowest, 0.0))
+
+
+def surely(state: FrontierState, acceptance_z: float | None) -> float:
+    """Returns a position at which the margin should be at least the reserve, at most that of the latest epoch.
+
+    It is where the chord from the last model that had its reserve, else the uncompressed one, to what is expected now
+    has the reserve. The margin falls faster and faster as the rate rises, so it is above the chord.
+    """
+    u, kept = u_of(state.polish[-1].requested_rate), state.safe
+    u_kept, margin = (0.0, 1.0) if kept is None else (u_of(kept.requested_rate), state.in_drops(kept.margin))
+    expected, _ = expected_at_end(state, state.polish)
+    needed = reserve(state, state.polish, acceptance_z)
+    if u <= u_kept or expected >= needed:
+        return u
+    return u_kept + (u - u_kept) * max(margin - needed, 0.0) / max(margin - expected, 1e-9)
 
 
 def tactic(state: FrontierState, rankings: tuple[Ranking, ...], until: int | None = None) -> Tactic:
@@ -154,14 +190,26 @@ def fails(state: FrontierState, acceptance_z: float | None) -> bool:
     """Whether the polish, half over, has kept no model, and is not expected to; a new one then begins lower."""
     num_epochs = state.polish_epochs or 1
     below = u_of(state.polish[0].requested_rate) - LEAST_FALL
-    is_early = len(state.polish) < 0.5 * num_epochs or num_epochs - len(state.polish) < SHORTEST_POLISH
+    is_early = len(state.polish) < HALF * num_epochs or num_epochs - len(state.polish) < SHORTEST_POLISH
     if is_early or below <= u_of(state.problem.minimal_rate):
         return False
-    # At a given rate there is no lower one; what regrows falls instead.
-    if state.wants_accuracy or state.problem.regrows or all(result.failed for result in state.polish):
+    # At a given rate there is no lower one. What regrows falls, unless a lower model is known that has its reserve.
+    falls = state.problem.regrows and state.safe is None
+    if state.wants_accuracy or falls or all(result.failed for result in state.polish):
         return False
     expected, _ = expected_at_end(state, state.polish)
     return not _has_kept(state) and expected < reserve(state, state.polish, acceptance_z)
+
+
+def begun_anew(state: FrontierState, acceptance_z: float | None) -> tuple[float, float]:
+    """Returns below which position a model is for a polish that begins anew, and at which position it begins."""
+    below = u_of(state.polish[0].requested_rate) - LEAST_FALL
+    if state.problem.regrows:
+        u = min(below, surely(state, acceptance_z))
+        return u + ROUNDING, u
+    expected, slope = expected_at_end(state, state.polish)
+    missing = reserve(state, state.polish, acceptance_z) - expected
+    return below, max(below - max(FALL_FACTOR * missing / slope - LEAST_FALL, 0.0), 0.0)
 
 
 def to_restore(state: FrontierState) -> Trial | None:
@@ -186,14 +234,17 @@ def expected_at_end(state: FrontierState, results: tuple[EpochResult, ...]) -> t
         state: State of the search.
         results: All epochs of the polish so far.
     """
-    judged = _judged(state, results)
+    judged, regrows = _judged(state, results), state.problem.regrows
     asked = (state.polish_epochs, state.tactic.lr_factor, state.slope, state.problem)
     if judged.answer is None or judged.answer[0] != asked:
         share = np.minimum(np.array(judged.epochs) / _last_epoch(state), 1.0)
         lr = _highest_lr(state) * (LOWEST_POLISH_LR / _highest_lr(state)) ** share
         margins = state.all_in_drops(np.array(judged.margins))
         error = state.standard_error(results)
-        judged.answer = asked, expectation(np.array(judged.u), lr - LOWEST_POLISH_LR, margins, error, state.slope)
+        judged.answer = (
+            asked,
+            expectation(np.array(judged.u), lr - LOWEST_POLISH_LR, margins, error, state.slope, regrows=regrows),
+        )
     return judged.answer[1]
 
 

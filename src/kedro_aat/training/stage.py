@@ -112,7 +112,7 @@ class SearchStage:
             baseline: The uncompressed model on the validation split.
             budget: Accuracy budget.
             store: Checkpoint store that keeps the run; the same call continues it.
-            writer_of: Makes a TensorBoard writer.
+            writer_of: Makes a TensorBoard writer; None writes nothing.
             stopwatch: Measures the stage since it began; None if it begins with this call.
             trains: Whether the search goes on; otherwise it ends with the best that it has found so far.
             tracking: Who follows the search, besides TensorBoard and `training.on_epoch`; None for nobody.
@@ -323,7 +323,9 @@ class SearchStage:
 
     def _trackers(self, inputs: StageInputs) -> list[Tracker]:
         """All who follow the search."""
-        trackers: list[Tracker] = [TensorBoardTracker(inputs.writer_of, self.ingredients)]
+        trackers: list[Tracker] = []
+        if inputs.writer_of is not None:
+            trackers.append(TensorBoardTracker(inputs.writer_of, self.ingredients))
         if (function := self.training.function("on_epoch")) is not None:
             trackers.append(CallbackTracker(function))
         return [*trackers, *inputs.tracking.trackers]

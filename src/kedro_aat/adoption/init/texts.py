@@ -67,7 +67,7 @@ def without_entries(text: str, names: Mapping[str, str]) -> str:
         names: The entries to leave out, and where they are instead.
     """
     for name, place in names.items():
-        text = re.sub(rf"(?m)^{re.escape(name)}:\n(?:  .*\n)+", f"# {name} is in {place}.\n", text)
+        text = re.sub(rf'(?m)^"?{re.escape(name)}"?:\n(?:  .*\n)+', f"# {name} is in {place}.\n", text)
     return text
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from kedro_aat import __version__
 from kedro_aat.adoption import templates
+from kedro_aat.adoption.factories import FILE, covered_by, factory_of
 from kedro_aat.adoption.init.names import taken_names
 from kedro_aat.adoption.init.write import CATALOG, PARAMETERS, Place
 from kedro_aat.errors import ConfigurationError
@@ -47,6 +48,9 @@ def upgraded(place: Place) -> dict[str, str]:
     """
     texts = {name: _read(place, name) for name in (PARAMETERS, CATALOG)}
     new = {PARAMETERS: _without_obsolete(texts[PARAMETERS]), CATALOG: _catalog(texts[CATALOG], place)}
+    if place.namespace is not None and place.file(FILE).exists():
+        texts[FILE] = _read(place, FILE)
+        new[FILE] = _renamed(texts[FILE], factory_of(""))
     for name, text in new.items():
         _require_kept(place, name, texts[name], text)
     return {name: text for name, text in new.items() if text != texts[name]}
@@ -85,21 +89,30 @@ def _without_obsolete(text: str) -> str:
 def _catalog(text: str, place: Place) -> str:
     prefix = "" if place.namespace is None else f"{place.namespace}."
     present = _loaded(text)
-    for name, (old, new) in RENAMED.items():
-        found = re.search(rf"(?m)^{re.escape(prefix + name)}:[^\n]*\n(?:[ \t][^\n]*\n|\n(?=[ \t]))*", text)
-        if found is not None and _has_our_keys(present[prefix + name]):
-            text = text[: found.start()] + found[0].replace(old, new) + text[found.end() :]
+    text = _renamed(text, prefix)
     template = templates.template(CATALOG, place.namespace)
     entries = list(_loaded(template))
     own = [place.file(CATALOG)]
     elsewhere = taken_names(place.conf, ["base", place.env], own, entries, []).entries
-    missing = [name for name in entries if name not in present and name not in elsewhere]
+    shared = covered_by(_read(place, FILE)) if prefix and place.file(FILE).exists() else set()
+    made = {prefix + name for name in shared}
+    missing = [name for name in entries if name not in present and name not in elsewhere and name not in made]
     if not missing:
         return text
     blocks = [next(block for block in template.split("\n\n") if f"\n{name}:\n" in f"\n{block}\n") for name in missing]
     blocks = [re.sub(r"(?s)^# (?:Results|Reporting)\n\n", "", block.strip("\n")) for block in blocks]
     heading = f"# Added by `kedro aat init --upgrade` of kedro-aat {__version__}"
     return "\n\n".join([text.rstrip("\n"), heading, *blocks]) + "\n"
+
+
+def _renamed(text: str, prefix: str) -> str:
+    """A catalog with types and layers as they are called now, in the entries whose names have a prefix."""
+    present = _loaded(text)
+    for name, (old, new) in RENAMED.items():
+        found = re.search(rf'(?m)^"?{re.escape(prefix + name)}"?:[^\n]*\n(?:[ \t][^\n]*\n|\n(?=[ \t]))*', text)
+        if found is not None and _has_our_keys(present[prefix + name]):
+            text = text[: found.start()] + found[0].replace(old, new) + text[found.end() :]
+    return text
 
 
 def _has_our_keys(entry: Any) -> bool:
@@ -120,7 +133,7 @@ def _require_kept(place: Place, name: str, old: str, new: str) -> None:
 
 def _without(value: Any, name: str, key: str) -> Any:
     """A value without what the upgrade may change in it."""
-    if name == CATALOG:
+    if name in (CATALOG, FILE):
         changes = RENAMED.get(key.rpartition(".")[2])
         text = yaml.safe_dump(value, default_flow_style=False)
         return text if changes is None else text.replace(*changes)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kedro_aat.adoption import templates
+from kedro_aat.adoption.factories import FILE, covered_by, factories, others_in_namespaces, without_results
 from kedro_aat.adoption.init.dependency import add_dependency
-from kedro_aat.adoption.init.names import Taken, is_ours, taken_names
+from kedro_aat.adoption.init.names import Taken, is_ours, taken_names, top_level
 from kedro_aat.adoption.init.tasks import Choices
 from kedro_aat.adoption.init.texts import catalog_with, parameters_with, with_weights, without_entries
 from kedro_aat.errors import ConfigurationError
@@ -59,8 +60,9 @@ class Place:
         return self.package / "pipelines" / self.pipeline / "__init__.py"
 
     def file(self, template: str) -> Path:
-        """The file that a template becomes."""
-        return templates.written_to(template, self.conf / self.env, self.namespace)
+        """The file that a template becomes; `FILE` is the one with the factories for all namespaces."""
+        folder = self.conf / self.env
+        return folder / FILE if template == FILE else templates.written_to(template, folder, self.namespace)
 
     def shown(self, path: Path) -> str:
         """A path relative to the project."""
@@ -93,11 +95,17 @@ def write(
     """
     choices.check()
     parameters = parameters_with(templates.template(PARAMETERS), choices)
-    catalog = templates.in_namespace(CATALOG, catalog_with(templates.template(CATALOG), choices), place.namespace)
+    catalog, shared = catalog_with(templates.template(CATALOG), choices), place.file(FILE)
+    if place.namespace is not None:
+        shared_text = _factories(place, registered)
+        covered = covered_by(shared_text) - _explicit(place)
+        catalog = templates.in_namespace(CATALOG, without_results(catalog, covered), place.namespace)
     texts = {
         place.file(PARAMETERS): templates.in_namespace(PARAMETERS, parameters, place.namespace),
         place.file(CATALOG): with_weights(catalog, choices.weights),
     }
+    if place.namespace is not None and not shared.exists():
+        texts[shared] = shared_text
     if place.module is not None:
         texts[place.module] = templates.pipeline_module(place.namespace)
     taken = _taken(place, texts, registered)
@@ -128,22 +136,43 @@ def dependency_lines(place: Place, choices: Choices) -> Iterator[str]:
     yield from left
 
 
+def _factories(place: Place, registered: Mapping[str, Pipeline]) -> str:
+    """The text of the file with the factories: what is there, or one that takes no dataset of the project."""
+    if place.file(FILE).exists():
+        return place.file(FILE).read_text(encoding="utf-8")
+    others = others_in_namespaces(registered)
+    have_entries = taken_names(place.conf, ["base", place.env], [], others, []).entries
+    return factories({result for name, result in others.items() if name not in have_entries})
+
+
+def _explicit(place: Place) -> set[str]:
+    """The results with entries in the namespace's own file in `base`, which go before factories in any environment."""
+    base = replace(place, env="base")
+    if place == base:
+        return set()
+    return {name.rpartition(".")[2] for name in top_level(base.file(CATALOG))}
+
+
 def _taken(place: Place, texts: Mapping[Path, str], registered: Mapping[str, Pipeline]) -> Taken:
     from kedro.framework.project import settings
 
     run_env = (settings.CONFIG_LOADER_ARGS or {}).get("default_run_env", "local")
     envs = ["base", place.env, run_env]
     entries, parameters = (_keys(texts[place.file(name)]) for name in (CATALOG, PARAMETERS))
+    entries += [] if place.namespace is None else _keys(templates.template(CATALOG, place.namespace))
+    entries += _keys(texts.get(place.file(FILE), "{}"))
     # Files of ours in another environment are there to be overridden.
-    own = [replace(place, env=env).file(name) for env in envs for name in (CATALOG, PARAMETERS)]
+    places = [replace(place, env=env) for env in envs]
+    own = [path for each in places for path in (each.file(CATALOG), each.file(PARAMETERS), each.file(FILE))]
     found = taken_names(place.conf, envs, own, entries, parameters)
     other = registered.get(place.pipeline)
     return replace(found, pipeline=place.pipeline) if other is not None and not is_ours(other) else found
 
 
 def _leave_out(taken: Taken, texts: dict[Path, str], place: Place) -> None:
-    catalog = place.file(CATALOG)
-    texts[catalog] = without_entries(texts[catalog], taken.entries)
+    for catalog in (place.file(CATALOG), place.file(FILE)):
+        if catalog in texts:
+            texts[catalog] = without_entries(texts[catalog], taken.entries)
     if taken.parameters:
         del texts[place.file(PARAMETERS)]
     if taken.pipeline and place.module is not None:

@@ -39,7 +39,14 @@ class ExecutorchTarget(Target):
     def write(
         self, model: nn.Module, inputs: ModelInputs, settings: ExportSettings, onnx_model: onnx.ModelProto
     ) -> TargetFile:
-        """Traces the model, lowers it and plans its memory; axes beside the batch keep the size of the example."""
+        """Traces the model, lowers it and plans its memory; axes beside the batch keep the size of the example.
+
+        Args:
+            model: On the CPU; it may be quantized by this package.
+            inputs: Example inputs.
+            settings: Which outputs are exported, the batch sizes, and `executorch`.
+            onnx_model: Unused, since the program is traced from the model.
+        """
         model = unwrapped(model)
         require_cpu(model)
         subject = Subject(model, inputs, settings)
@@ -67,6 +74,11 @@ class ExecutorchTarget(Target):
         """Runs the program on the arrays, whose copies into its memory and out of it count.
 
         The threads are those of the whole process: ExecuTorch has one pool, which XNNPACK and its kernels share.
+
+        Args:
+            file: The file.
+            batch: An array per input; a batch that is larger than the file takes is run in pieces.
+            num_threads: Number of threads of the pool.
         """
         _use_threads(num_threads)
         model = _ExecutorchModel(file)

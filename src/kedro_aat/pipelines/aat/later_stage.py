@@ -43,7 +43,7 @@ def search_later_stage(
     search_result: SearchResult,
     known: DataFrame,
     checkpoint_store: CheckpointStore,
-    tensorboard_log: TensorBoardLog,
+    tensorboard_log: TensorBoardLog | None,
     settings: AatSettings,
     second_result: LaterSearchResult | None,
     stopwatch: Stopwatch,
@@ -61,7 +61,7 @@ def search_later_stage(
         search_result: Result of the first stage.
         known: Trajectory of the stages before.
         checkpoint_store: Store in which the run continues.
-        tensorboard_log: Log for TensorBoard.
+        tensorboard_log: Log for TensorBoard; None writes none.
         settings: Settings of the pipeline.
         second_result: Result of the second stage, if this is the third.
         stopwatch: Measures the stage since it began.
@@ -123,7 +123,7 @@ def search_later_stage(
             evaluation_of(baseline_evaluation.validation, baseline_scores),
             baseline_evaluation.budget_of(),
             checkpoint_store,
-            tensorboard_log.writer,
+            None if tensorboard_log is None else tensorboard_log.writer,
             stopwatch,
             trains=settings.trains,
             tracking=tracking_of(settings, number, search_result.run),

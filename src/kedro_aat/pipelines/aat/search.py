@@ -116,7 +116,7 @@ def finetune_adaptively(
     baseline_evaluation: BaselineEvaluation,
     baseline_scores: DataFrame,
     checkpoint_store: CheckpointStore,
-    tensorboard_log: TensorBoardLog,
+    tensorboard_log: TensorBoardLog | None,
     settings: AatSettings,
 ) -> tuple[ModelController, SearchResult, DataFrame]:
     """Runs the loop that raises and lowers the rate while it fine-tunes the model, on a GPU if there is one.
@@ -132,7 +132,7 @@ def finetune_adaptively(
         baseline_evaluation: The baseline on the validation split.
         baseline_scores: Its scores per example, or its metric on resamples.
         checkpoint_store: Store in which the run continues.
-        tensorboard_log: Log for TensorBoard.
+        tensorboard_log: Log for TensorBoard; None writes none.
         settings: Settings of the pipeline.
 
     Returns:
@@ -173,7 +173,7 @@ def finetune_adaptively(
         evaluation_of(baseline_evaluation.validation, baseline_scores),
         baseline_evaluation.budget_of(),
         checkpoint_store,
-        tensorboard_log.writer,
+        None if tensorboard_log is None else tensorboard_log.writer,
         stopwatch,
         trains=settings.trains,
         tracking=tracking_of(settings),
@@ -204,7 +204,7 @@ def finetune_later_stage(
     search_result: SearchResult,
     search_trajectory: DataFrame,
     checkpoint_store: CheckpointStore,
-    tensorboard_log: TensorBoardLog,
+    tensorboard_log: TensorBoardLog | None,
     settings: AatSettings,
     second_result: LaterSearchResult | None = None,
 ) -> tuple[ModelController, LaterSearchResult, DataFrame]:
@@ -224,7 +224,7 @@ def finetune_later_stage(
         search_result: Result of the first stage.
         search_trajectory: Trajectory of the stages before.
         checkpoint_store: Store in which the run continues, and in which the estimated gain is kept.
-        tensorboard_log: Log for TensorBoard.
+        tensorboard_log: Log for TensorBoard; None writes none.
         settings: Settings of the pipeline.
         second_result: Result of the second stage, if this is the third; None if this is the second.
 

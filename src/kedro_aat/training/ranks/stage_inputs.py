@@ -17,7 +17,7 @@ from kedro_aat.training.records import FineTuned
 from kedro_aat.training.runner import Evaluation
 from kedro_aat.training.stopwatch import Stopwatch
 
-WriterOf = Callable[..., Any]  # (run, next_epoch=) -> a TensorBoard writer
+WriterOf = Callable[..., Any] | None  # (run, next_epoch=) -> a TensorBoard writer; None writes nothing
 
 
 @dataclass
