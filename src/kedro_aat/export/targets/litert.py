@@ -24,7 +24,7 @@ from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.errors import ExportError
 from kedro_aat.export.session import FileModel
 from kedro_aat.export.settings import ExportSettings
-from kedro_aat.export.signature import input_tensors
+from kedro_aat.export.signature import input_tensors, output_tensors
 from kedro_aat.export.subject import Subject, require_cpu
 from kedro_aat.export.targets.litert_file import Flatbuffer
 from kedro_aat.export.targets.litert_integers import Rescaling, complete
@@ -68,7 +68,8 @@ class LitertTarget(Target):
             with evaluating(model), quiet():
                 rescalings = complete(module, _single_examples(input_tensors(model, inputs), subject.batched))
         tensors = _first(subject.inputs, subject.batched)
-        flat = Flatbuffer(_converted(module, tensors, is_quantized, subject.name))
+        listed = module if subject.is_plain else _Listed(module)
+        flat = Flatbuffer(_converted(listed, tensors, is_quantized, subject.name))
         flat.name_ports(settings.input_names or tuple(subject.inputs), settings.output_names or tuple(subject.outputs))
         flat.rescale(rescalings)
         if not settings.litert.integer_io:
@@ -105,6 +106,17 @@ class LitertTarget(Target):
         for port, array in zip(interpreter.get_input_details(), batch, strict=True):
             interpreter.set_tensor(port["index"], _to_port(array, port))
         return interpreter.invoke  # type: ignore[no-any-return]  # ai_edge_litert ships no types
+
+
+class _Listed(nn.Module):
+    """A program with its outputs in a row, since the converter names those of a mapping by their keys."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(output_tensors(self.program(*tensors)).values())
 
 
 class _LitertModel(FileModel):
