@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-trackers test-zoo nncf zoo torture mutants fuzz lint types docs site benchmark audit lock release
+.PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-trackers test-targets test-zoo nncf zoo torture mutants fuzz lint types docs site benchmark audit lock release
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,15 @@ test-trackers: $(SETUP)  ## Log runs to a real MLflow, and sweep with Optuna, mi
 	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers/test_sweeps.py $(ARGS)
 	$(TRACKERS)/bin/python -m pip install --quiet $$(sed -n 's/^trackers = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
 	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers/test_mlflow.py $(ARGS)
+
+# Their packages pin versions that others do not take, so they get an environment of their own beside .venv.
+TARGETS := build/targets
+test-targets: $(SETUP)  ## Write and run files for ExecuTorch and LiteRT, minutes
+	$(BIN)/python -m venv --clear $(TARGETS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(TARGETS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(TARGETS)/bin/python -m pip install --quiet \
+		$$(sed -n '/^\(executorch\|litert\) = \[/,/^\]/s/^ *"\(.*\)".*/\1/p' pyproject.toml)
+	OMP_NUM_THREADS=1 $(TARGETS)/bin/python -m pytest -n 0 tests/export/test_executorch.py tests/export/test_litert.py $(ARGS)
 
 fuzz: $(SETUP)  ## Thousands of odd configurations and files, minutes; `ARGS="--size 0.1"` for a tenth of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kedro_aat.config import AatSettings
+from kedro_aat.export.targets.registry import TARGETS as FILE_TARGETS
 from tests.mistakes import key_of
 from tests.test_config import mistakes, parameters
 
@@ -173,3 +174,15 @@ def test_limits_identify_a_run_only_if_accuracy_is_the_goal() -> None:
     assert "goal" not in identity(1, goal="size")
     assert identity(1) != identity(2)
     assert identity(1) != identity(1, second_stage={})
+
+
+def test_filters_are_left_in_multiples_that_the_kernels_of_the_objectives_target_like() -> None:
+    multiple = FILE_TARGETS["litert"].round_to
+    assert multiple > 1
+    tree = parameters(compression={"algorithm": "filter_pruning"}, export={"objective": {"target": "litert"}})
+    settings = AatSettings.model_validate({**tree, "second_stage": {"compression": {"algorithm": "quantization"}}})
+    assert settings.compression.model_dump()["round_to"] == multiple
+    written = AatSettings.model_validate({**tree, "compression": {"algorithm": "filter_pruning", "round_to": 3}})
+    assert written.compression.model_dump()["round_to"] == 3
+    other = AatSettings.model_validate({**tree, "export": {"targets": ["onnx", "litert"]}})
+    assert other.compression.model_dump()["round_to"] == 1

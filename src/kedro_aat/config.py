@@ -19,6 +19,7 @@ from kedro_aat.compression.settings import (
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export.settings import ExportSettings, Limits
 from kedro_aat.imports import Imported, ImportedOrPath
+from kedro_aat.profiles import PROFILES, rounded_for_kernels, with_profile
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Goal, Rate, require_at_least
@@ -32,13 +33,6 @@ if TYPE_CHECKING:
 Target = Literal["cpu", "arm", "microcontroller"]
 
 _WITH_GROUP = ("certificate", "training")  # sections in which a user may name the groups of examples
-# What a target sets where the user has set nothing; the docstring of AatSettings says it in words.
-_INT8: Mapping[str, Any] = {"compression": {"algorithm": "quantization"}}
-TARGETS: Mapping[str, Mapping[str, Any]] = {
-    "cpu": {"compression": {"algorithm": "filter_pruning", "round_to": 8}, "objective": "latency"},
-    "arm": {"compression": {"algorithm": "filter_pruning", "rate_of": "macs"}, "objective": "bytes"},
-    "microcontroller": {"compression": {"algorithm": "filter_pruning"}, "objective": "bytes"},
-}
 
 
 class LaterStage(Settings):
@@ -139,23 +133,14 @@ class AatSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _set_by_target(cls, data: Any) -> Any:
-        """Adds what the target sets and the user has not written."""
-        target = data.get("target") if isinstance(data, Mapping) else None
-        profile = TARGETS.get(target) if isinstance(target, str) else None
-        if profile is None:
-            return data
-        defaults: dict[str, Any] = {"compression": profile["compression"]}
-        if "third_stage" not in data and not _names_quantization(data.get("compression")):
-            defaults["second_stage"] = _INT8
-        export = data.get("export", {})
-        objective = {"objective": profile["objective"]}
-        return defaults | dict(data) | ({"export": objective | dict(export)} if isinstance(export, Mapping) else {})
+        """Adds what `target`, and the target that the objective names, set and the user has not written."""
+        return rounded_for_kernels(with_profile(data))
 
     def overruled_target(self) -> str | None:
         """What the target would set and the settings say otherwise, in words; None if they agree, or there is none."""
         if self.target is None:
             return None
-        profile = TARGETS[self.target]
+        profile = PROFILES[self.target]
         wanted = {f"compression.{key}": value for key, value in profile["compression"].items()}
         wanted["export.objective"] = profile["objective"]
         written = {f"compression.{key}": value for key, value in self.compression.model_dump().items()}
@@ -268,7 +253,7 @@ class AatSettings(Settings):
         if "training" in known and known["training"].sharding != "none":
             raise ValueError(f"must be size with training.sharding: {known['training'].sharding}, but got accuracy")
         if "export" in known and known["export"].limits == Limits():
-            raise ValueError("accuracy needs a limit in export.limits: onnx_bytes, parameters, macs or latency_ms")
+            raise ValueError("accuracy needs a limit in export.limits: onnx_bytes, parameters, macs, latency_ms, ...")
         if "search" in known and known["search"].kind != "frontier":
             raise ValueError(f"accuracy needs the search frontier, but got {known['search'].kind}")
         if "search" in known and known["search"].num_path_steps > 1:  # the limits hold for rates that are set at once
@@ -370,14 +355,6 @@ class AatSettings(Settings):
     def time_limit(self) -> float | None:
         """Wall time for all search stages together, in seconds; None for no limit."""
         return None if self.time_limit_minutes is None else 60 * self.time_limit_minutes
-
-
-def _names_quantization(compression: Any) -> bool:
-    """Whether plain data of a compression name quantization, alone or in a list of algorithms."""
-    if isinstance(compression, Mapping):
-        compression = compression.get("algorithms", [compression])
-    parts = compression if isinstance(compression, list | tuple) else [compression]
-    return any(isinstance(part, Mapping) and part.get("algorithm") == "quantization" for part in parts)
 
 
 def _refused_parts(known: Mapping[str, Any]) -> list[str]:

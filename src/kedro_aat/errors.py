@@ -100,6 +100,10 @@ class ExportError(AatError):
     """An exported file that does not compute what its model computes."""
 
 
+class DeviceError(AatError):
+    """The function of `export.measure_with` did not measure a file; the message says why."""
+
+
 class RehearsalError(AatError):
     """Something that the run would do does not work, which was found by doing it once before the search.
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -233,6 +233,7 @@ def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Locatio
     """
     keys: list[str] = []
     members: list[type[BaseModel]] = [model]
+    branches: set[str] = set()  # of the last field, if it is a union with named ones
     *parents, last = detail["loc"] or ("",)
     for part in parents:
         if isinstance(part, int):
@@ -243,6 +244,7 @@ def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Locatio
         fields = [field for member in members if (field := _fields(member).get(part)) is not None]
         if fields:
             members = [nested for field in fields for nested in _models_in(field.annotation)]
+            branches = {branch for field in fields for branch in _branches_of(field.annotation)}
             if not isinstance(data, list | tuple):  # else a mapping was made of the user's list
                 keys.append(part)
                 data = data.get(part) if isinstance(data, Mapping) else None
@@ -251,7 +253,7 @@ def _locate(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Locatio
     siblings = [name for member in members for name in _field_names(member)]
     is_unknown = detail["type"] == "extra_forbidden"
     is_index = isinstance(last, int) and not isinstance(data, list | tuple)
-    is_tag = last not in siblings and any(str(last) in _tags(member) for member in members)
+    is_tag = last not in siblings and any(str(last) in names for names in (branches, *map(_tags, members)))
     if detail["loc"] and not is_index and (is_unknown or not is_tag):
         keys.append(str(last))
     likely = _closest_name(str(last), siblings) if is_unknown else None
@@ -276,6 +278,14 @@ def _field_names(model: type[BaseModel]) -> list[str]:
 @functools.cache
 def _tags(model: type[BaseModel]) -> set[str]:
     return {str(tag) for field in model.model_fields.values() for tag in get_args(field.annotation)}
+
+
+def _branches_of(annotation: Any) -> Iterator[str]:
+    """Names that a union gives its branches by `Tag`."""
+    for argument in get_args(annotation):
+        if isinstance(argument, Tag):
+            yield argument.tag
+        yield from _branches_of(argument)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -85,6 +85,9 @@ def test_from_an_empty_project_to_a_summary(demo: Demo) -> None:
     assert "no mistakes in parameters" in validated
     assert "rehearse: passed in " in validated
 
+    early = demo.kedro("aat", "certify", "--params", SHORT, code=1)
+    assert "compressed_onnx, which certify_model reads: finish a run first" in " ".join(early.split())
+
     output = demo.kedro("run", "--pipelines", "aat", "--params", SHORT)
     assert "Finished steps are not repeated" in _words(output)  # the rehearsal
     _require_messages(output)

@@ -13,7 +13,7 @@ from kedro.io import AbstractDataset
 
 from kedro_aat.compression.sparsity.controller import MagnitudeSparsityController
 from kedro_aat.datasets.documents import FigureDataset, MarkdownDataset, PageDataset
-from kedro_aat.datasets.exported import ExportedProgramDataset, OnnxDataset, OpenvinoDataset
+from kedro_aat.datasets.exported import ExecutorchDataset, ExportedProgramDataset, OnnxDataset, OpenvinoDataset
 from kedro_aat.datasets.imported import ImportedModelDataset
 from kedro_aat.datasets.model import ControllerDataset, ModelDataset
 from kedro_aat.datasets.tabular import TableDataset
@@ -21,6 +21,7 @@ from kedro_aat.datasets.tensors import TensorsDataset
 from kedro_aat.export import NotExported
 from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.program import to_program
+from kedro_aat.export.targets.target import TargetFile
 from tests.datasets.saved import INPUTS, built, sparsity_controller
 
 
@@ -107,6 +108,12 @@ KINDS = {
         "model.xml",
         lambda: [OpenvinoFiles(b"<first/>", b"first"), OpenvinoFiles(b"<second/>", b""), NONE],
         lambda files: files,
+    ),
+    "executorch": Kind(
+        ExecutorchDataset,
+        "model.pte",
+        lambda: [*(TargetFile("executorch", {".pte": part}, ("x",), ("y",)) for part in (b"1", b"2")), NONE],
+        lambda file: file,
     ),
     "page": Kind(PageDataset, "page.html", lambda: ["<p>1</p>" * 9000, "<p>2</p>"], lambda text: text),
     "figure": Kind(

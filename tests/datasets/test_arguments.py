@@ -28,10 +28,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "CertificateLedgerDataset": {"fs_args": {"echo": False}},
     "CheckpointStoreDataset": {"mirror": "memory://mirror", "fs_args": {"use_listings_cache": False}},
     "ControllerDataset": {},
+    "ExecutorchDataset": {},
     "ExportedProgramDataset": {},
     "FigureDataset": {"versioned": True},
     "ImageFolderDataset": {"size": [8, 4], "channels": 1},
     "ImportedModelDataset": {"class_path": "torch.nn.Linear", "init_args": {"in_features": 3, "out_features": 2}},
+    "LitertDataset": {},
     "MarkdownDataset": {"fs_args": {"open_args_save": {"mode": "a"}}},
     "ModelDataset": {"recipe": {"class_path": "torch.nn.ReLU", "init_args": {"inplace": True}}},
     "OnnxDataset": {},
@@ -50,7 +52,11 @@ def dataset_classes() -> dict[str, str]:
         module = importlib.import_module(found.name)
         for name, value in vars(module).items():
             ours = isinstance(value, type) and value.__module__ == found.name and issubclass(value, AbstractDataset)
-            if ours and not name.startswith("_") and name not in ("FileDataset", "GroupDataset", "ReadOnlyDataset"):
+            if (
+                ours
+                and not name.startswith("_")
+                and name not in ("FileDataset", "GroupDataset", "ReadOnlyDataset", "TargetDataset")
+            ):
                 paths[name] = f"{found.name}.{name}"
     return paths
 

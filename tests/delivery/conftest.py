@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery import deliver as choice
-from tests.delivery.made_up import Tools
+from kedro_aat.delivery import judging
+from tests.delivery.made_up import MadeTarget, Tools
 
 
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
     tools = Tools()
-    for name in ("files_of", "to_program", "evaluate_file", "count_zeros", "measure", "measure_latency"):
-        monkeypatch.setattr(choice, name, getattr(tools, name))
-    verifiers = {"verify_onnx": "ONNX", "verify_program": ".pt2", "verify_openvino": "OpenVINO"}
-    for name, kind in verifiers.items():
-        monkeypatch.setattr(
-            choice,
-            name,
-            lambda file, model, inputs, *, tolerance, paths=None, kind=kind: tools.verify(
-                kind, file, model, inputs, tolerance
-            ),
-        )
-    for name, kind in {"OnnxModel": "ONNX", "read_back": ".pt2", "OpenvinoModel": "OpenVINO"}.items():
-        monkeypatch.setattr(choice, name, lambda file, *_, kind=kind: (kind, file))
-    monkeypatch.setattr(choice, "paths_of", lambda file: {})
-    monkeypatch.setattr(choice, "quantized_spec", lambda model: model.spec)
+    for name in ("files_of", "evaluate_file", "count_zeros", "measure", "measure_latency"):
+        monkeypatch.setattr(judging, name, getattr(tools, name))
+    monkeypatch.setattr(choice, "to_program", tools.to_program)
+    for name, kind in {"verify_onnx": "onnx", "verify_program": "pt2"}.items():
+        monkeypatch.setattr(judging, name, partial(tools.verify, kind))
+    monkeypatch.setattr(judging, "verify_file", lambda title, *args, **settings: tools.verify_read(*args, **settings))
+    for name, kind in {"OnnxModel": "onnx", "read_back": "pt2"}.items():
+        monkeypatch.setattr(judging, name, lambda file, kind=kind: (kind, file))
+    monkeypatch.setattr(judging, "target_of", MadeTarget)
+    monkeypatch.setattr(judging, "quantized_spec", lambda model: model.spec)
     return tools
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ BUDGET = Budget(baseline=0.75, drop=0.25)
 TRAINING = TrainingSettings.model_validate(
     {"batch_size": 8, "optimizer": "torch.optim.SGD", "metric": "torchmetrics.classification.BinaryAccuracy"}
 )
-KINDS = ("ONNX", ".pt2", "OpenVINO")
+KINDS = ("onnx", "pt2", "openvino")
 
 
 class Made(nn.Module):
@@ -44,7 +45,11 @@ class Made(nn.Module):
         self.median: dict[int, float] = properties.pop("median", {1: 1.5, 4: 3.0})
         self.zeros: tuple[int, int] | None = properties.pop("zeros", None)
         self.spec: str | None = properties.pop("spec", None)
+        self.on_device: Any = properties.pop("on_device", None)
         assert not properties
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 as ONNX calls it
+        return self.on_device if isinstance(self.on_device, bytes) else json.dumps(self.on_device).encode()
 
 
 @dataclass
@@ -53,9 +58,9 @@ class Tools:
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def files_of(self, model: Made, inputs: Tensor, settings: ExportSettings) -> Any:
-        self.calls.append(("files", model, len(inputs), model.training, settings.openvino))
-        return Files(model, model if settings.openvino else None)  # type: ignore[arg-type]
+    def files_of(self, model: Made, inputs: Tensor, settings: ExportSettings, targets: Sequence[str]) -> Any:
+        self.calls.append(("files", model, len(inputs), model.training, "openvino" in targets))
+        return Files(model, {"openvino": model} if "openvino" in targets else {})  # type: ignore[arg-type,dict-item]
 
     def to_program(self, model: Made, inputs: Tensor, settings: ExportSettings) -> Made:
         assert settings.dynamic_axes is None
@@ -63,7 +68,10 @@ class Tools:
         assert len(inputs) == 64
         return model
 
-    def verify(self, kind: str, file: Made, model: Made, inputs: Tensor, tolerance: float) -> FileAgreement:
+    def verify_read(self, read: tuple[str, Made], model: Made, inputs: Tensor, *, tolerance: float) -> FileAgreement:
+        return self.verify(*read, model, inputs, tolerance=tolerance)
+
+    def verify(self, kind: str, file: Made, model: Made, inputs: Tensor, *, tolerance: float) -> FileAgreement:
         assert file is model
         assert len(inputs) == 64
         difference = model.differences[kind]
@@ -114,6 +122,16 @@ class Tools:
         assert len(inputs) == 64
         self.calls.append(("latency", *files))
         return [{1: Latency(file.median[1], (0.0, 0.0), file.fastest[1])} for file in files]
+
+
+@dataclass
+class MadeTarget:
+    """Stands for a target, and says which one."""
+
+    name: str
+
+    def read_back(self, file: Made) -> tuple[str, Made]:
+        return self.name, file
 
 
 BASELINE = Made(bytes=9000)

@@ -12,18 +12,19 @@ from kedro_aat.delivery.deliver import deliver
 from kedro_aat.delivery.files import Files
 from kedro_aat.errors import ExportError
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.registry import TARGETS, TargetName
 from tests.delivery.made_up import BASELINE, BUDGET, DATA, KINDS, TRAINING, Tools, chosen, fast, made
 
 
 def test_delivered_candidate_and_everything_known_of_it(tools: Tools) -> None:
-    metrics = {"ONNX": 0.6, ".pt2": 0.61, "OpenVINO": 0.62}
-    differences = {"ONNX": 0.0001, ".pt2": 0.0002, "OpenVINO": 0.0003}
+    metrics = {"onnx": 0.6, "pt2": 0.61, "openvino": 0.62}
+    differences = {"onnx": 0.0001, "pt2": 0.0002, "openvino": 0.0003}
     candidate = made("only", 0.5, ["weight"], metrics=metrics, differences=differences, zeros=(60, 100))
     exported, result = chosen(candidate, openvino=True)
     assert exported is not None
     assert exported.candidate is candidate
     assert cast(object, exported.program) is candidate.model
-    assert exported.files == Files(candidate.model, candidate.model)  # type: ignore[arg-type]
+    assert exported.files == Files(candidate.model, {"openvino": candidate.model})  # type: ignore[arg-type,dict-item]
     assert (result.outcome, result.reason, result.delivered) == (Outcome.WITHIN_BUDGET, "The search ended.", "only")
     assert result.baseline.onnx_bytes == 9000
     assert result.rejected == {}
@@ -35,9 +36,10 @@ def test_delivered_candidate_and_everything_known_of_it(tools: Tools) -> None:
     assert (delivered.validation, delivered.validation_program, delivered.validation_openvino) == (0.6, 0.61, 0.62)
     agreement = delivered.agreement
     assert agreement is not None
-    assert agreement.openvino is not None
-    found = [part.difference for part in (agreement.onnx, agreement.program, agreement.openvino)]
-    assert found == [0.0001, 0.0002, 0.0003]
+    parts = (agreement.onnx, agreement.program, agreement.openvino, agreement.targets["openvino"])
+    found = [part and part.difference for part in parts]
+    assert found == [0.0001, 0.0002, 0.0003, 0.0003]
+    assert delivered.validations == {"openvino": 0.62}
     assert agreement.exported_rate == 0.6
     assert tools.calls == [
         ("files", BASELINE, 64, True, True),
@@ -69,24 +71,25 @@ def test_examples_to_compare_are_as_many_as_the_largest_batch(tools: Tools) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_file_must_keep_the_budget_and_its_model(tools: Tools, kind: str) -> None:
+def test_every_file_must_keep_the_budget_and_its_model(tools: Tools, kind: TargetName) -> None:
     breaking = made("breaking", metrics={kind: 0.49})
     differing = made("differing", differences={kind: 0.002})
     undefined = made("undefined", metrics={kind: float("nan")})
     on_the_budget = made("on the budget", bytes=2000, metrics={kind: 0.5})
     _, result = chosen(breaking, differing, undefined, on_the_budget, openvino=True)
     assert result.delivered == "on the budget"
+    title = TARGETS[kind].title
     assert result.rejected == {
-        "breaking": f"its {kind} file breaks the budget: 0.4900 on the validation split, where 0.5000 is tolerated",
+        "breaking": f"its {title} file breaks the budget: 0.4900 on the validation split, where 0.5000 is tolerated",
         "differing": f"the {kind} file differs",
         "undefined": f"the metric of the {kind} file is NaN",
     }
 
 
 def test_quantized_models_have_a_tolerance_of_their_own(tools: Tools) -> None:
-    quantized = made("quantized", spec="int8", differences={"ONNX": 0.05, ".pt2": 0.05})
+    quantized = made("quantized", spec="int8", differences={"onnx": 0.05, "pt2": 0.05})
     assert chosen(quantized)[1].delivered == "quantized"
-    with pytest.raises(ExportError, match="the ONNX file differs"):
+    with pytest.raises(ExportError, match="the onnx file differs"):
         chosen(quantized, quantized_tolerance=0.04)
 
 
@@ -124,7 +127,7 @@ def test_each_objective_has_its_best(tools: Tools, objective: str, best: str) ->
 
 
 def test_fallbacks_are_tried_one_by_one(tools: Tools, caplog: pytest.LogCaptureFixture) -> None:
-    broken: dict[str, Any] = {"metrics": {"ONNX": 0.1}}
+    broken: dict[str, Any] = {"metrics": {"onnx": 0.1}}
     others = iter([made("second", **broken), made("third"), made("fourth")])
     _, result = deliver(
         [made("first", **broken)], others, BASELINE, DATA, BUDGET, TRAINING, ExportSettings(), "The search ended."
@@ -137,7 +140,7 @@ def test_fallbacks_are_tried_one_by_one(tools: Tools, caplog: pytest.LogCaptureF
 
 
 def test_all_reasons_are_told_if_no_file_keeps_the_budget(tools: Tools) -> None:
-    broken: dict[str, Any] = {"metrics": {"ONNX": 0.1}}
+    broken: dict[str, Any] = {"metrics": {"onnx": 0.1}}
     with pytest.raises(ExportError, match=r"kept:\n  - first: its ONNX file.*tolerated\n  - second: its"):
         chosen(made("first", **broken), others=[made("second", **broken)])
 
@@ -170,9 +173,9 @@ def test_without_others_no_latency_is_compared(tools: Tools) -> None:
 def test_a_file_that_breaks_a_guard_is_rejected_with_its_name_and_figures(tools: Tools) -> None:
     """Whichever of its files it is; a value that is exactly tolerated is kept."""
     budget = Budget.model_validate(BUDGET.model_dump() | {"also": [{"name": "recall", "baseline": 0.9, "drop": 0.2}]})
-    good = made("good", bytes=500, guards={"ONNX": 0.7})
-    bad = made("bad", bytes=100, guards={".pt2": 0.65})
-    undefined = made("undefined", bytes=100, guards={"ONNX": float("nan")})
+    good = made("good", bytes=500, guards={"onnx": 0.7})
+    bad = made("bad", bytes=100, guards={"pt2": 0.65})
+    undefined = made("undefined", bytes=100, guards={"onnx": float("nan")})
     exported, result = chosen(bad, good, undefined, budget=budget)
     assert exported is not None
     assert result.delivered == "good"

@@ -9,9 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kedro_aat.budget import Budget, Outcome
-from kedro_aat.delivery import choosing
 from kedro_aat.delivery.choosing import Option, choose
 from kedro_aat.delivery.costs import Costs
+from kedro_aat.delivery.files import Files
+from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.measurements import DeviceCosts
+from kedro_aat.delivery.on_device import Device
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import DamagedCheckpointError
 from kedro_aat.export.settings import ExportSettings
@@ -23,21 +26,27 @@ ACCURACY = 0.9  # of the baseline
 
 @pytest.fixture(autouse=True)
 def costs(monkeypatch: pytest.MonkeyPatch, tools: Tools) -> None:
-    """Costs of made-up models, as `costs_of` measures them."""
+    """Costs of made-up models, as `costs_by_objective` measures them."""
 
-    def costs_of(models: list[Any], rates: list[float], *_: Any, batch_sizes: Any, **__: Any) -> list[Costs]:
+    def by_objective(
+        models: list[Any], rates: list[float], _: Any, settings: ExportSettings, finished: FinishedSteps
+    ) -> list[Costs]:
+        device = None if settings.without_device is settings else Device.of(settings, finished)
         return [
             Costs(
                 rate=rate,
                 parameters=model.parameters_,
                 macs=model.macs,
                 onnx_bytes=model.bytes,
-                latency_fastest_ms=model.fastest if batch_sizes else None,
+                latency_fastest_ms=model.fastest if settings.objective == "latency" else None,
+                device=None
+                if device is None
+                else DeviceCosts(target="onnx", **device.measured(Files(model)).model_dump()),
             )
             for model, rate in zip(models, rates, strict=True)
         ]
 
-    monkeypatch.setattr(choosing, "costs_of", costs_of)
+    monkeypatch.setattr("kedro_aat.delivery.costs.costs_by_objective", by_objective)
 
 
 def option(number: int, metric: float, *, stage: int = 1, rate: float = 0.5, **properties: Any) -> Option:
@@ -68,7 +77,7 @@ def option(number: int, metric: float, *, stage: int = 1, rate: float = 0.5, **p
         best_rate=None,
         seconds=1.0,
     )
-    properties = {"metrics": dict.fromkeys(("ONNX", ".pt2", "OpenVINO"), metric)} | properties
+    properties = {"metrics": dict.fromkeys(("onnx", "pt2", "openvino"), metric)} | properties
     return Option(name, stage, record, lambda: made(name, rate, **properties))
 
 
@@ -122,7 +131,7 @@ def test_a_larger_budget_never_gives_a_worse_file_and_every_file_is_within_it(
 ) -> None:
     options = []
     for number, model in enumerate(models):
-        metrics = dict.fromkeys(("ONNX", ".pt2", "OpenVINO"), model["metric"] - model["lost"])
+        metrics = dict.fromkeys(("onnx", "pt2", "openvino"), model["metric"] - model["lost"])
         properties = {key: model[key] for key in ("stage", "rate", "bytes", "parameters", "macs")}
         fastest = {1: float(model["fast"]), 4: 1.0}
         options.append(option(number, model["metric"], metrics=metrics, fastest=fastest, **properties))
@@ -156,7 +165,7 @@ def test_what_cannot_be_delivered_is_said_and_the_next_is_taken() -> None:
 
     damaged = option(3, 0.9, bytes=10)
     damaged = Option(damaged.name, damaged.stage, damaged.record, lost)
-    broken = option(4, 0.9, bytes=20, metrics={"ONNX": 0.5})
+    broken = option(4, 0.9, bytes=20, metrics={"onnx": 0.5})
     result = chosen([damaged, broken, option(5, 0.88, bytes=30), option(6, 0.5, bytes=5)], 0.05, objective="bytes")
     assert result.delivered == "stage 1, checkpoint 5"
     assert result.rejected["stage 1, checkpoint 3"] == "checkpoint-000003 is damaged"
@@ -169,6 +178,18 @@ def test_the_most_accurate_one_is_chosen_if_accuracy_is_the_goal() -> None:
     budget = Budget(baseline=ACCURACY, drop=0.05)
     _, result = choose(options, BASELINE, DATA, budget, TRAINING, export, goal="accuracy")
     assert result.delivered == "stage 1, checkpoint 2"
+
+
+@pytest.mark.parametrize(("answer", "delivered"), [({"memory_bytes": 2}, 2), (None, 1)])
+def test_the_device_chooses_unless_it_fails(
+    answer: Any, delivered: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BASELINE, "on_device", {"memory_bytes": 9})
+    one = option(1, 0.89, bytes=10, on_device={"memory_bytes": 3})
+    other, unfit = option(2, 0.88, bytes=20, on_device=answer), option(3, 0.5, bytes=5)
+    named = {"objective": "device_memory", "measure_with": "tests.delivery.test_on_device.made_up"}
+    assert chosen([one, other, unfit], 0.05, **named).delivered == f"stage 1, checkpoint {delivered}"
+    assert caplog.text.count("bytes decides instead of device_memory") == (answer is None)
 
 
 def test_without_a_model_within_budget_nothing_is_delivered() -> None:

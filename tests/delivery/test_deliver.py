@@ -14,8 +14,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from kedro_aat.budget import Budget
-from kedro_aat.delivery import deliver as delivery
 from kedro_aat.delivery import files as delivery_files
+from kedro_aat.delivery import judging as delivery
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.files import evaluate_file
@@ -114,7 +114,7 @@ def fixed_latency(monkeypatch: pytest.MonkeyPatch) -> None:
         return Latency(milliseconds, (0.9 * milliseconds, 1.1 * milliseconds), 0.8 * milliseconds)
 
     monkeypatch.setattr("kedro_aat.delivery.files.measure_latency", latency_of)
-    monkeypatch.setattr("kedro_aat.delivery.deliver.measure_latency", latency_of)
+    monkeypatch.setattr("kedro_aat.delivery.judging.measure_latency", latency_of)
 
 
 SMALL, LARGE = Candidate("small", 2, Net(1), 0.9), Candidate("large", 1, Net(4), 0.5)
@@ -265,7 +265,7 @@ def test_openvino_is_not_imported_by_default(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it is an error
     exported, result = deliver_from(SMALL)
     assert exported is not None
-    assert exported.files.openvino is None
+    assert exported.files.others == {}
     (small,) = result.candidates
     assert small.validation_openvino is None
     assert small.openvino_bytes is None
@@ -278,9 +278,8 @@ def test_openvino_files_are_verified_and_measured() -> None:
     pytest.importorskip("openvino")
     exported, result = deliver_from(SMALL, LARGE, openvino=True)
     assert exported is not None
-    assert exported.files.openvino is not None
     small, large = result.candidates
-    assert small.openvino_bytes == exported.files.openvino.num_bytes
+    assert small.openvino_bytes == exported.files.others["openvino"].num_bytes
     sizes = [costs.openvino_bytes or 0 for costs in (small, large, result.baseline)]
     assert sizes == sorted(set(sizes))
     assert small.validation_openvino == small.validation
@@ -293,13 +292,15 @@ def test_openvino_files_are_verified_and_measured() -> None:
 
 @pytest.mark.parametrize(
     ("tolerance", "reason"),
-    [(1e-4, "the OpenVINO model differs from its model"), (1e6, "its OpenVINO file breaks the budget")],
+    [(1e-4, "the OpenVINO file differs from its model"), (1e6, "its OpenVINO file breaks the budget")],
 )
 def test_planted_error_in_openvino_files_rejects_the_model(
     monkeypatch: pytest.MonkeyPatch, tolerance: float, reason: str
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr(delivery_files, "to_openvino", lambda file: to_openvino(disturb(file, 5.0, width=1)))
+    monkeypatch.setattr(
+        "kedro_aat.export.targets.openvino.to_openvino", lambda file: to_openvino(disturb(file, 5.0, width=1))
+    )
     budget = Budget(baseline=1.0, drop=0.05)
     _, result = deliver_from(SMALL, others=iter([LARGE]), budget=budget, openvino=True, tolerance=tolerance)
     assert result.delivered == "large"

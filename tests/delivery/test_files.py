@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from kedro_aat.delivery import files as delivery_files
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.export.measure import Latency
-from kedro_aat.export.openvino_file import OpenvinoFiles
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.training.settings import TrainingSettings
 
 INPUTS = torch.rand(4, 6)
@@ -81,14 +81,19 @@ def test_costs_of_every_model_and_its_files(monkeypatch: pytest.MonkeyPatch) -> 
     assert runtimes.memory_calls == [(file, (1, 2)) for file in serialized]
 
 
-def test_openvino_files_are_timed_in_the_same_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def openvino_file(weights: bytes) -> TargetFile:
+    return TargetFile("openvino", {".xml": b"xml", ".bin": weights}, ("input",), ("output",))
+
+
+def test_files_of_other_targets_are_timed_in_the_same_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     runtimes = FixedMeasurements(monkeypatch)
-    openvino = [OpenvinoFiles(b"xml", b"weights"), OpenvinoFiles(b"xml", b"more weights")]
-    files = [Files(onnx_model("first"), openvino[0]), Files(onnx_model("second"), openvino[1])]
+    openvino = [openvino_file(b"weights"), openvino_file(b"more weights")]
+    files = [Files(onnx_model(name), {"openvino": each}) for name, each in zip("ab", openvino, strict=True)]
     costs = measure([nn.Linear(6, 4), nn.Linear(6, 2)], files, INPUTS, SETTINGS)
-    assert [each.openvino_bytes for each in costs] == [each.num_bytes for each in openvino]
+    assert [each.openvino_bytes for each in costs] == [each.num_bytes for each in openvino] == [10, 15]
     assert [each.latency_ms for each in costs] == [{1: 0.1, 2: 0.2}, {1: 1.1, 2: 1.2}]
     assert [each.openvino_latency_ms for each in costs] == [{1: 2.1, 2: 2.2}, {1: 3.1, 2: 3.2}]
+    assert [each.targets["openvino"].latency_ms for each in costs] == [{1: 2.1, 2: 2.2}, {1: 3.1, 2: 3.2}]
     assert [each.openvino_latency_fastest_ms for each in costs] == [{1: 2.001, 2: 2.001}, {1: 3.001, 2: 3.001}]
     (call,) = runtimes.latency_calls
     assert call[0] == [*(each.onnx.SerializeToString() for each in files), *openvino]
@@ -96,24 +101,21 @@ def test_openvino_files_are_timed_in_the_same_turns(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("openvino", [True, False])
 def test_files_are_those_that_the_settings_ask_for(monkeypatch: pytest.MonkeyPatch, openvino: bool) -> None:
-    calls: list[tuple[object, ...]] = []
-    file, converted = onnx_model("exported"), OpenvinoFiles(b"xml", b"weights")
+    file, converted, model = onnx_model("exported"), openvino_file(b"weights"), nn.Linear(6, 4)
+    settings = SETTINGS.model_copy(update={"openvino": openvino})
+
+    class Converter:
+        def write(self, *arguments: object) -> TargetFile:
+            assert arguments == (model, INPUTS, settings, file)
+            return converted
 
     def to_onnx(*arguments: object, search: bool) -> onnx.ModelProto:
-        assert search
-        calls.append(arguments)
+        assert (arguments, search) == ((model, INPUTS, settings), True)
         return file
 
-    def to_openvino(*arguments: object) -> OpenvinoFiles:
-        calls.append(arguments)
-        return converted
-
     monkeypatch.setattr(delivery_files, "to_onnx", to_onnx)
-    monkeypatch.setattr(delivery_files, "to_openvino", to_openvino)
-    model = nn.Linear(6, 4)
-    settings = SETTINGS.model_copy(update={"openvino": openvino})
-    assert files_of(model, INPUTS, settings) == Files(file, converted if openvino else None)
-    assert calls == [(model, INPUTS, settings), *([(file,)] if openvino else [])]
+    monkeypatch.setattr(delivery_files, "target_of", {"openvino": Converter()}.get)
+    assert files_of(model, INPUTS, settings) == Files(file, {"openvino": converted} if openvino else {})
 
 
 class Recorder(nn.Module):

@@ -87,7 +87,7 @@ def test_only_a_clear_gain_in_latency_counts_and_a_resumed_run_decides_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: tuple[float, float], is_gain: bool
 ) -> None:
     def measure(files: Sequence[bytes], inputs: Tensor, **options: Any) -> list[dict[int, Latency]]:
-        assert options == {"batch_sizes": (1,), "num_threads": 1, "seconds": 0.05}
+        assert options == {"batch_sizes": [1], "num_threads": 1, "seconds": 0.05}
         return [{1: Latency(9.0, (9.0, 9.0), fastest)} for fastest in times]
 
     monkeypatch.setattr(costs, "measure_latency", measure)
@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_made_is_no_gain(monkeypatch: pytest.MonkeyPatch) 
     def fail(*args: Any) -> Any:
         raise ExportError("no such operator")
 
-    monkeypatch.setattr(costs, "to_onnx", fail)
+    monkeypatch.setattr(costs, "files_of", fail)
     assert loss("quantization", "bytes") == "would make a file that cannot be used (no such operator)"
 
 

@@ -140,7 +140,7 @@ def test_latency_is_below_its_limit_by_a_share(monkeypatch: pytest.MonkeyPatch) 
 def test_a_run_that_goes_on_has_the_same_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     controller, file = controller_of(), file_of(onnx_bytes=20_000)
     rate = found(controller, file, folder=tmp_path)
-    monkeypatch.setattr(module, "to_onnx", None)
+    monkeypatch.setattr(module, "files_of", None)
     assert found(controller, file, folder=tmp_path) == rate
 
 

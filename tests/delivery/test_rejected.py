@@ -50,7 +50,7 @@ def test_an_error_of_a_runtime_rejects_the_candidate(monkeypatch: pytest.MonkeyP
         return original(model, *_)
 
     original = delivery_files.files_of
-    monkeypatch.setattr("kedro_aat.delivery.deliver.files_of", files_of)
+    monkeypatch.setattr("kedro_aat.delivery.judging.files_of", files_of)
     assert deliver_from(LARGE, SMALL)[1].rejected == {"small": "ZeroDivisionError: in the exporter"}
     assert deliver_from(SMALL, others=iter([LARGE]))[1].delivered == "large"
 
@@ -61,7 +61,7 @@ def test_a_candidate_that_cannot_be_measured_is_rejected(monkeypatch: pytest.Mon
             raise RuntimeError("no time")
         return measure(models, *rest)
 
-    monkeypatch.setattr("kedro_aat.delivery.deliver.measure", fails_for_small)
+    monkeypatch.setattr("kedro_aat.delivery.judging.measure", fails_for_small)
     _, result = deliver_from(SMALL, LARGE)
     assert result.delivered == "large"
     assert result.rejected == {"small": "RuntimeError: no time"}
@@ -73,7 +73,7 @@ def test_a_full_disk_rejects_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr("kedro_aat.delivery.deliver.verify_onnx", full)
+    monkeypatch.setattr("kedro_aat.delivery.judging.verify_onnx", full)
     with pytest.raises(StorageError):
         deliver_from(LARGE)
 

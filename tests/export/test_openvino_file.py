@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -25,7 +26,8 @@ from kedro_aat.export.openvino_file import (
     to_openvino,
 )
 from kedro_aat.export.session import paths_of
-from kedro_aat.export.verify import verify_openvino
+from kedro_aat.export.targets.openvino import from_files
+from kedro_aat.export.verify import Agreement, verify_file
 from tests.compression.quantization.quantized import quantized, settled
 from tests.export.nets import residual_net
 from tests.export.structured import CASES
@@ -34,6 +36,12 @@ from tests.nets import Perceptron
 openvino = pytest.importorskip("openvino")
 
 INPUTS = torch.randn(17, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def verify_openvino(
+    files: OpenvinoFiles, model: nn.Module, inputs: Any, paths: dict[str, str] | None = None, tolerance: float = 1e-4
+) -> Agreement:
+    return verify_file("OpenVINO file", OpenvinoModel(files, paths), model, inputs, tolerance=tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +80,7 @@ def test_other_weights_are_detected(net: nn.Module, files: OpenvinoFiles) -> Non
     other = copy.deepcopy(net)
     with torch.no_grad():
         next(other.parameters()).add_(0.1)
-    with pytest.raises(ExportError, match="the OpenVINO model differs from its model by"):
+    with pytest.raises(ExportError, match="the OpenVINO file differs from its model by"):
         verify_openvino(files, other, INPUTS)
 
 
@@ -88,7 +96,7 @@ def test_int8_weights_stay_int8() -> None:
 
 
 def test_latency_is_measured_in_turns_with_onnxruntime(onnx_file: onnx.ModelProto, files: OpenvinoFiles) -> None:
-    latencies = measure_latency([onnx_file, files], INPUTS, batch_sizes=(1, 16), seconds=0.1)
+    latencies = measure_latency([onnx_file, from_files(files, onnx_file)], INPUTS, batch_sizes=(1, 16), seconds=0.1)
     assert [list(latency) for latency in latencies] == [[1, 16], [1, 16]]
     assert all(0 < latency[1].fastest < latency[16].fastest for latency in latencies)
 

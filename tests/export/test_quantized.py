@@ -10,11 +10,15 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from kedro_aat.compression.quantization.controller import QuantizationController
+from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.export.onnx_file import to_onnx
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import open_session, run_session
+from kedro_aat.export.settings import FileSettings
+from kedro_aat.export.subject import Subject
 from kedro_aat.export.verify import verify_onnx, verify_program
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from kedro_aat.pipelines.digits.nodes import SplitSettings, split_digits
@@ -30,6 +34,9 @@ from tests.compression.quantization.quantized import (
 from tests.nets import Perceptron
 
 DIGITS = Path(__file__).parents[2] / "data/01_raw/digits.csv"
+# PT2E's operators, and layers that they surround.
+DECOMPOSED = torch.ops.quantized_decomposed
+LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 FLOAT_LAYERS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
 # Fraction of the largest output. Float32 sums differ between CPUs and runtimes in their last bits, and each such
 # difference can round a few integers the other way. Saturation would cost more; the 7-bit weights prevent it.
@@ -137,3 +144,38 @@ def fit(model: nn.Module, data: dict[str, Tensor], *, num_epochs: int, lr: float
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(data["inputs"][batch]), data["targets"][batch]).backward()
         optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(ResidualCNN((4, 8)), (1, 8, 8)), (Sequence(), (6, 32))], ids=["ResidualCNN", "Sequence"]
+)
+def test_operators_of_pt2e_compute_what_was_trained(model: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(16, *shape)
+    small = stripped(model, inputs)
+    before = small.state_dict()
+    subject = Subject(small, inputs, FileSettings())
+    programs = [
+        subject.trace(free={}, kind=Dim.DYNAMIC, operators="decomposed", most=16),
+        subject.trace_batch(16, "decomposed"),
+    ]
+    expected = run(small, inputs)
+    for program in programs:
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(inputs), expected, rtol=0, atol=1e-6)
+    spec = quantized_spec(small)
+    assert spec is not None
+    rounded = [node for node in programs[0].graph.nodes if node.target == DECOMPOSED.quantize_per_tensor.default]
+    assert sorted((node.args[1], node.args[2] + 128) for node in rounded) == sorted(
+        (tensor.scale, tensor.zero_point) for tensor in spec.tensors
+    )
+    weights = [node for node in programs[0].graph.nodes if node.target == DECOMPOSED.dequantize_per_channel.default]
+    # Whoever fuses a layer wants its integers, scales, zero points and bias as constants.
+    assert {part.op for node in weights for part in node.all_input_nodes} == {"placeholder"}
+    layers = [node for node in programs[0].graph.nodes if node.target in LAYERS and node.args[1] in weights]
+    assert len(layers) >= len([layer for layer in spec.layers if layer.has_integer_bias])
+    assert {node.args[2].op for node in layers} == {"placeholder"}
+    after = small.state_dict()
+    assert {name: tensor.dtype for name, tensor in after.items()} == {
+        name: tensor.dtype for name, tensor in before.items()
+    }

@@ -70,6 +70,23 @@ def test_what_has_passed_is_not_repeated(
         rehearse(plain, data, data, settings(), store)
 
 
+def no_board(path: Path) -> None:
+    assert path.read_bytes()
+    raise TimeoutError("no answer in 60 s")
+
+
+def test_a_device_that_does_not_answer_is_an_error_before_the_search(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "stages_of", lambda settings: [])  # they take seconds, and ask no device
+    data = labeled()
+    with pytest.raises(RehearsalError) as caught:
+        rehearse(plain, data, data, settings(export={"measure_with": f"{__name__}.no_board"}))
+    (fault,) = caught.value.faults
+    assert fault.startswith("the device (export.measure_with): TimeoutError: no answer in 60 s. Mend the function")
+    assert "set export.measure_with to null" in fault
+
+
 def test_nothing_is_changed(plain: Plain) -> None:
     before, data = copy.deepcopy(plain.state_dict()), labeled()
     torch.manual_seed(5)

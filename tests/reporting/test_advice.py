@@ -62,6 +62,8 @@ def found(
     trains: bool = True,
     goal: Goal = "size",
     divides: bool = False,
+    export_settings: ExportSettings | None = None,
+    devices: tuple[Any, Any] = (None, None),
     **changes: Any,
 ) -> Findings:
     """What is found of a search.
@@ -75,6 +77,8 @@ def found(
         trains: Whether the run trained.
         goal: What is wanted.
         divides: Whether weights were divided among devices.
+        export_settings: Settings of the export; None for the defaults.
+        devices: What the user's device says of the delivered file, and of the other one.
         **changes: Changes of the search's result.
     """
     rows = [
@@ -97,8 +101,8 @@ def found(
         {"stage": 1, "algorithm": "filter_pruning", "layer": name, "rate": share, "shape": shape}
         for name, share, shape in layers or []
     ]
-    delivered = candidate("filter_pruning", 1, best or 0, rate, 0.5, BASELINE)
-    other = candidate("quantization", 2, 1, 1.0, 0.6, BASELINE)
+    delivered = candidate("filter_pruning", 1, best or 0, rate, 0.5, BASELINE) | {"device": devices[0]}
+    other = candidate("quantization", 2, 1, 1.0, 0.6, BASELINE) | {"device": devices[1]}
     export = summary_of("within_budget").model_dump()["baseline"]
     return find(
         trajectory(history).assign(stage=1),
@@ -116,7 +120,14 @@ def found(
                 "rejected": {},
             }
         ),
-        Asked(ExportSettings(), {1: Frontier(tactics=tactics or Tactics())}, False, trains, goal, divides),
+        Asked(
+            export_settings or ExportSettings(),
+            {1: Frontier(tactics=tactics or Tactics())},
+            False,
+            trains,
+            goal,
+            divides,
+        ),
     )
 
 
@@ -263,6 +274,23 @@ def test_the_delivered_file_is_compared_with_the_others_by_the_objective() -> No
         "Within budget, and why this file",
         "What to try next",
     ]
+
+
+def test_it_is_said_what_decided_instead_of_a_device_that_failed() -> None:
+    settings = ExportSettings.model_validate(
+        {"measure_with": "examples.device.measure.Board", "objective": "device_memory"}
+    )
+    answer = {"target": "onnx", "memory_bytes": 5000}
+    answered = found(
+        [(0.8, 0.02)] * 3, best=1, export_settings=settings, devices=(answer, answer | {"memory_bytes": 6000})
+    )
+    why = "filter_pruning is delivered: the best of 2 files by export.objective"
+    assert f"{why} device_memory (5,000); the others: quantization 6,000." in answered.chosen
+    failed = found(
+        [(0.8, 0.02)] * 3, best=1, export_settings=settings, devices=(answer, {"target": "onnx", "failure": "no board"})
+    )
+    assert f"{why} bytes (2,000); the others: quantization 2,400." in failed.chosen
+    assert any("(no board). bytes decides instead of device_memory" in words for words in failed.chosen)
 
 
 def test_after_a_delivery_without_training_the_first_thing_to_do_is_to_go_on() -> None:

@@ -47,7 +47,7 @@ def open_report(page: Path, profile: Path, *, is_dark: bool) -> tuple[str, list[
 
 
 @pytest.mark.parametrize("width", [1200, 390])
-@pytest.mark.parametrize(("outcome", "num_figures"), [("certified", 3), ("infeasible", 2)])
+@pytest.mark.parametrize(("outcome", "num_figures"), [("certified", 4), ("infeasible", 2)])
 def test_report_is_drawn_and_fits(tmp_path: Path, outcome: str, num_figures: int, width: int) -> None:
     summary = summary_of(outcome)
     report, *_ = report_run(summary, trajectory_of(summary), layers(), exported(summary), settings())

@@ -12,7 +12,8 @@ from tests.reporting.runs import changed, summary_of
 
 def bom_of(openvino: float | None = None) -> Bom:
     summary = summary_of("within_budget")
-    update = {"validation_program": 0.9, "validation_openvino": openvino}
+    known = {} if openvino is None else {"openvino": openvino}
+    update = {"validation_program": 0.9, "validation_openvino": openvino, "validations": known}
     candidates = [candidate.model_copy(update=update) for candidate in summary.candidates]
     return bill_of_materials(changed(summary, candidates=candidates))
 

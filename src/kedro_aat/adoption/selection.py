@@ -95,17 +95,34 @@ class Selected:
         with self._open(*settings) as (session, job):
             yield job, session.load_context().catalog
 
-    def run(self, *settings: str, first: str = "finetune_adaptively", only_ours: bool = False) -> None:
+    def run(
+        self,
+        *settings: str,
+        first: str = "finetune_adaptively",
+        only_ours: bool = False,
+        requires: str | None = None,
+    ) -> None:
         """Runs the nodes from one of ours on, and what makes their data if no dataset holds it.
 
         Args:
             *settings: Settings of the job that are changed.
             first: The function of the first node.
             only_ours: Whether nodes of the user's that read our results are left out.
+            requires: An argument of the first node that an earlier run must have saved; None for none.
+
+        Raises:
+            ConfigurationError: If it was not saved.
         """
+        from kedro_aat.adoption.checks import exists
+
         with self._open(*settings) as (session, job):
             catalog = session.load_context().catalog
             start = job.search if first == job.search.func.__name__ else job.node(first)
+            if requires is not None and not exists(catalog, name := job.dataset(requires, first)):
+                raise ConfigurationError(
+                    f"Pipeline {job.pipeline}",
+                    [f"nothing is saved in {name}, which {start.name} reads: finish a run first, with `kedro run`"],
+                )
             pipelines, nodes = job.nodes_from(start, catalog, only_ours=only_ours)
             session.run(pipeline_names=pipelines, node_names=nodes)
 

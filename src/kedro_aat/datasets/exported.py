@@ -1,14 +1,15 @@
-"""Datasets of exported files: ONNX, `torch.export` and OpenVINO."""
+"""Datasets of exported files: ONNX, `torch.export`, OpenVINO, ExecuTorch and LiteRT."""
 
 from __future__ import annotations
 
+import base64
 import io
 import itertools
 import json
 import zipfile
 from collections.abc import Iterator, MutableSequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from xml.etree import ElementTree
 
 from kedro.io import Version
@@ -17,6 +18,7 @@ from kedro_aat.datasets.files import GroupDataset
 from kedro_aat.datasets.previews import open_small, require_small, shape_text, table
 from kedro_aat.errors import ConfigurationError, ModelError
 from kedro_aat.export import NotExported
+from kedro_aat.export.targets.registry import TARGETS, TargetName, not_asked_for
 from kedro_aat.storage import FileGroup
 
 if TYPE_CHECKING:
@@ -25,15 +27,24 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from kedro_aat.export.openvino_file import OpenvinoFiles
+    from kedro_aat.export.targets.target import TargetFile
 
 _MAX_ONNX_BYTES = 1 << 30  # of a file to show; it contains the weights
 
 
 class _FileDataset(GroupDataset[Any, Any]):
-    """Files in one format, or a text file with the reason if nothing was exported; they are replaced together."""
+    """Files in one format, or a text file with the reason if nothing was exported; they are replaced together.
+
+    Attributes:
+        OPTIONAL: Name of the target whose files are written on request only; None if every run writes them.
+    """
+
+    OPTIONAL: ClassVar[TargetName | None] = None
 
     def load(self) -> Any:
-        """Reads the file; returns `NotExported` if the run ended without a file."""
+        """Reads the file; returns `NotExported` if the run ended without a file, or none was asked for."""
+        if self.OPTIONAL is not None and self._version is None and not self._present(self._get_load_path()):
+            return not_asked_for(self.OPTIONAL)
         with self._reading_group() as files:
             if (reason := self._reason(files)) is not None:
                 return NotExported(reason)
@@ -223,6 +234,8 @@ class OpenvinoDataset(_FileDataset):
         metadata: For Kedro-Viz and other plugins.
     """
 
+    OPTIONAL = "openvino"
+
     def _formats(self, path: PurePosixPath) -> tuple[str, ...]:
         return path.name, path.with_suffix(".bin").name
 
@@ -240,3 +253,75 @@ class OpenvinoDataset(_FileDataset):
 
     def _contents(self, data: OpenvinoFiles) -> tuple[bytes, ...]:
         return data.graph, data.weights
+
+
+class TargetDataset(_FileDataset):
+    """A file for a target such as ExecuTorch, and beside it a JSON file that says how to run it.
+
+    Reading it runs no code that is in it: the runtime that loads it later does, and knows only operators.
+
+    Attributes:
+        TARGET: Name of the target.
+    """
+
+    TARGET: ClassVar[TargetName]
+
+    def _formats(self, path: PurePosixPath) -> tuple[str, ...]:
+        return path.name, f"{path.name}.json"
+
+    def _read(self, *paths: Path) -> TargetFile:
+        from pydantic import TypeAdapter, ValidationError
+
+        from kedro_aat.export.targets.target import TargetFile
+
+        contents, description = (path.read_bytes() for path in paths)
+        try:
+            described = json.loads(description)
+            parts = {TARGETS[self.TARGET].suffixes[0]: base64.b64encode(contents).decode()}
+            file = TypeAdapter(TargetFile).validate_python({**described, "target": self.TARGET, "parts": parts})
+        except (ValueError, TypeError, ValidationError) as error:
+            raise ModelError(
+                f"{self.where}.json does not describe the file: {error}. It is written with the file; export it again."
+            ) from error
+        return file
+
+    def _operators(self, path: Path) -> Iterator[tuple[str, str]]:
+        with open_small(path.with_name(f"{path.name}.json")) as file:
+            for operator in json.load(file)["details"]["operators"]:
+                yield str(operator), ""
+
+    def _contents(self, data: TargetFile) -> tuple[bytes, ...]:
+        from kedro_aat.export.targets.target import TargetFile
+
+        if not isinstance(data, TargetFile) or data.target != self.TARGET:
+            raise ModelError(f"{self.where} takes a file for {TARGETS[self.TARGET].title}, but got {data!r:.60}.")
+        (contents,) = data.parts.values()
+        return contents, data.description
+
+
+class ExecutorchDataset(TargetDataset):
+    """An ExecuTorch program (`.pte`), with what it takes and returns beside it as JSON.
+
+    Args:
+        filepath: The file, as for `OnnxDataset`.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system, and of its `open`.
+        metadata: For Kedro-Viz and other plugins.
+    """
+
+    TARGET = OPTIONAL = "executorch"
+
+
+class LitertDataset(TargetDataset):
+    """A LiteRT model (`.tflite`), with what it takes and returns beside it as JSON.
+
+    Args:
+        filepath: The file, as for `OnnxDataset`.
+        version: Set by Kedro for a versioned entry.
+        credentials: Arguments of the file system, such as keys.
+        fs_args: More arguments of the file system, and of its `open`.
+        metadata: For Kedro-Viz and other plugins.
+    """
+
+    TARGET = OPTIONAL = "litert"

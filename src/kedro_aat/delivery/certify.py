@@ -15,13 +15,14 @@ from kedro_aat.budget import Budget, GuardSettings
 from kedro_aat.certificate import Certificate, examples_to_certify
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery.certificate_result import CertificateResult
-from kedro_aat.delivery.files import evaluate_file
+from kedro_aat.delivery.files import evaluate_file, files_of
 from kedro_aat.delivery.guard_results import both_defined
 from kedro_aat.delivery.measurements import Result
 from kedro_aat.errors import DataError, ExportError, MetricError, UserFunctionError
-from kedro_aat.export.onnx_file import to_onnx
-from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.session import FileModel, OnnxModel
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.registry import TargetName, target_of
+from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.checks.dependence import dependence_warning
 from kedro_aat.training.data import Data, example_count, example_input
@@ -82,7 +83,7 @@ class Verdict(Result):
 
 
 def certify_once(
-    file: ModelProto,
+    file: ModelProto | TargetFile,
     baseline: nn.Module,
     test_data: Data,
     budget: Budget,
@@ -99,7 +100,7 @@ def certify_once(
     The baseline is exported, and both files are run by the same runtime in the same precision.
 
     Args:
-        file: The delivered ONNX model.
+        file: The delivered file: ONNX's, or another target's.
         baseline: The uncompressed model.
         test_data: Examples on which nothing was chosen.
         budget: The accuracy budget.
@@ -113,7 +114,7 @@ def certify_once(
     groups_of(test_data, training.group, "test")  # whose mistakes must not cost the split
     split = split_fingerprint(test_data, training.batch)
     subject: dict[str, str | float] = {
-        "model": hashlib.blake2b(file.SerializeToString(deterministic=True), digest_size=16).hexdigest(),
+        "model": hashlib.blake2b(_contents(file), digest_size=16).hexdigest(),
         "baseline": hash_tensors(baseline.state_dict().items()),
         "metric": training.metric_name,
         "tolerated_drop": budget.drop,
@@ -123,9 +124,11 @@ def certify_once(
     if training.metric is not None:  # micro and macro accuracy have the same name
         subject["metric_variant"] = json.dumps(training.metric.model_dump(mode="json")["init_args"], sort_keys=True)
 
-    def export_baseline() -> ModelProto:
+    def export_baseline() -> ModelProto | TargetFile:
         inputs = example_input(test_data, training=training, model=baseline)
-        return to_onnx(copy.deepcopy(baseline).cpu().eval(), inputs, export)
+        target: TargetName = file.target if isinstance(file, TargetFile) else "onnx"
+        model = copy.deepcopy(baseline).cpu().eval()
+        return files_of(model, inputs, export or ExportSettings(), [target]).of(target)
 
     baseline_file = None  # a verdict that is known needs none
     if (entry := ledger.find(split)) is None:
@@ -140,7 +143,7 @@ def certify_once(
     if baseline_file is None:
         baseline_file = export_baseline()
     try:
-        before, after = (evaluate_file(OnnxModel(each), test_data, training, guards) for each in (baseline_file, file))
+        before, after = (evaluate_file(_opened(each), test_data, training, guards) for each in (baseline_file, file))
     except (MetricError, DataError, ExportError, UserFunctionError) as error:  # the report must not be lost
         verdict = Verdict(words=f"Not certified: {error}")
     else:
@@ -149,6 +152,18 @@ def certify_once(
             verdict = verdict.model_copy(update={"words": f"{verdict.words} {dependence}"})
     ledger.record(split, verdict.model_dump())
     return verdict
+
+
+def _contents(file: ModelProto | TargetFile) -> bytes:
+    """The bytes that tell one file from another."""
+    if isinstance(file, ModelProto):
+        contents: bytes = file.SerializeToString(deterministic=True)
+        return contents
+    return b"".join(file.parts.values())
+
+
+def _opened(file: ModelProto | TargetFile) -> FileModel:
+    return OnnxModel(file) if isinstance(file, ModelProto) else target_of(file.target).read_back(file)
 
 
 def _judge(

@@ -15,11 +15,12 @@ from torch import nn
 from kedro_aat.budget import Budget, DropSettings, GuardSettings
 from kedro_aat.compression.controller import ModelController
 from kedro_aat.delivery.candidates import Candidate, controller_at, rejection
-from kedro_aat.delivery.costs import Costs, cost_by, costs_of
+from kedro_aat.delivery.costs import Costs, cost_by, kept_costs
 from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.on_device import fall_back
 from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, ExportResult, SearchResult
-from kedro_aat.errors import DamagedCheckpointError, ExportError, ends_run
+from kedro_aat.errors import DamagedCheckpointError, DeviceError, ExportError, ends_run
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.search.policy import Goal
@@ -127,7 +128,12 @@ def choose(
     finished = finished or FinishedSteps()
     rejected: dict[str, str] = {}
     inputs = example_input(validation_data, max(settings.batch_sizes), training, baseline_model)
-    costs = _costs(options, budget, settings, inputs, finished, rejected)
+    decides = settings
+    try:
+        costs = _costs(options, budget, decides, inputs, finished, rejected)
+    except DeviceError as error:
+        decides = fall_back(settings, str(error))
+        costs = _costs(options, budget, decides, inputs, finished, rejected)
     within = [option for option in options if option.name in costs and option.record.keeps(budget)]
     within.sort(key=lambda option: -option.record.margin)
     if goal == "size":  # and among equals, the most accurate one
@@ -142,7 +148,7 @@ def choose(
                 validation_data,
                 budget,
                 training,
-                settings,
+                decides,
                 reason,
                 finished,
                 goal,
@@ -209,22 +215,16 @@ def _costs(
     """What models cost by the objective, by name; what cannot be loaded or exported is rejected.
 
     Latencies depend on what is measured beside a model, so they are those of all options together.
+
+    Raises:
+        DeviceError: If the objective needs the device, and it does not measure one of them.
     """
-    is_timed = settings.objective == "latency"
-    sizes, with_files = settings.batch_sizes[:1] if is_timed else (), settings.objective in ("bytes", "gzip_bytes")
-    export = settings.model_dump(mode="json", exclude={"limits", "openvino"})
+    is_timed = settings.objective_kind == "latency"
 
     def measured(some: Sequence[tuple[Option, Candidate]]) -> list[Costs]:
         models = [candidate.model.eval() for _, candidate in some]
         rates = [candidate.rate for _, candidate in some]
-        return finished.result(
-            "costs",
-            list[Costs],
-            lambda: costs_of(models, rates, inputs, settings, with_files=with_files, batch_sizes=sizes),
-            *models,
-            export=export,
-            rates=rates,
-        )
+        return kept_costs("costs", models, rates, inputs, settings, finished)
 
     loaded: list[tuple[Option, Candidate]] = []
     costs: dict[str, float] = {}
@@ -237,6 +237,8 @@ def _costs(
                 loaded.append(pair)
             else:
                 costs[option.name] = cost_by(settings, measured([pair])[0])
+        except DeviceError:
+            raise
         except Exception as error:
             if ends_run(error) and not isinstance(error, DamagedCheckpointError):
                 raise

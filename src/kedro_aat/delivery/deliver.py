@@ -15,48 +15,29 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from kedro_aat.budget import Budget, GuardSettings, Outcome
-from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate, rejection
 from kedro_aat.delivery.costs import cost_by
-from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
+from kedro_aat.delivery.files import Files
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.guard_results import broken
+from kedro_aat.delivery.judging import NUM_COMPARED, Judgment, Steps
 from kedro_aat.delivery.limits import excess_over
-from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Measurements, Result
+from kedro_aat.delivery.measurements import CandidateResult, Measurements
+from kedro_aat.delivery.on_device import failure_among, fall_back, objective_among
 from kedro_aat.delivery.results import ExportResult
-from kedro_aat.errors import ExportError, ends_run
-from kedro_aat.export.measure import measure_latency
-from kedro_aat.export.openvino_file import OpenvinoModel
+from kedro_aat.errors import DeviceError, ExportError, ends_run
 from kedro_aat.export.program import to_program
-from kedro_aat.export.session import OnnxModel, paths_of
 from kedro_aat.export.settings import ExportSettings
-from kedro_aat.export.verify import count_zeros, read_back, verify_onnx, verify_openvino, verify_program
+from kedro_aat.export.targets.registry import TARGETS, TargetName
 from kedro_aat.messages import doing
-from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.data import Data, example_input
-from kedro_aat.training.scoring.guard_metrics import guarded
 from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
 # Prefer a less compressed model only if its latency is below this fraction of the best latency so far.
 WORTHWHILE_LATENCY = 0.95
-NUM_COMPARED = 64  # examples on which the outputs of a file and its model are compared
-
-
-class Judgment(Result):
-    """What is known of a candidate's files before they are measured.
-
-    Attributes:
-        agreement: How closely the files agree with the model.
-        metrics: Kind of file (ONNX, .pt2, OpenVINO) -> its metric on the validation split.
-        guards: Kind of file -> its values of the guards.
-    """
-
-    agreement: FileAgreements
-    metrics: dict[str, float]
-    guards: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -65,23 +46,26 @@ class Exported:
 
     Attributes:
         candidate: The model.
-        files: Its ONNX file, and OpenVINO's if the settings ask for them.
+        files: Its files for all targets but `.pt2`.
         judgment: How closely they agree with the model, and how well they do.
-        trace: Makes the program of its `.pt2` file.
+        shipped: Target whose file decides.
+        trace: Makes the program of its `.pt2` file; None if the settings do not ask for it.
     """
 
     candidate: Candidate
     files: Files
     judgment: Judgment
-    trace: Callable[[], ExportedProgram]
+    shipped: TargetName
+    trace: Callable[[], ExportedProgram] | None
 
     @property
-    def program(self) -> ExportedProgram:
-        """The program of its `.pt2` file."""
-        return self.trace()
+    def program(self) -> ExportedProgram | None:
+        """The program of its `.pt2` file; None if the settings do not ask for it."""
+        return None if self.trace is None else self.trace()
 
     def result(self, measurements: Measurements) -> CandidateResult:
         """Everything known about the candidate, once it is measured."""
+        metrics = self.judgment.metrics
         return CandidateResult(
             name=self.candidate.name,
             stage=self.candidate.stage,
@@ -89,10 +73,11 @@ class Exported:
             rate=self.candidate.rate,
             requested_rate=self.candidate.requested_rate,
             standard_error=self.candidate.standard_error,
-            validation=self.judgment.metrics["ONNX"],
-            validation_program=self.judgment.metrics[".pt2"],
-            validation_openvino=self.judgment.metrics.get("OpenVINO"),
-            guards=self.judgment.guards["ONNX"],
+            validation=metrics["onnx"],
+            validation_program=metrics.get("pt2"),
+            validation_openvino=metrics.get("openvino"),
+            validations={name: metric for name, metric in metrics.items() if name not in ("onnx", "pt2")},
+            guards=self.judgment.guards[self.shipped],
             agreement=self.judgment.agreement,
             **measurements.model_dump(),
         )
@@ -138,7 +123,7 @@ def deliver(
         ExportError: If no file keeps the budget that its model kept.
     """
     inputs = example_input(validation_data, max(NUM_COMPARED, *settings.batch_sizes), training, baseline_model)
-    steps = _Steps(finished or FinishedSteps(), inputs, validation_data, training, settings, budget, guards)
+    steps = Steps(finished or FinishedSteps(), inputs, validation_data, training, settings, budget, guards)
     considered = _Considered(steps, budget, baseline_model, failed)
     kept, rejected = considered.kept, considered.rejected
     consider, measure_all = considered.add, considered.measurements
@@ -154,9 +139,11 @@ def deliver(
         reasons = "".join(f"\n  - {name}: {reason}" for name, reason in rejected.items())
         raise ExportError(f"No exported file keeps the budget that its model kept:{reasons}")
     rest: list[Candidate] = []
-    if settings.objective == "latency":
+    has_fallen_back = False
+    if settings.objective_kind in ("latency", "device_latency"):
         rest = list(others)
-        if fastest := _fastest(rest, kept, steps):
+        fastest, has_fallen_back = _fastest(rest, kept, steps)
+        if fastest:
             rest.remove(fastest)
             consider(fastest)
     baseline, results = measure_all()
@@ -173,9 +160,13 @@ def deliver(
         reason = f"No model within budget keeps the limits. {nearest} comes nearest: {rejected[nearest]}."
         return None, _export_result(None, reason, baseline, results, rejected)
     if goal == "accuracy":
-        exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].validation))
+        exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].validation_of(settings.shipped)))
     else:
-        exported, delivered = min(within, key=lambda pair: cost_by(settings, pair[1]))
+        failure = failure_among(settings, [result for _, result in within])
+        if failure is not None and len(within) > 1 and not has_fallen_back:
+            fall_back(settings, failure)
+        decides = objective_among(settings, [result for _, result in within])
+        exported, delivered = min(within, key=lambda pair: cost_by(decides, pair[1]))
     return exported, _export_result(delivered, reason, baseline, results, rejected)
 
 
@@ -197,20 +188,28 @@ def _export_result(
     )
 
 
-def _fastest(others: Sequence[Candidate], kept: Sequence[Exported], steps: _Steps) -> Candidate | None:
-    """The fastest of the other models at the first batch size, if it is faster than all that were kept."""
+def _fastest(others: Sequence[Candidate], kept: Sequence[Exported], steps: Steps) -> tuple[Candidate | None, bool]:
+    """The fastest of the other models by the objective, if it is faster than all that were kept.
+
+    Returns:
+        The model or None, and whether the device failed, so that the latency here decided.
+    """
     if not others:
-        return None
+        return None, False
     models = [exported.candidate.model for exported in kept] + [other.model.eval() for other in others]
-    files = [exported.files for exported in kept] + [steps.files(other.model, openvino=False) for other in others]
-    milliseconds = steps.latencies(models, files)
+    files = [exported.files for exported in kept] + [steps.files(other.model, only_shipped=True) for other in others]
+    settings = steps.settings
+    try:
+        milliseconds = steps.latencies(models, files, settings)
+    except DeviceError as error:
+        settings = fall_back(settings, str(error))
+        milliseconds = steps.latencies(models, files, settings)
     known, new = milliseconds[: len(kept)], milliseconds[len(kept) :]
-    if min(new) > WORTHWHILE_LATENCY * min(known):
-        return None
-    return others[new.index(min(new))]
+    is_faster = min(new) <= WORTHWHILE_LATENCY * min(known)
+    return others[new.index(min(new))] if is_faster else None, settings is not steps.settings
 
 
-def _export(candidate: Candidate, budget: Budget, steps: _Steps) -> Exported:
+def _export(candidate: Candidate, budget: Budget, steps: Steps) -> Exported:
     """The candidate's files, if they compute what its model computes and keep the budget."""
     model = candidate.model.eval()
 
@@ -220,16 +219,18 @@ def _export(candidate: Candidate, budget: Budget, steps: _Steps) -> Exported:
         return to_program(model, steps.inputs, steps.settings)
 
     files = steps.files(model)
-    judgment = steps.judgment(candidate, files, trace)
-    for kind, metric in judgment.metrics.items():
+    has_program = "pt2" in steps.settings.targets
+    judgment = steps.judgment(candidate, files, trace if has_program else None)
+    for target, metric in judgment.metrics.items():
+        title = TARGETS[target].title
         if budget.margin(metric) < 0:
             raise ExportError(
-                f"its {kind} file breaks the budget: {metric:.4f} on the validation split, where "
+                f"its {title} file breaks the budget: {metric:.4f} on the validation split, where "
                 f"{budget.lowest_tolerated:.4f} is tolerated"
             )
-        if mistakes := broken(judgment.guards[kind], budget):
-            raise ExportError(f"its {kind} file {'; it '.join(mistakes)}")
-    return Exported(candidate, files, judgment, trace)
+        if mistakes := broken(judgment.guards[target], budget):
+            raise ExportError(f"its {title} file {'; it '.join(mistakes)}")
+    return Exported(candidate, files, judgment, steps.settings.shipped, trace if has_program else None)
 
 
 class _Considered:
@@ -243,7 +244,7 @@ class _Considered:
     """
 
     def __init__(
-        self, steps: _Steps, budget: Budget, baseline_model: nn.Module, failed: Mapping[str, str] | None
+        self, steps: Steps, budget: Budget, baseline_model: nn.Module, failed: Mapping[str, str] | None
     ) -> None:
         self.kept: list[Exported] = []
         self.rejected = dict(failed or {})
@@ -284,107 +285,3 @@ class _Considered:
         if ends_run(error):
             raise error
         self.rejected[candidate.name] = rejection(candidate.name, error)
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """The steps that take long; each is done once for the same models, as far as its results are kept."""
-
-    finished: FinishedSteps
-    inputs: ModelInputs
-    validation_data: Data
-    training: TrainingSettings
-    settings: ExportSettings
-    budget: Budget
-    guards: Sequence[GuardSettings]
-
-    def files(self, model: nn.Module, *, openvino: bool | None = None) -> Files:
-        """The files of a model; with OpenVINO's as the settings say, unless `openvino` says something else."""
-        settings = self.settings if openvino is None else self.settings.model_copy(update={"openvino": openvino})
-        return self.finished.result(
-            "files", Files, lambda: files_of(model, self.inputs, settings), model, openvino=settings.openvino
-        )
-
-    def judgment(self, candidate: Candidate, files: Files, trace: Callable[[], ExportedProgram]) -> Judgment:
-        """Whether the files compute what the model computes, and how well they do on the validation split."""
-        return self.finished.result(
-            "judgment",
-            Judgment,
-            lambda: self._judge(candidate, files, trace()),
-            candidate.model,
-            rate=candidate.rate,
-            weight_names=list(candidate.weight_names),
-            guards=[guard.name for guard in self.budget.also],
-        )
-
-    def latencies(self, models: Sequence[nn.Module], files: Sequence[Files]) -> list[float]:
-        """Time of each model's fastest turn in onnxruntime at the first batch size, in milliseconds."""
-        settings = self.settings
-        size = settings.batch_sizes[0]
-
-        def compute() -> list[float]:
-            latencies = measure_latency(
-                [each.onnx for each in files],
-                self.inputs,
-                batch_sizes=[size],
-                num_threads=settings.num_threads,
-                seconds=settings.latency_seconds,
-            )
-            return [by_size[size].fastest for by_size in latencies]
-
-        return self.finished.result("latencies", list[float], compute, *models)
-
-    def measurements(self, models: Sequence[nn.Module], files: Sequence[Files]) -> list[Measurements]:
-        """What models and their files cost."""
-        return self.finished.result(
-            "measurements",
-            list[Measurements],
-            lambda: measure(models, files, self.inputs, self.settings),
-            *models,
-        )
-
-    def _judge(self, candidate: Candidate, files: Files, program: ExportedProgram) -> Judgment:
-        model, inputs, settings = candidate.model, self.inputs, self.settings
-        # Where a number is rounded up in one runtime and down in another, the outputs differ by one step of 8 bits.
-        tolerance = settings.tolerance if quantized_spec(model) is None else settings.quantized_tolerance
-        agreement = {
-            "onnx": verify_onnx(files.onnx, model, inputs, tolerance=tolerance),
-            "program": verify_program(program, model, inputs, tolerance=tolerance),
-            "exported_rate": _exported_rate(files, candidate),
-        }
-        runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx), ".pt2": read_back(program)}
-        if files.openvino is not None:
-            paths = paths_of(files.onnx)
-            agreement["openvino"] = verify_openvino(files.openvino, model, inputs, tolerance=tolerance, paths=paths)
-            runnable["OpenVINO"] = OpenvinoModel(files.openvino, paths)
-        evaluations = {
-            kind: guarded(
-                evaluate_file(file, self.validation_data, self.training, self.guards), self.budget, f"its {kind} file"
-            )
-            for kind, file in runnable.items()
-        }
-        return Judgment(
-            agreement=FileAgreements.model_validate(agreement),
-            metrics={kind: evaluation.metric for kind, evaluation in evaluations.items()},
-            guards={kind: dict(evaluation.also) for kind, evaluation in evaluations.items()},
-        )
-
-
-def _exported_rate(files: Files, candidate: Candidate) -> float | None:
-    """The rate counted on the ONNX file; None if it cannot be counted there.
-
-    It equals the candidate's rate, unless the exporter folded a BatchNorm of scale 0, which adds zeros.
-    """
-    if not candidate.weight_names:
-        return None
-    try:
-        zeros, total = count_zeros(files.onnx, candidate.weight_names)
-    except ExportError as error:  # the outputs were compared, so a renamed weight is no reason to fail
-        logger.warning("%s", error)
-        return None
-    if zeros / total < candidate.rate:
-        raise ExportError(
-            f"the file has a rate of {zeros / total:.6f}, but the model has {candidate.rate:.6f}: the exporter "
-            "changed weights. Please report this with the model."
-        )
-    return zeros / total

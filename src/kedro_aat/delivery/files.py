@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from onnx import ModelProto
@@ -16,14 +16,15 @@ from kedro_aat.budget import GuardSettings
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.compression.quantization.held import counted_parameters
 from kedro_aat.delivery.environment import processor_name
-from kedro_aat.delivery.measurements import Measurements
+from kedro_aat.delivery.measurements import Measurements, TargetCosts
 from kedro_aat.errors import ExportError, OutOfMemoryError, UserFunctionError
 from kedro_aat.export.measure import Latency, arrays_of, measure_latency
 from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
-from kedro_aat.export.openvino_file import OpenvinoFiles, to_openvino
 from kedro_aat.export.opset import oldest_onnxruntime
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.registry import TargetName, target_of
+from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.model_inputs import ModelInputs, num_examples
 from kedro_aat.tensors import synthetic_like
 from kedro_aat.training.data import Data
@@ -46,24 +47,43 @@ class Files:
 
     Attributes:
         onnx: The ONNX file.
-        openvino: OpenVINO's files, made from the ONNX file; None unless the settings ask for them.
+        others: The files of the other targets that the settings ask for, by the name of the target.
     """
 
     onnx: Annotated[ModelProto, PlainValidator(_read_onnx), PlainSerializer(_onnx_text)]
-    openvino: OpenvinoFiles | None = None
+    others: dict[TargetName, TargetFile] = field(default_factory=dict)
+
+    def of(self, target: TargetName) -> ModelProto | TargetFile:
+        """The file of one target, ONNX or another."""
+        return self.onnx if target == "onnx" else self.others[target]
 
 
-def files_of(model: nn.Module, inputs: ModelInputs, settings: ExportSettings, *, search: bool = True) -> Files:
-    """Exports a model for the runtimes that the settings ask for.
+def files_of(
+    model: nn.Module,
+    inputs: ModelInputs,
+    settings: ExportSettings,
+    targets: Sequence[TargetName] | None = None,
+    *,
+    search: bool = True,
+) -> Files:
+    """Exports a model as ONNX, and for the other targets that the settings ask for.
 
     Args:
         model: Model on the CPU, in evaluation mode.
         inputs: Example inputs, in any structure.
         settings: Settings of the export.
+        targets: Other targets to export it for; None for those that the settings ask for.
         search: Whether to search for axes that may have any size, as `to_onnx` does.
+
+    Raises:
+        ExportError: If the model cannot be written for a target; the message names the target.
     """
     onnx_model = to_onnx(model, inputs, settings, search=search)
-    return Files(onnx_model, to_openvino(onnx_model) if settings.openvino else None)
+    others: dict[TargetName, TargetFile] = {}
+    for name in settings.more_targets if targets is None else targets:
+        if name not in ("onnx", "pt2"):
+            others[name] = target_of(name).write(model, inputs, settings, onnx_model)
+    return Files(onnx_model, others)
 
 
 def evaluate_file(
@@ -95,7 +115,7 @@ def measure(
 ) -> list[Measurements]:
     """Sizes, operations, latency and memory of several models, timed in alternating turns.
 
-    Latency is measured in onnxruntime, and in OpenVINO too if all models have its files.
+    Latency is measured in onnxruntime, and in the runtimes of the other targets that all models have files for.
 
     Args:
         models: The models.
@@ -104,16 +124,16 @@ def measure(
         settings: Settings of the export: batch sizes, threads, seconds.
     """
     serialized = [each.onnx.SerializeToString() for each in files]
-    openvino_files = [each.openvino for each in files if each.openvino is not None]
+    shared = [name for name in files[0].others if all(name in each.others for each in files)] if files else []
     latencies = measure_latency(
-        [*serialized, *openvino_files],
+        [*serialized, *(each.others[name] for name in shared for each in files)],
         inputs,
         batch_sizes=settings.batch_sizes,
         num_threads=settings.num_threads,
         seconds=settings.latency_seconds,
     )
-    in_onnxruntime = latencies[: len(files)]
-    in_openvino = latencies[len(files) :] or [{}] * len(files)
+    turns = [latencies[start : start + len(files)] for start in range(0, len(latencies), max(1, len(files)))]
+    by_target = dict(zip(shared, turns[1:], strict=True))
     # For another process, which reads them from a file.
     made_up = {size: arrays_of(synthetic_like(inputs, num_examples(inputs)), size) for size in settings.batch_sizes}
     return [
@@ -125,21 +145,31 @@ def measure(
             onnx_bytes=len(file),
             onnx_gzip_bytes=len(gzip.compress(file, mtime=0)),
             oldest_onnxruntime=oldest_onnxruntime(each.onnx),
-            openvino_bytes=each.openvino.num_bytes if each.openvino else None,
             peak_memory_bytes=peak_memory(file, made_up),
-            **in_milliseconds(latency),
-            **in_milliseconds(openvino_latency, "openvino_"),
+            targets={
+                name: target_costs(other, by_target[name][number] if name in by_target else {})
+                for name, other in each.others.items()
+            },
+            **in_milliseconds(turns[0][number]),
         )
-        for model, each, file, latency, openvino_latency in zip(
-            models, files, serialized, in_onnxruntime, in_openvino, strict=True
-        )
+        for number, (model, each, file) in enumerate(zip(models, files, serialized, strict=True))
     ]
 
 
-def in_milliseconds(by_size: dict[int, Latency], prefix: str = "") -> dict[str, Any]:
-    """Median, quartiles and fastest turn by batch size, as fields of `Latencies`."""
+def target_costs(file: TargetFile, by_size: Mapping[int, Latency]) -> TargetCosts:
+    """What a target's file costs.
+
+    Args:
+        file: The file.
+        by_size: Batch size -> its latency, where it was measured.
+    """
+    return TargetCosts(bytes=file.num_bytes, details=file.details, **in_milliseconds(by_size))
+
+
+def in_milliseconds(by_size: Mapping[int, Latency]) -> dict[str, Any]:
+    """Median, quartiles and fastest turn by batch size, as fields of `Timing`."""
     return {
-        f"{prefix}latency_ms": {size: latency.median for size, latency in by_size.items()} or None,
-        f"{prefix}latency_quartiles_ms": {size: latency.quartiles for size, latency in by_size.items()} or None,
-        f"{prefix}latency_fastest_ms": {size: latency.fastest for size, latency in by_size.items()} or None,
+        "latency_ms": {size: latency.median for size, latency in by_size.items()} or None,
+        "latency_quartiles_ms": {size: latency.quartiles for size, latency in by_size.items()} or None,
+        "latency_fastest_ms": {size: latency.fastest for size, latency in by_size.items()} or None,
     }

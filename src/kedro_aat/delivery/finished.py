@@ -22,6 +22,7 @@ from torch import nn
 import kedro_aat
 from kedro_aat.budget import GuardSettings
 from kedro_aat.errors import StorageError
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.storage import replacing
 from kedro_aat.training.callables import Linearization
 from kedro_aat.training.device import pick_device
@@ -35,7 +36,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # What exports, runs and judges a file.
-_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "openvino", "torch", "torchmetrics")
+_PACKAGES = (
+    *("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch", "torchmetrics"),
+    *(package for target in TARGETS.values() for package in target.packages),
+)
 
 
 class FinishedSteps:
@@ -102,11 +106,14 @@ class FinishedSteps:
     def remove_others(self, num_kept: int = 0) -> None:
         """Removes what is kept of steps that this object was not asked for, such as those of other settings.
 
+        What a device has measured is kept: it takes little space, and more than time to measure again.
+
         Args:
             num_kept: Number of these to keep, the latest ones.
         """
         with suppress(OSError):  # they only take space
             others = set(self.folder.glob("*.json") if self.folder else ()) - self._used
+            others -= set(self.folder.glob("device-*.json") if self.folder else ())
             for path in sorted(others, key=lambda path: -path.stat().st_mtime_ns)[num_kept:]:
                 path.unlink(missing_ok=True)
 
@@ -174,7 +181,7 @@ def identity_of(model: nn.Module) -> str:
     """Hash of a model's tensors, of all attributes of its modules, and of the source that they call."""
     content = ContentHash(private=True)
     content.add(model)
-    return f"{content.hexdigest()} {_source_of(content.code)}"
+    return f"{content.hexdigest()} {source_of(content.code)}"
 
 
 def training_inputs(settings: TrainingSettings, guards: Sequence[GuardSettings] = ()) -> Mapping[str, Any]:
@@ -185,11 +192,11 @@ def training_inputs(settings: TrainingSettings, guards: Sequence[GuardSettings] 
         "settings": settings.model_dump(mode="json"),
         "guards": [guard.model_dump(mode="json") for guard in guards],
         "device": str(pick_device(settings.device)),
-        "source": _source_of(own),
+        "source": source_of(own),
     }
 
 
-def _source_of(objects: Iterable[Any]) -> str:
+def source_of(objects: Iterable[Any]) -> str:
     """Hash of the user's source that objects depend on, and of the versions of other packages."""
     found = sources_of(objects)
     return hashlib.sha256(json.dumps([found.hashes, found.packages]).encode()).hexdigest()

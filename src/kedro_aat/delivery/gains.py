@@ -7,11 +7,13 @@ import copy
 from torch import nn
 
 from kedro_aat.compression.controller import ModelController
-from kedro_aat.delivery.costs import Costs, cost_by, costs_of
+from kedro_aat.delivery.costs import cost_by, kept_costs
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.limits import highest_rate
-from kedro_aat.errors import ExportError
+from kedro_aat.delivery.on_device import fall_back
+from kedro_aat.errors import DeviceError, ExportError
 from kedro_aat.export.settings import ExportSettings, Objective
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.model_inputs import ModelInputs, named_tensors
 
 # A file gains if it costs less than this share of the file before. Latency is measured, and its ratio repeats within a
@@ -27,6 +29,8 @@ _WORDS: dict[Objective, tuple[str, str]] = {
     "parameters": ("leave {ratio:.3g}x as many parameters", "{:,.0f}"),
     "macs": ("leave {ratio:.3g}x as many MACs", "{:,.0f}"),
     "rate": ("leave {ratio:.3g}x as much uncompressed", "{:.4f}"),
+    "device_latency": ("take {ratio:.3g}x as long on the device", "{:.3f} ms"),
+    "device_memory": ("take {ratio:.3g}x as much memory on the device", "{:,.0f} bytes"),
 }
 
 
@@ -52,27 +56,27 @@ def loss_of(
         settings: Settings of the export, with the objective.
         finished: Keeps what was measured, so that a run that goes on decides the same.
     """
-    objective, compressed = settings.objective, copy.deepcopy(controller)
+    compressed = copy.deepcopy(controller)
     compressed.compression_rate = highest_rate(compressed, maximal_rate)
     rates = [rate_before, compressed.achieved_rate]
     models = [model.cpu().eval() for model in (before, compressed.strip(do_copy=False))]
 
-    def compute() -> list[Costs]:
-        with_files, is_timed = objective in ("bytes", "gzip_bytes"), objective == "latency"
-        sizes = settings.batch_sizes[:1] if is_timed else ()
-        return costs_of(models, rates, inputs, settings, with_files=with_files, batch_sizes=sizes)
-
-    known = settings.model_dump(mode="json", exclude={"limits", "openvino"})
     shapes = {name: list(tensor.shape) for name, tensor in named_tensors(inputs)}
+    shape = shapes.get("", shapes)
     try:
-        costs = finished.result(
-            "gain", list[Costs], compute, *models, export=known, rates=rates, shape=shapes.get("", shapes)
-        )
+        try:
+            costs = kept_costs("gain", models, rates, inputs, settings, finished, shape=shape)
+        except DeviceError as error:
+            settings = fall_back(settings, str(error))
+            costs = kept_costs("gain", models, rates, inputs, settings, finished, shape=shape)
     except ExportError as error:
         return f"would make a file that cannot be used ({error})"
     old, new = (cost_by(settings, each) for each in costs)
-    if new < (CLEAR_GAIN_IN_LATENCY if objective == "latency" else CLEAR_GAIN) * old:
+    objective = settings.objective_kind
+    is_noisy = objective in ("latency", "device_latency", "device_memory")
+    if new < (CLEAR_GAIN_IN_LATENCY if is_noisy else CLEAR_GAIN) * old:
         return None
     words, form = _WORDS[objective]
     ratio = new / old if old else 1.0
-    return f"would {words.format(ratio=ratio)} ({form.format(new)} instead of {form.format(old)})"
+    where = "" if settings.shipped == "onnx" else f" for {TARGETS[settings.shipped].title}"
+    return f"would {words.format(ratio=ratio)}{where} ({form.format(new)} instead of {form.format(old)})"

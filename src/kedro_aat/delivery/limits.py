@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +18,11 @@ from kedro_aat.compression.rate_limit import RateLimit
 from kedro_aat.compression.settings import CompressionSettings
 from kedro_aat.delivery.costs import Costs, costs_of
 from kedro_aat.delivery.finished import FinishedSteps
-from kedro_aat.delivery.measurements import Measurements
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.delivery.measurements import Measurements, Timing
+from kedro_aat.delivery.on_device import Device
+from kedro_aat.errors import ConfigurationError, DeviceError
 from kedro_aat.export.settings import ExportSettings, Limits
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.messages import doing
 from kedro_aat.model_inputs import ModelInputs, describe_inputs
 from kedro_aat.search.tactics import Ranking
@@ -41,12 +44,50 @@ def excess_over(limits: Limits, measured: Costs | Measurements) -> list[tuple[st
         value, limit = getattr(measured, key), getattr(limits, key)
         if limit is not None and value is not None and value > limit:
             excess.append((f"{key} are {value:,}, above the limit of {limit:,}", value / limit))
-    for batch_size, longest in limits.latency_ms.items():
-        latency = (measured.latency_ms or {}).get(batch_size, 0.0)
-        if latency > longest:
-            words = f"the median latency at batch {batch_size} is {latency:.3g} ms, above the limit of {longest:.3g} ms"
-            excess.append((words, latency / longest))
+    excess += _slower(measured, limits.latency_ms, "")
+    for name, own in limits.targets.items():
+        if (costs := measured.targets.get(name)) is None:  # not measured yet
+            continue
+        title = TARGETS[name].title
+        for label, value, limit in (
+            ("bytes", costs.bytes, own.bytes),
+            ("bytes of the arena", costs.details.arena_bytes, own.arena_bytes),
+        ):
+            if limit is not None and value is not None and value > limit:
+                excess.append((f"{title}'s {label} are {value:,}, above the limit of {limit:,}", value / limit))
+        excess += _slower(costs, own.latency_ms, f" in {title}")
+        unknown = own.latency_ms.keys() - (costs.latency_ms or own.latency_ms).keys()
+        excess += [
+            (f"{title}'s file cannot be run with batch {size}, whose latency is limited", math.inf) for size in unknown
+        ]
+    return excess + _more_on_device(limits, measured)
+
+
+def _more_on_device(limits: Limits, measured: Costs | Measurements) -> list[tuple[str, float]]:
+    if (costs := measured.device) is None or not limits.of_device:  # not measured yet
+        return []
+    if costs.failure is not None:
+        names = " and ".join(f"device_{name}" for name in limits.of_device)
+        return [(f"{names} cannot be checked, since the device did not measure the file ({costs.failure})", math.inf)]
+    excess: list[tuple[str, float]] = []
+    if (longest := limits.device_latency_ms) is not None and (time := costs.latency_ms or 0.0) > longest:
+        words = f"the latency on the device is {time:.3g} ms, above the limit of {longest:.3g} ms"
+        excess.append((words, time / longest))
+    if (most := limits.device_memory_bytes) is not None and (memory := costs.memory_bytes or 0) > most:
+        words = f"the memory on the device is {memory:,} bytes, above the limit of {most:,}"
+        excess.append((words, memory / most))
     return excess
+
+
+def _slower(measured: Timing, longest: Mapping[int, float], where: str) -> list[tuple[str, float]]:
+    return [
+        (
+            f"the median latency at batch {size}{where} is {latency:.3g} ms, above the limit of {limit:.3g} ms",
+            latency / limit,
+        )
+        for size, limit in longest.items()
+        if (latency := (measured.latency_ms or {}).get(size, 0.0)) > limit
+    ]
 
 
 @dataclass(frozen=True)
@@ -74,27 +115,35 @@ class LimitedFile:
         second.compression_rate = highest_rate(second)
         return second.strip(do_copy=False).eval()
 
-    def costs(self, models: Sequence[nn.Module], rates: Sequence[float], limits: Limits) -> list[Costs]:
+    def costs(
+        self, models: Sequence[nn.Module], rates: Sequence[float], limits: Limits, device: Device | None = None
+    ) -> list[Costs]:
         """What models cost, as far as limits need it.
 
         Args:
             models: Models as they would be exported.
             rates: Rate of each.
             limits: The limits.
+            device: Measures the files if limits of the device are among them.
         """
         return costs_of(
             models,
             rates,
             self.inputs,
             self.settings,
-            with_files=limits.onnx_bytes is not None,
-            batch_sizes=list(limits.latency_ms),
+            with_files=limits.onnx_bytes is not None or bool(limits.targets),
+            batch_sizes=limits.sizes,
+            targets=list(limits.targets),
+            device=device if limits.of_device else None,
         )
 
     def limit(self, rate: float) -> RateLimit:
-        """Has a controller keep the limits from a rate on; all but latency, which is too noisy to be repeated."""
+        """Has a controller keep the limits from a rate on, without those of latency and of the device.
+
+        These are too noisy to be repeated, and take long.
+        """
         known: dict[_Shapes, bool] = {}
-        limits = _with_latency(self.settings.limits, {})
+        limits = _with_latency(self.settings.limits, None)
 
         def holds(controller: ModelController) -> bool:
             model = self.model_of(controller)
@@ -136,10 +185,12 @@ def lowest_rate(
         finished: Keeps the result, so that a run that goes on has the same rate.
 
     Raises:
-        ConfigurationError: If no rate keeps the limits, or if the uncompressed model does.
+        ConfigurationError: If no rate keeps the limits, if the uncompressed model does, or if the device fails.
     """
     limits = file.settings.limits
-    below = _with_latency(limits, {size: LATENCY_SHARE * longest for size, longest in limits.latency_ms.items()})
+    device = Device.of(file.settings, finished) if limits.of_device else None
+    is_noisy = bool(limits.sizes) or device is not None
+    below = _with_latency(limits, LATENCY_SHARE)
 
     def model_at(rate: float) -> nn.Module:
         copied = copy.deepcopy(controller)
@@ -153,8 +204,8 @@ def lowest_rate(
 
     def costs_at(rates: Sequence[float], limits: Limits) -> list[Costs]:
         models = [model_at(rate) for rate in rates]
-        if limits.latency_ms:  # several models take turns
-            return file.costs(models, rates, limits)
+        if limits.sizes or limits.of_device:  # several models take turns
+            return file.costs(models, rates, limits, device)
         for shapes, model, rate in zip(map(_shapes, models), models, rates, strict=True):
             if shapes not in known:  # neighboring rates often cut the same filters
                 (known[shapes],) = file.costs([model], [rate], limits)
@@ -175,13 +226,13 @@ def lowest_rate(
                 f"the uncompressed model keeps them already ({uncompressed}). Lower them, or set goal to size"
             )
         found = uncompressed
-        if excess_over(_with_latency(limits, {}), uncompressed):
-            found = _bisected(costs_at, found.rate, smallest, _with_latency(limits, {}), 1, PRECISION)
-        if limits.latency_ms:
+        if excess_over(_with_latency(limits, None), uncompressed):
+            found = _bisected(costs_at, found.rate, smallest, _with_latency(limits, None), 1, PRECISION)
+        if is_noisy:
             found = _bisected(costs_at, found.rate, smallest, below, NUM_IN_TURNS, LATENCY_PRECISION)
         return found
 
-    with doing("the lowest rate at which the limits hold"):
+    with doing("the lowest rate at which the limits hold"), _naming_failures():
         found = finished.result(
             "rate",
             Costs,
@@ -190,12 +241,25 @@ def lowest_rate(
             controller=controller.settings.model_dump(mode="json"),
             ranking=ranking and ranking.model_dump(),
             second=file.second and file.second.model_dump(mode="json"),
-            export=file.settings.model_dump(mode="json", exclude={"objective"}),
+            export=file.settings.model_dump(mode="json", exclude={"objective", "measure_with"}),
+            device=device and {**device.identity, "target": file.settings.shipped},
             shape=describe_inputs(file.inputs),
             maximal_rate=maximal_rate,
         )
     logger.info("The limits hold from a rate of %.4f on: %s", found.rate, found)
     return found.rate
+
+
+@contextmanager
+def _naming_failures() -> Iterator[None]:
+    """Without the device, nobody knows a rate to train at; a run that goes on asks it for no file twice."""
+    try:
+        yield
+    except DeviceError as error:
+        raise _mistake(
+            f"the device cannot say before training which rate keeps them ({error}). Mend export.measure_with or the "
+            "connection to the device and run this again, or remove the limits of the device"
+        ) from error
 
 
 def _bisected(
@@ -227,8 +291,21 @@ def _bisected(
     return high
 
 
-def _with_latency(limits: Limits, latency_ms: dict[int, float]) -> Limits:
-    return Limits(**{**dict(limits), "latency_ms": latency_ms})
+def _with_latency(limits: Limits, share: float | None) -> Limits:
+    """The limits with this share of those of latency and of the device; None leaves these out."""
+
+    def shared(longest: Mapping[int, float]) -> dict[int, float]:
+        return {} if share is None else {size: share * limit for size, limit in longest.items()}
+
+    targets = {
+        name: own.model_copy(update={"latency_ms": shared(own.latency_ms)}) for name, own in limits.targets.items()
+    }
+    latency, memory = limits.device_latency_ms, limits.device_memory_bytes
+    on_device = {
+        "device_latency_ms": share * latency if share and latency else None,
+        "device_memory_bytes": max(1, int(share * memory)) if share and memory else None,
+    }
+    return limits.model_copy(update={"latency_ms": shared(limits.latency_ms), "targets": targets, **on_device})
 
 
 def _mistake(words: str) -> ConfigurationError:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+
+from kedro_aat.export.targets.details import TargetDetails
+from kedro_aat.export.targets.registry import TargetName
 
 BatchSize = int
 
@@ -15,32 +21,91 @@ class Result(BaseModel):
     )
 
 
-class Latencies(Result):
-    """What running a model's files takes; None for what was not measured.
+class Timing(Result):
+    """The time of one run of a file; None for what was not measured.
+
+    Attributes:
+        latency_ms: Batch size -> median time of one run, in milliseconds.
+        latency_quartiles_ms: Batch size -> first and third quartile.
+        latency_fastest_ms: Batch size -> the fastest turn; the ratio of two models' fastest turns repeats best.
+    """
+
+    latency_ms: dict[BatchSize, float] | None = None
+    latency_quartiles_ms: dict[BatchSize, tuple[float, float]] | None = None
+    latency_fastest_ms: dict[BatchSize, float] | None = None
+
+
+class TargetCosts(Timing):
+    """What the file of a target costs, in the runtime of that target.
+
+    Attributes:
+        bytes: Size of its files in bytes.
+        details: What a device needs to run it.
+    """
+
+    bytes: int
+    details: TargetDetails = TargetDetails()
+
+
+class DeviceCosts(Result):
+    """What the function of `export.measure_with` measured of a file; None for what it did not.
+
+    Attributes:
+        target: Target whose file it got.
+        latency_ms: Time of one run in milliseconds.
+        memory_bytes: Peak memory in bytes.
+        failure: Why it measured nothing, in words; None if it did.
+    """
+
+    target: TargetName
+    latency_ms: float | None = None
+    memory_bytes: int | None = None
+    failure: str | None = None
+
+
+_OPENVINO = "openvino_"
+
+
+class Latencies(Timing):
+    """What running a model's files takes, the ONNX file in onnxruntime; None for what was not measured.
 
     Attributes:
         processor: Name of the processor on which the rest was measured.
         oldest_onnxruntime: The oldest version of onnxruntime that loads the ONNX file, from its opset and IR version.
-        openvino_bytes: Size of OpenVINO's files; None if there are none.
-        latency_ms: Batch size -> median time of one run in onnxruntime, in milliseconds.
-        latency_quartiles_ms: Batch size -> first and third quartile.
-        latency_fastest_ms: Batch size -> the fastest turn; the ratio of two models' fastest turns repeats best.
         peak_memory_bytes: Batch size -> growth of a process that runs the file; None outside Linux.
-        openvino_latency_ms: Batch size -> median time in OpenVINO; None if there are no such files.
-        openvino_latency_quartiles_ms: Batch size -> first and third quartile in OpenVINO.
-        openvino_latency_fastest_ms: Batch size -> the fastest turn in OpenVINO.
+        targets: Name of each other target -> what its file costs.
+        device: What the user's device says of the file; None if there is no device.
+        openvino_bytes: That of OpenVINO, as versions before 0.2.0 wrote it, and so the next three.
+        openvino_latency_ms: As above.
+        openvino_latency_quartiles_ms: As above.
+        openvino_latency_fastest_ms: As above.
     """
 
     processor: str | None = None
     oldest_onnxruntime: str | None = None
-    openvino_bytes: int | None = None
-    latency_ms: dict[BatchSize, float] | None = None
-    latency_quartiles_ms: dict[BatchSize, tuple[float, float]] | None = None
-    latency_fastest_ms: dict[BatchSize, float] | None = None
     peak_memory_bytes: dict[BatchSize, int] | None = None
+    targets: dict[TargetName, TargetCosts] = Field(default_factory=dict)
+    device: DeviceCosts | None = None
+    openvino_bytes: int | None = None
     openvino_latency_ms: dict[BatchSize, float] | None = None
     openvino_latency_quartiles_ms: dict[BatchSize, tuple[float, float]] | None = None
     openvino_latency_fastest_ms: dict[BatchSize, float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _same_of_openvino(cls, data: Any) -> Any:
+        """Has OpenVINO both among the targets and in its own fields, which users' tools read."""
+        if not isinstance(data, Mapping):
+            return data
+        fields = [name for name in cls.model_fields if name.startswith(_OPENVINO)]
+        targets = data.get("targets") or {}
+        if (known := targets.get("openvino")) is not None:
+            costs = known if isinstance(known, TargetCosts) else TargetCosts.model_validate(known)
+            return {**data, **{name: getattr(costs, name.removeprefix(_OPENVINO)) for name in fields}}
+        if data.get("openvino_bytes") is not None:
+            costs = TargetCosts.model_validate({name.removeprefix(_OPENVINO): data.get(name) for name in fields})
+            return {**data, "targets": {**targets, "openvino": costs}}
+        return data
 
 
 class Measurements(Latencies):
@@ -80,14 +145,16 @@ class FileAgreements(Result):
 
     Attributes:
         onnx: The ONNX file in onnxruntime.
-        program: The `.pt2` file.
+        program: The `.pt2` file; None if there is none.
         openvino: OpenVINO's files; None if there are none.
+        targets: Name of each target beside ONNX and `.pt2` -> its file.
         exported_rate: Rate counted on the ONNX file; None if it cannot be counted there.
     """
 
     onnx: FileAgreement
-    program: FileAgreement
+    program: FileAgreement | None = None
     openvino: FileAgreement | None = None
+    targets: dict[TargetName, FileAgreement] = Field(default_factory=dict)
     exported_rate: float | None = None
 
 
@@ -102,9 +169,11 @@ class CandidateResult(Measurements):
         requested_rate: Rate asked for when it was trained; None if unknown.
         standard_error: Standard error of its drop on the validation split; None if unknown.
         validation: Metric of its ONNX file on the validation split.
-        validation_program: Metric of its `.pt2` file.
+        validation_program: Metric of its `.pt2` file; None if there is none.
         validation_openvino: Metric of its OpenVINO files; None if there are none.
-        guards: Value of each guard for its ONNX file, on the validation split.
+        validations: Name of each target beside ONNX and `.pt2` -> metric of its file.
+        guards: Value of each guard on the validation split, for the file that decides: ONNX's, or that of the target
+            which the objective names.
         agreement: How closely its files agree with the model.
     """
 
@@ -117,11 +186,25 @@ class CandidateResult(Measurements):
     validation: float
     validation_program: float | None = None
     validation_openvino: float | None = None
+    validations: dict[TargetName, float] = Field(default_factory=dict)
     guards: dict[str, float] = Field(default_factory=dict)
     agreement: FileAgreements | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validation_of_openvino(cls, data: Any) -> Any:
+        """Has the metric that versions before 0.2.0 wrote for OpenVINO among the others."""
+        known = data.get("validation_openvino") if isinstance(data, Mapping) else None
+        if known is None:
+            return data
+        return {**data, "validations": {"openvino": known, **(data.get("validations") or {})}}
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
     @property
     def id(self) -> str:
         """Identity within a run: the stage and checkpoint of the model, for example `stage-1-checkpoint-50`."""
         return f"stage-{self.stage}" if self.checkpoint is None else f"stage-{self.stage}-checkpoint-{self.checkpoint}"
+
+    def validation_of(self, target: TargetName) -> float:
+        """Metric of one target's file on the validation split."""
+        return self.validations.get(target, self.validation)

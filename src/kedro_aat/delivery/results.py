@@ -19,6 +19,7 @@ from kedro_aat.delivery.findings import Findings
 from kedro_aat.delivery.guard_results import GuardResult, GuardSummary
 from kedro_aat.delivery.measurements import CandidateResult, FileAgreements, Latencies, Measurements, Result
 from kedro_aat.delivery.registration_result import Registration
+from kedro_aat.delivery.target_files import TargetFileResult
 from kedro_aat.search.policy import Goal
 
 
@@ -330,6 +331,7 @@ class Summary(Result):
         guards: The guards, with the baseline's values and the delivered file's.
         class_names: Names of the classes by number, if the validation data have them.
         findings: What was tried, what limited the result, why this file, and what to try next; None if it is unknown.
+        files: The delivered files, one for each target.
     """
 
     outcome: Outcome
@@ -361,6 +363,7 @@ class Summary(Result):
     guards: list[GuardSummary] = Field(default_factory=list)
     class_names: tuple[str, ...] | None = None
     findings: Findings | None = None
+    files: list[TargetFileResult] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod
@@ -393,8 +396,5 @@ class Summary(Result):
 
     def stages_of(self, candidate: CandidateResult) -> list[int]:
         """Numbers of the stages that changed a candidate; a stage that found nothing left the model as it was."""
-        return [
-            number
-            for number, stage in self.numbered_stages.items()
-            if number <= candidate.stage and stage.outcome is Outcome.WITHIN_BUDGET
-        ]
+        found = [number for number, stage in self.numbered_stages.items() if stage.outcome is Outcome.WITHIN_BUDGET]
+        return [number for number in found if number <= candidate.stage]

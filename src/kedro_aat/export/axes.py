@@ -16,7 +16,11 @@ Axes = dict[str, tuple[str | int, ...]]  # name of an input -> size of each axis
 
 
 def shapes_to_trace(
-    inputs: Mapping[str, Tensor], batched: Iterable[str], free: Mapping[str, Iterable[int]], kind: Any
+    inputs: Mapping[str, Tensor],
+    batched: Iterable[str],
+    free: Mapping[str, Iterable[int]],
+    kind: Any,
+    most: int | None = None,
 ) -> list[dict[int, Any]]:
     """What `torch.export` is told about the axes of each input.
 
@@ -25,8 +29,9 @@ def shapes_to_trace(
         batched: Names of the inputs whose first axis is the batch.
         free: Name -> further axes that may have any size.
         kind: `Dim.AUTO` for axes that may turn out to be fixed, `Dim.DYNAMIC` for those that must not.
+        most: Largest batch size; None for any.
     """
-    batch = kind if kind is Dim.AUTO else Dim(BATCH)
+    batch = kind if kind is Dim.AUTO else Dim(BATCH, max=most)
     return [
         ({0: batch} if name in batched else {})
         | {axis: kind for axis in free.get(name, ()) if not (axis == 0 and name in batched)}

@@ -13,8 +13,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from kedro_aat.export.openvino_file import OpenvinoFiles, bind_openvino, compile_openvino
 from kedro_aat.export.session import bind_session, open_session
+from kedro_aat.export.targets.registry import target_of
+from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.model_inputs import ModelInputs, num_examples, take_examples, tensors_in
 
 _WARM_UP_RUNS = 3  # the first runs of a session allocate its memory
@@ -39,7 +40,7 @@ class Latency:
 
 
 def measure_latency(
-    models: Sequence[bytes | onnx.ModelProto | OpenvinoFiles],
+    models: Sequence[bytes | onnx.ModelProto | TargetFile],
     example_input: ModelInputs,
     *,
     batch_sizes: Sequence[int] = (1, 64),
@@ -48,14 +49,15 @@ def measure_latency(
 ) -> list[dict[int, Latency]]:
     """Measure the time of one run of each model on the CPU, for each batch size.
 
-    ONNX models run in onnxruntime, OpenVINO's files in OpenVINO. The models take short turns (A B A B ...), so that
-    other work on the machine slows all of them equally, and each finds quiet moments. Inputs and outputs are bound
-    in advance, so that the time is the model's alone, without the 20 microseconds that Python needs to pass an array.
+    ONNX models run in onnxruntime, other files in the runtime of their target. The models take short turns
+    (A B A B ...), so that other work on the machine slows all of them equally, and each finds quiet moments. Inputs and
+    outputs are bound in advance where the runtime can, so that the time is the model's alone, without the 20
+    microseconds that Python needs to pass an array to onnxruntime.
     On a busy machine, medians change by tens of percent from one second to the next, while the ratio of the fastest
     turns repeats within a few percent (`benchmarks/job.py --repeats`).
 
     Args:
-        models: ONNX models, serialized or not, and OpenVINO's files.
+        models: ONNX models, serialized or not, and files of other targets.
         example_input: What the models are called with, in the order of their files' inputs, with at least one example;
             the examples are repeated or cut to each batch size.
         batch_sizes: Each at least 1.
@@ -64,7 +66,7 @@ def measure_latency(
             gets at least 5 turns of at least one run.
 
     Returns:
-        One dictionary per model, from batch size to latency.
+        One dictionary per model, from batch size to latency; a file that takes one batch size has that one only.
 
     Raises:
         ExportError: A runtime cannot load a model.
@@ -73,13 +75,14 @@ def measure_latency(
     results: list[dict[int, Latency]] = [{} for _ in models]
     for batch_size in batch_sizes:
         batch = arrays_of(example_input, batch_size)
-        turns: list[list[float]] = [[] for _ in models]
-        for _ in range(_NUM_SESSIONS):
+        timed = [(result, file) for result, file in zip(results, files, strict=True) if _takes(file, batch_size)]
+        turns: list[list[float]] = [[] for _ in timed]
+        for _ in range(_NUM_SESSIONS if timed else 0):
             # A session is several percent faster or slower depending on the addresses of its memory.
-            runs = [_open_bound(file, batch, num_threads) for file in files]
+            runs = [_open_bound(file, batch, num_threads) for _, file in timed]
             for times, more_times in zip(turns, _time_in_turns(runs, seconds / _NUM_SESSIONS), strict=True):
                 times.extend(more_times)
-        for result, times in zip(results, turns, strict=True):
+        for (result, _), times in zip(timed, turns, strict=True):
             first_quartile, median, third_quartile = statistics.quantiles(times, n=4, method="inclusive")
             result[batch_size] = Latency(median, (first_quartile, third_quartile), min(times))
     return results
@@ -103,10 +106,14 @@ def _time_in_turns(runs: Sequence[Callable[[], object]], seconds: float) -> list
     return turns
 
 
-def _open_bound(model: bytes | OpenvinoFiles, batch: Sequence[NDArray[Any]], num_threads: int) -> Callable[[], object]:
+def _takes(model: bytes | TargetFile, batch_size: int) -> bool:
+    return not isinstance(model, TargetFile) or model.batch_size in (None, batch_size)
+
+
+def _open_bound(model: bytes | TargetFile, batch: Sequence[NDArray[Any]], num_threads: int) -> Callable[[], object]:
     """Open a model in its runtime, and return a function that runs it on a batch."""
-    if isinstance(model, OpenvinoFiles):
-        return bind_openvino(compile_openvino(model, num_threads), batch)
+    if isinstance(model, TargetFile):
+        return target_of(model.target).bind(model, batch, num_threads)
     return bind_session(open_session(model, num_threads), batch)
 
 

@@ -109,13 +109,13 @@ def to_onnx(
     refuse_too_large(model)
     settings = settings or FileSettings()
     subject = Subject(model, example_input, settings)
-    traced = trace(subject, for_onnx=True, search=search)
+    traced = trace(subject, operators="onnx", search=search)
     try:
         proto = _write(traced, settings)
     except ExportError:
         if subject.asked is not None or not traced.trials:
             raise
-        return _write(trace(subject, for_onnx=True, search=False), settings)  # sizes may be what ONNX cannot express
+        return _write(trace(subject, operators="onnx", search=False), settings)  # sizes may be what ONNX cannot express
     if not traced.trials:
         return proto
     tolerance = TOLERANCE if quantized_spec(model) is None else QUANTIZED_TOLERANCE
@@ -126,8 +126,8 @@ def to_onnx(
     if "Shape" not in (node.op_type for node in proto.graph.node):  # the size of an axis is not computed with
         if traced.disagreement(OnnxModel(proto).run, tolerance) is None:
             return proto
-        return _write(trace(subject, for_onnx=True, search=False), settings)
-    fixed = _write(trace(subject, for_onnx=True, search=False), settings)
+        return _write(trace(subject, operators="onnx", search=False), settings)
+    fixed = _write(trace(subject, operators="onnx", search=False), settings)
     is_free = subject.takes_text or len(proto.graph.node) <= len(fixed.graph.node)
     return proto if is_free and traced.disagreement(OnnxModel(proto).run, tolerance) is None else fixed
 

@@ -111,19 +111,25 @@ class OpenvinoModel(FileModel):
     Args:
         files: Contents of the two files.
         paths: Name in the files -> name in the model, where they differ: `paths_of` the ONNX model.
+        names: What the model calls the inputs and outputs, in the order of the files; None for the names in the files.
 
     Raises:
         ExportError: OpenVINO cannot load them.
     """
 
-    def __init__(self, files: OpenvinoFiles, paths: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        files: OpenvinoFiles,
+        paths: Mapping[str, str] | None = None,
+        names: tuple[Sequence[str], Sequence[str]] | None = None,
+    ) -> None:
         compiled = compile_openvino(files)
         known = paths or {}
-        inputs, outputs = (
+        in_files = (
             [known.get(name, name) for port in ports for name in [port.get_any_name()]]
             for ports in (compiled.inputs, compiled.outputs)
         )
-        super().__init__(inputs, outputs)
+        super().__init__(*(names or in_files))
         self._compiled = compiled
 
     def compute(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:

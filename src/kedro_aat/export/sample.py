@@ -24,7 +24,7 @@ def sample_inputs(model: ModelProto) -> dict[str, NDArray[Any]]:
     Returns:
         (1, ...) each; an axis of any size other than the first has 64.
     """
-    return {value.name: _made_up(shape_of(value), dtype_of(value)) for value in model.graph.input}
+    return {value.name: made_up(shape_of(value), dtype_of(value)) for value in model.graph.input}
 
 
 def run_sample(model: ModelProto) -> dict[str, NDArray[Any]] | None:
@@ -40,7 +40,11 @@ def run_sample(model: ModelProto) -> dict[str, NDArray[Any]] | None:
 
 def sample_code(value: ValueInfoProto) -> str:
     """The code that makes the numbers of `sample_inputs` for one input; `np` is numpy."""
-    shape, kind = shape_of(value), dtype_of(value)
+    return made_up_code(shape_of(value), dtype_of(value))
+
+
+def made_up_code(shape: tuple[int, ...], kind: np.dtype[Any]) -> str:
+    """The code of `made_up`; `np` is numpy."""
     number = math.prod(shape)
     if kind.kind == "f":
         return f'np.linspace(0, 1, {number}, dtype="{kind}").reshape({shape})'
@@ -63,7 +67,13 @@ def is_quantized(model: ModelProto) -> bool:
     return any("Quantize" in node.op_type for node in model.graph.node)
 
 
-def _made_up(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+def made_up(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Fractions from 0 to 1, or whole numbers 0 and 1 in turn.
+
+    Args:
+        shape: Shape of the array.
+        kind: Type of its numbers.
+    """
     number = math.prod(shape)
     if kind.kind == "f":
         return np.linspace(0, 1, number, dtype=kind).reshape(shape)

@@ -73,6 +73,11 @@ class FileModel(nn.Module):
         # For functions that ask for the device of the first parameter.
         self.no_weights = nn.Parameter(torch.empty(0), requires_grad=False)
 
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """What the model calls the inputs and outputs, in the file's order."""
+        return self._inputs, self._outputs
+
     def compute(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Runs the file on tensors on the CPU, in the order of its inputs."""
         raise NotImplementedError  # each runtime has its own

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from kedro_aat.compression.quantization.arithmetic import as_onnx_operators
+from kedro_aat.compression.quantization.arithmetic import as_decomposed_operators, as_onnx_operators
+from kedro_aat.compression.quantization.held import decomposable
 from kedro_aat.errors import ExportError
 from kedro_aat.export.axes import Axes, axes_of, batch_symbol, free_symbols, other_sizes, resized, shapes_to_trace
 from kedro_aat.export.settings import FileSettings
@@ -25,6 +26,9 @@ from kedro_aat.tensors import synthetic_like
 
 # torch.export treats a dimension of size 0 or 1 as a constant; it can be a symbol from size 2.
 _TRACED_BATCH = 2
+
+# How integers are rounded and converted in a program: by plain arithmetic, by operators of ONNX, or by those of PT2E.
+Operators = Literal["plain", "onnx", "decomposed"]
 
 
 @dataclass(frozen=True)
@@ -106,19 +110,35 @@ class Subject:
         """What is traced: the model itself, or if it takes or returns more than a tensor, a module around it."""
         return self.model if self.is_plain else _Flat(self, self._settings.outputs)
 
-    def trace(self, *, free: Mapping[str, Iterable[int]], kind: Any, for_onnx: bool) -> ExportedProgram:
+    def trace(
+        self, *, free: Mapping[str, Iterable[int]], kind: Any, operators: Operators = "plain", most: int | None = None
+    ) -> ExportedProgram:
         """The program, in which some axes beside the batch have any size.
 
         Args:
             free: Name of an input -> such axes.
             kind: `Dim.AUTO` if they may turn out to be fixed, `Dim.DYNAMIC` if that is an error.
-            for_onnx: Whether integers are converted by operators of ONNX.
+            operators: How integers are rounded and converted.
+            most: Largest batch size; None for any.
         """
-        shapes = shapes_to_trace(self.inputs, self.batched, free, kind)
-        operators = as_onnx_operators() if for_onnx else contextlib.nullcontext()
+        return self._export(self.inputs, shapes_to_trace(self.inputs, self.batched, free, kind, most), operators)
+
+    def trace_batch(self, batch_size: int, operators: Operators = "plain") -> ExportedProgram:
+        """The program for one batch size, in which no axis has any other size.
+
+        Args:
+            batch_size: At least 1.
+            operators: How integers are rounded and converted.
+        """
+        inputs = resized(self.inputs, {name: [0] for name in self.batched}, batch_size)
+        return self._export(inputs, [{} for _ in inputs], operators)
+
+    def _export(
+        self, inputs: Mapping[str, Tensor], shapes: Sequence[Mapping[int, Any]], operators: Operators
+    ) -> ExportedProgram:
         try:
-            with evaluating(self.model), torch.no_grad(), quiet(), operators:
-                program = torch.export.export(self.module(), tuple(self.inputs.values()), dynamic_shapes=tuple(shapes))
+            with evaluating(self.model), torch.no_grad(), quiet(), _emitting(operators, self.model):
+                program = torch.export.export(self.module(), tuple(inputs.values()), dynamic_shapes=tuple(shapes))
         except Exception as error:  # torch.export raises a dozen kinds of error, most of them private
             raise _cannot_be_exported(self.model, f"torch.export says: {first_cause(error)}") from error
         _remove_stack_traces(program)
@@ -187,6 +207,18 @@ class _Flat(nn.Module):
             parameters.append(inspect.Parameter(safe, inspect.Parameter.POSITIONAL_OR_KEYWORD))
         forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect reads it
         vars(self)["forward"] = MethodType(forward, self)
+
+
+@contextlib.contextmanager
+def _emitting(operators: Operators, model: nn.Module) -> Iterator[None]:
+    """Lets a quantized model round and convert integers by the given operators while it is traced."""
+    with contextlib.ExitStack() as stack:
+        if operators == "onnx":
+            stack.enter_context(as_onnx_operators())
+        elif operators == "decomposed":
+            stack.enter_context(decomposable(model))
+            stack.enter_context(as_decomposed_operators())
+        yield
 
 
 def _plain(structure: Any) -> Any:

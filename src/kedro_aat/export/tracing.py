@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 from kedro_aat.errors import ExportError
 from kedro_aat.export.axes import all_axes, batch_symbol, free_symbols
 from kedro_aat.export.difference import largest_difference
-from kedro_aat.export.subject import Subject, Trial
+from kedro_aat.export.subject import Operators, Subject, Trial
 from kedro_aat.modes import first_cause
 
 # An axis that is wrongly taken for free changes outputs by more. int8 rounds differently in different runtimes.
@@ -49,12 +49,12 @@ class Traced:
         return None
 
 
-def trace(subject: Subject, *, for_onnx: bool = False, search: bool = True) -> Traced:
+def trace(subject: Subject, *, operators: Operators = "plain", search: bool = True) -> Traced:
     """Traces a model; axes that it is indifferent to, or those that the settings ask for, have any size.
 
     Args:
         subject: The model.
-        for_onnx: Whether integers are converted by operators of ONNX.
+        operators: How integers are rounded and converted.
         search: Whether to search for axes; if not, only the batch has any size. Axes asked for always have.
 
     Raises:
@@ -62,7 +62,7 @@ def trace(subject: Subject, *, for_onnx: bool = False, search: bool = True) -> T
     """
     if subject.asked is not None:
         try:
-            program = subject.trace(free=subject.asked, kind=Dim.DYNAMIC, for_onnx=for_onnx)
+            program = subject.trace(free=subject.asked, kind=Dim.DYNAMIC, operators=operators)
         except ExportError as error:
             if any(subject.asked.values()):
                 raise refused(subject, str(error)) from error
@@ -75,7 +75,7 @@ def trace(subject: Subject, *, for_onnx: bool = False, search: bool = True) -> T
         free: Mapping[str, Iterable[int]] = all_axes(subject.inputs)
         for _ in range(2):  # again without the axes whose size matters, which torch does not always see
             try:
-                program = subject.trace(free=free, kind=Dim.AUTO, for_onnx=for_onnx)
+                program = subject.trace(free=free, kind=Dim.AUTO, operators=operators)
             except ExportError:
                 break
             axes = subject.axes(program)
@@ -92,7 +92,7 @@ def trace(subject: Subject, *, for_onnx: bool = False, search: bool = True) -> T
                     free[name] = [*free[name], *places]
             if not kept:
                 break
-    return Traced(subject, subject.trace(free={}, kind=Dim.DYNAMIC, for_onnx=for_onnx))
+    return Traced(subject, subject.trace(free={}, kind=Dim.DYNAMIC, operators=operators))
 
 
 def refused(subject: Subject, reason: str) -> ExportError:

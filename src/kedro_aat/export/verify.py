@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch.export import ExportedProgram
 
 from kedro_aat.errors import ExportError
 from kedro_aat.export.difference import largest_difference
-from kedro_aat.export.openvino_file import OpenvinoFiles, OpenvinoModel
 from kedro_aat.export.session import FileModel, OnnxModel
 from kedro_aat.export.signature import output_tensors, select_arguments, structured
 from kedro_aat.model_inputs import ModelInputs, call_model, num_examples, take_examples
@@ -83,30 +82,25 @@ def verify_program(
     return _compare("exported program", read_back(program), model, inputs, tolerance)
 
 
-def verify_openvino(
-    files: OpenvinoFiles,
-    model: nn.Module,
-    inputs: ModelInputs,
-    *,
-    tolerance: float = 1e-4,
-    paths: Mapping[str, str] | None = None,
+def verify_file(
+    title: str, file: FileModel, model: nn.Module, inputs: ModelInputs, *, tolerance: float = 1e-4
 ) -> Agreement:
-    """Run OpenVINO's files in OpenVINO on the CPU, and compare them with their model in evaluation mode.
+    """Run a target's file in its runtime, and compare it with its model in evaluation mode.
 
     Args:
-        files: Result of `to_openvino` for the ONNX file of the model.
+        title: What the file is called in errors, such as `OpenVINO file`.
+        file: The file, as `Target.read_back` returns it.
         model: The torch model, on the CPU.
         inputs: What the model is called with, for at least one example.
         tolerance: Largest `Agreement.difference` that passes. float32 gives about 1e-6; int8 needs more.
-        paths: Name in the files -> name in the model, where they differ: `paths_of` the ONNX model.
 
     Returns:
         The agreement, within the tolerance.
 
     Raises:
-        ExportError: The outputs differ by more than the tolerance, or in shape, or the files do not run.
+        ExportError: The outputs differ by more than the tolerance, or in shape, or the file does not run.
     """
-    return _compare("OpenVINO model", OpenvinoModel(files, paths), model, inputs, tolerance)
+    return _compare(title, file, model, inputs, tolerance)
 
 
 class _Program(FileModel):

@@ -22,6 +22,8 @@ DELIVERED = (
     "compressed_onnx_raw",
     "compressed_program",
     "compressed_openvino",
+    "compressed_executorch",
+    "compressed_litert",
     "model_card",
     "model_sbom",
     "aat_report",

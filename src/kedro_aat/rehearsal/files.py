@@ -6,13 +6,13 @@ from torch import nn
 
 from kedro_aat.compression.filters.costs import num_macs
 from kedro_aat.compression.quantization.layers import quantized_spec
-from kedro_aat.delivery.files import files_of
+from kedro_aat.delivery.files import Files, files_of
 from kedro_aat.export.measure import measure_latency
-from kedro_aat.export.openvino_file import OpenvinoModel
 from kedro_aat.export.preprocessing import verified_with_preprocessing
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel
-from kedro_aat.export.verify import verify_onnx, verify_openvino, verify_program
+from kedro_aat.export.targets.registry import TARGETS, target_of
+from kedro_aat.export.verify import verify_file, verify_onnx, verify_program
 from kedro_aat.rehearsal.common import Rehearsal
 from kedro_aat.rehearsal.faults import part
 from kedro_aat.training.few_batches import FewBatchesTraining
@@ -21,7 +21,7 @@ from kedro_aat.training.few_batches import FewBatchesTraining
 ROUGHLY = 5.0
 
 
-def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> None:
+def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> Files:
     """Exports a model as files for runtimes, reads them back, and has them validated and measured.
 
     Args:
@@ -29,22 +29,28 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> N
         rehearsal: What all parts share.
         search: Whether to search for axes that may have any size, as the run does; a search that fails leaves them.
 
+    Returns:
+        The files.
+
     Raises:
         PartFailedError: If one of these fails.
     """
     settings, inputs, tolerance = rehearsal.settings.export, rehearsal.inputs, _tolerance(model, rehearsal)
     with part("export as ONNX file"):
-        files = files_of(model, inputs, settings, search=search)
+        files = files_of(model, inputs, settings, [], search=search)
     with part("ONNX file, read back"):
         verify_onnx(files.onnx, model, inputs, tolerance=tolerance)
     if (preprocessing := settings.preprocessing) is not None and preprocessing.in_file:
         with part("ONNX file for raw numbers (export.preprocessing)"):
             verified_with_preprocessing(files.onnx, preprocessing)
     runnable: dict[str, nn.Module] = {"ONNX": OnnxModel(files.onnx)}
-    if files.openvino is not None:
-        with part("OpenVINO files, read back"):
-            verify_openvino(files.openvino, model, inputs, tolerance=tolerance)
-        runnable["OpenVINO"] = OpenvinoModel(files.openvino)
+    for name in settings.more_targets:
+        title = TARGETS[name].title
+        with part(f"export for {title}"):
+            files.others[name] = written = target_of(name).write(model, inputs, settings, files.onnx)
+        with part(f"{title} file, read back"):
+            runnable[title] = module = target_of(name).read_back(written)
+            verify_file(f"{title} file", module, model, inputs, tolerance=tolerance)
     on_cpu = rehearsal.settings.training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
     for kind, file in runnable.items() if not rehearsal.broken & {"validation", "validation of files"} else ():
         with part(f"validation of the {kind} file"):
@@ -60,10 +66,11 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> N
     with part("measuring the ONNX file"):
         num_macs(model, inputs)
         measure_latency([files.onnx], inputs, batch_sizes=[1], num_threads=settings.num_threads, seconds=1e-3)
+    return files
 
 
 def rehearse_program(model: nn.Module, rehearsal: Rehearsal) -> None:
-    """Exports a model as a `.pt2` file, and reads it back.
+    """Exports a model as a `.pt2` file if the settings ask for it, and reads it back.
 
     Args:
         model: The model on the CPU, in evaluation mode.
@@ -72,6 +79,8 @@ def rehearse_program(model: nn.Module, rehearsal: Rehearsal) -> None:
     Raises:
         PartFailedError: If one of these fails.
     """
+    if "pt2" not in rehearsal.settings.export.targets:
+        return
     with part("export as .pt2 file"):
         program = to_program(model, rehearsal.inputs, rehearsal.settings.export, search=False)
     with part(".pt2 file, read back"):

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from torch import nn
 
 from kedro_aat.config import AatSettings
+from kedro_aat.delivery.files import Files
 from kedro_aat.delivery.finished import FinishedSteps, training_inputs
+from kedro_aat.delivery.on_device import Device
 from kedro_aat.delivery.rehearsal_result import RehearsalResult, RehearsedPart
-from kedro_aat.errors import ExportError, RehearsalError
+from kedro_aat.errors import DeviceError, ExportError, RehearsalError
 from kedro_aat.export.onnx_file import refuse_too_large
 from kedro_aat.messages import doing
 from kedro_aat.modes import quiet
@@ -45,8 +47,10 @@ _MENDS_EXPORT = (
     "Write the operation with others that the exporters know, and let the forward pass not depend on the batch size or "
     "on values of tensors"
 )
+_MENDS_DEVICE = "Mend the function or the connection to the device"
+_WORKS_ALONE = "Everything else goes on without it: set export.measure_with to null to measure on no device"
 # Settings of the export that do not change what is done.
-_NOT_REHEARSED = {"objective", "limits", "latency_seconds", "batch_sizes"}
+_NOT_REHEARSED = {"measure_with", "objective", "limits", "latency_seconds", "batch_sizes"}
 NUM_KEPT = 10  # rehearsals of other settings, models or data that are kept
 
 
@@ -81,15 +85,18 @@ def rehearse(
         rehearsal = first_batches(model, train_data, validation_data, settings)
         content = ContentHash()
         content.add([rehearsal.training.batches, rehearsal.validation.batches])
+        device = Device.of(settings.export, FinishedSteps())
         finished = FinishedSteps(
             store.root / "rehearsals" if store else None,
             # Policies and budgets are left out: they do not change what is done.
             seed=settings.seed,
             stages=[stage.identity for stage in stages_of(settings)],
             export=settings.export.model_dump(mode="json", exclude=_NOT_REHEARSED),
+            targets=list(settings.export.more_targets),
             training=dict(training_inputs(settings.training, settings.budget.also)),
             functions=rehearsal.default_training(nn.Identity()).callables().fingerprint,
             batches=content.hexdigest(),
+            **({} if device is None else {"device": [device.identity, settings.export.shipped]}),
             **({} if settings.training.sharding == "none" else {"sharding": settings.training.sharding}),
         )
         is_new = False
@@ -225,13 +232,26 @@ class _Parts:
         """Exports the uncompressed model."""
         with self._timed("the baseline's files"):
             try:
-                rehearse_files(self._rehearsal.on_cpu(), self._rehearsal, search=True)
+                files = rehearse_files(self._rehearsal.on_cpu(), self._rehearsal, search=True)
             except PartFailedError as error:
                 layer = blamed(error).layer
                 where = f"the baseline, {error.part}" + (f", layer {layer}" if layer else "")
                 self._add(Fault(where, cause_of(error), _mends_files(error.part), _NOTHING_DELIVERED), error)
                 is_exported = error.part.startswith("validation")
                 self._rehearsal.broken.add("validation of files" if is_exported else "export")
+                return
+        self._device(files)
+
+    def _device(self, files: Files) -> None:
+        """Has the user's device measure the uncompressed model's file, if there is one."""
+        device = Device.of(self._rehearsal.settings.export, FinishedSteps())
+        if device is None:
+            return
+        with self._timed("the device"):
+            try:
+                device.measured(files)
+            except DeviceError as error:
+                self._add(Fault("the device (export.measure_with)", str(error), _MENDS_DEVICE, _WORKS_ALONE), error)
 
     def _stages(self) -> None:
         """Does what each stage will do, with what the stage before returns; or with the model if that has failed."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from kedro_aat.delivery.costs import cost_by
 from kedro_aat.delivery.findings import Findings, Limited, NextStep, Tried
 from kedro_aat.delivery.measurements import CandidateResult
+from kedro_aat.delivery.on_device import failure_among, fallback_words, objective_among
 from kedro_aat.delivery.results import BaselineEvaluation, ExportResult, SearchResult
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.messages import rounded
@@ -136,15 +137,21 @@ def _why(export: ExportResult, evaluation: BaselineEvaluation, asked: Asked) -> 
         words = f"{delivered.name} is delivered: the only file that was measured within budget and limits."
         return [f"{words} Rejected: {', '.join(export.rejected)}." if export.rejected else words]
 
+    compared = [delivered, *others]
+    decides = objective_among(asked.export, compared)
+
     def value(file: CandidateResult) -> str:
         if asked.goal == "accuracy":
             return f"{file.validation:.4f}"
-        return _value(cost_by(asked.export, file))
+        return _value(cost_by(decides, file))
 
-    by = evaluation.metric.name if asked.goal == "accuracy" else f"export.objective {asked.export.objective}"
+    by = evaluation.metric.name if asked.goal == "accuracy" else f"export.objective {decides.objective_words}"
     shown = ", ".join(f"{each.name} {value(each)}" for each in others)
     best = f"{delivered.name} is delivered: the best of {len(others) + 1} files by {by} ({value(delivered)})"
-    return [f"{best}; the others: {shown}."]
+    statements = [f"{best}; the others: {shown}."]
+    if asked.goal == "size" and (failure := failure_among(asked.export, compared)) is not None:
+        statements.append(fallback_words(asked.export, failure))
+    return statements
 
 
 def _value(cost: float) -> str:

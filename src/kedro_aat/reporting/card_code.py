@@ -36,7 +36,8 @@ def example(model: ModelProto, file_name: str) -> str:
         listed = "[output.name for output in session.get_outputs()]"
         made = f"inputs = {{\n{parts}}}\noutputs = dict(zip({listed}, session.run(None, inputs)))"
     outputs = run_sample(model)
-    compared = "" if outputs is None else _comparison(outputs, is_single=len(given) == len(names) == 1, model=model)
+    found = "outputs" if len(given) == len(names) == 1 else None
+    compared = "" if outputs is None else tolerance_lines(outputs, is_quantized(model), found)
     words = "The inputs are made up, and so their outputs mean nothing: they show that the file runs as it should."
     unknown = "The inputs are made up; the model may need others, such as another length."
     return f"""{unknown if outputs is None else words}
@@ -50,15 +51,22 @@ session = onnxruntime.InferenceSession("{file_name}")
 ```"""
 
 
-def _comparison(outputs: dict[str, NDArray[Any]], *, is_single: bool, model: ModelProto) -> str:
-    share = _QUANTIZED_TOLERANCE if is_quantized(model) else _TOLERANCE
-    lines = ["", f"# The first numbers of {'the output' if is_single else 'each output'}, up to rounding."]
+def tolerance_lines(outputs: dict[str, NDArray[Any]], is_rounded: bool, found: str | None = None) -> str:
+    """Code that compares the first numbers of outputs.
+
+    Args:
+        outputs: Name -> what is expected.
+        is_rounded: Whether the file computes in 8 bits, so that outputs differ a little between processors.
+        found: Python's name of the only output; None if `outputs` is a mapping.
+    """
+    share = _QUANTIZED_TOLERANCE if is_rounded else _TOLERANCE
+    lines = ["", f"# The first numbers of {'the output' if len(outputs) == 1 else 'each output'}, up to rounding."]
     for name, array in outputs.items():
-        found = "outputs" if is_single else f"outputs[{json.dumps(name)}]"
+        expression = found or f"outputs[{json.dumps(name)}]"
         first = [float(f"{float(number):.6g}") for number in array.ravel()[:_SHOWN]]
         largest = float(np.abs(array.astype(np.float64)).max()) if array.size else 0.0
         tolerance = float(f"{max(share * largest, 1e-6):.2g}")
-        lines.append(f"np.testing.assert_allclose({found}.ravel()[:{_SHOWN}], {first}, rtol=0, atol={tolerance})")
+        lines.append(f"np.testing.assert_allclose({expression}.ravel()[:{_SHOWN}], {first}, rtol=0, atol={tolerance})")
     return "\n".join(lines)
 
 

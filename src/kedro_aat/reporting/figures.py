@@ -19,7 +19,7 @@ from plotly.subplots import make_subplots
 
 from kedro_aat.delivery.results import Summary
 from kedro_aat.reporting.figure_axes import mark_off_axis, metric_range, ratio_axis
-from kedro_aat.reporting.numbers import COSTS, smallest_margins, stage_name
+from kedro_aat.reporting.numbers import COSTS, files_title, smallest_margins, stage_name
 from kedro_aat.reporting.others import NotDelivered, pareto_front, row_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def frontier_figure(trajectory: pd.DataFrame, summary: Summary, others: Sequence
         side = "top left" if summary.metric.higher_is_better else "bottom left"
         _add_line(figure, panel, summary.budget.lowest_tolerated, limit, RED, "dash", side)
         _add_line(figure, panel, summary.baseline.validation, "baseline", GRAY, "dot")
-    return _finished(figure, height=height)
+    return finished(figure, height=height)
 
 
 def trajectory_figure(
@@ -161,7 +161,7 @@ def trajectory_figure(
         figure.update_yaxes(type="log", tickformat=".0e", dtick=1, row=rows_of["learning rate"], col=1)
     figure.update_xaxes(range=[-1, len(trajectory)])
     figure.update_xaxes(title="Validations, in order", row=len(panels), col=1)
-    return _finished(figure, height=60 + 200 * len(panels))
+    return finished(figure, height=60 + 200 * len(panels))
 
 
 def _finish_metric(figure: go.Figure, trajectory: pd.DataFrame, summary: Summary, panel: int) -> None:
@@ -208,18 +208,22 @@ def costs_figure(summary: Summary) -> go.Figure:
     known = [(label, key) for label, key in COSTS if getattr(baseline, key) is not None]
     baseline_latencies = baseline.latency_fastest_ms or {}
     latencies = list(baseline_latencies)
-    labels = [label for label, _ in known] + [f"latency, batch {size}" for size in latencies]
+    files = [f"{files_title(target)}, bytes" for target in baseline.targets]
+    labels = [*(label for label, _ in known), *files, *(f"latency, batch {size}" for size in latencies)]
     for candidate, color in zip(summary.candidates, itertools.cycle((BLUE, ORANGE, GREEN, RED, GRAY))):
         pairs = [
             (getattr(baseline, key), getattr(candidate, key), f"{getattr(candidate, key):,.0f}") for _, key in known
         ]
+        for target, before in baseline.targets.items():
+            own = candidate.targets.get(target)
+            pairs.append((before.bytes, own and own.bytes, "" if own is None else f"{own.bytes:,}"))
         for size in latencies:
             measured = (candidate.latency_fastest_ms or {})[size]
             pairs.append((baseline_latencies[size], measured, f"{measured:.3f} ms"))
         is_delivered = candidate.id == summary.delivered_id
         name = escape(candidate.name.replace("_", " ")) + (", delivered" if is_delivered else "")
         figure.add_scatter(
-            x=[after / before if before else None for before, after, _ in pairs],
+            x=[after / before if before and after is not None else None for before, after, _ in pairs],
             y=labels,
             mode="markers",
             name=name,
@@ -235,7 +239,7 @@ def costs_figure(summary: Summary) -> go.Figure:
     shares = [share for trace in figure.data for share in trace.x if share]
     figure.update_xaxes(title="Times the baseline", **ratio_axis([1.0, *shares], "x"))
     figure.update_yaxes(autorange="reversed")
-    return _finished(figure, height=420)
+    return finished(figure, height=420)
 
 
 def _add_epochs(
@@ -336,7 +340,13 @@ def _numbers(values: pd.Series[float]) -> list[float | None]:
     return [None if math.isnan(value) else float(value) for value in values]
 
 
-def _finished(figure: go.Figure, height: int) -> go.Figure:
+def finished(figure: go.Figure, height: int) -> go.Figure:
+    """Applies what all figures have in common.
+
+    Args:
+        figure: The figure, which is changed and returned.
+        height: Its height in pixels.
+    """
     figure.update_layout(
         height=height,
         template="none",

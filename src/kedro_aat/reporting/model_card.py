@@ -11,8 +11,12 @@ from kedro_aat.export import NotExported
 from kedro_aat.export.opset import oldest_onnxruntime, opset_of
 from kedro_aat.export.sample import dtype_of
 from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.registry import TARGETS
+from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.reporting.card_code import example, plain, preprocessing_words
 from kedro_aat.reporting.numbers import comparison, guard_words, tolerated
+from kedro_aat.reporting.target_card import target_section
+from kedro_aat.reporting.targets import files_table, int8_words
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -35,7 +39,11 @@ class About(NamedTuple):
 
 
 def model_card(
-    summary: Summary, onnx_model: ModelProto | NotExported, file_name: str, about: About | None = None
+    summary: Summary,
+    onnx_model: ModelProto | NotExported,
+    file_name: str,
+    about: About | None = None,
+    others: Sequence[TargetFile] = (),
 ) -> str:
     """The card, in Markdown.
 
@@ -44,6 +52,7 @@ def model_card(
         onnx_model: The delivered file, or why there is none.
         file_name: Name of the file, for the example.
         about: What the settings say about the file; by default nothing.
+        others: The files of the same model for other targets.
     """
     about = about or About()
     if isinstance(onnx_model, NotExported):
@@ -59,6 +68,8 @@ def model_card(
         preprocessing_words(about.export.preprocessing, file_name, about.raw_file),
         "## How to run it",
         example(onnx_model, file_name),
+        *_others(onnx_model, file_name, others),
+        *_files(summary),
         "## Purpose",
         _intent(summary),
         "## Evidence",
@@ -70,6 +81,23 @@ def model_card(
         _origin(summary),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _others(onnx_model: ModelProto, file_name: str, others: Sequence[TargetFile]) -> list[str]:
+    """The parts about the files for other targets."""
+    stem = file_name.removesuffix(".onnx")
+    return [target_section(file, onnx_model, f"{stem}{TARGETS[file.target].suffixes[0]}") for file in others]
+
+
+def _files(summary: Summary) -> list[str]:
+    """The files side by side, if there are more than ONNX and `.pt2`."""
+    table = files_table(summary)
+    if table is None:
+        return []
+    lines = [" | ".join(_cell(title) for title, _ in table.columns)]
+    lines.append(" | ".join("---:" if is_number else "---" for _, is_number in table.columns))
+    lines += [" | ".join(map(_cell, row)) for row in table.rows]
+    return ["## All files", "\n".join(f"| {line} |" for line in lines), *map(plain, int8_words(summary))]
 
 
 def _how(summary: Summary) -> str:
@@ -167,7 +195,8 @@ def _limitations(summary: Summary) -> str:
         points.append("The drop is not certified; see the evidence.")
     versions = summary.versions
     processor = summary.baseline.processor or summary.environment.processor
-    runtimes = " and ".join(f"{name} {versions[name]}" for name in ("onnxruntime", "openvino") if name in versions)
+    measured = ["onnxruntime", *(TARGETS[name].runtime for name in summary.baseline.targets)]
+    runtimes = " and ".join(f"{name} {versions[name]}" for name in measured if name in versions)
     points.append(
         f"Latencies were measured with {runtimes} on one machine ({plain(processor)}); on "
         "another machine, expect similar ratios but other milliseconds."

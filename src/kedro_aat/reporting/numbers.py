@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kedro_aat.delivery.measurements import Measurements
+from kedro_aat.delivery.measurements import DeviceCosts, Measurements, TargetCosts, Timing
 from kedro_aat.delivery.results import CompressedSummary, Rates, Summary
+from kedro_aat.export.targets.registry import TARGETS, TargetName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,6 @@ COSTS = (
     ("MACs", "macs"),
     ("ONNX file, bytes", "onnx_bytes"),
     ("  gzipped", "onnx_gzip_bytes"),
-    ("OpenVINO files, bytes", "openvino_bytes"),
 )
 
 # Guards that are shown, those with the least left; a guard per class may be a thousand.
@@ -111,25 +111,67 @@ def cost_rows(baseline: Measurements, compressed: Measurements | CompressedSumma
     The fastest turn is the first row of each latency, because its ratio is the one that repeats; medians move with
     whatever else the machine does.
     """
-    rows = [
+    rows: list[Row | None] = [
         _ratio(label, getattr(baseline, field), getattr(compressed, field), "{:,.0f}")
         for label, field in COSTS
         if field != "nonzero_parameters" or compressed.nonzero_parameters != compressed.parameters
     ]
-    for label, prefix in (("latency", ""), ("OpenVINO latency", "openvino_")):
-        for size, before in (getattr(baseline, f"{prefix}latency_fastest_ms") or {}).items():
-            after = (getattr(compressed, f"{prefix}latency_fastest_ms") or {}).get(size)
-            rows.append(_ratio(f"{label}, batch {size}, ms", before, after, "{:.3f}"))
-            medians, quartiles = (
-                [(getattr(model, f"{prefix}latency_{kind}ms") or {}).get(size) for model in (baseline, compressed)]
-                for kind in ("", "quartiles_")
-            )
-            rows.append(("  median", _milliseconds(medians[0]), _milliseconds(medians[1]), ""))
-            rows.append(("  half of the turns", _interval(quartiles[0]), _interval(quartiles[1]), ""))
+    rows += _latency_rows("latency", baseline, compressed)
+    for name, before in baseline.targets.items():
+        rows += _target_rows(name, before, compressed.targets.get(name))
+    rows += _device_rows(baseline.device, compressed.device)
     for size, memory in (baseline.peak_memory_bytes or {}).items():
         after = (compressed.peak_memory_bytes or {}).get(size)
         rows.append(_ratio(f"peak memory, batch {size}, MB", memory / 1e6, after and after / 1e6, "{:.1f}"))
     return [row for row in rows if row is not None]
+
+
+def _latency_rows(label: str, baseline: Timing, compressed: Timing | None) -> list[Row | None]:
+    """The latency of two files at each batch size: fastest turn, median and quartiles."""
+    rows: list[Row | None] = []
+    for size, before in (baseline.latency_fastest_ms or {}).items():
+        fastest = None if compressed is None else (compressed.latency_fastest_ms or {}).get(size)
+        rows.append(_ratio(f"{label}, batch {size}, ms", before, fastest, "{:.3f}"))
+        both = (baseline, compressed)
+        medians = [None if each is None else (each.latency_ms or {}).get(size) for each in both]
+        quartiles = [None if each is None else (each.latency_quartiles_ms or {}).get(size) for each in both]
+        rows.append(("  median", _milliseconds(medians[0]), _milliseconds(medians[1]), ""))
+        rows.append(("  half of the turns", _interval(quartiles[0]), _interval(quartiles[1]), ""))
+    return rows
+
+
+def _target_rows(name: TargetName, baseline: TargetCosts, compressed: TargetCosts | None) -> list[Row | None]:
+    """What two files of a target cost."""
+    num_bytes, arena = (None, None) if compressed is None else (compressed.bytes, compressed.details.arena_bytes)
+    return [
+        _ratio(f"{files_title(name)}, bytes", baseline.bytes, num_bytes, "{:,.0f}"),
+        _ratio("  arena, bytes", baseline.details.arena_bytes, arena, "{:,.0f}"),
+        *_latency_rows(f"{TARGETS[name].title} latency", baseline, compressed),
+    ]
+
+
+def _device_rows(baseline: DeviceCosts | None, compressed: DeviceCosts | None) -> list[Row]:
+    """What the user's device says of two files, and of which it says nothing, and why."""
+    rows: list[Row] = []
+    both = (baseline, compressed)
+    for label, field, form in (
+        ("latency on the device, ms", "latency_ms", "{:.3f}"),
+        ("memory on the device, bytes", "memory_bytes", "{:,.0f}"),
+    ):
+        before, after = (None if each is None else getattr(each, field) for each in both)
+        if before is not None or after is not None:
+            shown = ("-" if value is None else form.format(value) for value in (before, after))
+            rows.append((label, *shown, "" if before is None or after is None else factor(after / before)))  # type: ignore[arg-type]
+    for name, each in zip(("baseline", "compressed"), both, strict=True):
+        if each is not None and each.failure is not None:
+            rows.append((f"device failed, {name}", "", "", each.failure))
+    return rows
+
+
+def files_title(target: TargetName) -> str:
+    """What the file of a target is called, as in `OpenVINO files`."""
+    info = TARGETS[target]
+    return f"{info.title} {'files' if len(info.suffixes) > 1 else 'file'}"
 
 
 def _milliseconds(time: float | None) -> str:
@@ -156,9 +198,9 @@ def _ratio(label: str, before: float | None, after: float | None, form: str) -> 
     if before is None:
         return None
     shown = "-" if after is None else form.format(after)
-    return label, form.format(before), shown, _factor(after / before) if after is not None and before else ""
+    return label, form.format(before), shown, factor(after / before) if after is not None and before else ""
 
 
-def _factor(ratio: float) -> str:
+def factor(ratio: float) -> str:
     """Two significant digits: 0.67x, but 0.012x."""
     return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kedro_aat.delivery.measurements import CandidateResult
 from kedro_aat.delivery.results import Summary
-from kedro_aat.export.settings import Objective
+from kedro_aat.export.settings import Objective, TargetObjective, device_property, local_objective
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.reporting.numbers import tolerated
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Choice(NamedTuple):
         search: Kind of the search policy of the first stage.
     """
 
-    objective: Objective = "bytes"
+    objective: Objective | TargetObjective = "bytes"
     minimal_rate: float = 0.0
     search: str = "frontier"
 
@@ -124,7 +125,9 @@ def _why(row: Any, chosen: Any, summary: Summary, ending: str, choice: Choice) -
         if summary.goal == "accuracy":
             return f"It is larger: its rate is {row.achieved_rate:.4f}, and export.limits needs more."
         smaller = f"It is larger: its rate is {row.achieved_rate:.4f}, and another within budget has "
-        slower = ", and not faster" if choice.objective == "latency" else ""
+        is_timed = choice.objective == "latency" or getattr(choice.objective, "latency_ms", None)
+        is_timed = is_timed or device_property(choice.objective) == "latency_ms"
+        slower = ", and not faster" if is_timed else ""
         return f"{smaller}{chosen.achieved_rate:.4f}{slower}."
     # The ending of the search names a checkpoint that was lost, or that broke the budget when it was validated again.
     if f"heckpoint {row.checkpoint} " in ending:
@@ -138,7 +141,7 @@ def _why(row: Any, chosen: Any, summary: Summary, ending: str, choice: Choice) -
     return "It kept the budget in this epoch, but the search returned another model."
 
 
-def reasons_not_delivered(summary: Summary, objective: Objective) -> dict[str, str]:
+def reasons_not_delivered(summary: Summary, objective: Objective | TargetObjective) -> dict[str, str]:
     """Why each other candidate is not delivered, by name.
 
     Args:
@@ -147,6 +150,9 @@ def reasons_not_delivered(summary: Summary, objective: Objective) -> dict[str, s
     """
     reasons = dict(summary.rejected)
     delivered = summary.delivered_candidate
+    compared = [candidate for candidate in summary.candidates if candidate.name not in reasons]
+    if any(each.device is not None and each.device.failure is not None for each in compared):
+        objective = local_objective(objective, next(iter(compared[0].latency_fastest_ms or [1])))
     for candidate in summary.candidates:
         if delivered is not None and candidate.id != delivered.id and candidate.name not in reasons:
             if summary.goal == "accuracy":
@@ -158,8 +164,22 @@ def reasons_not_delivered(summary: Summary, objective: Objective) -> dict[str, s
     return reasons
 
 
-def _by_objective(objective: Objective, chosen: CandidateResult, other: CandidateResult) -> tuple[str, str, str]:
+def _by_objective(
+    objective: Objective | TargetObjective, chosen: CandidateResult, other: CandidateResult
+) -> tuple[str, str, str]:
     """The objective in words, and both candidates' values."""
+    on_device = [getattr(candidate.device, device_property(objective) or "", None) for candidate in (chosen, other)]
+    if isinstance(objective, TargetObjective) and objective.device is not None:
+        objective = "device_latency" if objective.device == "latency" else "device_memory"
+    if isinstance(objective, TargetObjective) and objective.target != "onnx":
+        title, size = TARGETS[objective.target].title, objective.latency_ms
+        costs = [candidate.targets[objective.target] for candidate in (chosen, other)]
+        if size is None:
+            return f"the fewest bytes for {title}", f"{costs[0].bytes:,}", f"{costs[1].bytes:,}"
+        times = [f"{(each.latency_fastest_ms or {})[size]:.3f} ms" for each in costs]
+        return f"the lowest latency at batch {size} in {title}", times[0], times[1]
+    if isinstance(objective, TargetObjective):
+        objective = "bytes" if objective.latency_ms is None else "latency"
     match objective:
         case "rate":
             return "the highest rate", f"{chosen.rate:.4f}", f"{other.rate:.4f}"
@@ -176,3 +196,7 @@ def _by_objective(objective: Objective, chosen: CandidateResult, other: Candidat
             return "the fewest parameters", f"{chosen.parameters:,}", f"{other.parameters:,}"
         case "macs":
             return "the fewest MACs", f"{chosen.macs:,}", f"{other.macs:,}"
+        case "device_latency":
+            return "the lowest latency on the device", f"{on_device[0]:.3f} ms", f"{on_device[1]:.3f} ms"
+        case "device_memory":
+            return "the least memory on the device", f"{on_device[0]:,} bytes", f"{on_device[1]:,} bytes"

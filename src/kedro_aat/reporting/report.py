@@ -25,6 +25,7 @@ from kedro_aat.reporting.numbers import (
     tolerated,
 )
 from kedro_aat.reporting.others import NotDelivered
+from kedro_aat.reporting.targets import files_table, int8_words, runtimes_in_words, targets_table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -99,6 +100,10 @@ def render_report(
         guards=guard_words(summary),
         others=_others(others),
         costs=_costs_of_others(summary),
+        targets=targets_table(summary),
+        files=files_table(summary),
+        int8=int8_words(summary),
+        runtimes=runtimes_in_words(list(summary.baseline.targets)),
         processor=summary.baseline.processor or summary.environment.processor,
         tried=_tried(trajectory, summary),
         layers=_layers(layers, summary),

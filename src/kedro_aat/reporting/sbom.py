@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kedro_aat.delivery.results import Summary
+from kedro_aat.export.targets.registry import TARGETS
 
 # A longer text in the field for the license is the license itself, not its name.
 _LONGEST_LICENSE_NAME = 60
@@ -66,8 +67,8 @@ def bill_of_materials(summary: Summary) -> Bom:
         files["compressed_model.onnx"] = "onnxruntime"
         if delivered.validation_program is not None:
             files["compressed_model.pt2"] = "torch"
-        if delivered.validation_openvino is not None:
-            files["compressed_model.xml"] = "openvino"
+        for target in delivered.validations:
+            files[f"compressed_model{TARGETS[target].suffixes[0]}"] = TARGETS[target].runtime
     requirements = _closure(files.values())
     references = {name: f"pkg:pypi/{name}@{quote(distribution(name).version)}" for name in requirements}
     components: list[Component] = [{"type": "machine-learning-model", "bom-ref": file, "name": file} for file in files]

@@ -33,6 +33,9 @@ from kedro_aat.delivery.results import (
     Summary,
     WallTime,
 )
+from kedro_aat.delivery.target_files import files_of_candidate
+from kedro_aat.export.targets.registry import TARGETS
+from kedro_aat.reporting import targets
 from kedro_aat.reporting.numbers import comparison, cost_rows, guard_words
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.records import EpochRecord
@@ -116,7 +119,7 @@ def summarize(
         advice = BUDGET_ADVICE
     stages = [search, *(stage for stage in later if isinstance(stage, SearchResult))]
     skipped = [stage for stage in later if isinstance(stage, SkippedSearch) and stage.reason]
-    libraries = LIBRARIES if export.baseline.openvino_bytes is None else (*LIBRARIES, "openvino")
+    libraries = (*LIBRARIES, *(package for name in export.baseline.targets for package in TARGETS[name].packages))
     if delivered is None:  # then the model is the baseline
         validation, standard_error, rate = evaluation.validation, None, Rates(requested=0.0, achieved=0.0)
     else:
@@ -178,6 +181,7 @@ def summarize(
         ),
         class_names=evaluation.class_names,
         findings=findings,
+        files=files_of_candidate(delivered) if delivered else [],
     )
 
 
@@ -198,10 +202,24 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     if words := guard_words(summary):
         console.print(Text(words))
     console.print(_table(summary))
+    if (files := targets.files_table(summary)) is not None:
+        console.print(Text("\nDelivered files", style="bold"))
+        console.print(_rich(files))
+        for sentence in targets.int8_words(summary):
+            console.print(Text(sentence))
     for title, statements in summary.findings.sections if summary.findings else []:
         console.print(Text(f"\n{title}", style="bold"))
         for statement in statements:
             console.print(Text(f"- {statement}"))
+
+
+def _rich(files: targets.Table) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, is_number in files.columns:
+        table.add_column(Text(title), justify="right" if is_number else "left", overflow="fold")
+    for row in files.rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _table(summary: Summary) -> Table:

@@ -23,7 +23,7 @@ def test_each_node_has_one_kind_and_those_that_train_may_need_a_gpu() -> None:
     searches = {"finetune_adaptively", "finetune_later_stage"}
     assert _functions(pipeline, "training") == {"rehearse", "evaluate_baseline", "build_controller"} | searches
     assert _functions(pipeline, "gpu") == _functions(pipeline, "training")
-    assert _functions(pipeline, "export") == {"export_model", "add_preprocessing", "certify_model"}
+    assert _functions(pipeline, "export") == {"export_for_targets", "add_preprocessing", "certify_model"}
 
 
 def test_kinds_one_after_the_other_are_the_whole() -> None:

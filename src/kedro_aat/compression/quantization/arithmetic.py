@@ -7,7 +7,8 @@ range (Jacob et al. 2018, section 3). A BatchNorm after a layer only rescales th
 channel the integers of the folded weight are those of the weight itself, so nothing is folded during training.
 
 A stripped model uses `round_to_uint8` and `dequantize`. They compute with plain torch operators, which a `.pt2` file
-needs, or emit QuantizeLinear and DequantizeLinear, which onnxruntime fuses; see `as_onnx_operators`.
+needs; or emit QuantizeLinear and DequantizeLinear, which onnxruntime fuses; or the operators of torch's `PT2E`
+quantization, which ExecuTorch and LiteRT fuse. See `as_onnx_operators` and `as_decomposed_operators`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from importlib import import_module
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +30,10 @@ HIGHEST_SAFE_WEIGHT = 63
 # finite inverse.
 _LEAST_SCALE = 1e-12
 
-_AS_ONNX: ContextVar[bool] = ContextVar("as_onnx", default=False)
+# uint8 minus this is int8, in which ExecuTorch and LiteRT keep activations.
+_TO_SIGNED = 128
+
+_EMITTED: ContextVar[Literal["onnx", "decomposed"] | None] = ContextVar("emitted", default=None)
 
 
 def activation_scales(ranges: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,16 +166,31 @@ class _RoundedActivation(torch.autograd.Function):
 @contextlib.contextmanager
 def as_onnx_operators() -> Iterator[None]:
     """Makes `round_to_uint8` and `dequantize` emit ONNX operators; they can then only be traced by `torch.export`."""
-    token = _AS_ONNX.set(True)
+    token = _EMITTED.set("onnx")
     try:
         yield
     finally:
-        _AS_ONNX.reset(token)
+        _EMITTED.reset(token)
+
+
+@contextlib.contextmanager
+def as_decomposed_operators() -> Iterator[None]:
+    """Makes `round_to_uint8` and `dequantize` emit operators of `torch.ops.quantized_decomposed`, as PT2E does.
+
+    Activations are int8, with zero points that are lower by 128; their scales and the numbers that they stand for are
+    the same. Use it with `held.decomposable`, which makes biases and zero points constants.
+    """
+    import_module("torch.ao.quantization.fx._decomposed")  # registers the operators
+    token = _EMITTED.set("decomposed")
+    try:
+        yield
+    finally:
+        _EMITTED.reset(token)
 
 
 def is_tracing_onnx() -> bool:
     """Whether `as_onnx_operators` is in effect."""
-    return _AS_ONNX.get()
+    return _EMITTED.get() == "onnx"
 
 
 def round_to_uint8(tensor: Tensor, scale: float | Tensor, zero_point: int | Tensor) -> Tensor:
@@ -181,8 +201,13 @@ def round_to_uint8(tensor: Tensor, scale: float | Tensor, zero_point: int | Tens
         scale: Greater than 0.
         zero_point: In [0, 255].
     """
-    if not is_tracing_onnx():
+    if _EMITTED.get() is None:
         return ((tensor / scale).round() + zero_point).clamp(0, HIGHEST_ACTIVATION).sub(zero_point) * scale
+    if not is_tracing_onnx():
+        arguments = float(scale), int(zero_point) - _TO_SIGNED, -_TO_SIGNED, _TO_SIGNED - 1, torch.int8
+        signed = torch.ops.quantized_decomposed.quantize_per_tensor.default(tensor, *arguments)
+        rounded: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor.default(signed, *arguments)
+        return rounded
     from torch.onnx.ops import symbolic
 
     constants = torch.as_tensor(scale), torch.as_tensor(zero_point, dtype=torch.uint8)
@@ -190,17 +215,23 @@ def round_to_uint8(tensor: Tensor, scale: float | Tensor, zero_point: int | Tens
     return symbolic("DequantizeLinear", (integers, *constants), dtype=torch.float32, shape=tensor.shape)
 
 
-def dequantize(tensor: Tensor, scales: Tensor, axis: int = 0) -> Tensor:
+def dequantize(tensor: Tensor, scales: Tensor, axis: int = 0, zero_points: Tensor | None = None) -> Tensor:
     """Multiplies integers by their scales: ONNX's DequantizeLinear.
 
     Args:
         tensor: int8 or int32, any shape.
         scales: (N,), one for each index of `axis`.
         axis: Dimension of `tensor` along which the scales differ.
+        zero_points: (N,) of zeros, which PT2E's operator for int8 takes; None if it is not emitted.
 
     Returns:
         float32, of the shape of `tensor`.
     """
+    if _EMITTED.get() == "decomposed" and zero_points is not None:
+        weight: Tensor = torch.ops.quantized_decomposed.dequantize_per_channel.default(
+            tensor, scales, zero_points, axis, -HIGHEST_WEIGHT, HIGHEST_WEIGHT, torch.int8
+        )
+        return weight
     if not is_tracing_onnx():
         return tensor.to(scales.dtype) * broadcast_along(axis, scales, tensor)
     from torch.onnx.ops import symbolic

@@ -7,6 +7,7 @@ layer's class is a property, which Python finds before the buffer: it returns in
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from kedro_aat.compression.quantization.calls import paused_pass
 
 _AXES = "_aat_axes"  # attribute of a layer: name of a weight -> axis of its scales
 _SCALE = "_scale"
+_ZERO_POINT = "_zero_point"  # while PT2E's operators are traced
 
 
 # `id` of a parameter -> the modules that have it, and its name in each.
@@ -92,7 +94,8 @@ def held_weight(layer: nn.Module, name: str) -> Tensor:
     """The floating-point weight that the integers of a layer stand for."""
     with paused_pass():
         integers, scales = layer._buffers[name], layer._parameters[name + _SCALE]
-        weight = dequantize(integers, scales, vars(layer)[_AXES][name])  # type: ignore[arg-type]  # neither is None
+        zeros = layer._buffers.get(name + _ZERO_POINT)
+        weight = dequantize(integers, scales, vars(layer)[_AXES][name], zeros)  # type: ignore[arg-type]  # none is None
         # A parameter, as it was before, except in graphs, which hold none that is computed.
         return weight if torch.compiler.is_compiling() else nn.Parameter(weight, requires_grad=False)
 
@@ -100,7 +103,33 @@ def held_weight(layer: nn.Module, name: str) -> Tensor:
 def _held_bias(layer: nn.Module) -> Tensor:
     with paused_pass():
         bias, scale = layer._buffers["bias"], layer._buffers["bias" + _SCALE]
-        return dequantize(bias, scale)  # type: ignore[arg-type]  # neither is None where the bias is held
+        assert bias is not None  # a layer without one has no such attribute
+        assert scale is not None
+        return bias if bias.is_floating_point() else dequantize(bias, scale)
+
+
+@contextlib.contextmanager
+def decomposable(model: nn.Module) -> Iterator[None]:
+    """Gives layers that hold int8 what PT2E's operators need as constants, for `arithmetic.as_decomposed_operators`.
+
+    Biases in int32 become float32, which runtimes round to the same integers again; weights get zero points.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _Held)]
+    before = [dict(layer._buffers) for layer in layers]
+    for layer in layers:
+        for name in layer.names:
+            held = layer._buffers[name]
+            if name == "bias":
+                layer._buffers[name] = _held_bias(layer).detach()
+            elif held is not None and held.dtype == torch.int8:
+                size = held.shape[vars(layer)[_AXES][name]]
+                layer._buffers[name + _ZERO_POINT] = torch.zeros(size, dtype=torch.int64)
+    try:
+        yield
+    finally:
+        for layer, buffers in zip(layers, before, strict=True):
+            layer._buffers.clear()
+            layer._buffers.update(buffers)
 
 
 def _add_held(module: nn.Module, name: str) -> None:

@@ -25,17 +25,18 @@ if TYPE_CHECKING:
     from kedro_aat.compression.controller import ModelController
     from kedro_aat.export import NotExported
     from kedro_aat.export.openvino_file import OpenvinoFiles
+    from kedro_aat.export.targets.target import TargetFile
     from kedro_aat.training.checkpoints import CheckpointStore
     from kedro_aat.training.data import Data
 else:
     # Kedro resolves the type hints, and importing these takes seconds; see `search.py`.
-    ModelProto = DataFrame = ExportedProgram = OpenvinoFiles = Module = ModelController = Any
+    ModelProto = DataFrame = ExportedProgram = OpenvinoFiles = TargetFile = Module = ModelController = Any
     NotExported = CheckpointStore = CertificateLedger = Data = Any
 
 logger = logging.getLogger(__name__)
 
 
-def export_model(
+def export_for_targets(
     controller: ModelController,
     second_controller: ModelController,
     baseline_model: Module,
@@ -54,11 +55,12 @@ def export_model(
     ExportedProgram | NotExported,
     OpenvinoFiles | NotExported,
     ExportResult,
+    TargetFile | NotExported,
+    TargetFile | NotExported,
 ]:
-    """Exports the model of each stage as ONNX and `.pt2`, judges and measures the files, and delivers one of them.
+    """Exports the model of each stage for all targets, judges and measures the files, and delivers one model.
 
-    With `settings.choose`, all models that the searches kept are candidates, of every stage. With
-    `settings.export.openvino` OpenVINO's files are made, judged and measured too.
+    With `settings.choose`, all models that the searches kept are candidates, of every stage.
 
     Args:
         controller: The first stage's controller.
@@ -76,8 +78,8 @@ def export_model(
         third_result: Result of the third stage.
 
     Returns:
-        The delivered model, its files (ONNX, `.pt2`, OpenVINO's), and the result of the export. Nothing is exported
-        if no stage kept the budget, or if no file keeps the limits.
+        The delivered model, its files (ONNX, `.pt2`, OpenVINO's), the result of the export, and the files for
+        ExecuTorch and LiteRT. Nothing is exported if no stage kept the budget, or if no file keeps the limits.
 
     Raises:
         ExportError: If no file keeps the budget that its model kept.
@@ -89,6 +91,8 @@ def export_model(
     from kedro_aat.delivery.deliver import deliver
     from kedro_aat.delivery.finished import FinishedSteps, training_inputs
     from kedro_aat.export import NotExported
+    from kedro_aat.export.targets.openvino import to_files
+    from kedro_aat.export.targets.registry import TargetName, not_asked_for
     from kedro_aat.training.data import data_fingerprint
     from kedro_aat.training.scoring.groups import identity_of_groups
 
@@ -144,12 +148,80 @@ def export_model(
             failed,
         )
     finished.remove_others()
-    unasked = NotExported("Set export.openvino to true to get OpenVINO's files.", is_asked=False)
+    asked = {*settings.export.targets, *settings.export.more_targets}
+
+    def nothing(name: TargetName) -> NotExported:
+        return NotExported(result.reason) if name in asked else not_asked_for(name)
+
     if exported is None:
-        nothing = NotExported(result.reason)
-        return nothing, nothing, nothing, nothing if settings.export.openvino else unasked, result
-    openvino = exported.files.openvino or unasked
-    return exported.candidate.model, exported.files.onnx, exported.program, openvino, result
+        none = [nothing(name) for name in ("onnx", "pt2", "openvino", "executorch", "litert")]
+        return NotExported(result.reason), none[0], none[1], none[2], result, none[3], none[4]
+    written = exported.files.others
+    return (
+        exported.candidate.model,
+        exported.files.onnx,
+        exported.program or nothing("pt2"),
+        to_files(written["openvino"]) if "openvino" in written else nothing("openvino"),
+        result,
+        written.get("executorch") or nothing("executorch"),
+        written.get("litert") or nothing("litert"),
+    )
+
+
+def export_model(
+    controller: ModelController,
+    second_controller: ModelController,
+    baseline_model: Module,
+    validation_data: Data,
+    baseline_evaluation: BaselineEvaluation,
+    search_result: SearchResult,
+    second_result: LaterSearchResult,
+    search_trajectory: DataFrame,
+    checkpoint_store: CheckpointStore,
+    settings: AatSettings,
+    third_controller: ModelController | None = None,
+    third_result: LaterSearchResult | None = None,
+) -> tuple[
+    Module | NotExported,
+    ModelProto | NotExported,
+    ExportedProgram | NotExported,
+    OpenvinoFiles | NotExported,
+    ExportResult,
+]:
+    """Exports the model as `export_for_targets` does, for pipelines and notebooks that take its first five results.
+
+    Args:
+        controller: As there, and so all others.
+        second_controller: As there.
+        baseline_model: As there.
+        validation_data: As there.
+        baseline_evaluation: As there.
+        search_result: As there.
+        second_result: As there.
+        search_trajectory: As there.
+        checkpoint_store: As there.
+        settings: As there.
+        third_controller: As there.
+        third_result: As there.
+
+    Returns:
+        The delivered model, its files (ONNX, `.pt2`, OpenVINO's), and the result of the export.
+    """
+    model, onnx_model, program, openvino, result, *_ = export_for_targets(
+        controller,
+        second_controller,
+        baseline_model,
+        validation_data,
+        baseline_evaluation,
+        search_result,
+        second_result,
+        search_trajectory,
+        checkpoint_store,
+        settings,
+        third_controller,
+        third_result,
+    )
+    return model, onnx_model, program, openvino, result
 
 
 def certify_model(
@@ -160,8 +232,13 @@ def certify_model(
     search_result: SearchResult,
     certificate_ledger: CertificateLedger,
     settings: AatSettings,
+    compressed_openvino: OpenvinoFiles | NotExported | None = None,
+    compressed_executorch: TargetFile | NotExported | None = None,
+    compressed_litert: TargetFile | NotExported | None = None,
 ) -> CertificateResult:
     """Tests the delivered file on the test split: the only node that reads it, after everything was chosen.
+
+    It is the file of the target that the objective names, by default ONNX.
 
     Args:
         compressed_onnx: The delivered ONNX file, or why there is none.
@@ -171,6 +248,9 @@ def certify_model(
         search_result: Result of the first stage, which states the budget.
         certificate_ledger: Remembers for which model each test split was read.
         settings: Settings of the pipeline.
+        compressed_openvino: OpenVINO's files of the delivered model, or why there are none.
+        compressed_executorch: Its file for ExecuTorch.
+        compressed_litert: Its file for LiteRT.
 
     Raises:
         LostLedgerError: If the ledger does not know the baseline, in which case the test split is not read.
@@ -179,15 +259,29 @@ def certify_model(
     from kedro_aat.delivery.registration import require_registered
     from kedro_aat.errors import ends_run
     from kedro_aat.export import NotExported
+    from kedro_aat.export.openvino_file import OpenvinoFiles
+    from kedro_aat.export.targets.openvino import from_files
 
-    if isinstance(compressed_onnx, NotExported):
+    shipped: ModelProto | TargetFile | NotExported | None
+    match settings.export.shipped:
+        case "executorch":
+            shipped = compressed_executorch
+        case "litert":
+            shipped = compressed_litert
+        case "openvino" if not isinstance(compressed_onnx, NotExported) and isinstance(
+            compressed_openvino, OpenvinoFiles
+        ):
+            shipped = from_files(compressed_openvino, compressed_onnx)
+        case _:
+            shipped = compressed_onnx
+    if shipped is None or isinstance(shipped, NotExported):
         return Verdict(words="Nothing was exported, so there is nothing to certify.").result
     if settings.certificate is None or not settings.reads_test_split:
         return Verdict(words=WITHHELD).result
     require_registered(certificate_ledger, baseline_evaluation.registration)
     try:
         verdict = certify_once(
-            compressed_onnx,
+            shipped,
             baseline_model,
             test_data,
             baseline_evaluation.budget_of(search_result.budget),

@@ -17,7 +17,7 @@ from kedro_aat.pipelines.aat.nodes import (
     collect_metrics,
     describe_layers,
     evaluate_baseline,
-    export_model,
+    export_for_targets,
     finetune_adaptively,
     finetune_later_stage,
     list_packages,
@@ -104,7 +104,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                 tags=_TRAINING,
             ),
             _node(
-                export_model,
+                export_for_targets,
                 [
                     "fine_tuned_controller",
                     "second_stage_controller",
@@ -125,7 +125,10 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "compressed_program",
                     "compressed_openvino",
                     "export_report",
+                    "compressed_executorch",
+                    "compressed_litert",
                 ],
+                name="export_model",
                 tags=_EXPORT,
             ),
             _node(add_preprocessing, ["compressed_onnx", "params:aat"], "compressed_onnx_raw", tags=_EXPORT),
@@ -140,6 +143,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "search_result",
                     "certificate_ledger",
                     "params:aat",
+                    *("compressed_openvino", "compressed_executorch", "compressed_litert"),
                 ],
                 "certificate",
                 tags=_EXPORT,
@@ -177,7 +181,10 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
             ),
             _node(
                 report_run,
-                ["aat_summary", "trajectory", "layer_statistics", "compressed_onnx", "params:aat"],
+                [
+                    *("aat_summary", "trajectory", "layer_statistics", "compressed_onnx", "params:aat"),
+                    *("compressed_openvino", "compressed_executorch", "compressed_litert"),
+                ],
                 ["aat_report", "model_card", "frontier_figure", "trajectory_figure"],
                 tags=_REPORTING,
             ),

@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
     from kedro_aat.compression.controller import ModelController
     from kedro_aat.export import NotExported
+    from kedro_aat.export.openvino_file import OpenvinoFiles
+    from kedro_aat.export.targets.target import TargetFile
     from kedro_aat.reporting.sbom import Bom
     from kedro_aat.training.checkpoints import CheckpointStore
 else:
     # Kedro resolves the type hints, and importing these takes seconds; see `search.py`.
     ModelProto = DataFrame = Figure = ModelController = NotExported = Bom = CheckpointStore = Any
+    OpenvinoFiles = TargetFile = Any
 
 logger = logging.getLogger(__name__)
 
@@ -244,6 +247,9 @@ def report_run(
     layers: DataFrame,
     compressed_onnx: ModelProto | NotExported,
     settings: AatSettings,
+    compressed_openvino: OpenvinoFiles | NotExported | None = None,
+    compressed_executorch: TargetFile | NotExported | None = None,
+    compressed_litert: TargetFile | NotExported | None = None,
 ) -> tuple[str, str, Figure | NotExported, Figure | NotExported]:
     """Writes the report and the model card, even if nothing was delivered.
 
@@ -253,6 +259,9 @@ def report_run(
         layers: Layer table.
         compressed_onnx: The delivered ONNX file, or why there is none.
         settings: Settings of the pipeline.
+        compressed_openvino: OpenVINO's files of the delivered model, or why there are none.
+        compressed_executorch: Its file for ExecuTorch.
+        compressed_litert: Its file for LiteRT.
 
     Returns:
         The report as one HTML page, the model card in Markdown, and the figures of Pareto front and trajectory.
@@ -265,7 +274,8 @@ def report_run(
         preprocessing, loss = settings.export.preprocessing, settings.training.loss
         is_raw = preprocessing is not None and preprocessing.in_file
         about = About(settings.export, loss.class_path, RAW_FILE if is_raw else None)
-        card = model_card(summary, compressed_onnx, ONNX_FILE, about)
+        others = _other_files(compressed_onnx, compressed_openvino, compressed_executorch, compressed_litert)
+        card = model_card(summary, compressed_onnx, ONNX_FILE, about, others)
         return _page_and_figures(summary, trajectory, layers, settings, card)
     except Exception as error:  # what was delivered, and the summary, are there nevertheless
         what = "report" if card else "model card"
@@ -273,6 +283,34 @@ def report_run(
         logger.warning("%s", reason, exc_info=error, extra={"markup": False})
         missing = NotExported(reason)
         return f"<!doctype html><title>No report</title><p>{escape(reason)}</p>", card or reason, missing, missing
+
+
+def _other_files(
+    onnx_model: ModelProto | NotExported,
+    openvino: OpenvinoFiles | NotExported | None,
+    *others: TargetFile | NotExported | None,
+) -> list[TargetFile]:
+    """The files for other targets than ONNX that there are."""
+    from kedro_aat.export import NotExported
+    from kedro_aat.export.openvino_file import OpenvinoFiles
+    from kedro_aat.export.session import paths_of
+    from kedro_aat.export.targets.openvino import from_files
+    from kedro_aat.export.targets.registry import missing
+    from kedro_aat.export.targets.target import TargetFile
+
+    if isinstance(onnx_model, NotExported):
+        return []
+    files = [file for file in others if isinstance(file, TargetFile)]
+    if not isinstance(openvino, OpenvinoFiles):
+        return files
+    if missing("openvino") is None:
+        return [from_files(openvino, onnx_model), *files]
+    # The machine that writes the card need not have OpenVINO, which keeps the order of inputs and outputs.
+    paths, graph = paths_of(onnx_model), onnx_model.graph
+    inputs, outputs = (
+        tuple(paths.get(each.name, each.name) for each in values) for values in (graph.input, graph.output)
+    )
+    return [TargetFile("openvino", {".xml": openvino.graph, ".bin": openvino.weights}, inputs, outputs), *files]
 
 
 def _page_and_figures(
@@ -294,12 +332,16 @@ def _page_and_figures(
         page = render_report(summary, trajectory, layers, {}, written, others)
         return page, card, NotExported(missing), NotExported(missing)
     from kedro_aat.reporting.figures import costs_figure, for_pane, frontier_figure, trajectory_figure
+    from kedro_aat.reporting.target_figure import targets_figure
+    from kedro_aat.reporting.targets import has_more_targets
 
     figures = {
         "frontier": frontier_figure(trajectory, summary, others),
         "trajectory": trajectory_figure(trajectory, summary),
     }
     shown = figures | ({"costs": costs_figure(summary)} if summary.candidates else {})
+    if has_more_targets(summary):
+        shown["targets"] = targets_figure(summary)
     page = render_report(summary, trajectory, layers, shown, written, others)
     # The pane is low: the panel of the first stage, and the two that say most.
     first = trajectory[trajectory["stage"] == trajectory["stage"].min()]

@@ -1,0 +1,391 @@
+"""Files on the user's device: it decides, each file is measured once, and where it fails the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from examples.device.measure import Board
+from kedro_aat.budget import Budget
+from kedro_aat.compression.build import build_controller
+from kedro_aat.compression.settings import parse_compression
+from kedro_aat.delivery.candidates import Candidate
+from kedro_aat.delivery.deliver import deliver
+from kedro_aat.delivery.files import Files
+from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.gains import loss_of
+from kedro_aat.delivery.limits import LimitedFile, lowest_rate
+from kedro_aat.delivery.on_device import Device, contents_of
+from kedro_aat.errors import ConfigurationError, DeviceError
+from kedro_aat.export.device import Measured
+from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.target import TargetFile
+from kedro_aat.imports import Imported
+from kedro_aat.training.settings import TrainingSettings
+from tests.compression.filters.pruned import pruned
+from tests.delivery.made_up import BASELINE, chosen, fast, made
+from tests.nets import Perceptron, SmallNet, images
+
+ASKED: list[bytes] = []
+
+
+def made_up(path: Path) -> Measured:
+    """What a made-up file says of itself; nothing if it is none."""
+    ASKED.append(path.read_bytes())
+    answer = json.loads(path.read_bytes())
+    if answer is None:
+        raise TimeoutError("no answer in 60 s")
+    return Measured(**answer)
+
+
+def bytes_of(path: Path) -> dict[str, int]:
+    """Says that a file takes its size in memory."""
+    ASKED.append(path.read_bytes())
+    return {"memory_bytes": path.stat().st_size}
+
+
+def unreachable(path: Path) -> Measured:
+    ASKED.append(path.read_bytes())
+    raise ConnectionRefusedError("no route to the board")
+
+
+class DyingBoard(Board):
+    """A board that is killed before it gets a file."""
+
+    def __init__(self, port: int, process: int, num_answers: int) -> None:
+        super().__init__(port)
+        self.process, self.num_left = process, num_answers
+
+    def __call__(self, path: Path) -> Measured:
+        if self.num_left == 0:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+        self.num_left -= 1
+        return super().__call__(path)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_asked() -> None:
+    ASKED.clear()
+
+
+@pytest.fixture(autouse=True)
+def _device_of_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BASELINE, "on_device", {"latency_ms": 9.0, "memory_bytes": 9000})
+
+
+def named(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"{__name__}.{name}", "init_args": arguments}
+
+
+def on_device(latency_ms: float, memory_bytes: int) -> dict[str, float]:
+    return {"latency_ms": latency_ms, "memory_bytes": memory_bytes}
+
+
+MADE_UP = named("made_up")
+
+
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize(("objective", "delivered"), [("device_latency", "quick"), ("device_memory", "lean")])
+def test_the_device_decides(objective: str, delivered: str) -> None:
+    quick = made("quick", bytes=2000, on_device=on_device(1.0, 6000))
+    lean = made("lean", bytes=3000, on_device=on_device(2.0, 5000))
+    _, result = chosen(quick, lean, objective=objective, measure_with=MADE_UP)
+    assert result.delivered == delivered
+    assert result.baseline.device is not None
+    assert (result.baseline.device.latency_ms, result.baseline.device.memory_bytes) == (9.0, 9000)
+    assert [each.device.target for each in result.candidates if each.device] == ["onnx", "onnx"]
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_less_compressed_model_that_is_faster_on_the_device_is_delivered() -> None:
+    small, large = made("small", on_device=on_device(2.0, 1)), made("large", rate=0.1, on_device=on_device(1.0, 1))
+    _, result = chosen(small, others=[large], objective="device_latency", measure_with=MADE_UP)
+    assert result.delivered == "large"
+    assert len(ASKED) == len(set(ASKED)) == 3  # each file once, the baseline's as well
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_device_that_fails_for_one_file_decides_for_none(caplog: pytest.LogCaptureFixture) -> None:
+    slow_there = fast("fast here", 1.0, on_device=on_device(5.0, 1))
+    failing = fast("fails there", 2.0)
+    fast_there = fast("slow here", 3.0, on_device=on_device(1.0, 1))
+    _, result = chosen(slow_there, failing, fast_there, objective="device_latency", measure_with=MADE_UP)
+    assert result.delivered == "fast here"
+    assert [each.device and each.device.failure for each in result.candidates] == [
+        None,
+        "TimeoutError: no answer in 60 s",
+        None,
+    ]
+    (words,) = [record.message for record in caplog.records if "decides" in record.message]
+    assert "TimeoutError: no answer in 60 s" in words
+    assert "latency decides instead of device_latency, for all of them" in words
+
+
+@pytest.mark.usefixtures("tools")
+def test_the_search_for_a_faster_model_goes_on_without_the_device(caplog: pytest.LogCaptureFixture) -> None:
+    small, large = fast("small", 2.0), fast("large", 1.0, rate=0.1)
+    _, result = chosen(small, others=[large], objective="device_latency", measure_with=MADE_UP)
+    assert result.delivered == "large"
+    assert caplog.text.count("decides instead of") == 1
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_device_that_decides_nothing_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    _, result = chosen(made("small"), made("large", bytes=5000), measure_with=MADE_UP)
+    assert result.delivered == "small"
+    assert "did not measure a file: TimeoutError: no answer in 60 s" in caplog.text
+    assert "decides" not in caplog.text
+
+
+@pytest.mark.usefixtures("tools")
+def test_limits_of_the_device_are_kept() -> None:
+    slow, large = made("slow", on_device=on_device(4.0, 100)), made("large", on_device=on_device(1.0, 7000))
+    good = made("good", bytes=2000, on_device=on_device(2.0, 4000))
+    limits = {"device_latency_ms": 3.0, "device_memory_bytes": 5000}
+    _, result = chosen(slow, large, good, limits=limits, measure_with=MADE_UP)
+    assert result.delivered == "good"
+    assert result.rejected == {
+        "slow": "the latency on the device is 4 ms, above the limit of 3 ms",
+        "large": "the memory on the device is 7,000 bytes, above the limit of 5,000",
+    }
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_limit_that_cannot_be_checked_is_not_kept() -> None:
+    _, result = chosen(made("small"), limits={"device_latency_ms": 3.0}, measure_with=MADE_UP)
+    assert result.delivered is None
+    assert result.rejected == {
+        "small": "device_latency_ms cannot be checked, since the device did not measure the file (TimeoutError: no "
+        "answer in 60 s)"
+    }
+
+
+@pytest.mark.usefixtures("tools")
+def test_an_answer_without_what_is_needed_is_a_failure() -> None:
+    half = made("half", on_device={"latency_ms": 1.0})
+    _, result = chosen(half, objective="device_memory", measure_with=MADE_UP)
+    assert result.candidates[0].device is not None
+    assert "it returned no memory_bytes" in (result.candidates[0].device.failure or "")
+
+
+def small_file(number: float) -> Files:
+    """An ONNX file that adds a number."""
+    value = numpy_helper.from_array(np.full((1, 4), number, np.float32), "number")
+    taken, given = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("input", "output")
+    )
+    node = helper.make_node("Add", ["input", "number"], ["output"])
+    graph = helper.make_graph([node], "graph", [taken], [given], [value])
+    return Files(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8))
+
+
+def device(function: dict[str, Any], folder: Path | None = None, **settings: Any) -> Device:
+    export = ExportSettings.model_validate({"measure_with": function, **settings})
+    found = Device.of(export, FinishedSteps(folder))
+    assert found is not None
+    return found
+
+
+def test_answers_are_kept_per_file_and_function(tmp_path: Path) -> None:
+    for _ in range(2):
+        again = device(named("bytes_of"), tmp_path)
+        assert again.measured(small_file(1.0)) == again.measured(small_file(1.0))
+    assert len(ASKED) == 1
+    device(named("bytes_of"), tmp_path).measured(small_file(2.0))
+    assert len(ASKED) == 2
+    FinishedSteps(tmp_path).remove_others()
+    device(named("bytes_of"), tmp_path).measured(small_file(2.0))
+    of_a_choice = FinishedSteps(tmp_path / "chosen", [tmp_path])  # which uses what the run has kept
+    export = ExportSettings.model_validate({"measure_with": named("bytes_of"), "objective": "device_memory"})
+    again = Device(Imported.model_validate(named("bytes_of")), export, of_a_choice)
+    again.measured(small_file(2.0))
+    assert len(ASKED) == 2
+    assert "no route" in (device(named("unreachable"), tmp_path).costs(small_file(1.0)).failure or "")
+    assert len(ASKED) == 3
+
+
+def test_failures_are_not_kept(tmp_path: Path) -> None:
+    one = device(named("unreachable"), tmp_path)
+    for _ in range(2):
+        assert one.costs(small_file(1.0)).failure == "ConnectionRefusedError: no route to the board"
+    assert len(ASKED) == 2
+
+
+def test_a_device_gets_all_parts_of_a_file() -> None:
+    assert set(contents_of(small_file(1.0).onnx)) == {"model.onnx"}
+    openvino = TargetFile("openvino", {".xml": b"graph", ".bin": b"weights"}, ("x",), ("y",))
+    assert contents_of(openvino) == {"model.xml": b"graph", "model.bin": b"weights"}
+    described = contents_of(TargetFile("litert", {".tflite": b"all"}, ("x",), ("y",)))
+    assert list(described) == ["model.tflite", "model.tflite.json"]
+    assert json.loads(described["model.tflite.json"])["inputs"] == ["x"]
+
+
+@pytest.fixture
+def board() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "examples.device.board"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+        process.kill()
+
+
+def lines_of(process: subprocess.Popen[str]) -> list[str]:
+    process.kill()
+    assert process.stdout is not None
+    return process.stdout.read().splitlines()
+
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the board of the example runs on Linux")
+
+
+@needs_linux
+def test_a_process_as_the_board_measures_real_files(board: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
+    process, port = board
+    for _ in range(2):
+        measured = device({"class_path": "examples.device.measure.Board", "init_args": {"port": port}}, tmp_path)
+        answer = measured.measured(small_file(1.0))
+        assert answer.latency_ms
+        assert answer.memory_bytes
+    broken = Files(onnx.ModelProto())
+    assert "RuntimeError: " in (measured.costs(broken).failure or "")
+    assert len(lines_of(process)) == 2  # the second time the file was known
+
+
+def dying(process: subprocess.Popen[str], port: int, num_answers: int) -> dict[str, Any]:
+    return named("DyingBoard", port=port, process=process.pid, num_answers=num_answers)
+
+
+@needs_linux
+@pytest.mark.usefixtures("tools")
+def test_a_delivery_goes_on_if_the_board_dies(
+    board: tuple[subprocess.Popen[str], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline, *contents = (small_file(number).onnx.SerializeToString() for number in range(3))
+    monkeypatch.setattr(BASELINE, "on_device", baseline)
+    first, second = (made(f"of {each} bytes", bytes=each) for each in (2000, 1000))
+    for candidate, file in zip((first, second), contents, strict=True):
+        candidate.model.on_device = file
+    _, result = chosen(first, second, objective="device_memory", measure_with=dying(*board, num_answers=2))
+    assert result.baseline.device is not None
+    assert result.baseline.device.memory_bytes
+    assert [bool(each.device and each.device.memory_bytes) for each in result.candidates] == [True, False]
+    assert result.delivered == "of 1000 bytes"
+    assert result.candidates[1].device is not None
+    assert "Connection" in (result.candidates[1].device.failure or "")
+
+
+@needs_linux
+@pytest.mark.slow
+def test_real_files_are_delivered_if_the_board_dies(
+    board: tuple[subprocess.Popen[str], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = {"inputs": torch.randn(16, 8), "targets": torch.zeros(16, dtype=torch.long)}
+    metric = {"class_path": "torchmetrics.classification.MulticlassAccuracy", "init_args": {"num_classes": 2}}
+    training = TrainingSettings.model_validate({"batch_size": 8, "optimizer": "torch.optim.SGD", "metric": metric})
+    settings = ExportSettings.model_validate(
+        {
+            "targets": ["onnx"],
+            "batch_sizes": [1],
+            "dynamic_axes": {},
+            "latency_seconds": 0.01,
+            "measure_with": dying(*board, num_answers=1),
+            "objective": "device_memory",
+        }
+    )
+    candidates = [Candidate(f"width {width}", 1, Perceptron([8, width, 2]), 0.5) for width in (4, 8)]
+    _, result = deliver(
+        candidates,
+        iter(()),
+        Perceptron([8, 16, 2]),
+        data,
+        Budget(baseline=1.0, drop=1.0),
+        training,
+        settings,
+        "The search ended.",
+    )
+    assert result.baseline.device is not None
+    assert result.baseline.device.memory_bytes
+    assert result.delivered == "width 4"
+    assert "bytes decides instead of device_memory" in caplog.text
+
+
+INPUTS = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("is_exported", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_a_gain_is_judged_here_if_the_device_fails(
+    is_exported: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_exported:
+        monkeypatch.setattr("kedro_aat.delivery.costs.files_of", lambda *_: small_file(1.0))
+    torch.manual_seed(0)
+    model = Perceptron([32, 64, 4])
+    controller = build_controller(model, parse_compression({"algorithm": "magnitude_sparsity"}), example_input=INPUTS)
+
+    def loss(function: str, objective: str) -> str | None:
+        settings = ExportSettings.model_validate(
+            {"measure_with": named(function), "objective": objective, "dynamic_axes": {}}
+        )
+        return loss_of(model, 0.0, controller, 0.9, INPUTS, settings, FinishedSteps(tmp_path))
+
+    found = loss("bytes_of", "device_memory")
+    assert found is not None
+    assert "take 1x as much memory on the device" in found
+    assert "decides" not in caplog.text
+    found = loss("unreachable", "device_memory")
+    assert found is not None
+    assert "make the file 1x as large" in found
+    assert "bytes decides instead of device_memory" in caplog.text
+
+
+def limited(function: str, **limits: Any) -> tuple[Any, LimitedFile]:
+    torch.manual_seed(0)
+    inputs = images(4)["inputs"]
+    settings = {"limits": limits, "dynamic_axes": {}, "measure_with": named(function)}
+    return pruned(SmallNet(width=32), inputs), LimitedFile(ExportSettings.model_validate(settings), None, inputs)
+
+
+@pytest.mark.slow
+def test_a_limit_of_the_device_holds_from_the_rate_on(tmp_path: Path) -> None:
+    controller, file = limited("bytes_of", device_memory_bytes=20_000)
+    rate = lowest_rate(controller, file, 0.99, controller.rankings[0], FinishedSteps(tmp_path))
+    num_asked = len(ASKED)
+    assert max(len(each) for each in ASKED) > 20_000
+    assert lowest_rate(controller, file, 0.99, controller.rankings[0], FinishedSteps(tmp_path)) == rate
+    assert len(ASKED) == num_asked
+    (at_rate,) = file.costs(
+        [_cut(controller, rate)], [rate], file.settings.limits, Device.of(file.settings, FinishedSteps())
+    )
+    assert at_rate.device is not None
+    assert 12_000 < (at_rate.device.memory_bytes or 0) <= 20_000
+
+
+def _cut(controller: Any, rate: float) -> torch.nn.Module:
+    controller.compression_rate = rate
+    model: torch.nn.Module = controller.strip().eval()
+    return model
+
+
+@pytest.mark.parametrize("is_exported", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_a_rate_cannot_be_found_without_the_device(is_exported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_exported:
+        monkeypatch.setattr("kedro_aat.delivery.costs.files_of", lambda *_: small_file(1.0))
+    controller, file = limited("unreachable", device_latency_ms=3.0)
+    with pytest.raises(ConfigurationError, match="no route to the board") as caught:
+        lowest_rate(controller, file, 0.99, controller.rankings[0], FinishedSteps())
+    assert isinstance(caught.value.__cause__, DeviceError)
+    assert "remove the limits of the device" in str(caught.value)
+    assert len(ASKED) == 1

@@ -1,0 +1,113 @@
+"""What a function may say of a file on a device, and how settings name it."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kedro_aat.errors import ConfigurationError, DeviceError
+from kedro_aat.export.device import Measured, ask
+from kedro_aat.export.settings import ExportSettings
+
+PATH = Path("model.onnx")
+FUNCTION = "examples.device.measure.Board"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Measured(latency_ms=2.5, memory_bytes=4096), {"latency_ms": 2.5, "memory_bytes": 4096}],
+)
+def test_an_answer_may_be_a_mapping(answer: object) -> None:
+    assert ask(lambda path: answer, PATH) == Measured(latency_ms=2.5, memory_bytes=4096)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, "it returned None, which is no Measured"),
+        (12.5, "it returned 12.5"),
+        ({"latency_ms": math.nan}, "latency_ms: Input should be a finite number"),
+        ({"latency_ms": -1.0}, "latency_ms: Input should be greater than 0"),
+        ({"memory_bytes": 0}, "memory_bytes: Input should be greater than 0"),
+        ({"latency": 1.0}, "latency: Extra inputs are not permitted"),
+        ({}, "neither latency_ms nor memory_bytes is given"),
+    ],
+)
+def test_nonsense_is_named(answer: object, words: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        ask(lambda path: answer, PATH)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [TimeoutError("no answer in 60 s"), SystemExit(1)])
+def test_whatever_a_function_raises_is_named(error: BaseException) -> None:
+    def fail(path: Path) -> Measured:
+        raise error
+
+    with pytest.raises(DeviceError, match=f"^{type(error).__name__}: {error}$"):
+        ask(fail, PATH)
+
+
+def test_an_interruption_goes_through() -> None:
+    def interrupted(path: Path) -> Measured:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(interrupted, PATH)
+
+
+def test_the_answer_needs_no_torch() -> None:
+    code = "import sys, kedro_aat.export.device; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "device_latency"},
+        {"objective": {"target": "openvino", "device": "memory"}},
+        {"limits": {"device_latency_ms": 5.0}},
+        {"limits": {"device_memory_bytes": 5000}},
+    ],
+)
+def test_what_a_device_decides_needs_a_device(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"needs export\.measure_with"):
+        ExportSettings.model_validate(settings)
+    assert ExportSettings.model_validate({"measure_with": FUNCTION, **settings}).device_needs
+
+
+def test_an_objective_names_one_property() -> None:
+    objective = {"target": "openvino", "device": "latency", "latency_ms": 1}
+    with pytest.raises(ConfigurationError, match="must not be set beside latency_ms"):
+        ExportSettings.model_validate({"measure_with": FUNCTION, "objective": objective})
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind", "without"),
+    [
+        ("device_latency", "device_latency", "latency"),
+        ("device_memory", "device_memory", "bytes"),
+        ({"target": "openvino", "device": "latency"}, "device_latency", "latency for OpenVINO"),
+        ({"target": "openvino", "device": "memory"}, "device_memory", "bytes for OpenVINO"),
+        ("macs", "macs", "macs"),
+    ],
+)
+def test_something_else_decides_without_the_device(objective: Any, kind: str, without: str) -> None:
+    settings = ExportSettings.model_validate({"measure_with": FUNCTION, "objective": objective})
+    assert settings.objective_kind == kind
+    assert settings.without_device.objective_words == without
+    assert settings.without_device.shipped == settings.shipped
+    assert settings.without_device.device_needs == set()
+
+
+def test_a_function_that_is_not_there_is_a_mistake_in_the_settings() -> None:
+    settings = ExportSettings.model_validate({"measure_with": "examples.device.measure.Bord"})
+    (mistake,) = settings.lookup_mistakes("aat.export")
+    assert mistake.startswith("aat.export.measure_with.class_path: ")
+    assert "Did you mean 'Board'?" in mistake

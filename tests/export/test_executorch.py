@@ -1,0 +1,220 @@
+"""ExecuTorch's programs compute what the model computes, in integers where it was trained so. Needs `executorch`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kedro_aat.errors import ExportError
+from kedro_aat.export.measure import measure_latency
+from kedro_aat.export.onnx_file import to_onnx
+from kedro_aat.export.settings import ExportSettings
+from kedro_aat.export.targets.registry import target_of
+from kedro_aat.export.targets.target import TargetFile
+from kedro_aat.export.verify import Agreement, verify_file
+from kedro_aat.pipelines.digits.model import ResidualCNN
+from tests.compression.quantization.quantized import Branching, Separable, Sequence, quantized, settled
+from tests.documents import ROOT, blocks
+from tests.export.nets import Recurrent
+from tests.export.structured import CASES
+from tests.nets import Perceptron
+
+pytest.importorskip("executorch")
+
+# Fraction of the largest output: a second rounding to 8 bits, and sums that differ in their last bits.
+ROUNDING = 0.03
+PAGE = ROOT / "docs/targets/executorch.md"
+IMAGES = torch.randn(19, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+SHAPES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "cnn": (ResidualCNN((8, 16)), (1, 8, 8)),
+    "perceptron": (Perceptron([20, 256, 256, 4]), (20,)),
+    "separable": (Separable(), (3, 16, 16)),
+    "branching": (Branching(), (3, 16, 16)),
+    "sequence": (Sequence(), (6, 32)),
+    "series": (nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)), (3, 8)),
+    "gru": (Recurrent(nn.GRU(8, 16, batch_first=True)), (5, 8)),
+}
+
+
+def settings(**executorch: Any) -> ExportSettings:
+    return ExportSettings.model_validate({"executorch": executorch})
+
+
+def write(model: nn.Module, inputs: Any, chosen: ExportSettings | None = None) -> TargetFile:
+    return target_of("executorch").write(model, inputs, chosen or settings(), None)  # type: ignore[arg-type]  # unread
+
+
+def verify(file: TargetFile, model: nn.Module, inputs: Any, tolerance: float) -> Agreement:
+    return verify_file("ExecuTorch", target_of("executorch").read_back(file), model, inputs, tolerance=tolerance)
+
+
+def int8(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A model, the same quantized, and inputs."""
+    torch.manual_seed(0)
+    model, shape = SHAPES[name]
+    inputs = torch.randn(32, *shape)
+    controller = quantized(settled(model, inputs), inputs)
+    return settled(model, inputs), controller.strip().eval(), inputs
+
+
+def test_any_batch_size_is_run(capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model, inputs = settled(Perceptron([20, 32, 4]), torch.randn(8, 20)), torch.randn(19, 20)
+    file = write(model, inputs, settings(batch_size=8))
+    assert verify(file, model, inputs, 1e-5).batch_sizes == (19, 1)
+    assert (file.inputs, file.outputs, file.batch_size) == (("input",), ("output",), None)
+    assert file.details.operators == ("XnnpackBackend",)
+    assert file.details.arena_bytes is not None
+    assert file.details.arena_bytes >= 8 * (20 + 4) * 4
+    assert capfd.readouterr().err == ""
+
+
+def test_a_batch_larger_than_onednn_would_allow() -> None:
+    torch.manual_seed(0)
+    model, inputs = (
+        settled(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), torch.randn(4, 1, 8, 8)),
+        torch.randn(40, 1, 8, 8),
+    )
+    file = write(model, inputs)
+    run = target_of("executorch").bind(file, [inputs.numpy()], 1)
+    run()
+    verify(file, model, inputs, 1e-5)
+
+
+def test_one_batch_size_needs_less_memory() -> None:
+    torch.manual_seed(0)
+    model, inputs = settled(Perceptron([20, 32, 4]), torch.randn(8, 20)), torch.randn(5, 20)
+    file = write(model, inputs, settings(dynamic_batch=False))
+    assert file.batch_size == 1
+    verify(file, model, inputs, 1e-5)
+    larger = write(model, inputs, settings(dynamic_batch=False, batch_size=4))
+    assert larger.batch_size == 4
+    verify(larger, model, inputs, 1e-5)
+    assert file.details.arena_bytes is not None
+    assert larger.details.arena_bytes is not None
+    assert file.details.arena_bytes < larger.details.arena_bytes
+
+
+@pytest.mark.parametrize("quantize", [False, True], ids=["float", "int8"])
+def test_portable_operators_are_listed(quantize: bool) -> None:
+    _, model, inputs = (
+        int8("series") if quantize else (None, settled(SHAPES["series"][0], torch.randn(4, 3, 8)), torch.randn(4, 3, 8))
+    )
+    file = write(model, inputs, settings(backend="portable"))
+    assert "aten::convolution.out" in file.details.operators
+    assert not any("Backend" in name or "quantized" in name for name in file.details.operators)
+    verify(file, model, inputs, ROUNDING if quantize else 1e-5)
+    assert (b"Xnnpack" in file.parts[".pte"]) is False
+
+
+def test_a_gru_gets_a_file_for_a_batch_of_one() -> None:
+    torch.manual_seed(0)
+    model, inputs = SHAPES["gru"][0].eval(), torch.randn(5, 5, 8)
+    file = write(model, inputs, settings(batch_size=4))
+    assert file.batch_size == 1
+    verify(file, model, inputs, 1e-5)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_int8_models_compute_what_was_trained(name: str) -> None:
+    _, small, inputs = int8(name)
+    file = write(small, inputs)
+    verify(file, small, inputs, ROUNDING)
+    # Integers are computed with by XNNPACK, or multiplied by their scales by portable operators.
+    assert not any("quantized" in operator for operator in file.details.operators)
+
+
+def test_layers_with_rounded_outputs_agree_to_the_integer() -> None:
+    """The last layer is computed in the dynamic form; without it, all but a few numbers are the same integers."""
+    torch.manual_seed(0)
+    inputs = torch.randn(32, 3, 16, 16)
+    small = quantized(settled(Separable(), inputs), inputs).strip().eval()
+    small.head = nn.Identity()
+    with torch.no_grad():
+        expected = small(inputs)
+        got = target_of("executorch").read_back(write(small, inputs))(inputs)
+    steps = ((got - expected) / (expected[expected > 0].min())).abs()
+    assert float((steps < 0.5).double().mean()) > 0.95
+
+
+def test_int8_weights_take_a_quarter() -> None:
+    model, small, inputs = int8("perceptron")
+    assert write(small, inputs).num_bytes < 0.3 * write(model, inputs).num_bytes
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_tensors_are_taken_and_returned(name: str) -> None:
+    torch.manual_seed(0)
+    kind, inputs, names, _ = CASES[name]
+    model = kind().eval()
+    file = write(model, inputs, settings(batch_size=8))
+    assert list(file.inputs) == names
+    verify(file, model, inputs, 1e-5)
+
+
+def test_latency_is_measured_in_turns_with_onnxruntime() -> None:
+    torch.manual_seed(0)
+    model, inputs = settled(Perceptron([20, 32, 4]), torch.randn(8, 20)), torch.randn(19, 20)
+    file = write(model, inputs, settings(batch_size=8))
+    latencies = measure_latency([to_onnx(model, inputs), file], inputs, batch_sizes=(1, 16), seconds=0.1)
+    assert [list(latency) for latency in latencies] == [[1, 16], [1, 16]]
+
+
+def test_other_files_still_run_after_the_number_of_threads_changed() -> None:
+    torch.manual_seed(0)
+    model, inputs = settled(SHAPES["cnn"][0], torch.randn(8, 1, 8, 8)), torch.randn(8, 1, 8, 8)
+    file, target = write(model, inputs), target_of("executorch")
+    loaded = target.read_back(file)
+    runs = [target.bind(file, [inputs.numpy()], number) for number in (1, 2, 1)]
+    for run in runs:
+        run()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x).abs()  # type: ignore[no-any-return]
+
+
+def test_an_operator_without_a_kernel_is_named() -> None:
+    with pytest.raises(ExportError, match="Spectrum cannot be written for ExecuTorch because of the operator aten"):
+        write(Spectrum(), torch.randn(4, 8))
+
+
+def test_what_is_no_program_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    file = TargetFile("executorch", {".pte": b"neither a program nor anything else" * 10}, ("input",), ("output",))
+    with pytest.raises(ExportError, match="ExecuTorch cannot load the file"):
+        target_of("executorch").read_back(file)
+    assert capfd.readouterr().err == ""
+
+
+def test_wrong_inputs_are_an_error() -> None:
+    model, inputs = settled(Perceptron([20, 32, 4]), torch.randn(8, 20)), torch.randn(5, 20)
+    loaded = target_of("executorch").read_back(write(model, inputs))
+    with pytest.raises(ExportError, match=r"input must be of shape \(batch, 20\), but got \(2, 21\)"):
+        loaded(torch.from_numpy(np.zeros((2, 21), np.float32)))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_program_of_the_page_runs_the_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = settled(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)), IMAGES)
+    (tmp_path / "compressed_model.pte").write_bytes(write(model, IMAGES).parts[".pte"])
+    (source,) = (text for _, text in blocks(PAGE, "cpp"))
+    (build,) = (text for _, text in blocks(PAGE, "text") if "g++" in text)
+    (tmp_path / "main.cpp").write_text(source)
+    build = build.replace("python -c", f"{sys.executable} -c")
+    subprocess.run(["bash", "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(["./run"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    printed = torch.tensor([float(line.split()[1]) for line in done.stdout.splitlines()])
+    with torch.no_grad():
+        torch.testing.assert_close(printed, model(torch.zeros(1, 1, 8, 8))[0], rtol=1e-4, atol=1e-5)
