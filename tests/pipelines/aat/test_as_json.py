@@ -72,6 +72,13 @@ def test_kedro_sees_the_function_itself() -> None:
     assert "def collect_metrics(" in inspect.getsource(node.func)
 
 
+def test_settings_of_nodes_are_classes() -> None:
+    """Kedro 1.3 reads the `__name__` of each parameter's type, and ends every run if that is a union."""
+    for node in create_pipeline().nodes:
+        found = TypeExtractor({"": Pipeline([node])}).extract_types_from_pipelines()
+        assert set(found.values()) <= {AatSettings}
+
+
 def test_nodes_can_be_pickled() -> None:
     """ParallelRunner sends nodes to other processes."""
     for node in create_pipeline().nodes:
