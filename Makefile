@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-trackers test-versions test-lowest test-zoo nncf zoo torture mutants fuzz lint types docs site benchmark audit lock release
 
 help:  ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(SETUP)  ## Install the locked versions into .venv; the others do so when they need it
 

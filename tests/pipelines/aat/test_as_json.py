@@ -17,6 +17,7 @@ import pytest
 from kedro.io import DataCatalog, SharedMemoryDataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import ParallelRunner, SequentialRunner
+from kedro.validation import TypeExtractor
 from kedro_datasets.json import JSONDataset
 
 from kedro_aat.config import AatSettings

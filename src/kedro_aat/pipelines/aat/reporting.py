@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 ONNX_FILE = "compressed_model.onnx"
 RAW_FILE = "compressed_model_raw.onnx"
 
-# A default instead of `AatSettings | None`: Kedro 1.3 reads the `__name__` of each parameter's type, which a union lacks.
+# Instead of `AatSettings | None`: Kedro 1.3 reads the `__name__` of each parameter's type, which a union lacks.
 _NO_TRACKERS = AatSettings.model_construct()
 
 
