@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 ONNX_FILE = "compressed_model.onnx"
 RAW_FILE = "compressed_model_raw.onnx"
 
-# Instead of `AatSettings | None`: Kedro 1.3 reads the `__name__` of each parameter's type, which a union lacks. Of these
-# settings, `trackers` alone is read, which has a default.
+# Instead of `AatSettings | None`: Kedro 1.3 reads the `__name__` of each parameter's type, which a union lacks. Of
+# these settings, `trackers` alone is read, which has a default.
 _NO_TRACKERS = AatSettings.model_construct()  # type: ignore[call-arg]
 
 
