@@ -13,10 +13,10 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-trackers test-targets test-zoo nncf zoo torture mutants fuzz lint types docs site benchmark audit lock release
+.PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-trackers test-targets test-versions test-lowest test-zoo nncf zoo torture mutants fuzz lint types docs site benchmark audit lock release
 
 help:  ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(SETUP)  ## Install the locked versions into .venv; the others do so when they need it
 
@@ -112,6 +112,29 @@ test-targets: $(SETUP)  ## Write and run files for ExecuTorch and LiteRT, minute
 	$(TARGETS)/bin/python -m pip install --quiet \
 		$$(sed -n '/^\(executorch\|litert\) = \[/,/^\]/s/^ *"\(.*\)".*/\1/p' pyproject.toml)
 	OMP_NUM_THREADS=1 $(TARGETS)/bin/python -m pytest -n 0 tests/export/test_executorch.py tests/export/test_litert.py $(ARGS)
+
+# Other versions get environments of their own, which see nothing of .venv. A few hundred tests run there: sessions, the
+# command line, datasets, compression, int8, exports, checkpoints, and the pipeline from end to end.
+VERSIONED := tests/adoption/test_runners.py tests/compression/filters/test_compact.py \
+	tests/compression/quantization/test_convert.py tests/datasets/test_controller.py tests/datasets/test_exported.py \
+	tests/datasets/test_model.py tests/datasets/test_storages.py tests/export/test_onnx_file.py \
+	tests/export/test_quantized.py tests/pipelines/aat/test_tags.py tests/reporting/test_figures.py tests/test_config.py \
+	tests/test_metrics.py tests/test_package.py tests/training/checkpoints/test_stored.py tests/training/test_progress.py
+TEST_TOOLS := filelock hypothesis 'moto[server]' pytest pytest-timeout pytest-xdist s3fs
+KEDRO ?=
+OTHERS := build/versions
+test-versions:  ## Run some tests on other versions; `make test-versions PYTHON=python3.13 KEDRO=1.3.0 TORCH=2.11.0`
+	$(PYTHON) -m venv --clear $(OTHERS)
+	$(OTHERS)/bin/python -m pip install --quiet -e '.[all,project]' $(TEST_TOOLS) torch==$(TORCH) $(if $(KEDRO),kedro==$(KEDRO))
+	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -n 2 --dist worksteal $(VERSIONED) $(ARGS)
+
+LOWEST := build/lowest
+test-lowest:  ## Run them on the lowest version of each direct dependency
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet packaging
+	$(LOWEST)/bin/python -m scripts.lowest_versions report images openvino database project > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet -c $(LOWEST)/constraints.txt -e '.[all,project]' $(TEST_TOOLS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(VERSIONED) $(ARGS)
 
 fuzz: $(SETUP)  ## Thousands of odd configurations and files, minutes; `ARGS="--size 0.1"` for a tenth of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing $(ARGS)

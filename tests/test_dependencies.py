@@ -9,7 +9,10 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
+
+from scripts.lowest_versions import lowest_versions
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -42,6 +45,25 @@ def test_imports_are_declared() -> None:
         if not declared & {normalized(name) for name in distributions.get(module, [module])}
     }
     assert undeclared == set()
+
+
+def test_every_requirement_has_a_lower_bound_that_it_allows() -> None:
+    """`make test-lowest` installs them; a requirement without one would be tested in its newest version alone."""
+    versions = lowest_versions()
+    requirements = {Requirement(text) for text in PROJECT["dependencies"]}
+    assert set(versions) == {requirement.name for requirement in requirements}
+    assert all(requirement.specifier.contains(versions[requirement.name]) for requirement in requirements)
+    assert lowest_versions(["images"]) == versions | {"pillow": "11"}
+    with pytest.raises(KeyError, match="nothing"):
+        lowest_versions(["nothing"])
+
+
+def test_locked_versions_are_allowed() -> None:
+    locked = dict(re.findall(r"^([\w.-]+)==([^ ]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    locked |= dict(re.findall(r"^(torch)==(.+)", (ROOT / "requirements-torch.lock").read_text(), re.MULTILINE))
+    for text in PROJECT["dependencies"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(locked[normalized(requirement.name)]), text
 
 
 def test_lock_has_an_exact_version_and_a_hash_for_every_package() -> None:

@@ -160,7 +160,7 @@ def exists(catalog: CatalogProtocol[Any, Any], name: str) -> bool:
     dataset = catalog.get(name)
     if dataset is not None and type(dataset)._exists is AbstractDataset._exists:
         return True
-    if is_handle(dataset):
+    if is_handle(dataset) or getattr(dataset, "loads_without_file", False):
         return True
     return catalog.exists(name)
 

@@ -119,12 +119,7 @@ def _missing(nodes: Collection[Node], catalog: CatalogProtocol[Any, Any], made: 
     """What nodes read, that none of them makes and no dataset holds, although some other node makes it."""
     outputs = {stem(name) for node in nodes for name in node.outputs}
     inputs = {name for node in nodes for name in node.inputs if stem(name) not in outputs and stem(name) in made}
-    # A file that was not asked for is read as such.
-    return sorted(name for name in inputs if not exists(catalog, name) and not _is_optional(catalog.get(name)))
-
-
-def _is_optional(dataset: object) -> bool:
-    return getattr(dataset, "OPTIONAL", None) is not None
+    return sorted(name for name in inputs if not exists(catalog, name))
 
 
 def _named(pipeline: Pipeline, function: str) -> list[Node]:

@@ -41,9 +41,14 @@ class _FileDataset(GroupDataset[Any, Any]):
 
     OPTIONAL: ClassVar[TargetName | None] = None
 
+    @property
+    def loads_without_file(self) -> bool:
+        """Whether no file stands for one that was not asked for."""
+        return self.OPTIONAL is not None and self._version is None
+
     def load(self) -> Any:
         """Reads the file; returns `NotExported` if the run ended without a file, or none was asked for."""
-        if self.OPTIONAL is not None and self._version is None and not self._present(self._get_load_path()):
+        if self.OPTIONAL is not None and self.loads_without_file and not self._present(self._get_load_path()):
             return not_asked_for(self.OPTIONAL)
         with self._reading_group() as files:
             if (reason := self._reason(files)) is not None:

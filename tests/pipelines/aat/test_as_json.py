@@ -17,6 +17,7 @@ import pytest
 from kedro.io import DataCatalog, SharedMemoryDataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import ParallelRunner, SequentialRunner
+from kedro.validation import TypeExtractor
 from kedro_datasets.json import JSONDataset
 
 from kedro_aat.config import AatSettings
@@ -70,6 +71,13 @@ def test_kedro_sees_the_function_itself() -> None:
     assert inspect.unwrap(node.func) is collect_metrics
     assert inspect.signature(node.func) == inspect.signature(collect_metrics)
     assert "def collect_metrics(" in inspect.getsource(node.func)
+
+
+def test_settings_of_nodes_are_classes() -> None:
+    """Kedro 1.3 reads the `__name__` of each parameter's type, and ends every run if that is a union."""
+    for node in create_pipeline().nodes:
+        found = TypeExtractor({"": Pipeline([node])}).extract_types_from_pipelines()
+        assert set(found.values()) <= {AatSettings}
 
 
 def test_nodes_can_be_pickled() -> None:

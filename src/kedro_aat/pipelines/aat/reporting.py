@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 ONNX_FILE = "compressed_model.onnx"
 RAW_FILE = "compressed_model_raw.onnx"
 
+# Instead of `AatSettings | None`: Kedro 1.3 reads the `__name__` of each parameter's type, which a union lacks. Of
+# these settings, `trackers` alone is read, which has a default.
+_NO_TRACKERS = AatSettings.model_construct()  # type: ignore[call-arg]
+
 
 def summarize_run(
     baseline_evaluation: BaselineEvaluation,
@@ -113,7 +117,7 @@ def collect_metrics(
     summary: Summary,
     trajectory: DataFrame,
     compressed_onnx: ModelProto | NotExported | None = None,
-    settings: AatSettings | None = None,
+    settings: AatSettings = _NO_TRACKERS,
 ) -> tuple[dict[str, float], dict[str, list[dict[str, float]]]]:
     """The numbers of summary and trajectory, for experiment trackers; those of the settings are told.
 
@@ -121,7 +125,7 @@ def collect_metrics(
         summary: Summary of the run.
         trajectory: Trajectory of all stages.
         compressed_onnx: The delivered ONNX file, for the trackers of the settings; without one, they get none.
-        settings: Settings of the pipeline; None for no trackers.
+        settings: Settings of the pipeline; without them, no tracker is told.
 
     Returns:
         The summary's numbers as `{name: number}`, and the trajectory's as
@@ -132,7 +136,7 @@ def collect_metrics(
     from kedro_aat.training.progress import Delivered, tell_delivered
 
     metrics = flat_metrics(summary)
-    if settings is not None and settings.trackers:
+    if settings.trackers:
         onnx = None if isinstance(compressed_onnx, NotExported) else compressed_onnx
         delivered = Delivered(summary.run, flat_parameters(settings), metrics, tags_of(summary), onnx)
         tell_delivered(settings.make_trackers(), delivered)
