@@ -107,7 +107,7 @@ def test_something_else_decides_without_the_device(objective: Any, kind: str, wi
 
 
 def test_a_function_that_is_not_there_is_a_mistake_in_the_settings() -> None:
-    settings = ExportSettings.model_validate({"measure_with": "examples.device.measure.Bord"})
+    settings = ExportSettings.model_validate({"measure_with": "examples.device.measure.Bo_ard"})
     (mistake,) = settings.lookup_mistakes("aat.export")
     assert mistake.startswith("aat.export.measure_with.class_path: ")
     assert "Did you mean 'Board'?" in mistake
