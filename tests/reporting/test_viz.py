@@ -110,7 +110,8 @@ def test_every_data_set_has_a_preview(site: Path) -> None:
     shown = {node["name"]: _read(site / f"api/nodes/{node['id']}") for node in nodes if node["type"] != "parameters"}
     data = {node["name"] for node in nodes if node["type"] == "data"}
     # What was not asked for has no file.
-    assert {name for name in data if not shown[name]["preview"]} == {"compressed_openvino", "compressed_onnx_raw"}
+    unasked = {f"compressed_{name}" for name in ("openvino", "executorch", "litert", "onnx_raw")}
+    assert {name for name in data if not shown[name]["preview"]} == unasked
     assert {"checkpoint_store", "layer_statistics", "aat_report"} <= data
     assert shown["frontier_figure"]["preview_type"] == shown["trajectory_figure"]["preview_type"] == "PlotlyPreview"
     layout = shown["frontier_figure"]["preview"]["layout"]
