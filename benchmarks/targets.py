@@ -2,7 +2,7 @@
 
 Seven small models are trained on scikit-learn's 8x8 digits, in float32 and in int8, and written for ONNX and for the
 target. The table gives the largest difference from the torch model as a share of its largest output, the accuracy on
-400 images that were not trained on, the bytes, and the time of one run in turns with ONNX Runtime on one thread.
+359 images that were not trained on, the bytes, and the time of one run in turns with ONNX Runtime on one thread.
 """
 
 from __future__ import annotations

@@ -123,13 +123,17 @@ def mask(batch_size: int = 4, length: int = 6) -> Tensor:
     return torch.arange(length).expand(batch_size, -1).lt(torch.arange(2, 2 + batch_size)[:, None]).long()
 
 
+def floats(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
 CASES: dict[str, tuple[type[nn.Module], Any, list[str], list[str]]] = {
     # model, what it is called with, names of the inputs, names of the outputs
-    "positions": (TwoInputs, (torch.randn(4, 6), torch.randn(4, 4)), ["image", "numbers"], ["output"]),
-    "names": (TwoInputs, {"numbers": torch.randn(4, 4), "image": torch.randn(4, 6)}, ["numbers", "image"], ["output"]),
+    "positions": (TwoInputs, (floats(4, 6), floats(4, 4)), ["image", "numbers"], ["output"]),
+    "names": (TwoInputs, {"numbers": floats(4, 4), "image": floats(4, 6)}, ["numbers", "image"], ["output"]),
     "mapping": (
         TakesMapping,
-        {"x": torch.randn(4, 6), "weight": torch.rand(4)},
+        {"x": floats(4, 6), "weight": floats(4).sigmoid()},
         ["x", "weight"],
         ["logits", "label", "weight_output", "again"],
     ),
@@ -142,7 +146,7 @@ CASES: dict[str, tuple[type[nn.Module], Any, list[str], list[str]]] = {
         ["input_ids"],
         ["logits", "hidden_states.0", "hidden_states.1"],
     ),
-    "states": (Recurrence, torch.randn(4, 3, 4), ["input"], ["output.0", "output.1.0", "output.1.1"]),
-    "named tuple": (NamedPair, torch.randn(4, 6), ["input"], ["output.main", "output.other"]),
-    "heads": (Heads, torch.randn(4, 6), ["input"], ["logits", "hidden"]),
+    "states": (Recurrence, floats(4, 3, 4), ["input"], ["output.0", "output.1.0", "output.1.1"]),
+    "named tuple": (NamedPair, floats(4, 6), ["input"], ["output.main", "output.other"]),
+    "heads": (Heads, floats(4, 6), ["input"], ["logits", "hidden"]),
 }

@@ -21,6 +21,7 @@ from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.export.verify import verify_file
 from tests.compression.quantization.quantized import Branching, Separable, quantized, run, settled
 from tests.export.nets import Recurrent, TiedLanguageModel
+from tests.export.structured import CASES
 
 pytest.importorskip("litert_converter")
 
@@ -147,6 +148,40 @@ def test_tokens_are_taken_as_32_bit_integers() -> None:
     tokens = torch.randint(20, (4, 6))
     model = TiedLanguageModel().eval()
     assert difference(write(model, tokens), model, tokens) < 1e-5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_tensors_are_taken_and_returned(name: str) -> None:
+    torch.manual_seed(0)
+    kind, inputs, names, _ = CASES[name]
+    model = kind().eval()
+    file = TARGET.write(model, inputs, ExportSettings(), None)  # type: ignore[arg-type]  # unread
+    assert list(file.inputs) == names
+    verify_file("LiteRT file", TARGET.read_back(file), model, inputs, tolerance=1e-5)
+
+
+class WithMean(nn.Module):
+    """(B, 4) -> (B, 4) and a number for the whole batch."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.exp(), x.mean()
+
+
+def test_an_output_without_a_batch_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"the output output\.1 of shape \(\) for 2 examples has no axis that grows"):
+        TARGET.write(WithMean(), torch.randn(3, 4), ExportSettings(), None)  # type: ignore[arg-type]  # unread
+    file = TARGET.write(WithMean(), torch.randn(3, 4), ExportSettings(outputs=["0"]), None)  # type: ignore[arg-type]
+    assert file.outputs == ("output.0",)
+
+
+def test_weights_are_aligned_for_processors_that_need_it(integer_file: TargetFile) -> None:
+    content = integer_file.parts[".tflite"]
+    model = import_module("ai_edge_litert.schema_py_generated").Model.GetRootAs(content)
+    buffers = [model.Buffers(number).DataAsNumpy() for number in range(model.BuffersLength())]
+    data = [buffer for buffer in buffers if isinstance(buffer, np.ndarray)]
+    start = np.frombuffer(content, np.uint8).ctypes.data
+    assert len(data) > 8
+    assert all((buffer.ctypes.data - start) % 16 == 0 for buffer in data)
 
 
 def test_one_run_is_bound(integers: nn.Module, integer_file: TargetFile) -> None:

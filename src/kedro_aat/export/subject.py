@@ -106,6 +106,16 @@ class Subject:
         with evaluating(self.model), torch.no_grad():
             return output_tensors(self.call(list(inputs.values())), self._settings.outputs)
 
+    def output_axes(self) -> tuple[int | None, ...]:
+        """The axis of each output that grows with the batch; None if there is none, as in a loss, or several."""
+        larger = self.run(resized(self.inputs, {name: [0] for name in self.batched}, _TRACED_BATCH + 1))
+        found: list[int | None] = []
+        for name, tensor in self.outputs.items():
+            sizes = zip(tensor.shape, larger[name].shape, strict=True)
+            axes = [axis for axis, (size, other) in enumerate(sizes) if size != other]
+            found.append(axes[0] if len(axes) == 1 else None)
+        return tuple(found)
+
     def module(self) -> nn.Module:
         """What is traced: the model itself, or if it takes or returns more than a tensor, a module around it."""
         return self.model if self.is_plain else _Flat(self, self._settings.outputs)

@@ -147,7 +147,7 @@ class _ExecutorchModel(FileModel):
         if len(results) == 1 and len(pieces[0][0]) == len(tensors[0]):
             return results[0]
         size = len(tensors[0])
-        return [torch.cat([result[port] for result in results])[:size] for port in range(len(results[0]))]
+        return self._file.joined(results, len(pieces[0][0]), size)
 
 
 _LOADED: WeakSet[_ExecutorchModel] = WeakSet()  # the programs that may be in memory
@@ -163,7 +163,8 @@ def _file(
     lowered = _lower(program, subject.name, has_xnnpack=backend == "xnnpack")
     parts = {_SUFFIX: bytes(lowered.buffer)}
     names = tuple(subject.inputs), tuple(subject.outputs)
-    return TargetFile("executorch", parts, *names, batch_size=batch_size, details=_details(lowered))
+    axes = subject.output_axes()
+    return TargetFile("executorch", parts, *names, batch_size=batch_size, batch_axes=axes, details=_details(lowered))
 
 
 def _takes_any_size(file: TargetFile, subject: Subject, most: int) -> bool:
@@ -202,7 +203,7 @@ def _lower(program: ExportedProgram, name: str, *, has_xnnpack: bool) -> Any:
     partitioners = []
     if has_xnnpack:
         xnnpack = quiet_import("executorch.backends.xnnpack.partition.xnnpack_partitioner")
-        partitioners = [xnnpack.XnnpackPartitioner()]
+        partitioners = [xnnpack.XnnpackPartitioner(_kinds(program))]
     try:
         # With oneDNN, torch asks whether a batch is smaller than 16, and so bounds it by 15.
         with quiet(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
@@ -216,6 +217,21 @@ def _lower(program: ExportedProgram, name: str, *, has_xnnpack: bool) -> Any:
         found = _OPERATOR.findall(str(error))
         operator = f" because of the operator {found[0]}" if found else ""
         raise ExportError(f"{name} cannot be written for ExecuTorch{operator}. ExecuTorch says: {reason}") from error
+
+
+def _kinds(program: ExportedProgram) -> list[Any] | None:
+    """What XNNPACK is given: None for all, or all but copies if an output is one, since XNNPACK must change something.
+
+    A model that returns a tensor twice, or an input, returns a copy of it.
+    """
+    (outputs,) = program.graph.output_node().args
+    assert isinstance(outputs, list | tuple)
+    copies = {torch.ops.aten.clone.default, torch.ops.aten.alias.default}
+    if not any(isinstance(output, torch.fx.Node) and output.target in copies for output in outputs):
+        return None
+    kinds = quiet_import("executorch.backends.xnnpack.partition.config")
+    left_out = {kinds.CloneConfig, kinds.CloneDimOrderConfig}
+    return [kind for kind in kinds.ALL_PARTITIONER_CONFIGS if kind not in left_out]
 
 
 def _is_of_pt2e(node: torch.fx.Node) -> bool:

@@ -59,6 +59,14 @@ class LitertTarget(Target):
         model = unwrapped(model)
         require_cpu(model)
         subject = Subject(model, inputs, settings)
+        axes = subject.output_axes()
+        for name, axis in zip(subject.outputs, axes, strict=True):
+            if subject.batched and axis is None:
+                raise ExportError(
+                    f"{subject.name} cannot be written for LiteRT, whose file takes one example: the output {name} of "
+                    f"shape {tuple(subject.outputs[name].shape)} for 2 examples has no axis that grows with the "
+                    "batch. Name the other outputs under `export.outputs`."
+                )
         is_quantized = quantized_spec(model) is not None
         # Neither the guards nor the mode of training concern the converter.
         module = subject.trace_batch(1, "decomposed" if is_quantized else "plain").module(check_guards=False)
@@ -80,6 +88,7 @@ class LitertTarget(Target):
             tuple(subject.inputs),
             tuple(subject.outputs),
             batch_size=1 if subject.batched else None,
+            batch_axes=axes if subject.batched else (),
             details=flat.details(),
         )
 
@@ -122,12 +131,13 @@ class _Listed(nn.Module):
 class _LitertModel(FileModel):
     def __init__(self, file: TargetFile) -> None:
         super().__init__(file.inputs, file.outputs)
+        self._file = file
         self._interpreter = _interpreter(file, num_threads=1)
 
     def compute(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Runs LiteRT."""
         with torch.no_grad():
-            return in_pieces(self._run, tensors, 1)
+            return in_pieces(self._file, self._run, tensors, 1)
 
     def _run(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         for port, tensor in zip(self._interpreter.get_input_details(), tensors, strict=True):

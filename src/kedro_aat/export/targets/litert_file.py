@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kedro_aat.export.targets.details import QuantizedPort, TargetDetails
 
-_ALIGNMENT = 16  # bytes, of a tensor in the arena of LiteRT for Microcontrollers
+_ALIGNMENT = 16  # bytes, of weights in the file, and of a tensor in the arena of LiteRT for Microcontrollers
 # What `MicroMutableOpResolver` of LiteRT for Microcontrollers can register, in the names of the schema
 # (github.com/tensorflow/tflite-micro, tensorflow/lite/micro/micro_mutable_op_resolver.h).
 _MICRO_OPERATORS = (
@@ -48,7 +48,7 @@ class Flatbuffer:
 
     def to_bytes(self) -> bytes:
         """The file."""
-        builder = import_module("flatbuffers").Builder(1024)
+        builder = _builder()
         builder.Finish(self._model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
 
@@ -204,6 +204,17 @@ def plan_arena(tensors: Mapping[int, tuple[int, int, int]]) -> int:
                 start = max(start, end)
         placed.append((start, start + needed, first, last))
     return max((end for _, end, _, _ in placed), default=0)
+
+
+def _builder() -> Any:
+    """A `flatbuffers.Builder` that aligns weights as the schema asks for, which Python's own does not do."""
+    builder_class: Any = import_module("flatbuffers").Builder
+
+    class Builder(builder_class):  # type: ignore[misc]  # flatbuffers ships no types
+        def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803  # their names
+            return super().StartVector(elemSize, numElems, _ALIGNMENT if elemSize == 1 else alignment)
+
+    return Builder(1024)
 
 
 def _quantization(tensor: Any) -> tuple[float, int] | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, RootModel
 from torch import Tensor, nn
 
+from kedro_aat.errors import ExportError
 from kedro_aat.export.session import FileModel
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.targets.details import TargetDetails
@@ -32,6 +33,8 @@ class TargetFile:
         outputs: What the model calls each output, in the file's order.
         batch_size: The only batch size that the file takes; None for any.
         details: What a device needs to run it.
+        batch_axes: The axis of each output that grows with the batch, None for no such axis; empty if it is the first
+            one of all.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -42,6 +45,7 @@ class TargetFile:
     outputs: tuple[str, ...]
     batch_size: int | None = None
     details: TargetDetails = field(default_factory=TargetDetails)
+    batch_axes: tuple[int | None, ...] = ()
 
     @property
     def description(self) -> bytes:
@@ -53,6 +57,29 @@ class TargetFile:
     def num_bytes(self) -> int:
         """Size of all parts together."""
         return sum(map(len, self.parts.values()))
+
+    def joined(self, pieces: Sequence[Sequence[Tensor]], batch_size: int, size: int) -> list[Tensor]:
+        """The outputs for a batch that was run in pieces.
+
+        Args:
+            pieces: The outputs of each piece; the last piece may be smaller, or be filled up.
+            batch_size: Number of examples of the first piece, at least 1.
+            size: Number of examples of the batch, at least 1.
+
+        Raises:
+            ExportError: If an output has no axis for the batch.
+        """
+        results = []
+        for name, axis, *parts in zip(self.outputs, self.batch_axes or (0,) * len(self.outputs), *pieces, strict=True):
+            if axis is None:
+                raise ExportError(
+                    f"{name} has no axis that grows with the batch, so a batch of {size} cannot be run in "
+                    f"{len(pieces)} pieces: leave {name} out of `export.outputs`."
+                )
+            # An example may have several rows, as pixels of an image have.
+            num_rows = size * parts[0].shape[axis] // batch_size
+            results.append(torch.cat(parts, axis).narrow(axis, 0, num_rows))
+        return results
 
 
 class Target(ABC):
@@ -97,18 +124,22 @@ class Target(ABC):
 
 
 def in_pieces(
-    run: Callable[[Sequence[Tensor]], Sequence[Tensor]], tensors: Sequence[Tensor], batch_size: int
+    file: TargetFile, run: Callable[[Sequence[Tensor]], Sequence[Tensor]], tensors: Sequence[Tensor], batch_size: int
 ) -> list[Tensor]:
     """Runs what takes one batch size on a batch of another; the last piece is filled with its first example.
 
     Args:
+        file: Whose outputs these are.
         run: Takes and returns tensors of `batch_size` examples.
         tensors: Inputs, all with the same number of examples, at least 1.
         batch_size: Number of examples of one run.
+
+    Raises:
+        ExportError: If an output has no axis for the batch.
     """
     size = len(tensors[0])
     pieces: list[Sequence[Tensor]] = []
     for start in range(0, size, batch_size):
         index = torch.arange(start, start + batch_size)
         pieces.append(run([tensor[torch.where(index < size, index, start)] for tensor in tensors]))
-    return [torch.cat([piece[port] for piece in pieces])[:size] for port in range(len(pieces[0]))]
+    return file.joined(pieces, batch_size, size)
