@@ -290,7 +290,7 @@ class ExportSettings(FileSettings):
 
     @property
     def more_targets(self) -> tuple[TargetName, ...]:
-        """The targets beside ONNX and `.pt2`, in the order of their names here, with those that other settings name."""
+        """The targets beside ONNX and `.pt2`, in the order of the settings that name them."""
         named = [*self.targets, *(["openvino"] if self.openvino else []), self.shipped, *self.limits.targets]
         return tuple(name for name in dict.fromkeys(named) if name not in ("onnx", "pt2"))  # type: ignore[misc]
 
