@@ -77,6 +77,7 @@ class Exported:
             validation_program=metrics.get("pt2"),
             validation_openvino=metrics.get("openvino"),
             validations={name: metric for name, metric in metrics.items() if name not in ("onnx", "pt2")},
+            shipped=self.shipped,
             guards=self.judgment.guards[self.shipped],
             agreement=self.judgment.agreement,
             **measurements.model_dump(),
@@ -160,7 +161,7 @@ def deliver(
         reason = f"No model within budget keeps the limits. {nearest} comes nearest: {rejected[nearest]}."
         return None, _export_result(None, reason, baseline, results, rejected)
     if goal == "accuracy":
-        exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].validation_of(settings.shipped)))
+        exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].shipped_validation))
     else:
         failure = failure_among(settings, [result for _, result in within])
         if failure is not None and len(within) > 1 and not has_fallen_back:
