@@ -319,6 +319,16 @@ class ExportSettings(FileSettings):
         size = self.objective.latency_ms if isinstance(self.objective, TargetObjective) else None
         return self.batch_sizes[0] if size is None else size
 
+    def timed_batch_sizes(self, target: TargetName) -> list[int]:
+        """Batch sizes at which the latency of a target's file decides or is limited.
+
+        Args:
+            target: A target beside ONNX.
+        """
+        limited = self.limits.targets.get(target, TargetLimits()).latency_ms
+        is_timed = self.without_device.objective_kind == "latency" and self.shipped == target
+        return sorted({*limited, *([self.objective_batch_size] if is_timed else [])})
+
     @property
     def device_needs(self) -> set[DeviceProperty]:
         """What the objective and the limits need of the device."""
