@@ -255,11 +255,18 @@ def test_device_that_the_machine_lacks_is_refused() -> None:
 
 
 def test_a_target_that_does_not_decide_says_what_does() -> None:
-    written = {"compression": {"algorithm": "filter_pruning", "round_to": 8}, "export": {"objective": "latency"}}
+    written: dict[str, Any] = {"compression": {"algorithm": "filter_pruning", "round_to": 8}}
+    written["export"] = {"objective": "latency"}
     tree = parameters(target="arm")
     words = AatSettings.model_validate(tree | written).overruled_target()
     assert words is not None
     assert words.startswith("target: arm would set compression.rate_of: macs and export.objective: bytes, but ")
     assert "compression.rate_of: parameters and export.objective: latency is written" in words
+    written["export"] = {"objective": {"target": "openvino", "latency_ms": 1}}
+    assert "export.objective: latency for OpenVINO is" in (
+        AatSettings.model_validate(tree | written).overruled_target() or ""
+    )
+    same = {"export": {"objective": {"target": "openvino"}}}  # by bytes, as the target would have it
+    assert AatSettings.model_validate(tree | same).overruled_target() is None
     assert AatSettings.model_validate(tree).overruled_target() is None
     assert AatSettings.model_validate({**tree, "target": None} | written).overruled_target() is None

@@ -144,7 +144,8 @@ class AatSettings(Settings):
         wanted = {f"compression.{key}": value for key, value in profile["compression"].items()}
         wanted["export.objective"] = profile["objective"]
         written = {f"compression.{key}": value for key, value in self.compression.model_dump().items()}
-        written["export.objective"] = self.export.objective
+        kind = self.export.objective_kind
+        written["export.objective"] = kind if kind == profile["objective"] else self.export.objective_words
         differing = [key for key, value in wanted.items() if written.get(key) != value]
         if not differing:
             return None

@@ -15,7 +15,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from kedro_aat.adoption.beside import redirect_outputs
-from kedro_aat.adoption.checks import allow_no_log, data_mistakes, free_inputs, withhold_test_data
+from kedro_aat.adoption.checks import allow_absent, data_mistakes, free_inputs, withhold_test_data
 from kedro_aat.adoption.closing import Closing
 from kedro_aat.adoption.commands import aat
 from kedro_aat.adoption.rehearsals import stand_in
@@ -82,7 +82,7 @@ class AatHooks:
             SystemExit: In all processes but rank 0, when the run has ended.
         """
         redirect_outputs(pipeline, catalog)
-        allow_no_log(pipeline, catalog)
+        allow_absent(pipeline, catalog)
         self._join(run_params, pipeline, catalog)
         stand_in(pipeline, catalog)
         withhold_test_data(pipeline, catalog, lambda key: catalog[f"params:{key}"].load())

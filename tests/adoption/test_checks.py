@@ -13,7 +13,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
 
-from kedro_aat.adoption.checks import allow_no_log, data_mistakes, replace_dataset
+from kedro_aat.adoption.checks import allow_absent, data_mistakes, replace_dataset
 from kedro_aat.adoption.validation import load_config
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
@@ -131,17 +131,26 @@ def test_a_run_without_a_tensorboard_log_has_no_mistake(entry: dict[str, Any] | 
     name = "small.tensorboard_log"
     pipeline, catalog = create_pipeline(namespace="small"), DataCatalog.from_config({name: entry} if entry else {})
     assert f"{name}: " in " ".join(data_mistakes(pipeline, catalog))
-    allow_no_log(pipeline, catalog)
+    allow_absent(pipeline, catalog)
     assert catalog[name].load() is None
     assert f"{name}: " not in " ".join(data_mistakes(pipeline, catalog))
+
+
+def test_a_catalog_that_is_older_than_a_target_needs_no_entry_for_its_file() -> None:
+    catalog, part = DataCatalog(), create_pipeline().only_nodes("certify_model")
+    allow_absent(part, catalog)
+    assert catalog.load("compressed_litert") is None
+    assert "compressed_litert: " not in " ".join(data_mistakes(part, catalog))
+    allow_absent(create_pipeline(), whole := DataCatalog())
+    assert "compressed_litert" not in whole  # the run makes it
 
 
 def test_a_tensorboard_log_that_there_is_stays_and_a_wrong_entry_is_told() -> None:
     log = {"type": "kedro_aat.datasets.handles.TensorBoardDataset", "filepath": "log"}
     catalog = DataCatalog.from_config({"tensorboard_log": log})
-    allow_no_log(create_pipeline(), catalog)
+    allow_absent(create_pipeline(), catalog)
     assert catalog["tensorboard_log"].load().folder.name == "log"
     for mistake in ({"folders": 2}, {"type": "nowhere.Dataset"}):
         wrong = DataCatalog.from_config({"tensorboard_log": log | mistake})
-        allow_no_log(create_pipeline(), wrong)
+        allow_absent(create_pipeline(), wrong)
         assert "tensorboard_log: its catalog entry is wrong: " in " ".join(data_mistakes(create_pipeline(), wrong))

@@ -14,11 +14,12 @@ from kedro_aat.adoption.jobs import Job
 from kedro_aat.budget import Outcome
 from kedro_aat.datasets.documents import MarkdownDataset
 from kedro_aat.datasets.exported import OnnxDataset
+from kedro_aat.delivery.results import Summary
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.export import NotExported
 from kedro_aat.pipelines.aat import create_pipeline
 from tests.delivery.test_candidates import search_result
-from tests.reporting.runs import summary_of
+from tests.reporting.runs import changed, summary_of
 
 CONFIRM = "--max-drop 0.1 --confirm --pipeline small"
 
@@ -36,6 +37,23 @@ def test_only_a_choice_with_a_model_is_offered(
     assert (f"`kedro aat choose {CONFIRM}` replaces them." in words) is is_offered
     assert ("Nothing is chosen." in words) is not is_offered
     assert "unchanged" in words
+
+
+def test_a_choice_by_a_target_is_compared_by_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def judged(validation: float, id_: str) -> Summary:
+        run = summary_of("within_budget")
+        shipped = {"shipped": "openvino", "validations": {"openvino": validation}}
+        candidates = [each.model_copy(update=shipped).model_dump() for each in run.candidates]
+        return changed(run, candidates=candidates, delivered_id=id_)
+
+    first, second = (each.id for each in summary_of("within_budget").candidates)
+    catalog = DataCatalog({"aat_summary": JSONDataset(filepath=str(tmp_path / "aat_summary.json"))})
+    catalog["aat_summary"].save(judged(0.89, first).model_dump(mode="json"))
+    beside("aat_summary", catalog["aat_summary"]).save(judged(0.87, second).model_dump(mode="json"))
+    print_choice(Job.find("small", {"small": create_pipeline()}), catalog, CONFIRM)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "0.02 of BinaryAccuracy on the validation split" in words
+    assert "1,760 bytes of the OpenVINO files (0.20x)" in words
 
 
 def test_a_choice_without_a_model_is_not_confirmed(tmp_path: Path) -> None:

@@ -84,6 +84,17 @@ def test_nodes_that_make_data_in_memory_run_before() -> None:
     assert {"rehearse", "evaluate_baseline", "build_controller"} <= set(nodes)
 
 
+def test_a_certificate_exports_nothing_again_for_targets_that_the_catalog_does_not_know() -> None:
+    job = Job.find("aat", {"aat": create_pipeline()})
+    read = {name for node in create_pipeline().from_nodes("certify_model").nodes for name in node.inputs}
+    assert "export_model" not in job.nodes_from(job.node("certify_model"), catalog(*read))[1]
+    _, nodes = job.nodes_from(
+        job.node("certify_model"), catalog(*read - {"compressed_executorch", "compressed_litert"})
+    )
+    assert "export_model" not in nodes  # it would deliver what `kedro aat choose` has replaced
+    assert "export_model" in job.nodes_from(job.node("certify_model"), catalog(*read - {"compressed_onnx"}))[1]
+
+
 def test_nodes_of_the_users_that_read_our_results_can_be_left_out() -> None:
     pipeline = create_pipeline() + Pipeline([Node(publish, "compressed_model", None, name="publish")])
     job = Job.find("aat", {"aat": pipeline})

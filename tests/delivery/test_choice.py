@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from kedro_aat.budget import Budget, Outcome
+from kedro_aat.delivery import judging
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.deliver import deliver
 from kedro_aat.delivery.files import Files
@@ -184,3 +185,18 @@ def test_a_file_that_breaks_a_guard_is_rejected_with_its_name_and_figures(tools:
     words = "its .pt2 file breaks the guard recall: 0.6500 on the validation split, where 0.7000 is tolerated"
     assert result.rejected["bad"] == words
     assert "recall of its ONNX file must be a finite number" in result.rejected["undefined"]
+
+
+def test_a_less_compressed_model_that_cannot_be_exported_is_passed_over(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, broken, large = fast("small", 3.0), fast("broken", 1.0, rate=0.2), fast("large", 2.0, rate=0.1)
+
+    def files_of(model: Any, *rest: Any) -> Any:
+        if model is broken.model:
+            raise ExportError("no such operator")
+        return tools.files_of(model, *rest)
+
+    monkeypatch.setattr(judging, "files_of", files_of)
+    _, result = chosen(small, others=[broken, large], objective="latency")
+    assert (result.delivered, result.rejected) == ("large", {"broken": "no such operator"})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from kedro_aat.compression.filters.controller import FilterPruningController
 from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.compression.settings import Quantization
 from kedro_aat.delivery import costs as module
+from kedro_aat.delivery.files import Files
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.limits import LATENCY_SHARE, LimitedFile, lowest_rate
 from kedro_aat.errors import ConfigurationError
@@ -142,6 +144,19 @@ def test_a_run_that_goes_on_has_the_same_rate(tmp_path: Path, monkeypatch: pytes
     rate = found(controller, file, folder=tmp_path)
     monkeypatch.setattr(module, "files_of", None)
     assert found(controller, file, folder=tmp_path) == rate
+
+
+def test_a_target_is_written_only_where_a_limit_needs_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[list[str]] = []
+
+    def files_of(model: nn.Module, inputs: object, settings: object, targets: Sequence[str]) -> Files:
+        written.append(list(targets))
+        return Files(onnx.ModelProto())
+
+    monkeypatch.setattr(module, "files_of", files_of)
+    file = file_of(onnx_bytes=10**6, targets={"litert": {"latency_ms": {1: 5.0}}})
+    assert file.limit(0.5).holds(controller_of())  # a step of the schedule, which knows no latency
+    assert written == [[]]
 
 
 @pytest.mark.slow

@@ -213,6 +213,9 @@ def test_answers_are_kept_per_file_and_function(tmp_path: Path) -> None:
     again = Device(Imported.model_validate(named("bytes_of")), export, of_a_choice)
     again.measured(small_file(2.0))
     assert len(ASKED) == 2
+    of_other_settings = FinishedSteps(tmp_path, export={"tolerance": 1e-3}, training={"batch_size": 8})
+    Device(Imported.model_validate(named("bytes_of")), export, of_other_settings).measured(small_file(2.0))
+    assert len(ASKED) == 2
     assert "no route" in (device(named("unreachable"), tmp_path).costs(small_file(1.0)).failure or "")
     assert len(ASKED) == 3
 

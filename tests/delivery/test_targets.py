@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from pydantic import TypeAdapter
 
@@ -14,8 +15,12 @@ from kedro_aat.datasets.exported import ExecutorchDataset, LitertDataset
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.certify import certify_once
 from kedro_aat.delivery.costs import Costs, cost_by
+from kedro_aat.delivery.deliver import deliver
 from kedro_aat.delivery.files import Files, files_of
+from kedro_aat.delivery.finished import FinishedSteps
+from kedro_aat.delivery.judging import Steps
 from kedro_aat.delivery.limits import excess_over
+from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ConfigurationError, ExportError
 from kedro_aat.export.settings import ExportSettings, Limits
 from kedro_aat.export.targets.details import QuantizedPort, TargetDetails
@@ -57,6 +62,7 @@ def test_the_file_of_the_named_target_is_the_smallest_fastest_and_certified(tmp_
         export=settings(),
     )
     assert (verdict.baseline, verdict.compressed, verdict.is_certified) == (1.0, 1.0, True)
+    assert verdict.words.endswith("Measured on the files for OpenVINO.")
 
 
 def test_costs_of_the_target_decide() -> None:
@@ -82,6 +88,46 @@ def test_limits_of_the_target_are_kept() -> None:
     assert [times for _, times in found][:3] == [2, 2, 2]
     kept = {"bytes": 500, "arena_bytes": 700, "latency_ms": {1: 3.0}}
     assert excess_over(Limits.model_validate({"targets": {"openvino": kept}}), measured) == []
+
+
+def test_a_file_without_the_batch_size_of_a_limit_or_of_the_objective_is_told() -> None:
+    limits = Limits.model_validate({"targets": {"litert": {"latency_ms": {8: 2.0}}}})
+    counted = {"rate": 0.5, "parameters": 1, "macs": 1}
+    measured = Costs.model_validate({**counted, "targets": {"litert": {"bytes": 9}}})  # no batch size was measured
+    assert [words for words, _ in excess_over(limits, measured)] == [
+        "LiteRT's file cannot be run with batch 8, whose latency is limited"
+    ]
+    export = settings(objective={"target": "litert", "latency_ms": 8})
+    budget = Budget(baseline=1.0, drop=0.9)
+    steps = Steps(FinishedSteps(), DATA["inputs"], DATA, TRAINING, export, budget, ())
+    single = TargetFile("litert", {".tflite": b""}, ("inputs",), ("output",), batch_size=1)
+    with pytest.raises(ExportError, match="for LiteRT cannot be run with batch 8, at which its latency is the obj"):
+        steps.latencies([Net()], [Files(onnx.ModelProto(), {"litert": single})], export)
+
+
+def test_a_run_that_goes_on_with_another_target_judges_its_file(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+
+    def delivered(objective: Any) -> ExportResult:
+        return deliver(
+            [Candidate("small", 1, Net(1), 0.9)],
+            iter(()),
+            Net(2),
+            DATA,
+            Budget(baseline=1.0, drop=0.9),
+            TRAINING,
+            settings(objective=objective, targets=["onnx"]),
+            "The search ended.",
+            FinishedSteps(tmp_path),
+        )[1]
+
+    first = delivered("bytes").compressed
+    assert first is not None
+    assert (first.validations, first.shipped) == ({}, "onnx")
+    second = delivered({"target": "openvino"}).compressed
+    assert second is not None
+    assert (list(second.validations), list(second.targets)) == (["openvino"], ["openvino"])
+    assert (second.shipped, second.shipped_validation) == ("openvino", second.validations["openvino"])
 
 
 def test_a_named_target_is_written_without_being_listed() -> None:

@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.rehearsal_result import RehearsalResult
 from kedro_aat.errors import RehearsalError
+from kedro_aat.export.targets.openvino import OpenvinoTarget
+from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.pipelines.aat.nodes import rehearse as node
 from kedro_aat.rehearsal import rehearse as module
 from kedro_aat.rehearsal.limited import few_calls
@@ -85,6 +88,29 @@ def test_a_device_that_does_not_answer_is_an_error_before_the_search(
     (fault,) = caught.value.faults
     assert fault.startswith("the device (export.measure_with): TimeoutError: no answer in 60 s. Mend the function")
     assert "set export.measure_with to null" in fault
+
+
+class SingleExamples(OpenvinoTarget):
+    """A target that takes one example in a run, as LiteRT does."""
+
+    def write(self, *args: Any) -> TargetFile:
+        return replace(super().write(*args), batch_size=1)
+
+
+def test_latency_that_a_target_cannot_have_is_an_error_before_the_search(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(module, "stages_of", lambda settings: [])  # as above
+    monkeypatch.setattr("kedro_aat.rehearsal.files.target_of", lambda name: SingleExamples())
+    data = labeled()
+    with pytest.raises(RehearsalError) as caught:
+        rehearse(plain, data, data, settings(export={"objective": {"target": "openvino", "latency_ms": 64}}))
+    assert caught.value.faults == [
+        "the baseline, latency of the OpenVINO file: it takes batches of 1 alone, and its latency at batch 64 is to "
+        "decide or is limited. Name batch 1 in export.objective and export.limits, and first in export.batch_sizes. "
+        "Until then no stage can deliver a file of this model."
+    ]
 
 
 def test_nothing_is_changed(plain: Plain) -> None:

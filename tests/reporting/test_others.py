@@ -7,6 +7,7 @@ import pytest
 
 from kedro_aat.delivery.environment import processor_name
 from kedro_aat.delivery.results import Summary
+from kedro_aat.export.settings import TargetObjective
 from kedro_aat.reporting.figures import frontier_figure
 from kedro_aat.reporting.others import Choice, not_delivered
 from tests.reporting.runs import changed, summary_of, trajectory_of
@@ -63,6 +64,26 @@ def test_goal_of_accuracy_chooses_by_the_metric() -> None:
     found = reasons(summary, trajectory_of(summary))
     assert found["filter pruning"].startswith("The goal is accuracy: BinaryAccuracy is 0.8800, but")
     assert found["stage 1, epoch 1"] == "It is larger: its rate is 0.5000, and export.limits needs more."
+
+
+def test_the_goal_of_accuracy_compares_the_files_that_would_be_shipped() -> None:
+    run = summary_of("certified")
+    metrics = zip(run.candidates, (0.86, 0.87), strict=True)
+    judged = [
+        each.model_copy(update={"shipped": "openvino", "validations": {"openvino": metric}}) for each, metric in metrics
+    ]
+    summary = changed(run, goal="accuracy", candidates=[each.model_dump() for each in judged])
+    found = not_delivered(trajectory_of(summary), summary, Choice())[0]
+    assert found.metric == 0.86
+    assert found.why == "The goal is accuracy: BinaryAccuracy is 0.8600, but the delivered file has 0.8700."
+
+
+def test_latency_is_that_at_the_batch_size_of_the_objective() -> None:
+    summary = summary_of("certified")
+    objective = TargetObjective.model_validate({"target": "onnx", "latency_ms": 64})
+    assert reasons(summary, trajectory_of(summary), Choice(objective))["filter pruning"] == (
+        "The objective is the lowest latency at batch 64: 0.800 ms, but the delivered file has 0.160 ms."
+    )
 
 
 def test_only_candidates_are_named_if_nothing_is_delivered() -> None:

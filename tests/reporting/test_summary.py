@@ -12,6 +12,7 @@ from kedro_aat.budget import Outcome
 from kedro_aat.delivery.candidates import front_records
 from kedro_aat.delivery.certificate_result import CertificateResult
 from kedro_aat.delivery.results import BaselineEvaluation, ExportResult, SkippedSearch, Summary
+from kedro_aat.reporting.numbers import comparison
 from kedro_aat.reporting.summary import print_summary, summarize, trajectory
 from kedro_aat.search.policy import Goal
 from kedro_aat.search.tactics import Ranking, Tactic
@@ -71,6 +72,32 @@ def test_advice_depends_on_what_was_not_kept(has_candidates: bool, goal: Goal, a
     )
     assert advice in summary.advice
     assert advice in printed(summary)
+
+
+def test_the_metric_is_that_of_the_file_that_is_shipped() -> None:
+    run = summary_of("within_budget")
+    first, second = run.candidates
+    shipped = second.model_copy(update={"shipped": "openvino", "validations": {"openvino": 0.8765}})
+    summary = summarize(
+        BaselineEvaluation(metric=run.metric, validation=run.baseline.validation, budget=run.budget),
+        run.stages[0],
+        [run.stages[1]],
+        ExportResult(
+            outcome=Outcome.WITHIN_BUDGET,
+            reason=run.reason,
+            delivered=second.name,
+            baseline=run.baseline,
+            compressed=shipped,
+            candidates=[first, shipped],
+            rejected={},
+        ),
+        CertificateResult(baseline=None, compressed=None, is_certified=False, words=""),
+        seed=0,
+        time_limit=None,
+        distillation=None,
+    )
+    assert summary.compressed.validation == 0.8765
+    assert comparison(summary)[0][:3] == ("BinaryAccuracy, OpenVINO files, validation", "0.9000", "0.8765")
 
 
 def test_delivered_second_stage_shows_its_own_numbers_despite_an_equal_name() -> None:

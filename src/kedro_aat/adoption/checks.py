@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from kedro.io import AbstractDataset, CatalogProtocol, DataCatalog, MemoryDataset
 from kedro.io.core import DatasetError
-from kedro.pipeline import Pipeline
+from kedro.pipeline import Node, Pipeline
 from kedro.validation import TypeExtractor
 
 from kedro_aat.adoption.outputs import is_handle, is_written, unwritable
@@ -18,6 +18,8 @@ from kedro_aat.adoption.shared_files import our_nodes, shared_file_mistakes
 from kedro_aat.errors import AatError, ConfigurationError
 from kedro_aat.validated import Settings, parse
 
+# Arguments of our nodes that may be None.
+_DISPENSABLE = ("tensorboard_log", "compressed_openvino", "compressed_executorch", "compressed_litert")
 _IN_MEMORY = f"{MemoryDataset.__module__}.{MemoryDataset.__qualname__}"
 
 
@@ -113,17 +115,27 @@ def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Calla
             replace_dataset(catalog, name, WithheldDataset(dataset))
 
 
-def allow_no_log(pipeline: Pipeline, catalog: DataCatalog) -> None:
-    """Lets searches write nothing for TensorBoard where the catalog has no entry for it, or one in memory.
+def dispensable_inputs(nodes: Iterable[Node]) -> set[str]:
+    """Names of the datasets that our nodes read and do without: the log, and files for further targets.
 
     Args:
-        pipeline: A pipeline with nodes that search.
+        nodes: Nodes, of which those of the user's are passed over.
+    """
+    ours = [node for node in nodes if node.func.__module__.startswith("kedro_aat.pipelines.aat.")]
+    given = [inspect.signature(node.func).bind(*node.inputs).arguments for node in ours]
+    return {each[key] for each in given for key in _DISPENSABLE if key in each}
+
+
+def allow_absent(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Gives nodes None for what they do without, where the catalog has no entry for it, or one in memory.
+
+    So a search writes nothing for TensorBoard, and a catalog that is older than a target needs no entry for its file.
+
+    Args:
+        pipeline: The nodes of a run.
         catalog: Its datasets; changed in place.
     """
-    for node in our_nodes(pipeline, "kedro_aat.pipelines.aat."):
-        name = inspect.signature(node.func).bind(*node.inputs).arguments.get("tensorboard_log")
-        if name is None or name in pipeline.all_outputs():
-            continue
+    for name in sorted(dispensable_inputs(pipeline.nodes) - pipeline.all_outputs()):
         # An entry with a mistake is left alone: a catalog that fails to create a dataset forgets it, and says nothing.
         with suppress(DatasetError):
             if name not in catalog or (catalog.get_type(name) == _IN_MEMORY and not catalog.exists(name)):

@@ -11,7 +11,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from kedro_aat.adoption.checks import exists
+from kedro_aat.adoption.checks import dispensable_inputs, exists
 from kedro_aat.adoption.makers import producers_in
 from kedro_aat.adoption.shared_files import our_nodes, stem
 from kedro_aat.errors import ConfigurationError
@@ -119,7 +119,8 @@ def _missing(nodes: Collection[Node], catalog: CatalogProtocol[Any, Any], made: 
     """What nodes read, that none of them makes and no dataset holds, although some other node makes it."""
     outputs = {stem(name) for node in nodes for name in node.outputs}
     inputs = {name for node in nodes for name in node.inputs if stem(name) not in outputs and stem(name) in made}
-    return sorted(name for name in inputs if not exists(catalog, name))
+    dispensable = {name for name in dispensable_inputs(nodes) if name not in catalog}
+    return sorted(name for name in inputs - dispensable if not exists(catalog, name))
 
 
 def _named(pipeline: Pipeline, function: str) -> list[Node]:

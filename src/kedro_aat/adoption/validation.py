@@ -12,7 +12,7 @@ from kedro.io import DataCatalog
 from kedro.io.core import DatasetError
 
 from kedro_aat.adoption.checks import (
-    allow_no_log,
+    allow_absent,
     data_mistakes,
     look_up,
     parameter_mistakes,
@@ -80,7 +80,7 @@ def validate_pipeline(
     try:
         catalog = _make_catalog(context)
         withhold_test_data(nodes, catalog, value_of)
-        allow_no_log(nodes, catalog)
+        allow_absent(nodes, catalog)
         elsewhere = makers_elsewhere(pipeline, registered, catalog)
         mistakes += data_mistakes(nodes, catalog, elsewhere.names)
         mistakes += _missing_inputs(elsewhere)

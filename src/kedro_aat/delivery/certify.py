@@ -21,7 +21,7 @@ from kedro_aat.delivery.measurements import Result
 from kedro_aat.errors import DataError, ExportError, MetricError, UserFunctionError
 from kedro_aat.export.session import FileModel, OnnxModel
 from kedro_aat.export.settings import ExportSettings
-from kedro_aat.export.targets.registry import TargetName, target_of
+from kedro_aat.export.targets.registry import TARGETS, TargetName, target_of
 from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.tensors import hash_tensors
 from kedro_aat.training.checks.dependence import dependence_warning
@@ -150,6 +150,9 @@ def certify_once(
         verdict = _judge(before, after, budget, example_count(test_data), alpha, score_range)
         if (dependence := dependence_warning(test_data, "test", before.groups, training)) is not None:
             verdict = verdict.model_copy(update={"words": f"{verdict.words} {dependence}"})
+        if isinstance(file, TargetFile):
+            measured = f"Measured on the files for {TARGETS[file.target].title}."
+            verdict = verdict.model_copy(update={"words": f"{verdict.words} {measured}"})
     ledger.record(split, verdict.model_dump())
     return verdict
 

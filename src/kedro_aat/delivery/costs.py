@@ -189,8 +189,20 @@ def kept_costs(
     )
 
 
+def not_measured(settings: ExportSettings) -> ExportError:
+    """The error of a file that does not take the batch size at which its latency is the objective."""
+    return ExportError(
+        f"the file for {TARGETS[settings.shipped].title} cannot be run with batch {settings.objective_batch_size}, at "
+        "which its latency is the objective: name a batch size in export.objective.latency_ms that it takes"
+    )
+
+
 def cost_by(settings: ExportSettings, measured: Measured) -> float:
-    """The number that the objective minimizes; what it needs must have been measured."""
+    """The number that the objective minimizes; what it needs must have been measured.
+
+    Raises:
+        ExportError: If the file does not take the batch size at which its latency is the objective.
+    """
     target = None if settings.shipped == "onnx" else measured.targets[settings.shipped]
     cost: float | None
     match settings.objective_kind:
@@ -199,10 +211,7 @@ def cost_by(settings: ExportSettings, measured: Measured) -> float:
         case "latency":
             size = settings.objective_batch_size
             if (cost := ((target or measured).latency_fastest_ms or {}).get(size)) is None:
-                raise ExportError(
-                    f"the file for {TARGETS[settings.shipped].title} cannot be run with batch {size}, at which its "
-                    "latency is the objective: name a batch size in export.objective.latency_ms that it takes"
-                )
+                raise not_measured(settings)
         case "bytes":
             cost = measured.onnx_bytes if target is None else target.bytes
         case "gzip_bytes":

@@ -77,6 +77,7 @@ class Exported:
             validation_program=metrics.get("pt2"),
             validation_openvino=metrics.get("openvino"),
             validations={name: metric for name, metric in metrics.items() if name not in ("onnx", "pt2")},
+            shipped=self.shipped,
             guards=self.judgment.guards[self.shipped],
             agreement=self.judgment.agreement,
             **measurements.model_dump(),
@@ -142,10 +143,10 @@ def deliver(
     has_fallen_back = False
     if settings.objective_kind in ("latency", "device_latency"):
         rest = list(others)
-        fastest, has_fallen_back = _fastest(rest, kept, steps)
+        fastest, has_fallen_back = _fastest(rest, kept, steps, rejected)
         if fastest:
-            rest.remove(fastest)
             consider(fastest)
+        rest = [other for other in rest if other is not fastest and other.name not in rejected]
     baseline, results = measure_all()
     if all(excess_over(settings.limits, result) for result in results) and (rest := [*rest, *others]):
         logger.warning("No file keeps the limits; trying %d less compressed models", len(rest))
@@ -160,7 +161,7 @@ def deliver(
         reason = f"No model within budget keeps the limits. {nearest} comes nearest: {rejected[nearest]}."
         return None, _export_result(None, reason, baseline, results, rejected)
     if goal == "accuracy":
-        exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].validation_of(settings.shipped)))
+        exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].shipped_validation))
     else:
         failure = failure_among(settings, [result for _, result in within])
         if failure is not None and len(within) > 1 and not has_fallen_back:
@@ -188,16 +189,33 @@ def _export_result(
     )
 
 
-def _fastest(others: Sequence[Candidate], kept: Sequence[Exported], steps: Steps) -> tuple[Candidate | None, bool]:
+def _fastest(
+    others: Sequence[Candidate], kept: Sequence[Exported], steps: Steps, rejected: dict[str, str]
+) -> tuple[Candidate | None, bool]:
     """The fastest of the other models by the objective, if it is faster than all that were kept.
+
+    Args:
+        others: The other models.
+        kept: What has files within budget.
+        steps: Exports and measures.
+        rejected: Gets the names of models that cannot be exported, and why.
 
     Returns:
         The model or None, and whether the device failed, so that the latency here decided.
     """
-    if not others:
+    exportable: list[Candidate] = []
+    files = [exported.files for exported in kept]
+    for other in others:
+        try:
+            files.append(steps.files(other.model.eval(), only_shipped=True))
+            exportable.append(other)
+        except Exception as error:
+            if ends_run(error):
+                raise
+            rejected[other.name] = rejection(other.name, error)
+    if not exportable:
         return None, False
-    models = [exported.candidate.model for exported in kept] + [other.model.eval() for other in others]
-    files = [exported.files for exported in kept] + [steps.files(other.model, only_shipped=True) for other in others]
+    models = [each.candidate.model for each in kept] + [other.model for other in exportable]
     settings = steps.settings
     try:
         milliseconds = steps.latencies(models, files, settings)
@@ -206,7 +224,7 @@ def _fastest(others: Sequence[Candidate], kept: Sequence[Exported], steps: Steps
         milliseconds = steps.latencies(models, files, settings)
     known, new = milliseconds[: len(kept)], milliseconds[len(kept) :]
     is_faster = min(new) <= WORTHWHILE_LATENCY * min(known)
-    return others[new.index(min(new))] if is_faster else None, settings is not steps.settings
+    return exportable[new.index(min(new))] if is_faster else None, settings is not steps.settings
 
 
 def _export(candidate: Candidate, budget: Budget, steps: Steps) -> Exported:

@@ -61,6 +61,12 @@ class FinishedSteps:
         self._inputs = inputs
         self._used: set[Path] = set()
 
+    def independent(self) -> FinishedSteps:
+        """A handle of the same folders, for steps that depend on nothing but what they name themselves."""
+        handle = FinishedSteps(self.folder, self._others)
+        handle._used = self._used
+        return handle
+
     def result(self, step: str, kind: type[T], compute: Callable[[], T], *models: nn.Module, **inputs: Any) -> T:
         """Returns the result that was kept of a step, or else computes and keeps it.
 

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from kedro_aat.budget import Budget, GuardSettings
 from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.candidates import Candidate
+from kedro_aat.delivery.costs import not_measured
 from kedro_aat.delivery.files import Files, evaluate_file, files_of, measure
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.measurements import FileAgreements, Measurements, Result
@@ -88,6 +89,7 @@ class Steps:
             rate=candidate.rate,
             weight_names=list(candidate.weight_names),
             guards=[guard.name for guard in self.budget.also],
+            targets=list(files.others),
         )
 
     def latencies(self, models: Sequence[nn.Module], files: Sequence[Files], settings: ExportSettings) -> list[float]:
@@ -100,6 +102,7 @@ class Steps:
 
         Raises:
             DeviceError: If the device does not measure one of them.
+            ExportError: If a file does not take the batch size at which latency decides.
         """
         if settings.objective_kind == "device_latency":
             assert self.device is not None  # the settings made sure of it
@@ -115,6 +118,8 @@ class Steps:
                 num_threads=settings.num_threads,
                 seconds=settings.latency_seconds,
             )
+            if not all(size in by_size for by_size in latencies):
+                raise not_measured(settings)
             return [by_size[size].fastest for by_size in latencies]
 
         return self.finished.result("latencies", list[float], compute, *models, target=settings.shipped, size=size)
@@ -126,6 +131,7 @@ class Steps:
             list[Measurements],
             lambda: measure(models, files, self.inputs, self.settings),
             *models,
+            targets=[list(each.others) for each in files],
         )
         if self.device is None:
             return found

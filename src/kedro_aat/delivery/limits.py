@@ -21,7 +21,7 @@ from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.measurements import Measurements, Timing
 from kedro_aat.delivery.on_device import Device
 from kedro_aat.errors import ConfigurationError, DeviceError
-from kedro_aat.export.settings import ExportSettings, Limits
+from kedro_aat.export.settings import ExportSettings, Limits, TargetLimits
 from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.messages import doing
 from kedro_aat.model_inputs import ModelInputs, describe_inputs
@@ -56,7 +56,7 @@ def excess_over(limits: Limits, measured: Costs | Measurements) -> list[tuple[st
             if limit is not None and value is not None and value > limit:
                 excess.append((f"{title}'s {label} are {value:,}, above the limit of {limit:,}", value / limit))
         excess += _slower(costs, own.latency_ms, f" in {title}")
-        unknown = own.latency_ms.keys() - (costs.latency_ms or own.latency_ms).keys()
+        unknown = own.latency_ms.keys() - (costs.latency_ms or {}).keys()
         excess += [
             (f"{title}'s file cannot be run with batch {size}, whose latency is limited", math.inf) for size in unknown
         ]
@@ -305,6 +305,7 @@ def _with_latency(limits: Limits, share: float | None) -> Limits:
         "device_latency_ms": share * latency if share and latency else None,
         "device_memory_bytes": max(1, int(share * memory)) if share and memory else None,
     }
+    targets = {name: own for name, own in targets.items() if own != TargetLimits()}  # whose files are not needed
     return limits.model_copy(update={"latency_ms": shared(limits.latency_ms), "targets": targets, **on_device})
 
 

@@ -172,8 +172,8 @@ class CandidateResult(Measurements):
         validation_program: Metric of its `.pt2` file; None if there is none.
         validation_openvino: Metric of its OpenVINO files; None if there are none.
         validations: Name of each target beside ONNX and `.pt2` -> metric of its file.
-        guards: Value of each guard on the validation split, for the file that decides: ONNX's, or that of the target
-            which the objective names.
+        shipped: Target whose file decides and is certified: ONNX, or the one that the objective names.
+        guards: Value of each guard on the validation split, for that file.
         agreement: How closely its files agree with the model.
     """
 
@@ -187,6 +187,7 @@ class CandidateResult(Measurements):
     validation_program: float | None = None
     validation_openvino: float | None = None
     validations: dict[TargetName, float] = Field(default_factory=dict)
+    shipped: TargetName = "onnx"
     guards: dict[str, float] = Field(default_factory=dict)
     agreement: FileAgreements | None = None
 
@@ -204,6 +205,11 @@ class CandidateResult(Measurements):
     def id(self) -> str:
         """Identity within a run: the stage and checkpoint of the model, for example `stage-1-checkpoint-50`."""
         return f"stage-{self.stage}" if self.checkpoint is None else f"stage-{self.stage}-checkpoint-{self.checkpoint}"
+
+    @property
+    def shipped_validation(self) -> float:
+        """Metric of the file that decides, on the validation split."""
+        return self.validation_of(self.shipped)
 
     def validation_of(self, target: TargetName) -> float:
         """Metric of one target's file on the validation split."""

@@ -35,7 +35,7 @@ class Device:
     """
 
     def __init__(self, measure_with: Imported, settings: ExportSettings, finished: FinishedSteps) -> None:
-        self._measure_with, self._settings, self._finished = measure_with, settings, finished
+        self._measure_with, self._settings, self._finished = measure_with, settings, finished.independent()
         self._function: Callable[[Path], object] | None = None
         self._known: dict[str, Measured] = {}
 

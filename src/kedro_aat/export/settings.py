@@ -290,7 +290,7 @@ class ExportSettings(FileSettings):
 
     @property
     def more_targets(self) -> tuple[TargetName, ...]:
-        """The targets beside ONNX and `.pt2`, in the order of their names here, with those that other settings name."""
+        """The targets beside ONNX and `.pt2`, in the order of the settings that name them."""
         named = [*self.targets, *(["openvino"] if self.openvino else []), self.shipped, *self.limits.targets]
         return tuple(name for name in dict.fromkeys(named) if name not in ("onnx", "pt2"))  # type: ignore[misc]
 
@@ -318,6 +318,16 @@ class ExportSettings(FileSettings):
         """The batch size at which latency decides."""
         size = self.objective.latency_ms if isinstance(self.objective, TargetObjective) else None
         return self.batch_sizes[0] if size is None else size
+
+    def timed_batch_sizes(self, target: TargetName) -> list[int]:
+        """Batch sizes at which the latency of a target's file decides or is limited.
+
+        Args:
+            target: A target beside ONNX.
+        """
+        limited = self.limits.targets.get(target, TargetLimits()).latency_ms
+        is_timed = self.without_device.objective_kind == "latency" and self.shipped == target
+        return sorted({*limited, *([self.objective_batch_size] if is_timed else [])})
 
     @property
     def device_needs(self) -> set[DeviceProperty]:

@@ -7,11 +7,14 @@ from torch import nn
 from kedro_aat.compression.filters.costs import num_macs
 from kedro_aat.compression.quantization.layers import quantized_spec
 from kedro_aat.delivery.files import Files, files_of
+from kedro_aat.errors import ExportError
 from kedro_aat.export.measure import measure_latency
 from kedro_aat.export.preprocessing import verified_with_preprocessing
 from kedro_aat.export.program import to_program
 from kedro_aat.export.session import OnnxModel
+from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.targets.registry import TARGETS, target_of
+from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.export.verify import verify_file, verify_onnx, verify_program
 from kedro_aat.rehearsal.common import Rehearsal
 from kedro_aat.rehearsal.faults import part
@@ -48,6 +51,8 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> F
         title = TARGETS[name].title
         with part(f"export for {title}"):
             files.others[name] = written = target_of(name).write(model, inputs, settings, files.onnx)
+        with part(f"latency of the {title} file"):
+            _require_batch_sizes(written, settings)
         with part(f"{title} file, read back"):
             runnable[title] = module = target_of(name).read_back(written)
             verify_file(f"{title} file", module, model, inputs, tolerance=tolerance)
@@ -67,6 +72,17 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> F
         num_macs(model, inputs)
         measure_latency([files.onnx], inputs, batch_sizes=[1], num_threads=settings.num_threads, seconds=1e-3)
     return files
+
+
+def _require_batch_sizes(file: TargetFile, settings: ExportSettings) -> None:
+    """Refuses settings that need latency at a batch size that a file does not take."""
+    for size in settings.timed_batch_sizes(file.target):
+        if file.batch_size not in (None, size):
+            raise ExportError(
+                f"it takes batches of {file.batch_size} alone, and its latency at batch {size} is to decide or is "
+                f"limited. Name batch {file.batch_size} in export.objective and export.limits, and first in "
+                "export.batch_sizes"
+            )
 
 
 def rehearse_program(model: nn.Module, rehearsal: Rehearsal) -> None:

@@ -92,7 +92,7 @@ def rehearse(
             seed=settings.seed,
             stages=[stage.identity for stage in stages_of(settings)],
             export=settings.export.model_dump(mode="json", exclude=_NOT_REHEARSED),
-            targets=list(settings.export.more_targets),
+            targets={name: settings.export.timed_batch_sizes(name) for name in settings.export.more_targets},
             training=dict(training_inputs(settings.training, settings.budget.also)),
             functions=rehearsal.default_training(nn.Identity()).callables().fingerprint,
             batches=content.hexdigest(),
@@ -283,6 +283,8 @@ class _Parts:
 
 
 def _mends_files(failed: str) -> str:
+    if failed.startswith("latency of"):
+        return ""  # the error says it
     if failed.startswith("validation of"):
         return "A file has a forward pass alone, without the model's other methods and attributes: validate with that"
     if "read back" in failed:

@@ -142,7 +142,7 @@ def _why(export: ExportResult, evaluation: BaselineEvaluation, asked: Asked) -> 
 
     def value(file: CandidateResult) -> str:
         if asked.goal == "accuracy":
-            return f"{file.validation:.4f}"
+            return f"{file.shipped_validation:.4f}"
         return _value(cost_by(decides, file))
 
     by = evaluation.metric.name if asked.goal == "accuracy" else f"export.objective {decides.objective_words}"

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kedro_aat.delivery.results import Summary
-from kedro_aat.reporting.numbers import Row, cost_rows, tolerated
+from kedro_aat.reporting.numbers import Row, cost_rows, files_title, tolerated
 
 
 def gains_and_losses(delivered: Summary, chosen: Summary) -> list[Row]:
@@ -23,8 +23,8 @@ def gains_and_losses(delivered: Summary, chosen: Summary) -> list[Row]:
     before, after = delivered.delivered_candidate, chosen.delivered_candidate
     if before is None or after is None:
         return []
-    change = f"{after.validation - before.validation:+.4f}"
-    metric = (f"{chosen.metric.name}, validation", f"{before.validation:.4f}", f"{after.validation:.4f}", change)
+    old, new = before.shipped_validation, after.shipped_validation
+    metric = (f"{chosen.metric.name}, validation", f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
     return [metric, ("  tolerated", tolerated(delivered), tolerated(chosen), ""), *cost_rows(before, after)]
 
 
@@ -45,11 +45,16 @@ def sentences(delivered: Summary | None, chosen: Summary) -> list[str]:
     if after.id == before.id:
         return [named, "It is the model that is delivered already."]
     sign = 1 if chosen.metric.higher_is_better else -1
-    gain = sign * (after.validation - before.validation)
+    gain = sign * (after.shipped_validation - before.shipped_validation)
     accuracy = f"{abs(gain):.4g} of {chosen.metric.name} on the validation split"
     gained, lost = ([accuracy], []) if gain > 0 else ([], [accuracy] if gain < 0 else [])
     costs: list[tuple[str, float, float]] = [
         ("bytes of the ONNX file", before.onnx_bytes, after.onnx_bytes),
+        *(
+            (f"bytes of the {files_title(name)}", before.targets[name].bytes, costs.bytes)
+            for name, costs in after.targets.items()
+            if name in before.targets
+        ),
         ("parameters", before.parameters, after.parameters),
         ("MACs", before.macs, after.macs),
     ]

@@ -39,9 +39,10 @@ def guard_words(summary: Summary) -> str:
 def comparison(summary: Summary) -> list[Row]:
     """The baseline beside the compressed model: metrics, rate, costs and epochs."""
     baseline, compressed = summary.baseline, summary.compressed
+    metric = _metric_of_file(summary)
     rows: list[Row] = [
         (
-            f"{summary.metric.name}, validation",
+            f"{metric}, validation",
             f"{baseline.validation:.4f}",
             f"{compressed.validation:.4f}",
             f"{compressed.validation - baseline.validation:+.4f}",
@@ -53,13 +54,20 @@ def comparison(summary: Summary) -> list[Row]:
     if compressed.test is not None and baseline.test is not None:
         change = f"{compressed.test - baseline.test:+.4f}"
         label = "test" if summary.certificate.kind else "test (measured only)"
-        rows.append((f"{summary.metric.name}, {label}", f"{baseline.test:.4f}", f"{compressed.test:.4f}", change))
+        rows.append((f"{metric}, {label}", f"{baseline.test:.4f}", f"{compressed.test:.4f}", change))
         if compressed.test_standard_error is not None:
             rows.append(("  standard error", "", "", f"{compressed.test_standard_error:.4f}"))
     rows += guard_rows(summary)
     rows.append((_rate_label(compressed.rate), "", f"{compressed.rate.achieved:.4f}", _counted(compressed.rate)))
     epochs = ("epochs, by what they cost", "", f"{summary.epochs.used} of {summary.epochs.allowed}", "")
     return [*rows, *cost_rows(baseline, compressed), epochs]
+
+
+def _metric_of_file(summary: Summary) -> str:
+    """Name of the metric, with the target whose file it is of, if that is not ONNX."""
+    delivered = summary.delivered_candidate
+    shipped = "onnx" if delivered is None else delivered.shipped
+    return summary.metric.name + ("" if shipped == "onnx" else f", {files_title(shipped)}")
 
 
 def _rate_label(rate: Rates) -> str:

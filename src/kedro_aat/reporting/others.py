@@ -65,7 +65,7 @@ def not_delivered(trajectory: pd.DataFrame, summary: Summary, choice: Choice) ->
     for name, why in reasons.items():
         candidate = known.get(name)
         row = None if candidate is None else row_of(trajectory, candidate.stage, candidate.checkpoint)
-        rate, metric = (None, None) if candidate is None else (candidate.rate, candidate.validation)
+        rate, metric = (None, None) if candidate is None else (candidate.rate, candidate.shipped_validation)
         models.append(NotDelivered(name.replace("_", " "), row, rate, metric, why))
     delivered = summary.delivered_candidate
     if delivered is not None:
@@ -156,7 +156,8 @@ def reasons_not_delivered(summary: Summary, objective: Objective | TargetObjecti
     for candidate in summary.candidates:
         if delivered is not None and candidate.id != delivered.id and candidate.name not in reasons:
             if summary.goal == "accuracy":
-                metrics = f"{candidate.validation:.4f}, but the delivered file has {delivered.validation:.4f}"
+                chosen = f"{delivered.shipped_validation:.4f}"
+                metrics = f"{candidate.shipped_validation:.4f}, but the delivered file has {chosen}"
                 reasons[candidate.name] = f"The goal is accuracy: {summary.metric.name} is {metrics}."
                 continue
             words, chosen, other = _by_objective(objective, delivered, candidate)
@@ -171,21 +172,22 @@ def _by_objective(
     on_device = [getattr(candidate.device, device_property(objective) or "", None) for candidate in (chosen, other)]
     if isinstance(objective, TargetObjective) and objective.device is not None:
         objective = "device_latency" if objective.device == "latency" else "device_memory"
+    size = objective.latency_ms if isinstance(objective, TargetObjective) else None
     if isinstance(objective, TargetObjective) and objective.target != "onnx":
-        title, size = TARGETS[objective.target].title, objective.latency_ms
+        title = TARGETS[objective.target].title
         costs = [candidate.targets[objective.target] for candidate in (chosen, other)]
         if size is None:
             return f"the fewest bytes for {title}", f"{costs[0].bytes:,}", f"{costs[1].bytes:,}"
         times = [f"{(each.latency_fastest_ms or {})[size]:.3f} ms" for each in costs]
         return f"the lowest latency at batch {size} in {title}", times[0], times[1]
     if isinstance(objective, TargetObjective):
-        objective = "bytes" if objective.latency_ms is None else "latency"
+        objective = "bytes" if size is None else "latency"
     match objective:
         case "rate":
             return "the highest rate", f"{chosen.rate:.4f}", f"{other.rate:.4f}"
         case "latency":
             assert chosen.latency_fastest_ms is not None
-            size = next(iter(chosen.latency_fastest_ms))
+            size = size or next(iter(chosen.latency_fastest_ms))
             latencies = [(candidate.latency_fastest_ms or {})[size] for candidate in (chosen, other)]
             return f"the lowest latency at batch {size}", f"{latencies[0]:.3f} ms", f"{latencies[1]:.3f} ms"
         case "bytes":

@@ -123,7 +123,7 @@ def summarize(
     if delivered is None:  # then the model is the baseline
         validation, standard_error, rate = evaluation.validation, None, Rates(requested=0.0, achieved=0.0)
     else:
-        validation, standard_error = delivered.validation, delivered.standard_error
+        validation, standard_error = delivered.shipped_validation, delivered.standard_error
         # What a later stage delivers also has the first stage's rate.
         is_first = delivered.stage == 1
         own = {"requested": delivered.requested_rate, "achieved": delivered.rate} if is_first else {}
@@ -234,7 +234,7 @@ def _table(summary: Summary) -> Table:
             table.add_section()
             rows = [
                 (f"not delivered: {candidate.name}", "", "", summary.rejected.get(candidate.name, "")),
-                (f"{summary.metric.name}, validation", "", f"{candidate.validation:.4f}", ""),
+                (f"{summary.metric.name}, validation", "", f"{candidate.shipped_validation:.4f}", ""),
                 *cost_rows(summary.baseline, candidate),
             ]
             for row in rows:

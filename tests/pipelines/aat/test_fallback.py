@@ -137,6 +137,20 @@ def test_a_certificate_that_fails_is_told_in_its_words(monkeypatch: pytest.Monke
         fail(CheckpointError("damaged"))
 
 
+@pytest.mark.parametrize("target", ["openvino", "litert"])
+def test_no_other_file_is_certified_in_place_of_one_that_is_not_there(target: str) -> None:
+    onnx: Any = object()
+    by_target: AatSettings = settings(certificate={}, export={"objective": {"target": target}})
+    result = certify_model(onnx, UNUSED, UNUSED, _Evaluation(), FIRST, UNUSED, by_target)  # type: ignore[arg-type]
+    assert not result.is_certified
+    assert result.words.startswith(
+        f"Not certified: export.objective names {target}, and compressed_{target} has no file."
+    )
+    nothing = NotExported("-")
+    result = certify_model(nothing, UNUSED, UNUSED, _Evaluation(), FIRST, UNUSED, by_target)  # type: ignore[arg-type]
+    assert result.words == "Nothing was exported, so there is nothing to certify."
+
+
 class _Evaluation:
     registration = None
 

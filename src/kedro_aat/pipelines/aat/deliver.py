@@ -262,20 +262,20 @@ def certify_model(
     from kedro_aat.export.openvino_file import OpenvinoFiles
     from kedro_aat.export.targets.openvino import from_files
 
-    shipped: ModelProto | TargetFile | NotExported | None
-    match settings.export.shipped:
-        case "executorch":
-            shipped = compressed_executorch
-        case "litert":
-            shipped = compressed_litert
-        case "openvino" if not isinstance(compressed_onnx, NotExported) and isinstance(
-            compressed_openvino, OpenvinoFiles
-        ):
-            shipped = from_files(compressed_openvino, compressed_onnx)
-        case _:
-            shipped = compressed_onnx
-    if shipped is None or isinstance(shipped, NotExported):
+    if isinstance(compressed_onnx, NotExported):
         return Verdict(words="Nothing was exported, so there is nothing to certify.").result
+    target = settings.export.shipped
+    files = {"openvino": compressed_openvino, "executorch": compressed_executorch, "litert": compressed_litert}
+    shipped = files.get(target, compressed_onnx)
+    if isinstance(shipped, OpenvinoFiles):
+        shipped = from_files(shipped, compressed_onnx)
+    if shipped is None or isinstance(shipped, NotExported):
+        words = (
+            f"Not certified: export.objective names {target}, and compressed_{target} has no file. If the catalog has "
+            "no such entry, `kedro aat init --upgrade` adds it; then `kedro run` writes the file, and trains nothing "
+            "again."
+        )
+        return Verdict(words=words).result
     if settings.certificate is None or not settings.reads_test_split:
         return Verdict(words=WITHHELD).result
     require_registered(certificate_ledger, baseline_evaluation.registration)
