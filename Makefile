@@ -132,7 +132,8 @@ LOWEST := build/lowest
 test-lowest:  ## Run them on the lowest version of each direct dependency
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet packaging
-	$(LOWEST)/bin/python -m scripts.lowest_versions report images openvino database project > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m scripts.lowest_versions report images openvino database project \
+		| sed '$(if $(findstring command,$(origin TORCH)),s/^torch==.*/torch==$(TORCH)/)' > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet -c $(LOWEST)/constraints.txt -e '.[all,project]' $(TEST_TOOLS)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(VERSIONED) $(ARGS)
 

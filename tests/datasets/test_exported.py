@@ -89,8 +89,15 @@ def test_what_nobody_asked_for_leaves_no_file(catalog: DataCatalog, tmp_path: Pa
     assert listed(folder) == []
 
 
-@pytest.mark.parametrize("name", ["model", "controller", "onnx", "program", "openvino"])
+@pytest.mark.parametrize("name", ["model", "controller", "onnx", "program"])
 def test_missing_data_cannot_be_loaded(catalog: DataCatalog, name: str) -> None:
     assert not catalog.exists(name)
     with pytest.raises(DatasetError, match=name):
         catalog.load(name)
+
+
+def test_file_that_nobody_asked_for_is_loaded_as_not_exported(catalog: DataCatalog) -> None:
+    assert not catalog.exists("openvino")
+    loaded = catalog.load("openvino")
+    assert isinstance(loaded, NotExported)
+    assert not loaded.is_asked
