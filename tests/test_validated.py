@@ -33,6 +33,7 @@ class Walk(Settings):
     model: str = "none"
     steepest: Annotated[float, Field(ge=0, lt=1)] = 0.1
     shallowest: float = 0.0
+    camp: Straight | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Walk:
@@ -90,6 +91,9 @@ def test_settings_cannot_change() -> None:
             {"days": {"from": 1, "to": 2}},
             "days: should be a valid integer, but got a mapping with the keys from, to",
         ),
+        ({"days": 1, "detours": "straight"}, "detours: should be a list, but got 'straight'"),
+        ({"days": 1, "way": "straight"}, "way: should be a mapping of keys to values, but got 'straight'"),
+        ({"days": 1, "camp": "tent"}, "camp: should be a mapping of keys to values, but got 'tent'"),
     ],
     ids=key_of,
 )
@@ -131,7 +135,7 @@ def test_keys_of_another_member_of_a_union_are_not_suggested() -> None:
 @pytest.mark.parametrize("data", [None, 3, "a walk", [1, 2]], ids=repr)
 def test_data_that_is_not_a_mapping(data: Any) -> None:
     (mistake,) = mistakes(data)
-    assert mistake.startswith("(the whole): should be a valid dictionary")
+    assert mistake.startswith("(the whole): should be a mapping of keys to values, but got ")
     assert mistake.endswith(f"but got {data!r}")
 
 

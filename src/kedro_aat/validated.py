@@ -213,6 +213,10 @@ def _describe(detail: ErrorDetails, location: _Location) -> str:
         return f"{key}: should be a mapping of keys to values, but got {_short(value)}"
     if kind == "literal_error":
         return _not_one_of(key, value, str(context["expected"]))
+    if kind in ("tuple_type", "list_type"):
+        return f"{key}: should be a list, but got {_short(value)}"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return f"{key}: should be a mapping of keys to values, but got {_short(value)}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if kind == "value_error":  # raised by our own validators, whose messages include the value
         return f"{key}: {message}" if location.keys else message

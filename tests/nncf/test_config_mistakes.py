@@ -76,7 +76,7 @@ from tests.nncf.files import DROP, adaptive, mistakes, pruning, quantization, sp
         ),
         (
             {"input_info": {"sample_size": "1, 3, 32, 32"}},
-            "input_info.sample_size: should be a valid tuple, but got '1, 3, 32, 32'",
+            "input_info.sample_size: should be a list, but got '1, 3, 32, 32'",
         ),
         ({"input_info": [{}]}, "input_info.0.sample_size: this key is required"),
     ],

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+import pytest
 
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning, MagnitudeSparsity
 from kedro_aat.delivery.findings import Findings
 from kedro_aat.delivery.results import BaselineEvaluation, ExportResult, SearchResult
 from kedro_aat.export.settings import ExportSettings
@@ -64,6 +66,8 @@ def found(
     divides: bool = False,
     export_settings: ExportSettings | None = None,
     devices: tuple[Any, Any] = (None, None),
+    maximal_rate: float = 0.998,
+    compression: CompressionSettings | None = None,
     **changes: Any,
 ) -> Findings:
     """What is found of a search.
@@ -79,6 +83,8 @@ def found(
         divides: Whether weights were divided among devices.
         export_settings: Settings of the export; None for the defaults.
         devices: What the user's device says of the delivered file, and of the other one.
+        maximal_rate: Highest rate that was allowed.
+        compression: Settings of the algorithm.
         **changes: Changes of the search's result.
     """
     rows = [
@@ -127,6 +133,8 @@ def found(
             trains,
             goal,
             divides,
+            maximal_rate,
+            compression,
         ),
     )
 
@@ -140,7 +148,7 @@ def changes(findings: Findings) -> list[str]:
 
 
 def test_a_search_that_ended_by_itself_at_the_top_was_limited_by_nothing() -> None:
-    findings = found([(0.5, 0.03), (0.95, 0.02)], best=2, allowed=50, highest_rate=0.95)
+    findings = found([(0.5, 0.03), (0.95, 0.02)], best=2, allowed=50, highest_rate=0.95, maximal_rate=0.95)
     assert kinds(findings) == ["nothing"]
     assert (
         "nothing did. The search ended by itself at the highest rate, 0.9500, after 2 of 50" in findings.limits[0].words
@@ -148,6 +156,25 @@ def test_a_search_that_ended_by_itself_at_the_top_was_limited_by_nothing() -> No
     assert "maximal_rate: above 0.95" in changes(findings)
     assert not any("maximal_total_epochs" in change for change in changes(findings))
     assert kinds(found([(0.5, 0.03), (0.95, 0.02)], best=2, highest_rate=0.95)) == ["highest_rate"]
+
+
+@pytest.mark.parametrize(
+    ("compression", "change"),
+    [
+        (FilterPruning(round_to=8), "compression.round_to: 4"),
+        (FilterPruning(round_to=4, minimal_channels=16), "compression.minimal_channels: 8"),
+        (FilterPruning(), None),
+        (MagnitudeSparsity(pattern="2:4"), None),
+    ],
+)
+def test_where_the_model_ends_before_maximal_rate_that_setting_is_no_advice(
+    compression: CompressionSettings, change: str | None
+) -> None:
+    steps: list[tuple[float, float] | EpochRecord] = [(0.5, 0.03), (0.9, 0.02)]
+    findings = found(steps, best=2, allowed=50, highest_rate=0.9, maximal_rate=0.998, compression=compression)
+    assert not any("maximal_rate" in each for each in changes(findings))
+    of_compression = [each for each in changes(findings) if each.startswith("compression.")]
+    assert of_compression == ([] if change is None else [change])
 
 
 def test_int8_as_a_second_stage_is_no_advice_for_divided_weights() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from kedro_aat.errors import DeviceError, InterruptedRunError
 
 DeviceProperty = Literal["latency_ms", "memory_bytes"]
+
+_EXPECTED = "Return Measured(latency_ms=..., memory_bytes=...), or a mapping with one of these keys or both"
 
 _MAX_SHOWN = 300  # characters of what a function raised or returned
 
@@ -49,8 +52,17 @@ def ask(function: Callable[[Path], object], path: Path) -> Measured:
     try:
         return Measured.model_validate(answer)
     except ValidationError as error:
-        mistakes = "; ".join(": ".join([*map(str, each["loc"]), each["msg"]]) for each in error.errors())
-        raise DeviceError(_cut(f"it returned {answer!r:.100}, which is no Measured ({mistakes})")) from error
+        mistakes = ""
+        if isinstance(answer, Mapping):
+            mistakes = f" ({'; '.join(map(_described, error.errors()))})"
+        words = f"it returned {answer!r:.100}, which is no Measured{mistakes}. {_EXPECTED}"
+        raise DeviceError(_cut(words)) from error
+
+
+def _described(mistake: ErrorDetails) -> str:
+    key = ".".join(map(str, mistake["loc"]))
+    words = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return "unknown key " + key if mistake["type"] == "extra_forbidden" else f"{key} {words}".strip()
 
 
 def _called(function: Callable[[Path], object], path: Path) -> Any:

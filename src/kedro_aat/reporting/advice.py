@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kedro_aat.compression.settings import CompressionSettings, FilterPruning
 from kedro_aat.delivery.costs import cost_by
 from kedro_aat.delivery.findings import Findings, Limited, NextStep, Tried
 from kedro_aat.delivery.measurements import CandidateResult
@@ -42,6 +43,8 @@ class Asked:
         trains: Whether the run trained, or only took what there was.
         goal: Whether the smallest model is wanted, or the most accurate one.
         divides: Whether weights are divided among devices, which allows one stage.
+        maximal_rate: Highest rate that the first stage might try, in [0, 1); a model's own limit may be lower.
+        compression: Settings of the first stage's algorithm; None if they do not matter.
     """
 
     export: ExportSettings
@@ -50,6 +53,8 @@ class Asked:
     trains: bool = True
     goal: Goal = "size"
     divides: bool = False
+    maximal_rate: float = 0.998
+    compression: CompressionSettings | None = None
 
 
 def find(
@@ -232,9 +237,21 @@ def _with_training(course: Course, kinds: set[str], asked: Asked) -> list[NextSt
         steps.append(course.step(f"{prefix}compression.ignored_scopes: [{layer.name}]", words, epochs.allowed))
     highest = course.result.highest_rate or 1.0
     if kinds & {"nothing", "highest_rate"} and course.number == 1 and highest < NEARLY_ALL:
-        words = "higher rates may be tried; the search begins anew"
-        steps.append(course.step(f"maximal_rate: above {highest:.4g}", words, epochs.allowed))
+        steps += _with_higher_rates(course, highest, asked)
     if isinstance(policy, Frontier) and course.number == 1 and len(policy.tactics.importance or ()) == 1:
         words = "the search may rank by others, too; it begins anew"
         steps.append(course.step(f"{prefix}search.tactics.importance: null", words, epochs.allowed))
     return steps
+
+
+def _with_higher_rates(course: Course, highest: float, asked: Asked) -> list[NextStep]:
+    """What allows higher rates than the highest one: `maximal_rate`, or the channels that every layer keeps."""
+    filters, allowed = asked.compression, course.result.epochs.allowed
+    if asked.maximal_rate <= highest + 1e-6:
+        words = "higher rates may be tried; the search begins anew"
+        return [course.step(f"maximal_rate: above {highest:.4g}", words, allowed)]
+    if not isinstance(filters, FilterPruning) or (least := max(filters.round_to, filters.minimal_channels)) == 1:
+        return []
+    key = "round_to" if filters.round_to == least else "minimal_channels"
+    words = f"layers may have fewer than {least} channels, for rates above {highest:.4g}; the search begins anew"
+    return [course.step(f"compression.{key}: {least // 2}", words, allowed)]

@@ -105,7 +105,16 @@ def _findings(
     stages = {number: result for number, result in enumerate(results, start=1) if isinstance(result, SearchResult)}
     searches = {1: settings.search} | {number: later.search for number, later in settings.later_stages.items()}
     divides = settings.training.sharding != "none"
-    asked = Asked(settings.export, searches, settings.teaching is not None, settings.trains, settings.goal, divides)
+    asked = Asked(
+        settings.export,
+        searches,
+        settings.teaching is not None,
+        settings.trains,
+        settings.goal,
+        divides,
+        settings.maximal_rate,
+        settings.compression,
+    )
     try:
         return find(trajectory, layers, baseline_evaluation, stages, export_result, asked)
     except Exception as error:
