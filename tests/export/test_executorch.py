@@ -228,3 +228,15 @@ def test_program_of_the_page_runs_the_file(tmp_path: Path) -> None:
     printed = torch.tensor([float(line.split()[1]) for line in done.stdout.splitlines()])
     with torch.no_grad():
         torch.testing.assert_close(printed, model(torch.zeros(1, 1, 8, 8))[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_whose_result_was_always_zero_in_training_is_int8() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(32, 2, 16)
+    dead = nn.Conv1d(6, 6, 3, padding=1)
+    nn.init.constant_(dead.bias, -50)  # type: ignore[arg-type]  # it has a bias
+    first = nn.Conv1d(2, 6, 3, padding=1)
+    model = nn.Sequential(first, nn.ReLU(), dead, nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)).eval()
+    small = quantized(model, inputs).strip().eval()
+    file = target_of("executorch").read_back(write(small, inputs))
+    assert verify_file("file", file, small, inputs, tolerance=0.1).difference < 0.1

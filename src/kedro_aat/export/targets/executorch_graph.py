@@ -29,6 +29,9 @@ _MOVES = {
     _ATEN.dropout.default,
 }
 
+# XNNPACK refuses a layer whose products have a scale of 256 times that of the result, or more.
+_MOST_RATIO = 128.0
+
 
 def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
     """A program whose quantized layers are in a form that XNNPACK computes, with the same numbers but for rounding.
@@ -53,6 +56,7 @@ def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
             continue
         for reader in list(node.users):
             if _is_static(reader, node):
+                _widen(program, reader, node)
                 _own(graph, node, reader)
             elif _can_be_dynamic(reader, node):
                 _round_again(graph, reader)
@@ -115,6 +119,40 @@ def _is_static(reader: fx.Node, weight: fx.Node) -> bool:
         assert last is not None
         last = _only_reader(last)
     return is_layer and _is(last, ops.quantize_per_tensor.default)
+
+
+def _widen(program: ExportedProgram, layer: fx.Node, weight: fx.Node) -> None:
+    """Widens the range of a layer's result if it is so small, beside the products, that XNNPACK refuses the layer.
+
+    Such is the range of a tensor that was always zero in training. A coarser result is still finer than the products.
+    """
+    ops = torch.ops.quantized_decomposed
+    source, last = layer.args[0], _only_reader(layer)
+    while last is not None and not _is(last, ops.quantize_per_tensor.default):
+        last = _only_reader(last)
+    scales = _constant(program, weight.args[1])
+    assert isinstance(source, fx.Node)
+    assert last is not None
+    scale = source.args[1]
+    assert isinstance(scale, float)
+    least = scale * float(scales.max()) / _MOST_RATIO
+    if isinstance(last.args[1], float) and last.args[1] < least:
+        for each in (last, *last.users):
+            each.args = (each.args[0], least, *each.args[2:])
+
+
+def _constant(program: ExportedProgram, node: object) -> torch.Tensor:
+    """The tensor that an input of the program holds."""
+    assert isinstance(node, fx.Node)
+    signature = program.graph_signature
+    for names in (signature.inputs_to_lifted_tensor_constants, signature.inputs_to_buffers):
+        if node.name in names:
+            name = names[node.name]
+            break
+    else:
+        name = signature.inputs_to_parameters[node.name]
+    tensor: torch.Tensor = program.constants[name] if name in program.constants else program.state_dict[name]
+    return tensor
 
 
 def _is_layer(reader: fx.Node, weight: fx.Node) -> bool:
