@@ -129,7 +129,7 @@ test-versions:  ## Run some tests on other versions; `make test-versions PYTHON=
 	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -n 2 --dist worksteal $(VERSIONED) $(ARGS)
 
 LOWEST := build/lowest
-test-lowest:  ## Run them on the lowest version of each direct dependency
+test-lowest:  ## Run them on the lowest version of each direct dependency; `TORCH=2.13.0` for another torch
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet packaging
 	$(LOWEST)/bin/python -m scripts.lowest_versions report images openvino database project \
