@@ -211,3 +211,13 @@ def test_layer_table_of_real_controllers() -> None:
     assert cut["0"]["parameters"] < cut["0"]["parameters_before"]
     assert cut["4"]["note"]
     assert table.query("algorithm == 'magnitude_sparsity'")["zeros"].notna().all()
+
+
+def test_the_first_numbers_are_those_of_the_file_that_is_certified() -> None:
+    summary = summary_of("certified")
+    shown = words_of(page_of(summary))
+    assert "10x smaller file" in shown
+    candidates = [each.model_copy(update={"shipped": "openvino"}) for each in summary.candidates]
+    shown = words_of(page_of(summary.model_copy(update={"candidates": candidates})))
+    assert "10x smaller file for OpenVINO 4,400 → 440 bytes" in shown
+    assert "faster at batch 1 for OpenVINO 0.200 → 0.020 ms" in shown

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from kedro_aat.budget import Outcome
 from kedro_aat.delivery.measurements import CandidateResult
 from kedro_aat.delivery.results import Summary
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.reporting.numbers import (
     Row,
     comparison,
@@ -138,16 +139,21 @@ def _tiles(summary: Summary) -> list[Tile]:
     if delivered is None:
         return []
     change = summary.compressed.validation - baseline.validation
-    smaller = Tile(
-        f"{baseline.onnx_bytes / delivered.onnx_bytes:.3g}x",
-        "smaller file",
-        f"{baseline.onnx_bytes:,} → {delivered.onnx_bytes:,} bytes",
-    )
+    old, new = baseline.targets.get(delivered.shipped), delivered.targets.get(delivered.shipped)
+    bytes_before, bytes_after, where = baseline.onnx_bytes, delivered.onnx_bytes, ""
+    if old is not None and new is not None:  # the file that decides and is certified is not ONNX's
+        bytes_before, bytes_after, where = old.bytes, new.bytes, f" for {TARGETS[delivered.shipped].title}"
+    if bytes_before >= bytes_after:
+        ratio, title = bytes_before / bytes_after, f"smaller file{where}"
+    else:
+        ratio, title = bytes_after / bytes_before, f"larger file{where}"
+    smaller = Tile(f"{ratio:.3g}x", title, f"{bytes_before:,} → {bytes_after:,} bytes")
     accuracy = Tile(f"{change:+.4f}", f"{summary.metric.name}, validation", f"{tolerated(summary)} is tolerated")
     latencies = []
-    for size, before in list((baseline.latency_fastest_ms or {}).items())[:2]:
-        after = (delivered.latency_fastest_ms or {})[size]
-        title = f"faster at batch {size}" if before >= after else f"the speed at batch {size}"
+    timed, timed_after = (old, new) if old is not None and new is not None else (baseline, delivered)
+    for batch, before in list((timed.latency_fastest_ms or {}).items())[:2]:
+        after = (timed_after.latency_fastest_ms or {})[batch]
+        title = f"faster at batch {batch}{where}" if before >= after else f"the speed at batch {batch}{where}"
         latencies.append(Tile(f"{before / after:.2g}x", title, f"{before:.3f} → {after:.3f} ms"))
     return [smaller, *latencies, accuracy]
 
