@@ -22,7 +22,8 @@ from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.subject import Operators, Subject, require_cpu
 from kedro_aat.export.targets.details import TargetDetails
 from kedro_aat.export.targets.executorch_graph import for_xnnpack
-from kedro_aat.export.targets.executorch_quiet import quiet_import, quiet_runtime
+from kedro_aat.export.targets.executorch_quiet import quiet_runtime
+from kedro_aat.export.targets.quiet_import import quiet_import
 from kedro_aat.export.targets.target import Target, TargetFile
 from kedro_aat.model_inputs import ModelInputs
 from kedro_aat.modes import first_cause, quiet

@@ -1,39 +1,17 @@
-"""Imports ExecuTorch and runs it without its messages, which it writes to standard error past `logging`."""
+"""Runs ExecuTorch without its messages, which it writes to standard error past `logging`."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterator
-from importlib import import_module
-from typing import Any
 
 from kedro_aat.errors import ExportError
 
 _LOG = re.compile(r"^\[\w+\.(?:cpp|h|cc):\d+\] ?")  # how ExecuTorch's lines begin
 _ABOUT_THE_PROCESSOR = re.compile(r"midr|# of cpus|/sys/devices")  # on every machine that is no phone
-
-
-def quiet_import(name: str) -> Any:
-    """Imports a module of a runtime, without warnings for its own developers and without its changes to logging.
-
-    Returns:
-        The module (ExecuTorch ships no types that mypy reads).
-    """
-    root = logging.getLogger()
-    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
-    logging.disable(max(disabled, logging.WARNING))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return import_module(name)
-    finally:
-        logging.disable(disabled)
-        root.handlers[:], root.level = handlers, level
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from kedro_aat.export import NotExported
-from kedro_aat.export.targets.executorch_quiet import quiet_import
+from kedro_aat.export.targets.quiet_import import quiet_import
 
 if TYPE_CHECKING:
     from kedro_aat.export.targets.target import Target
