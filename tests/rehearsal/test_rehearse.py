@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.rehearsal_result import RehearsalResult
-from kedro_aat.errors import RehearsalError
+from kedro_aat.errors import ExportError, RehearsalError
 from kedro_aat.export.targets.openvino import OpenvinoTarget
 from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.pipelines.aat.nodes import rehearse as node
@@ -165,6 +165,21 @@ def test_a_model_that_no_file_holds_is_refused_at_once(device: str) -> None:
     told = str(caught.value)
     assert "the baseline, export as ONNX file: 2,400,000,000 bytes are the tensors of Large" in told
     assert "holds at most 2,000,000,000: start from a smaller model" in told
+
+
+def test_a_target_whose_file_cannot_be_timed_is_told_before_the_search(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+
+    def fails(*_: Any) -> Any:
+        raise ExportError("no such kernel")
+
+    monkeypatch.setattr(OpenvinoTarget, "bind", fails)
+    data = labeled()
+    with pytest.raises(RehearsalError, match="no such kernel") as caught:
+        rehearse(plain, data, data, settings(export={"targets": ["onnx", "openvino"]}))
+    assert "measuring the OpenVINO file" in str(caught.value)
 
 
 def test_the_last_batch_of_a_split_may_be_a_single_example() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnx import ModelProto
 from torch import nn
 
 from kedro_aat.compression.filters.costs import num_macs
@@ -56,6 +57,8 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> F
         with part(f"{title} file, read back"):
             runnable[title] = module = target_of(name).read_back(written)
             verify_file(f"{title} file", module, model, inputs, tolerance=tolerance)
+        with part(f"measuring the {title} file"):
+            _time(written, rehearsal, written.batch_size or 1)
     on_cpu = rehearsal.settings.training.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
     for kind, file in runnable.items() if not rehearsal.broken & {"validation", "validation of files"} else ():
         with part(f"validation of the {kind} file"):
@@ -70,8 +73,14 @@ def rehearse_files(model: nn.Module, rehearsal: Rehearsal, *, search: bool) -> F
             rehearsal.validate(file, judged, f"the {kind} file")
     with part("measuring the ONNX file"):
         num_macs(model, inputs)
-        measure_latency([files.onnx], inputs, batch_sizes=[1], num_threads=settings.num_threads, seconds=1e-3)
+        _time(files.onnx, rehearsal, 1)
     return files
+
+
+def _time(file: ModelProto | TargetFile, rehearsal: Rehearsal, batch_size: int) -> None:
+    """Runs a file as it is run to measure its latency, for as short as possible."""
+    num_threads = rehearsal.settings.export.num_threads
+    measure_latency([file], rehearsal.inputs, batch_sizes=[batch_size], num_threads=num_threads, seconds=1e-3)
 
 
 def _require_batch_sizes(file: TargetFile, settings: ExportSettings) -> None:
