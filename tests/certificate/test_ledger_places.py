@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from kedro_aat.certificate import ledger_objects
 from kedro_aat.certificate.ledger import CertificateLedger, is_of_split
 from kedro_aat.errors import CheckpointError, DataError, LostLedgerError, StorageError
-from tests.servers import ObjectStore, postgresql
+from tests.servers import ObjectStore, careless_google_server, postgresql
 
 ONE: dict[str, str | float] = {"model": "a", "tolerated_drop": 0.1 + 0.2, "alpha": 1 / 3}
 OTHER: dict[str, str | float] = {"model": "b", "tolerated_drop": 0.01}
@@ -42,12 +42,15 @@ def database() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["file", "s3", "sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+SERVERS = ("postgresql", "azure", "google")
+
+
+@pytest.fixture(params=["file", "s3", "sqlite", *(pytest.param(name, marks=pytest.mark.slow) for name in SERVERS)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     match request.param:
-        case "s3":
-            store: ObjectStore = request.getfixturevalue("s3")
-            return Place(f"{store.bucket(f'ledger-{tmp_path.name}'.replace('_', '-'))}/of/project", store.options)
+        case "s3" | "azure" | "google":
+            store: ObjectStore = request.getfixturevalue(request.param)
+            return Place(f"{store.bucket(f'ledger-{tmp_path.name}')}/of/project", store.options)
         case "sqlite":
             return Place(f"sqlite:///{tmp_path}/ledger.db", {})
         case "postgresql":
@@ -201,6 +204,16 @@ def test_store_that_ignores_the_condition_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ledger_objects, "file_system", lambda *_: (Careless(), "/careless"))
     with pytest.raises(CheckpointError, match=r"s3://bucket/ledger cannot hold .* does not know If-None-Match"):
         CertificateLedger("s3://bucket/ledger").claim("split", ONE)
+
+
+@pytest.mark.slow
+def test_server_that_ignores_the_condition_is_refused() -> None:
+    pytest.importorskip("gcp_storage_emulator", reason="`make test-clouds` installs it")
+    with careless_google_server() as store:
+        place = Place(f"{store.bucket('careless')}/ledger", store.options)
+        with pytest.raises(CheckpointError, match=r"gs://careless/ledger cannot .* does not know ifGenerationMatch"):
+            place.ledger.claim("split", ONE)
+        assert place.ledger.entries() == {}
 
 
 def test_damaged_entry_is_never_read_as_a_missing_one(s3: ObjectStore) -> None:

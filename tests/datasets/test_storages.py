@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,9 +29,11 @@ from tests.datasets.kinds import KINDS as SAVED
 from tests.datasets.kinds import MORE_KINDS, NONE, Kind, onnx_model
 from tests.datasets.saved import built
 from tests.fuzzing.harness import our_error
+from tests.servers import ObjectStore
 
 KINDS = SAVED | MORE_KINDS
 MEMORY = "memory://bucket"
+CLOUDS = [pytest.param(name, marks=pytest.mark.slow) for name in ("azure", "google")]
 
 
 # A program takes seconds to save, and its class shares all that it does with the file of ONNX.
@@ -39,10 +42,20 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-@pytest.fixture(params=["file", "memory"])  # paths without a protocol are those of all other tests
+# Paths without a protocol are those of all other tests.
+@pytest.fixture(params=["file", "memory", *CLOUDS])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    yield {"file": f"file://{tmp_path}", "memory": "memory://bucket"}[request.param]
-    forget_memory()
+    match request.param:
+        case "file":
+            yield f"file://{tmp_path}"
+        case "memory":
+            yield "memory://bucket"
+            forget_memory()
+        case name:
+            server: ObjectStore = request.getfixturevalue(name)
+            with pytest.MonkeyPatch.context() as patched:  # what fsspec's own configuration says, no entry needs to
+                patched.setitem(fsspec.config.conf, server.protocol, server.options)
+                yield server.bucket(uuid.uuid4().hex)
 
 
 def forget_memory() -> None:
@@ -259,14 +272,15 @@ def test_arguments_of_open_reach_the_storage() -> None:
     forget_memory()
 
 
-def test_images_elsewhere_are_copied_until_they_are_released() -> None:
+@pytest.mark.parametrize("root", ["memory", *CLOUDS], indirect=True)
+def test_images_elsewhere_are_copied_until_they_are_released(root: str) -> None:
     from PIL import Image
 
-    system = fsspec.filesystem("memory")
+    system, folder = fsspec.core.url_to_fs(f"{root}/train")
     for name in ("cats/a.png", "cats/.hidden/b.png", "dogs/deep/c.png", "dogs/notes.txt"):
-        with system.open(f"/bucket/train/{name}", "wb") as file:
+        with system.open(f"{folder}/{name}", "wb") as file:
             Image.new("RGB", (4, 4)).save(file, "PNG")
-    dataset = ImageFolderDataset(filepath="memory://bucket/train", size=2)
+    dataset = ImageFolderDataset(filepath=f"{root}/train", size=2)
     assert dataset.exists()
     data = dataset.load()
     assert [(path.name, label) for path, label in data.files] == [("a.png", 0), ("c.png", 1)]
@@ -279,7 +293,7 @@ def test_images_elsewhere_are_copied_until_they_are_released() -> None:
     again = dataset.load()
     assert {path.name for path, _ in again.files} == {"a.png", "c.png"}
     assert data_fingerprint(again) == fingerprint  # a run is found again, wherever the copies are
-    forget_memory()
+    system.rm(folder, recursive=True)
     assert not dataset.exists()
 
 

@@ -3,7 +3,7 @@
     <ledger>/<split>.json           the entry; the store itself refuses to create it twice
     <ledger>/<split>.result.json    its result
 
-Such a creation is a put with `If-None-Match: *` (S3), `ifGenerationMatch=0` (Google) or without `overwrite` (Azure).
+Such a creation is a put with `If-None-Match: *` (S3, Azure) or `ifGenerationMatch=0` (Google).
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from kedro_aat.certificate.ledger_entry import Entry
 from kedro_aat.errors import CheckpointError, DataError
 from kedro_aat.remote import explained, file_system, remote_errors, without_password
 
-# Whose fsspec classes pass the condition on to the store. Others look first and write then, so that two processes can
-# both claim a split.
-CONDITIONAL = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+# Whose fsspec classes pass a condition on to the store, and its name. Others look first and write then, so that two
+# processes can both claim a split.
+CONDITIONAL = dict.fromkeys(("s3", "s3a", "abfs", "abfss", "az"), "If-None-Match") | dict.fromkeys(
+    ("gs", "gcs"), "ifGenerationMatch"
+)
 _CHECK = ".created-once"
 _ENTRY, _RESULT = ".json", ".result.json"
 _ATTEMPTS = 5
@@ -43,12 +45,12 @@ class ObjectEntries:
         self._url = url
         self._options = dict(options)
         self._is_checked = False
-        protocol = url.partition(":")[0].lower()
-        if protocol not in CONDITIONAL:
+        self._protocol = url.partition(":")[0].lower()
+        if self._protocol not in CONDITIONAL:
             raise CheckpointError(
-                f"{without_password(url)} cannot hold a certificate ledger: {protocol}:// has no way to create a file "
-                "only if it is not there, so two processes could both certify on one test split. Give a path on this "
-                "machine, s3://, gs:// or abfs://, or the URL of a database such as postgresql://host/name."
+                f"{without_password(url)} cannot hold a certificate ledger: {self._protocol}:// has no way to create "
+                "a file only if it is not there, so two processes could both certify on one test split. Give a path on "
+                "this machine, s3://, gs:// or abfs://, or the URL of a database such as postgresql://host/name."
             )
 
     def claim(self, split: str, new: Entry, also_known_as: Iterable[str]) -> Entry:
@@ -105,15 +107,16 @@ class ObjectEntries:
         return f"{folder}/{quote(split, safe='')}{ending}"
 
     def _require_condition(self, fs: AbstractFileSystem, folder: str) -> None:
-        """Creates an object twice: stores that only resemble S3 may create it, although it is there."""
+        """Creates an object twice: stores that only resemble the real ones may create it, although it is there."""
         if self._is_checked:
             return
         path = f"{folder}/{_CHECK}"
         if self._create(fs, path, b"") and self._create(fs, path, b""):
             raise CheckpointError(
                 f"{without_password(self._url)} cannot hold a certificate ledger: it creates an object although it is "
-                "there (it does not know If-None-Match), so two processes could both certify on one test split. Use a "
-                "newer version of this store, another one, or a database such as postgresql://host/name."
+                f"there (it does not know {CONDITIONAL[self._protocol]}), so two processes could both certify on one "
+                "test split. Use a newer version of this store, another one, or a database such as "
+                "postgresql://host/name."
             )
         self._is_checked = True
 

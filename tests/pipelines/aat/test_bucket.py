@@ -27,9 +27,9 @@ class Moved:
         temporary: Folder in which its runs make temporary files, and which has the checkpoints beside their mirror.
     """
 
-    def __init__(self, project: Project, s3: ObjectStore, name: str, versioned: Collection[str] = ()) -> None:
-        self.project, self._s3 = project, s3
-        self.url = s3.bucket(name)
+    def __init__(self, project: Project, store: ObjectStore, name: str, versioned: Collection[str] = ()) -> None:
+        self.project, self._store = project, store
+        self.url = store.bucket(name)
         self.temporary = project.folder.parent / f"{name}-temporary"
         self.temporary.mkdir()
         entries: dict[str, Any] = yaml.safe_load((project.folder / "conf/base/catalog.yml").read_text())
@@ -42,7 +42,7 @@ class Moved:
                 entry["versioned"] = True
         (project.folder / "conf/local/catalog.yml").write_text(yaml.safe_dump(entries))
         (project.folder / "conf/base/globals.yml").write_text(f"root: {self.url}\n")
-        (project.folder / "conf/local/credentials.yml").write_text(yaml.safe_dump({"bucket": s3.options}))
+        (project.folder / "conf/local/credentials.yml").write_text(yaml.safe_dump({"bucket": store.options}))
 
     def upload(self, folder: str) -> None:
         """Moves a folder of the project to the bucket, and the checkpoints to their place on the disk."""
@@ -55,7 +55,7 @@ class Moved:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(file.read_bytes())
             else:
-                self._s3.files.pipe_file(f"{self.url}/{name}", file.read_bytes())
+                self._store.files.pipe_file(f"{self.url}/{name}", file.read_bytes())
             file.unlink()
 
     def run(self, *arguments: str, **parameters: Any) -> str:
@@ -66,15 +66,15 @@ class Moved:
     @property
     def keyed(self) -> dict[str, Any]:
         """The argument of datasets that reach the bucket."""
-        return {"credentials": self._s3.options}
+        return {"credentials": self._store.options}
 
     @property
     def keys(self) -> set[str]:
-        self._s3.files.invalidate_cache()
-        return {path.partition("/")[2] for path in self._s3.files.find(self.url)}
+        self._store.files.invalidate_cache()
+        return {path.partition("/")[2] for path in self._store.files.find(self.url)}
 
     def read(self, key: str) -> Any:
-        return json.loads(self._s3.files.cat_file(f"{self.url}/{key}"))
+        return json.loads(self._store.files.cat_file(f"{self.url}/{key}"))
 
     def on_disk(self) -> list[str]:
         """Names of all files in the project that are data, and of temporary ones that were left."""
@@ -100,8 +100,9 @@ def test_report_of_a_run_in_a_bucket(finished: Project, s3: ObjectStore, tmp_pat
 
 
 @pytest.mark.slow
-def test_whole_run_in_a_bucket(project: Project, finished: Project, s3: ObjectStore) -> None:
-    moved = Moved(project, s3, "whole")
+@pytest.mark.timeout(900)
+def test_whole_run_in_a_bucket(project: Project, finished: Project, store: ObjectStore) -> None:
+    moved = Moved(project, store, f"whole-{store.protocol}")
     moved.upload("data/01_raw")
     moved.run("--pipelines", "aat")
     expected = {

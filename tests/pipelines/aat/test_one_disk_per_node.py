@@ -187,8 +187,9 @@ HANDLES = ("06_models/checkpoints", "06_models/baseline_checkpoints", "08_report
 
 
 @pytest.mark.slow
-def test_every_node_in_a_process_with_a_disk_of_its_own(finished: Project, s3: ObjectStore, tmp_path: Path) -> None:
-    bucket = s3.bucket(f"disks-{uuid.uuid4().hex}")
+@pytest.mark.timeout(900)
+def test_every_node_in_a_process_with_a_disk_of_its_own(finished: Project, store: ObjectStore, tmp_path: Path) -> None:
+    bucket = store.bucket(f"disks-{uuid.uuid4().hex}")
     entries = {
         f"{prefix}checkpoint_store": {
             "type": "kedro_aat.datasets.handles.CheckpointStoreDataset",
@@ -211,7 +212,7 @@ def test_every_node_in_a_process_with_a_disk_of_its_own(finished: Project, s3: O
         project = Project.create(folder)
         shutil.copytree(travelling, folder / "data", dirs_exist_ok=True)
         (folder / "conf/local/catalog.yml").write_text(yaml.safe_dump(entries))
-        (folder / "conf/local/credentials.yml").write_text(yaml.safe_dump({"object_store": s3.options}))
+        (folder / "conf/local/credentials.yml").write_text(yaml.safe_dump({"object_store": store.options}))
         output = start(project)
         for handle in HANDLES:
             shutil.rmtree(folder / "data" / handle, ignore_errors=True)
@@ -232,7 +233,7 @@ def test_every_node_in_a_process_with_a_disk_of_its_own(finished: Project, s3: O
     assert summary["certificate"] == finished.summary["certificate"]
     onnx = "06_models/compressed_model.onnx"
     assert (travelling / onnx).read_bytes() == (finished.folder / "data" / onnx).read_bytes()
-    ledger = CertificateLedger(f"{bucket}/ledger", s3.options)
+    ledger = CertificateLedger(f"{bucket}/ledger", store.options)
     assert len([name for name in ledger.entries() if is_of_split(name)]) == 1
 
     another = {"aat.seed": 7, "aat.search.maximal_total_epochs": 2, "aat.second_stage": "null"}

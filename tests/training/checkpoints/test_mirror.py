@@ -22,14 +22,16 @@ from kedro_aat.testing.store_saving import IDENTITY, checkpoint
 from kedro_aat.training.checkpoints import CheckpointStore, Mirror, RunCheckpoints
 from tests.servers import ObjectStore
 
-EVERYWHERE = ["memory", "file", "s3"]
+EVERYWHERE = ["memory", "file", "s3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("azure", "google"))]
 
 
-@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.slow) for name in EVERYWHERE[1:])])
+@pytest.fixture(
+    params=["memory", *(pytest.param(name, marks=pytest.mark.slow) for name in ("file", "s3", "azure", "google"))]
+)
 def mirror(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mirror]:
     match request.param:
-        case "s3":
-            store: ObjectStore = request.getfixturevalue("s3")
+        case "s3" | "azure" | "google":
+            store: ObjectStore = request.getfixturevalue(request.param)
             yield Mirror(f"{store.bucket(f'mirror-{uuid.uuid4().hex}')}/of/project/", store.options)
         case "file":
             yield Mirror(f"file://{tmp_path}/mirror")

@@ -1,4 +1,4 @@
-"""Datasets in a bucket of an S3 server, with keys from the catalog's credentials."""
+"""Datasets in a bucket of a server, with keys from the catalog's credentials."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from kedro.io import DataCatalog, DatasetError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kedro_aat.datasets.files import FileDataset
-from kedro_aat.datasets.handles import TensorBoardDataset
+from kedro_aat.datasets.handles import CertificateLedgerDataset, CheckpointStoreDataset, TensorBoardDataset
 from kedro_aat.datasets.model import ModelDataset
 from kedro_aat.export import NotExported
+from kedro_aat.testing.store_saving import IDENTITY, checkpoint
 from tests.datasets.kinds import KINDS, MORE_KINDS, Kind
 from tests.datasets.saved import built
 from tests.servers import ObjectStore
@@ -27,7 +28,7 @@ class Bucket(NamedTuple):
 
     Attributes:
         store: Its server.
-        url: `s3://` and its name.
+        url: Protocol and name, such as `s3://bucket`.
     """
 
     store: ObjectStore
@@ -40,7 +41,7 @@ class Bucket(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.url.removeprefix("s3://")
+        return self.url.partition("://")[2]
 
     @property
     def keys(self) -> list[str]:
@@ -50,8 +51,8 @@ class Bucket(NamedTuple):
 
 
 @pytest.fixture
-def bucket(s3: ObjectStore, request: pytest.FixtureRequest) -> Bucket:
-    return Bucket(s3, s3.bucket(request.node.name.replace("_", "-")[:60]))
+def bucket(store: ObjectStore, request: pytest.FixtureRequest) -> Bucket:
+    return Bucket(store, store.bucket(request.node.name))
 
 
 def catalog_of(bucket: Bucket, save: str, load: dict[str, str] | None = None, **more: Any) -> DataCatalog:
@@ -114,11 +115,12 @@ def test_another_process_is_seen_at_once(bucket: Bucket) -> None:
 
 
 def test_missing_bucket_is_one_error(bucket: Bucket) -> None:
-    dataset = ModelDataset(filepath="s3://no-such-bucket/model", credentials=bucket.credentials, trusted=["tests"])
+    url = f"{bucket.store.protocol}://no-such-bucket/model"
+    dataset = ModelDataset(filepath=url, credentials=bucket.credentials, trusted=["tests"])
     assert not dataset.exists()
-    with pytest.raises(DatasetError, match=r"s3://no-such-bucket/model: cannot write it .*bucket does not exist"):
+    with pytest.raises(DatasetError, match=rf"{url}: cannot write it \(.*\)\. Check that it can be reached"):
         dataset.save(built())
-    with pytest.raises(DatasetError, match="Nothing is saved at s3://no-such-bucket/model"):
+    with pytest.raises(DatasetError, match=f"Nothing is saved at {url}"):
         dataset.load()
 
 
@@ -136,6 +138,28 @@ def test_recipe_in_a_bucket_is_not_trusted_more(bucket: Bucket) -> None:
     ModelDataset(filepath=f"{bucket.url}/model", credentials=bucket.credentials).save(built())
     with pytest.raises(DatasetError, match=r"recipe names tests\.nets\.SmallNet, but its catalog entry trusts only"):
         ModelDataset(filepath=f"{bucket.url}/model", credentials=bucket.credentials).load()
+
+
+def test_handles_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    ledger = CertificateLedgerDataset(filepath=f"{bucket.url}/ledger", credentials=bucket.credentials)
+    store = CheckpointStoreDataset(
+        filepath=str(tmp_path / "one"), mirror=f"{bucket.url}/checkpoints", credentials=bucket.credentials
+    )
+    assert not ledger.exists()
+    assert not store.exists()
+    ledger.load().claim("split", {"model": "a"})
+    with store.load().open(IDENTITY) as run:
+        run.save(checkpoint(3))
+    for dataset in (ledger, store):
+        dataset.release()
+        assert dataset.exists()
+    configuration: tuple[Any, ...] = DataCatalog({"ledger": ledger, "store": store}).to_config()
+    configuration[0]["store"]["filepath"] = str(tmp_path / "another machine")
+    again = DataCatalog.from_config(*configuration)
+    assert again.load("ledger").claim("split", {"model": "b"}).subject == {"model": "a"}
+    assert again.exists("store")
+    with again.load("store").open(IDENTITY) as run:
+        assert run.numbers == [3]
 
 
 def test_tensorboard_log_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
