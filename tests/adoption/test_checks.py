@@ -145,6 +145,17 @@ def test_a_catalog_that_is_older_than_a_target_needs_no_entry_for_its_file() -> 
     assert "compressed_litert" not in whole  # the run makes it
 
 
+def test_a_catalog_that_is_older_than_the_third_stage_needs_no_entry_without_one() -> None:
+    part = create_pipeline().only_nodes("summarize_run")
+    plain = {"budget": {"max_drop": 0.01}, "training": {"optimizer": "torch.optim.SGD"}}
+    third = {"third_stage": {"compression": {"algorithm": "quantization"}}}
+    for settings, is_missing in ((plain, False), ({**plain, **third}, True), ({"training": "a mistake"}, True)):
+        catalog = DataCatalog({"params:aat": MemoryDataset(settings)})
+        allow_absent(part, catalog)
+        assert ("third_stage_result: " in " ".join(data_mistakes(part, catalog))) is is_missing
+        assert is_missing or catalog.load("third_stage_result") is None
+
+
 def test_a_tensorboard_log_that_there_is_stays_and_a_wrong_entry_is_told() -> None:
     log = {"type": "kedro_aat.datasets.handles.TensorBoardDataset", "filepath": "log"}
     catalog = DataCatalog.from_config({"tensorboard_log": log})

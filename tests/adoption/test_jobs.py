@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.json import JSONDataset
@@ -29,6 +30,14 @@ AFTER_SEARCH = {
     "list_packages",
     "add_preprocessing",
     "require_feasible",
+}
+
+REPORTS = ("summarize_run", "report_run", "collect_metrics", "list_packages", "require_feasible")
+SAVED_BY = Path(__file__).parents[1] / "saved_by"
+SETTINGS = {
+    "budget": {"max_drop": 0.01},
+    "training": {"optimizer": "torch.optim.SGD"},
+    "second_stage": {"compression": {"algorithm": "quantization"}},
 }
 
 
@@ -93,6 +102,26 @@ def test_a_certificate_exports_nothing_again_for_targets_that_the_catalog_does_n
     )
     assert "export_model" not in nodes  # it would deliver what `kedro aat choose` has replaced
     assert "export_model" in job.nodes_from(job.node("certify_model"), catalog(*read - {"compressed_onnx"}))[1]
+
+
+def test_a_certificate_with_a_catalog_of_an_earlier_version_repeats_no_search() -> None:
+    job = Job.find("aat", {"aat": create_pipeline()})
+    first = job.node("certify_model")
+    names = set(yaml.safe_load((SAVED_BY / "0.1.0/templates/catalog_aat.yml").read_text()))
+
+    def with_settings(settings: dict[str, Any], names: set[str] = names) -> DataCatalog:
+        made = catalog(*names)
+        made["params:aat"] = MemoryDataset(settings)
+        return made
+
+    pipelines, nodes = job.nodes_from(first, with_settings(SETTINGS), repeats=False)
+    assert (pipelines, set(nodes)) == (["aat"], {"certify_model", *REPORTS})
+    # It is the third stage's result that nothing keeps, if there is one.
+    third = {**SETTINGS, "third_stage": {"compression": {"algorithm": "magnitude_sparsity"}}}
+    with pytest.raises(ConfigurationError, match="third_stage_result is not saved, so finetune_third_stage would run"):
+        job.nodes_from(first, with_settings(third), repeats=False)
+    with pytest.raises(ConfigurationError, match="search_result is not saved, so finetune_adaptively would run again"):
+        job.nodes_from(first, with_settings(SETTINGS, names - {"search_result"}), repeats=False)
 
 
 def test_nodes_of_the_users_that_read_our_results_can_be_left_out() -> None:

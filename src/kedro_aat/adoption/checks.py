@@ -20,6 +20,7 @@ from kedro_aat.validated import Settings, parse
 
 # Arguments of our nodes that may be None.
 _DISPENSABLE = ("tensorboard_log", "compressed_openvino", "compressed_executorch", "compressed_litert")
+_OF_THIRD_STAGE = ("third_controller", "third_result")
 _IN_MEMORY = f"{MemoryDataset.__module__}.{MemoryDataset.__qualname__}"
 
 
@@ -115,27 +116,49 @@ def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Calla
             replace_dataset(catalog, name, WithheldDataset(dataset))
 
 
-def dispensable_inputs(nodes: Iterable[Node]) -> set[str]:
-    """Names of the datasets that our nodes read and do without: the log, and files for further targets.
+def dispensable_inputs(nodes: Iterable[Node], catalog: CatalogProtocol[Any, Any]) -> set[str]:
+    """Names of the datasets that our nodes read and do without.
+
+    They are the log, files for further targets, and what a third stage made, if the settings have none.
 
     Args:
         nodes: Nodes, of which those of the user's are passed over.
+        catalog: A catalog with the settings.
     """
-    ours = [node for node in nodes if node.func.__module__.startswith("kedro_aat.pipelines.aat.")]
-    given = [inspect.signature(node.func).bind(*node.inputs).arguments for node in ours]
-    return {each[key] for each in given for key in _DISPENSABLE if key in each}
+    names = set()
+    for node in nodes:
+        if node.func.__module__.startswith("kedro_aat.pipelines.aat."):
+            given = inspect.signature(node.func).bind(*node.inputs).arguments
+            names |= {given[key] for key in _DISPENSABLE if key in given}
+            third = {given[key] for key in _OF_THIRD_STAGE if key in given}
+            if third and "settings" in given and not _has_third_stage(catalog.get(given["settings"])):
+                names |= third
+    return names
+
+
+def _has_third_stage(dataset: AbstractDataset[Any, Any] | None) -> bool:
+    from kedro_aat.config import AatSettings
+
+    settings = None if dataset is None else dataset.load()
+    if isinstance(settings, AatSettings):
+        return settings.third_stage is not None
+    try:
+        return parse(AatSettings, settings).third_stage is not None
+    except ConfigurationError:  # which is said elsewhere
+        return True
 
 
 def allow_absent(pipeline: Pipeline, catalog: DataCatalog) -> None:
     """Gives nodes None for what they do without, where the catalog has no entry for it, or one in memory.
 
-    So a search writes nothing for TensorBoard, and a catalog that is older than a target needs no entry for its file.
+    So a search writes nothing for TensorBoard, and a catalog that is older than a target or the third stage needs no
+    entry for it.
 
     Args:
         pipeline: The nodes of a run.
         catalog: Its datasets; changed in place.
     """
-    for name in sorted(dispensable_inputs(pipeline.nodes) - pipeline.all_outputs()):
+    for name in sorted(dispensable_inputs(pipeline.nodes, catalog) - pipeline.all_outputs()):
         # An entry with a mistake is left alone: a catalog that fails to create a dataset forgets it, and says nothing.
         with suppress(DatasetError):
             if name not in catalog or (catalog.get_type(name) == _IN_MEMORY and not catalog.exists(name)):

@@ -217,7 +217,7 @@ def certify(selected: Selected) -> None:
     Nothing is trained or chosen. The settings of the certificate are those in the parameters, or the defaults where
     `certificate` is null.
     """
-    selected.run("certificate={}", first="certify_model", requires="compressed_onnx")
+    selected.run("certificate={}", first="certify_model", requires="compressed_onnx", repeats=False)
 
 
 @aat.command()

@@ -91,7 +91,7 @@ class Job:
         return [arguments[name] for name in wanted if name in arguments]
 
     def nodes_from(
-        self, first: Node, catalog: CatalogProtocol[Any, Any], *, only_ours: bool = False
+        self, first: Node, catalog: CatalogProtocol[Any, Any], *, only_ours: bool = False, repeats: bool = True
     ) -> tuple[list[str], list[str]]:
         """The nodes from one on, with those before that make what no dataset holds, such as data in memory.
 
@@ -99,17 +99,23 @@ class Job:
             first: The node to begin with.
             catalog: The project's catalog.
             only_ours: Whether nodes of the user's that read our results are left out.
+            repeats: Whether nodes of ours that train, choose or export may be among those before it.
 
         Returns:
             Names of the registered pipelines that have these nodes, and names of the nodes.
+
+        Raises:
+            ConfigurationError: If such a node would be needed, and must not be.
         """
         own = self.registered[self.pipeline].from_nodes(first.name)
         nodes = {node.name: node for node in (our_nodes(own) if only_ours else own.nodes)}
         used = {self.pipeline}
         producers = producers_in(self.registered, self.pipeline)
         while missing := _missing(nodes.values(), catalog, producers.keys()):
-            for output in missing:
-                node, name = producers[stem(output)]
+            made = {output: producers[stem(output)] for output in missing}
+            if not repeats and (again := {name: node for name, (node, _) in made.items() if _is_step(node)}):
+                raise ConfigurationError(f"Pipeline {self.pipeline}", [_unsaved(*each) for each in again.items()])
+            for node, name in made.values():
                 nodes[node.name] = node
                 used.add(name)
         return sorted(used), sorted(nodes)
@@ -119,8 +125,21 @@ def _missing(nodes: Collection[Node], catalog: CatalogProtocol[Any, Any], made: 
     """What nodes read, that none of them makes and no dataset holds, although some other node makes it."""
     outputs = {stem(name) for node in nodes for name in node.outputs}
     inputs = {name for node in nodes for name in node.inputs if stem(name) not in outputs and stem(name) in made}
-    dispensable = {name for name in dispensable_inputs(nodes) if name not in catalog}
+    dispensable = {name for name in dispensable_inputs(nodes, catalog) if name not in catalog}
     return sorted(name for name in inputs - dispensable if not exists(catalog, name))
+
+
+def _is_step(node: Node) -> bool:
+    """Whether a node of ours trains, chooses or exports, and does not only report."""
+    return node.func.__module__.startswith(_NODES) and not node.func.__module__.endswith(".reporting")
+
+
+def _unsaved(name: str, node: Node) -> str:
+    return (
+        f"{name} is not saved, so {node.name} would run again, which this command must not do. If the catalog has no "
+        "entry for it, `kedro aat init --upgrade` adds one; then `kedro run` saves it, and trains nothing again that "
+        "is in the checkpoint store. Repeat this command after that"
+    )
 
 
 def _named(pipeline: Pipeline, function: str) -> list[Node]:

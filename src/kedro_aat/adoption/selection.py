@@ -101,6 +101,7 @@ class Selected:
         first: str = "finetune_adaptively",
         only_ours: bool = False,
         requires: str | None = None,
+        repeats: bool = True,
     ) -> None:
         """Runs the nodes from one of ours on, and what makes their data if no dataset holds it.
 
@@ -109,9 +110,10 @@ class Selected:
             first: The function of the first node.
             only_ours: Whether nodes of the user's that read our results are left out.
             requires: An argument of the first node that an earlier run must have saved; None for none.
+            repeats: Whether nodes of ours before it that train, choose or export may run again.
 
         Raises:
-            ConfigurationError: If it was not saved.
+            ConfigurationError: If it was not saved, or if such a node would have to run.
         """
         from kedro_aat.adoption.checks import exists
 
@@ -123,7 +125,7 @@ class Selected:
                     f"Pipeline {job.pipeline}",
                     [f"nothing is saved in {name}, which {start.name} reads: finish a run first, with `kedro run`"],
                 )
-            pipelines, nodes = job.nodes_from(start, catalog, only_ours=only_ours)
+            pipelines, nodes = job.nodes_from(start, catalog, only_ours=only_ours, repeats=repeats)
             session.run(pipeline_names=pipelines, node_names=nodes)
 
     @contextmanager

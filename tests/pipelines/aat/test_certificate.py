@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kedro_aat.certificate.ledger import is_of_split
+from kedro_aat.pipelines.aat import create_pipeline
 from tests.pipelines.aat.conftest import INFEASIBLE, Run
 from tests.projects import UNREHEARSED, Project, small_parameters
 
+OLD_CATALOG = Path(__file__).parents[2] / "saved_by/0.1.0/templates/catalog_aat.yml"
 # A data set that refuses to be read before all has been chosen, and counts how often it is.
 LOCKED = """
 from pathlib import Path
@@ -83,6 +86,31 @@ def test_tuning_leaves_the_test_split_unread_until_the_model_is_certified(locked
     again = locked.kedro("aat", "certify", "--params", small_parameters(withheld))
     assert again.wait() == 0, again.output
     assert locked.summary["certificate"] == certified["certificate"]
+
+
+@pytest.mark.slow
+def test_certify_needs_neither_checkpoints_nor_entries_that_came_after_the_first_version(
+    locked: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    locked.run("--from-nodes", "export_model", **{"aat.certificate": "null"})
+    file = locked.folder / "conf/base/catalog.yml"
+    new = create_pipeline().datasets() - set(yaml.safe_load(OLD_CATALOG.read_text()))
+    assert {"third_stage_result", "second_stage_trajectory", "compressed_litert"} < new
+    entries = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({name: entry for name, entry in entries.items() if name not in new}))
+    shutil.move(locked.models / "checkpoints", tmp_path_factory.mktemp("away"))
+    model, summary = (locked.models / "compressed_model.onnx").read_bytes(), locked.summary
+
+    command = locked.kedro("aat", "certify", "--params", small_parameters({"aat.certificate": "null"}))
+    assert command.wait() == 0, command.output
+    assert locked.summary["certificate"]["examples"] == 360
+    assert (locked.models / "compressed_model.onnx").read_bytes() == model
+    for key in ("epochs", "skipped", "delivered_id", "candidates"):
+        assert locked.summary[key] == summary[key]
+    third = {"aat.certificate": "null", "aat.third_stage.compression.algorithm": "magnitude_sparsity"}
+    refused = locked.kedro("aat", "certify", "--params", small_parameters(third))
+    assert refused.wait() == 1
+    assert "third_stage_result is not saved, so finetune_third_stage would run" in " ".join(refused.output.split())
 
 
 def test_a_project_without_a_test_split_can_be_tuned(finished: Project, tmp_path: Path) -> None:
