@@ -15,6 +15,7 @@ from kedro_datasets_experimental.safetensors import SafetensorsDataset
 
 from kedro_aat.adoption.checks import allow_absent, data_mistakes, replace_dataset
 from kedro_aat.adoption.validation import load_config
+from kedro_aat.config import AatSettings
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat.pipeline import create_pipeline
 from kedro_aat.plugin import hooks
@@ -148,7 +149,10 @@ def test_a_catalog_that_is_older_than_a_target_needs_no_entry_for_its_file() -> 
 def test_a_catalog_that_is_older_than_the_third_stage_needs_no_entry_without_one() -> None:
     part = create_pipeline().only_nodes("summarize_run")
     plain = {"budget": {"max_drop": 0.01}, "training": {"optimizer": "torch.optim.SGD"}}
-    third = {"third_stage": {"compression": {"algorithm": "quantization"}}}
+    algorithms = ("filter_pruning", "magnitude_sparsity", "quantization")
+    filters, sparsity, int8 = ({"compression": {"algorithm": algorithm}} for algorithm in algorithms)
+    third = {**filters, "second_stage": sparsity, "third_stage": int8}
+    AatSettings.model_validate({**plain, **third})
     for settings, is_missing in ((plain, False), ({**plain, **third}, True), ({"training": "a mistake"}, True)):
         catalog = DataCatalog({"params:aat": MemoryDataset(settings)})
         allow_absent(part, catalog)

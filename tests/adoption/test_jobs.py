@@ -14,6 +14,7 @@ from kedro_datasets.json import JSONDataset
 
 from kedro_aat.adoption.beside import beside, loaded_beside, redirect_outputs, remove_beside, written_beside
 from kedro_aat.adoption.jobs import Job
+from kedro_aat.config import AatSettings
 from kedro_aat.errors import ConfigurationError
 from kedro_aat.pipelines.aat import create_pipeline
 
@@ -37,7 +38,8 @@ SAVED_BY = Path(__file__).parents[1] / "saved_by"
 SETTINGS = {
     "budget": {"max_drop": 0.01},
     "training": {"optimizer": "torch.optim.SGD"},
-    "second_stage": {"compression": {"algorithm": "quantization"}},
+    "compression": {"algorithm": "filter_pruning"},
+    "second_stage": {"compression": {"algorithm": "magnitude_sparsity"}},
 }
 
 
@@ -117,7 +119,8 @@ def test_a_certificate_with_a_catalog_of_an_earlier_version_repeats_no_search() 
     pipelines, nodes = job.nodes_from(first, with_settings(SETTINGS), repeats=False)
     assert (pipelines, set(nodes)) == (["aat"], {"certify_model", *REPORTS})
     # It is the third stage's result that nothing keeps, if there is one.
-    third = {**SETTINGS, "third_stage": {"compression": {"algorithm": "magnitude_sparsity"}}}
+    third = {**SETTINGS, "third_stage": {"compression": {"algorithm": "quantization"}}}
+    AatSettings.model_validate(third)
     with pytest.raises(ConfigurationError, match="third_stage_result is not saved, so finetune_third_stage would run"):
         job.nodes_from(first, with_settings(third), repeats=False)
     with pytest.raises(ConfigurationError, match="search_result is not saved, so finetune_adaptively would run again"):

@@ -89,10 +89,11 @@ def test_tuning_leaves_the_test_split_unread_until_the_model_is_certified(locked
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_certify_needs_neither_checkpoints_nor_entries_that_came_after_the_first_version(
     locked: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    locked.run("--from-nodes", "export_model", **{"aat.certificate": "null"})
+    locked.run("--from-nodes", "evaluate_baseline", **{"aat.certificate": "null"})
     file = locked.folder / "conf/base/catalog.yml"
     new = create_pipeline().datasets() - set(yaml.safe_load(OLD_CATALOG.read_text()))
     assert {"third_stage_result", "second_stage_trajectory", "compressed_litert"} < new
@@ -107,8 +108,9 @@ def test_certify_needs_neither_checkpoints_nor_entries_that_came_after_the_first
     assert (locked.models / "compressed_model.onnx").read_bytes() == model
     for key in ("epochs", "skipped", "delivered_id", "candidates"):
         assert locked.summary[key] == summary[key]
-    third = {"aat.certificate": "null", "aat.third_stage.compression.algorithm": "magnitude_sparsity"}
-    refused = locked.kedro("aat", "certify", "--params", small_parameters(third))
+    stages = {"second_stage": "magnitude_sparsity", "third_stage": "quantization"}
+    three = {f"aat.{stage}.compression.algorithm": algorithm for stage, algorithm in stages.items()}
+    refused = locked.kedro("aat", "certify", "--params", small_parameters({"aat.certificate": "null", **three}))
     assert refused.wait() == 1
     assert "third_stage_result is not saved, so finetune_third_stage would run" in " ".join(refused.output.split())
 
