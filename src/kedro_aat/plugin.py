@@ -18,6 +18,7 @@ from kedro_aat.adoption.beside import redirect_outputs
 from kedro_aat.adoption.checks import allow_absent, data_mistakes, free_inputs, withhold_test_data
 from kedro_aat.adoption.closing import Closing
 from kedro_aat.adoption.commands import aat
+from kedro_aat.adoption.logged_parameters import flatten_for_kedro_mlflow
 from kedro_aat.adoption.rehearsals import stand_in
 from kedro_aat.adoption.runners import runner_mistakes
 from kedro_aat.errors import AatError, ConfigurationError
@@ -120,13 +121,13 @@ class AatHooks:
         self.on_pipeline_error(error)  # Kedro calls it only for errors of nodes
         raise error
 
-    @hook_impl
+    @hook_impl(tryfirst=True)  # before kedro-mlflow logs the parameters
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
-        """Has the other processes of the run begin a node that all of them run.
+        """Has the other processes of the run begin a node that all of them run, and kedro-mlflow log flat parameters.
 
         Args:
             node: The node that is about to run.
-            inputs: Its inputs by name.
+            inputs: A copy of its inputs by name, which Kedro makes for hooks.
 
         Raises:
             ConfigurationError: If an input cannot be sent to them.
@@ -134,6 +135,7 @@ class AatHooks:
         """
         if self._ranks is not None:
             self._ranks.begin(node, inputs)
+        flatten_for_kedro_mlflow(inputs)
 
     @hook_impl(trylast=True)  # Kedro-Viz writes its file first
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
