@@ -113,12 +113,12 @@ test-clouds: $(SETUP)  ## Keep datasets, mirror and ledger in emulators of Azure
 
 # MLflow asks for older versions of some packages, so that it gets an environment of its own beside .venv.
 TRACKERS := build/trackers
-test-trackers: $(SETUP)  ## Log runs to a real MLflow, and sweep with Optuna, minutes
+test-trackers: $(SETUP)  ## Log runs to real MLflow, W&B and Aim, and sweep with Optuna, minutes
 	$(call beside,$(TRACKERS))
 	$(TRACKERS)/bin/python -m pip install --quiet "$$(sed -n 's/^optuna = \["\(.*\)"\]/\1/p' pyproject.toml)"
 	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers/test_sweeps.py $(ARGS)
 	$(TRACKERS)/bin/python -m pip install --quiet $$(sed -n 's/^trackers = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
-	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers/test_mlflow.py $(ARGS)
+	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow tests/trackers/test_mlflow.py tests/trackers/test_page.py $(ARGS)
 
 # Their packages pin versions that others do not take, so they get an environment of their own beside .venv.
 TARGETS := build/targets
