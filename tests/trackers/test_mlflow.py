@@ -14,42 +14,15 @@ import yaml
 from onnx import TensorProto, helper
 
 from kedro_aat.budget import Outcome
-from kedro_aat.trackers import Delivered, EpochRecord, FineTuned, MlflowTracker, TrackedSearch
+from kedro_aat.trackers import Delivered, FineTuned, MlflowTracker, TrackedSearch
 from tests.projects import Project
+from tests.trackers.told import PARAMETERS, RUN, TAGS, record
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(find_spec("kedro_mlflow") is None, reason="needs mlflow and kedro-mlflow: make test-trackers"),
 ]
-RUN = "0123456789ab"
-PARAMETERS: dict[str, str | int | float | bool] = {
-    "seed": 0,
-    "training.optimizer.init_args.lr": 0.1,
-    "name, odd": "x" * 7000,
-}
-TAGS = {"outcome": "within_budget", "certificate": "certified"}
-
-
-def record(epoch: int) -> EpochRecord:
-    return EpochRecord(
-        checkpoint=epoch,
-        epoch=epoch,
-        trained=epoch > 0,
-        started_from=None,
-        requested_rate=0.5,
-        achieved_rate=0.4 + 0.1 * epoch,
-        metric=0.9,
-        margin=0.01,
-        standard_error=None,
-        loss=None,
-        learning_rate=0.1,
-        lr_scale=1.0,
-        fully_compressed=True,
-        best_rate=0.5,
-        seconds=1.0,
-        guards={"MulticlassRecall, class 3": 0.8},
-    )
 
 
 def doubling() -> onnx.ModelProto:
@@ -115,7 +88,7 @@ def test_a_run_of_its_own_goes_on_in_other_processes(uri: str) -> None:
     tracker().deliver(delivered(doubling()))
     (run,) = runs(uri)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["compressed.latency_ms.1"] == 0.25
+    assert run.data.metrics["latency_ms.1"] == 0.25
     assert run.data.tags.items() >= TAGS.items()
 
     # The same search with what was delivered anew is a run beside the finished one, with the whole curves.
@@ -186,10 +159,23 @@ def test_kedro_mlflow_has_everything_in_its_run(tracked: Project) -> None:
     assert (good.info.status, infeasible.info.status) == ("FINISHED", "FAILED")
     assert good.data.tags["outcome"] in ("within_budget", "certified")
     assert infeasible.data.tags["outcome"] == "infeasible"
-    assert good.data.metrics["compressed.onnx_bytes"] < good.data.metrics["baseline.onnx_bytes"]
-    assert "compressed.latency_ms.1" in good.data.metrics
+    assert good.data.metrics["onnx_bytes"] < good.data.metrics["baseline.onnx_bytes"]
+    assert {"latency_ms.1", "validation"} < good.data.metrics.keys()
     assert good.data.params["budget.max_drop"] == "0.05"
+    assert not [name for name in good.data.params if name.startswith("aat")]  # kedro-mlflow's own, as one text
     assert len(curve(uri, good, "stage_1/rate/achieved")) > 1
     assert len(curve(uri, good, "stage_2/rate/achieved")) > 1
     assert good.outputs.model_outputs
     assert not infeasible.outputs.model_outputs
+
+
+def test_without_the_tracker_kedro_mlflow_logs_a_parameter_for_each_setting(tracked: Project, tmp_path: Path) -> None:
+    project = tracked.copy(tmp_path)
+    parameters = project.folder / "conf/base/parameters.yml"
+    settings = yaml.safe_load(parameters.read_text())
+    settings["aat"]["trackers"] = []
+    parameters.write_text(yaml.safe_dump(settings))
+    project.spawn("--nodes", "report_run")
+    *_, last = runs(f"sqlite:///{project.folder}/mlflow.db", "kedro_aat")
+    assert last.data.params["aat.budget.max_drop"] == "0.05"
+    assert max(map(len, last.data.params.values())) < 200

@@ -35,7 +35,8 @@ class MlflowTracker(Tracker):
     """Logs a run to MLflow.
 
     The curves of a stage are `stage_1/rate/achieved` and so on, with the epoch as step. A run that goes on, or that is
-    only read again, has the whole curves, since those of earlier processes are logged, too.
+    only read again, has the whole curves, since those of earlier processes are logged, too. The delivered model's
+    numbers have no `compressed.` before them: `latency_ms.1` is beside `baseline.latency_ms.1`.
 
     Args:
         experiment: Name of the experiment, which is created if there is none; None for MLflow's own choice. An active
@@ -86,7 +87,8 @@ class MlflowTracker(Tracker):
 
     def deliver(self, delivered: Delivered) -> None:
         run_id = self._open(delivered.run, delivered.parameters)
-        self._log(delivered.metrics, step=0)
+        # MLflow's table of runs cuts names after 14 letters, and all would be `compressed.lat` and the like.
+        self._log({name.removeprefix("compressed."): value for name, value in delivered.metrics.items()}, step=0)
         for name, text in delivered.tags.items():
             self._client.set_tag(run_id, name, text)
         if delivered.onnx is not None and self._model_name is not None:
