@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any, NamedTuple
 
 import pytest
@@ -135,11 +136,19 @@ def test_of_many_processes_one_has_the_split(place: Place) -> None:
 
 
 def test_of_many_threads_one_has_the_split(place: Place) -> None:
-    def claim(number: int) -> object:
-        return place.ledger.claim("split", {"model": f"{number}"}).subject["model"]
+    together = Barrier(8)  # so that each has read that the split is free before one has claimed it
+
+    def claim(number: int) -> list[object]:
+        owners: list[object] = []
+        for split in ("one", "another"):
+            ledger = place.ledger
+            together.wait(60)
+            owners.append(ledger.claim(split, {"model": f"{number}"}).subject["model"])
+        return owners
 
     with ThreadPoolExecutor(8) as threads:
-        assert len({*threads.map(claim, range(16))}) == 1
+        for owners in zip(*threads.map(claim, range(8)), strict=True):
+            assert len({*owners}) == 1
 
 
 # --- baselines -------------------------------------------------------------------------------------------------
