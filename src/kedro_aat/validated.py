@@ -7,7 +7,7 @@ import functools
 import itertools
 import re
 import reprlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
@@ -27,6 +27,7 @@ _MAX_KEYS_SHOWN = 20
 _MAX_DEPTH = 100
 
 T = TypeVar("T", bound=BaseModel)
+Item = TypeVar("Item")
 
 
 class Settings(BaseModel):
@@ -172,6 +173,18 @@ def closest(name: str, known: Iterable[str]) -> str:
     """Returns `" Did you mean 'x'?"` with the known name most like `name`, or an empty string."""
     likely = _closest_name(name, known)
     return f" Did you mean '{likely}'?" if likely else ""
+
+
+def each_once(values: Sequence[Item] | None) -> Sequence[Item] | None:
+    """Returns what a list names, if it names nothing several times.
+
+    Raises:
+        ValueError: If it does.
+    """
+    for value in values or ():
+        if (count := sum(other == value for other in values or ())) > 1:
+            raise ValueError(f"names {value} {count} times; name it once")
+    return values
 
 
 def _closest_name(name: str, known: Iterable[str]) -> str | None:

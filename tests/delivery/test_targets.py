@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ConfigurationError, ExportError
 from kedro_aat.export.settings import ExportSettings, Limits
 from kedro_aat.export.targets.details import QuantizedPort, TargetDetails
-from kedro_aat.export.targets.registry import target_of
+from kedro_aat.export.targets.registry import missing, target_of
 from kedro_aat.export.targets.target import TargetFile
 from tests.delivery.test_deliver import DATA, TRAINING, Net, deliver_from
 
@@ -133,15 +134,27 @@ def test_a_run_that_goes_on_with_another_target_judges_its_file(tmp_path: Path) 
 def test_a_named_target_is_written_without_being_listed() -> None:
     assert settings().more_targets == ()
     assert settings(openvino=True).more_targets == ("openvino",)
-    named = settings(objective=BY_LATENCY, limits={"targets": {"litert": {"bytes": 9}}}, targets=["onnx", "onnx"])
+    named = settings(objective=BY_LATENCY, limits={"targets": {"litert": {"bytes": 9}}}, targets=["onnx"])
     assert (named.targets, named.more_targets) == (("onnx",), ("openvino", "litert"))
     assert (named.shipped, named.objective_kind, named.objective_batch_size) == ("openvino", "latency", 8)
+    assert named.added_targets == [
+        "export.objective names openvino, so that its file is written as well, though export.targets does not list it.",
+        "export.limits.targets names litert, so that its file is written as well, though export.targets does not list "
+        "it.",
+    ]
+    listed = settings(objective=BY_LATENCY, targets=["onnx", "openvino"])
+    assert listed.added_targets == []
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"targets": ["pt2"]}, "must name onnx, in whose file zeros are counted"),
+        ({"targets": ["onnx", "onnx"]}, r"1 mistake\n  - targets: names onnx 2 times; name it once"),
+        ({"batch_sizes": [8, 1, 8]}, "batch_sizes: names 8 2 times"),
+        ({"outputs": ["logits", "logits"]}, "outputs: names logits 2 times"),
+        ({"input_names": ["x", "x"]}, "input_names: names x 2 times"),
+        ({"output_names": ["y", "y", "y"]}, "output_names: names y 3 times"),
         (
             {"targets": ["onnx", "tensorrt"]},
             r"- targets.1: must be one of onnx, .*, but got 'tensorrt'",
@@ -160,8 +173,6 @@ def test_mistakes_are_told_before_the_run(changes: dict[str, Any], message: str)
 
 
 def test_a_target_that_is_not_installed_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "executorch", None)
     monkeypatch.setitem(sys.modules, "executorch.exir", None)
     (mistake,) = settings(targets=["onnx", "executorch"]).lookup_mistakes("aat.export")
@@ -169,6 +180,28 @@ def test_a_target_that_is_not_installed_is_one_clear_message(monkeypatch: pytest
     assert "pip install 'kedro-aat[executorch]'" in mistake
     with pytest.raises(ExportError, match=r"kedro-aat\[executorch\]"):
         target_of("executorch")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    (mistake,) = settings(objective={"target": "openvino"}, targets=["onnx"]).lookup_mistakes("aat.export")
+    assert mistake.startswith("aat.export.objective: OpenVINO cannot be imported")
+    assert mistake.endswith("`pip install 'kedro-aat[openvino]'`, or name another target there")
+
+
+@pytest.mark.parametrize("absent", ["litert_torch", "torchao"])
+def test_a_runtime_alone_writes_no_files(absent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ai_edge_litert/interpreter", "litert_converter", "litert_torch", "torchao"):
+        module = tmp_path / f"{name}.py"
+        module.parent.mkdir(exist_ok=True)
+        module.touch()
+        for known in (name.partition("/")[0], name.replace("/", ".")):
+            monkeypatch.setitem(sys.modules, known, None)  # so that it is forgotten after the test
+            monkeypatch.delitem(sys.modules, known)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert missing("litert") is None
+    monkeypatch.setitem(sys.modules, absent, None)
+    (mistake,) = settings(targets=["onnx", "litert"]).lookup_mistakes("aat.export")
+    assert f"LiteRT cannot be imported (No module named '{absent}'); install it with" in mistake
+    assert "`pip install 'kedro-aat[litert]'`" in mistake
+    assert missing("litert", only_to_run=True) is None
 
 
 FILE = TargetFile(

@@ -98,9 +98,10 @@ class SingleExamples(OpenvinoTarget):
 
 
 def test_latency_that_a_target_cannot_have_is_an_error_before_the_search(
-    plain: Plain, monkeypatch: pytest.MonkeyPatch
+    plain: Plain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("openvino")
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(module, "stages_of", lambda settings: [])  # as above
     monkeypatch.setattr("kedro_aat.rehearsal.files.target_of", lambda name: SingleExamples())
     data = labeled()
@@ -111,6 +112,7 @@ def test_latency_that_a_target_cannot_have_is_an_error_before_the_search(
         "decide or is limited. Name batch 1 in export.objective and export.limits, and first in export.batch_sizes. "
         "Until then no stage can deliver a file of this model."
     ]
+    assert "export.objective names openvino, so that its file is written as well" in caplog.text
 
 
 def test_nothing_is_changed(plain: Plain) -> None:

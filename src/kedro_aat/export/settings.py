@@ -15,7 +15,7 @@ from kedro_aat.export.targets.executorch_settings import ExecutorchSettings
 from kedro_aat.export.targets.litert_settings import LitertSettings
 from kedro_aat.export.targets.registry import TARGETS, TargetName, missing
 from kedro_aat.imports import ImportedOrPath
-from kedro_aat.validated import Settings
+from kedro_aat.validated import Settings, each_once
 
 Objective = Literal["bytes", "gzip_bytes", "latency", "parameters", "macs", "rate", "device_latency", "device_memory"]
 
@@ -143,6 +143,7 @@ _USUAL_THREADS = 64
 NumThreads = Annotated[int, Field(ge=1, le=1024), AfterValidator(_bounded_by_processors)]
 
 
+NamesOnce = Annotated[tuple[str, ...], AfterValidator(each_once)]
 AxisNames = dict[int, Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] | tuple[int, ...]
 
 
@@ -163,9 +164,9 @@ class FileSettings(Settings):
     """
 
     dynamic_axes: dict[str, AxisNames] | None = None
-    input_names: tuple[str, ...] | None = None
-    outputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    output_names: tuple[str, ...] | None = None
+    input_names: NamesOnce | None = None
+    outputs: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(each_once)] | None = None
+    output_names: NamesOnce | None = None
     opset: Annotated[int, Field(ge=13, le=26)] | None = None
 
     def axes_among(self, inputs: Mapping[str, int]) -> dict[str, dict[int, str | None]] | None:
@@ -208,7 +209,8 @@ class ExportSettings(FileSettings):
         latency_seconds: Time in seconds to measure each batch size; more time gives more precise results.
         targets: What the model is written for: `onnx`, which every run needs, `pt2`, `openvino`, `executorch` and
             `litert`. All files of a model must keep the budget, and are measured. A target beside ONNX and `.pt2` needs
-            the extra of its name, such as `kedro-aat[executorch]`.
+            the extra of its name, such as `kedro-aat[executorch]`. A target that `objective` or `limits` names is
+            written, too, without being listed here.
         objective: Property by which the delivered file is chosen from those within budget. Latency is the time of
             the fastest turn at the first of `batch_sizes`, `gzip_bytes` the size of the gzipped ONNX file, as a
             download or an update over the air takes it; only there do zeros take less. `{target: executorch}` chooses
@@ -229,13 +231,14 @@ class ExportSettings(FileSettings):
 
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
     quantized_tolerance: Annotated[float, Field(gt=0)] = 0.1
-    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1, max_length=32)] = (
-        1,
-        64,
-    )
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=65_536)], ...],
+        Field(min_length=1, max_length=32),
+        AfterValidator(each_once),
+    ] = (1, 64)
     num_threads: NumThreads = 1
     latency_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0
-    targets: tuple[TargetName, ...] = ("onnx", "pt2")
+    targets: Annotated[tuple[TargetName, ...], AfterValidator(each_once)] = ("onnx", "pt2")
     measure_with: ImportedOrPath | None = None
     objective: ObjectiveOrTarget = "bytes"
     limits: Limits = Limits()
@@ -253,7 +256,7 @@ class ExportSettings(FileSettings):
     def _targets_have_onnx(cls, targets: tuple[TargetName, ...]) -> tuple[TargetName, ...]:
         if "onnx" not in targets:
             raise ValueError("must name onnx, in whose file zeros are counted; add it")
-        return tuple(dict.fromkeys(targets))
+        return targets
 
     @field_validator("objective")
     @classmethod
@@ -293,6 +296,30 @@ class ExportSettings(FileSettings):
         """The targets beside ONNX and `.pt2`, in the order of the settings that name them."""
         named = [*self.targets, *(["openvino"] if self.openvino else []), self.shipped, *self.limits.targets]
         return tuple(name for name in dict.fromkeys(named) if name not in ("onnx", "pt2"))  # type: ignore[misc]
+
+    def places_of(self, target: TargetName) -> list[str]:
+        """The settings that ask for a target's file, such as `targets` and `objective`.
+
+        Args:
+            target: Name of the target.
+        """
+        named = {
+            "targets": target in self.targets,
+            "openvino": self.openvino and target == "openvino",
+            "objective": self.shipped == target != "onnx",
+            "limits.targets": target in self.limits.targets,
+        }
+        return [place for place, is_there in named.items() if is_there]
+
+    @property
+    def added_targets(self) -> list[str]:
+        """A sentence for each target that `targets` does not list and another setting asks for."""
+        return [
+            f"export.{' and export.'.join(self.places_of(name))} names {name}, so that its file is written as well, "
+            "though export.targets does not list it."
+            for name in self.more_targets
+            if name not in self.targets
+        ]
 
     @property
     def shipped(self) -> TargetName:
@@ -343,8 +370,10 @@ class ExportSettings(FileSettings):
         return self.model_copy(update={"objective": local_objective(self.objective, self.objective_batch_size)})
 
     def lookup_mistakes(self, key: str) -> list[str]:
-        """Reports targets that are asked for but not installed."""
+        """Reports targets that are not installed, and a function that cannot measure files."""
         mistakes = super().lookup_mistakes(key)
-        return mistakes + [
-            f"{key}.targets: {reason}" for name in self.more_targets if (reason := missing(name)) is not None
-        ]
+        for name in self.more_targets:
+            if (reason := missing(name)) is not None:
+                places = " and ".join(f"{key}.{place}" for place in self.places_of(name))
+                mistakes.append(f"{places}: {reason}, or name another target there")
+        return mistakes

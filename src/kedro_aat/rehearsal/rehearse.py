@@ -78,6 +78,8 @@ def rehearse(
     settings.check()
     if (overruled := settings.overruled_target()) is not None:
         logger.warning("%s", overruled)
+    for words in settings.export.added_targets:
+        logger.info("%s", words)
     _refuse_too_large(model)
     before = rng_state()
     try:

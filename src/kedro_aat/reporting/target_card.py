@@ -147,7 +147,7 @@ _OwnInput = tuple[tuple[int, ...], str | None]  # shape, and numpy's name of the
 
 def _own_inputs(file: TargetFile) -> list[_OwnInput]:
     """The inputs of a file that fixes sizes which ONNX leaves free, or takes other types; empty if unknown."""
-    if missing(file.target) is not None:
+    if missing(file.target, only_to_run=True) is not None:
         return []
     try:
         content = next(iter(file.parts.values()))

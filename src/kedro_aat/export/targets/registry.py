@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from kedro_aat.export import NotExported
@@ -25,7 +26,9 @@ class TargetInfo:
         suffixes: Suffix of each file; the first one is that of the graph.
         class_path: Module and name of the class that writes it; None for what every run writes.
         extra: Extra of this package that installs it; None if every installation has it.
-        modules: Modules that must be importable.
+        modules: Modules that run the file, and must be importable.
+        writers: Modules that write it, and must be importable.
+        slow_writers: Modules that write it and take seconds to import, so that they are only looked for.
         packages: Packages whose versions decide what is written and how it runs; the first one runs it.
         round_to: Multiple of channels that the runtime's kernels are fast with; 1 if any number will do.
     """
@@ -35,6 +38,8 @@ class TargetInfo:
     class_path: str | None = None
     extra: str | None = None
     modules: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ()
+    slow_writers: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     round_to: int = 1
 
@@ -51,42 +56,59 @@ TARGETS: Mapping[TargetName, TargetInfo] = {
         "OpenVINO",
         (".xml", ".bin"),
         "kedro_aat.export.targets.openvino.OpenvinoTarget",
-        "openvino",
-        ("openvino",),
-        ("openvino",),
+        extra="openvino",
+        modules=("openvino",),
+        packages=("openvino",),
     ),
     "executorch": TargetInfo(
         "ExecuTorch",
         (".pte",),
         "kedro_aat.export.targets.executorch.ExecutorchTarget",
-        "executorch",
-        ("executorch.exir", "executorch.runtime"),
-        ("executorch", "torchao"),
+        extra="executorch",
+        modules=("executorch.runtime",),
+        writers=("executorch.exir",),
+        slow_writers=("torchao",),
+        packages=("executorch", "torchao"),
     ),
     "litert": TargetInfo(
         "LiteRT",
         (".tflite",),
         "kedro_aat.export.targets.litert.LitertTarget",
-        "litert",
-        ("ai_edge_litert.interpreter", "litert_converter"),  # importing litert_torch, which needs both, takes 15 s
-        ("ai-edge-litert", "litert-torch", "litert-converter"),
+        extra="litert",
+        modules=("ai_edge_litert.interpreter",),
+        writers=("litert_converter",),
+        slow_writers=("litert_torch", "torchao"),
+        packages=("ai-edge-litert", "litert-torch", "litert-converter"),
         round_to=4,  # CMSIS-NN's int8 kernels handle four channels at once
     ),
 }
 
 
-def missing(name: TargetName) -> str | None:
-    """What to do if a target is not installed, as the end of a sentence; None if it is."""
+def missing(name: TargetName, *, only_to_run: bool = False) -> str | None:
+    """What to do if a target is not installed, as a sentence without its period; None if it is.
+
+    Args:
+        name: Name of the target.
+        only_to_run: Whether its files are run and none is written.
+    """
     info = TARGETS[name]
-    for module in info.modules:
+    reasons: list[str] = []
+    for module in (*info.modules, *(() if only_to_run else info.writers)):
         try:
             quiet_import(module)
         except Exception as error:  # a package that is installed beside wrong ones raises anything
-            return (
-                f"{info.title} cannot be imported ({error}); install it with `pip install 'kedro-aat[{info.extra}]'`, "
-                f"or remove {name} from export.targets"
-            )
-    return None
+            reasons.append(str(error))
+    for module in () if only_to_run else info.slow_writers:
+        try:
+            is_there = find_spec(module) is not None
+        except ValueError:  # as for a module whose import failed
+            is_there = False
+        if not is_there:
+            reasons.append(f"No module named '{module}'")
+    if not reasons:
+        return None
+    words = "; ".join(dict.fromkeys(reasons))
+    return f"{info.title} cannot be imported ({words}); install it with `pip install 'kedro-aat[{info.extra}]'`"
 
 
 def not_asked_for(name: TargetName) -> NotExported:

@@ -316,7 +316,7 @@ def _other_files(
     files = [file for file in others if isinstance(file, TargetFile)]
     if not isinstance(openvino, OpenvinoFiles):
         return files
-    if missing("openvino") is None:
+    if missing("openvino", only_to_run=True) is None:
         return [from_files(openvino, onnx_model), *files]
     # The machine that writes the card need not have OpenVINO, which keeps the order of inputs and outputs.
     paths, graph = paths_of(onnx_model), onnx_model.graph
