@@ -14,7 +14,7 @@ from kedro_aat.delivery.files import Files
 from kedro_aat.delivery.finished import FinishedSteps, source_of
 from kedro_aat.delivery.measurements import DeviceCosts, Latencies
 from kedro_aat.errors import DeviceError
-from kedro_aat.export.device import Measured, ask
+from kedro_aat.export.device import Measured, ask, measuring_function
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.imports import Imported
@@ -88,7 +88,7 @@ class Device:
 
     def _call(self, path: Path) -> object:
         if self._function is None:  # a class may connect to the device when it is built
-            self._function = self._measure_with.make_function()
+            self._function = measuring_function(self._measure_with)
         return self._function(path)
 
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from kedro_aat.errors import ExportError
 from kedro_aat.export.described import CardSettings, Preprocessing
-from kedro_aat.export.device import DeviceProperty
+from kedro_aat.export.device import DeviceProperty, call_mistakes
 from kedro_aat.export.targets.executorch_settings import ExecutorchSettings
 from kedro_aat.export.targets.litert_settings import LitertSettings
 from kedro_aat.export.targets.registry import TARGETS, TargetName, missing
@@ -372,6 +372,8 @@ class ExportSettings(FileSettings):
     def lookup_mistakes(self, key: str) -> list[str]:
         """Reports targets that are not installed, and a function that cannot measure files."""
         mistakes = super().lookup_mistakes(key)
+        if self.measure_with is not None and not any(each.startswith(f"{key}.measure_with") for each in mistakes):
+            mistakes += call_mistakes(self.measure_with, f"{key}.measure_with")
         for name in self.more_targets:
             if (reason := missing(name)) is not None:
                 places = " and ".join(f"{key}.{place}" for place in self.places_of(name))
