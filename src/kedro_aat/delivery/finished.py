@@ -33,6 +33,10 @@ from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
+# Folders of a checkpoint store that its runs share: what was rehearsed, and what was found on untrained models.
+REHEARSALS, ESTIMATES = "rehearsals", "estimates"
+DEVICE = "device"  # step that keeps what a device has measured
+
 T = TypeVar("T")
 
 # What exports, runs and judges a file.
@@ -91,7 +95,7 @@ class FinishedSteps:
                 kept_text, kept_result = kept.split(b"\n", 1)
                 if kept_text == text:
                     result = adapter.validate_json(kept_result)
-                    if not self._used:
+                    if step != DEVICE and all(path.name.startswith(DEVICE) for path in self._used):
                         logger.info("Finished steps are not repeated. To repeat them, remove %s", known.parent)
                     self._used.add(known)
                     return result
@@ -119,7 +123,7 @@ class FinishedSteps:
         """
         with suppress(OSError):  # they only take space
             others = set(self.folder.glob("*.json") if self.folder else ()) - self._used
-            others -= set(self.folder.glob("device-*.json") if self.folder else ())
+            others -= set(self.folder.glob(f"{DEVICE}-*.json") if self.folder else ())
             for path in sorted(others, key=lambda path: -path.stat().st_mtime_ns)[num_kept:]:
                 path.unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from kedro_aat.delivery.files import Files
-from kedro_aat.delivery.finished import FinishedSteps, source_of
+from kedro_aat.delivery.finished import DEVICE, FinishedSteps, source_of
 from kedro_aat.delivery.measurements import DeviceCosts, Latencies
 from kedro_aat.errors import DeviceError
 from kedro_aat.export.device import Measured, ask, measuring_function
@@ -21,8 +21,6 @@ from kedro_aat.imports import Imported
 from kedro_aat.messages import doing
 
 logger = logging.getLogger(__name__)
-
-STEP = "device"  # as which answers are kept
 
 
 class Device:
@@ -63,7 +61,7 @@ class Device:
         key = digest.hexdigest()
         if key not in self._known:
             self._known[key] = self._finished.result(
-                STEP, Measured, lambda: self._ask(contents), file=key, **self.identity
+                DEVICE, Measured, lambda: self._ask(contents), file=key, **self.identity
             )
         answer = self._known[key]
         if missing := sorted(name for name in self._settings.device_needs if getattr(answer, name) is None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ CPU_OPTIONS = {
     "INFERENCE_PRECISION_HINT": "f32",
     "NUM_STREAMS": 1,
 }
+
+
+# A name that OpenVINO gives an operator: one of its types, and a number.
+_COUNTED = re.compile(r"[A-Za-z]\w*_\d+")
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,27 @@ def to_openvino(onnx_model: onnx.ModelProto) -> OpenvinoFiles:
 
     try:
         model = openvino.convert_model(io.BytesIO(onnx_model.SerializeToString()))
+        _number_operators(model, onnx_model)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.xml")
             openvino.save_model(model, path, compress_to_fp16=False)  # the default rounds weights to 16 bits
             return OpenvinoFiles(path.read_bytes(), path.with_suffix(".bin").read_bytes())
     except Exception as error:  # OpenVINO raises many kinds of error
         raise ExportError(f"OpenVINO cannot convert the ONNX model: {error}") from error
+
+
+def _number_operators(model: Any, onnx_model: onnx.ModelProto) -> None:
+    """Names what OpenVINO named itself by its place in the graph.
+
+    OpenVINO counts on through the whole process, so that a second file of the same model would have other bytes.
+    """
+    graph = onnx_model.graph
+    values = [*graph.input, *graph.output, *graph.initializer, *graph.node]
+    known = {each.name for each in values} | {name for node in graph.node for name in node.output}
+    for number, operator in enumerate(model.get_ordered_ops()):
+        name = operator.get_friendly_name()
+        if name not in known and _COUNTED.fullmatch(name):
+            operator.set_friendly_name(f"{operator.get_type_name()}_{number}_")  # OpenVINO ends no name like this
 
 
 def compile_openvino(files: OpenvinoFiles, num_threads: int = 1) -> Any:

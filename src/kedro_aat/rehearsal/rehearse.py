@@ -10,12 +10,13 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from torch import nn
 
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.files import Files
-from kedro_aat.delivery.finished import FinishedSteps, training_inputs
+from kedro_aat.delivery.finished import REHEARSALS, FinishedSteps, training_inputs
 from kedro_aat.delivery.on_device import Device
 from kedro_aat.delivery.rehearsal_result import RehearsalResult, RehearsedPart
 from kedro_aat.errors import DeviceError, ExportError, RehearsalError
@@ -89,7 +90,7 @@ def rehearse(
         content.add([rehearsal.training.batches, rehearsal.validation.batches])
         device = Device.of(settings.export, FinishedSteps())
         finished = FinishedSteps(
-            store.root / "rehearsals" if store else None,
+            _folder(store),
             # Policies and budgets are left out: they do not change what is done.
             seed=settings.seed,
             stages=[stage.identity for stage in stages_of(settings)],
@@ -117,6 +118,11 @@ def rehearse(
     when = "passed before," if result.passed_before else "passed"
     logger.info("Rehearsal %s in %.1f s: %s", when, result.seconds, ", ".join(names))
     return result
+
+
+def _folder(store: CheckpointStore | None) -> Path | None:
+    """Where it is kept what was rehearsed; None keeps nothing."""
+    return None if store is None else store.root / REHEARSALS
 
 
 def _refuse_too_large(model: nn.Module) -> None:
@@ -246,7 +252,9 @@ class _Parts:
 
     def _device(self, files: Files) -> None:
         """Has the user's device measure the uncompressed model's file, if there is one."""
-        device = Device.of(self._rehearsal.settings.export, FinishedSteps())
+        # The run uses the answer: a device that takes a minute for a file is asked once for it.
+        finished = FinishedSteps(_folder(self._store))
+        device = Device.of(self._rehearsal.settings.export, finished)
         if device is None:
             return
         with self._timed("the device"):

@@ -89,7 +89,7 @@ def export_for_targets(
     from kedro_aat.delivery.candidates import front_candidates, stage_candidates
     from kedro_aat.delivery.choosing import choose, options_of
     from kedro_aat.delivery.deliver import deliver
-    from kedro_aat.delivery.finished import FinishedSteps, training_inputs
+    from kedro_aat.delivery.finished import ESTIMATES, REHEARSALS, FinishedSteps, training_inputs
     from kedro_aat.export import NotExported
     from kedro_aat.export.targets.openvino import to_files
     from kedro_aat.export.targets.registry import TargetName, not_asked_for
@@ -110,7 +110,8 @@ def export_for_targets(
     folder, *others = ["finished_steps"] if settings.choose is None else ["chosen_steps", "finished_steps"]
     finished = FinishedSteps(
         run / folder,
-        [run / other for other in others],
+        # What a device has measured before training is among the last two.
+        [*(run / other for other in others), *(checkpoint_store.root / name for name in (REHEARSALS, ESTIMATES))],
         validation_data=data_fingerprint(validation_data, checkpoint_store.file_hashes, settings.training.batch),
         **identity_of_groups(validation_data, settings.training.group),
         training=training_inputs(settings.training, settings.budget.also),

@@ -61,9 +61,9 @@ def tracking_of(settings: AatSettings, stage: int = 1, first_run: str | None = N
 
 def estimates_in(checkpoint_store: CheckpointStore) -> FinishedSteps:
     """Keeps what is found on untrained models, which decides how a search goes on; nothing is removed from it."""
-    from kedro_aat.delivery.finished import FinishedSteps
+    from kedro_aat.delivery.finished import ESTIMATES, REHEARSALS, FinishedSteps
 
-    return FinishedSteps(checkpoint_store.root / "estimates")
+    return FinishedSteps(checkpoint_store.root / ESTIMATES, [checkpoint_store.root / REHEARSALS])
 
 
 def require_runs(checkpoint_store: CheckpointStore, *results: object) -> None:
