@@ -58,6 +58,13 @@ def test_without_openvino_nothing_is_known_of_it(tools: Tools) -> None:
     assert delivered.agreement.exported_rate is None
 
 
+@pytest.mark.usefixtures("tools")
+def test_the_file_that_is_shipped_must_be_judged_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "files_of", lambda model, *_: Files(model))
+    with pytest.raises(ExportError, match="only: its OpenVINO file, which would be certified, was not judged"):
+        chosen(made("only"), objective={"target": "openvino"})
+
+
 def test_without_candidates_the_baseline_is_measured(tools: Tools) -> None:
     exported, result = chosen(others=[made("other")])
     assert exported is None

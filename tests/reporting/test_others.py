@@ -76,6 +76,11 @@ def test_the_goal_of_accuracy_compares_the_files_that_would_be_shipped() -> None
     found = not_delivered(trajectory_of(summary), summary, Choice())[0]
     assert found.metric == 0.86
     assert found.why == "The goal is accuracy: BinaryAccuracy is 0.8600, but the delivered file has 0.8700."
+    unjudged = [judged[0].model_copy(update={"validations": {}}), judged[1]]
+    summary = changed(run, goal="accuracy", candidates=[each.model_dump() for each in unjudged])
+    found = not_delivered(trajectory_of(summary), summary, Choice())[0]
+    assert found.metric is None
+    assert found.why == "The goal is accuracy: BinaryAccuracy is not judged, but the delivered file has 0.8700."
 
 
 def test_latency_is_that_at_the_batch_size_of_the_objective() -> None:

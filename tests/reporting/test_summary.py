@@ -12,6 +12,8 @@ from kedro_aat.budget import Outcome
 from kedro_aat.delivery.candidates import front_records
 from kedro_aat.delivery.certificate_result import CertificateResult
 from kedro_aat.delivery.results import BaselineEvaluation, ExportResult, SkippedSearch, Summary
+from kedro_aat.errors import ExportError
+from kedro_aat.export.targets.registry import TargetName
 from kedro_aat.reporting.numbers import comparison
 from kedro_aat.reporting.summary import print_summary, summarize, trajectory
 from kedro_aat.search.policy import Goal
@@ -74,11 +76,12 @@ def test_advice_depends_on_what_was_not_kept(has_candidates: bool, goal: Goal, a
     assert advice in printed(summary)
 
 
-def test_the_metric_is_that_of_the_file_that_is_shipped() -> None:
+def shipped_for_openvino(validations: dict[TargetName, float]) -> Summary:
+    """Summary of a run that ships the files for OpenVINO."""
     run = summary_of("within_budget")
     first, second = run.candidates
-    shipped = second.model_copy(update={"shipped": "openvino", "validations": {"openvino": 0.8765}})
-    summary = summarize(
+    shipped = second.model_copy(update={"shipped": "openvino", "validations": validations})
+    return summarize(
         BaselineEvaluation(metric=run.metric, validation=run.baseline.validation, budget=run.budget),
         run.stages[0],
         [run.stages[1]],
@@ -96,8 +99,19 @@ def test_the_metric_is_that_of_the_file_that_is_shipped() -> None:
         time_limit=None,
         distillation=None,
     )
+
+
+def test_the_metric_is_that_of_the_file_that_is_shipped() -> None:
+    summary = shipped_for_openvino({"openvino": 0.8765})
     assert summary.compressed.validation == 0.8765
     assert comparison(summary)[0][:3] == ("BinaryAccuracy, OpenVINO files, validation", "0.9000", "0.8765")
+
+
+def test_no_other_file_stands_for_one_that_was_not_judged() -> None:
+    with pytest.raises(
+        ExportError, match="no metric of the OpenVINO file of quantization, which is the one that is"
+    ):
+        shipped_for_openvino({"litert": 0.8765})
 
 
 def test_delivered_second_stage_shows_its_own_numbers_despite_an_equal_name() -> None:

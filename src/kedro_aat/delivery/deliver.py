@@ -59,6 +59,11 @@ class Exported:
     trace: Callable[[], ExportedProgram] | None
 
     @property
+    def metric(self) -> float:
+        """Metric of the file that decides, on the validation split."""
+        return self.judgment.metrics[self.shipped]
+
+    @property
     def program(self) -> ExportedProgram | None:
         """The program of its `.pt2` file; None if the settings do not ask for it."""
         return None if self.trace is None else self.trace()
@@ -161,7 +166,7 @@ def deliver(
         reason = f"No model within budget keeps the limits. {nearest} comes nearest: {rejected[nearest]}."
         return None, _export_result(None, reason, baseline, results, rejected)
     if goal == "accuracy":
-        exported, delivered = max(within, key=lambda pair: budget.margin(pair[1].shipped_validation))
+        exported, delivered = max(within, key=lambda pair: budget.margin(pair[0].metric))
     else:
         failure = failure_among(settings, [result for _, result in within])
         if failure is not None and len(within) > 1 and not has_fallen_back:
@@ -239,6 +244,8 @@ def _export(candidate: Candidate, budget: Budget, steps: Steps) -> Exported:
     files = steps.files(model)
     has_program = "pt2" in steps.settings.targets
     judgment = steps.judgment(candidate, files, trace if has_program else None)
+    if (shipped := steps.settings.shipped) not in judgment.metrics:
+        raise ExportError(f"its {TARGETS[shipped].title} file, which would be certified, was not judged")
     for target, metric in judgment.metrics.items():
         title = TARGETS[target].title
         if budget.margin(metric) < 0:
@@ -248,7 +255,7 @@ def _export(candidate: Candidate, budget: Budget, steps: Steps) -> Exported:
             )
         if mistakes := broken(judgment.guards[target], budget):
             raise ExportError(f"its {title} file {'; it '.join(mistakes)}")
-    return Exported(candidate, files, judgment, steps.settings.shipped, trace if has_program else None)
+    return Exported(candidate, files, judgment, shipped, trace if has_program else None)
 
 
 class _Considered:

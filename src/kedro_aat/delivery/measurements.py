@@ -207,10 +207,14 @@ class CandidateResult(Measurements):
         return f"stage-{self.stage}" if self.checkpoint is None else f"stage-{self.stage}-checkpoint-{self.checkpoint}"
 
     @property
-    def shipped_validation(self) -> float:
-        """Metric of the file that decides, on the validation split."""
+    def shipped_validation(self) -> float | None:
+        """Metric of the file that decides, on the validation split; None as in `validation_of`."""
         return self.validation_of(self.shipped)
 
-    def validation_of(self, target: TargetName) -> float:
-        """Metric of one target's file on the validation split."""
-        return self.validations.get(target, self.validation)
+    def validation_of(self, target: TargetName) -> float | None:
+        """Metric of one target's file on the validation split; None if that file was not judged.
+
+        The file of another target says nothing of it.
+        """
+        known = {"onnx": self.validation, "pt2": self.validation_program}
+        return known[target] if target in known else self.validations.get(target)

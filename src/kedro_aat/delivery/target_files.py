@@ -12,7 +12,7 @@ class TargetFileResult(Timing):
     Attributes:
         target: Name of the target.
         bytes: Size of its files in bytes; None for `.pt2`.
-        validation: Metric of this very file on the validation split.
+        validation: Metric of this very file on the validation split; None if it was not judged.
         difference: Largest difference of its outputs to its model's, as a fraction of the largest output.
         peak_memory_bytes: Batch size -> growth of a process that runs the file.
         arena_bytes: Memory that the file's plan takes, where the target plans one.
@@ -20,7 +20,7 @@ class TargetFileResult(Timing):
 
     target: TargetName
     bytes: int | None = None
-    validation: float
+    validation: float | None = None
     difference: float | None = None
     peak_memory_bytes: dict[BatchSize, int] | None = None
     arena_bytes: int | None = None

@@ -19,6 +19,7 @@ from kedro_aat.delivery.results import BaselineEvaluation, ExportResult, SearchR
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.messages import rounded
 from kedro_aat.reporting.limiting import Course, limits_of
+from kedro_aat.reporting.numbers import metric_words
 from kedro_aat.search import Policy
 from kedro_aat.search.frontier import Frontier
 from kedro_aat.search.policy import Goal
@@ -147,7 +148,7 @@ def _why(export: ExportResult, evaluation: BaselineEvaluation, asked: Asked) -> 
 
     def value(file: CandidateResult) -> str:
         if asked.goal == "accuracy":
-            return f"{file.shipped_validation:.4f}"
+            return metric_words(file.shipped_validation)
         return _value(cost_by(decides, file))
 
     by = evaluation.metric.name if asked.goal == "accuracy" else f"export.objective {decides.objective_words}"

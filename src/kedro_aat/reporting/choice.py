@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kedro_aat.delivery.results import Summary
-from kedro_aat.reporting.numbers import Row, cost_rows, files_title, tolerated
+from kedro_aat.reporting.numbers import Row, cost_rows, files_title, metric_words, tolerated
 
 
 def gains_and_losses(delivered: Summary, chosen: Summary) -> list[Row]:
@@ -24,7 +24,8 @@ def gains_and_losses(delivered: Summary, chosen: Summary) -> list[Row]:
     if before is None or after is None:
         return []
     old, new = before.shipped_validation, after.shipped_validation
-    metric = (f"{chosen.metric.name}, validation", f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
+    change = "" if old is None or new is None else f"{new - old:+.4f}"
+    metric = (f"{chosen.metric.name}, validation", metric_words(old), metric_words(new), change)
     return [metric, ("  tolerated", tolerated(delivered), tolerated(chosen), ""), *cost_rows(before, after)]
 
 
@@ -45,7 +46,8 @@ def sentences(delivered: Summary | None, chosen: Summary) -> list[str]:
     if after.id == before.id:
         return [named, "It is the model that is delivered already."]
     sign = 1 if chosen.metric.higher_is_better else -1
-    gain = sign * (after.shipped_validation - before.shipped_validation)
+    old, new = before.shipped_validation, after.shipped_validation
+    gain = 0.0 if old is None or new is None else sign * (new - old)
     accuracy = f"{abs(gain):.4g} of {chosen.metric.name} on the validation split"
     gained, lost = ([accuracy], []) if gain > 0 else ([], [accuracy] if gain < 0 else [])
     costs: list[tuple[str, float, float]] = [

@@ -70,6 +70,11 @@ def _metric_of_file(summary: Summary) -> str:
     return summary.metric.name + ("" if shipped == "onnx" else f", {files_title(shipped)}")
 
 
+def metric_words(metric: float | None) -> str:
+    """A metric with four digits, or that there is none."""
+    return "not judged" if metric is None else f"{metric:.4f}"
+
+
 def _rate_label(rate: Rates) -> str:
     return "compression rate" if rate.share_of is None else f"compression rate, {rate.share_of}"
 

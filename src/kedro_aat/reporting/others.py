@@ -10,7 +10,7 @@ from kedro_aat.delivery.measurements import CandidateResult
 from kedro_aat.delivery.results import Summary
 from kedro_aat.export.settings import Objective, TargetObjective, device_property, local_objective
 from kedro_aat.export.targets.registry import TARGETS
-from kedro_aat.reporting.numbers import tolerated
+from kedro_aat.reporting.numbers import metric_words, tolerated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,9 +156,9 @@ def reasons_not_delivered(summary: Summary, objective: Objective | TargetObjecti
     for candidate in summary.candidates:
         if delivered is not None and candidate.id != delivered.id and candidate.name not in reasons:
             if summary.goal == "accuracy":
-                chosen = f"{delivered.shipped_validation:.4f}"
-                metrics = f"{candidate.shipped_validation:.4f}, but the delivered file has {chosen}"
-                reasons[candidate.name] = f"The goal is accuracy: {summary.metric.name} is {metrics}."
+                own, chosen = (metric_words(each.shipped_validation) for each in (candidate, delivered))
+                metrics = f"{summary.metric.name} is {own}, but the delivered file has {chosen}"
+                reasons[candidate.name] = f"The goal is accuracy: {metrics}."
                 continue
             words, chosen, other = _by_objective(objective, delivered, candidate)
             reasons[candidate.name] = f"The objective is {words}: {other}, but the delivered file has {chosen}."

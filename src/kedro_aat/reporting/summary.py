@@ -17,7 +17,7 @@ from kedro_aat.delivery.certificate_result import CertificateFields, Certificate
 from kedro_aat.delivery.environment import DistillationSummary, Environment, processor_name
 from kedro_aat.delivery.findings import Findings
 from kedro_aat.delivery.guard_results import summarized
-from kedro_aat.delivery.measurements import Measurements
+from kedro_aat.delivery.measurements import CandidateResult, Measurements
 from kedro_aat.delivery.results import (
     BaselineEvaluation,
     BaselineSummary,
@@ -34,9 +34,10 @@ from kedro_aat.delivery.results import (
     WallTime,
 )
 from kedro_aat.delivery.target_files import files_of_candidate
+from kedro_aat.errors import ExportError
 from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.reporting import targets
-from kedro_aat.reporting.numbers import comparison, cost_rows, guard_words
+from kedro_aat.reporting.numbers import comparison, cost_rows, guard_words, metric_words
 from kedro_aat.search.policy import Goal
 from kedro_aat.training.records import EpochRecord
 
@@ -123,7 +124,7 @@ def summarize(
     if delivered is None:  # then the model is the baseline
         validation, standard_error, rate = evaluation.validation, None, Rates(requested=0.0, achieved=0.0)
     else:
-        validation, standard_error = delivered.shipped_validation, delivered.standard_error
+        validation, standard_error = _metric_of(delivered), delivered.standard_error
         # What a later stage delivers also has the first stage's rate.
         is_first = delivered.stage == 1
         own = {"requested": delivered.requested_rate, "achieved": delivered.rate} if is_first else {}
@@ -185,6 +186,17 @@ def summarize(
     )
 
 
+def _metric_of(delivered: CandidateResult) -> float:
+    """Metric of the file that is delivered; that of another target's file says nothing of it."""
+    if (metric := delivered.shipped_validation) is None:
+        title = TARGETS[delivered.shipped].title
+        raise ExportError(
+            f"export_report has no metric of the {title} file of {delivered.name}, which is the one that is delivered: "
+            "`kedro run --from-nodes export_model` judges it."
+        )
+    return metric
+
+
 def _costs(model: Measurements) -> dict[str, Any]:
     return model.model_dump(include=set(Measurements.model_fields))
 
@@ -234,7 +246,7 @@ def _table(summary: Summary) -> Table:
             table.add_section()
             rows = [
                 (f"not delivered: {candidate.name}", "", "", summary.rejected.get(candidate.name, "")),
-                (f"{summary.metric.name}, validation", "", f"{candidate.shipped_validation:.4f}", ""),
+                (f"{summary.metric.name}, validation", "", metric_words(candidate.shipped_validation), ""),
                 *cost_rows(summary.baseline, candidate),
             ]
             for row in rows:

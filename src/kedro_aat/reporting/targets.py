@@ -9,7 +9,7 @@ from kedro_aat.delivery.measurements import CandidateResult, Measurements, Targe
 from kedro_aat.delivery.results import Summary
 from kedro_aat.delivery.target_files import TargetFileResult, files_of_candidate
 from kedro_aat.export.targets.registry import TARGETS, TargetName
-from kedro_aat.reporting.numbers import factor
+from kedro_aat.reporting.numbers import factor, metric_words
 
 # Ratios of latencies nearer to 1 do not repeat; see docs/decisions/fastest-turn.md.
 _REPEATS = 1.04
@@ -57,7 +57,7 @@ def files_table(summary: Summary) -> Table | None:
         [
             TARGETS[file.target].title,
             "-" if file.bytes is None else f"{file.bytes:,}",
-            f"{file.validation:.4f}",
+            metric_words(file.validation),
             "-" if file.difference is None else f"{file.difference:.1e}",
             *(_milliseconds((file.latency_fastest_ms or {}).get(size)) for size in sizes),
             _memory(file),
