@@ -192,6 +192,19 @@ def test_the_device_chooses_unless_it_fails(
     assert caplog.text.count("bytes decides instead of device_memory") == (answer is None)
 
 
+def test_no_more_models_are_tried_if_the_device_checks_no_limit(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BASELINE, "on_device", {"latency_ms": 9})
+    several = [option(number, 0.89, bytes=10 * number, on_device={"latency_ms": 1}) for number in (1, 2, 3)]
+    dying = {"class_path": "tests.delivery.test_on_device.Dying", "init_args": {"num_answers": 1}}
+    result = chosen(several, 0.05, measure_with=dying, limits={"device_latency_ms": 3})
+    assert result.delivered is None
+    assert list(result.rejected) == ["stage 1, checkpoint 1"]
+    assert "Models within the chosen budget: 3. The device measured no file any more" in result.reason
+    assert caplog.text.count("did not measure a file: TimeoutError") == 1
+
+
 def test_without_a_model_within_budget_nothing_is_delivered() -> None:
     result = chosen([option(1, 0.5), option(2, 0.6)], 0.05)
     assert (result.outcome, result.delivered) == (Outcome.INFEASIBLE, None)

@@ -35,7 +35,7 @@ from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.imports import Imported
 from kedro_aat.training.settings import TrainingSettings
 from tests.compression.filters.pruned import pruned
-from tests.delivery.made_up import BASELINE, chosen, fast, made
+from tests.delivery.made_up import BASELINE, Tools, chosen, fast, made
 from tests.nets import Perceptron, SmallNet, images
 
 ASKED: list[bytes] = []
@@ -59,6 +59,20 @@ def bytes_of(path: Path) -> dict[str, int]:
 def unreachable(path: Path) -> Measured:
     ASKED.append(path.read_bytes())
     raise ConnectionRefusedError("no route to the board")
+
+
+class Dying:
+    """Answers some times, and then no more."""
+
+    def __init__(self, num_answers: int) -> None:
+        self.num_left = num_answers
+
+    def __call__(self, path: Path) -> Measured:
+        self.num_left -= 1
+        if self.num_left >= 0:
+            return made_up(path)
+        ASKED.append(path.read_bytes())
+        raise TimeoutError("the board is silent")
 
 
 class DyingBoard(Board):
@@ -173,6 +187,51 @@ def test_a_limit_that_cannot_be_checked_is_not_kept() -> None:
     }
 
 
+def test_no_more_models_are_tried_for_a_limit_that_nothing_can_check(
+    tools: Tools, caplog: pytest.LogCaptureFixture
+) -> None:
+    small, others = (
+        made("small"),
+        [made(f"large {rate}", rate=rate, on_device=on_device(1.0, 1)) for rate in (0.2, 0.1)],
+    )
+    dying = named("Dying", num_answers=1)
+    _, result = chosen(small, others=others, limits={"device_latency_ms": 3.0}, measure_with=dying)
+    assert result.delivered is None
+    assert len(ASKED) == 3  # the baseline's file, the small one, and the baseline's again, which had been measured
+    assert ("files", others[0].model) not in [call[:2] for call in tools.calls]
+    assert "did not measure the file (TimeoutError: the board is silent)" in result.rejected["small"]
+    assert "The device measured no file any more, so that less compressed models were not tried" in result.reason
+    assert "export.measure_with fails for every file, also for one that was measured before" in caplog.text
+
+
+@pytest.mark.usefixtures("tools")
+def test_what_was_measured_before_the_device_failed_is_delivered() -> None:
+    early, late = made("early", bytes=5000, on_device=on_device(2.0, 1)), made("late", on_device=on_device(1.0, 1))
+    last = made("last", on_device=on_device(1.0, 1))
+    dying = named("Dying", num_answers=2)
+    _, result = chosen(early, late, last, limits={"device_latency_ms": 3.0}, measure_with=dying)
+    assert result.delivered == "early"
+    assert len(ASKED) == 4  # the third one fails, and the first one again
+    assert "not asked, since the device measures no file any more: TimeoutError" in result.rejected["last"]
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_file_that_the_device_cannot_run_is_no_reason_to_stop() -> None:
+    good = made("good", rate=0.1, on_device=on_device(1.0, 1))
+    _, result = chosen(made("too large"), others=[good], limits={"device_latency_ms": 3.0}, measure_with=MADE_UP)
+    assert result.delivered == "good"
+    assert set(result.rejected) == {"too large"}
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_device_that_measures_neither_of_two_files_is_not_asked_again() -> None:
+    several = [made(name, on_device=on_device(1.0, 1)) for name in ("one", "two", "three")]
+    _, result = chosen(*several, measure_with=named("unreachable"))
+    assert result.delivered == "one"
+    assert len(ASKED) == 2
+    assert [bool(each.device and each.device.is_unreachable) for each in result.candidates] == [True, True, True]
+
+
 @pytest.mark.usefixtures("tools")
 def test_an_answer_without_what_is_needed_is_a_failure() -> None:
     half = made("half", on_device={"latency_ms": 1.0})
@@ -264,7 +323,8 @@ def test_a_process_as_the_board_measures_real_files(board: tuple[subprocess.Pope
         assert answer.memory_bytes
     broken = Files(onnx.ModelProto())
     assert "RuntimeError: " in (measured.costs(broken).failure or "")
-    assert len(lines_of(process)) == 2  # the second time the file was known
+    # The second time the file was known; it was measured once more when the broken one failed.
+    assert len(lines_of(process)) == 3
 
 
 def dying(process: subprocess.Popen[str], port: int, num_answers: int) -> dict[str, Any]:

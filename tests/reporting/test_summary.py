@@ -108,9 +108,7 @@ def test_the_metric_is_that_of_the_file_that_is_shipped() -> None:
 
 
 def test_no_other_file_stands_for_one_that_was_not_judged() -> None:
-    with pytest.raises(
-        ExportError, match="no metric of the OpenVINO file of quantization, which is the one that is"
-    ):
+    with pytest.raises(ExportError, match="no metric of the OpenVINO file of quantization, which is the one that is"):
         shipped_for_openvino({"litert": 0.8765})
 
 

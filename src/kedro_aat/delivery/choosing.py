@@ -18,7 +18,7 @@ from kedro_aat.delivery.candidates import Candidate, controller_at, rejection
 from kedro_aat.delivery.costs import Costs, cost_by, kept_costs
 from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.finished import FinishedSteps
-from kedro_aat.delivery.on_device import fall_back
+from kedro_aat.delivery.on_device import fall_back, is_unreachable
 from kedro_aat.delivery.results import BaselineEvaluation, BudgetResult, ExportResult, SearchResult
 from kedro_aat.errors import DamagedCheckpointError, DeviceError, ExportError, ends_run
 from kedro_aat.export.settings import ExportSettings
@@ -139,6 +139,7 @@ def choose(
     if goal == "size":  # and among equals, the most accurate one
         within.sort(key=lambda option: costs[option.name])
     reason = f"Chosen from the {len(options)} models that the searches kept, without training."
+    unreachable = False
     for option in within:
         try:
             exported, result = deliver(
@@ -160,8 +161,15 @@ def choose(
         if exported is not None:
             return exported, result.model_copy(update={"rejected": rejected | result.rejected})
         rejected |= result.rejected
+        if unreachable := is_unreachable(decides, [result.baseline, *result.candidates]):
+            break
     words = f"None of the {len(options)} models that the searches kept is within the chosen budget."
-    if within:
+    if unreachable:
+        words = (
+            f"Models within the chosen budget: {len(within)}. The device measured no file any more, so that its limits "
+            "cannot be checked. When it is back, choose again."
+        )
+    elif within:
         words = f"Models within the chosen budget: {len(within)}. None of their files keeps the budget and the limits."
     _, result = deliver(
         [], iter(()), baseline_model, validation_data, budget, training, settings, words, finished, goal, guards

@@ -23,7 +23,7 @@ from kedro_aat.delivery.guard_results import broken
 from kedro_aat.delivery.judging import NUM_COMPARED, Judgment, Steps
 from kedro_aat.delivery.limits import excess_over
 from kedro_aat.delivery.measurements import CandidateResult, Measurements
-from kedro_aat.delivery.on_device import failure_among, fall_back, objective_among
+from kedro_aat.delivery.on_device import failure_among, fall_back, is_unreachable, objective_among
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import DeviceError, ExportError, ends_run
 from kedro_aat.export.program import to_program
@@ -36,6 +36,10 @@ from kedro_aat.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
+NOT_CHECKED = (
+    " The device measured no file any more, so that less compressed models were not tried. When it is back, the same "
+    "command goes on, and trains nothing again; `kedro aat choose` chooses among all models."
+)
 # Prefer a less compressed model only if its latency is below this fraction of the best latency so far.
 WORTHWHILE_LATENCY = 0.95
 
@@ -153,7 +157,9 @@ def deliver(
             consider(fastest)
         rest = [other for other in rest if other is not fastest and other.name not in rejected]
     baseline, results = measure_all()
-    if all(excess_over(settings.limits, result) for result in results) and (rest := [*rest, *others]):
+    keep_none = all(excess_over(settings.limits, result) for result in results)
+    # Without the device, no other model would keep its limits either, and each would have to be exported first.
+    if keep_none and not is_unreachable(settings, [baseline, *results]) and (rest := [*rest, *others]):
         logger.warning("No file keeps the limits; trying %d less compressed models", len(rest))
         for other in rest:
             consider(other)
@@ -164,6 +170,7 @@ def deliver(
     if not within:
         nearest = min(excess, key=lambda name: max(times for _, times in excess[name]))
         reason = f"No model within budget keeps the limits. {nearest} comes nearest: {rejected[nearest]}."
+        reason += NOT_CHECKED if is_unreachable(settings, [baseline, *results]) else ""
         return None, _export_result(None, reason, baseline, results, rejected)
     if goal == "accuracy":
         exported, delivered = max(within, key=lambda pair: budget.margin(pair[0].metric))

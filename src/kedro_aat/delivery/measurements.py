@@ -55,12 +55,14 @@ class DeviceCosts(Result):
         latency_ms: Time of one run in milliseconds.
         memory_bytes: Peak memory in bytes.
         failure: Why it measured nothing, in words; None if it did.
+        is_unreachable: Whether it measured no file any more, so that it was not asked again.
     """
 
     target: TargetName
     latency_ms: float | None = None
     memory_bytes: int | None = None
     failure: str | None = None
+    is_unreachable: bool = False
 
 
 _OPENVINO = "openvino_"

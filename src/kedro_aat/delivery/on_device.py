@@ -22,6 +22,11 @@ from kedro_aat.messages import doing
 
 logger = logging.getLogger(__name__)
 
+_UNREACHABLE = (
+    "export.measure_with fails for every file, also for one that was measured before, so that it is not the file's "
+    "fault. The device is not asked again by this step; a run that goes on, and `kedro aat choose`, ask it again."
+)
+
 
 class Device:
     """The function of `export.measure_with`, which is asked once for each file; a failure is not remembered.
@@ -36,6 +41,9 @@ class Device:
         self._measure_with, self._settings, self._finished = measure_with, settings, finished.independent()
         self._function: Callable[[Path], object] | None = None
         self._known: dict[str, Measured] = {}
+        self._measurable: dict[str, bytes] | None = None  # a file that the device has measured
+        self._failed: set[str] = set()
+        self._unreachable: str | None = None  # why it is not asked again
 
     @classmethod
     def of(cls, settings: ExportSettings, finished: FinishedSteps) -> Device | None:
@@ -61,8 +69,9 @@ class Device:
         key = digest.hexdigest()
         if key not in self._known:
             self._known[key] = self._finished.result(
-                DEVICE, Measured, lambda: self._ask(contents), file=key, **self.identity
+                DEVICE, Measured, lambda: self._ask_unless_unreachable(key, contents), file=key, **self.identity
             )
+            self._measurable = contents
         answer = self._known[key]
         if missing := sorted(name for name in self._settings.device_needs if getattr(answer, name) is None):
             raise DeviceError(f"it returned no {' and no '.join(missing)}, which export.objective or limits need")
@@ -75,7 +84,30 @@ class Device:
             return DeviceCosts(target=target, **self.measured(files).model_dump())
         except DeviceError as error:
             logger.warning("export.measure_with did not measure a file: %s", error, extra={"markup": False})
-            return DeviceCosts(target=target, failure=str(error))
+            return DeviceCosts(target=target, failure=str(error), is_unreachable=self._unreachable is not None)
+
+    def _ask_unless_unreachable(self, key: str, contents: dict[str, bytes]) -> Measured:
+        """Asks the device, unless it has measured no file any more: it may take a minute until it fails again."""
+        if self._unreachable is not None:
+            raise DeviceError(f"not asked, since the device measures no file any more: {self._unreachable}")
+        try:
+            return self._ask(contents)
+        except DeviceError as error:
+            self._failed.add(key)
+            if self._measures_nothing():
+                self._unreachable = str(error)
+                logger.warning("%s", _UNREACHABLE, extra={"markup": False})
+            raise
+
+    def _measures_nothing(self) -> bool:
+        """Whether it fails for a file that it has measured before; without one, whether it failed for two files."""
+        if self._measurable is None:
+            return len(self._failed) > 1
+        try:
+            self._ask(self._measurable)
+        except DeviceError:
+            return True
+        return False
 
     def _ask(self, contents: dict[str, bytes]) -> Measured:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, doing("a measurement on the device"):
@@ -106,6 +138,16 @@ def objective_among(settings: ExportSettings, compared: Iterable[Latencies]) -> 
         compared: The files.
     """
     return settings if failure_among(settings, compared) is None else settings.without_device
+
+
+def is_unreachable(settings: ExportSettings, measured: Iterable[Latencies]) -> bool:
+    """Whether limits of the device can be checked for no more files, since it measures none.
+
+    Args:
+        settings: They have limits of the device or not.
+        measured: The files that it was asked for.
+    """
+    return bool(settings.limits.of_device) and any(each.device and each.device.is_unreachable for each in measured)
 
 
 def failure_among(settings: ExportSettings, compared: Iterable[Latencies]) -> str | None:
