@@ -10,7 +10,7 @@ import pytest
 from kedro_aat.certificate.ledger import CertificateLedger
 from kedro_aat.delivery import deliver as choice
 from kedro_aat.delivery import judging
-from tests.delivery.made_up import MadeTarget, Tools
+from tests.delivery.made_up import MadeProgram, MadeTarget, Tools
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
     for name, kind in {"verify_onnx": "onnx", "verify_program": "pt2"}.items():
         monkeypatch.setattr(judging, name, partial(tools.verify, kind))
     monkeypatch.setattr(judging, "verify_file", lambda title, *args, **settings: tools.verify_read(*args, **settings))
-    for name, kind in {"OnnxModel": "onnx", "read_back": "pt2"}.items():
-        monkeypatch.setattr(judging, name, lambda file, kind=kind: (kind, file))
+    monkeypatch.setattr(judging, "OnnxModel", lambda file: ("onnx", file))
+    monkeypatch.setattr(judging, "read_back", MadeProgram)
     monkeypatch.setattr(judging, "target_of", MadeTarget)
     monkeypatch.setattr(judging, "quantized_spec", lambda model: model.spec)
     return tools

@@ -134,6 +134,15 @@ class MadeTarget:
         return self.name, file
 
 
+class MadeProgram(tuple[str, Made]):
+    """Stands for a program that was read back."""
+
+    num_bytes = 700
+
+    def __new__(cls, file: Made) -> MadeProgram:
+        return super().__new__(cls, ("pt2", file))
+
+
 BASELINE = Made(bytes=9000)
 
 

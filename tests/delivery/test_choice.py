@@ -40,6 +40,7 @@ def test_delivered_candidate_and_everything_known_of_it(tools: Tools) -> None:
     parts = (agreement.onnx, agreement.program, agreement.openvino, agreement.targets["openvino"])
     found = [part and part.difference for part in parts]
     assert found == [0.0001, 0.0002, 0.0003, 0.0003]
+    assert delivered.program_bytes == 700
     assert delivered.validations == {"openvino": 0.62}
     assert agreement.exported_rate == 0.6
     assert tools.calls == [

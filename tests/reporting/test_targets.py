@@ -43,7 +43,7 @@ def with_litert(*, delivered: float = 0.1, delivered_bytes: int = 410) -> Summar
     ):
         part["targets"]["litert"] = own
     agreed = {"difference": 0.0123, "same_labels": None, "batch_sizes": (1, 64)}
-    int8 |= {"validations": {"openvino": 0.881, "litert": 0.879}, "validation_program": 0.882}
+    int8 |= {"validations": {"openvino": 0.881, "litert": 0.879}, "validation_program": 0.882, "program_bytes": 9200}
     int8["agreement"] = {"onnx": agreed | {"difference": 0.002}, "targets": {"litert": agreed}}
     return Summary.model_validate(data)
 
@@ -54,7 +54,7 @@ def test_files_of_a_candidate_have_what_is_known_of_each() -> None:
     onnx, program, openvino, other = files_of_candidate(delivered)
     assert (onnx.target, onnx.bytes, onnx.validation, onnx.difference) == ("onnx", 400, 0.88, 0.002)
     assert onnx.peak_memory_bytes == {1: 2_000_000, 64: 3_000_000}
-    assert (program.target, program.bytes, program.validation) == ("pt2", None, 0.882)
+    assert (program.target, program.bytes, program.validation) == ("pt2", 9200, 0.882)
     assert (openvino.bytes, openvino.validation, openvino.difference) == (440, 0.881, None)
     assert (other.bytes, other.validation, other.difference, other.arena_bytes) == (410, 0.879, 0.0123, 1500)
     assert other.latency_fastest_ms == {1: 0.2 * 0.1, 64: 0.4}
@@ -65,10 +65,55 @@ def test_delivered_files_side_by_side() -> None:
     assert table is not None
     assert table.rows == [
         ["ONNX", "400", "0.8800", "2.0e-03", "0.008", "0.160", "3.0 MB, batch 64"],
-        [".pt2", "-", "0.8820", "-", "-", "-", "-"],
+        [".pt2", "9,200", "0.8820", "-", "-", "-", "-"],
         ["OpenVINO", "440", "0.8810", "-", "0.020", "0.120", "-"],
         ["LiteRT", "410", "0.8790", "1.2e-02", "0.020", "0.400", "1,500 bytes, arena"],
     ]
+
+
+def test_what_is_not_known_of_a_file_has_a_reason() -> None:
+    data = with_litert().model_dump()
+    int8 = data["candidates"][1]
+    int8["validations"].pop("litert")
+    for times in ("latency_ms", "latency_fastest_ms"):
+        int8["targets"]["litert"][times] = {1: 0.02}
+    table = files_table(Summary.model_validate(data))
+    assert table is not None
+    assert table.rows[-1] == ["LiteRT", "410", "not judged", "1.2e-02", "0.020", "-", "1,500 bytes, arena"]
+    assert table.notes == [
+        "Not known of .pt2: latency, since torch itself runs this file, and is not timed.",
+        "Not known of .pt2 and OpenVINO: memory, since only the process of the ONNX file is measured, and the plan of "
+        "ExecuTorch and LiteRT is read.",
+        "Not known of LiteRT: validation, since this file was not judged.",
+        "Not known of LiteRT: latency, since the file does not take batch 64.",
+    ]
+
+
+def test_the_numbers_of_the_device_stand_beside_the_others() -> None:
+    data = with_litert().model_dump()
+    floats, int8 = data["candidates"]
+    for part, latency_ms in ((data["baseline"], 20.0), (floats, 8.0), (int8, 5.0)):
+        part["device"] = {"target": "litert", "latency_ms": latency_ms, "memory_bytes": 90_000}
+    floats["device"] = {"target": "litert", "failure": "TimeoutError: no answer in 60 s"}
+    summary = Summary.model_validate(data)
+    files = files_table(summary)
+    assert files is not None
+    assert [title for title, _ in files.columns][-2:] == ["device, ms", "device, bytes"]
+    assert [row[-2:] for row in files.rows] == [["-", "-"], ["-", "-"], ["-", "-"], ["5.000", "90,000"]]
+    words = "Not known of ONNX and .pt2 and OpenVINO: device, since export.measure_with got the LiteRT file."
+    assert words in files.notes
+    table = targets_table(summary)
+    assert table is not None
+    assert [row[-3:] for row in table.rows[-3:]] == [
+        ["1,500", "20.000", "90,000"],
+        ["1,500 (1.00x)", "-", "-"],
+        ["1,500 (1.00x)", "5.000 (0.25x)", "90,000 (1.00x)"],
+    ]
+    panels = [each.text for each in targets_figure(summary).layout.annotations]
+    assert panels[-3:] == ["Arena, bytes", "On the device: latency, ms", "On the device: memory, bytes"]
+    page, card, *_ = report_run(summary, trajectory_of(summary), layers(), exported(summary), settings())
+    assert words in page
+    assert words in card
 
 
 def test_onnx_alone_has_no_such_table() -> None:
@@ -114,13 +159,15 @@ def test_every_target_has_the_bars_of_every_model() -> None:
     summary = with_litert()
     table = targets_table(summary)
     assert table is not None
-    assert table.rows[-1] == ["", "int8: quantization, delivered", "410 (0.10x)", "0.020 (0.10x)", "0.400 (0.10x)"]
+    assert table.rows[-1] == [
+        *("", "int8: quantization, delivered", "410 (0.10x)", "0.020 (0.10x)", "0.400 (0.10x)", "1,500 (1.00x)")
+    ]
     figure = targets_figure(summary)
     assert [bar.name for bar in figure.data if bar.showlegend] == [row[1] for row in table.rows[:3]]
     of_bytes = {bar.name: dict(zip(bar.y, bar.x, strict=True)) for bar in figure.data[:3]}
     assert of_bytes["baseline"] == {"ONNX": 4000, "OpenVINO": 4400, "LiteRT": 4100}
     assert of_bytes["int8: quantization, delivered"] == {"ONNX": 400, "OpenVINO": 440, "LiteRT": 410}
-    assert len(figure.data) == 3 * 3  # bytes, and two batch sizes
+    assert len(figure.data) == 4 * 3  # bytes, two batch sizes, and the arena
 
 
 def test_report_card_and_terminal_compare_targets() -> None:

@@ -89,6 +89,7 @@ class Exported:
             shipped=self.shipped,
             guards=self.judgment.guards[self.shipped],
             agreement=self.judgment.agreement,
+            program_bytes=self.judgment.program_bytes,
             **measurements.model_dump(),
         )
 

@@ -41,11 +41,13 @@ class Judgment(Result):
         agreement: How closely the files agree with the model.
         metrics: Name of a target -> metric of its file on the validation split.
         guards: Name of a target -> values of the guards.
+        program_bytes: Size of the `.pt2` file; None if there is none.
     """
 
     agreement: FileAgreements
     metrics: dict[TargetName, float]
     guards: dict[TargetName, dict[str, float]]
+    program_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,11 @@ class Steps:
         tolerance = settings.tolerance if quantized_spec(model) is None else settings.quantized_tolerance
         runnable: dict[TargetName, nn.Module] = {"onnx": OnnxModel(files.onnx)}
         agreements: dict[TargetName, Agreement] = {"onnx": verify_onnx(files.onnx, model, inputs, tolerance=tolerance)}
-        exported_rate = _exported_rate(files, candidate)
+        exported_rate, program_bytes = _exported_rate(files, candidate), None
         if program is not None:
             agreements["pt2"] = verify_program(program, model, inputs, tolerance=tolerance)
-            runnable["pt2"] = read_back(program)
+            runnable["pt2"] = read = read_back(program)
+            program_bytes = read.num_bytes
         for name, file in files.others.items():
             runnable[name] = module = target_of(name).read_back(file)
             title = f"{TARGETS[name].title} file"
@@ -172,6 +175,7 @@ class Steps:
             ),
             metrics={name: evaluation.metric for name, evaluation in evaluations.items()},
             guards={name: dict(evaluation.also) for name, evaluation in evaluations.items()},
+            program_bytes=program_bytes,
         )
 
 

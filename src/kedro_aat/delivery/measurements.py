@@ -177,6 +177,7 @@ class CandidateResult(Measurements):
         shipped: Target whose file decides and is certified: ONNX, or the one that the objective names.
         guards: Value of each guard on the validation split, for that file.
         agreement: How closely its files agree with the model.
+        program_bytes: Size of its `.pt2` file in bytes; None if there is none, or in files of versions before 0.2.0.
     """
 
     name: str
@@ -192,6 +193,7 @@ class CandidateResult(Measurements):
     shipped: TargetName = "onnx"
     guards: dict[str, float] = Field(default_factory=dict)
     agreement: FileAgreements | None = None
+    program_bytes: int | None = None
 
     @model_validator(mode="before")
     @classmethod

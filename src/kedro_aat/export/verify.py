@@ -103,11 +103,17 @@ def verify_file(
     return _compare(title, file, model, inputs, tolerance)
 
 
-class _Program(FileModel):
-    """A loaded program as a module that accepts `eval()`, which the program's own module refuses."""
+class ProgramModel(FileModel):
+    """A loaded program as a module that accepts `eval()`, which the program's own module refuses.
 
-    def __init__(self, program: ExportedProgram) -> None:
+    Args:
+        program: The program that was read.
+        num_bytes: Size of the file in bytes.
+    """
+
+    def __init__(self, program: ExportedProgram, num_bytes: int) -> None:
         super().__init__([str(name) for name in program.graph_signature.user_inputs], [])
+        self.num_bytes = num_bytes
         self._run = [program.module()]  # in a list, so that it is not a submodule that eval() reaches
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -115,7 +121,7 @@ class _Program(FileModel):
         return structured(output_tensors(outputs))
 
 
-def read_back(program: ExportedProgram) -> nn.Module:
+def read_back(program: ExportedProgram) -> ProgramModel:
     """Write a program in the format of a `.pt2` file, and return the program that is read from it as a module.
 
     Reading runs code that is in the file, so it stays in memory, where nobody else can write.
@@ -124,7 +130,7 @@ def read_back(program: ExportedProgram) -> nn.Module:
     with quiet():
         torch.export.save(program, file)
         file.seek(0)
-        return _Program(torch.export.load(file))
+        return ProgramModel(torch.export.load(file), len(file.getbuffer()))
 
 
 def count_zeros(onnx_model: onnx.ModelProto, names: Iterable[str]) -> tuple[int, int]:

@@ -97,7 +97,8 @@ def _files(summary: Summary) -> list[str]:
     lines = [" | ".join(_cell(title) for title, _ in table.columns)]
     lines.append(" | ".join("---:" if is_number else "---" for _, is_number in table.columns))
     lines += [" | ".join(map(_cell, row)) for row in table.rows]
-    return ["## All files", "\n".join(f"| {line} |" for line in lines), *map(plain, int8_words(summary))]
+    sentences = [*table.notes, *int8_words(summary)]
+    return ["## All files", "\n".join(f"| {line} |" for line in lines), *map(plain, sentences)]
 
 
 def _how(summary: Summary) -> str:

@@ -217,7 +217,7 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     if (files := targets.files_table(summary)) is not None:
         console.print(Text("\nDelivered files", style="bold"))
         console.print(_rich(files))
-        for sentence in targets.int8_words(summary):
+        for sentence in [*files.notes, *targets.int8_words(summary)]:
             console.print(Text(sentence))
     for title, statements in summary.findings.sections if summary.findings else []:
         console.print(Text(f"\n{title}", style="bold"))

@@ -1,43 +1,38 @@
-"""The figure that compares targets: a panel for bytes and one for each batch size's latency, a bar for each model."""
+"""The figure that compares targets: a panel for bytes, each latency and more, with a bar for each model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from html import escape
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.delivery.results import Summary
-from kedro_aat.export.targets.registry import TARGETS, TargetName
+from kedro_aat.export.targets.registry import TARGETS
 from kedro_aat.reporting.figures import BLUE, GRAY, ORANGE, finished
-from kedro_aat.reporting.targets import bytes_of, compared_models, compared_targets, timing_of
+from kedro_aat.reporting.targets import compared_models, compared_targets, quantities
 
-Number = Callable[[Measurements, TargetName], float | None]
 _BAR, _PANEL = 20, 80  # pixels of a bar, and of what a panel has beside bars
 _COLORS = {"baseline": GRAY, "float": ORANGE, "int8": BLUE}
 
 
 def targets_figure(summary: Summary) -> go.Figure:
-    """Bytes and latency of baseline and compressed models in each target; a shorter bar is better.
+    """Baseline and compressed models in each target, by all that is known of several; a shorter bar is better.
 
     Args:
         summary: Summary of a run that delivered files for more than ONNX and `.pt2`.
     """
-    sizes = list(summary.baseline.latency_fastest_ms or {})
-    panels: list[tuple[str, str, Number]] = [("Bytes of the file", ",.0f", bytes_of)]
-    panels += [(f"Latency at batch {size}, ms", ".3f", _latency(size)) for size in sizes]
+    panels = quantities(summary)
     models, targets = compared_models(summary), compared_targets(summary)
     height = len(panels) * (_PANEL + _BAR * len(targets) * (len(models) + 0.6)) + 60
     figure = make_subplots(
         rows=len(panels),
         cols=1,
-        subplot_titles=[title for title, _, _ in panels],
+        subplot_titles=[each.panel for each in panels],
         vertical_spacing=_PANEL / height,
     )
     figure.update_annotations(x=0, xanchor="left")
-    for panel, (_, form, number) in enumerate(panels, start=1):
+    for panel, (_, _, form, number) in enumerate(panels, start=1):
         known = [each for model in models for target in targets if (each := number(model.costs, target)) is not None]
         for name, costs in models:
             values = [number(costs, target) for target in targets]
@@ -64,11 +59,3 @@ def targets_figure(summary: Summary) -> go.Figure:
     shown = finished(figure, height=round(height))
     # As many pixels above the first panel at any height, for the legend.
     return shown.update_layout(legend={"y": 1 + 34 / height}, margin={"t": 110})
-
-
-def _latency(size: int) -> Number:
-    def of(costs: Measurements, target: TargetName) -> float | None:
-        timing = timing_of(costs, target)
-        return None if timing is None else (timing.latency_fastest_ms or {}).get(size)
-
-    return of

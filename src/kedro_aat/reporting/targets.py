@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from kedro_aat.delivery.measurements import CandidateResult, Measurements, TargetCosts, Timing
+from kedro_aat.delivery.measurements import CandidateResult, DeviceCosts, Measurements, TargetCosts, Timing
 from kedro_aat.delivery.results import Summary
 from kedro_aat.delivery.target_files import TargetFileResult, files_of_candidate
+from kedro_aat.export.device import DeviceProperty
 from kedro_aat.export.targets.registry import TARGETS, TargetName
 from kedro_aat.reporting.numbers import factor, metric_words
 
@@ -16,10 +17,27 @@ _REPEATS = 1.04
 
 
 class Table(NamedTuple):
-    """Titles of the columns with whether they are numeric, and the rows."""
+    """Titles of the columns with whether they are numeric, the rows, and sentences about what is not known."""
 
     columns: list[tuple[str, bool]]
     rows: list[list[str]]
+    notes: list[str]
+
+
+class Quantity(NamedTuple):
+    """What models and targets are compared by; less is better.
+
+    Attributes:
+        column: Title of a column.
+        panel: Title of a panel of the figure.
+        form: How a number is written.
+        of: The number of a model's file for a target; None if it is not known.
+    """
+
+    column: str
+    panel: str
+    form: str
+    of: Callable[[Measurements, TargetName], float | None]
 
 
 class Compared(NamedTuple):
@@ -45,6 +63,8 @@ def files_table(summary: Summary) -> Table | None:
     if delivered is None or not has_more_targets(summary):
         return None
     sizes = list(delivered.latency_fastest_ms or {})
+    files = summary.files or files_of_candidate(delivered)
+    on_device = [column for column in _ON_DEVICE if any(_said(file.device, column[1]) is not None for file in files)]
     columns = [
         ("file", False),
         ("bytes", True),
@@ -52,6 +72,7 @@ def files_table(summary: Summary) -> Table | None:
         ("difference", True),
         *((f"batch {size}, ms", True) for size in sizes),
         ("memory", True),
+        *((title, True) for title, _, _ in on_device),
     ]
     rows = [
         [
@@ -59,12 +80,32 @@ def files_table(summary: Summary) -> Table | None:
             "-" if file.bytes is None else f"{file.bytes:,}",
             metric_words(file.validation),
             "-" if file.difference is None else f"{file.difference:.1e}",
-            *(_milliseconds((file.latency_fastest_ms or {}).get(size)) for size in sizes),
+            *(_number((file.latency_fastest_ms or {}).get(size), ".3f") for size in sizes),
             _memory(file),
+            *(_number(_said(file.device, name), form) for _, name, form in on_device),
         ]
-        for file in summary.files or files_of_candidate(delivered)
+        for file in files
     ]
-    return Table(columns, rows)
+    return Table(columns, rows, _notes(files))
+
+
+_ON_DEVICE: tuple[tuple[str, DeviceProperty, str], ...] = (
+    ("device, ms", "latency_ms", ".3f"),
+    ("device, bytes", "memory_bytes", ",.0f"),
+)
+
+
+def _said(device: DeviceCosts | None, name: DeviceProperty) -> float | None:
+    return None if device is None else getattr(device, name)
+
+
+def _notes(files: Sequence[TargetFileResult]) -> list[str]:
+    """Why something is not known, each reason once with the files that it holds for."""
+    titles: dict[tuple[str, str], list[str]] = {}
+    for file in files:
+        for what, why in file.not_measured.items():
+            titles.setdefault((what, why), []).append(TARGETS[file.target].title)
+    return [f"Not known of {' and '.join(names)}: {what}, since {why}." for (what, why), names in titles.items()]
 
 
 def _memory(file: TargetFileResult) -> str:
@@ -75,22 +116,57 @@ def _memory(file: TargetFileResult) -> str:
 
 
 def targets_table(summary: Summary) -> Table | None:
-    """Bytes and latency of the compared models in each target, with factors to the baseline; None as `files_table`."""
+    """The compared models in each target, with factors to the baseline; None as `files_table`."""
     if not has_more_targets(summary):
         return None
-    models = compared_models(summary)
-    sizes = list(summary.baseline.latency_fastest_ms or {})
-    columns = [("file", False), ("model", False), ("bytes", True)]
-    columns += [(f"batch {size}, ms", True) for size in sizes]
+    shown = quantities(summary)
+    columns = [("file", False), ("model", False), *((each.column, True) for each in shown)]
     rows = []
     for target in compared_targets(summary):
-        before = timing_of(summary.baseline, target)
-        for number, (name, costs) in enumerate(models):
-            after = timing_of(costs, target)
-            cells = [_beside(bytes_of(summary.baseline, target), bytes_of(costs, target), "{:,.0f}")]
-            cells += [_beside(_fastest(before, size), _fastest(after, size), "{:.3f}") for size in sizes]
+        for number, (name, costs) in enumerate(compared_models(summary)):
+            before = None if number == 0 else summary.baseline
+            cells = [
+                _beside(None if before is None else each.of(before, target), each.of(costs, target), each.form)
+                for each in shown
+            ]
             rows.append([TARGETS[target].title if number == 0 else "", name, *cells])
-    return Table(columns, rows)
+    return Table(columns, rows, [])
+
+
+def quantities(summary: Summary) -> list[Quantity]:
+    """What is known of the compared models: bytes and latencies, and where there are any, arenas and the device's.
+
+    Args:
+        summary: Summary of a run that delivered files for more than ONNX and `.pt2`.
+    """
+    found = [Quantity("bytes", "Bytes of the file", ",.0f", bytes_of)]
+    for size in summary.baseline.latency_fastest_ms or {}:
+        found.append(Quantity(f"batch {size}, ms", f"Latency at batch {size}, ms", ".3f", _latency(size)))
+    more = [Quantity("arena, bytes", "Arena, bytes", ",.0f", _arena)]
+    more += [
+        Quantity(title, f"On the device: {words}", form, _on_device(name))
+        for (title, name, form), words in zip(_ON_DEVICE, ("latency, ms", "memory, bytes"), strict=True)
+    ]
+    models, targets = compared_models(summary), compared_targets(summary)
+    return found + [
+        each for each in more if any(each.of(costs, target) is not None for _, costs in models for target in targets)
+    ]
+
+
+def _latency(size: int) -> Callable[[Measurements, TargetName], float | None]:
+    return lambda costs, target: _fastest(timing_of(costs, target), size)
+
+
+def _arena(costs: Measurements, target: TargetName) -> float | None:
+    known = costs.targets.get(target)
+    return None if known is None else known.details.arena_bytes
+
+
+def _on_device(name: DeviceProperty) -> Callable[[Measurements, TargetName], float | None]:
+    def of(costs: Measurements, target: TargetName) -> float | None:
+        return _said(costs.device, name) if costs.device is not None and costs.device.target == target else None
+
+    return of
 
 
 def compared_targets(summary: Summary) -> list[TargetName]:
@@ -175,14 +251,12 @@ def _fastest(timing: Timing | None, size: int) -> float | None:
     return None if timing is None else (timing.latency_fastest_ms or {}).get(size)
 
 
-def _milliseconds(time: float | None) -> str:
-    return "-" if time is None else f"{time:.3f}"
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _beside(before: float | None, after: float | None, form: str) -> str:
-    if after is None:
-        return "-"
-    return form.format(after) + (f" ({factor(after / before)})" if before and after is not before else "")
+    return _number(after, form) + (f" ({factor(after / before)})" if before and after else "")
 
 
 def runtimes_in_words(names: Sequence[TargetName]) -> str:
