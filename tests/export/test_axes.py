@@ -129,6 +129,13 @@ def test_a_model_that_needs_its_size_keeps_it() -> None:
         torch.testing.assert_close(OnnxModel(to_onnx(Constant(), torch.randn(4, 6)))(torch.ones(2, 12)), torch.ones(2))
 
 
+def test_sizes_that_a_file_does_not_take_are_tried_silently(capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 3), nn.ReLU()).eval()
+    assert sizes(pooled, torch.randn(4, 1, 8, 8)) == [["batch", 1, 8, 8]]
+    assert capfd.readouterr().err == ""
+
+
 def test_an_axis_whose_size_is_computed_with_is_free_only_if_it_is_asked_for() -> None:
     torch.manual_seed(0)
     model, features = Positions().eval(), torch.randn(4, 6, 8)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kedro_aat.errors import ExportError
 from kedro_aat.export.session import FileModel
+from kedro_aat.modes import quiet
 
 # Options under which OpenVINO's files are verified and measured.
 CPU_OPTIONS = {
@@ -63,7 +64,8 @@ def to_openvino(onnx_model: onnx.ModelProto) -> OpenvinoFiles:
     import openvino
 
     try:
-        model = openvino.convert_model(io.BytesIO(onnx_model.SerializeToString()))
+        with quiet():  # its telemetry forks, of which JAX warns, where LiteRT has loaded it
+            model = openvino.convert_model(io.BytesIO(onnx_model.SerializeToString()))
         _number_operators(model, onnx_model)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.xml")

@@ -32,7 +32,7 @@ def open_session(file: bytes, num_threads: int = 1) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = 4  # errors are raised; on the terminal, those of sizes that are tried look like faults
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the error classes of onnxruntime are private
