@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from xml.etree import ElementTree
 
 from kedro.io import Version
+from kedro.io.core import VersionNotFoundError
 
 from kedro_aat.datasets.files import GroupDataset
 from kedro_aat.datasets.previews import open_small, require_small, shape_text, table
@@ -43,12 +44,16 @@ class _FileDataset(GroupDataset[Any, Any]):
 
     @property
     def loads_without_file(self) -> bool:
-        """Whether no file stands for one that was not asked for."""
-        return self.OPTIONAL is not None and self._version is None
+        """Whether no file stands for one that was not asked for; of a versioned entry, no version at all."""
+        if self.OPTIONAL is None or self._version is None:
+            return self.OPTIONAL is not None
+        # An entry that a later version of this package added has no versions yet, and the export need not be repeated.
+        return self._version.load is None and not self._has_versions()
 
     def load(self) -> Any:
         """Reads the file; returns `NotExported` if the run ended without a file, or none was asked for."""
-        if self.OPTIONAL is not None and self.loads_without_file and not self._present(self._get_load_path()):
+        is_there = not self.loads_without_file or (self._version is None and self._present(self._get_load_path()))
+        if self.OPTIONAL is not None and not is_there:
             return not_asked_for(self.OPTIONAL)
         with self._reading_group() as files:
             if (reason := self._reason(files)) is not None:
@@ -78,6 +83,13 @@ class _FileDataset(GroupDataset[Any, Any]):
                 return table(["not exported"], [[reason]])
             path = files.path(self._formats(self._get_load_path())[0])
             return table(["operator", "weights"], itertools.islice(self._operators(path), nrows))
+
+    def _has_versions(self) -> bool:
+        try:
+            self.resolve_load_version()
+        except VersionNotFoundError:
+            return False
+        return True
 
     def _operators(self, path: Path) -> Iterator[tuple[str, str]]:
         raise NotImplementedError  # each format has its own
