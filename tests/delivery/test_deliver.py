@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -14,6 +15,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from kedro_aat.budget import Budget
+from kedro_aat.datasets.exported import ExportedProgramDataset
 from kedro_aat.delivery import files as delivery_files
 from kedro_aat.delivery import judging as delivery
 from kedro_aat.delivery.candidates import Candidate
@@ -120,8 +122,8 @@ def fixed_latency(monkeypatch: pytest.MonkeyPatch) -> None:
 SMALL, LARGE = Candidate("small", 2, Net(1), 0.9), Candidate("large", 1, Net(4), 0.5)
 
 
-def test_smaller_file_is_delivered_and_both_are_reported() -> None:
-    _, result = deliver_from(LARGE, SMALL)
+def test_smaller_file_is_delivered_and_both_are_reported(tmp_path: Path) -> None:
+    exported, result = deliver_from(LARGE, SMALL)
     assert result.delivered == "small"
     assert result.reason == "The search ended."
     assert [candidate.name for candidate in result.candidates] == ["large", "small"]
@@ -130,6 +132,9 @@ def test_smaller_file_is_delivered_and_both_are_reported() -> None:
     assert set(small.latency_ms or {}) == {1, 8}
     assert small.validation_program is not None
     assert small.validation == small.validation_program > 0.9
+    assert exported is not None
+    ExportedProgramDataset(filepath=str(tmp_path / "small.pt2")).save(exported.program)
+    assert (tmp_path / "small.pt2").stat().st_size == small.program_bytes
     assert not result.rejected
 
 
