@@ -212,7 +212,7 @@ def test_openvino_is_checked_before_training_only_if_it_is_used(monkeypatch: pyt
     changed = settings.model_copy(update={"export": settings.export.model_copy(update={"openvino": True})})
     unused: Any = None  # neither the model nor the data are used
     with pytest.raises(
-        ConfigurationError, match=r"aat.export.targets: OpenVINO .* install .*pip install .kedro-aat\[openvino\]"
+        ConfigurationError, match=r"aat.export.openvino: OpenVINO .* install .*pip install .kedro-aat\[openvino\]"
     ):
         evaluate_baseline(unused, unused, unused, changed)
 

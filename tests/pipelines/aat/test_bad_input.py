@@ -73,6 +73,6 @@ def test_openvino_that_is_not_installed_is_told_before_the_run(project: Project)
     (project.folder / "src/openvino.py").write_text('raise ModuleNotFoundError("No module named openvino")')
     output = project.fail(**{"aat.export.openvino": "true"})
     text = " ".join(output.split())
-    assert "aat.export.targets: OpenVINO cannot be imported (No module named openvino); install it with" in text
+    assert "aat.export.openvino: OpenVINO cannot be imported (No module named openvino); install it with" in text
     assert "`pip install 'kedro-aat[openvino]'`" in text
     assert not (project.models / "baseline_model").exists()
