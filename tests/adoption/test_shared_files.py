@@ -59,6 +59,12 @@ def test_an_entry_that_another_one_writes_is_named_with_both_nodes_and_a_remedy(
         assert words in mistake
 
 
+def test_a_shared_place_elsewhere_has_its_protocol() -> None:
+    url = "s3://bucket/train.csv"
+    (mistake,) = _mistakes([_node(None, "table")], {"train_data": _table(url), "table": _table(url, CSV)})
+    assert mistake.startswith(f"train_data: {url} is also table")
+
+
 def test_names_that_are_one_dataset_are_no_mistake(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     both = {"train_data@pandas": _table(path, CSV), "train_data@aat": _table(path)}

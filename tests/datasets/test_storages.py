@@ -114,7 +114,11 @@ def test_versions_are_kept_and_loaded_by_name(kind: Kind, root: str) -> None:
         assert pinned.exists("entry")
         assert kind.seen(pinned.load("entry")) == seen
         assert kind.seen(rewritten(pinned).load("entry")) == seen
-    assert not catalog_of(kind, root, "v9", load="v8", versioned=True).exists("entry")
+    missing = catalog_of(kind, root, "v9", load="v8", versioned=True)
+    assert not missing.exists("entry")
+    named = ", ".join(f"v{number}" for number in range(len(kind.versions()) - 1, -1, -1))
+    with pytest.raises(DatasetError, match=f"Nothing is saved at .*/v8/.* The latest versions are {named}; name one"):
+        missing.load("entry")
     latest = catalog_of(kind, root, "v9", versioned=True)["entry"]
     assert isinstance(latest, FileDataset)
     assert latest.list_versions(full_path=False) == [f"v{number}" for number in range(number, -1, -1)]

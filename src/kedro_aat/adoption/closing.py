@@ -6,11 +6,11 @@ Kedro logs each dataset that is loaded or saved, so that a single line of ours s
 from __future__ import annotations
 
 import logging
-from pathlib import PurePath
 
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from kedro_aat.adoption.shared_files import place_of
 from kedro_aat.delivery.results import Summary
 from kedro_aat.messages import PACKAGE
 
@@ -78,8 +78,8 @@ def outcome_in_words(summary: Summary) -> str:
 
 
 def _report_in_words(name: str, pipeline: Pipeline, catalog: DataCatalog) -> str:
-    path = getattr(catalog[name], "_filepath", None) if name in pipeline.all_outputs() else None
-    return f" Report: {PurePath(str(path))}" if path else ""
+    place = place_of(catalog[name], writes=True) if name in pipeline.all_outputs() else None
+    return "" if place is None else f" Report: {place.address}"
 
 
 def _say(level: int, words: str) -> None:

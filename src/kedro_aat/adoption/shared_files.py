@@ -31,6 +31,11 @@ class Place(NamedTuple):
     path: PurePosixPath
     ending: str
 
+    @property
+    def address(self) -> str:
+        """The path for messages, with the protocol of another storage."""
+        return str(self.path) if self.protocol == "file" else f"{self.protocol}://{str(self.path).lstrip('/')}"
+
     def overlaps(self, other: Place) -> bool:
         """Whether one is the other, or is inside it."""
         return self.protocol == other.protocol and (self._may_hold(other) or other._may_hold(self))
@@ -153,7 +158,7 @@ def stem(name: str) -> str:
 def _unordered(name: str, readers: list[Node], other: str, writer: Node, place: Place) -> str:
     nodes = ", ".join(node.name for node in readers)
     return (
-        f"{name}: {place.path} is also {other}, which the node {writer.name} writes in the same run. Nothing orders "
+        f"{name}: {place.address} is also {other}, which the node {writer.name} writes in the same run. Nothing orders "
         f"that and {nodes}, so old data could be read, or old and new. Let {writer.name} write {name} itself, or run "
         "the pipelines one after another; see the how-to 'Bring your own model and data'"
     )
@@ -161,6 +166,6 @@ def _unordered(name: str, readers: list[Node], other: str, writer: Node, place: 
 
 def _written_twice(name: str, maker: Node, other: str, writer: Node, place: Place) -> str:
     return (
-        f"{name}: {place.path} is written twice in a run, by the node {maker.name} as {name} and by {writer.name} as "
+        f"{name}: {place.address} is written twice in a run, by the node {maker.name} as {name} and by {writer.name} as "
         f"{other}, so one replaces the other. Give one of the two entries another path"
     )

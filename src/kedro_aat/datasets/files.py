@@ -20,6 +20,8 @@ from kedro_aat.datasets.remote import RemoteGroup, place_of
 from kedro_aat.errors import ConfigurationError, DataError, StorageError
 from kedro_aat.storage import FileGroup, replacing
 
+_MOST_VERSIONS = 5  # in a message
+
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
 
@@ -88,13 +90,14 @@ class FileDataset(ReportsDamage, RecordedArguments, AbstractVersionedDataset[_Sa
         """
         path = self._get_load_path()
         if self._place.is_here:
+            self._require_version(path)
             yield Path(path)
             return
         with tempfile.TemporaryDirectory(prefix="kedro-aat-") as folder:
             copy = Path(folder) / path.name
             with self._place.reading(path):
                 if not self._place.has(path):
-                    raise DataError(_nothing_at(self._place.url(path)))
+                    raise DataError(self._nothing_at(path))
                 if is_shown:
                     require_small(self.where, self._place.size(path))
                 self._place.download(path, copy)
@@ -113,6 +116,18 @@ class FileDataset(ReportsDamage, RecordedArguments, AbstractVersionedDataset[_Sa
             yield new
             with self._place.writing(path):
                 self._place.upload(new, path)
+
+    def _nothing_at(self, path: PurePosixPath) -> str:
+        """Says that nothing is saved at the path of a version, or of the dataset, and which versions there are."""
+        nothing = f"Nothing is saved at {self._place.url(path)}."
+        versions = [] if self._version is None else sorted(self._place.listed(PurePosixPath(self._filepath)))
+        if not versions:
+            return f"{nothing} Correct the path, or run what writes it."
+        return f"{nothing} The latest versions are {', '.join(versions[:-_MOST_VERSIONS - 1:-1])}; name one of them."
+
+    def _require_version(self, path: PurePosixPath) -> None:
+        if self._version is not None and not self._exists_at(str(path)):
+            raise DataError(self._nothing_at(path))
 
     def _is_at_a_folder(self) -> bool:
         """Whether a folder on this machine is where a file would be written."""
@@ -172,11 +187,12 @@ class GroupDataset(FileDataset[_Saved, _Loaded]):
         path = self._get_load_path()
         group = self._group(path)
         if isinstance(group, FileGroup):
+            self._require_version(path)
             yield group
             return
         with self._place.reading(path):
             if not self._exists_at(str(path)):
-                raise DataError(_nothing_at(self._place.url(path)))
+                raise DataError(self._nothing_at(path))
         with tempfile.TemporaryDirectory(prefix="kedro-aat-") as folder:
             with self._place.reading(path):
                 if is_shown:
@@ -213,7 +229,3 @@ class ReadOnlyDataset(FileDataset[Never, _Loaded]):
     def save(self, data: Never) -> None:
         """Refuses."""
         raise DatasetError(self.REFUSAL)
-
-
-def _nothing_at(where: str) -> str:
-    return f"Nothing is saved at {where}. Correct the path, or run what writes it."

@@ -20,7 +20,7 @@ from kedro_aat.datasets.damage import ReportsDamage
 from kedro_aat.datasets.files import ReadOnlyDataset
 from kedro_aat.datasets.previews import open_small, table
 from kedro_aat.datasets.remote import Place
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import ConfigurationError, StorageError
 from kedro_aat.storage import is_local_path, local_path
 from kedro_aat.training.checkpoints import CheckpointStore
 from kedro_aat.training.checkpoints.mirror import Mirror
@@ -82,6 +82,12 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
+        if not is_local_path(self.where):
+            raise StorageError(
+                f"{self.where} cannot be the folder of a checkpoint store, whose files grow while a model is trained: "
+                "give `filepath` a folder on this machine, such as data/06_models/checkpoints, and this address as "
+                "`mirror`, to which it is copied."
+            )
         self._folder = local_path(self.where)
         self._mirror = None if mirror is None else Mirror(mirror, {**(credentials or {}), **(fs_args or {})})
 

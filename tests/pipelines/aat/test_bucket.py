@@ -92,7 +92,8 @@ def test_report_of_a_run_in_a_bucket(finished: Project, s3: ObjectStore, tmp_pat
         if key.startswith("data/08_reporting/") and not any(name in key for name in made_before):
             s3.files.rm_file(f"{moved.url}/{key}")
     summary = finished.summary
-    moved.run("--from-nodes", "describe_layers")
+    output = moved.run("--from-nodes", "describe_layers")
+    assert f"Report: {moved.url}/data/08_reporting/aat_report.html" in " ".join(output.split())
     mirrored = {key for key in moved.keys - before if "/checkpoints/" in key}
     assert moved.keys - mirrored == before
     assert moved.read("data/08_reporting/aat_summary.json")["outcome"] == summary["outcome"]
