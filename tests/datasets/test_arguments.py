@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -178,6 +180,23 @@ def test_tensors_and_texts_are_written_elsewhere() -> None:
     page = PageDataset(filepath="memory://bucket/page.html")
     page.save("text")
     assert page.load() == "text"
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("make", [torch.tensor, np.asarray], ids=["tensors", "arrays"])
+def test_views_of_tensors_and_arrays_keep_their_numbers(backend: str, make: Callable[..., Any], tmp_path: Path) -> None:
+    numbers = np.arange(12.0).reshape(3, 4)
+    table, one = make(numbers), make(5.0)
+    dataset = TensorsDataset(filepath=str(tmp_path / "views.safetensors"), backend=backend)
+    given = {"column": table[:, 1], "rows": table[::2], "turned": table.T, "all": table, "first": table[0], "one": one}
+    expected = [numbers[:, 1], numbers[::2], numbers.T, numbers, numbers[0], 5.0]
+    dataset.save(given)
+    loaded = dataset.load()
+    assert {type(part) for part in loaded.values()} == {np.ndarray if backend == "numpy" else torch.Tensor}
+    for name, part in zip(given, expected, strict=True):
+        np.testing.assert_array_equal(loaded[name], part)
+    with pytest.raises(DatasetError, match="rows is a list: give an array of NumPy or a tensor"):
+        dataset.save({"rows": [1, 2]})
 
 
 def test_tensors_come_in_the_order_of_their_names_and_may_be_views(tmp_path: Path) -> None:

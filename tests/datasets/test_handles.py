@@ -73,7 +73,7 @@ def test_store_exists_if_its_mirror_has_a_run(tmp_path: Path) -> None:
 
 
 def test_store_is_on_this_machine() -> None:
-    with pytest.raises(StorageError, match=r"memory://handles/store cannot be .*this address as `mirror`"):
+    with pytest.raises(StorageError, match=r"memory://handles/store cannot be used, .*this address as `mirror`"):
         CheckpointStoreDataset(filepath="memory://handles/store")
 
 

@@ -23,8 +23,8 @@ _HEADING = f"""# What the `aat` pipeline writes, for the models of all namespace
 # "{{namespace}}.compressed_onnx" makes `small.compressed_onnx`. An entry with the full name, in any file of the
 # catalog, goes before it. `kedro catalog resolve-patterns` shows what they make. The layers are for Kedro-Viz.
 #
-# A filepath may be an address such as s3://bucket/{{namespace}}/name, with `credentials`; that of checkpoint_store stays
-# a folder here, with an address as its `mirror`. All but the handles (checkpoint_store, certificate_ledger,
+# A filepath may be an address such as s3://bucket/{{namespace}}/name, with `credentials`; that of checkpoint_store
+# stays a folder here, with an address as its `mirror`. All but the handles (checkpoint_store, certificate_ledger,
 # tensorboard_log) take `versioned: true`.
 
 {_RESULTS}

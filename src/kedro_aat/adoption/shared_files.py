@@ -166,6 +166,6 @@ def _unordered(name: str, readers: list[Node], other: str, writer: Node, place: 
 
 def _written_twice(name: str, maker: Node, other: str, writer: Node, place: Place) -> str:
     return (
-        f"{name}: {place.address} is written twice in a run, by the node {maker.name} as {name} and by {writer.name} as "
-        f"{other}, so one replaces the other. Give one of the two entries another path"
+        f"{name}: {place.address} is written twice in a run, by the node {maker.name} as {name} and by {writer.name} "
+        f"as {other}, so one replaces the other. Give one of the two entries another path"
     )

@@ -123,7 +123,7 @@ class FileDataset(ReportsDamage, RecordedArguments, AbstractVersionedDataset[_Sa
         versions = [] if self._version is None else sorted(self._place.listed(PurePosixPath(self._filepath)))
         if not versions:
             return f"{nothing} Correct the path, or run what writes it."
-        return f"{nothing} The latest versions are {', '.join(versions[:-_MOST_VERSIONS - 1:-1])}; name one of them."
+        return f"{nothing} The latest versions are {', '.join(versions[: -_MOST_VERSIONS - 1 : -1])}; name one of them."
 
     def _require_version(self, path: PurePosixPath) -> None:
         if self._version is not None and not self._exists_at(str(path)):

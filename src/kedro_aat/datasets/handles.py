@@ -84,8 +84,8 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
         super().__init__(filepath=filepath, metadata=metadata)
         if not is_local_path(self.where):
             raise StorageError(
-                f"{self.where} cannot be the folder of a checkpoint store, whose files grow while a model is trained: "
-                "give `filepath` a folder on this machine, such as data/06_models/checkpoints, and this address as "
+                f"{self.where} cannot be used, because the files of a checkpoint store grow while a model is trained: "
+                "give a folder on this machine as `filepath`, such as data/06_models/checkpoints, and this address as "
                 "`mirror`, to which it is copied."
             )
         self._folder = local_path(self.where)

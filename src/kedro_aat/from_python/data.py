@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kedro_aat.errors import DataError
 from kedro_aat.training.data import Data
+from kedro_aat.training.loading.datasets import as_tensors
 
 
 def as_data(given: Any, split: str) -> Data:
@@ -62,11 +62,7 @@ def _as_tensors(part: Any) -> Any:
         return {name: _as_tensors(value) for name, value in part.items()}
     if isinstance(part, Tensor):
         return part
-    array = np.asarray(part)
-    if array.dtype.kind not in "biufc":  # objects, text, dates
+    made = as_tensors(np.asarray(part))
+    if not isinstance(made, Tensor):  # objects, text, dates
         raise DataError("A column holds something else than numbers: encode it as numbers first.")
-    if array.dtype == np.float64:
-        array = array.astype(np.float32)
-    elif array.dtype.kind in "iu" and array.dtype != np.uint8:
-        array = array.astype(np.int64)
-    return torch.from_numpy(array.copy())
+    return made

@@ -20,7 +20,16 @@ from kedro_aat.errors import DataError
 from kedro_aat.model_inputs import ModelInputs, map_tensors, named_tensors, precision_of, take_examples
 from kedro_aat.tensors import hash_tensors, mark_made_up, synthetic_like
 from kedro_aat.training.fingerprints.contents import ContentHash, FileHash, kept_hashes, known_hash, size_and_time
-from kedro_aat.training.loading.datasets import Loaded, Rows, Streamed, examples_in, first_batch, rows_of
+from kedro_aat.training.loading.datasets import (
+    Loaded,
+    Rows,
+    Streamed,
+    as_tensors,
+    examples_in,
+    first_batch,
+    is_array,
+    rows_of,
+)
 from kedro_aat.training.loading.form import TARGET_NAMES, BatchForm
 from kedro_aat.training.loading.settings import BatchSettings, function_of
 from kedro_aat.training.random_state import rng_state, seed_everything, set_rng_state
@@ -46,7 +55,7 @@ class Examples(Protocol):
         ...
 
 
-# Tensors by name, a dataset with examples by index, one that yields them, or a data loader.
+# Tensors or arrays by name, a pair of them, a dataset with examples by index, one that yields them, or a data loader.
 Data = Mapping[str, Any] | Examples | IterableDataset[Any] | DataLoader[Any]
 
 NUM_SAMPLED_EXAMPLES = 16  # are read twice
@@ -58,7 +67,7 @@ def as_dataset(data: Data, split: str, batch: BatchSettings | None = None) -> An
     """The data of a split as a torch dataset: with a length, and examples that `examples_in` yields.
 
     Args:
-        data: The split.
+        data: The split; arrays in a mapping, or in a pair of inputs and targets, become tensors.
         split: Its name. What judges models, `validation` or `test`, must have the same order at each reading.
         batch: What of a batch is input and target; None if it does not matter here.
 
@@ -67,8 +76,10 @@ def as_dataset(data: Data, split: str, batch: BatchSettings | None = None) -> An
             from reading to reading, or a data loader drops some of its examples.
     """
     dataset: Any = data
+    if isinstance(data, tuple | list) and len(data) == 2 and all(map(is_array, data)):
+        data = {"inputs": data[0], "targets": data[1]}
     if isinstance(data, Mapping):
-        dataset = _of_mapping(data, split, batch)
+        dataset = _of_mapping(as_tensors(data), split, batch)
     elif isinstance(data, DataLoader | IterableDataset) or not hasattr(data, "__getitem__"):
         read = Loaded(data) if isinstance(data, DataLoader) else Streamed(data)
         if split in ("validation", "test"):

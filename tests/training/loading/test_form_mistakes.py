@@ -38,6 +38,7 @@ F1 = {"class_path": "torchmetrics.classification.MulticlassF1Score", "init_args"
         ),
         (cases.Plain, TENSORS, {"batch": {"inputs": 0, "targets": 2}}, "no part 2, which"),
         (cases.Plain, {"a": X, "b": Y}, {}, "needs inputs and targets, but has a, b. Name both under training.batch"),
+        (cases.Plain, {"x": ["a"], "y": [1]}, {}, r"neither tensors nor .* but x \(list\), y \(list\)\. Give one"),
         (cases.Plain, {"x": X, "y": Y[:-2]}, {}, "has 32 x, 30 y: give as many"),
         (cases.Recurrent, RAGGED, {}, r"8 examples cannot .* are .*\(5, 4\)\. Name .*loader.collate_fn"),
         (cases.Pair, TENSORS, {}, r"returns 2 tensors.* one of these paths: 0 \(\d, 3\), 1 \(\d, 6\)"),

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -50,6 +51,12 @@ KINDS = [
     ("one dictionary", cases.TakesDict, {"inputs": SIDES, "targets": Y}, {}),
     ("tuple of inputs", cases.TwoInputs, Examples(lambda i: ((LEFT[i], RIGHT[i]), Y[i])), {}),
     ("tensors by name", cases.Plain, {"x": X, "y": Y}, {}),
+    ("arrays by name", cases.Plain, {"x": X.double().numpy(), "y": Y.int().numpy()}, {}),
+    ("arrays", cases.Plain, {"inputs": X.numpy(), "targets": Y.numpy()}, {}),
+    ("arrays within", cases.TwoInputs, {"inputs": (LEFT.numpy(), RIGHT.numpy()), "targets": Y.numpy()}, {}),
+    ("tables", cases.Plain, {"inputs": pd.DataFrame(X.numpy()), "targets": pd.Series(Y.numpy())}, {}),
+    ("a pair of arrays", cases.Plain, (X.numpy(), Y.numpy()), {}),
+    ("a pair of tensors", cases.Plain, (X, Y), {}),
     ("further tensors", cases.TwoInputs, SIDES | {"labels": Y, "age": Y}, {}),
     ("as Hugging Face", cases.Words, {"input_ids": IDS, "attention_mask": MASK, "labels": Y, "idx": Y}, {}),
     # Where they come from.

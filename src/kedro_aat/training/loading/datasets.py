@@ -8,6 +8,9 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from kedro_aat.errors import DataError
@@ -201,13 +204,44 @@ def rows_of(data: Mapping[str, Any], split: str) -> Rows:
     """The tensors of a mapping, nested in any way, as a dataset.
 
     Raises:
-        DataError: If they differ in length.
+        DataError: If there is none, or if they differ in length.
     """
     sizes = {name: len(tensor) for name, tensor in named_tensors(dict(data)) if tensor.dim()}
+    if not sizes:
+        kinds = ", ".join(f"{name} ({type(part).__name__})" for name, part in data.items())
+        raise DataError(
+            f"The {split} split has neither tensors nor arrays of numbers, but {kinds}. Give one of these for each, "
+            "with the examples along the first dimension, or a torch dataset."
+        )
     if len(set(sizes.values())) > 1:
         named = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
         raise DataError(f"The {split} split has {named}: give as many of each.")
     return Rows(dict(data))
+
+
+def is_array(part: Any) -> bool:
+    """Whether it is an array of rows: a tensor, or one of NumPy, or a table or column of pandas."""
+    return hasattr(part, "__array__") and bool(getattr(part, "ndim", 0))
+
+
+def as_tensors(part: Any) -> Any:
+    """A structure with tensors in place of its arrays of numbers, and whatever else it holds as it was.
+
+    float64 becomes float32, like the weights of models; integers become int64, as labels are, but for pixels (uint8).
+    """
+    if isinstance(part, Mapping):
+        found = {name: as_tensors(value) for name, value in part.items()}
+        return part if all(found[name] is value for name, value in part.items()) else found
+    if isinstance(part, tuple | list) and any(map(is_array, part)):
+        parts = [as_tensors(value) for value in part]
+        return type(part)(*parts) if hasattr(part, "_fields") else type(part)(parts)
+    if isinstance(part, Tensor) or not is_array(part) or (array := np.asarray(part)).dtype.kind not in "biufc":
+        return part
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    elif array.dtype.kind in "iu" and array.dtype != np.uint8:
+        array = array.astype(np.int64)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))  # copied only if it must be
 
 
 def examples_in(dataset: Any) -> Iterator[Any]:
