@@ -87,7 +87,7 @@ class AatHooks:
         self._join(run_params, pipeline, catalog)
         stand_in(pipeline, catalog)
         withhold_test_data(pipeline, catalog, lambda key: catalog[f"params:{key}"].load())
-        mistakes = runner_mistakes(str(run_params.get("runner")), pipeline)
+        mistakes = runner_mistakes(str(run_params.get("runner")), pipeline, catalog)
         for name in free_inputs(pipeline):
             if name.startswith("params:"):
                 settings = catalog[name].load()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
 from kedro_aat.adoption.runners import runner_mistakes
 from kedro_aat.pipelines.aat import create_pipeline
 from tests.adoption.demo import Demo
+from tests.servers import ObjectStore
 
 NAMESPACES = {"small": 16, "large": 32}  # -> width of the model
 
@@ -88,12 +90,33 @@ def _results(demo: Demo, *arguments: str, names: tuple[str, ...]) -> list[object
 )
 def test_threads_are_refused_for_several_models_only(runner: str) -> None:
     small, large = create_pipeline(namespace="small"), create_pipeline(namespace="large")
-    (mistake,) = runner_mistakes(runner, small + large)
+    catalog = DataCatalog()
+    (mistake,) = runner_mistakes(runner, small + large, catalog)
     assert mistake.startswith("--runner: the run compresses 2 models (large, small); in the threads of ThreadRunner")
     assert "Use ParallelRunner" in mistake
     other = Pipeline([Node(min, "numbers", "smallest", namespace="other")])
-    assert runner_mistakes(runner, small + other) == []
-    assert runner_mistakes("ParallelRunner", small + large) == []
+    assert runner_mistakes(runner, small + other, catalog) == []
+    assert runner_mistakes("ParallelRunner", small + large, catalog) == []
+
+
+def test_processes_do_not_get_what_cannot_be_pickled_in_a_bucket(s3: ObjectStore) -> None:
+    # Kedro would advise ThreadRunner, for each of the datasets.
+    bucket = s3.bucket("processes")
+    entries = {
+        f"{{namespace}}.{name}": {"type": kind, "filepath": f"{bucket}/{{namespace}}/{name}", "credentials": "bucket"}
+        for name, kind in (
+            ("compressed_onnx", "kedro_aat.datasets.exported.OnnxDataset"),
+            ("search_result", "json.JSONDataset"),
+            ("trajectory", "pandas.ParquetDataset"),
+        )
+    }
+    catalog = DataCatalog.from_config(entries, {"bucket": s3.options})
+    both = create_pipeline(namespace="small") + create_pipeline(namespace="large")
+    (mistake,) = runner_mistakes("kedro.runner.ParallelRunner", both, catalog)
+    assert mistake.startswith("--runner: ParallelRunner cannot give its processes 4 datasets that are at s3:// (large.")
+    assert "compressed_onnx" not in mistake
+    assert "Use SequentialRunner, or start a `kedro run --namespaces NAME`" in mistake
+    assert runner_mistakes("kedro.runner.SequentialRunner", both, catalog) == []
 
 
 def test_two_models_in_threads_are_refused_before_anything_runs(demo: Demo) -> None:
