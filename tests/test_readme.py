@@ -62,7 +62,8 @@ COMMANDS = {
     "kedro aat import-ledger data/07_model_output/certificate_ledger.json": "tests/adoption/test_ledgers.py",
     "kedro aat choose --namespace small": "tests/adoption/test_adoption.py",
     "python -m benchmarks.rivals --environments build/rivals": "by hand; its environments are none of this project's",
-    "kedro run --nodes report_run --load-versions compressed_onnx:2026-11-27T09.30.00.000Z": (
+    "kedro run --nodes report_run --load-versions "
+    "compressed_onnx:2026-11-27T09.30.00.000Z,aat_summary:2026-11-27T09.30.00.000Z": (
         "tests/pipelines/aat/test_bucket.py"
     ),
     "python -m venv build/nncf": "by hand, where NNCF can be installed",

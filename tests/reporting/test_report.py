@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from kedro_aat.compression.settings import FilterPruning, MagnitudeSparsity
 from kedro_aat.config import AatSettings
 from kedro_aat.delivery.measurements import Measurements
 from kedro_aat.delivery.results import Rates, Summary
+from kedro_aat.errors import DataError
 from kedro_aat.export import NotExported
-from kedro_aat.pipelines.aat.reporting import report_run
+from kedro_aat.pipelines.aat.reporting import collect_metrics, report_run
 from kedro_aat.reporting.layers import layer_table
 from kedro_aat.reporting.model_card import model_card
 from tests.nets import images
@@ -221,3 +223,19 @@ def test_the_first_numbers_are_those_of_the_file_that_is_certified() -> None:
     shown = words_of(page_of(summary.model_copy(update={"candidates": candidates})))
     assert "10x smaller file for OpenVINO 4,400 → 440 bytes" in shown
     assert "faster at batch 1 for OpenVINO 0.200 → 0.020 ms" in shown
+
+
+def test_nothing_is_said_of_another_file() -> None:
+    summary = summary_of("certified")
+    described = [each.model_copy(update={"onnx_sha256": "0" * 64}) for each in summary.candidates]
+    other = summary.model_copy(update={"candidates": described})
+    given = exported(summary)
+    for node in (
+        lambda: report_run(other, trajectory_of(other), layers(), given, settings()),
+        lambda: collect_metrics(other, trajectory_of(other), given),
+    ):
+        with pytest.raises(DataError, match=r"compressed_onnx has the SHA-256 .* Leave out --load-versions"):
+            node()
+    sha256 = hashlib.sha256(onnx_model().SerializeToString()).hexdigest()
+    same = [each.model_copy(update={"onnx_sha256": sha256}) for each in summary.candidates]
+    report_run(summary.model_copy(update={"candidates": same}), trajectory_of(summary), layers(), given, settings())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -17,7 +18,8 @@ from kedro_aat.compression.filters.costs import num_macs, num_parameters
 from kedro_aat.compression.quantization.held import counted_parameters
 from kedro_aat.delivery.environment import processor_name
 from kedro_aat.delivery.measurements import Measurements, TargetCosts
-from kedro_aat.errors import ExportError, OutOfMemoryError, UserFunctionError
+from kedro_aat.errors import DataError, ExportError, OutOfMemoryError, UserFunctionError
+from kedro_aat.export import NotExported
 from kedro_aat.export.measure import Latency, arrays_of, measure_latency
 from kedro_aat.export.memory import peak_memory
 from kedro_aat.export.onnx_file import to_onnx
@@ -144,6 +146,7 @@ def measure(
             macs=num_macs(model, inputs),
             onnx_bytes=len(file),
             onnx_gzip_bytes=len(gzip.compress(file, mtime=0)),
+            onnx_sha256=hashlib.sha256(file).hexdigest(),
             oldest_onnxruntime=oldest_onnxruntime(each.onnx),
             peak_memory_bytes=peak_memory(file, made_up),
             targets={
@@ -154,6 +157,28 @@ def measure(
         )
         for number, (model, each, file) in enumerate(zip(models, files, serialized, strict=True))
     ]
+
+
+def require_delivered(onnx: ModelProto | NotExported, delivered: Measurements | None) -> None:
+    """Makes sure that an ONNX file is the one that a run delivered, before anything is said of it.
+
+    Args:
+        onnx: The file, or why there is none.
+        delivered: The delivered model as the run measured it; None if nothing is known of it.
+
+    Raises:
+        DataError: It is another file, such as that of another version.
+    """
+    known = None if delivered is None else delivered.onnx_sha256
+    if known is None or isinstance(onnx, NotExported):
+        return
+    given = hashlib.sha256(onnx.SerializeToString()).hexdigest()
+    if given != known:
+        raise DataError(
+            f"compressed_onnx has the SHA-256 {given[:12]}..., but the results beside it are those of a file with "
+            f"{known[:12]}...: they would be said of another model. Leave out --load-versions, or give all entries "
+            "that this node reads `versioned: true`, and name the same version of each."
+        )
 
 
 def target_costs(file: TargetFile, by_size: Mapping[int, Latency]) -> TargetCosts:

@@ -119,6 +119,7 @@ class Measurements(Latencies):
         macs: Multiply-accumulate operations per example.
         onnx_bytes: Size of the ONNX file.
         onnx_gzip_bytes: Size of the gzipped ONNX file.
+        onnx_sha256: SHA-256 of the ONNX file in hexadecimal digits; None in files of versions before 0.2.0.
     """
 
     parameters: int
@@ -126,6 +127,7 @@ class Measurements(Latencies):
     macs: int
     onnx_bytes: int
     onnx_gzip_bytes: int
+    onnx_sha256: str | None = None
 
 
 class FileAgreement(Result):

@@ -63,6 +63,9 @@ class Moved:
             patched.setenv("TMPDIR", str(self.temporary))
             return self.project.run(*arguments, **parameters)
 
+    def fail(self, *arguments: str) -> str:
+        return self.project.fail(*arguments)
+
     @property
     def keyed(self) -> dict[str, Any]:
         """The argument of datasets that reach the bucket."""
@@ -125,11 +128,11 @@ def test_whole_run_in_a_bucket(project: Project, finished: Project, store: Objec
 
 @pytest.mark.slow
 def test_models_of_two_runs_are_loaded_by_version(finished: Project, s3: ObjectStore, tmp_path: Path) -> None:
-    names = ("compressed_model", "compressed_onnx")
+    names = ("compressed_model", "compressed_onnx", "export_report", "aat_summary")
     moved = Moved(finished.copy(tmp_path / "project"), s3, "versions", versioned=names)
     moved.upload("data")
     for objective in ("macs", "parameters"):
-        moved.run("--nodes", "export_model", **{"aat.export.objective": objective})
+        moved.run("--nodes", "export_model,summarize_run", **{"aat.export.objective": objective})
     paths = [Path(key) for key in moved.keys]
     old, new = sorted(path.parts[3] for path in paths if path.parts[2:5:2] == ("compressed_model.onnx",) * 2)
     models = [
@@ -141,7 +144,10 @@ def test_models_of_two_runs_are_loaded_by_version(finished: Project, s3: ObjectS
     are_quantized = [any(tensor.dtype == torch.int8 for tensor in each.load().state_dict().values()) for each in models]
     assert are_quantized == [False, True, True]
     for version in (old, new):
-        moved.run("--nodes", "report_run", "--load-versions", f"compressed_onnx:{version}")
+        moved.run("--nodes", "report_run", "--load-versions", f"compressed_onnx:{version},aat_summary:{version}")
         content = s3.files.cat_file(f"{moved.url}/data/06_models/compressed_model.onnx/{version}/compressed_model.onnx")
         card = s3.files.cat_file(f"{moved.url}/data/06_models/compressed_model.md").decode()
         assert hashlib.sha256(content).hexdigest() in card
+    for node in ("report_run", "collect_metrics", "certify_model"):
+        output = moved.fail("--nodes", node, "--load-versions", f"compressed_onnx:{old}")
+        assert "compressed_onnx has the SHA-256" in " ".join(output.split())

@@ -26,7 +26,7 @@ from kedro_aat.pipelines.aat.deliver import certify_model
 from kedro_aat.pipelines.aat.reporting import describe_layers, report_run
 from kedro_aat.pipelines.aat.search import finetune_later_stage
 from kedro_aat.reporting.summary import print_summary
-from tests.reporting.runs import settings, summary_of, trajectory_of
+from tests.reporting.runs import onnx_model, settings, summary_of, trajectory_of
 
 FIRST = summary_of("within_budget").stages[0]
 KEPT: Any = object()  # the first stage's controller
@@ -149,6 +149,23 @@ def test_no_other_file_is_certified_in_place_of_one_that_is_not_there(target: st
     nothing = NotExported("-")
     result = certify_model(nothing, UNUSED, UNUSED, _Evaluation(), FIRST, UNUSED, by_target)  # type: ignore[arg-type]
     assert result.words == "Nothing was exported, so there is nothing to certify."
+
+
+def test_another_file_than_the_delivered_one_is_not_certified() -> None:
+    result: Any = summary_of("within_budget")
+    others = [each.model_copy(update={"onnx_sha256": "0" * 64}) for each in result.candidates]
+    export = result.model_copy(update={"compressed": others[0]})
+    with pytest.raises(DataError, match="compressed_onnx has the SHA-256"):  # and no test split was read
+        certify_model(
+            onnx_model(),
+            UNUSED,
+            UNUSED,
+            _Evaluation(),  # type: ignore[arg-type]
+            FIRST,
+            UNUSED,
+            settings(certificate={}),
+            export_result=export,
+        )
 
 
 class _Evaluation:

@@ -30,6 +30,7 @@ _RESULTS = (
     LaterSearchResult,
     LaterSearchResult | None,
     ExportResult,
+    ExportResult | None,
     CertificateResult,
     Summary,
 )

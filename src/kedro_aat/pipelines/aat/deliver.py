@@ -236,6 +236,7 @@ def certify_model(
     compressed_openvino: OpenvinoFiles | NotExported | None = None,
     compressed_executorch: TargetFile | NotExported | None = None,
     compressed_litert: TargetFile | NotExported | None = None,
+    export_result: ExportResult | None = None,
 ) -> CertificateResult:
     """Tests the delivered file on the test split: the only node that reads it, after everything was chosen.
 
@@ -252,11 +253,14 @@ def certify_model(
         compressed_openvino: OpenVINO's files of the delivered model, or why there are none.
         compressed_executorch: Its file for ExecuTorch.
         compressed_litert: Its file for LiteRT.
+        export_result: Result of the export, which knows the delivered ONNX file; without it, any is certified.
 
     Raises:
+        DataError: If the ONNX file is another one, in which case the test split is not read.
         LostLedgerError: If the ledger does not know the baseline, in which case the test split is not read.
     """
     from kedro_aat.delivery.certify import WITHHELD, Verdict, certify_once
+    from kedro_aat.delivery.files import require_delivered
     from kedro_aat.delivery.registration import require_registered
     from kedro_aat.errors import ends_run
     from kedro_aat.export import NotExported
@@ -265,6 +269,7 @@ def certify_model(
 
     if isinstance(compressed_onnx, NotExported):
         return Verdict(words="Nothing was exported, so there is nothing to certify.").result
+    require_delivered(compressed_onnx, None if export_result is None else export_result.compressed)
     target = settings.export.shipped
     files = {"openvino": compressed_openvino, "executorch": compressed_executorch, "litert": compressed_litert}
     shipped = files.get(target, compressed_onnx)

@@ -144,6 +144,7 @@ def create_pipeline(namespace: str | None = None, **_: Any) -> Pipeline:
                     "certificate_ledger",
                     "params:aat",
                     *("compressed_openvino", "compressed_executorch", "compressed_litert"),
+                    "export_report",
                 ],
                 "certificate",
                 tags=_EXPORT,

@@ -139,11 +139,17 @@ def collect_metrics(
     Returns:
         The summary's numbers as `{name: number}`, and the trajectory's as
         `{name: [{"step": epoch, "value": number}]}`.
+
+    Raises:
+        DataError: If the ONNX file is not that of the summary.
     """
+    from kedro_aat.delivery.files import require_delivered
     from kedro_aat.export import NotExported
     from kedro_aat.reporting.metrics import flat_metrics, flat_parameters, metrics_history, tags_of
     from kedro_aat.training.progress import Delivered, tell_delivered
 
+    if compressed_onnx is not None:
+        require_delivered(compressed_onnx, summary.delivered_candidate)
     metrics = flat_metrics(summary)
     if settings.trackers:
         onnx = None if isinstance(compressed_onnx, NotExported) else compressed_onnx
@@ -278,10 +284,15 @@ def report_run(
 
     Returns:
         The report as one HTML page, the model card in Markdown, and the figures of Pareto front and trajectory.
+
+    Raises:
+        DataError: If the ONNX file is not that of the summary.
     """
+    from kedro_aat.delivery.files import require_delivered
     from kedro_aat.export import NotExported
     from kedro_aat.reporting.model_card import About, model_card
 
+    require_delivered(compressed_onnx, summary.delivered_candidate)
     card = ""
     try:
         preprocessing, loss = settings.export.preprocessing, settings.training.loss
