@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_costs_of_every_model_and_its_files(monkeypatch: pytest.MonkeyPatch) -> 
     assert [each.nonzero_parameters for each in costs] == [48, 18]
     assert [each.macs for each in costs] == [48, 24]
     assert [each.onnx_bytes for each in costs] == [len(file) for file in serialized]
+    assert [each.onnx_sha256 for each in costs] == [hashlib.sha256(file).hexdigest() for file in serialized]
     assert [each.onnx_gzip_bytes for each in costs] == [len(gzip.compress(file, mtime=0)) for file in serialized]
     assert [each.peak_memory_bytes for each in costs] == [{1: 1000, 2: 2000}] * 2
     assert [each.latency_ms for each in costs] == [{1: 0.1, 2: 0.2}, {1: 1.1, 2: 1.2}]
