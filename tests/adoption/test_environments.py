@@ -12,6 +12,7 @@ from kedro.config import OmegaConfigLoader
 from kedro_aat.adoption.commands import aat
 from kedro_aat.adoption.environments import notes_on_environment
 from tests.adoption.demo import Demo
+from tests.documents import ROOT, titled_blocks
 
 KEYS = ("aat", "small.aat", "absent")
 BASE = """
@@ -58,8 +59,12 @@ def test_settings_that_an_environment_leaves_out_are_noted(prod: str, starts: li
         assert note.startswith(start)
 
 
-def test_the_way_that_the_note_names_keeps_all_keys(tmp_path: Path) -> None:
-    loader = _loader(tmp_path, "aat: {seed: 2}", merge_strategy={"parameters": "soft"})
+def test_the_way_that_the_note_and_the_page_name_keeps_all_keys(tmp_path: Path) -> None:
+    (note,) = _notes(_loader(tmp_path, "aat: {seed: 2}"))
+    assert 'The entry "merge_strategy": {"parameters": "soft"}, added to CONFIG_LOADER_ARGS' in note
+    settings: dict[str, Any] = {}
+    exec(titled_blocks(ROOT / "docs/how-to/deploy.md", "python")["src/demo/settings.py"], settings)
+    loader = OmegaConfigLoader(str(tmp_path), env="prod", **settings["CONFIG_LOADER_ARGS"])
     assert _notes(loader) == []
     assert loader["parameters"]["aat"] == {"seed": 2, "budget": {"max_drop": 0.1}, "training": {"batch_size": 8}}
 

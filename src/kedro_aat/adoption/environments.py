@@ -35,7 +35,8 @@ def notes_on_environment(
             yield (
                 f"conf/{environment} replaces {key}, without {len(lost)} of the {len(before)} keys in "
                 f"conf/{loader.base_env}: {', '.join(lost[:_MAX_LISTED])}{more}. Kedro replaces a top-level key as a "
-                'whole. CONFIG_LOADER_ARGS = {"merge_strategy": {"parameters": "soft"}} in settings.py keeps them'
+                'whole. The entry "merge_strategy": {"parameters": "soft"}, added to CONFIG_LOADER_ARGS in settings.py'
+                ", keeps them"
             )
 
 
