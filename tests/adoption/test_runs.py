@@ -56,6 +56,17 @@ def test_runs_are_listed_compared_and_removed(project: Project, names: list[str]
     assert [run.name for run in stored_runs(store)] == [first]
 
 
+def test_a_run_that_found_nothing_delivered_nothing(project: Project) -> None:
+    name = search(project.models / "checkpoints", epochs=1, max_drop=0.0, baseline=2.0).folder.name
+    result = project.folder / "data/07_model_output/search_result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text(json.dumps({"run": name}))
+    listed = runs(project, "list")
+    assert f"{name} " in listed
+    assert "finished 1 - -" in listed
+    assert "delivered" not in listed
+
+
 def test_without_an_answer_nothing_is_removed(project: Project, names: list[str]) -> None:
     runs(project, "prune", "--keep", "0", fails=True)
     assert len(stored_runs(CheckpointStore(project.models / "checkpoints"))) == len(names)

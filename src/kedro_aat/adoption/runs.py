@@ -48,7 +48,7 @@ def list_runs(selected: Selected) -> None:
             table.add_column(column, justify="right")
         for run in found:
             state, *numbers = _cells(run).values()
-            state += ", delivered" if run.name in delivered else ""
+            state += ", delivered" if run.name in delivered and run.best is not None else ""
             table.add_row(run.name, f"{run.last_used:%Y-%m-%d %H:%M}", run.stage or "-", state, *numbers)
         # Lines that wrap in a narrow terminal are better than numbers that are cut off.
         Console(width=max(Console().width, WIDTH)).print(table)
