@@ -103,7 +103,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     values["compressed_onnx"] = to_onnx(
         small_net().eval(), values["test_data"]["inputs"][:1]
     )  # quicker than the export
-    values |= dict.fromkeys(f"compressed_{name}" for name in ("openvino", "executorch", "litert"))
+    values |= dict.fromkeys(("export_report", *(f"compressed_{name}" for name in ("openvino", "executorch", "litert"))))
     for number, node in enumerate([*FIRST_STAGE.nodes, *PIPELINE.only_nodes("certify_model").nodes]):
         Machine(folder / f"{number}", values, mirror, ledger).run(Pipeline([node]))
     return Ended(values, mirror, ledger)
