@@ -129,18 +129,22 @@ test-targets: $(SETUP)  ## Write and run files for ExecuTorch and LiteRT, minute
 	OMP_NUM_THREADS=1 $(TARGETS)/bin/python -m pytest -n 0 tests/export/test_executorch.py tests/export/test_litert.py $(ARGS)
 
 # Other versions get environments of their own, which see nothing of .venv. A few hundred tests run there: sessions, the
-# command line, datasets, compression, int8, exports, checkpoints, and the pipeline from end to end.
+# command line, datasets, compression, int8, exports, checkpoints, and the pipeline from end to end. Where pip finds no CPU
+# build of torch, an environment takes 6 GB; each target says what pip chose. docs/reference/platforms.md has the results.
 VERSIONED := tests/adoption/test_runners.py tests/compression/filters/test_compact.py \
 	tests/compression/quantization/test_convert.py tests/datasets/test_controller.py tests/datasets/test_exported.py \
 	tests/datasets/test_model.py tests/datasets/test_storages.py tests/export/test_onnx_file.py \
 	tests/export/test_quantized.py tests/pipelines/aat/test_tags.py tests/reporting/test_figures.py tests/test_config.py \
 	tests/test_metrics.py tests/test_package.py tests/training/checkpoints/test_stored.py tests/training/test_progress.py
 TEST_TOOLS := filelock hypothesis 'moto[server]' pytest pytest-timeout pytest-xdist s3fs
+SHOW_VERSIONS := -c 'import platform, sys, kedro, numpy, onnx, torch; print("Python", platform.python_version(), \
+	*(f"{m.__name__} {m.__version__}" for m in (kedro, numpy, onnx, torch)), "in", sys.prefix)'
 KEDRO ?=
 OTHERS := build/versions
 test-versions:  ## Run some tests on other versions; `make test-versions PYTHON=python3.13 KEDRO=1.3.0 TORCH=2.11.0`
 	$(PYTHON) -m venv --clear $(OTHERS)
 	$(OTHERS)/bin/python -m pip install --quiet -e '.[all,project]' $(TEST_TOOLS) torch==$(TORCH) $(if $(KEDRO),kedro==$(KEDRO))
+	@$(OTHERS)/bin/python $(SHOW_VERSIONS)
 	OMP_NUM_THREADS=1 $(OTHERS)/bin/python -m pytest -n 2 --dist worksteal $(VERSIONED) $(ARGS)
 
 LOWEST := build/lowest
@@ -150,6 +154,7 @@ test-lowest:  ## Run them on the lowest version of each direct dependency; `TORC
 	$(LOWEST)/bin/python -m scripts.lowest_versions report images openvino database project \
 		| sed '$(if $(findstring command,$(origin TORCH)),s/^torch==.*/torch==$(TORCH)/)' > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet -c $(LOWEST)/constraints.txt -e '.[all,project]' $(TEST_TOOLS)
+	@$(LOWEST)/bin/python $(SHOW_VERSIONS)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(VERSIONED) $(ARGS)
 
 fuzz: $(SETUP)  ## Thousands of odd configurations and files, minutes; `ARGS="--size 0.1"` for a tenth of them
