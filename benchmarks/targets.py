@@ -1,8 +1,10 @@
-"""Compares a target's files with torch and ONNX Runtime: python -m benchmarks.targets executorch
+"""Compares the files of all targets with the torch model: python -m benchmarks.targets [onnx litert ...]
 
-Seven small models are trained on scikit-learn's 8x8 digits, in float32 and in int8, and written for ONNX and for the
-target. The table gives the largest difference from the torch model as a share of its largest output, the accuracy on
-359 images that were not trained on, the bytes, and the time of one run in turns with ONNX Runtime on one thread.
+Seven small models are trained on scikit-learn's 8x8 digits, in float32 and then in int8, and each is written for every
+target; so all tables are about the same models. A table gives the largest difference from the torch model as a share of
+its largest output; the accuracy on 359 images that were not trained on, with the standard error of torch's, and whether
+the file's is within it; the bytes; and the time of one run on one thread, in turns with all other files of the model.
+`litert-micro` runs LiteRT's file in LiteRT for Microcontrollers (package `tflite-micro`), for its memory and numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import argparse
 import copy
 import itertools
 import platform
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,22 +24,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.nets import RowAttention
+from benchmarks.target_runtimes import BATCH_SIZES, RUNTIMES, Exported, Written, fastest
 from benchmarks.tasks.images import DepthwiseCNN
 from benchmarks.tasks.segmentation import UNet
 from benchmarks.tasks.series import ResidualCNN1d
 from kedro_aat.compression.quantization.controller import QuantizationController
 from kedro_aat.errors import ExportError
-from kedro_aat.export.measure import measure_latency
-from kedro_aat.export.onnx_file import to_onnx
-from kedro_aat.export.settings import ExportSettings
-from kedro_aat.export.targets.executorch_settings import ExecutorchSettings
-from kedro_aat.export.targets.registry import TARGETS, TargetName, target_of
-from kedro_aat.export.verify import verify_file
+from kedro_aat.export.difference import largest_difference
+from kedro_aat.export.measure import arrays_of
 from kedro_aat.pipelines.digits.model import ResidualCNN
 from kedro_aat.pipelines.digits.nodes import SplitSettings, split_digits
 
 DIGITS = Path(__file__).parents[1] / "data/01_raw/digits.csv"
-BATCH_SIZES = (1, 64)
 
 
 class Rows(nn.Module):
@@ -78,13 +77,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "U-Net": lambda: UNet(1, 2),
     "MLP": perceptron,
 }
-VARIANTS: dict[str, tuple[TargetName, ExportSettings]] = {
-    **{name: (name, ExportSettings(batch_sizes=BATCH_SIZES)) for name in TARGETS if TARGETS[name].class_path},
-    "executorch-portable": (
-        "executorch",
-        ExportSettings(batch_sizes=BATCH_SIZES, executorch=ExecutorchSettings(backend="portable")),
-    ),
-}
+# What a file is compared with in bytes and time.
+REFERENCES = {"onnx": "torch", "pt2": "torch"}
 
 
 @dataclass(frozen=True)
@@ -114,9 +108,12 @@ def fit(model: nn.Module, data: Data, epochs: int, rate: float) -> None:
     model.eval()
 
 
-def accuracy(model: nn.Module, data: Data) -> float:
-    with torch.no_grad():
-        return float((model(data.inputs).argmax(1) == data.targets).double().mean())
+@torch.no_grad()
+def accuracy(model: nn.Module, data: Data) -> tuple[float, float]:
+    """The accuracy, and its standard error: that of a mean over images, whose pixels are not independent."""
+    hits = (model(data.inputs).argmax(1) == data.targets).double()
+    of_images = hits.flatten(1).mean(1) if hits.ndim > 1 else hits
+    return float(of_images.mean()), float(of_images.std() / len(of_images) ** 0.5)
 
 
 def trained(name: str) -> tuple[nn.Module, nn.Module, Data]:
@@ -127,57 +124,101 @@ def trained(name: str) -> tuple[nn.Module, nn.Module, Data]:
     fit(model, train, 5, 0.003)
     controller = QuantizationController(copy.deepcopy(model))
     controller.calibrate(train.inputs.split(64)[:4])
-    fit(controller.model, train, 1, 0.0005)
     controller.disable_scheduler()
+    fit(controller.model, train, 1, 0.0005)
     return model, controller.strip().eval(), validation
 
 
-def rows(name: str, variant: str, seconds: float) -> list[list[str]]:
-    target, settings = VARIANTS[variant]
-    made = []
+def rows(name: str, runtimes: Sequence[str], seconds: float) -> dict[str, list[list[str]]]:
+    """The rows of a model in the table of each runtime."""
+    made: dict[str, list[list[str]]] = {runtime: [] for runtime in runtimes}
     *models, validation = trained(name)
     for precision, model in zip(("float32", "int8"), models, strict=True):
         assert isinstance(model, nn.Module)
-        inputs = validation.inputs
-        onnx = to_onnx(model, inputs, settings)
-        row = [name, precision]
-        try:
-            file = target_of(target).write(model, inputs, settings, onnx)
-            loaded = target_of(target).read_back(file)
-            agreement = verify_file(TARGETS[target].title, loaded, model, inputs, tolerance=float("inf"))
-        except ExportError as error:
-            made.append([*row, f"not written: {error}"])
-            continue
-        latencies = measure_latency(
-            [onnx, file], inputs, batch_sizes=BATCH_SIZES, num_threads=settings.num_threads, seconds=seconds
-        )
-        row += [
-            f"{agreement.difference:.1g}",
-            f"{accuracy(model, validation):.4f}",
-            f"{accuracy(loaded, validation):.4f}",
-        ]
-        row += [f"{len(onnx.SerializeToString()):,}", f"{file.num_bytes:,}"]
-        for size in BATCH_SIZES:
-            row += [f"{found[size].fastest:.3f}" if size in found else "" for found in latencies]
-        arena = file.details.arena_bytes
-        made.append([*row, "" if arena is None else f"{arena:,}", str(len(file.details.operators))])
+        exported = Exported(model, validation.inputs)
+        written = {"torch": exported.for_torch(), "onnx": RUNTIMES["onnx"](exported)}
+        for runtime in runtimes:
+            try:
+                written[runtime] = RUNTIMES[runtime](exported)
+                measured = _agreement(written[runtime], model, validation)
+            except (ExportError, RuntimeError) as error:
+                written.pop(runtime, None)
+                made[runtime].append([name, precision, f"no file: {error}"])
+            else:
+                made[runtime].append([name, precision, *measured])
+        times = _times(written, validation.inputs, seconds)
+        for runtime in runtimes:
+            if runtime in written:
+                made[runtime][-1] += _costs(runtime, written, times)
     return made
+
+
+def _agreement(file: Written, model: nn.Module, validation: Data) -> list[str]:
+    with torch.no_grad():
+        expected, found = model(validation.inputs), file.loaded(validation.inputs)
+    difference = largest_difference({"output": found}, {"output": expected})
+    of_model, error = accuracy(model, validation)
+    of_file, _ = accuracy(file.loaded, validation)
+    is_within = abs(of_file - of_model) <= error
+    return [f"{difference:.1g}", f"{of_model:.4f}", f"{of_file:.4f}", f"{error:.4f}", "yes" if is_within else "no"]
+
+
+def _times(written: dict[str, Written], inputs: Tensor, seconds: float) -> dict[int, dict[str, float]]:
+    found = {}
+    for size in BATCH_SIZES:
+        binds = {
+            name: file.bind
+            for name, file in written.items()
+            if file.bind is not None and file.batch_size in (None, size)
+        }
+        found[size] = fastest(binds, arrays_of(inputs, size), seconds * len(binds))
+    return found
+
+
+def _costs(runtime: str, written: dict[str, Written], times: dict[int, dict[str, float]]) -> list[str]:
+    """Bytes, and milliseconds, of the file and of what it is compared with."""
+    file, reference = written[runtime], REFERENCES.get(runtime, "onnx")
+    costs = [] if reference == "torch" else [f"{written[reference].num_bytes:,}"]
+    costs.append(f"{file.num_bytes:,}")
+    if file.bind is not None:
+        for size in BATCH_SIZES:
+            of_file = times[size].get(runtime)
+            costs += [f"{times[size][reference]:.3f}", "takes 1" if of_file is None else f"{of_file:.3f}"]
+    return [*costs, *("" if number is None else f"{number:,}" for number in (file.arena_bytes, file.operators))]
+
+
+def columns(runtime: str) -> list[str]:
+    """Heads of the table of a runtime."""
+    reference = "torch" if REFERENCES.get(runtime) else "ONNX"
+    found = ["model", "precision", "difference", "accuracy, torch", "file", "standard error", "within"]
+    found += ["bytes"] if reference == "torch" else ["bytes, ONNX", "file"]
+    if runtime != "litert-micro":
+        found += [part for size in BATCH_SIZES for part in (f"ms at {size}, {reference}", "file")]
+    return [*found, "arena", "operators"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=VARIANTS)
+    parser.add_argument("targets", nargs="*", help=f"of {', '.join(RUNTIMES)}; all of them by default")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--seconds", type=float, default=3.0, help="time to measure each batch size of a model")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time to measure each file at each batch size")
     arguments = parser.parse_args()
+    asked = arguments.targets or list(RUNTIMES)
+    if unknown := [name for name in asked if name not in RUNTIMES]:
+        parser.error(f"no target {', '.join(unknown)}: choose from {', '.join(RUNTIMES)}")
     torch.set_num_threads(1)
-    print(f"{platform.machine()}, {cpu()}; torch {torch.__version__}\n")
-    columns = ["model", "precision", "difference", "accuracy, torch", "file", "bytes, ONNX", "file"]
-    columns += [part for size in BATCH_SIZES for part in (f"ms at {size}, ONNX", "file")] + ["arena", "operators"]
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    tables: dict[str, list[list[str]]] = {name: [] for name in asked}
     for name in arguments.models:
-        for row in rows(name, arguments.target, arguments.seconds):
-            print("| " + " | ".join(row) + " |", flush=True)
+        for runtime, made in rows(name, asked, arguments.seconds).items():
+            tables[runtime] += made
+            for row in made:
+                print(runtime, *row, sep=" | ", file=sys.stderr, flush=True)
+    print(f"{platform.machine()}, {cpu()}; torch {torch.__version__}")
+    for runtime, made in tables.items():
+        heads = columns(runtime)
+        print(f"\n## {runtime}\n\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+        for row in made:
+            print(f"| {' | '.join(row)} |")
 
 
 def cpu() -> str:
