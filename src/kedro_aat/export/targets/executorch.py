@@ -221,17 +221,24 @@ def _lower(program: ExportedProgram, name: str, *, has_xnnpack: bool) -> Any:
 
 
 def _kinds(program: ExportedProgram) -> list[Any] | None:
-    """What XNNPACK is given: None for all, or all but copies if an output is one, since XNNPACK must change something.
+    """What XNNPACK is given: None for all that it takes.
 
-    A model that returns a tensor twice, or an input, returns a copy of it.
+    A model that returns a tensor twice, or an input, returns a copy of it; XNNPACK must change something, so it does not
+    get copies then. Means in int8 sum up in memory that is shared by all delegates; with ExecuTorch 1.5 they write to
+    where it was before a larger batch made it grow, and the process crashes. So a program for any batch size computes
+    them with portable operators.
     """
     (outputs,) = program.graph.output_node().args
     assert isinstance(outputs, list | tuple)
     copies = {torch.ops.aten.clone.default, torch.ops.aten.alias.default}
-    if not any(isinstance(output, torch.fx.Node) and output.target in copies for output in outputs):
+    returns_copy = any(isinstance(output, torch.fx.Node) and output.target in copies for output in outputs)
+    may_grow = bool(program.range_constraints) and any(_is_of_pt2e(node) for node in program.graph.nodes)
+    if not returns_copy and not may_grow:
         return None
     kinds = quiet_import("executorch.backends.xnnpack.partition.config")
-    left_out = {kinds.CloneConfig, kinds.CloneDimOrderConfig}
+    left_out = {kinds.CloneConfig, kinds.CloneDimOrderConfig} if returns_copy else set()
+    if may_grow:
+        left_out.add(next(kind for kind in kinds.ALL_PARTITIONER_CONFIGS if kind.target_name == "mean.dim"))
     return [kind for kind in kinds.ALL_PARTITIONER_CONFIGS if kind not in left_out]
 
 

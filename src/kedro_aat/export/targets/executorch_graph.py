@@ -15,8 +15,10 @@ import operator
 from collections.abc import Iterable
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.export import ExportedProgram
+
+from kedro_aat.export.targets.integer_scales import least_input_scale, least_output_scale, usual_scales
 
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv2d.default, _ATEN.conv2d.padding}
@@ -29,9 +31,6 @@ _MOVES = {
     _ATEN.dropout.default,
 }
 
-# XNNPACK refuses a layer whose products have a scale of 256 times that of the result, or more.
-_MOST_RATIO = 128.0
-
 
 def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
     """A program whose quantized layers are in a form that XNNPACK computes, with the same numbers but for rounding.
@@ -42,6 +41,8 @@ def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
     ops = torch.ops.quantized_decomposed
     program = program.run_decompositions({})  # without operators that change tensors in place
     graph = program.graph
+    _make_scales_usual(program)
+    _widen(program)
     for node in list(graph.nodes):
         if node.target in _MOVES and _is(node.args[0], ops.dequantize_per_tensor.default):
             _requantize(graph, node)
@@ -56,7 +57,6 @@ def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
             continue
         for reader in list(node.users):
             if _is_static(reader, node):
-                _widen(program, reader, node)
                 _own(graph, node, reader)
             elif _can_be_dynamic(reader, node):
                 _round_again(graph, reader)
@@ -71,6 +71,74 @@ def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
 
 def _is(node: object, *targets: object) -> bool:
     return isinstance(node, fx.Node) and node.target in targets
+
+
+def _make_scales_usual(program: ExportedProgram) -> None:
+    """Gives channels of zeros, whose scale may be any number, one that is near those of the other channels."""
+    for node in program.graph.nodes:
+        if _is(node, torch.ops.quantized_decomposed.dequantize_per_channel.default):
+            integers, scales, axis = _constant(program, node.args[0]), _constant(program, node.args[1]), node.args[3]
+            assert isinstance(axis, int)
+            _set_constant(program, node.args[1], usual_scales(integers, scales.detach(), axis))
+
+
+def _widen(program: ExportedProgram) -> None:
+    """Raises trained scales that are too small for what writes the tensor, or for the biases of what reads it."""
+    ops = torch.ops.quantized_decomposed
+    for node in program.graph.nodes:
+        if not _is(node, ops.quantize_per_tensor.default):
+            continue
+        readers = [reader for rounded in node.users for reader in _layers_behind(rounded)]
+        least = max([_least_scale(program, node.args[0]), *(_least_input_scale(program, each) for each in readers)])
+        if isinstance(node.args[1], float) and node.args[1] < least:
+            for each in (node, *node.users):
+                each.args = (each.args[0], least, *each.args[2:])
+
+
+def _least_scale(program: ExportedProgram, node: object) -> float:
+    """The least scale with which the result of an operator can be written."""
+    ops = torch.ops.quantized_decomposed
+    while _is(node, *_RELUS):
+        assert isinstance(node, fx.Node)
+        node = node.args[0]
+    if not isinstance(node, fx.Node) or not _is_integer_layer(node):
+        return 0.0
+    read, weight = node.args[:2]
+    while _is(read, *_MOVES):
+        assert isinstance(read, fx.Node)
+        read = read.args[0]
+    if not _is(read, ops.dequantize_per_tensor.default):
+        return 0.0
+    assert isinstance(read, fx.Node)
+    assert isinstance(weight, fx.Node)
+    scale = read.args[1]
+    assert isinstance(scale, float)
+    return least_output_scale(scale, _constant(program, weight.args[1]))
+
+
+def _least_input_scale(program: ExportedProgram, layer: fx.Node) -> float:
+    weight, bias = layer.args[1], layer.args[2] if len(layer.args) > 2 else None
+    assert isinstance(weight, fx.Node)
+    is_held = isinstance(bias, fx.Node) and bias.op == "placeholder"
+    held = _constant(program, bias) if is_held else None
+    return least_input_scale(_constant(program, weight.args[1]), held)
+
+
+def _layers_behind(node: fx.Node) -> list[fx.Node]:
+    """The layers that read a rounded tensor, perhaps moved."""
+    found = []
+    for user in node.users:
+        if _is_integer_layer(user) and user.args[0] is node:
+            found.append(user)
+        elif _is(user, *_MOVES):
+            found += _layers_behind(user)
+    return found
+
+
+def _is_integer_layer(node: fx.Node) -> bool:
+    weight = node.args[1] if len(node.args) > 1 else None
+    is_held = _is(weight, torch.ops.quantized_decomposed.dequantize_per_channel.default)
+    return is_held and isinstance(weight, fx.Node) and _is_layer(node, weight)
 
 
 def _requantize(graph: fx.Graph, node: fx.Node) -> None:
@@ -121,38 +189,26 @@ def _is_static(reader: fx.Node, weight: fx.Node) -> bool:
     return is_layer and _is(last, ops.quantize_per_tensor.default)
 
 
-def _widen(program: ExportedProgram, layer: fx.Node, weight: fx.Node) -> None:
-    """Widens the range of a layer's result if it is so small, beside the products, that XNNPACK refuses the layer.
-
-    Such is the range of a tensor that was always zero in training. A coarser result is still finer than the products.
-    """
-    ops = torch.ops.quantized_decomposed
-    source, last = layer.args[0], _only_reader(layer)
-    while last is not None and not _is(last, ops.quantize_per_tensor.default):
-        last = _only_reader(last)
-    scales = _constant(program, weight.args[1])
-    assert isinstance(source, fx.Node)
-    assert last is not None
-    scale = source.args[1]
-    assert isinstance(scale, float)
-    least = scale * float(scales.max()) / _MOST_RATIO
-    if isinstance(last.args[1], float) and last.args[1] < least:
-        for each in (last, *last.users):
-            each.args = (each.args[0], least, *each.args[2:])
-
-
 def _constant(program: ExportedProgram, node: object) -> torch.Tensor:
     """The tensor that an input of the program holds."""
+    name = _held_name(program, node)
+    tensor: torch.Tensor = program.constants[name] if name in program.constants else program.state_dict[name]
+    return tensor
+
+
+def _set_constant(program: ExportedProgram, node: object, tensor: torch.Tensor) -> None:
+    name = _held_name(program, node)
+    holder = program.constants if name in program.constants else program.state_dict
+    holder[name] = nn.Parameter(tensor, requires_grad=False) if isinstance(holder[name], nn.Parameter) else tensor
+
+
+def _held_name(program: ExportedProgram, node: object) -> str:
     assert isinstance(node, fx.Node)
     signature = program.graph_signature
     for names in (signature.inputs_to_lifted_tensor_constants, signature.inputs_to_buffers):
         if node.name in names:
-            name = names[node.name]
-            break
-    else:
-        name = signature.inputs_to_parameters[node.name]
-    tensor: torch.Tensor = program.constants[name] if name in program.constants else program.state_dict[name]
-    return tensor
+            return names[node.name]
+    return signature.inputs_to_parameters[node.name]
 
 
 def _is_layer(reader: fx.Node, weight: fx.Node) -> bool:

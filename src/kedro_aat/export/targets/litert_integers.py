@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from kedro_aat.compression.quantization.arithmetic import HIGHEST_WEIGHT, activation_scales, broadcast_along
+from kedro_aat.export.targets.integer_scales import least_input_scale, least_output_scale, usual_scales
 
 _LAYERS = {"conv1d", "conv2d", "conv_transpose2d", "linear"}
 # Fused with the operator before them.
@@ -31,10 +32,6 @@ _JOINING = _POOLING | {"add", "add_", "cat", "mean", "adaptive_avg_pool2d"}
 RESCALING = torch.ops.aten.abs.default
 # An output of the model may exceed what the examples gave by this share of its range.
 _MARGIN = 0.1
-
-# XNNPACK takes scales of products that are 2**-32 to 256 times that of the result.
-_MOST_RATIO = 200.0
-_LEAST_RATIO = 2.0**-16  # of the scale of one channel and another
 
 Parameters = tuple[float, int]  # scale, zero point
 Rescaling = tuple[Parameters, Parameters]  # before and after
@@ -72,7 +69,7 @@ def _hold_floats(module: GraphModule) -> None:
         assert isinstance(axis, int)
         names = f"_weight_{number}", f"_weight_{number}_scale"
         module.register_buffer(names[0], held * broadcast_along(axis, scale, held))
-        module.register_buffer(names[1], _usual(held, scale, axis))
+        module.register_buffer(names[1], usual_scales(held, scale, axis))
         with module.graph.inserting_before(node):
             weight, usual = (module.graph.get_attr(name) for name in names)
             operator = torch.ops.quantized_decomposed.quantize_per_channel.default
@@ -81,35 +78,55 @@ def _hold_floats(module: GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
-def _usual(integers: Tensor, scales: Tensor, axis: int) -> Tensor:
-    """The scales of a weight; those of channels that are zero, or as good as, are within the range of the others."""
-    is_zero = (integers == 0).transpose(0, axis).flatten(1).all(1)
-    largest = scales.masked_fill(is_zero, 0.0).max()
-    if largest == 0:
-        return torch.ones_like(scales) * 1e-3  # all are zero, and any scale will do
-    return scales.masked_fill(is_zero, float(largest)).clamp(min=float(largest) * _LEAST_RATIO)
-
-
 def _widen(module: GraphModule) -> None:
-    """Widens trained ranges that are so small, beside the products of a layer, that XNNPACK refuses the layer.
-
-    Such are those of tensors that were always zero in training. The scale of the products may be that of the result
-    times 256 at most; a coarser result is then still finer than the products.
-    """
-    for node in module.graph.nodes:
-        source: Any = node.args[0] if _name(node) == "quantize_per_tensor" else None
-        while _name(source) in _ACTIVATIONS:
-            source = source.args[0]
-        if _name(source) not in _LAYERS or any(
-            _name(read) != kind
-            for read, kind in zip(source.args[:2], ("dequantize_per_tensor", "dequantize_per_channel"), strict=True)
-        ):
-            continue
-        read, weight = source.args[:2]
-        least = read.args[1] * float(_constant(module, weight.args[1]).max()) / _MOST_RATIO
-        if node.args[1] < least:
+    """Raises trained scales that are too small for what writes the tensor, or for the biases of what reads it."""
+    for node in _calls(module, "quantize_per_tensor"):
+        readers = [reader for rounded in node.users for reader in _layers_behind(rounded)]
+        least = max(
+            [_least_scale(module, node.args[0]), *(least_input_scale(*_held(module, each)) for each in readers)]
+        )
+        scale = node.args[1]
+        assert isinstance(scale, float)
+        if scale < least:
             for each in (node, *node.users):
                 each.args = (each.args[0], least, *each.args[2:])
+
+
+def _least_scale(module: GraphModule, node: Any) -> float:
+    """The least scale with which the result of an operator can be written."""
+    while _name(node) in _ACTIVATIONS:
+        node = node.args[0]
+    if not _is_integer_layer(node):
+        return 0.0
+    read = node.args[0]
+    while _name(read) in _REARRANGING:
+        read = read.args[0]
+    if _name(read) != "dequantize_per_tensor":
+        return 0.0
+    return least_output_scale(read.args[1], _held(module, node)[0])
+
+
+def _layers_behind(node: Node) -> list[Node]:
+    """The layers in integers that read a rounded tensor, perhaps rearranged."""
+    found = []
+    for user in node.users:
+        if _is_integer_layer(user) and user.args[0] is node:
+            found.append(user)
+        elif _name(user) in _REARRANGING:
+            found += _layers_behind(user)
+    return found
+
+
+def _is_integer_layer(node: Any) -> bool:
+    return _name(node) in _LAYERS and _name(node.args[1]) == "dequantize_per_channel"
+
+
+def _held(module: GraphModule, layer: Node) -> tuple[Tensor, Tensor | None]:
+    """Scales of a layer's weight, and its bias."""
+    weight: Any = layer.args[1]
+    bias = layer.args[2] if len(layer.args) > 2 else None
+    is_held = isinstance(bias, Node) and bias.op == "get_attr"
+    return _constant(module, weight.args[1]), _constant(module, bias) if is_held else None  # type: ignore[arg-type]
 
 
 def _average_by_layers(module: GraphModule) -> None:
@@ -229,7 +246,7 @@ class _Rounds:
         if any(user.op == "output" for user in node.users):
             low, high = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
         scale, zero_point = activation_scales(torch.tensor([[low, high]]))
-        return float(scale), int(zero_point) - 128
+        return max(float(scale), _least_scale(self._module, node)), int(zero_point) - 128
 
     def _rescaled(self, node: Node, parameters: Parameters) -> Node:
         """Stands for the change of a rounded tensor's scale, and is to be rounded with the parameters."""
