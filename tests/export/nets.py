@@ -92,3 +92,33 @@ class TiedLanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.output(self.embedding(tokens))  # type: ignore[no-any-return]
+
+
+def _convolutions(kind: type[nn.Conv1d] | type[nn.Conv2d], groups: int) -> list[nn.Module]:
+    return [kind(2, 6, 3, padding=1), kind(6, 6, 3, padding=1, groups=groups), kind(6, 7, 3, padding=1)]
+
+
+DEAD: dict[str, Callable[[], tuple[list[nn.Module], tuple[int, ...]]]] = {
+    "conv1d": lambda: (_convolutions(nn.Conv1d, 1), (2, 16)),
+    "conv2d": lambda: (_convolutions(nn.Conv2d, 1), (2, 6, 6)),
+    "depthwise": lambda: (_convolutions(nn.Conv2d, 6), (2, 6, 6)),
+    "pooled": lambda: (_convolutions(nn.Conv2d, 1), (2, 6, 6)),
+}
+
+
+def dead(name: str) -> tuple[nn.Module, Tensor]:
+    """A network whose second layer always gives zero, while the layer after it has large biases; and its inputs.
+
+    Some channels of the last convolution are zero as well.
+    """
+    torch.manual_seed(0)
+    (first, second, third), shape = DEAD[name]()
+    pool = [nn.MaxPool2d(2)] if name == "pooled" else []
+    with torch.no_grad():
+        second.get_parameter("bias").fill_(-50)
+        third.get_parameter("bias").normal_()
+        third.get_parameter("weight")[::3] = 0
+    size = 7 * torch.Size(shape[1:]).numel() // (4 if pool else 1)
+    last = nn.Linear(size, 3)
+    layers = first, nn.ReLU(), second, nn.ReLU(), *pool, third, nn.ReLU(), nn.Flatten(), last
+    return nn.Sequential(*layers).eval(), torch.randn(32, *shape)

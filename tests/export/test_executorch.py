@@ -22,9 +22,10 @@ from kedro_aat.export.targets.registry import target_of
 from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.export.verify import Agreement, verify_file
 from kedro_aat.pipelines.digits.model import ResidualCNN
+from tests.compression.filters.pruned import pruned
 from tests.compression.quantization.quantized import Branching, Separable, Sequence, quantized, settled
 from tests.documents import ROOT, blocks
-from tests.export.nets import Recurrent
+from tests.export.nets import DEAD, Recurrent, dead
 from tests.export.structured import CASES
 from tests.nets import Perceptron
 
@@ -230,13 +231,65 @@ def test_program_of_the_page_runs_the_file(tmp_path: Path) -> None:
         torch.testing.assert_close(printed, model(torch.zeros(1, 1, 8, 8))[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_layer_whose_result_was_always_zero_in_training_is_int8() -> None:
-    torch.manual_seed(0)
-    inputs = torch.randn(32, 2, 16)
-    dead = nn.Conv1d(6, 6, 3, padding=1)
-    nn.init.constant_(dead.bias, -50)  # type: ignore[arg-type]  # it has a bias
-    first = nn.Conv1d(2, 6, 3, padding=1)
-    model = nn.Sequential(first, nn.ReLU(), dead, nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)).eval()
+@pytest.mark.parametrize("name", DEAD)
+def test_layers_around_what_was_always_zero_in_training_are_int8(name: str) -> None:
+    model, inputs = dead(name)
     small = quantized(model, inputs).strip().eval()
-    file = target_of("executorch").read_back(write(small, inputs))
-    assert verify_file("file", file, small, inputs, tolerance=0.1).difference < 0.1
+    verify(write(small, inputs), small, inputs, ROUNDING)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 7])
+def test_pruned_convolutions_have_any_number_of_channels(channels: int) -> None:
+    torch.manual_seed(0)
+    signals = torch.randn(32, 2, 16)
+    first, second = nn.Conv1d(2, 24, 5, padding=2), nn.Conv1d(24, 24, 3, padding=1)
+    layers = first, nn.BatchNorm1d(24), nn.ReLU(), nn.MaxPool1d(2), second, nn.ReLU(), nn.Flatten(), nn.Linear(192, 3)
+    controller = pruned(nn.Sequential(*layers), signals, minimal_channels=channels)
+    controller.compression_rate = controller.maximal_compression_rate
+    model = controller.strip().eval()
+    assert model.get_submodule("0").out_channels == channels
+    with torch.no_grad():
+        model.get_submodule("4").get_parameter("weight")[0] = 0
+    small = quantized(model, signals).strip().eval()
+    verify(write(small, signals), small, signals, ROUNDING)
+
+
+class Gated(nn.Module):
+    """Scales every channel by a function of all channels' means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Sequential(
+            nn.Conv2d(channels, channels // 4, 1), nn.ReLU(), nn.Conv2d(channels // 4, channels, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x * self.scale(x.mean((2, 3), keepdim=True))
+        return out
+
+
+def gated() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for before, after in ((1, 24), (24, 48), (48, 96)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), Gated(after)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10)).eval()
+    return quantized(model, IMAGES).strip().eval(), IMAGES
+
+
+def test_means_of_a_file_for_any_batch_size_are_left_to_portable_operators() -> None:
+    """XNNPACK's write to freed memory when the batch grows, which ends the process."""
+    small, images = gated()
+    file = write(small, images)
+    assert "aten::mean.out" in file.details.operators
+    loaded = target_of("executorch").read_back(file)
+    with torch.no_grad():
+        for size in (1, 2, 19, 1, 19):
+            torch.testing.assert_close(loaded(images[:size]), small(images[:size]), atol=0.02, rtol=0.02)
+
+
+def test_means_of_a_file_for_one_batch_size_are_given_to_xnnpack() -> None:
+    small, images = gated()
+    file = write(small, images, settings(dynamic_batch=False))
+    assert file.details.operators == ("XnnpackBackend",)
+    verify(file, small, images, ROUNDING)

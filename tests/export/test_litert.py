@@ -20,7 +20,7 @@ from kedro_aat.export.targets.litert_settings import LitertSettings
 from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.export.verify import verify_file
 from tests.compression.quantization.quantized import Branching, Separable, quantized, run, settled
-from tests.export.nets import Recurrent, TiedLanguageModel
+from tests.export.nets import DEAD, Recurrent, TiedLanguageModel, dead
 from tests.export.structured import CASES
 
 pytest.importorskip("litert_converter")
@@ -134,6 +134,16 @@ def test_an_average_is_rounded_to_its_trained_range() -> None:
     file = write(model, images(), integer_io=True)
     assert {each for _, _, outputs in Flatbuffer(file.parts[".tflite"]).calls() for each in outputs} == {"INT8"}
     assert difference(file, model, images()) < 0.02
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_layers_around_what_was_always_zero_in_training_are_int8(name: str) -> None:
+    model, inputs = dead(name)
+    small = quantized(model, inputs).strip().eval()
+    file = write(small, inputs)
+    assert difference(file, small, inputs) < 0.02
+    layers = [types for kind, types, _ in Flatbuffer(file.parts[".tflite"]).calls() if "CONV" in kind]
+    assert {types[:2] for types in layers} == {("INT8", "INT8")}
 
 
 def test_a_recurrent_layer_is_unrolled() -> None:
