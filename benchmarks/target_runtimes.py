@@ -42,6 +42,7 @@ class Written:
         batch_size: The only one that the file takes; None for any.
         arena_bytes: Memory for inputs, outputs and values in between; None if it is not planned.
         operators: Number of operators of the runtime that the file needs; None if unknown.
+        expected_bytes: The most that `arena_bytes` should be; None if it is not expected.
     """
 
     num_bytes: int
@@ -50,6 +51,7 @@ class Written:
     batch_size: int | None = None
     arena_bytes: int | None = None
     operators: int | None = None
+    expected_bytes: int | None = None
 
 
 class Exported:
@@ -111,7 +113,9 @@ class Exported:
     def for_microcontrollers(self) -> Written:
         content = self._litert.parts[".tflite"]
         model = MicroModel(content, self.inputs[:1])
-        return Written(len(content), model, None, 1, model.arena_bytes, len(self._litert.details.operators))
+        details = self._litert.details
+        planned = (details.arena_bytes or 0) + (details.runtime_bytes or 0)
+        return Written(len(content), model, None, 1, model.arena_bytes, len(details.operators), planned)
 
 
 RUNTIMES: Mapping[str, Callable[[Exported], Written]] = {

@@ -184,7 +184,11 @@ def _costs(runtime: str, written: dict[str, Written], times: dict[int, dict[str,
         for size in BATCH_SIZES:
             of_file = times[size].get(runtime)
             costs += [f"{times[size][reference]:.3f}", "takes 1" if of_file is None else f"{of_file:.3f}"]
-    return [*costs, *("" if number is None else f"{number:,}" for number in (file.arena_bytes, file.operators))]
+    return [*costs, *("" if number is None else f"{number:,}" for number in _sizes(runtime, file))]
+
+
+def _sizes(runtime: str, file: Written) -> list[int | None]:
+    return [file.arena_bytes, *([file.expected_bytes] if runtime == "litert-micro" else []), file.operators]
 
 
 def columns(runtime: str) -> list[str]:
@@ -194,7 +198,7 @@ def columns(runtime: str) -> list[str]:
     found += ["bytes"] if reference == "torch" else ["bytes, ONNX", "file"]
     if runtime != "litert-micro":
         found += [part for size in BATCH_SIZES for part in (f"ms at {size}, {reference}", "file")]
-    return [*found, "arena", "operators"]
+    return [*found, "arena", *(["at most"] if runtime == "litert-micro" else []), "operators"]
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ LITERT = made_up(
     {".tflite": b"no model"},
     operators=("CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "UNIDIRECTIONAL_SEQUENCE_LSTM"),
     arena_bytes=3200,
+    runtime_bytes=1800,
     quantized_inputs={"input": QuantizedPort(dtype="int8", scale=0.1, zero_point=-128)},
     quantized_outputs={"output": QuantizedPort(dtype="int8", scale=0.25, zero_point=3)},
 )
@@ -51,12 +52,14 @@ def test_what_a_microcontroller_needs() -> None:
     assert f"`{hashlib.sha256(b'no model').hexdigest()}`" in card
     assert "| examples in a run | 1 |" in card
     assert "| memory that its plan takes | 3,200 bytes |" in card
+    assert "| memory of a microcontroller's runtime beside it, at most | 1,800 bytes |" in card
     assert "`CONV_2D`, `FULLY_CONNECTED`" in card
     assert "| input | `input` | 1 x 3 | float32 | int8, scale 0.1, zero point -128 |" in card
     assert "round(x / scale) + zero point" in card
     (code,) = code_of(card, "cpp")
     assert "not compiled here" in card
     assert "MicroMutableOpResolver<4>" in code
+    assert "kArenaBytes = 9096;" in code
     for added in ("AddConv2D", "AddFullyConnected", "AddMaxPool2D", "AddUnidirectionalSequenceLSTM"):
         assert f"resolver.{added}();" in code
     assert "int8_t* input0" in code

@@ -48,7 +48,7 @@ def target_section(file: TargetFile, onnx_model: ModelProto, name: str) -> str:
     details = file.details
     inputs = [_input(each, file, known, own) for each in file.inputs]
     outputs = [_port(each, known, details.quantized_outputs) for each in file.outputs]
-    runnable = Runnable(name, inputs, outputs, details.operators, details.arena_bytes)
+    runnable = Runnable(name, inputs, outputs, details.operators, details.arena_bytes, details.runtime_bytes)
     code = python_code(file.target, runnable)
     found = _outputs(file, inputs)
     words = "The inputs are made up, and so their outputs mean nothing: they show that the file runs as it should."
@@ -87,6 +87,8 @@ def _facts(file: TargetFile, name: str) -> str:
     details = file.details
     if details.arena_bytes is not None:
         rows.append(("memory that its plan takes", f"{details.arena_bytes:,} bytes"))
+    if details.runtime_bytes is not None:
+        rows.append(("memory of a microcontroller's runtime beside it, at most", f"{details.runtime_bytes:,} bytes"))
     if details.operators:
         rows.append(("operators that it needs", ", ".join(f"`{plain(each)}`" for each in details.operators)))
     return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows)])

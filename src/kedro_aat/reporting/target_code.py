@@ -38,6 +38,7 @@ class Runnable(NamedTuple):
         outputs: In the file's order.
         operators: The operators that the file calls.
         arena_bytes: Memory that the file's plan takes; None if it has none.
+        runtime_bytes: Memory that the runtime needs in the arena besides; None if unknown.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Runnable(NamedTuple):
     outputs: Sequence[Port]
     operators: Sequence[str]
     arena_bytes: int | None
+    runtime_bytes: int | None = None
 
 
 def python_code(target: TargetName, file: Runnable) -> str:
@@ -175,7 +177,7 @@ def _executorch_cpp(file: Runnable) -> str:
 
 
 def _litert_cpp(file: Runnable) -> str:
-    arena = file.arena_bytes or 0
+    arena, more = file.arena_bytes or 0, file.runtime_bytes or 0
     adding = [f"  resolver.{_resolved(name)}();" for name in file.operators]
     lines = [
         '#include "tensorflow/lite/micro/micro_interpreter.h"',
@@ -183,8 +185,9 @@ def _litert_cpp(file: Runnable) -> str:
         '#include "tensorflow/lite/schema/schema_generated.h"',
         "",
         f"extern const unsigned char model_data[];  // xxd -i {file.name}, aligned to 16 bytes",
-        f"// The tensors take {arena:,} bytes; the runtime needs more for itself. arena_used_bytes() tells how much.",
-        f"constexpr int kArenaBytes = {2 * arena + 4096};",
+        f"// The tensors take {arena:,} bytes, the runtime up to {more:,}; and it needs some while it begins.",
+        "// Afterwards, interpreter.arena_used_bytes() tells how many are enough.",
+        f"constexpr int kArenaBytes = {arena + more + 4096};",
         "alignas(16) static uint8_t arena[kArenaBytes];",
         "",
         "int main() {",

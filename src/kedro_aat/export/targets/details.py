@@ -29,6 +29,7 @@ class TargetDetails(BaseModel):
         not_on_microcontrollers: Those of them that the runtime lacks on microcontrollers.
         arena_bytes: Memory that the file's plan takes for inputs, outputs and values in between, for the batch size
             that was planned; None if the runtime plans none.
+        runtime_bytes: Memory that the runtime of a microcontroller keeps beside these, at most; None if unknown.
         quantized_inputs: Name of an input -> how it stores numbers; empty if inputs are floating-point numbers.
         quantized_outputs: The same of outputs.
     """
@@ -38,5 +39,6 @@ class TargetDetails(BaseModel):
     operators: tuple[str, ...] = ()
     not_on_microcontrollers: tuple[str, ...] = ()
     arena_bytes: int | None = None
+    runtime_bytes: int | None = None
     quantized_inputs: dict[str, QuantizedPort] = {}
     quantized_outputs: dict[str, QuantizedPort] = {}

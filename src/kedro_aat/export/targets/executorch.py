@@ -223,10 +223,10 @@ def _lower(program: ExportedProgram, name: str, *, has_xnnpack: bool) -> Any:
 def _kinds(program: ExportedProgram) -> list[Any] | None:
     """What XNNPACK is given: None for all that it takes.
 
-    A model that returns a tensor twice, or an input, returns a copy of it; XNNPACK must change something, so it does not
-    get copies then. Means in int8 sum up in memory that is shared by all delegates; with ExecuTorch 1.5 they write to
-    where it was before a larger batch made it grow, and the process crashes. So a program for any batch size computes
-    them with portable operators.
+    A model that returns a tensor twice, or an input, returns a copy of it. XNNPACK must change something, so it gets no
+    copies then. Means in int8 sum up in memory that all delegates share; with ExecuTorch 1.5 they write to where it was
+    before a larger batch made it grow, and the process crashes. So a program for any batch size computes them with
+    portable operators.
     """
     (outputs,) = program.graph.output_node().args
     assert isinstance(outputs, list | tuple)
