@@ -205,10 +205,12 @@ def _set_constant(program: ExportedProgram, node: object, tensor: torch.Tensor) 
 def _held_name(program: ExportedProgram, node: object) -> str:
     assert isinstance(node, fx.Node)
     signature = program.graph_signature
-    for names in (signature.inputs_to_lifted_tensor_constants, signature.inputs_to_buffers):
-        if node.name in names:
-            return names[node.name]
-    return signature.inputs_to_parameters[node.name]
+    names: dict[str, str] = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    return names[node.name]
 
 
 def _is_layer(reader: fx.Node, weight: fx.Node) -> bool:
