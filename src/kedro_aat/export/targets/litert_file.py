@@ -184,7 +184,7 @@ class Flatbuffer:
         """
         layers = [each for each in self._graph.operators if self._name(each) in _LAYERS]
         channels = sum(int(self._graph.tensors[each.outputs[0]].shape[-1]) for each in layers)
-        return 32 * len(self._graph.tensors) + 160 * len(self._graph.operators) + 8 * channels + 1024
+        return 32 * len(self._graph.tensors) + 200 * len(self._graph.operators) + 8 * channels + 1024
 
     def _num_bytes(self, number: int) -> int:
         tensor = self._graph.tensors[number]
