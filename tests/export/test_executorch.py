@@ -254,6 +254,36 @@ def test_pruned_convolutions_have_any_number_of_channels(channels: int) -> None:
     verify(write(small, signals), small, signals, ROUNDING)
 
 
+class Mixed(nn.Module):
+    """Layers of all kinds over series or images, (B, 3, 12) or (B, 3, 12, 12), each of which may stay float."""
+
+    def __init__(self, num_axes: int) -> None:
+        super().__init__()
+        conv, transposed, norm = {
+            1: (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d),
+            2: (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d),
+        }[num_axes]
+        self.first_norm, self.first = norm(3), conv(3, 8, 3, padding=1)
+        self.depthwise, self.pointwise, self.norm = conv(8, 8, 3, groups=8), conv(8, 8, 1), norm(8)
+        self.wider, self.last, self.head = transposed(8, 6, 2, 2), conv(6, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.first_norm(x)).relu()
+        x = self.norm(self.pointwise(self.depthwise(x))).relu()
+        out: Tensor = self.head(self.last(self.wider(x).relu()).flatten(2).mean(-1))
+        return out
+
+
+@pytest.mark.parametrize("floats", ["pointwise", "wider", "first last"])
+@pytest.mark.parametrize("num_axes", [1, 2], ids=["series", "images"])
+def test_float_layers_between_int8_ones(floats: str, num_axes: int) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(32, 3, *[12] * num_axes)
+    model = settled(Mixed(num_axes), inputs)
+    small = quantized(model, inputs, ignored_scopes=floats.split()).strip().eval()
+    verify(write(small, inputs), small, inputs, ROUNDING)
+
+
 class Gated(nn.Module):
     """Scales every channel by a function of all channels' means."""
 

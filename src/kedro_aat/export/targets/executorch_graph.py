@@ -53,17 +53,10 @@ def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
         if _is(node, ops.dequantize_per_tensor.default):
             _repeat_for_each_reader(graph, node)
     for node in list(graph.nodes):
-        if not _is(node, ops.dequantize_per_channel.default):
-            continue
-        for reader in list(node.users):
-            if _is_static(reader, node):
-                _own(graph, node, reader)
-            elif _can_be_dynamic(reader, node):
-                _round_again(graph, reader)
-                _own(graph, node, reader)
-            else:
-                _multiply(graph, node, reader)
-        graph.erase_node(node)
+        if _is(node, ops.dequantize_per_channel.default):
+            _give_to_readers(graph, node)
+    for node in filter(_is_float_over_series, list(graph.nodes)):
+        _keep_float(graph, node)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
@@ -71,6 +64,19 @@ def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
 
 def _is(node: object, *targets: object) -> bool:
     return isinstance(node, fx.Node) and node.target in targets
+
+
+def _give_to_readers(graph: fx.Graph, weight: fx.Node) -> None:
+    """Gives each layer that reads a weight its own form of it, and removes the common one."""
+    for reader in list(weight.users):
+        if _is_static(reader, weight):
+            _own(graph, weight, reader)
+        elif _can_be_dynamic(reader, weight):
+            _round_again(graph, reader)
+            _own(graph, weight, reader)
+        else:
+            _multiply(graph, weight, reader)
+    graph.erase_node(weight)
 
 
 def _make_scales_usual(program: ExportedProgram) -> None:
@@ -263,6 +269,34 @@ def _round_again(graph: fx.Graph, layer: fx.Node) -> None:
             integers = _call(graph, ops.quantize_per_tensor.tensor, (source, *limits))
             rounded = _call(graph, ops.dequantize_per_tensor.tensor, (integers, *limits))
     layer.args = (rounded, *layer.args[1:])
+
+
+def _keep_float(graph: fx.Graph, layer: fx.Node) -> None:
+    """Keeps a layer over series whose weight is a float from being taken for one in integers, by detours of tensors.
+
+    ExecuTorch makes a 1-D convolution, or a BatchNorm, a 2-D convolution, and rounds what that reads and writes if the
+    tensor was or will be rounded; XNNPACK then refuses the float weight.
+    """
+    ops = torch.ops.quantized_decomposed
+    last = layer
+    while (reader := _only_reader(last)) is not None and (_is(reader, *_RELUS, operator.getitem) or _is_norm(reader)):
+        last = reader
+    edges = [(node, layer) for node in layer.all_input_nodes if _is(node, ops.dequantize_per_tensor.default)]
+    edges += [(last, reader) for reader in last.users if _is(reader, ops.quantize_per_tensor.default)]
+    for source, reader in edges:
+        with graph.inserting_before(reader):
+            longer = _call(graph, _ATEN.unsqueeze.default, (source, -1))
+            reader.replace_input_with(source, _call(graph, _ATEN.squeeze.dim, (longer, -1)))
+
+
+def _is_float_over_series(node: fx.Node) -> bool:
+    kinds = _ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv_transpose1d.default
+    is_convolution = _is(node, *kinds) and not _is_integer_layer(node)
+    return is_convolution or _is_norm(node)
+
+
+def _is_norm(node: fx.Node) -> bool:
+    return _is(node, _ATEN._native_batch_norm_legit_no_training.default)
 
 
 def _multiply(graph: fx.Graph, weight: fx.Node, reader: fx.Node) -> None:
