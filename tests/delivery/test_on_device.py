@@ -201,7 +201,7 @@ def test_no_more_models_are_tried_for_a_limit_that_nothing_can_check(
     assert ("files", others[0].model) not in [call[:2] for call in tools.calls]
     assert "did not measure the file (TimeoutError: the board is silent)" in result.rejected["small"]
     assert "The device measured no file any more, so that less compressed models were not tried" in result.reason
-    assert "export.measure_with fails for every file, also for one that was measured before" in caplog.text
+    assert "export.measure_with failed for a file that it has measured before, too, so that" in caplog.text
 
 
 @pytest.mark.usefixtures("tools")
@@ -224,12 +224,13 @@ def test_a_file_that_the_device_cannot_run_is_no_reason_to_stop() -> None:
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_device_that_measures_neither_of_two_files_is_not_asked_again() -> None:
+def test_a_device_that_measures_neither_of_two_files_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     several = [made(name, on_device=on_device(1.0, 1)) for name in ("one", "two", "three")]
     _, result = chosen(*several, measure_with=named("unreachable"))
     assert result.delivered == "one"
     assert len(ASKED) == 2
     assert [bool(each.device and each.device.is_unreachable) for each in result.candidates] == [True, True, True]
+    assert "export.measure_with failed for two files, so that" in caplog.text
 
 
 @pytest.mark.usefixtures("tools")

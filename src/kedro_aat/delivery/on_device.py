@@ -23,8 +23,8 @@ from kedro_aat.messages import doing
 logger = logging.getLogger(__name__)
 
 _UNREACHABLE = (
-    "export.measure_with fails for every file, also for one that was measured before, so that it is not the file's "
-    "fault. The device is not asked again by this step; a run that goes on, and `kedro aat choose`, ask it again."
+    "export.measure_with failed for %s, so that it is not the file's fault. The device is not asked again by this "
+    "step; a run that goes on, and `kedro aat choose`, ask it again."
 )
 
 
@@ -96,7 +96,8 @@ class Device:
             self._failed.add(key)
             if self._measures_nothing():
                 self._unreachable = str(error)
-                logger.warning("%s", _UNREACHABLE, extra={"markup": False})
+                files = "two files" if self._measurable is None else "a file that it has measured before, too"
+                logger.warning(_UNREACHABLE, files, extra={"markup": False})
             raise
 
     def _measures_nothing(self) -> bool:
