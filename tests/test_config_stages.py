@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from kedro_aat.config import AatSettings
-from kedro_aat.export.targets.registry import TARGETS as FILE_TARGETS
 from tests.mistakes import key_of
 from tests.test_config import mistakes, parameters
 
@@ -176,13 +175,12 @@ def test_limits_identify_a_run_only_if_accuracy_is_the_goal() -> None:
     assert identity(1) != identity(1, second_stage={})
 
 
-def test_filters_are_left_in_multiples_that_the_kernels_of_the_objectives_target_like() -> None:
-    multiple = FILE_TARGETS["litert"].round_to
-    assert multiple > 1
-    tree = parameters(compression={"algorithm": "filter_pruning"}, export={"objective": {"target": "litert"}})
+@pytest.mark.parametrize(("target", "multiple"), [("litert", 4), ("executorch", 8)])
+def test_filters_are_left_in_multiples_that_suit_the_target_of_the_objective(target: str, multiple: int) -> None:
+    tree = parameters(compression={"algorithm": "filter_pruning"}, export={"objective": {"target": target}})
     settings = AatSettings.model_validate({**tree, "second_stage": {"compression": {"algorithm": "quantization"}}})
     assert settings.compression.model_dump()["round_to"] == multiple
     written = AatSettings.model_validate({**tree, "compression": {"algorithm": "filter_pruning", "round_to": 3}})
     assert written.compression.model_dump()["round_to"] == 3
-    other = AatSettings.model_validate({**tree, "export": {"targets": ["onnx", "litert"]}})
+    other = AatSettings.model_validate({**tree, "export": {"targets": ["onnx", target]}})
     assert other.compression.model_dump()["round_to"] == 1

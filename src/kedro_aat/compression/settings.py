@@ -95,6 +95,7 @@ class FilterPruning(AlgorithmSettings):
         ranking: `local` removes the same share of every group of channels, `global` the least important units of the
             whole model, where a unit's importance is relative to the mean of its group.
         round_to: The number of remaining channels of a group is a multiple of this; odd numbers can be slow on a GPU.
+            If `export.objective` names LiteRT or ExecuTorch, 4 or 8 is the default.
         rate_of: What the rate is the removed share of, in the whole model: `filters` (output channels of
             convolutions and linear layers), `parameters`, or `macs` (multiply-accumulate operations).
         rate_meaning: `model` is the share of the whole model. `nncf` is what NNCF 2.x means by a rate of `filters` or
