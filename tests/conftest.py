@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.boards import BoardProcess, started_board
 from tests.exports import collect_once
 from tests.forks import ForkServer, collect_garbage_rarely
 from tests.projects import Project
@@ -110,3 +111,10 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
     """Each of the servers of objects; those of Azure and Google in slow tests."""
     server: ObjectStore = request.getfixturevalue(request.param)
     return server
+
+
+@pytest.fixture
+def board() -> Iterator[BoardProcess]:
+    """A board of its own for a test, and its port."""
+    with started_board() as board:
+        yield board

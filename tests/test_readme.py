@@ -69,7 +69,7 @@ COMMANDS = {
     "python -m venv build/nncf": "by hand, where NNCF can be installed",
     "build/nncf/bin/pip install torch torchvision tensorboard nncf==2.19.0": "by hand",
     "build/nncf/bin/python -m tests.nncf.record": "by hand; what it compares with is tested",
-    "python -m examples.device.board": "tests/delivery/test_on_device.py",
+    "python -m examples.device.board": "tests/delivery/test_board.py",
     "kedro aat from-nncf config.json --force": "tests/adoption/test_adoption.py",
 }
 # The README's call in seconds: the same, with fewer epochs and measurements.

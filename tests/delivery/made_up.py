@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from kedro_aat.budget import Budget
 from kedro_aat.delivery.candidates import Candidate
 from kedro_aat.delivery.deliver import Exported, deliver
 from kedro_aat.delivery.files import Files
+from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.measurements import FileAgreement, Measurements
+from kedro_aat.delivery.on_device import Device
 from kedro_aat.delivery.results import ExportResult
 from kedro_aat.errors import ExportError, MetricError
 from kedro_aat.export.measure import Latency
@@ -161,3 +166,22 @@ def chosen(
 
 def fast(name: str, milliseconds: float, **properties: Any) -> Candidate:
     return made(name, fastest={1: milliseconds, 4: 0.0}, **properties)
+
+
+def small_file(number: float) -> Files:
+    """An ONNX file that adds a number."""
+    value = numpy_helper.from_array(np.full((1, 4), number, np.float32), "number")
+    taken, given = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("input", "output")
+    )
+    node = helper.make_node("Add", ["input", "number"], ["output"])
+    graph = helper.make_graph([node], "graph", [taken], [given], [value])
+    return Files(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8))
+
+
+def device(function: dict[str, Any], folder: Path | None = None, **settings: Any) -> Device:
+    """The device that a function stands for; its answers are kept in the folder."""
+    export = ExportSettings.model_validate({"measure_with": function, **settings})
+    found = Device.of(export, FinishedSteps(folder))
+    assert found is not None
+    return found

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
-from examples.device.measure import Board
-from kedro_aat.budget import Budget
 from kedro_aat.compression.build import build_controller
 from kedro_aat.compression.settings import parse_compression
-from kedro_aat.delivery.candidates import Candidate
-from kedro_aat.delivery.deliver import deliver
-from kedro_aat.delivery.files import Files
 from kedro_aat.delivery.finished import FinishedSteps
 from kedro_aat.delivery.gains import loss_of
 from kedro_aat.delivery.limits import LimitedFile, lowest_rate
@@ -33,9 +20,8 @@ from kedro_aat.export.device import Measured
 from kedro_aat.export.settings import ExportSettings
 from kedro_aat.export.targets.target import TargetFile
 from kedro_aat.imports import Imported
-from kedro_aat.training.settings import TrainingSettings
 from tests.compression.filters.pruned import pruned
-from tests.delivery.made_up import BASELINE, Tools, chosen, fast, made
+from tests.delivery.made_up import BASELINE, Tools, chosen, device, fast, made, small_file
 from tests.nets import Perceptron, SmallNet, images
 
 ASKED: list[bytes] = []
@@ -73,21 +59,6 @@ class Dying:
             return made_up(path)
         ASKED.append(path.read_bytes())
         raise TimeoutError("the board is silent")
-
-
-class DyingBoard(Board):
-    """A board that is killed before it gets a file."""
-
-    def __init__(self, port: int, process: int, num_answers: int) -> None:
-        super().__init__(port)
-        self.process, self.num_left = process, num_answers
-
-    def __call__(self, path: Path) -> Measured:
-        if self.num_left == 0:
-            os.kill(self.process, signal.SIGKILL)
-            os.waitpid(self.process, 0)
-        self.num_left -= 1
-        return super().__call__(path)
 
 
 @pytest.fixture(autouse=True)
@@ -241,24 +212,6 @@ def test_an_answer_without_what_is_needed_is_a_failure() -> None:
     assert "it returned no memory_bytes" in (result.candidates[0].device.failure or "")
 
 
-def small_file(number: float) -> Files:
-    """An ONNX file that adds a number."""
-    value = numpy_helper.from_array(np.full((1, 4), number, np.float32), "number")
-    taken, given = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("input", "output")
-    )
-    node = helper.make_node("Add", ["input", "number"], ["output"])
-    graph = helper.make_graph([node], "graph", [taken], [given], [value])
-    return Files(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8))
-
-
-def device(function: dict[str, Any], folder: Path | None = None, **settings: Any) -> Device:
-    export = ExportSettings.model_validate({"measure_with": function, **settings})
-    found = Device.of(export, FinishedSteps(folder))
-    assert found is not None
-    return found
-
-
 def test_answers_are_kept_per_file_and_function(tmp_path: Path) -> None:
     for _ in range(2):
         again = device(named("bytes_of"), tmp_path)
@@ -294,96 +247,6 @@ def test_a_device_gets_all_parts_of_a_file() -> None:
     described = contents_of(TargetFile("litert", {".tflite": b"all"}, ("x",), ("y",)))
     assert list(described) == ["model.tflite", "model.tflite.json"]
     assert json.loads(described["model.tflite.json"])["inputs"] == ["x"]
-
-
-@pytest.fixture
-def board() -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-m", "examples.device.board"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process, int(process.stdout.readline())
-        process.kill()
-
-
-def lines_of(process: subprocess.Popen[str]) -> list[str]:
-    process.kill()
-    assert process.stdout is not None
-    return process.stdout.read().splitlines()
-
-
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the board of the example runs on Linux")
-
-
-@needs_linux
-def test_a_process_as_the_board_measures_real_files(board: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
-    process, port = board
-    for _ in range(2):
-        measured = device({"class_path": "examples.device.measure.Board", "init_args": {"port": port}}, tmp_path)
-        answer = measured.measured(small_file(1.0))
-        assert answer.latency_ms
-        assert answer.memory_bytes
-    broken = Files(onnx.ModelProto())
-    assert "RuntimeError: " in (measured.costs(broken).failure or "")
-    # The second time the file was known; it was measured once more when the broken one failed.
-    assert len(lines_of(process)) == 3
-
-
-def dying(process: subprocess.Popen[str], port: int, num_answers: int) -> dict[str, Any]:
-    return named("DyingBoard", port=port, process=process.pid, num_answers=num_answers)
-
-
-@needs_linux
-@pytest.mark.usefixtures("tools")
-def test_a_delivery_goes_on_if_the_board_dies(
-    board: tuple[subprocess.Popen[str], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    baseline, *contents = (small_file(number).onnx.SerializeToString() for number in range(3))
-    monkeypatch.setattr(BASELINE, "on_device", baseline)
-    first, second = (made(f"of {each} bytes", bytes=each) for each in (2000, 1000))
-    for candidate, file in zip((first, second), contents, strict=True):
-        candidate.model.on_device = file
-    _, result = chosen(first, second, objective="device_memory", measure_with=dying(*board, num_answers=2))
-    assert result.baseline.device is not None
-    assert result.baseline.device.memory_bytes
-    assert [bool(each.device and each.device.memory_bytes) for each in result.candidates] == [True, False]
-    assert result.delivered == "of 1000 bytes"
-    assert result.candidates[1].device is not None
-    assert "Connection" in (result.candidates[1].device.failure or "")
-
-
-@needs_linux
-@pytest.mark.slow
-def test_real_files_are_delivered_if_the_board_dies(
-    board: tuple[subprocess.Popen[str], int], caplog: pytest.LogCaptureFixture
-) -> None:
-    data = {"inputs": torch.randn(16, 8), "targets": torch.zeros(16, dtype=torch.long)}
-    metric = {"class_path": "torchmetrics.classification.MulticlassAccuracy", "init_args": {"num_classes": 2}}
-    training = TrainingSettings.model_validate({"batch_size": 8, "optimizer": "torch.optim.SGD", "metric": metric})
-    settings = ExportSettings.model_validate(
-        {
-            "targets": ["onnx"],
-            "batch_sizes": [1],
-            "dynamic_axes": {},
-            "latency_seconds": 0.01,
-            "measure_with": dying(*board, num_answers=1),
-            "objective": "device_memory",
-        }
-    )
-    candidates = [Candidate(f"width {width}", 1, Perceptron([8, width, 2]), 0.5) for width in (4, 8)]
-    _, result = deliver(
-        candidates,
-        iter(()),
-        Perceptron([8, 16, 2]),
-        data,
-        Budget(baseline=1.0, drop=1.0),
-        training,
-        settings,
-        "The search ended.",
-    )
-    assert result.baseline.device is not None
-    assert result.baseline.device.memory_bytes
-    assert result.delivered == "width 4"
-    assert "bytes decides instead of device_memory" in caplog.text
 
 
 INPUTS = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))

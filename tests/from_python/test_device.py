@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +10,15 @@ import torch
 
 from kedro_aat import compress
 from kedro_aat.rehearsal import rehearse
+from tests.boards import BoardProcess, lines_of, needs_linux
 from tests.nets import Perceptron
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the board of the example runs on Linux")
-
-
-@pytest.fixture
-def board() -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-m", "examples.device.board"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        yield process, int(process.stdout.readline())
-        process.kill()
-
-
-def asked(process: subprocess.Popen[str]) -> list[str]:
-    process.kill()
-    assert process.stdout is not None
-    return process.stdout.read().splitlines()
+pytestmark = needs_linux
 
 
 @pytest.mark.parametrize("is_repeated", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_each_file_is_measured_once_from_the_rehearsal_to_the_delivery(
-    is_repeated: bool, board: tuple[subprocess.Popen[str], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_repeated: bool, board: BoardProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process, port = board
     if not is_repeated:
@@ -66,4 +49,4 @@ def test_each_file_is_measured_once_from_the_rehearsal_to_the_delivery(
     if is_repeated:
         again = compress(model, data, data, **arguments)
         assert again.summary.baseline.device == result.summary.baseline.device
-    assert len(asked(process)) == len(devices)
+    assert len(lines_of(process)) == len(devices)
