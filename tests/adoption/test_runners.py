@@ -113,7 +113,7 @@ def test_processes_do_not_get_what_cannot_be_pickled_in_a_bucket(s3: ObjectStore
     catalog = DataCatalog.from_config(entries, {"bucket": s3.options})
     both = create_pipeline(namespace="small") + create_pipeline(namespace="large")
     (mistake,) = runner_mistakes("kedro.runner.ParallelRunner", both, catalog)
-    assert mistake.startswith("--runner: ParallelRunner cannot give its processes 4 datasets that are at s3:// (large.")
+    assert mistake.startswith("--runner: ParallelRunner cannot give its processes 4 of the datasets at s3:// (large.")
     assert "compressed_onnx" not in mistake
     assert "Use SequentialRunner, or start a `kedro run --namespaces NAME`" in mistake
     assert runner_mistakes("kedro.runner.SequentialRunner", both, catalog) == []

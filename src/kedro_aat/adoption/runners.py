@@ -51,7 +51,7 @@ def _not_for_processes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
         except (AttributeError, PicklingError):  # as Kedro asks
             remote.setdefault(protocol, []).append(name)
     return [
-        f"--runner: ParallelRunner cannot give its processes {len(names)} datasets that are at {protocol}:// "
+        f"--runner: ParallelRunner cannot give its processes {len(names)} of the datasets at {protocol}:// "
         f"({', '.join(names[:_MAX_LISTED])}{', ...' if len(names) > _MAX_LISTED else ''}): their classes cannot be "
         "pickled there. Use SequentialRunner, or start a `kedro run --namespaces NAME` for each model"
         for protocol, names in remote.items()
