@@ -55,7 +55,7 @@ def for_xnnpack(program: ExportedProgram) -> ExportedProgram:
     for node in list(graph.nodes):
         if _is(node, ops.dequantize_per_channel.default):
             _give_to_readers(graph, node)
-    for node in filter(_is_float_over_series, list(graph.nodes)):
+    for node in filter(_becomes_float_conv2d, list(graph.nodes)):
         _keep_float(graph, node)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
@@ -272,7 +272,7 @@ def _round_again(graph: fx.Graph, layer: fx.Node) -> None:
 
 
 def _keep_float(graph: fx.Graph, layer: fx.Node) -> None:
-    """Keeps a layer over series whose weight is a float from being taken for one in integers, by detours of tensors.
+    """Keeps XNNPACK from taking a layer with a float weight for one in integers: adds and removes an axis around it.
 
     ExecuTorch makes a 1-D convolution, or a BatchNorm, a 2-D convolution, and rounds what that reads and writes if the
     tensor was or will be rounded; XNNPACK then refuses the float weight.
@@ -289,7 +289,7 @@ def _keep_float(graph: fx.Graph, layer: fx.Node) -> None:
             reader.replace_input_with(source, _call(graph, _ATEN.squeeze.dim, (longer, -1)))
 
 
-def _is_float_over_series(node: fx.Node) -> bool:
+def _becomes_float_conv2d(node: fx.Node) -> bool:
     kinds = _ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv_transpose1d.default
     is_convolution = _is(node, *kinds) and not _is_integer_layer(node)
     return is_convolution or _is_norm(node)

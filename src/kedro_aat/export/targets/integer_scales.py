@@ -14,7 +14,7 @@ from torch import Tensor
 _MOST_RATIO = 128.0
 _LEAST_RATIO = 2.0**-16  # of the scale of one channel to that of another
 _LARGEST_BIAS = 2.0**30  # leaves room below 2**31 for the products that are added
-_ANY_SCALE = 1e-3
+_ANY_SCALE = 1e-3  # of a weight that is all zeros
 
 
 def usual_scales(integers: Tensor, scales: Tensor, axis: int) -> Tensor:
@@ -26,7 +26,7 @@ def usual_scales(integers: Tensor, scales: Tensor, axis: int) -> Tensor:
         axis: Dimension of `integers` along which the scales differ.
 
     Returns:
-        (n,), the same for the other channels.
+        (n,); those of the other channels are unchanged, unless one is below 2**-16 of the largest.
     """
     is_zero = (integers == 0).transpose(0, axis).flatten(1).all(1)
     largest = scales.masked_fill(is_zero, 0.0).max()
@@ -45,8 +45,8 @@ def least_input_scale(weight_scales: Tensor, bias: Tensor | None) -> float:
 
     Args:
         weight_scales: (n,)
-        bias: (n,); None if there is none. The scales of a transposed convolution's weight are for its inputs: no
-            runtime here computes it in integers, and so its bias is of another size, or does not matter.
+        bias: (n,); None if there is none. One of another size is passed over: it is that of a transposed convolution,
+            whose scales are for its input channels, and which no runtime here computes in integers.
     """
     if bias is None or bias.shape != weight_scales.shape:
         return 0.0
