@@ -18,6 +18,7 @@ from kedro_aat.adoption.beside import redirect_outputs
 from kedro_aat.adoption.checks import allow_absent, data_mistakes, free_inputs, withhold_test_data
 from kedro_aat.adoption.closing import Closing
 from kedro_aat.adoption.commands import aat
+from kedro_aat.adoption.credentials import require_credentials
 from kedro_aat.adoption.logged_parameters import flatten_for_kedro_mlflow
 from kedro_aat.adoption.rehearsals import stand_in
 from kedro_aat.adoption.runners import runner_mistakes
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from kedro_aat.adoption.torchrun import PipelineRanks
 
 logger = logging.getLogger(__name__)
+
+_CHOOSING = ("tags", "from_nodes", "to_nodes", "from_inputs", "to_outputs", "namespaces")  # options of `kedro run`
 
 # Kedro 1.7 registers its resolvers with a function that OmegaConf 2.4 calls deprecated, about five times a command. It
 # is silenced for that one module of Kedro, so that the same call in code of the project is still told of.
@@ -55,6 +58,9 @@ class AatHooks:
 
         Args:
             context: The project's context, in a run, a command or a notebook.
+
+        Raises:
+            SystemExit: In `kedro run`, if entries of the catalog name credentials that are not there.
         """
         from kedro_aat.datasets.trust import share_trust
 
@@ -64,6 +70,12 @@ class AatHooks:
         except Exception:  # Kedro says so when the catalog is created
             return
         context.config_loader["catalog"] = share_trust(catalog)
+        command = click.get_current_context(silent=True)
+        if command is not None and command.command.name == "run":  # others may do without the catalog
+            try:
+                require_credentials(context.config_loader)
+            except ConfigurationError as error:
+                self._refuse(error)
 
     @hook_impl(tryfirst=True)  # so that nothing is tracked in the processes that only follow, or before a mistake
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -197,7 +209,16 @@ def _maker_of(run_params: dict[str, Any], name: str) -> str | None:
     names = run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"]
     pipelines = registered()
     found = producers_in(pipelines, names[0]).get(stem(name)) if names[0] in pipelines else None
-    if found is None or found[1] in names:
+    if found is None:
         return None
     node, owner = found
+    if owner in names:
+        chosen = [f"--{key.replace('_', '-')}" for key in _CHOOSING if run_params.get(key)]
+        chosen += ["--nodes"] if run_params.get("node_names") else []
+        if not chosen:
+            return None
+        return (
+            f"the node {node.name} makes it, which {' and '.join(chosen)} leaves out of this run: run that node, too, "
+            "or let it write a file and run it before"
+        )
     return f"the node {node.name} of the pipeline {owner} makes it: `kedro run --pipelines {','.join((owner, *names))}`"

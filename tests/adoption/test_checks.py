@@ -62,6 +62,16 @@ def test_files_that_cannot_be_read_are_one_mistake(text: str, words: str, tmp_pa
     assert mistake.startswith(words)
 
 
+@pytest.mark.parametrize("text", ["key: *absent\n", "key: 1\nkey: 2\n", "key: \x07\n"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+    for env, content in (("base", "other: 1\n"), ("prod", text)):
+        (tmp_path / env).mkdir()
+        (tmp_path / env / "parameters_aat.yml").write_text(content)
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(OmegaConfigLoader(str(tmp_path), env="prod", base_env="base"), "parameters")
+    assert caught.value.mistakes[0].endswith(f" (in {tmp_path}/prod/parameters_aat.yml)")
+
+
 def test_a_dataset_without_exists_is_assumed_to_exist() -> None:
     assert mistakes() == []
 

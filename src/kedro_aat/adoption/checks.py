@@ -13,6 +13,7 @@ from kedro.io.core import DatasetError
 from kedro.pipeline import Node, Pipeline
 from kedro.validation import TypeExtractor
 
+from kedro_aat.adoption.object_stores import unreachable_stores
 from kedro_aat.adoption.outputs import is_handle, is_written, unwritable
 from kedro_aat.adoption.shared_files import our_nodes, shared_file_mistakes
 from kedro_aat.errors import AatError, ConfigurationError
@@ -63,7 +64,7 @@ def data_mistakes(
     made: Collection[str] = (),
     maker_of: Callable[[str], str | None] = lambda name: None,
 ) -> list[str]:
-    """Lists the datasets of a pipeline that are invalid, missing, cannot be saved, or share a file with another.
+    """Lists datasets of a pipeline that are invalid, missing, cannot be saved or reached, or share a file with another.
 
     Args:
         pipeline: A pipeline.
@@ -73,15 +74,29 @@ def data_mistakes(
     """
     mistakes: list[str] = []
     inputs, outputs = free_inputs(pipeline), pipeline.all_outputs()
+    datasets: dict[str, AbstractDataset[Any, Any]] = {}
+    created: list[str] = []
     for name in sorted(pipeline.datasets()):
         if name.startswith("params:"):
             continue
         try:
             dataset = catalog.get(name)
-            is_missing = name in inputs and name not in made and not exists(catalog, name)
         except DatasetError as error:  # an unknown type or a wrong argument
-            cause = error.__cause__ if isinstance(error.__cause__, AatError) else error
-            mistakes.append(f"{name}: its catalog entry is wrong: {cause}")
+            mistakes.append(_wrong_entry(name, error))
+            continue
+        created.append(name)
+        if dataset is not None:
+            datasets[name] = dataset
+    unreachable = unreachable_stores(datasets)  # first, since other questions would wait for each of its datasets
+    mistakes += dict.fromkeys(unreachable.values())
+    for name in created:
+        if name in unreachable:
+            continue
+        dataset = datasets.get(name)
+        try:
+            is_missing = name in inputs and name not in made and not exists(catalog, name)
+        except DatasetError as error:
+            mistakes.append(_wrong_entry(name, error))
             continue
         if is_missing:
             mistakes.append(f"{name}: {_explain_absence(catalog, name, maker_of(name))}")
@@ -92,6 +107,11 @@ def data_mistakes(
         if is_written(name, pipeline, catalog) and (reason := unwritable(name, catalog)) is not None:
             mistakes.append(f"{name}: {reason}")
     return mistakes + shared_file_mistakes(pipeline, catalog)
+
+
+def _wrong_entry(name: str, error: DatasetError) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, AatError) else error
+    return f"{name}: its catalog entry is wrong: {cause}"
 
 
 def withhold_test_data(pipeline: Pipeline, catalog: DataCatalog, value_of: Callable[[str], Any]) -> None:

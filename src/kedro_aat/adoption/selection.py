@@ -132,6 +132,8 @@ class Selected:
     def _open(self, *settings: str) -> Iterator[tuple[KedroSession, Job]]:
         from kedro.framework.session import KedroSession
 
+        from kedro_aat.adoption.credentials import require_credentials
+
         job = self.job
         changed = [f"{job.settings}.{setting}" for setting in settings]
         runtime = parse_params(self.params, *changed)
@@ -139,6 +141,7 @@ class Selected:
             self.project.project_path, env=self.env, runtime_params=runtime, conf_source=self.conf_source
         )
         with session:
+            require_credentials(session.load_context().config_loader)
             yield session, job
 
 

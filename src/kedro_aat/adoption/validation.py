@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kedro.io import DataCatalog
+from kedro.io import AbstractDataset, DataCatalog
 from kedro.io.core import DatasetError
 
 from kedro_aat.adoption.checks import (
@@ -19,9 +20,11 @@ from kedro_aat.adoption.checks import (
     settings_of,
     withhold_test_data,
 )
+from kedro_aat.adoption.credentials import credentials_mistakes
 from kedro_aat.adoption.environments import notes_on_environment
 from kedro_aat.adoption.factories import notes_on_factories
 from kedro_aat.adoption.makers import Makers, listed, make, makers_elsewhere, makers_of
+from kedro_aat.adoption.object_stores import unreachable_stores
 from kedro_aat.adoption.outputs import notes_on_memory, unreachable_outputs
 from kedro_aat.adoption.rehearsals import rehearse, rehearsed_inputs
 from kedro_aat.adoption.shared_files import notes_on_other_runs
@@ -81,6 +84,10 @@ def validate_pipeline(
         catalog = _make_catalog(context)
         withhold_test_data(nodes, catalog, value_of)
         allow_absent(nodes, catalog)
+        # What follows would ask them once for each dataset. The catalog is another one, since Kedro's forgets an entry
+        # that it fails to create, and its mistake is said below.
+        if unreachable := unreachable_stores(_created(nodes, _make_catalog(context))):
+            raise ConfigurationError("Object stores", list(dict.fromkeys(unreachable.values())))
         elsewhere = makers_elsewhere(pipeline, registered, catalog)
         mistakes += data_mistakes(nodes, catalog, elsewhere.names)
         mistakes += _missing_inputs(elsewhere)
@@ -89,7 +96,7 @@ def validate_pipeline(
             notes += notes_on_memory(nodes, catalog)
         notes += notes_on_other_runs(pipeline, registered, catalog)
         notes += notes_on_factories(registered, catalog)
-    except ConfigurationError as error:  # a file cannot be read
+    except ConfigurationError as error:  # a file cannot be read, credentials are missing, a store does not answer
         mistakes += error.mistakes
     except (DatasetError, KeyError, ValueError) as error:  # an entry, or credentials
         mistakes.append(f"catalog: {error}")
@@ -144,10 +151,43 @@ def load_config(loader: AbstractConfigLoader, kind: str) -> dict[str, Any]:
     except MissingConfigException:
         return {}
     except Exception as error:  # of Kedro, PyYAML and OmegaConf: syntax, duplicate keys, nesting, encoding, `${`
-        raise ConfigurationError(kind, [f"{kind}: {describe(error)}"]) from error
+        file = _unreadable_file(loader, kind)  # Kedro names it only if the syntax is wrong
+        where = "" if file is None or file.as_posix() in str(error) else f" (in {file.as_posix()})"
+        raise ConfigurationError(kind, [f"{kind}: {describe(error)}{where}"]) from error
+
+
+def _unreadable_file(loader: AbstractConfigLoader, kind: str) -> Path | None:
+    """The first file of one kind of configuration that cannot be read by itself; None if all can."""
+    from kedro.config import OmegaConfigLoader
+    from omegaconf import OmegaConf
+
+    if not isinstance(loader, OmegaConfigLoader):
+        return None
+    for env in dict.fromkeys((loader.base_env, loader.env or loader.default_run_env)):
+        for pattern in loader.config_patterns.get(kind, []) if env else []:
+            for file in sorted(Path(loader.conf_source, env).rglob(pattern)):
+                if file.suffix not in (".yml", ".yaml", ".json") or not file.is_file():
+                    continue
+                try:
+                    OmegaConf.load(file)
+                except Exception:  # of PyYAML and OmegaConf
+                    return file
+    return None
+
+
+def _created(nodes: Pipeline, catalog: DataCatalog) -> dict[str, AbstractDataset[Any, Any]]:
+    """The datasets of a pipeline that a catalog can create."""
+    datasets = {}
+    for name in nodes.datasets():
+        with suppress(DatasetError):
+            if not name.startswith("params:") and (dataset := catalog.get(name)) is not None:
+                datasets[name] = dataset
+    return datasets
 
 
 def _make_catalog(context: KedroContext) -> DataCatalog:
     """The catalog without parameters: a context fails to create its own if the parameters have mistakes."""
     catalog, credentials = (load_config(context.config_loader, kind) for kind in ("catalog", "credentials"))
+    if mistakes := credentials_mistakes(catalog, credentials, context.config_loader):
+        raise ConfigurationError("Catalog", mistakes)
     return DataCatalog.from_config(catalog, credentials)

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fsspec import AbstractFileSystem
+
 from kedro_aat.certificate.ledger_database import DatabaseEntries, is_database
 from kedro_aat.certificate.ledger_entry import Entries, Entry
 from kedro_aat.certificate.ledger_file import FileEntries
@@ -62,6 +64,10 @@ class CertificateLedger:
     def path(self) -> Path:
         """Path of the file, of a ledger in a file."""
         return local_path(self._place)
+
+    def folder(self) -> tuple[AbstractFileSystem, str] | None:
+        """File system and path of a ledger in an object store; None elsewhere."""
+        return self._entries.folder() if isinstance(self._entries, ObjectEntries) else None
 
     def find(self, split: str) -> Entry | None:
         """Returns the entry of a split, or None if the split was not read under this hash.

@@ -59,7 +59,7 @@ class ObjectEntries:
         former = (self.read(name) for name in also_known_as if name)
         entry = next((each for each in former if each is not None), new)
         with remote_errors(self._url, "claim a test split"):
-            fs, folder = self._file_system()
+            fs, folder = self.folder()
             self._require_condition(fs, folder)
             self._create(fs, self._path(folder, split, _ENTRY), entry.model_dump_json().encode())
         claimed = self.read(split)
@@ -72,12 +72,12 @@ class ObjectEntries:
 
     def record(self, split: str, result: Mapping[str, Any]) -> None:
         with remote_errors(self._url, "write the result of a certificate"):
-            fs, folder = self._file_system()
+            fs, folder = self.folder()
             fs.pipe_file(self._path(folder, split, _RESULT), json.dumps(result).encode())
 
     def read(self, split: str) -> Entry | None:
         with remote_errors(self._url, "read the certificate ledger"):
-            fs, folder = self._file_system()
+            fs, folder = self.folder()
             paths = (self._path(folder, split, _ENTRY), self._path(folder, split, _RESULT))
             entry, result = (_contents(fs, path) for path in paths)
         if entry is None:
@@ -93,13 +93,14 @@ class ObjectEntries:
 
     def all(self) -> dict[str, Entry]:
         with remote_errors(self._url, "list the certificate ledger"):
-            fs, folder = self._file_system()
+            fs, folder = self.folder()
             fs.invalidate_cache()
             names = [str(path).rpartition("/")[2] for path in fs.find(folder)]
         splits = [unquote(name.removesuffix(_ENTRY)) for name in names if _is_entry(name)]
         return {split: entry for split in splits if (entry := self.read(split)) is not None}
 
-    def _file_system(self) -> tuple[AbstractFileSystem, str]:
+    def folder(self) -> tuple[AbstractFileSystem, str]:
+        """The file system, and the path of the ledger in it."""
         return file_system(self._url, self._options)
 
     @staticmethod

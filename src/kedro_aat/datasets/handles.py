@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeVar
 
+from fsspec import AbstractFileSystem
 from kedro.io import AbstractDataset, DatasetError
 
 from kedro_aat.certificate.ledger import CertificateLedger
@@ -97,6 +98,10 @@ class CheckpointStoreDataset(_HandleDataset[CheckpointStore]):
         store.fetch_shared()
         return store
 
+    def remote_folder(self) -> tuple[AbstractFileSystem, str] | None:
+        """File system and path of the mirror; None without one."""
+        return None if self._mirror is None else self._mirror.folder()
+
     def _exists(self) -> bool:
         return super()._exists() or (self._mirror is not None and bool(self._mirror.files()))
 
@@ -157,6 +162,10 @@ class CertificateLedgerDataset(ReportsDamage, RecordedArguments, AbstractDataset
     def load(self) -> CertificateLedger:
         """Returns the ledger; its file, folder or table is created with the first entry."""
         return self._ledger
+
+    def remote_folder(self) -> tuple[AbstractFileSystem, str] | None:
+        """File system and path of a ledger in an object store; None elsewhere."""
+        return self._ledger.folder()
 
     def save(self, data: Never) -> None:
         """Refuses."""

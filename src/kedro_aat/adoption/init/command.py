@@ -141,9 +141,10 @@ def _next_steps(place: Place, choices: Choices, conf_source: str | None) -> Iter
         if value is None
     ]
     if choices.data == "node":
+        prefix = "" if place.namespace is None else f"{place.namespace}."
+        splits = listed([f"{prefix}{split}_data" for split in ("train", "validation", "test")])
         yield (
-            "A node of yours returns train_data, validation_data and test_data, such as torch datasets of pairs. Its "
-            "pipeline is called `data` below."
+            f"A node of yours returns {splits}, such as torch datasets of pairs. Its pipeline is called `data` below."
         )
     if (task := choices.fitting) is not None:
         outputs = choices.outputs or 0

@@ -94,11 +94,15 @@ class Mirror:
         """The folder, without a password."""
         return without_password(self._url)
 
+    def folder(self) -> tuple[AbstractFileSystem, str]:
+        """The file system, and the path in it."""
+        return file_system(self._url, self._options)
+
     @contextmanager
     def opened(self) -> Iterator[tuple[AbstractFileSystem, str]]:
         """Yields the file system and the path in it; what the storage refuses is an error of ours."""
         with remote_errors(self._url, "read the mirror of the checkpoints"):
-            yield file_system(self._url, self._options)
+            yield self.folder()
 
     def files(self, *names: str) -> dict[str, int]:
         """Sizes of all files below a folder, by their path in it."""
