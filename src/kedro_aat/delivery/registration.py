@@ -57,9 +57,12 @@ def register(
     before, now = _read(file), ledger.registered(name)
     if before is not None and before.number != now:
         assert file is not None  # it was read
+        assert store is not None
+        # A copy in the mirror would be fetched again.
+        copy = "" if store.mirror is None else f" and its copy {store.mirror.shown}/{FOLDER}/{file.name}"
         raise LostLedgerError(
             f"{ledger.place} does not know the baseline that runs of {file.parent.parent} registered in it, "
-            + _LOST.format(way=f"remove {file}")
+            + _LOST.format(way=f"remove {file}{copy}")
         )
     number = now or ledger.register(name, {"baseline": model, "validation_data": validation_data})
     registration = Registration(baseline=name, number=number, ledger=ledger.place)
