@@ -133,6 +133,14 @@ def test_int8_models_compute_what_was_trained(name: str) -> None:
     assert not any("quantized" in operator for operator in file.details.operators)
 
 
+def test_an_int8_model_is_written_without_warnings(recwarn: pytest.WarningsRecorder) -> None:
+    """torch 2.13 warns of its own classes when it copies a program."""
+    _, small, inputs = int8("series")
+    recwarn.clear()
+    write(small, inputs)
+    assert [str(each.message) for each in recwarn] == []
+
+
 def test_layers_with_rounded_outputs_agree_to_the_integer() -> None:
     """The last layer is computed in the dynamic form; without it, all but a few numbers are the same integers."""
     torch.manual_seed(0)

@@ -159,7 +159,8 @@ def _file(
 ) -> TargetFile:
     """The lowered program with its names; `batch_size` is the only one that it takes, or None."""
     if is_integer := any(_is_of_pt2e(node) for node in program.graph.nodes):
-        program = for_xnnpack(program)
+        with quiet():
+            program = for_xnnpack(program)
     assert backend == "xnnpack" or not is_integer  # portable operators cannot compute them
     lowered = _lower(program, subject.name, has_xnnpack=backend == "xnnpack")
     parts = {_SUFFIX: bytes(lowered.buffer)}
