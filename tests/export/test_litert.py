@@ -136,6 +136,24 @@ def test_an_average_is_rounded_to_its_trained_range() -> None:
     assert difference(file, model, images()) < 0.02
 
 
+class Features(nn.Module):
+    """A convolution whose result is averaged, and returned too: (B, 3, 16, 16) -> (B, 4) and (B, 8, 16, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv(x).relu()
+        return self.head(x.mean((2, 3))), x
+
+
+def test_every_reader_of_a_rounded_tensor_gets_its_layout() -> None:
+    torch.manual_seed(0)
+    model = quantized(Features().eval(), images()).strip().eval()
+    assert difference(write(model, images()), model, images(5)) < 0.02
+
+
 @pytest.mark.parametrize("name", DEAD)
 def test_layers_around_what_was_always_zero_in_training_are_int8(name: str) -> None:
     model, inputs = dead(name)

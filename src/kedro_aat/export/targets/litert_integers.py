@@ -54,8 +54,21 @@ def complete(module: GraphModule, examples: Iterable[Sequence[Tensor]]) -> set[R
     whole = _computed_in_integers(module)
     rounds = _Rounds(module, whole, examples)
     rounds.insert()
+    _repeat_for_each_reader(module)
     module.recompile()
     return rounds.rescalings
+
+
+def _repeat_for_each_reader(module: GraphModule) -> None:
+    """Gives each reader of a rounded tensor a dequantization of its own.
+
+    litert-torch 0.10 transposes what has the channels last for the first reader that wants them first, and then takes
+    the common dequantization for one that has them first: the other readers get the wrong layout.
+    """
+    for node in _calls(module, "dequantize_per_tensor"):
+        for reader in list(node.users)[1:]:
+            with module.graph.inserting_before(reader):
+                reader.replace_input_with(node, module.graph.node_copy(node))
 
 
 def _hold_floats(module: GraphModule) -> None:
