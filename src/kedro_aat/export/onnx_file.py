@@ -140,6 +140,9 @@ def _write(traced: Traced, settings: FileSettings) -> onnx.ModelProto:
     outputs = _renamed(list(subject.outputs), settings.output_names, "output_names", [*weights, *inputs])
     with quiet():
         exported = _translate(traced.program, subject.name, inputs, outputs, settings.opset)
+        if subject.prefix:
+            for name, value in tuple(exported.graph.initializers.items()):
+                value.name = name.removeprefix(subject.prefix)
         _simplify(exported, {name for name, tensor in _named_tensors(subject.model) if tensor.ndim >= 2})
         sizes = subject.axes(traced.program)
         make_lean(exported, weights, axis_names(sizes, subject.batched, subject.inputs, subject.asked or {}))
@@ -164,7 +167,7 @@ def _renamed(own: list[str], given: Sequence[str] | None, key: str, taken: Itera
         return unique_names(own, taken, "_" + key.removesuffix("_names"))
     if len(given) != len(own):
         raise ExportError(f"export.{key} has {len(given)} names, but there are {len(own)}: {', '.join(own)}.")
-    if double := sorted({name for name in given if given.count(name) > 1 or name in set(taken)}):
+    if double := sorted(set(given) & set(taken)):
         raise ExportError(f"export.{key}: {', '.join(double)} also names another tensor of the file.")
     return list(given)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from kedro_aat.compression.quantization.arithmetic import as_decomposed_operators, as_onnx_operators
 from kedro_aat.compression.quantization.held import decomposable
@@ -26,6 +26,11 @@ from kedro_aat.tensors import synthetic_like
 
 # torch.export treats a dimension of size 0 or 1 as a constant; it can be a symbol from size 2.
 _TRACED_BATCH = 2
+
+# What torch builds from a program has attributes of its own, such as `meta` and `graph`. A model with a part of such a
+# name is traced inside another module.
+_NAMES_OF_TORCH = frozenset(dir(GraphModule(nn.Module(), Graph())))
+_HOLDER = "model"
 
 # How integers are rounded and converted in a program: by plain arithmetic, by operators of ONNX, or by those of PT2E.
 Operators = Literal["plain", "onnx", "decomposed"]
@@ -58,6 +63,7 @@ class Subject:
         inputs: Name -> made-up tensor, of two examples.
         outputs: Name -> what the model returns for them.
         batched: Names of the inputs whose first axis is the batch.
+        prefix: What the program puts before the names of the model's parameters; mostly nothing.
         asked: Input -> axis -> its name, for the axes that the settings ask for; None if they are to be found.
 
     Raises:
@@ -83,6 +89,8 @@ class Subject:
         except Exception as error:
             raise _cannot_be_exported(model, f"It fails with made-up inputs: {first_cause(error)}") from error
         self.outputs = output_tensors(returned, settings.outputs)
+        parts = {name for name, _ in model.named_children()} | {*model._parameters, *model._buffers}
+        self.prefix = f"{_HOLDER}." if parts & _NAMES_OF_TORCH else ""
         self.is_plain = list(self.inputs) == [INPUT] and isinstance(returned, Tensor)
 
     @property
@@ -117,8 +125,8 @@ class Subject:
         return tuple(found)
 
     def module(self) -> nn.Module:
-        """What is traced: the model itself, or if it takes or returns more than a tensor, a module around it."""
-        return self.model if self.is_plain else _Flat(self, self._settings.outputs)
+        """What is traced: the model itself, or a module around it if torch cannot take the model as it is."""
+        return self.model if self.is_plain and not self.prefix else _Flat(self, self._settings.outputs)
 
     def trace(
         self, *, free: Mapping[str, Iterable[int]], kind: Any, operators: Operators = "plain", most: int | None = None
@@ -189,7 +197,7 @@ class Subject:
 
 
 class _Flat(nn.Module):
-    """A model as a module that takes and returns what torch can export, with the same parameters under the same names.
+    """A model as a module that takes and returns what torch can export; its parameters' names begin with a prefix.
 
     Args:
         subject: The model.
@@ -198,8 +206,11 @@ class _Flat(nn.Module):
 
     def __init__(self, subject: Subject, chosen: Sequence[str] | None) -> None:
         super().__init__()
-        for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
-            vars(self)[part] = vars(subject.model)[part]
+        if subject.prefix:
+            self.add_module(_HOLDER, subject.model)
+        else:
+            for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+                vars(self)[part] = vars(subject.model)[part]
         self.training = False
 
         def forward(flat: nn.Module, *tensors: Tensor) -> Any:
