@@ -58,8 +58,9 @@ def register(
     if before is not None and before.number != now:
         assert file is not None  # it was read
         assert store is not None
-        # A copy in the mirror would be fetched again.
-        copy = "" if store.mirror is None else f" and its copy {store.mirror.shown}/{FOLDER}/{file.name}"
+        copy = ""
+        if store.mirror is not None:  # a copy there would be fetched again
+            copy = f", and its copy {store.mirror.shown}/{FOLDER}/{file.name} if it is there"
         raise LostLedgerError(
             f"{ledger.place} does not know the baseline that runs of {file.parent.parent} registered in it, "
             + _LOST.format(way=f"remove {file}{copy}")
