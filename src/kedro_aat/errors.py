@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _MAX_LISTED = 100  # mistakes in a message
 _MAX_LENGTH = 2000  # characters of a mistake; libraries show whole values in theirs
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """The first names of a list, and how many more there are, for a message.
+
+    Args:
+        names: At least one.
+        most: How many are written out, at least 1.
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 class AatError(Exception):

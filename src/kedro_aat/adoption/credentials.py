@@ -7,7 +7,7 @@ from typing import Any
 
 from kedro.config import AbstractConfigLoader, MissingConfigException
 
-from kedro_aat.errors import ConfigurationError
+from kedro_aat.errors import ConfigurationError, first_of
 
 _MAX_LISTED = 5
 _KEY = "credentials"
@@ -78,7 +78,4 @@ def _named(config: Any) -> Iterator[str]:
 
 
 def _as_well(entries: list[str]) -> str:
-    if not entries:
-        return ""
-    more = f" and {len(entries) - _MAX_LISTED} more" if len(entries) > _MAX_LISTED else ""
-    return f". {len(entries)} more entries name it: {', '.join(entries[:_MAX_LISTED])}{more}"
+    return f". {len(entries)} more entries name it: {first_of(entries, _MAX_LISTED)}" if entries else ""

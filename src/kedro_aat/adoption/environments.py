@@ -8,6 +8,7 @@ from typing import Any
 from kedro.config import AbstractConfigLoader, OmegaConfigLoader
 
 from kedro_aat.adoption.checks import look_up
+from kedro_aat.errors import first_of
 
 _MAX_LISTED = 5
 
@@ -31,10 +32,9 @@ def notes_on_environment(
         if not isinstance(before, Mapping) or not isinstance(now, Mapping):
             continue
         if lost := [name for name in before if name not in now]:
-            more = f" and {len(lost) - _MAX_LISTED} more" if len(lost) > _MAX_LISTED else ""
             yield (
                 f"conf/{environment} replaces {key}, without {len(lost)} of the {len(before)} keys in "
-                f"conf/{loader.base_env}: {', '.join(lost[:_MAX_LISTED])}{more}. Kedro replaces a top-level key as a "
+                f"conf/{loader.base_env}: {first_of(lost, _MAX_LISTED)}. Kedro replaces a top-level key as a "
                 'whole. The entry "merge_strategy": {"parameters": "soft"}, added to CONFIG_LOADER_ARGS in settings.py'
                 ", keeps them"
             )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fsspec import AbstractFileSystem
 from kedro.io import AbstractDataset, CachedDataset
 
-from kedro_aat.errors import AatError
+from kedro_aat.errors import AatError, first_of
 from kedro_aat.reading import describe
 from kedro_aat.remote import without_password
 
@@ -54,16 +54,10 @@ def unreachable_stores(datasets: Mapping[str, AbstractDataset[Any, Any]]) -> dic
     for members in stores.values():
         first, *others = members
         if (fault := _fault(members[first])) is not None:
-            text = f"{first}: {members[first].address} {fault}{_as_well(others)}"
+            more = f". {len(others)} more in this bucket: {first_of(others, _MAX_LISTED)}" if others else ""
+            text = f"{first}: {members[first].address} {fault}{more}"
             mistakes |= {name: text for name in members if name not in mistakes}
     return mistakes
-
-
-def _as_well(others: list[str]) -> str:
-    if not others:
-        return ""
-    more = f" and {len(others) - _MAX_LISTED} more" if len(others) > _MAX_LISTED else ""
-    return f". {len(others)} more in this bucket: {', '.join(others[:_MAX_LISTED])}{more}"
 
 
 def _stored(dataset: AbstractDataset[Any, Any]) -> list[_Stored]:

@@ -11,6 +11,7 @@ from kedro.io import AbstractDataset, DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.shared_files import our_nodes, place_of
+from kedro_aat.errors import first_of
 
 _MAX_LISTED = 5
 
@@ -82,8 +83,7 @@ def notes_on_memory(pipeline: Pipeline, catalog: DataCatalog) -> Iterator[str]:
     """
     names = sorted({name for node in our_nodes(pipeline) for name in node.outputs})
     if lost := [name for name in names if catalog.get(name) is None]:
-        more = f" and {len(lost) - _MAX_LISTED} more" if len(lost) > _MAX_LISTED else ""
         yield (
             f"{len(lost)} of {len(names)} outputs have no catalog entry, so they stay in memory and are lost when the "
-            f"run ends: {', '.join(lost[:_MAX_LISTED])}{more}. `kedro aat init --upgrade` adds entries."
+            f"run ends: {first_of(lost, _MAX_LISTED)}. `kedro aat init --upgrade` adds entries."
         )

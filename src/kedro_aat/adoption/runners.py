@@ -9,6 +9,7 @@ from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
 from kedro_aat.adoption.shared_files import our_nodes
+from kedro_aat.errors import first_of
 
 _MAX_LISTED = 3
 
@@ -52,7 +53,7 @@ def _not_for_processes(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
             remote.setdefault(protocol, []).append(name)
     return [
         f"--runner: ParallelRunner cannot give its processes {len(names)} of the datasets at {protocol}:// "
-        f"({', '.join(names[:_MAX_LISTED])}{', ...' if len(names) > _MAX_LISTED else ''}): their classes cannot be "
+        f"({first_of(names, _MAX_LISTED)}): their classes cannot be "
         "pickled there. Use SequentialRunner, or start a `kedro run --namespaces NAME` for each model"
         for protocol, names in remote.items()
     ]

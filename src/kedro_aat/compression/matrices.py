@@ -22,7 +22,7 @@ from kedro_aat.compression.computed_weights import (
 )
 from kedro_aat.compression.operations import nncf_scope
 from kedro_aat.compression.scopes import PrunableWeight, all_layer_weights, select_weights
-from kedro_aat.errors import ModelError
+from kedro_aat.errors import ModelError, first_of
 
 # Share of a model's parameters below which a rate says little about the model.
 SMALL_SHARE = 0.5
@@ -66,7 +66,7 @@ class Matrices:
             by_reason.setdefault(reason, []).append(name)
         parts = [(sum(_size(model, name) for name in names), names, reason) for reason, names in by_reason.items()]
         texts = [
-            f"{size:,} in {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}, which "
+            f"{size:,} in {first_of(names, 3)}, which "
             f"{reason.replace('is frozen', 'are frozen') if len(names) > 1 else reason}"
             for size, names, reason in sorted(parts, reverse=True)
         ]

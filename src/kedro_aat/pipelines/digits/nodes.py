@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from kedro_aat.errors import DataError
+from kedro_aat.errors import DataError, first_of
 from kedro_aat.imports import Imported
 from kedro_aat.training.settings import TrainingSettings
 from kedro_aat.validated import Settings
@@ -131,8 +131,8 @@ def _wrong_columns(digits: DataFrame) -> list[str]:
     if not missing:
         return []
     unknown = [str(name) for name in digits.columns if name not in expected]
-    instead = f" It has {_few(unknown)} instead." if unknown else ""
-    return [f"the header lacks {_few(missing)}.{instead}"]
+    instead = f" It has {first_of(unknown, 3)} instead." if unknown else ""
+    return [f"the header lacks {first_of(missing, 3)}.{instead}"]
 
 
 def _wrong_values(digits: DataFrame) -> list[str]:
@@ -176,19 +176,14 @@ def _too_small_splits(digits: DataFrame, settings: SplitSettings) -> list[str]:
     if not scarce:
         return []
     return [
-        f"every label must have at least {needed} examples to be in all splits, but fewer show the digit {_few(scarce)}"
+        f"every label must have at least {needed} examples to be in all splits, but fewer show the digit "
+        f"{first_of(scarce, 3)}"
     ]
 
 
 def _lines(wrong: Series[bool]) -> str:
     lines = [position + 1 + _HEADER_LINES for position, is_wrong in enumerate(wrong) if is_wrong]
-    return f"line{'s' if len(lines) > 1 else ''} {_few([str(line) for line in lines])}"
-
-
-def _few(names: list[str], limit: int = 3) -> str:
-    """Joins the first names of a list that may be long."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return f"line{'s' if len(lines) > 1 else ''} {first_of([str(line) for line in lines], 3)}"
 
 
 class BaselineSettings(Settings):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedro_aat.errors import AatError, OutOfMemoryError, UserFunctionError
+from kedro_aat.errors import AatError, OutOfMemoryError, UserFunctionError, first_of
 from kedro_aat.ranks.shards import local
 from kedro_aat.training.guards.watchdog import stop_watching
 
@@ -157,8 +157,8 @@ def left_unchanged(
         changed = [name for name in changed if name in parameters]
     if changed:
         raise UserFunctionError(
-            f"Epoch {epoch}: validate ({name_of(function)}) changed {_some(changed)} of the model. Let it begin with "
-            "model.eval(), and change nothing."
+            f"Epoch {epoch}: validate ({name_of(function)}) changed {first_of(changed, 3)} of the model. Let it begin "
+            "with model.eval(), and change nothing."
         )
 
 
@@ -174,7 +174,7 @@ def require_same_names(before: Collection[str], names: Collection[str], epoch: i
         UserFunctionError: If they differ.
     """
     added, removed = sorted({*names} - {*before}), sorted({*before} - {*names})
-    changes = [f"{_some(found)} was {how}" for found, how in ((added, "added"), (removed, "removed")) if found]
+    changes = [f"{first_of(found, 3)} was {how}" for found, how in ((added, "added"), (removed, "removed")) if found]
     if changes:
         raise UserFunctionError(
             f"Epoch {epoch}: the names in the model's state_dict changed: {'; '.join(changes)}. Earlier "
@@ -195,8 +195,3 @@ def warn_of_evaluation_mode(train: Callable[..., Any], epoch: int) -> None:
         epoch,
         name_of(train),
     )
-
-
-def _some(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
